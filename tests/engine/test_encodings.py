@@ -1,0 +1,86 @@
+"""Every stored form reads back exactly, and its plan says to the byte what it stores."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from webapp.engine.encodings import Dense, Encoded, Factored, Quantized, decoder_of
+from webapp.engine.encodings.base import dtype_name
+
+shapes = st.lists(st.integers(1, 17), min_size=2, max_size=2).map(tuple) | st.just((3, 2, 3, 3))
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+
+
+@st.composite
+def weights(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    weight = torch.randn(draw(shapes), generator=generator).to(draw(dtypes))
+    weight[torch.rand(weight.shape, generator=generator) < draw(st.sampled_from([0.0, 0.03, 0.5, 1.0]))] = 0
+    return weight
+
+
+def read_back(encoded: Encoded) -> Encoded:
+    parts, plan = encoded.parts(), encoded.plan
+    stored = {name: (tuple(t.shape), dtype_name(t.dtype)) for name, t in parts.items()}
+    assert stored == {p.name: (p.shape, p.dtype) for p in plan.parts}
+    assert plan.bytes == sum(t.numel() * t.element_size() for t in parts.values())
+    meta = plan.meta
+    assert meta["kind"] == plan.kind
+    return decoder_of(meta["kind"]).from_parts(parts, meta)
+
+
+@settings(deadline=None, max_examples=60)
+@given(weights())
+def test_dense_reads_back_bit_for_bit(weight):
+    again = read_back(Dense(weight))
+    assert torch.equal(again.decode(), weight)
+    assert again.plan.nonzero == int((weight != 0).sum())
+
+
+@settings(deadline=None, max_examples=120)
+@given(weights(), st.sampled_from([8, 4, 3, 2]), st.sampled_from([0, 4, 16]), st.booleans())
+def test_quantized_reads_back_bit_for_bit_and_keeps_zeros(weight, bits, group, symmetric):
+    encoded = Quantized.nearest(weight, bits, group, symmetric)
+    again = read_back(encoded)
+    assert torch.equal(again.decode(), encoded.decode())
+    assert again.plan == encoded.plan
+    assert bool((encoded.decode()[weight == 0] == 0).all())
+    assert encoded.decode().shape == weight.shape
+    assert encoded.decode().dtype == weight.dtype
+
+
+@settings(deadline=None, max_examples=60)
+@given(weights(), st.sampled_from([8, 4]), st.booleans())
+def test_error_of_rounding_is_at_most_half_a_step(weight, bits, symmetric):
+    weight = weight.float()
+    encoded = Quantized.nearest(weight, bits, 0, symmetric)
+    scale = encoded.grid.scale.float().reshape(-1, *[1] * (weight.dim() - 1))
+    # a scale is rounded to float16 (2^-11), which moves the outermost value by that share of the whole range
+    bound = scale * (0.5 + 2**bits * 2**-11) + 1e-7
+    assert bool(((encoded.decode() - weight).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("inner", [Dense, lambda t: Quantized.nearest(t, 4, 2, True)])
+def test_factors_stay_apart_and_read_back(inner):
+    left, right = torch.randn(7, 2), torch.randn(2, 5)
+    encoded = Factored(inner(left), inner(right))
+    again = read_back(encoded)
+    assert isinstance(again, Factored)
+    assert torch.equal(again.decode(), encoded.decode())
+    assert again.plan.params == 7 * 2 + 2 * 5
+
+
+def test_sparse_form_is_chosen_only_where_it_is_smaller():
+    dense, sparse = torch.ones(100), torch.ones(100)
+    dense[:3] = 0  # 3 values = 12 bytes saved, 13 bytes of mask
+    sparse[:4] = 0
+    assert Dense(dense).plan.kind == "dense"
+    assert Dense(sparse).plan.kind == "sparse"
+    assert Dense(sparse).plan.bytes == 96 * 4 + 13
+
+
+def test_extreme_rows_keep_their_values():
+    weight = torch.tensor([[1e-30, -1e-30], [1e30, 5e29], [0.0, 0.0]])
+    decoded = Quantized.nearest(weight, 8, 0, True).decode()
+    assert torch.allclose(decoded, weight, rtol=0.01, atol=0)

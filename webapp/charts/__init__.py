@@ -1,0 +1,24 @@
+"""Charts: results in, Plotly figure out. Pure: no Flask, no database, no torch; plain dicts and lists only.
+
+A "run" here is `{"id", "name", "checkpoint": {"id", "name"}, "dataset": {"id", "name"} | None, "baseline", "result",
+"prunable_sparsity"?}`, where `baseline` and `result` are what a run keeps (or None while it has none). Colours of
+text, paper and grid are left to the page (static/charts.js), which follows its light or dark theme.
+"""
+
+from .bars import size_bars, sparsity_bars
+from .layers import per_layer_sparsity
+from .storage import bytes_by_storage
+from .tradeoff import AXES, metric_names, pareto_front, size_vs_accuracy
+from .treemap import weights_treemap
+
+__all__ = [
+    "AXES",
+    "bytes_by_storage",
+    "metric_names",
+    "pareto_front",
+    "per_layer_sparsity",
+    "size_bars",
+    "size_vs_accuracy",
+    "sparsity_bars",
+    "weights_treemap",
+]

@@ -1,0 +1,145 @@
+"""Bars per run: the file's size beside the original's, and the share of zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ..units import byte_text
+from .drawing import BASELINE_COLOUR, COLOURS, MB, axis_type, figure, nothing_to_show, row_height, short, whole
+
+Run = Mapping[str, Any]
+LONG_LIST = 40  # runs; beyond it bars carry no text
+
+
+def size_bars(runs: Sequence[Run]) -> go.Figure:
+    """One bar per original, then one per run, in the order given; MB of 10^6 bytes."""
+    title = "File size"
+    done = [run for run in runs if run.get("result")]
+    if not done:
+        return nothing_to_show(title, "None of these runs has finished, so there is no size to draw yet.")
+    originals: dict[str, Run] = {}
+    for run in done:
+        if run.get("baseline"):
+            originals.setdefault(run["checkpoint"]["id"], run)
+    sizes = [run["baseline"]["size_bytes"] for run in originals.values()] + [
+        run["result"]["size_bytes"] for run in done
+    ]
+    kind = axis_type(sizes)
+    traces = []
+    if originals:
+        traces.append(
+            bars(
+                [f"original {key}" for key in originals],
+                [run["baseline"]["size_bytes"] for run in originals.values()],
+                [f"{run['checkpoint']['name']} (original)" for run in originals.values()],
+                [""] * len(originals),
+                "Original",
+                BASELINE_COLOUR,
+                len(done),
+            )
+        )
+    against = [
+        f" ({run['result']['size_bytes'] / run['baseline']['size_bytes']:.1%} of the original)"
+        if run.get("baseline") and run["baseline"]["size_bytes"]
+        else ""
+        for run in done
+    ]
+    traces.append(
+        bars(
+            [run["id"] for run in done],
+            [run["result"]["size_bytes"] for run in done],
+            [run["name"] for run in done],
+            against,
+            "Compressed",
+            COLOURS[0],
+            len(done),
+        )
+    )
+    keys = [f"original {key}" for key in originals] + [run["id"] for run in done]
+    names = [f"{run['checkpoint']['name']} (original)" for run in originals.values()] + [run["name"] for run in done]
+    return figure(
+        traces,
+        title,
+        height=row_height(len(keys)),
+        barmode="overlay",
+        xaxis={
+            "title": {"text": "File size (MB, 10⁶ bytes)" + (", logarithmic" if kind == "log" else "")},
+            "type": kind,
+            "automargin": True,
+        },
+        yaxis=category_axis(keys, names),
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1},
+    )
+
+
+def bars(
+    keys: list[str], sizes: list[int], names: list[str], against: list[str], legend: str, colour: str, runs: int
+) -> go.Bar:
+    return go.Bar(
+        orientation="h",
+        y=keys,
+        x=[size / MB for size in sizes],
+        name=legend,
+        marker={"color": colour},
+        text=[byte_text(size) for size in sizes] if runs <= LONG_LIST else None,
+        textposition="auto",
+        customdata=[[whole(n), byte_text(s), f"{s:,}", a] for n, s, a in zip(names, sizes, against, strict=True)],
+        hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}%{customdata[3]}<br>%{customdata[2]} bytes"
+        "<extra></extra>",
+    )
+
+
+def sparsity_bars(runs: Sequence[Run]) -> go.Figure:
+    """Zeros over all parameters, and over those that pruning may touch where the run knows it."""
+    title = "Sparsity"
+    done = [run for run in runs if run.get("result")]
+    if not done:
+        return nothing_to_show(title, "None of these runs has finished, so there is no sparsity to draw yet.")
+    keys, names = [run["id"] for run in done], [run["name"] for run in done]
+    traces = [
+        share_bars(keys, names, [run["result"]["sparsity"] for run in done], "Of all parameters", COLOURS[0], len(done))
+    ]
+    if any(run.get("prunable_sparsity") is not None for run in done):
+        prunable = [run.get("prunable_sparsity") for run in done]
+        traces.append(share_bars(keys, names, prunable, "Of prunable parameters", COLOURS[5], len(done)))
+    return figure(
+        traces,
+        title,
+        height=row_height(len(keys), each=26 * len(traces)),
+        barmode="group",
+        xaxis={"title": {"text": "Zeros (% of parameters)"}, "tickformat": ".0%", "range": [0, 1], "automargin": True},
+        yaxis=category_axis(keys, names),
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1, "traceorder": "normal"},
+    )
+
+
+def share_bars(
+    keys: list[str], names: list[str], shares: Sequence[float | None], legend: str, colour: str, runs: int
+) -> go.Bar:
+    return go.Bar(
+        orientation="h",
+        y=keys,
+        x=list(shares),
+        name=legend,
+        marker={"color": colour},
+        text=["" if s is None else f"{s:.1%}" for s in shares] if runs <= LONG_LIST else None,
+        textposition="auto",
+        customdata=[whole(n) for n in names],
+        hovertemplate=f"<b>%{{customdata}}</b><br>%{{x:.2%}} zeros {legend.lower()}<extra></extra>",
+    )
+
+
+def category_axis(keys: list[str], names: list[str]) -> dict[str, Any]:
+    """Rows by key, so that two runs of one name stay two rows; first row on top."""
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": keys,
+        "tickvals": keys,
+        "ticktext": [short(name) for name in names],
+        "autorange": "reversed",
+        "automargin": True,
+    }

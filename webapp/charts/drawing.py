@@ -1,0 +1,88 @@
+"""What all charts share: the palette, names that fit, the axis that suits a range, the chart with nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+# Okabe and Ito's palette, told apart by people with any colour vision; its yellow and black are left out because one
+# vanishes on white and the other on dark paper. Marker symbols differ too, so no chart relies on colour alone.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+BASELINE_COLOUR = "#8A8F98"
+LOG_FROM = 20  # a range whose ends differ by more than this factor gets a logarithmic axis
+MB = 1e6  # bytes
+
+
+def figure(traces: Iterable[Any], title: str, **layout: Any) -> go.Figure:
+    """A figure with no template of its own: the page applies its theme."""
+    settings: dict[str, Any] = {
+        "template": {},
+        "title": {"text": title, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
+        "colorway": list(COLOURS),
+        "margin": {"l": 64, "r": 24, "t": 56, "b": 56},
+        "hoverlabel": {"align": "left", "namelength": -1},
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+    }
+    return go.Figure(data=list(traces), layout=settings | layout)
+
+
+def nothing_to_show(title: str, sentence: str) -> go.Figure:
+    """A chart of the same title that says in its middle why it is empty."""
+    return figure(
+        [],
+        title,
+        height=220,
+        xaxis={"visible": False},
+        yaxis={"visible": False},
+        annotations=[
+            {
+                "text": whole(wrapped(sentence)).replace("\n", "<br>"),
+                "showarrow": False,
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0.5,
+                "y": 0.5,
+                "font": {"size": 14},
+            }
+        ],
+    )
+
+
+def wrapped(sentence: str, width: int = 44) -> str:
+    """Broken at spaces, so that it fits a telephone."""
+    lines = [""]
+    for word in sentence.split():
+        if len(lines[-1]) + len(word) + 1 > width and lines[-1]:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + word
+    return "\n".join(lines)
+
+
+def whole(text: str) -> str:
+    """The text as Plotly shows it unchanged: Plotly reads a little HTML, so a name with `<b>` has to be escaped."""
+    return escape(text, quote=False)
+
+
+def short(text: str, length: int = 28) -> str:
+    """At most `length` characters, the middle left out, since names differ at their ends; then as `whole`."""
+    if len(text) > length:
+        head = (length - 1) // 2
+        text = f"{text[:head]}…{text[-(length - 1 - head) :]}"
+    return whole(text)
+
+
+def axis_type(values: Iterable[float | None], scale: str = "auto") -> str:
+    """ "log" or "linear". A logarithmic axis needs positive values; without them it stays linear even when asked."""
+    known = [v for v in values if v is not None]
+    if not known or min(known) <= 0 or scale == "linear":
+        return "linear"
+    return "log" if scale == "log" or max(known) / min(known) > LOG_FROM else "linear"
+
+
+def row_height(rows: int, each: int = 26, rest: int = 150, least: int = 260, most: int = 4000) -> int:
+    """Pixels of a chart whose rows have to stay readable."""
+    return max(least, min(most, rest + each * rows))

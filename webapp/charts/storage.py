@@ -1,0 +1,58 @@
+"""What the bytes of a compressed file are: by the form in which its tensors are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ..units import byte_text
+from .drawing import COLOURS, MB, figure, nothing_to_show, row_height, short, whole
+
+
+def bytes_by_storage(receipt: Mapping[str, Any]) -> go.Figure:
+    """`receipt["bytes"]` has `total` and `tensors`: [{"storage", "bytes"}]. The bars add up to `total`."""
+    title = "Bytes of the compressed file"
+    account = receipt["bytes"]
+    total = account["total"]
+    if not total:
+        return nothing_to_show(title, "The file has no bytes.")
+    sums: dict[str, int] = {}
+    count: dict[str, int] = {}
+    for tensor in account["tensors"]:
+        form = tensor["storage"]
+        sums[form] = sums.get(form, 0) + tensor["bytes"]
+        count[form] = count.get(form, 0) + 1
+    rest = total - sum(sums.values())
+    if rest:
+        sums["header and manifest"] = rest
+    forms = sorted(sums, key=lambda form: -sums[form])
+    trace = go.Bar(
+        orientation="h",
+        y=forms,
+        x=[sums[form] / MB for form in forms],
+        marker={"color": COLOURS[0]},
+        text=[f"{byte_text(sums[form])}, {sums[form] / total:.1%}" for form in forms],
+        textposition="auto",
+        customdata=[
+            [whole(form), f"{sums[form]:,}", f"{count[form]} tensors" if form in count else "no tensor"]
+            for form in forms
+        ],
+        hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]} bytes, %{customdata[2]}<extra></extra>",
+    )
+    return figure(
+        [trace],
+        title,
+        height=row_height(len(forms), each=34),
+        xaxis={"title": {"text": "Bytes in the file (MB, 10⁶ bytes)"}, "automargin": True},
+        yaxis={
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": forms,
+            "tickvals": forms,
+            "ticktext": [short(form, 30) for form in forms],
+            "autorange": "reversed",
+            "automargin": True,
+        },
+    )

@@ -1,0 +1,255 @@
+"""A comparison of runs: its address, its table, the sentences about what cannot be compared, what its charts are fed.
+
+The page, the API, the CSV and a shared comparison are all made from here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+from werkzeug.datastructures import MultiDict
+
+from . import charts
+from .request_errors import NotFound, RequestInvalid
+from .store.models import Run
+
+SCALES = ("auto", "linear", "log")
+COLUMNS = {  # of the table: key, title, unit
+    "name": ("Run", ""),
+    "checkpoint": ("Checkpoint", ""),
+    "dataset": ("Dataset", ""),
+    "state": ("State", ""),
+    "size_bytes": ("Size", "bytes"),
+    "size_ratio": ("Of the original", "share"),
+    "sparsity": ("Sparsity", "share"),
+    "params_total": ("Parameters", ""),
+    "params_nonzero": ("Nonzero", ""),
+    "bits_per_weight": ("Bits per weight", "bit"),
+    "latency_p50_ms": ("Latency p50", "ms"),
+    "metric": ("Metric", ""),
+    "metric_low": ("95 % from", ""),
+    "metric_high": ("95 % to", ""),
+    "metric_n": ("n", ""),
+    "metric_baseline": ("Original's metric", ""),
+    "pareto": ("On the front", ""),
+}
+TABLE_RUNS = 1000  # a picker shows at most so many
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the address says. `x` is one of charts.AXES, `sort` one of COLUMNS."""
+
+    run_ids: tuple[str, ...] = ()
+    metric: str = ""
+    x: str = "size_bytes"
+    scale: str = "auto"
+    sort: str = ""
+    order: str = "asc"
+
+    @classmethod
+    def read(cls, query: MultiDict[str, str]) -> View:
+        """Raises RequestInvalid with the parameter that is not known."""
+        view = cls(
+            run_ids=tuple(dict.fromkeys(query.getlist("run"))),
+            metric=query.get("metric", ""),
+            x=query.get("x") or "size_bytes",
+            scale=query.get("scale") or "auto",
+            sort=query.get("sort", ""),
+            order=query.get("order") or "asc",
+        )
+        allowed = {"x": list(charts.AXES), "scale": list(SCALES), "sort": ["", *COLUMNS], "order": ["asc", "desc"]}
+        for field, choices in allowed.items():
+            if getattr(view, field) not in choices:
+                given, known = getattr(view, field)[:40], ", ".join(filter(None, choices))
+                raise RequestInvalid(f"{field}={given!r} is not known: use one of {known}.", field)
+        return view
+
+    def query(self, with_runs: bool = True, **changes: str) -> str:
+        """The address' query with changes; what is as by default is left out."""
+        pairs = [("run", id_) for id_ in self.run_ids] if with_runs else []
+        defaults = View()
+        for field in ("metric", "x", "scale", "sort", "order"):
+            value = changes.get(field, getattr(self, field))
+            if value != getattr(defaults, field):
+                pairs.append((field, value))
+        return urlencode(pairs)
+
+    def settings(self) -> dict[str, str]:
+        """What a share keeps of it; never empty."""
+        return {"metric": self.metric, "x": self.x, "scale": self.scale, "sort": self.sort, "order": self.order}
+
+
+def runs_of(session: Session, run_ids: Sequence[str]) -> list[Run]:
+    """The runs in the order asked. Raises NotFound (field "run")."""
+    found: dict[str, Run] = {}
+    for start in range(0, len(run_ids), 500):  # SQLite takes a bounded number of parameters
+        asked = select(Run).where(Run.id.in_(run_ids[start : start + 500]))
+        for run in session.scalars(asked.options(joinedload(Run.checkpoint), joinedload(Run.dataset))):
+            found[run.id] = run
+    missing = [id_ for id_ in run_ids if id_ not in found]
+    if missing:
+        raise NotFound(f"There is no run {missing[0][:40]}. It may have been deleted; take it out of the address.", "run")
+    return [found[id_] for id_ in run_ids]
+
+
+def drawn(runs: Sequence[Run], anonymous: bool = False) -> list[dict[str, Any]]:
+    """What charts are fed. `anonymous` numbers the runs, checkpoints and datasets instead of naming their ids."""
+    numbers: dict[str, str] = {}
+
+    def shown(id_: str) -> str:
+        return numbers.setdefault(id_, str(len(numbers) + 1)) if anonymous else id_
+
+    return [
+        {
+            "id": shown(run.id),
+            "name": run.name,
+            "state": run.state,
+            "checkpoint": {"id": shown(run.checkpoint_id), "name": run.checkpoint.name},
+            "dataset": {"id": shown(run.dataset_id), "name": run.dataset.name} if run.dataset_id and run.dataset else None,
+            "baseline": run.baseline,
+            "result": run.result,
+            "prunable_sparsity": ((run.receipt or {}).get("parameters") or {}).get("prunable_sparsity"),
+        }
+        for run in runs
+    ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`runs` as charts are fed; `metrics` {name: title}; `metric` the one shown, "" where no run has any."""
+
+    view: View
+    runs: list[dict[str, Any]]
+    metrics: dict[str, str]
+    metric: str
+    higher_is_better: bool
+    rows: list[dict[str, Any]]  # of COLUMNS, and "id"; sorted as the view says
+    notes: list[str]  # sentences
+
+    def figures(self) -> dict[str, Any]:
+        """Plotly figures by name; the bars in the table's order."""
+        by_id = {run["id"]: run for run in self.runs}
+        ordered = [by_id[row["id"]] for row in self.rows]
+        return {
+            "tradeoff": charts.size_vs_accuracy(self.runs, self.metric or "accuracy", self.view.x, self.view.scale),
+            "size": charts.size_bars(ordered),
+            "sparsity": charts.sparsity_bars(ordered),
+            "layers": charts.per_layer_sparsity(ordered),
+        }
+
+
+def compare(view: View, runs: Sequence[dict[str, Any]]) -> Comparison:
+    """Raises RequestInvalid for a metric that none of the runs has."""
+    metrics = charts.metric_names(runs)
+    if view.metric and view.metric not in metrics:
+        known = f"They have {', '.join(metrics)}." if metrics else "They have none (yet)."
+        raise RequestInvalid(f"None of these runs has the metric {view.metric[:40]!r}. {known}", "metric")
+    metric = view.metric or next(iter(metrics), "")
+    found = (m for run in runs if (m := metric_of(run["result"], metric)))
+    higher = bool(next(found, {}).get("higher_is_better", True))
+    rows = [row(run, metric) for run in runs]
+    front = charts.front_runs(runs, metric, higher)
+    for each in rows:
+        each["pareto"] = each["id"] in front if each["metric"] is not None else None
+    return Comparison(view, list(runs), metrics, metric, higher, ordered(rows, view), notes_on(runs, metric, metrics))
+
+
+def row(run: dict[str, Any], metric: str) -> dict[str, Any]:
+    result, baseline = run["result"] or {}, run["baseline"] or {}
+    own, original = metric_of(result, metric), metric_of(baseline, metric)
+    low, high = own.get("ci95") or (None, None)
+    size, before = result.get("size_bytes"), baseline.get("size_bytes")
+    return {
+        "id": run["id"],
+        "name": run["name"],
+        "checkpoint": run["checkpoint"]["name"],
+        "dataset": run["dataset"]["name"] if run["dataset"] else None,
+        "state": str(run["state"]),
+        "size_bytes": size,
+        "size_ratio": size / before if size is not None and before else None,
+        "sparsity": result.get("sparsity"),
+        "params_total": result.get("params_total"),
+        "params_nonzero": result.get("params_nonzero"),
+        "bits_per_weight": result.get("bits_per_weight"),
+        "latency_p50_ms": (result.get("latency_ms") or {}).get("p50"),
+        "metric": own.get("value"),
+        "metric_low": low,
+        "metric_high": high,
+        "metric_n": own.get("n"),
+        "metric_baseline": original.get("value"),
+        "pareto": None,
+    }
+
+
+def metric_of(measured: dict[str, Any] | None, metric: str) -> dict[str, Any]:
+    return ((measured or {}).get("metrics") or {}).get(metric) or {}
+
+
+def ordered(rows: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
+    """Sorted by the view's column; what has no value comes last either way."""
+    if not view.sort:
+        return rows
+    known = [each for each in rows if each[view.sort] is not None]
+    known.sort(key=lambda each: fold(each[view.sort]), reverse=view.order == "desc")
+    return known + [each for each in rows if each[view.sort] is None]
+
+
+def fold(value: Any) -> Any:
+    return value.casefold() if isinstance(value, str) else value
+
+
+def notes_on(runs: Sequence[dict[str, Any]], metric: str, metrics: dict[str, str]) -> list[str]:
+    """What a reader has to know before believing the chart."""
+    notes = []
+    done = [run for run in runs if run["result"]]
+    if len(done) < len(runs):
+        count = len(runs) - len(done)
+        notes.append(f"{count} of {len(runs)} runs {'has' if count == 1 else 'have'} no result yet and cannot be drawn.")
+    datasets = {run["dataset"]["id"]: run["dataset"]["name"] for run in done if metric_of(run["result"], metric) and run["dataset"]}
+    title = metrics.get(metric, metric).lower()
+    if len(datasets) > 1:
+        notes.append(
+            f"These runs were evaluated on different datasets ({', '.join(list(datasets.values())[:4])}"
+            f"{', …' if len(datasets) > 4 else ''}), so their {title} cannot be compared with each other; "
+            "each dataset has its own Pareto front."
+        )
+    checkpoints = {run["checkpoint"]["id"] for run in done}
+    if len(checkpoints) > 1 and metric:
+        why = (
+            f"{title} is measured against each one's own original"
+            if metric not in charts.ABSOLUTE_METRICS
+            else "perplexity counts each model's own tokens, so it compares only models with the same tokenizer"
+            if metric == "perplexity"
+            else "compare each run with its own original first"
+        )
+        notes.append(f"These runs come from {len(checkpoints)} different checkpoints: {why}.")
+    without = [run for run in done if metrics and not metric_of(run["result"], metric)]
+    if without:
+        notes.append(f"{len(without)} of {len(done)} finished runs have no {title}: {without[0]['name']}"
+                     f"{' and others' if len(without) > 1 else ''}.")
+    return notes
+
+
+def as_csv(comparison: Comparison) -> str:
+    """UTF-8 with a heading row; numbers unrounded; text that a spreadsheet would take for a formula is quoted."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    keys = ["id", *COLUMNS]
+    writer.writerow([f"metric:{comparison.metric}" if key == "metric" and comparison.metric else key for key in keys])
+    for each in comparison.rows:
+        writer.writerow([inert(each[key]) for key in keys])
+    return out.getvalue()
+
+
+def inert(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return "" if value is None else value

@@ -1,0 +1,48 @@
+"""Deleting what nothing depends on. The files go when the sweep finds that no row names them any more."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from .request_errors import Conflict
+from .store.models import Checkpoint, Dataset, Run, RunState, Share, now
+
+
+def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
+    """Raises Conflict while runs of it are kept."""
+    refuse_if_used(session, f"checkpoint {checkpoint.name}", Run.checkpoint_id == checkpoint.id)
+    session.delete(checkpoint)
+    session.commit()
+
+
+def delete_dataset(session: Session, dataset: Dataset) -> None:
+    """Raises Conflict while runs on it are kept."""
+    used = or_(Run.dataset_id == dataset.id, Run.training_dataset_id == dataset.id)
+    refuse_if_used(session, f"dataset {dataset.name}", used)
+    session.delete(dataset)
+    session.commit()
+
+
+def delete_run(session: Session, run: Run) -> None:
+    """Its shares are revoked, and runs that were forked from it forget where they came from.
+
+    Raises Conflict while it is queued or running.
+    """
+    if not RunState(run.state).final:
+        raise Conflict(f"The run {run.name} is {run.state}; cancel it before you delete it.")
+    session.execute(update(Run).where(Run.forked_from_id == run.id).values(forked_from_id=None))
+    for share in session.scalars(select(Share).where(Share.revoked_at.is_(None))):
+        if run.id in share.run_ids:
+            share.run_ids = [id_ for id_ in share.run_ids if id_ != run.id]
+            if not share.run_ids:
+                share.revoked_at = now()
+    session.delete(run)
+    session.commit()
+
+
+def refuse_if_used(session: Session, thing: str, condition: object) -> None:
+    names = session.scalars(select(Run.name).where(condition).order_by(Run.created_at)).all()  # type: ignore[arg-type]
+    if names:
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise Conflict(f"The {thing} is used by the run {names[0]}{others}. Delete the runs first.")

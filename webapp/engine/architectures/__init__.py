@@ -1,0 +1,73 @@
+"""The ways to turn tensors into a module: one file each, found by being there. An import error in one is loud."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from ..discovery import subclasses_in
+from ..facts import ArchitectureSpec, TensorFacts
+from .base import Architecture
+from .layers import layers_from_tensors, layers_of
+
+
+@cache
+def architectures() -> dict[str, type[Architecture]]:
+    """Every family by its name, those that recognise first before the others."""
+    found: dict[str, type[Architecture]] = {}
+    kinds = subclasses_in(sys.modules[__name__], Architecture)  # type: ignore[type-abstract]
+    for kind in sorted(kinds, key=lambda kind: (kind.priority, kind.family)):
+        if kind.family in found:
+            raise RuntimeError(f"Two architectures are called {kind.family!r}: {found[kind.family]} and {kind}.")
+        found[kind.family] = kind
+    return found
+
+
+def architecture(spec: ArchitectureSpec) -> type[Architecture]:
+    """The family that a spec names."""
+    return architectures()[spec.family]
+
+
+def recognise(tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None) -> ArchitectureSpec | None:
+    """The first family's spec that claims these tensors, else None. Raises CheckpointRefused as the families do.
+
+    `tensors` holds aliases too. `config` is a Hugging Face config.json, or {"pare_architecture": {...}} where a
+    safetensors file carried one in its metadata.
+    """
+    for kind in architectures().values():
+        if (spec := kind.recognise(tensors, config)) is not None:
+            return spec
+    return None
+
+
+def classes(spec: ArchitectureSpec) -> int | None:
+    """How many classes a classifier answers with; None for other tasks."""
+    if spec.task not in ("classification", "text-classification"):
+        return None
+    if spec.family == "transformers":
+        labels = spec.config.get("id2label")
+        return len(labels) if labels else int(spec.config.get("num_labels", 2))
+    return int(spec.config["classes"])
+
+
+def class_names(spec: ArchitectureSpec) -> tuple[str, ...] | None:
+    """The names of the classes in order, where the checkpoint's config tells them and they are not LABEL_0, LABEL_1."""
+    labels = spec.config.get("id2label") if spec.family == "transformers" else None
+    if not labels or set(labels) != {str(index) for index in range(len(labels))}:
+        return None
+    names = tuple(str(labels[str(index)]) for index in range(len(labels)))
+    return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
+
+
+__all__ = [
+    "Architecture",
+    "architecture",
+    "architectures",
+    "class_names",
+    "classes",
+    "layers_from_tensors",
+    "layers_of",
+    "recognise",
+]

@@ -1,0 +1,37 @@
+"""What a file in this folder provides: one way to turn tensors into an nn.Module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..facts import ArchitectureSpec, TensorFacts
+
+
+class Architecture(ABC):
+    """One family. Found by being a file in this folder; recognised in the order of `priority`, lowest first."""
+
+    family: ClassVar[str]
+    priority: ClassVar[int] = 100
+
+    @classmethod
+    @abstractmethod
+    def recognise(cls, tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None) -> ArchitectureSpec | None:
+        """The spec if these tensors (and this config.json, if any) are of this family, else None.
+
+        Raises CheckpointRefused where the family is certain but a tensor is missing or has another shape.
+        """
+
+    @classmethod
+    @abstractmethod
+    def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
+        """The module with every parameter and persistent buffer on the meta device, the rest real, in eval mode."""
+
+    @classmethod
+    def tokenizer(cls, spec: ArchitectureSpec, folder: Path) -> Any:
+        """The tokenizer in a checkpoint's folder, or None."""
+        return None

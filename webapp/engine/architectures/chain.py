@@ -1,0 +1,180 @@
+"""A module that is a list of steps, one after the other: what plain CNNs and chains of linear layers are built from.
+
+A step is {"op": NAME, ...}; a safetensors file may carry such a list in its metadata, under `pare_architecture`:
+
+    {"family": "cnn", "input": [1, 8, 8], "steps": [
+        {"op": "conv2d", "name": "features.conv1", "stride": 1, "padding": 1}, {"op": "relu"},
+        {"op": "max_pool2d", "size": 2}, {"op": "flatten"}, {"op": "linear", "name": "classifier.fc1"}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import CheckpointRefused
+from ..facts import TensorFacts
+
+Step = dict[str, Any]
+
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "flatten": lambda x: x.flatten(1),  # (B, ...) -> (B, prod)
+    "global_avg_pool": lambda x: x.mean(tuple(range(2, x.ndim))),  # (B, C, H, W) -> (B, C)
+    "identity": lambda x: x,  # dropout, for one
+}
+POOLS: dict[str, Callable[..., Tensor]] = {
+    "max_pool2d": functional.max_pool2d,
+    "avg_pool2d": functional.avg_pool2d,
+}
+WITH_TENSORS = ("linear", "conv2d", "batch_norm")
+SIZES = {"conv2d": ("stride", "padding", "dilation", "groups"), **dict.fromkeys(POOLS, ("size", "stride", "padding"))}
+
+
+class Chain(nn.Module):
+    """Runs its steps in order on x (B, *input). Submodules keep the names of the checkpoint and may be replaced."""
+
+    def __init__(self, steps: list[Step]) -> None:
+        super().__init__()
+        self.operations = steps
+        for step in steps:
+            if step["op"] in WITH_TENSORS:
+                _put(self, step["name"], _layer(step))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.operations:
+            operation = step["op"]
+            if operation in PLAIN:
+                x = PLAIN[operation](x)
+            elif operation in POOLS:
+                size = step["size"]
+                x = POOLS[operation](x, size, step.get("stride", size), step.get("padding", 0))
+            else:
+                x = self.get_submodule(step["name"])(x)
+        return x
+
+
+def _put(root: nn.Module, path: str, layer: nn.Module) -> None:
+    """Sets `layer` at a dotted path, making the modules between."""
+    *parents, last = path.split(".")
+    try:
+        for part in parents:
+            if not hasattr(root, part):
+                root.add_module(part, nn.Module())
+            root = root.get_submodule(part)
+        root.add_module(last, layer)
+    except (AttributeError, KeyError) as error:
+        raise CheckpointRefused(f"a layer is called {path}, which torch modules keep for themselves") from error
+
+
+def _layer(step: Step) -> nn.Module:
+    match step["op"]:
+        case "linear":
+            return nn.Linear(step["in"], step["out"], bias=step["bias"])
+        case "conv2d":
+            sizes = {key: step[key] for key in SIZES["conv2d"] if key in step}
+            return nn.Conv2d(step["in"], step["out"], tuple(step["kernel"]), bias=step["bias"], **sizes)
+        case _:
+            kind = nn.BatchNorm2d if step["dims"] == 2 else nn.BatchNorm1d
+            norm = kind(step["features"], affine=step["affine"])
+            if not step["counted"]:
+                norm.num_batches_tracked = None
+            return norm
+
+
+def completed(steps: Any, tensors: Mapping[str, TensorFacts]) -> list[Step]:
+    """The steps with the sizes that the tensors tell. Raises CheckpointRefused where the two do not agree."""
+    if not isinstance(steps, list) or not all(isinstance(step, dict) and "op" in step for step in steps):
+        raise CheckpointRefused('pare_architecture has no "steps": it needs a list of {"op": ...}')
+    found: list[Step] = []
+    used: set[str] = set()
+    rank = 2 if any(step["op"] == "conv2d" for step in steps) else 1
+    for given in steps:
+        step = dict(given)
+        if step["op"] not in (*WITH_TENSORS, *PLAIN, *POOLS):
+            known = ", ".join((*WITH_TENSORS, *PLAIN, *POOLS))
+            raise CheckpointRefused(f"pare_architecture names the step {step['op']!r}; there are {known}")
+        rank = 1 if step["op"] in ("flatten", "global_avg_pool") else rank
+        for key in SIZES.get(step["op"], ()):
+            if type(step.get(key, 1)) is not int or not 0 <= step.get(key, 1) < 1000:
+                raise CheckpointRefused(f"pare_architecture has {key} {step[key]!r}; it must be a small whole number")
+        if step["op"] in POOLS and not step.get("size"):
+            raise CheckpointRefused(f"pare_architecture has a {step['op']} without a size")
+        if step["op"] in WITH_TENSORS:
+            used |= _measure(step, tensors, rank)
+        found.append(step)
+    if left := sorted(set(tensors) - used):
+        raise CheckpointRefused(f"the file holds {', '.join(left[:5])}, which pare_architecture does not name")
+    return found
+
+
+def _measure(step: Step, tensors: Mapping[str, TensorFacts], rank: int) -> set[str]:
+    """Fills in a step's sizes from its tensors. Returns the names of the tensors it uses."""
+    name = str(step.get("name"))
+    parts = {part: tensors[f"{name}.{part}"].shape for part in PARTS if f"{name}.{part}" in tensors}
+    main = "running_mean" if step["op"] == "batch_norm" else "weight"
+    ranks = {"linear": 2, "conv2d": 4, "batch_norm": 1}
+    if main not in parts:
+        raise CheckpointRefused(f"pare_architecture names {name}, but there is no {name}.{main} in the file")
+    shape = parts[main]
+    if len(shape) != ranks[step["op"]]:
+        raise CheckpointRefused(f"{name}.{main} has shape {list(shape)}; a {step['op']} has {ranks[step['op']]} axes")
+    if wrong := [
+        part for part, size in parts.items() if part not in (main, "num_batches_tracked") and size != shape[:1]
+    ]:
+        raise CheckpointRefused(
+            f"{name}.{wrong[0]} has shape {list(parts[wrong[0]])}; {name} of {shape[0]} outputs expects [{shape[0]}]"
+        )
+    if step["op"] == "batch_norm":
+        counted = "num_batches_tracked" in parts
+        step |= {"features": shape[0], "affine": "weight" in parts, "dims": rank, "counted": counted}
+    else:
+        step |= {"in": shape[1] * step.get("groups", 1), "out": shape[0], "bias": "bias" in parts}
+        if step["op"] == "conv2d":
+            step["kernel"] = list(shape[2:])
+    return {f"{name}.{part}" for part in parts}
+
+
+PARTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def grouped(tensors: Mapping[str, TensorFacts]) -> dict[str, str] | None:
+    """Module path -> "linear", "conv2d" or "batch_norm", in the tensors' order; None if there is anything else."""
+    parts: dict[str, dict[str, TensorFacts]] = {}
+    for name, tensor in tensors.items():
+        path, _, part = name.rpartition(".")
+        if part not in PARTS or not path:
+            return None
+        parts.setdefault(path, {})[part] = tensor
+    kinds: dict[str, str] = {}
+    for path, own in parts.items():
+        rank = len(own["weight"].shape) if "weight" in own else 0
+        if "running_mean" in own:
+            kinds[path] = "batch_norm"
+        elif rank in (2, 4) and set(own) <= {"weight", "bias"}:
+            kinds[path] = "linear" if rank == 2 else "conv2d"
+        else:
+            return None
+    return kinds
+
+
+def skeleton(steps: list[Step]) -> Chain:
+    with torch.device("meta"):
+        return Chain(steps).eval()
+
+
+def try_shapes(steps: list[Step], shape: list[int | None]) -> None:
+    """Passes a batch through on the meta device, where nothing is computed. Raises CheckpointRefused if it cannot."""
+    x = torch.empty(2, *(256 if side is None else side for side in shape), device="meta")
+    try:
+        skeleton(steps)(x)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointRefused(f"an input of {shape} does not pass through the network: {error}") from error

@@ -1,0 +1,177 @@
+"""Every architecture that the transformers library has itself, by its config.json. Remote code is never run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointRefused
+from ..facts import ArchitectureSpec, Task, TensorFacts
+from .base import Architecture
+
+TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it does
+    ("ForCausalLM", "causal-lm"),
+    ("LMHeadModel", "causal-lm"),
+    ("ForSequenceClassification", "text-classification"),
+    ("ForImageClassification", "classification"),
+)
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+
+
+class Transformers(Architecture):
+    family: ClassVar[str] = "transformers"
+    priority: ClassVar[int] = 10
+
+    @classmethod
+    def recognise(cls, tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None) -> ArchitectureSpec | None:
+        """None without a config.json of a model type that transformers has; `why_not` says which."""
+        if not config or why_not(config):
+            return None
+        spec = cls.describe(config)
+        compare(spec, cls.skeleton(spec), tensors)
+        return spec
+
+    @classmethod
+    def describe(cls, config: dict[str, Any]) -> ArchitectureSpec:
+        """The spec by the config alone, before any tensor was looked at."""
+        parsed, kind = _config(config), _class(config)
+        return ArchitectureSpec(
+            family=cls.family,
+            title=kind.__name__,
+            task=_task(kind, parsed),
+            config=config,
+            inputs=_inputs(parsed),
+        )
+
+    @classmethod
+    def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
+        kind: Any = _class(spec.config)
+        with torch.device("meta"):
+            module = kind(_config(spec.config))
+        _fill_buffers(module)
+        result: nn.Module = module.eval()
+        return result
+
+    @classmethod
+    def tokenizer(cls, spec: ArchitectureSpec, folder: Path) -> Any:
+        """The fast tokenizer in the folder, or None where there is none. Reads files only, runs no code of theirs."""
+        if not any((folder / name).exists() for name in TOKENIZER_FILES):
+            return None
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+
+
+def why_not(config: dict[str, Any]) -> str | None:
+    """A sentence on why transformers has no module for this config.json; None where it has one."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        return "its config.json has no model_type, so the architecture is not known"
+    if model_type not in CONFIG_MAPPING:
+        code = "; it comes with code of its own (auto_map), which is never run" if config.get("auto_map") else ""
+        return f"transformers has no model type {model_type!r}{code}"
+    try:
+        parsed = _config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, CheckpointRefused) as error:
+        return f"its config.json is not a valid {model_type} configuration: {error}"
+    if getattr(parsed, "is_encoder_decoder", False):
+        return f"{model_type} is an encoder-decoder, which Pare does not run yet"
+    try:
+        _class(config)
+    except CheckpointRefused as error:
+        return error.message
+    return None
+
+
+def _config(config: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    own = {key: value for key, value in config.items() if key not in ("auto_map", "model_type")}
+    return AutoConfig.for_model(config["model_type"], **own)
+
+
+def _class(config: dict[str, Any]) -> type[nn.Module]:
+    """The class that config.json names if transformers itself has it, else the bare model of the type."""
+    import transformers
+
+    names = config.get("architectures") or [None]
+    name = names[0] if isinstance(names, list) else None
+    if isinstance(name, str):
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    model_type = type(_config(config))
+    if model_type not in transformers.AutoModel._model_mapping:
+        raise CheckpointRefused(f"transformers has no model for {config['model_type']!r}")
+    bare: type[nn.Module] = transformers.AutoModel._model_mapping[model_type]
+    return bare
+
+
+def _task(kind: type[nn.Module], parsed: Any) -> Task | None:
+    for ending, task in TASKS:
+        if kind.__name__.endswith(ending):
+            regression = getattr(parsed, "problem_type", None) == "regression" or getattr(parsed, "num_labels", 2) == 1
+            return None if regression and task != "causal-lm" else task
+    bare = kind.__name__.endswith("Model") and hasattr(parsed, "vocab_size")
+    return "embedding" if bare and not getattr(parsed, "is_decoder", False) else None
+
+
+def _inputs(parsed: Any) -> dict[str, Any]:
+    if hasattr(parsed, "image_size") and hasattr(parsed, "num_channels"):
+        size = parsed.image_size
+        sides = list(size) if isinstance(size, list | tuple) else [size, size]
+        return {"shape": [parsed.num_channels, *sides]}
+    if not hasattr(parsed, "vocab_size"):
+        return {"shape": [getattr(parsed, "num_channels", 3), None, None]} if hasattr(parsed, "num_channels") else {}
+    tokens = getattr(parsed, "max_position_embeddings", None) or 512
+    if parsed.model_type in ("roberta", "xlm-roberta", "camembert"):
+        tokens -= 2  # its positions begin after the padding index
+    return {"tokens": tokens, "vocab": parsed.vocab_size}
+
+
+def _fill_buffers(module: Any) -> None:
+    """Makes the non-persistent buffers (rotary frequencies, position ids) real, as `from_pretrained` does.
+
+    Everything that a checkpoint holds is marked as filled, so that the library's own initialisation, which knows how
+    each buffer is computed, passes over it and computes only the buffers.
+    """
+    for value in module.state_dict(keep_vars=True).values():
+        value._is_hf_initialized = True
+    for name, buffer in module.named_non_persistent_buffers():
+        path, _, last = name.rpartition(".")
+        module.get_submodule(path).register_buffer(last, torch.empty_like(buffer, device="cpu"), persistent=False)
+    module.initialize_weights()
+
+
+def tied_by(module: Any) -> dict[str, str]:
+    """Alias -> source, as the library ties them for this config."""
+    return dict(module.get_expanded_tied_weights_keys(all_submodels=True))
+
+
+def ignorable(module: Any, name: str) -> bool:
+    """Whether the library itself passes over this name in a checkpoint: buffers that older versions saved."""
+    patterns = [*(module._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$"]
+    patterns += [r"\.attn\.(masked_)?bias$"] if module.config.model_type == "gpt2" else []
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def compare(spec: ArchitectureSpec, module: nn.Module, tensors: Mapping[str, TensorFacts]) -> None:
+    """Raises CheckpointRefused that names a missing or misshapen tensor. Unexpected ones are not its business."""
+    tied = tied_by(module)
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    missing = [name for name in expected if name not in tensors and tied.get(name) not in tensors]
+    for name, shape in expected.items():
+        if name in tensors and tensors[name].shape != shape:
+            raise CheckpointRefused(
+                f"{name} has shape {list(tensors[name].shape)}; {spec.title} by its config.json expects {list(shape)}"
+            )
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise CheckpointRefused(f"the weights lack {', '.join(missing[:5])}{more}, which {spec.title} needs")

@@ -1,0 +1,102 @@
+"""Pare's file: safetensors whose metadata says how each weight is stored and which architecture it belongs to.
+
+A weight that is stored as it is keeps its name, so any safetensors reader finds it. Others are stored as parts
+(`fc1.weight.codes`, `fc1.weight.scale`), described under `weights` in the manifest: docs/the-file-format.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .encodings import Dense, decoder_of, dtype_of
+from .errors import CheckpointRefused
+from .facts import ArchitectureSpec
+from .model import Model
+from .plans import Plan
+from .safetensors_file import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
+
+FORMAT = 1
+
+
+def manifest(plans: Mapping[str, Plan], tied: Mapping[str, str], spec: ArchitectureSpec | None) -> dict[str, str]:
+    """The metadata of the file: how each weight is stored that is not simply a tensor under its own name."""
+    weights = {name: plan.meta for name, plan in plans.items() if not plan.plain}
+    content: dict[str, Any] = {"format": FORMAT, "weights": weights, "tied": dict(tied)}
+    if spec:
+        content["architecture"] = spec.model_dump(mode="json")
+    return {"format": "pt", "pare": json.dumps(content, separators=(",", ":"), sort_keys=True)}
+
+
+def write_model(model: Model, path: Path) -> int:
+    """Writes the model, one weight in memory at a time; the same model gives the same bytes. Returns its size."""
+    plans = {name: model.weights[name].plan for name in sorted(model.weights)}
+
+    @lru_cache(maxsize=1)  # a weight's parts are written one after the other
+    def parts_of(name: str) -> dict[str, Tensor]:
+        return model.weights[name].parts()
+
+    def reader(name: str, suffix: str) -> Callable[[], Tensor]:
+        return lambda: parts_of(name)[suffix]
+
+    return write_safetensors(path, _lazily(plans, reader), manifest(plans, model.tied, model.architecture))
+
+
+def read_model(path: Path) -> Model:
+    """The model in a file that `write_model` made. Raises CheckpointRefused for any other file."""
+    metadata, _, _ = read_header(path)
+    try:
+        content = json.loads(metadata["pare"])
+    except (KeyError, ValueError):
+        raise CheckpointRefused(f"{path.name} was not written by Pare: its metadata has no manifest.") from None
+    if content.get("format") != FORMAT:
+        raise CheckpointRefused(f"{path.name} has format {content.get('format')} of Pare; this version reads {FORMAT}.")
+    tensors, weights = lazy_tensors(path), {}
+    for name, meta in content["weights"].items():
+        owned = {key: tensors.pop(key) for key in _keys_of(name, meta) if key in tensors}
+        parts = {key.removeprefix(name): tensor.load() for key, tensor in owned.items()}
+        weights[name] = decoder_of(meta["kind"]).from_parts(parts, meta)
+    weights |= {name: Dense(tensor.load, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    spec = content.get("architecture")
+    return Model(weights, content["tied"], ArchitectureSpec.model_validate(spec) if spec else None)
+
+
+def predicted_size(
+    plans: Mapping[str, Plan], tied: Mapping[str, str], spec: ArchitectureSpec | None
+) -> tuple[int, int]:
+    """(header bytes, file bytes) that `write_model` gives for weights of these plans."""
+
+    def never(name: str, suffix: str) -> Callable[[], Tensor]:
+        def read() -> Tensor:
+            raise AssertionError("a prediction holds no values")
+
+        return read
+
+    ordered = {name: plans[name] for name in sorted(plans)}
+    return file_size(_lazily(ordered, never), manifest(ordered, tied, spec))
+
+
+def _lazily(
+    plans: Mapping[str, Plan], reader: Callable[[str, str], Callable[[], Tensor]]
+) -> dict[str, Tensor | LazyTensor]:
+    return {
+        name + part.name: LazyTensor(part.shape, dtype_of(part.dtype), reader(name, part.name))
+        for name, plan in plans.items()
+        for part in plan.parts
+    }
+
+
+def _keys_of(name: str, meta: Mapping[str, Any]) -> list[str]:
+    if meta["kind"] == "factored":
+        return [key for side in ("left", "right") for key in _keys_of(f"{name}.{side}", meta[side])]
+    suffixes = {
+        "dense": ("",),
+        "sparse": (".values", ".mask"),
+        "quantized": (".codes", ".scale", ".zero_point", ".mask"),
+    }
+    return [name + suffix for suffix in suffixes[meta["kind"]]]

@@ -1,0 +1,107 @@
+"""The child process: one piece of work, then gone. `python -m webapp.engine.child JOB.json`
+
+It speaks JSON lines on stdout (progress, log, and last `done` or `error`) and leaves at once when its stdin closes,
+because then whoever started it is dead. Uploaded bytes are parsed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from .errors import DiskFull, OutOfMemory, PareError
+
+DONE, FAILED = 0, 3
+
+
+class Lines:
+    """A report that writes JSON lines."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf8", buffering=1)
+        os.dup2(2, 1)  # what a library prints goes to the log, not among the messages
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._out.write(json.dumps(message) + "\n")
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        self.send({"progress": fraction, "message": message})
+
+    def log(self, message: str) -> None:
+        self.send({"log": message})
+
+
+def main(job_file: str) -> int:
+    lines = Lines()
+    threading.Thread(target=_leave_with_the_worker, daemon=True).start()
+    job = json.loads(Path(job_file).read_text(encoding="utf8"))
+    _limit_memory(job.pop("memory_limit_bytes", None))
+    try:
+        lines.send({"done": _work(job, lines)})
+    except PareError as error:
+        lines.send({"error": error.as_dict()})
+        return FAILED
+    except (MemoryError, RuntimeError, OSError) as error:
+        known = _known(error)
+        if known is None:
+            raise
+        lines.send({"error": known.as_dict()})
+        return FAILED
+    return DONE
+
+
+def _known(error: Exception) -> PareError | None:
+    """The sentence for a machine that is out of memory or disk; None for what nobody foresaw."""
+    said = str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in said or "not enough memory" in said:
+        return OutOfMemory(
+            "The process ran out of memory. Give it more (setting run_memory_limit_bytes), or a smaller model."
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return DiskFull("The disk is full. Free some space where Pare keeps its files, then retry.")
+    return None
+
+
+def _work(job: dict[str, Any], lines: Lines) -> Any:
+    """The task's facts. The imports are here because they take seconds, and the watch on stdin should not wait."""
+    task, output = job.pop("task"), Path(job["output"])
+    if task == "inspect_checkpoint":
+        from .checkpoint import inspect_checkpoint
+
+        return inspect_checkpoint(Path(job["upload"]), job["filename"], output, lines).model_dump(mode="json")
+    if task == "inspect_dataset":
+        from .datasets import inspect_dataset
+
+        upload, split = Path(job["upload"]), job["split"]
+        return inspect_dataset(upload, job["filename"], split, output, lines).model_dump(mode="json")
+    import torch
+
+    from .stages import StageJob, run_stage
+
+    stage = StageJob.model_validate(job)
+    torch.manual_seed(stage.run.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return run_stage(stage, lines)
+
+
+def _leave_with_the_worker() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(FAILED)
+
+
+def _limit_memory(limit_bytes: int | None) -> None:
+    if limit_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(status)  # no teardown: the answer is out

@@ -1,0 +1,47 @@
+"""A weight as a run holds it: decodes to a tensor, and knows the parts that go into the file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ..plans import Plan
+
+
+class Encoded(ABC):
+    """One weight of logical `shape` and `dtype` in some stored form. `kinds` are the plan kinds it reads back."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    @abstractmethod
+    def plan(self) -> Plan: ...
+
+    @abstractmethod
+    def decode(self) -> Tensor:
+        """The values: a tensor of `shape` and `dtype`. Factors are multiplied; a module keeps them apart instead."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, Tensor]:
+        """What the file holds, by suffix, exactly as `plan.parts` says."""
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
+        """The inverse of `parts`, with what `plan.meta` said."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found

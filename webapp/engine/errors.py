@@ -1,0 +1,70 @@
+"""What can go wrong, said once: a code for programs, a sentence for people, the field it is about."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PareError(Exception):
+    """Base of every error that is shown to a user: `code`, `message` (a sentence), optional `field`."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 400  # what the API answers with
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+    def as_dict(self) -> dict[str, str]:
+        shown = {"code": self.code, "message": self.message}
+        return {**shown, "field": self.field} if self.field else shown
+
+
+class CheckpointRefused(PareError):
+    """The upload is not a checkpoint that can be read safely."""
+
+    code = "checkpoint_refused"
+    status = 422
+
+
+class DatasetRefused(PareError):
+    """The upload is not a dataset that can be read safely."""
+
+    code = "dataset_refused"
+    status = 422
+
+
+class RecipeInvalid(PareError):
+    """The recipe cannot be applied to this checkpoint."""
+
+    code = "recipe_invalid"
+    status = 422
+
+
+class DatasetUnfit(PareError):
+    """The dataset's samples do not fit the checkpoint's inputs."""
+
+    code = "dataset_unfit"
+    status = 422
+
+
+class ArtifactUnproven(PareError):
+    """An exported file did not load again, or answered differently."""
+
+    code = "artifact_unproven"
+    status = 500
+
+
+class OutOfMemory(PareError):
+    """The child process ran out of memory."""
+
+    code = "out_of_memory"
+    status = 507
+
+
+class DiskFull(PareError):
+    """No space left where Pare keeps its files."""
+
+    code = "disk_full"
+    status = 507

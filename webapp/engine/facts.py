@@ -1,0 +1,134 @@
+"""What is known of a checkpoint or a dataset without holding its tensors: plain data that travels as JSON.
+
+Inspection makes these in the child process; the store keeps them; forms, prediction and pages read them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DTYPE_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+
+LayerKind = Literal["linear", "conv", "embedding", "other"]  # other: biases, norms, buffers; each tensor for itself
+Task = Literal["classification", "text-classification", "causal-lm", "embedding"]
+
+
+class Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorFacts(Facts):
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # "float32", as torch names it without the prefix
+    zeros: int = 0  # values that are exactly zero, where they were counted (floats, at inspection)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * DTYPE_BYTES[self.dtype]
+
+    @property
+    def is_float(self) -> bool:
+        return "float" in self.dtype
+
+
+class LayerFacts(Facts):
+    """A weight that techniques work on. `name` is the module's path, `weight` the tensor's name."""
+
+    name: str
+    weight: str
+    kind: LayerKind
+    shape: tuple[int, ...]
+    aliases: tuple[str, ...] = ()  # other layer names that share this very tensor (a tied lm_head)
+    transposed: bool = False  # weight is (in, out), as in GPT-2's Conv1D
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class ArchitectureSpec(Facts):
+    """How to turn tensors into an nn.Module. `config` is whatever the family's builder needs, as JSON."""
+
+    family: str  # names a file in engine/architectures/: "transformers", "sequential", "cnn", "resnet"
+    title: str  # for people: "LlamaForCausalLM", "ResNet-18", "MLP 64-32-10"
+    task: Task | None
+    config: dict[str, Any]
+    inputs: dict[str, Any] = Field(
+        default_factory=dict
+    )  # {"shape": [1, 8, 8]}, None where a size is free; {"tokens": 2048}
+
+
+class CheckpointFacts(Facts):
+    format: str  # what was uploaded: "safetensors", "state_dict", "huggingface", "gguf"
+    tensors: tuple[TensorFacts, ...]  # tied tensors once
+    layers: tuple[LayerFacts, ...]
+    tied: dict[str, str] = Field(default_factory=dict)  # alias tensor name -> name of the tensor that is stored
+    architecture: ArchitectureSpec | None = None
+    weights_only_because: str | None = None  # a sentence, where architecture is None
+    notes: tuple[str, ...] = ()  # what a user should know: dequantized from Q4_1, NaN in ...
+    weights_bytes: int  # size of model.safetensors, header included
+
+    @property
+    def params_total(self) -> int:
+        return sum(t.size for t in self.tensors if t.is_float)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Parameters per dtype, most first."""
+        count: dict[str, int] = {}
+        for t in self.tensors:
+            count[t.dtype] = count.get(t.dtype, 0) + t.size
+        return dict(sorted(count.items(), key=lambda item: -item[1]))
+
+    def tensor(self, name: str) -> TensorFacts:
+        return next(t for t in self.tensors if t.name == self.tied.get(name, name))
+
+    def units(self) -> list[LayerFacts]:
+        """Everything a step can be for: the layers, then each remaining float tensor as a layer of kind "other"."""
+        weights = {layer.weight for layer in self.layers}
+        rest = (t for t in self.tensors if t.is_float and t.name not in weights)
+        return [*self.layers, *(LayerFacts(name=t.name, weight=t.name, kind="other", shape=t.shape) for t in rest)]
+
+
+class SplitFacts(Facts):
+    """One half of a dataset."""
+
+    n: int  # samples: rows, or characters of text
+    digest: str  # sha256 of its file
+
+
+class DatasetFacts(Facts):
+    """A dataset after inspection: a folder with `evaluation.*` and, unless split is "all", `training.*`.
+
+    arrays: *.safetensors with `x` (N, ...) and optional `y` (N,) int64.
+    text: *.txt, UTF-8. labelled-text: *.jsonl of {"text", "label"} with integer labels (or without "label").
+    """
+
+    kind: Literal["arrays", "text", "labelled-text"]
+    split: Literal["70/30", "given", "all"]
+    evaluation: SplitFacts
+    training: SplitFacts | None = None
+    sample_shape: tuple[int, ...] | None = None  # arrays: one x
+    labels: tuple[str, ...] | None = None  # class names, in order; None where there are no labels
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,84 @@
+"""Zip archives from strangers: looked through before anything is written, and counted while it is."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from ..errors import CheckpointRefused, DiskFull, PareError
+
+MEMBER_LIMIT = 10_000
+RATIO_LIMIT = 100  # weights deflate to 90 % or so, JSON to 10 %, zeros to 0.1 %
+FREE_OF_RATIO_BYTES = 256 * 2**20  # below this a high ratio does no harm: a pruned model is mostly zeros
+CHUNK_BYTES = 2**20
+
+Refuse = Callable[[str], PareError]
+
+
+def members(
+    path: Path, filename: str, refuse: Refuse = CheckpointRefused
+) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """The open archive and its files by name. Raises `refuse` for one that is cut short, hostile, or a bomb."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise refuse(f"{filename} is a zip archive that was cut short or damaged ({error}); upload it again") from error
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    found = {info.filename: info for info in infos}
+    if len(infos) > MEMBER_LIMIT:
+        raise refuse(f"{filename} holds {len(infos)} files; a checkpoint has at most {MEMBER_LIMIT}")
+    if len(found) < len(infos):
+        raise refuse(f"{filename} holds two files of the same name")
+    for name, info in found.items():
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in pure.parts[0]:
+            raise refuse(f"{filename} holds {name!r}, which leads out of its folder; nothing was unpacked")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise refuse(f"{filename} holds {name!r}, which is a link; only plain files are unpacked")
+        if info.flag_bits & 1:
+            raise refuse(f"{filename} holds {name!r}, which is encrypted; upload it without a password")
+    declared = sum(info.file_size for info in infos)
+    if declared > FREE_OF_RATIO_BYTES and declared > RATIO_LIMIT * path.stat().st_size:
+        raise refuse(
+            f"{filename} is {path.stat().st_size} bytes and would unpack to {declared}; "
+            f"Pare unpacks at most {RATIO_LIMIT} times the size"
+        )
+    return archive, found
+
+
+def extract(
+    archive: zipfile.ZipFile, infos: Iterable[zipfile.ZipInfo], folder: Path, refuse: Refuse = CheckpointRefused
+) -> dict[str, Path]:
+    """Unpacks into `folder` under numbered names: nothing from inside the archive becomes a path. Name -> file."""
+    infos = list(infos)
+    needed, free = sum(info.file_size for info in infos), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskFull(f"Unpacking takes {needed} bytes and {free} are free; make room and upload it again.")
+    found: dict[str, Path] = {}
+    for index, info in enumerate(infos):
+        target = folder / f"{index}{''.join(PurePosixPath(info.filename).suffixes[-1:])}"
+        _copy(archive, info, target, refuse)
+        found[info.filename] = target
+    return found
+
+
+def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, refuse: Refuse) -> None:
+    written = 0
+    try:
+        with archive.open(info) as source, target.open("wb") as file:
+            while chunk := source.read(CHUNK_BYTES):
+                written += len(chunk)
+                if written > info.file_size:
+                    raise refuse(f"{info.filename} unpacks to more than the {info.file_size} bytes it declares")
+                file.write(chunk)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        raise refuse(f"{info.filename} in the archive is damaged ({error}); upload it again") from error
+    except Exception as error:
+        if type(error).__module__ in ("zlib", "_lzma"):  # neither is a subclass of anything useful
+            raise refuse(f"{info.filename} in the archive is damaged ({error}); upload it again") from error
+        raise
+    if written != info.file_size:
+        raise refuse(f"{info.filename} in the archive ends after {written} of {info.file_size} bytes; upload it again")

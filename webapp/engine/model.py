@@ -1,0 +1,30 @@
+"""The model of a run: its weights in the forms that the steps left them in, and the architecture they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .encodings import Dense, Encoded
+from .facts import ArchitectureSpec, CheckpointFacts
+from .safetensors_file import lazy_tensors
+
+
+@dataclass
+class Model:
+    """`weights` by tensor name, each tied tensor once; `tied` maps the other names to it."""
+
+    weights: dict[str, Encoded]
+    tied: dict[str, str] = field(default_factory=dict)
+    architecture: ArchitectureSpec | None = None
+
+    @classmethod
+    def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:
+        """The checkpoint as it was uploaded; each tensor is read from the file when it is needed."""
+        tensors = lazy_tensors(folder / "model.safetensors")
+        weights: dict[str, Encoded] = {n: Dense(t.load, t.shape, t.dtype) for n, t in tensors.items()}
+        return cls(weights, dict(facts.tied), facts.architecture)
+
+    @property
+    def bytes(self) -> int:
+        return sum(encoded.plan.bytes for encoded in self.weights.values())

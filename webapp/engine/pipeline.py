@@ -1,0 +1,84 @@
+"""A run as stages, each of them one piece of durable work: what there is to do, in which order, from what.
+
+    baseline ─────────────────────────────────────┐
+    step-1 ─► step-2 ─► … ─► export-safetensors ─► verify-safetensors
+
+A stage reads only the outputs that `inputs` names, writes files into a folder, and returns facts as JSON. Its key is
+the hash of everything that decides what it makes, so that a run forked from another reuses what they share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .recipe import Recipe
+from .techniques import technique
+
+EXPORTS = ("safetensors",)
+STATE = "state.safetensors"  # what a step leaves
+ARTIFACT = "model.safetensors"  # what is delivered
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """`weight` is the share of a run's time that the stage is expected to take, before anything is known."""
+
+    name: str
+    title: str
+    inputs: tuple[str, ...]
+    weight: float
+
+
+def stages(recipe: Recipe, exports: Sequence[str] = EXPORTS) -> list[StagePlan]:
+    """The stages of a run in their order."""
+    found = [StagePlan("baseline", "Measure the original", (), 2.0)]
+    last: tuple[str, ...] = ()
+    for number, step in enumerate(recipe.steps, start=1):
+        title = technique(step.technique).title
+        found.append(StagePlan(f"step-{number}", f"Step {number}: {title}", last, 2.0))
+        last = (f"step-{number}",)
+    for form in exports:
+        found.append(StagePlan(f"export-{form}", f"Write {form}", last, 1.0))
+        proof = ("baseline", *last, f"export-{form}")
+        found.append(StagePlan(f"verify-{form}", f"Load {form} again and measure it", proof, 3.0))
+    return found
+
+
+def stage_key(
+    name: str,
+    recipe: Recipe,
+    exports: Sequence[str],
+    seed: int,
+    options: Mapping[str, Any],
+    checkpoint_digest: str,
+    dataset_digest: str | None,
+    training_digest: str | None = None,
+) -> str:
+    """The hash of all that decides what the stage makes: data, settings, and this code."""
+    base: dict[str, Any] = {"code": code_digest(), "stage": name, "checkpoint": checkpoint_digest}
+    kind, _, which = name.partition("-")
+    if kind in ("baseline", "verify"):
+        base |= {"dataset": dataset_digest, "options": dict(options), "seed": seed}
+    if kind != "baseline":
+        count = int(which) if kind == "step" else len(recipe.steps)
+        steps = recipe.steps[:count]
+        base |= {"steps": [step.model_dump(mode="json") for step in steps], "seed": seed}
+        if any(technique(step.technique).needs & {"calibration", "training"} for step in steps):
+            base |= {"training": training_digest or dataset_digest}
+    return hashlib.sha256(json.dumps(base, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """The hash of the engine's own sources: a result is reused only by the code that made it."""
+    here = Path(__file__).parent
+    content = hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        content.update(str(path.relative_to(here)).encode() + b"\0" + path.read_bytes())
+    return content.hexdigest()

@@ -1,0 +1,254 @@
+"""How a weight is stored, without its values: the one place where bytes are counted and storage forms are chosen.
+
+A plan knows the tensors ("parts") that the file will hold for a weight. Prediction works on plans alone; an
+`Encoded` weight has a plan too, and the writer follows it, so what is predicted is what is written.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .facts import DTYPE_BYTES, TensorFacts
+
+
+def part(suffix: str, shape: tuple[int, ...], dtype: str) -> TensorFacts:
+    return TensorFacts(name=suffix, shape=shape, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """A weight of logical `shape`, which decodes to `dtype`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.bytes for p in self.parts)
+
+    @property
+    @abstractmethod
+    def kind(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[TensorFacts, ...]:
+        """The tensors in the file; `name` is what is appended to the weight's name."""
+
+    @property
+    @abstractmethod
+    def params(self) -> int:
+        """Values that the model has at this weight: elements, or the elements of the factors."""
+
+    @property
+    @abstractmethod
+    def nonzero(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def stored(self) -> int:
+        """Values that the file holds: zeros behind a bitmask are not among them."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """For people: "dense float32", "4-bit, groups of 64"."""
+
+    @property
+    @abstractmethod
+    def pruned(self) -> bool:
+        """Whether a step has set zeros here on purpose."""
+
+    @property
+    @abstractmethod
+    def meta(self) -> dict[str, Any]:
+        """What the file's manifest says of the weight, so that its parts can be read back."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the file needs no word about it: a tensor under its own name."""
+        return self.kind == "dense" and not self.pruned
+
+
+@dataclass(frozen=True)
+class DensePlan(Plan):
+    """Values as they are; a bitmask and the nonzero values where that is smaller (above 3 % zeros in float32)."""
+
+    zeros: int = 0
+    zeros_wanted: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "sparse" if self.sparse else "dense"
+
+    @cached_property
+    def sparse(self) -> bool:
+        if "float" not in self.dtype:
+            return False
+        each = DTYPE_BYTES[self.dtype]
+        return math.ceil(self.size / 8) + self.nonzero * each < self.size * each
+
+    @property
+    def parts(self) -> tuple[TensorFacts, ...]:
+        if not self.sparse:
+            return (part("", self.shape, self.dtype),)
+        return (part(".values", (self.nonzero,), self.dtype), part(".mask", (math.ceil(self.size / 8),), "uint8"))
+
+    @property
+    def params(self) -> int:
+        return self.size
+
+    @property
+    def nonzero(self) -> int:
+        return self.size - self.zeros
+
+    @property
+    def stored(self) -> int:
+        return self.nonzero if self.sparse else self.size
+
+    @property
+    def label(self) -> str:
+        return f"sparse {self.dtype} + bitmask" if self.sparse else f"dense {self.dtype}"
+
+    @property
+    def pruned(self) -> bool:
+        return self.zeros_wanted
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
+        return {**found, "pruned": True} if self.pruned else found
+
+
+@dataclass(frozen=True)
+class QuantizedPlan(Plan):
+    """Integers of `bits`, a scale per row or per `group` inputs, a zero point unless symmetric.
+
+    The weight is seen as rows x columns: (out, in), (out, in * kh * kw), or (in, out) transposed first.
+    """
+
+    bits: int = 8
+    rows: int = 0
+    group: int = 0  # columns that share a scale; 0: the whole row
+    symmetric: bool = True
+    scale_dtype: str = "float16"
+    transposed: bool = False
+    zeros: int = 0
+    zeros_wanted: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "quantized"
+
+    @property
+    def columns(self) -> int:
+        return self.size // self.rows if self.rows else 0
+
+    @property
+    def groups(self) -> int:
+        return math.ceil(self.columns / self.group) if self.group else 1
+
+    @cached_property
+    def sparse(self) -> bool:
+        return math.ceil(self.size / 8) + packed_bytes(self.nonzero, self.bits) < packed_bytes(self.size, self.bits)
+
+    @property
+    def parts(self) -> tuple[TensorFacts, ...]:
+        codes = packed_bytes(self.nonzero if self.sparse else self.size, self.bits)
+        found = [part(".codes", (codes,), "uint8"), part(".scale", (self.rows, self.groups), self.scale_dtype)]
+        if not self.symmetric:
+            found.append(part(".zero_point", (self.rows, self.groups), "uint8"))
+        if self.sparse:
+            found.append(part(".mask", (math.ceil(self.size / 8),), "uint8"))
+        return tuple(found)
+
+    @property
+    def params(self) -> int:
+        return self.size
+
+    @property
+    def nonzero(self) -> int:
+        return self.size - self.zeros
+
+    @property
+    def stored(self) -> int:
+        return self.nonzero if self.sparse else self.size
+
+    @property
+    def label(self) -> str:
+        spread = f"groups of {self.group}" if self.group else "per channel"
+        return f"int{self.bits} {spread}" + (" + bitmask" if self.sparse else "")
+
+    @property
+    def pruned(self) -> bool:
+        return self.zeros_wanted
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
+        flags = {"transposed": self.transposed, "pruned": self.pruned}
+        return found | {"bits": self.bits, "group": self.group} | {name: True for name, on in flags.items() if on}
+
+
+@dataclass(frozen=True)
+class FactoredPlan(Plan):
+    """left (m, r) times right (r, n); the factors are weights themselves and are stored in their own way."""
+
+    left: Plan
+    right: Plan
+
+    @property
+    def kind(self) -> str:
+        return "factored"
+
+    @property
+    def rank(self) -> int:
+        return self.left.shape[1]
+
+    @property
+    def parts(self) -> tuple[TensorFacts, ...]:
+        return tuple(
+            part(f".{side}{p.name}", p.shape, p.dtype)
+            for side, plan in (("left", self.left), ("right", self.right))
+            for p in plan.parts
+        )
+
+    @property
+    def params(self) -> int:
+        return self.left.params + self.right.params
+
+    @property
+    def nonzero(self) -> int:
+        return self.left.nonzero + self.right.nonzero
+
+    @property
+    def stored(self) -> int:
+        return self.left.stored + self.right.stored
+
+    @property
+    def label(self) -> str:
+        return f"rank {self.rank}: {self.left.label}"
+
+    @property
+    def pruned(self) -> bool:
+        return self.left.pruned or self.right.pruned
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return {"kind": self.kind, "shape": list(self.shape), "left": self.left.meta, "right": self.right.meta}
+
+    def with_factors(self, left: Plan, right: Plan) -> FactoredPlan:
+        return replace(self, left=left, right=right)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes of `count` integers of `bits` in one stream."""
+    return math.ceil(count * bits / 8)

@@ -1,0 +1,188 @@
+"""What a recipe will give, from shapes alone: quick enough for a slider, and checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from .artifact import predicted_size
+from .errors import RecipeInvalid
+from .facts import CheckpointFacts, LayerFacts
+from .plans import DensePlan, Plan
+from .recipe import Recipe, Step, invalid, matches, select_layers
+from .techniques import Skip, Technique, technique
+
+
+class Totals(BaseModel):
+    """A file before it is written. `bits_per_weight` counts all its bytes over the original's parameters."""
+
+    size_bytes: int
+    params_total: int
+    params_nonzero: int
+    params_stored: int
+    sparsity: float
+    bits_per_weight: float
+
+
+class SkippedLayer(BaseModel):
+    layer: str
+    reason: str
+
+
+class StepPrediction(BaseModel):
+    technique: str
+    title: str
+    matched: list[str]
+    skipped: list[SkippedLayer]
+    size_bytes: int  # of the file if the recipe ended here
+
+
+class Prediction(BaseModel):
+    before: Totals
+    after: Totals
+    exact: bool  # False: the values decide too, and `after` is an estimate
+    steps: list[StepPrediction]
+    warnings: list[str]
+
+
+class PatternMatch(BaseModel):
+    """What one pattern matches among the layers that the technique can work on."""
+
+    pattern: str
+    layers: list[str]
+
+
+class StepMatches(BaseModel):
+    include: list[PatternMatch]
+    exclude: list[PatternMatch]
+    selected: list[str]
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """A step after its check: the technique, its settings, and the layers that it is for."""
+
+    position: int  # 0 is the first
+    technique: Technique
+    settings: Any
+    layers: list[LayerFacts]
+
+
+def prepare(facts: CheckpointFacts, recipe: Recipe) -> list[PreparedStep]:
+    """Every step with its technique, settings and layers. Raises RecipeInvalid with the field that is wrong."""
+    return [_prepared(facts, step, position) for position, step in enumerate(recipe.steps)]
+
+
+def check_recipe(facts: CheckpointFacts, recipe: Recipe) -> None:
+    """Raises RecipeInvalid where the recipe cannot be applied to this checkpoint, with the reason and the field."""
+    predict(facts, recipe)
+
+
+def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepMatches:
+    """What each pattern of a step matches, for the form. Raises RecipeInvalid for an unknown technique only."""
+    found = technique(step.technique, step.version, f"steps.{position}.technique")
+    layers = [layer for layer in facts.units() if layer.kind in found.layers]
+
+    def matched(pattern: str) -> PatternMatch:
+        return PatternMatch(pattern=pattern, layers=[layer.name for layer in layers if matches(layer, pattern)])
+
+    return StepMatches(
+        include=[matched(p) for p in step.layers.include],
+        exclude=[matched(p) for p in step.layers.exclude],
+        selected=[layer.name for layer in select_layers(layers, step.layers)],
+    )
+
+
+def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
+    """The file that the recipe will give. Raises RecipeInvalid like `check_recipe`."""
+    plans: dict[str, Plan] = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
+    before = _totals(facts, plans).model_copy(update={"size_bytes": facts.weights_bytes})
+    exact, steps = True, []
+    warnings = [facts.weights_only_because] if facts.weights_only_because else []
+    for step in prepare(facts, recipe):
+        skipped = list(_advance(plans, step))
+        exact = exact and step.technique.exact(step.settings)
+        steps.append(
+            StepPrediction(
+                technique=step.technique.name,
+                title=step.technique.title,
+                matched=[layer.name for layer in step.layers],
+                skipped=skipped,
+                size_bytes=_totals(facts, plans).size_bytes,
+            )
+        )
+        warnings.extend(_warnings(step, skipped))
+    after = _totals(facts, plans)
+    if after.size_bytes >= before.size_bytes:
+        warnings.append("The file will not be smaller than the original.")
+    return Prediction(before=before, after=after, exact=exact, steps=steps, warnings=warnings)
+
+
+def _prepared(facts: CheckpointFacts, step: Step, position: int) -> PreparedStep:
+    where = f"steps.{position}"
+    found = technique(step.technique, step.version, f"{where}.technique")
+    try:
+        settings = found.Settings.model_validate(step.settings)
+    except ValidationError as error:
+        raise invalid(error, f"{where}.settings") from None
+    if "architecture" in found.needs and facts.architecture is None:
+        raise RecipeInvalid(f"{found.title} needs an architecture. {facts.weights_only_because}", f"{where}.technique")
+    everything = facts.units()
+    layers = [layer for layer in everything if layer.kind in found.layers]
+    for side, patterns in (("include", step.layers.include), ("exclude", step.layers.exclude)):
+        for index, pattern in enumerate(patterns):
+            _check_pattern(found, pattern, f"{where}.layers.{side}.{index}", layers, everything)
+    selected = select_layers(layers, step.layers)
+    if not selected:
+        raise RecipeInvalid(f"No layer is left for {found.title}: all that match are excluded.", f"{where}.layers")
+    return PreparedStep(position, found, settings, selected)
+
+
+def _check_pattern(
+    found: Technique, pattern: str, field: str, layers: list[LayerFacts], everything: list[LayerFacts]
+) -> None:
+    if any(matches(layer, pattern) for layer in layers):
+        return
+    kinds = ", ".join(sorted(found.layers))
+    other = [layer.name for layer in everything if matches(layer, pattern)]
+    if field.split(".")[-2] == "exclude" and other:
+        return  # excluding what the technique would not touch anyway does no harm
+    why = f"only {other[0]}, and {found.title} works on layers of kind {kinds}" if other else "no layer"
+    examples = ", ".join(layer.name for layer in layers[:3]) or "none here"
+    raise RecipeInvalid(f"The pattern {pattern!r} matches {why}. Layers it could name: {examples}.", field)
+
+
+def _advance(plans: dict[str, Plan], step: PreparedStep) -> Iterator[SkippedLayer]:
+    for layer in step.layers:
+        reason = step.technique.refuses(plans[layer.weight])
+        if reason:
+            raise RecipeInvalid(
+                f"Step {step.position + 1} ({step.technique.title}) cannot take {layer.name}: {reason}.",
+                f"steps.{step.position}",
+            )
+        try:
+            plans[layer.weight] = step.technique.plan(layer, plans[layer.weight], step.settings)
+        except Skip as skip:
+            yield SkippedLayer(layer=layer.name, reason=str(skip))
+
+
+def _warnings(step: PreparedStep, skipped: list[SkippedLayer]) -> Iterator[str]:
+    if len(skipped) == len(step.layers):
+        yield f"Step {step.position + 1} ({step.technique.title}) will change nothing: {skipped[0].reason}."
+
+
+def _totals(facts: CheckpointFacts, plans: dict[str, Plan]) -> Totals:
+    _, size = predicted_size(plans, facts.tied, facts.architecture)
+    floats = [plan for plan in plans.values() if "float" in plan.dtype]
+    total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)
+    return Totals(
+        size_bytes=size,
+        params_total=total,
+        params_nonzero=nonzero,
+        params_stored=sum(p.stored for p in floats),
+        sparsity=1 - nonzero / total if total else 0.0,
+        bits_per_weight=8 * size / max(facts.params_total, 1),
+    )

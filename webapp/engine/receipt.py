@@ -1,0 +1,206 @@
+"""The receipt of a run: what was asked, what was done, and what was measured on the delivered file.
+
+`conclude` puts it together from what the stages returned; nothing here measures. docs/the-receipt.md explains it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from .facts import CheckpointFacts, DatasetFacts
+from .pipeline import ARTIFACT, code_digest
+from .recipe import Recipe
+
+PACKAGES = ("torch", "transformers", "safetensors", "numpy")
+Facts = Mapping[str, Any]
+
+
+def conclude(
+    run: Facts,
+    checkpoint: Facts,
+    dataset: Facts | None,
+    training_dataset: Facts | None,
+    stage_facts: Mapping[str, Facts],
+    stage_files: Mapping[str, Mapping[str, Facts]],
+) -> dict[str, Any]:
+    """{"baseline", "result", "receipt", "artifacts"} of a run whose stages have all succeeded.
+
+    `run` has name, recipe, exports and seed; `checkpoint` and the datasets have facts, name, filename, digest and
+    size_bytes, and `checkpoint["files"]` lists its normalised files, which travel with the artifact.
+    """
+    baseline, verified = dict(stage_facts["baseline"]), stage_facts["verify-safetensors"]
+    result = dict(verified["result"])
+    baseline["latency_ms"] = verified["baseline_latency_ms"]
+    steps = [stage_facts[name] for name in sorted(stage_facts, key=_number) if name.startswith("step-")]
+    recipe = Recipe.model_validate(run["recipe"])
+    facts = CheckpointFacts.model_validate(checkpoint["facts"])
+    receipt = {
+        "version": 1,
+        "title": run.get("name", ""),
+        "verdict": _verdict(baseline, result, verified["differences"]),
+        "summary": _summary(baseline, result),
+        "bytes": result["bytes"],
+        "parameters": _parameters(result),
+        "credit": _credit(baseline, result, steps, facts),
+        "quality": _quality(baseline, result, verified["differences"]),
+        "quality_unavailable": result["metrics_unavailable"],
+        "speed": _speed(baseline, result),
+        "requested": _requested(steps),
+        "steps": steps,
+        "notes": list(facts.notes),
+        "proof": [verified["proof"]],
+        "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe),
+    }
+    artifacts = _artifacts(checkpoint, stage_files["export-safetensors"][ARTIFACT], verified["proof"])
+    return {"baseline": baseline, "result": result, "receipt": receipt, "artifacts": artifacts}
+
+
+def _number(name: str) -> tuple[int, str]:
+    which = name.partition("-")[2]
+    return (int(which), name) if which.isdigit() else (0, name)
+
+
+def _verdict(baseline: Facts, result: Facts, differences: Facts) -> dict[str, Any]:
+    share = 1 - result["size_bytes"] / baseline["size_bytes"]
+    size = f"{abs(share):.1%} {'smaller' if share >= 0 else 'larger'}"
+    for metric, found in differences.items():
+        about = baseline["metrics"][metric]
+        before, after = about["value"], result["metrics"][metric]["value"]
+        sentence = (
+            f"{size}; {about['title'].lower()} {_number_text(before)} → {_number_text(after)}: {found['verdict']} "
+            f"(n = {about['n']:,}, 95 % interval of the difference {found['ci95'][0]:+.4g} to {found['ci95'][1]:+.4g})."
+        )
+        return {"metric": metric, "sentence": sentence, "n": about["n"], **found}
+    sentence = f"{size}. {result['metrics_unavailable'] or 'There are no labels to judge the answers by.'}"
+    return {"metric": None, "verdict": None, "sentence": sentence, "difference": None, "ci95": None, "n": None}
+
+
+def _number_text(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
+
+
+def _summary(baseline: Facts, result: Facts) -> list[dict[str, Any]]:
+    rows = (
+        ("File", "size_bytes", "bytes"),
+        ("Parameters", "params_total", ""),
+        ("Parameters that are not zero", "params_nonzero", ""),
+        ("Values stored", "params_stored", ""),
+        ("Sparsity", "sparsity", "share"),
+        ("Bits per original parameter", "bits_per_weight", "bits"),
+    )
+    return [{"label": label, "before": baseline[key], "after": result[key], "unit": unit} for label, key, unit in rows]
+
+
+def _parameters(result: Facts) -> dict[str, Any]:
+    names = ("total", "nonzero", "stored", "prunable")
+    found = {name: result[f"params_{name}"] for name in names}
+    return {**found, "sparsity": result["sparsity"], "prunable_sparsity": result["prunable_sparsity"]}
+
+
+def _credit(baseline: Facts, result: Facts, steps: list[Facts], facts: CheckpointFacts) -> list[dict[str, Any]]:
+    """From the original to the delivered file, row by row, adding up.
+
+    The first row is what a plain cast to float16 saves, which no technique is credited with; so each step is seen
+    on a file whose other floats are halved, and the last row takes back the halving where it was not done.
+    """
+    total = baseline["size_bytes"]
+    at = min(_half_of_original(facts), total)
+    rows = [_row("A plain cast to float16", total, at, total, "credited to no technique")]
+    for number, step in enumerate(steps, start=1):
+        rows.append(_row(f"Step {number}: {step['title']}", at, step["half_bytes"], total, ""))
+        at = step["half_bytes"]
+    rows.append(_row("Floats that were left wider than float16", at, result["size_bytes"], total, "the cast, not done"))
+    return rows
+
+
+def _half_of_original(facts: CheckpointFacts) -> int:
+    wide = {"float32": 2, "float64": 6}
+    return facts.weights_bytes - sum(wide.get(t.dtype, 0) * t.size for t in facts.tensors)
+
+
+def _row(label: str, before: int, after: int, total: int, note: str) -> dict[str, Any]:
+    saved = before - after
+    return {
+        "label": label,
+        "bytes_before": before,
+        "bytes_after": after,
+        "saved": saved,
+        "share": saved / total,
+        "note": note,
+    }
+
+
+def _quality(baseline: Facts, result: Facts, differences: Facts) -> list[dict[str, Any]]:
+    rows = []
+    for metric, after in result["metrics"].items():
+        before = baseline["metrics"].get(metric)
+        row = {
+            "metric": metric,
+            "title": after["title"],
+            "higher_is_better": after["higher_is_better"],
+            "against_original": before is None,
+            "baseline": before,
+            "result": after,
+        }
+        rows.append(row | differences.get(metric, {"difference": None, "ci95": None, "verdict": None}))
+    return rows
+
+
+def _speed(baseline: Facts, result: Facts) -> dict[str, Any] | None:
+    before, after = baseline["latency_ms"], result["latency_ms"]
+    if not before or not after:
+        return None
+    told = {key: after[key] for key in ("batch", "threads", "runtime", "hardware")}
+    note = "Integers and bitmasks are stored; this runtime decodes them to floats, so they save no time in it."
+    return {"baseline": before, "result": after, **told, "note": note}
+
+
+def _requested(steps: list[Facts]) -> list[dict[str, Any]]:
+    return [
+        {"step": number, "technique": step["technique"], **layer}
+        for number, step in enumerate(steps, start=1)
+        for layer in step["layers"]
+    ]
+
+
+def _provenance(
+    run: Facts, checkpoint: Facts, dataset: Facts | None, training: Facts | None, recipe: Recipe
+) -> dict[str, Any]:
+    packages = {name: version(name) for name in PACKAGES}
+    return {
+        "checkpoint": {key: checkpoint[key] for key in ("name", "filename", "digest", "size_bytes")},
+        "dataset": _dataset(dataset),
+        "training_dataset": _dataset(training),
+        "recipe_digest": recipe.digest,
+        "recipe_yaml": recipe.to_yaml(),
+        "code": code_digest(),
+        "versions": {"pare": version("pare"), "python": platform.python_version(), **packages},
+        "seed": run["seed"],
+        "started_at": run.get("started_at"),
+        "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def _dataset(dataset: Facts | None) -> dict[str, Any] | None:
+    if dataset is None:
+        return None
+    facts = DatasetFacts.model_validate(dataset["facts"])
+    named = {"name": dataset["name"], "digest": dataset["digest"]}
+    return {**named, "split": facts.split, "n": facts.evaluation.n, "evaluation_digest": facts.evaluation.digest}
+
+
+def _artifacts(checkpoint: Facts, file: Facts, proof: Facts) -> list[dict[str, Any]]:
+    first = {"name": ARTIFACT, "format": "safetensors", **_stored(file), "proof": dict(proof)}
+    companions = (
+        {"name": name, "format": "companion", **_stored(stored), "proof": None}
+        for name, stored in sorted(checkpoint.get("files", {}).items())
+        if name != "model.safetensors"
+    )
+    return [first, *companions]
+
+
+def _stored(file: Facts) -> dict[str, Any]:
+    return {"digest": file["digest"], "size_bytes": file["size_bytes"]}

@@ -1,0 +1,95 @@
+"""A receipt for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+WIDTH = 100
+
+
+def render_text(receipt: Mapping[str, Any]) -> str:
+    """The receipt as plain text, about 100 columns wide."""
+    return "\n".join(_lines(receipt)) + "\n"
+
+
+def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
+    yield "=" * WIDTH
+    yield receipt["title"] or "Receipt"
+    yield receipt["verdict"]["sentence"]
+    yield from _table("", ("", "before", "after"), (_summary_row(row) for row in receipt["summary"]))
+    yield from _bytes(receipt["bytes"])
+    credit = ((r["label"], f"{r['saved']:,}", f"{r['share']:.1%}", r["note"]) for r in receipt["credit"])
+    yield from _table("Where the bytes went", ("", "saved", "of the original", ""), credit)
+    yield from _table("Quality", ("", "before", "after", "n", "verdict"), map(_quality_row, receipt["quality"]))
+    if receipt.get("quality_unavailable"):
+        yield receipt["quality_unavailable"]
+    yield from _speed(receipt["speed"])
+    short = [row for row in receipt["requested"] if not row["ok"]]
+    rows = ((str(r["step"]), r["layer"], r["asked"], r["done"], r["note"]) for r in short)
+    yield from _table("Asked and not done", ("step", "layer", "asked", "done", "why"), rows)
+    if not short:
+        yield f"Asked and done: all of {len(receipt['requested'])} layers."
+    yield from ("", "Proof")
+    for proof in receipt["proof"]:
+        yield f"  {proof['artifact']}: loaded by {proof['loaded_by']} ({proof['runtime']}); largest difference "
+        yield f"  {proof['max_abs_difference']:.3g}, {proof['tolerance']:.3g} allowed."
+    yield from _provenance(receipt["provenance"])
+    yield "=" * WIDTH
+
+
+def _summary_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    def shown(value: float) -> str:
+        if row["unit"] == "share":
+            return f"{value:.1%}"
+        return f"{value:.2f}" if row["unit"] == "bits" else f"{value:,}"
+
+    return row["label"], shown(row["before"]), shown(row["after"])
+
+
+def _bytes(found: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(row["part"], f"{row['bytes']:,}") for row in found["file"]]
+    yield from _table("Bytes of the file", ("", "bytes"), [*rows, ("total", f"{found['total']:,}")])
+    yield f"  {found['total'] / 1e6:.2f} MB, {found['total'] / 2**20:.2f} MiB; deflated {found['deflated'] / 1e6:.2f} MB"
+
+
+def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    def shown(metric: Mapping[str, Any] | None) -> str:
+        if metric is None:
+            return "–"
+        low, high = metric["ci95"]
+        return f"{metric['value']:.4f} [{low:.4f}, {high:.4f}]"
+
+    verdict = row["verdict"] or "against the original"
+    return row["title"], shown(row["baseline"]), shown(row["result"]), f"{row['result']['n']:,}", verdict
+
+
+def _speed(speed: Mapping[str, Any] | None) -> Iterator[str]:
+    if not speed:
+        return
+    rows = [(key, *(f"{speed[side][key]:.2f} ms" for side in ("baseline", "result"))) for key in ("p50", "p95")]
+    yield from _table(f"Speed: {speed['batch']}, {speed['runtime']}", ("", "before", "after"), rows)
+    yield f"  {speed['hardware']}. {speed['note']}"
+
+
+def _provenance(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", "Provenance")
+    yield f"  checkpoint {found['checkpoint']['filename']} sha256 {found['checkpoint']['digest']}"
+    if found["dataset"]:
+        yield f"  dataset {found['dataset']['name']} sha256 {found['dataset']['digest']} (split {found['dataset']['split']})"
+    yield f"  recipe {found['recipe_digest']}"
+    yield f"  engine {found['code']}"
+    yield "  " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()) + f", seed {found['seed']}"
+
+
+def _table(title: str, head: tuple[str, ...], rows: Any) -> Iterator[str]:
+    rows = [tuple(str(cell) for cell in row) for row in rows]
+    if not rows:
+        return
+    yield ""
+    if title:
+        yield title
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield ("  " + "  ".join(cells)).rstrip()

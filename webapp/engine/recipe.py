@@ -1,0 +1,126 @@
+"""A recipe is an ordered list of steps; a step is a technique with its settings, and says which layers it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import RecipeInvalid
+from .facts import LayerFacts
+
+LARGEST_TEXT = 100_000  # characters of a recipe
+MOST_STEPS = 20
+
+
+class LayerPatterns(BaseModel):
+    """Which layers: at least one pattern of `include` matches and none of `exclude`. `*` matches dots too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    include: tuple[str, ...] = Field(("*",), min_length=1, max_length=200)
+    exclude: tuple[str, ...] = Field((), max_length=200)
+
+
+class Step(BaseModel):
+    """`settings` are checked by the technique, in `predict.check_recipe`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    technique: str = Field(max_length=80)
+    version: int | None = None  # of the technique; a stored recipe names it
+    settings: dict[str, Any] = Field(default_factory=dict)
+    layers: LayerPatterns = LayerPatterns()
+
+
+class Recipe(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MOST_STEPS)
+
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """A recipe from YAML or JSON text. Raises RecipeInvalid with a sentence and the field it is about."""
+        if len(text) > LARGEST_TEXT:
+            raise RecipeInvalid(f"The recipe has {len(text):,} characters; at most {LARGEST_TEXT:,} are read.")
+        if "&" in text or "*" in text:
+            refuse_aliases(text)
+        try:
+            data = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            where = getattr(error, "problem_mark", None)
+            place = f" (line {where.line + 1}, column {where.column + 1})" if where else ""
+            raise RecipeInvalid(
+                f"The recipe is neither YAML nor JSON{place}; check its indentation and quotes."
+            ) from None
+        return cls.read(data)
+
+    @classmethod
+    def read(cls, data: Any) -> Recipe:
+        """A recipe from plain data. Raises RecipeInvalid."""
+        if not isinstance(data, dict):
+            raise RecipeInvalid("A recipe is a mapping with `version: 1` and a list of `steps`.")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise invalid(error, "recipe") from None
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data as JSON has it; what was left at "all layers" is left out."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        for step in data["steps"]:
+            if step["layers"] == {"include": ["*"], "exclude": []}:
+                del step["layers"]
+        return data
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def refuse_aliases(text: str) -> None:
+    """YAML aliases can unfold into gigabytes; no recipe needs them."""
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise RecipeInvalid(
+                "The recipe uses YAML aliases (`*name`); write the values out, and quote patterns with a `*`."
+            )
+    except yaml.YAMLError:
+        return  # safe_load says it better
+
+
+def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
+    """The first thing that pydantic found, as a sentence about a field such as `steps.1.settings.sparsity`."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    field = path if prefix == "recipe" else f"{prefix}.{path}" if path else prefix
+    what = first["msg"][:1].lower() + first["msg"][1:]
+    if first["type"] == "extra_forbidden":
+        return RecipeInvalid(f"`{field}` is not a setting that exists; remove it.", field)
+    if first["type"] == "missing":
+        return RecipeInvalid(f"`{field}` is missing.", field)
+    given = first["input"]
+    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return RecipeInvalid(f"`{field}`: {what}{shown}.", field)
+
+
+def matches(layer: LayerFacts, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (layer.name, *layer.aliases))
+
+
+def select_layers(layers: Iterable[LayerFacts], patterns: LayerPatterns) -> list[LayerFacts]:
+    """The layers that a step is for. A tied tensor is left alone when any of its names is excluded."""
+    return [
+        layer
+        for layer in layers
+        if any(matches(layer, p) for p in patterns.include) and not any(matches(layer, p) for p in patterns.exclude)
+    ]

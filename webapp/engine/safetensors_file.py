@@ -1,0 +1,232 @@
+"""Safetensors files, written deterministically and read without trust, one tensor in memory at a time.
+
+The format is eight bytes (little-endian header length), a JSON header padded with spaces to a multiple of eight, then
+the raw tensors. `safetensors.torch.save_file` wants every tensor in memory and writes metadata in hash order, so the
+same tensors give other bytes from run to run; here the same tensors in the same order always give the same bytes.
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CheckpointRefused
+from .facts import DTYPE_BYTES, TensorFacts
+
+HEADER_LIMIT_BYTES = 100_000_000  # what the reference implementation accepts
+
+DTYPES = {  # name in the file -> torch's
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is not in memory yet; `load()` gives one of exactly this shape and dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], torch.Tensor]
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def facts(self, name: str) -> TensorFacts:
+        return TensorFacts(name=name, shape=self.shape, dtype=dtype_name(self.dtype))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "float32" for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor | LazyTensor], metadata: Mapping[str, str] | None = None
+) -> int:
+    """Writes to a temporary name beside `path` and renames. Returns the file's size in bytes.
+
+    The header keeps the mapping's order; the data goes widest dtype first, so that every tensor is aligned to its
+    own width. A lazy tensor is loaded when its turn comes and let go after. Raises ValueError for a dtype the format
+    has no name for, or a lazy tensor that loads as something else than it declared.
+    """
+    header, ordered, data_bytes = _layout(tensors, metadata or {})
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(header)
+            for name in ordered:
+                file.write(_raw(name, tensors[name]))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(header) + data_bytes
+
+
+def file_size(
+    tensors: Mapping[str, torch.Tensor | LazyTensor], metadata: Mapping[str, str] | None = None
+) -> tuple[int, int]:
+    """(bytes before the first tensor, bytes of the whole file) that `write_safetensors` would write."""
+    header, _, data_bytes = _layout(tensors, metadata or {})
+    return len(header), len(header) + data_bytes
+
+
+def _layout(
+    tensors: Mapping[str, torch.Tensor | LazyTensor], metadata: Mapping[str, str]
+) -> tuple[bytes, list[str], int]:
+    """The header with its length in front, the order of the data, and the bytes of the data."""
+    ordered = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    starts: dict[str, int] = {}
+    end = 0
+    for name in ordered:
+        if tensors[name].dtype not in NAMES:
+            raise ValueError(f"{name} is {tensors[name].dtype}, which a safetensors file cannot hold")
+        starts[name] = end
+        end += math.prod(tensors[name].shape) * tensors[name].dtype.itemsize
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    for name, tensor in tensors.items():
+        size = math.prod(tensor.shape) * tensor.dtype.itemsize
+        offsets = [starts[name], starts[name] + size]
+        entries[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header, ordered, end
+
+
+def _raw(name: str, tensor: torch.Tensor | LazyTensor) -> bytes | memoryview:
+    declared = (tuple(tensor.shape), tensor.dtype)
+    value = tensor.load() if isinstance(tensor, LazyTensor) else tensor
+    if (tuple(value.shape), value.dtype) != declared:
+        raise ValueError(f"{name} was declared as {declared} and loaded as {(tuple(value.shape), value.dtype)}")
+    flat = value.detach().to("cpu").contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
+
+
+def read_header(path: Path, filename: str | None = None) -> tuple[dict[str, str], dict[str, TensorFacts], int]:
+    """(metadata, tensors by name in the file's order, bytes before the first tensor).
+
+    Raises CheckpointRefused, with what is wrong, unless every byte of the file is accounted for exactly once;
+    `filename` is what its sentence calls the file.
+    """
+    metadata, entries, header_bytes = _parse(path, filename or path.name)
+    return metadata, {name: facts for name, (facts, _) in entries.items()}, header_bytes
+
+
+def lazy_tensors(path: Path, filename: str | None = None) -> dict[str, LazyTensor]:
+    """The file's tensors, each read when it is asked for. Raises CheckpointRefused as `read_header` does."""
+    _, entries, header_bytes = _parse(path, filename or path.name)
+
+    def reader(facts: TensorFacts, start: int) -> Callable[[], torch.Tensor]:
+        return lambda: _read(path, facts, header_bytes + start)
+
+    return {
+        name: LazyTensor(facts.shape, getattr(torch, facts.dtype), reader(facts, start))
+        for name, (facts, start) in entries.items()
+    }
+
+
+def _read(path: Path, facts: TensorFacts, start: int) -> torch.Tensor:
+    dtype: torch.dtype = getattr(torch, facts.dtype)
+    if not facts.size:
+        return torch.empty(facts.shape, dtype=dtype)
+    raw = bytearray(facts.bytes)
+    with path.open("rb") as file:
+        file.seek(start)
+        if file.readinto(raw) != facts.bytes:
+            raise CheckpointRefused(f"{path.name} ends inside {facts.name}: the file was cut short")
+    return torch.frombuffer(raw, dtype=dtype).reshape(facts.shape)
+
+
+def _parse(path: Path, filename: str) -> tuple[dict[str, str], dict[str, tuple[TensorFacts, int]], int]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if length < 2 or length > HEADER_LIMIT_BYTES:
+            raise CheckpointRefused(f"{filename} is not a safetensors file: it declares a header of {length} bytes")
+        if 8 + length > size:
+            raise CheckpointRefused(
+                f"{filename} was cut short: its header takes {length} bytes and the file has only {size}; "
+                "upload it again"
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointRefused(f"{filename} has a safetensors header that is not valid JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointRefused(f"{filename} has a safetensors header that is not a JSON object")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointRefused(f"{filename} has metadata that is not text: every value must be a string")
+    entries = {name: _entry(filename, name, entry) for name, entry in header.items()}
+    _account_for_every_byte(filename, entries, size - 8 - length)
+    return metadata, entries, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointRefused(f"the safetensors header names {twice} twice; each tensor may be named once")
+    return found
+
+
+def _entry(file: str, name: str, entry: Any) -> tuple[TensorFacts, int]:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in [*shape, start, end])
+    except (TypeError, KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise CheckpointRefused(f"{name} in {file} has no valid dtype, shape and data_offsets")
+    if dtype not in DTYPES:
+        raise CheckpointRefused(f"{name} in {file} is of dtype {dtype}; Pare reads {', '.join(DTYPES)}")
+    facts = TensorFacts(name=name, shape=tuple(shape), dtype=dtype_name(DTYPES[dtype]))
+    if facts.bytes != end - start:
+        raise CheckpointRefused(
+            f"{name} in {file} has shape {list(shape)} of {dtype}, which is {facts.bytes} bytes, "
+            f"but its data_offsets span {end - start}"
+        )
+    return facts, start
+
+
+def _account_for_every_byte(file: str, entries: Mapping[str, tuple[TensorFacts, int]], size: int) -> None:
+    end, before = 0, "the header"
+    for name, (facts, start) in sorted(entries.items(), key=lambda item: (item[1][1], item[1][0].bytes)):
+        if start < end:
+            raise CheckpointRefused(f"{name} in {file} overlaps {before}: their data_offsets share bytes")
+        if start > end:
+            raise CheckpointRefused(f"{file} has {start - end} bytes between {before} and {name} that belong to none")
+        end, before = start + facts.bytes, name
+    if end > size:
+        raise CheckpointRefused(
+            f"{file} was cut short: its tensors take {end} bytes and only {size} are there; upload it again"
+        )
+    if end < size:
+        raise CheckpointRefused(f"{file} has {size - end} bytes after the last tensor that belong to none")
+
+
+assert {dtype_name(dtype) for dtype in DTYPES.values()} == set(DTYPE_BYTES)  # noqa: S101  both tables, or none

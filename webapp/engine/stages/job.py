@@ -1,0 +1,81 @@
+"""What a stage is given: folders to read, a folder to write, and the run that it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..architectures import architectures
+from ..batches import Batch, batches
+from ..datasets import fit, open_dataset
+from ..facts import CheckpointFacts, DatasetFacts
+from ..model import Model
+from ..recipe import Recipe
+
+EVALUATE_AT_MOST = {"text": 20, "arrays": 10_000, "labelled-text": 2_000}  # chunks of text, samples
+
+
+class Given(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CheckpointGiven(Given):
+    """`folder` holds the normalised files; `size_bytes` and `digest` are of what was uploaded."""
+
+    folder: Path
+    facts: CheckpointFacts
+    name: str
+    filename: str
+    digest: str
+    size_bytes: int
+
+
+class DatasetGiven(Given):
+    folder: Path
+    facts: DatasetFacts
+    name: str
+    digest: str
+
+
+class RunGiven(Given):
+    recipe: Recipe
+    exports: tuple[str, ...] = ("safetensors",)
+    seed: int = 0
+    options: dict[str, Any] = Field(default_factory=dict)  # {"evaluate_at_most": 20}
+
+
+class StageJob(Given):
+    """`inputs` names the output folders of the stages that this one reads, `inputs_facts` what they returned."""
+
+    stage: str
+    run: RunGiven
+    checkpoint: CheckpointGiven
+    dataset: DatasetGiven | None = None
+    training_dataset: DatasetGiven | None = None
+    inputs: dict[str, Path] = Field(default_factory=dict)
+    inputs_facts: dict[str, Any] = Field(default_factory=dict)
+    output: Path
+
+    def original(self) -> Model:
+        return Model.of_checkpoint(self.checkpoint.folder, self.checkpoint.facts)
+
+    def unavailable(self) -> str | None:
+        """Why quality cannot be measured, as a sentence; None where it can."""
+        if self.checkpoint.facts.architecture is None:
+            return f"Accuracy is not available: {self.checkpoint.facts.weights_only_because}"
+        if self.dataset is None:
+            return "Accuracy is not available: the run has no dataset."
+        return None
+
+    def evaluation(self) -> list[Batch]:
+        """The batches that every run on this dataset is judged on. Raises DatasetUnfit."""
+        spec, dataset = self.checkpoint.facts.architecture, self.dataset
+        assert spec is not None
+        assert dataset is not None
+        fit(spec, dataset.facts)
+        most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[dataset.facts.kind])
+        half = open_dataset(dataset.folder, dataset.facts).evaluation()
+        tokenizer = architectures()[spec.family].tokenizer(spec, self.checkpoint.folder)
+        return list(batches(half, spec, tokenizer, limit=most))

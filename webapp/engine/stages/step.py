@@ -1,0 +1,55 @@
+"""One step of the recipe: a technique applied to what the steps before it left."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from ..artifact import read_model, write_model
+from ..errors import RecipeInvalid
+from ..model import Model
+from ..pipeline import STATE
+from ..predict import prepare
+from ..probe import write_probe
+from ..progress import Part, Report
+from ..sizes import half_precision_bytes
+from ..techniques import Context
+from .job import StageJob
+
+
+def run(job: StageJob, report: Report) -> dict[str, Any]:
+    number = int(job.stage.removeprefix("step-"))
+    prepared = prepare(job.checkpoint.facts, job.run.recipe)[number - 1]
+    model = _before(job, number)
+    for layer in prepared.layers:
+        reason = prepared.technique.refuses(model.weights[layer.weight].plan)
+        if reason:
+            raise RecipeInvalid(f"{prepared.technique.title} cannot take {layer.name}: {reason}.", f"steps.{number - 1}")
+    start = time.perf_counter()
+    context = Context(prepared.layers, job.run.seed + number, Part(report, 0.0, 0.8))
+    outcomes = prepared.technique.apply(model, prepared.settings, context)
+    seconds = time.perf_counter() - start
+    report.progress(0.85, "Storing what the step made")
+    size = write_model(model, job.output / STATE)
+    write_probe(model, job.output, job.run.seed)
+    for outcome in outcomes:
+        if not outcome.ok:
+            report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")
+    report.log(f"{prepared.technique.title}: {len(outcomes)} layers, {size:,} bytes, {seconds:.1f} s")
+    return {
+        "technique": prepared.technique.name,
+        "title": prepared.technique.title,
+        "version": prepared.technique.version,
+        "settings": prepared.settings.model_dump(mode="json"),
+        "seconds": seconds,
+        "size_bytes": size,
+        "half_bytes": half_precision_bytes(model),
+        "layers": [asdict(outcome) for outcome in outcomes],
+    }
+
+
+def _before(job: StageJob, number: int) -> Model:
+    if number == 1:
+        return job.original()
+    return read_model(job.inputs[f"step-{number - 1}"] / STATE)

@@ -1,0 +1,39 @@
+"""The techniques: one file each, found by being there. An import error in one stops the program."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+from ..discovery import subclasses_in
+from ..errors import RecipeInvalid
+from .base import Context, Outcome, Skip, Technique
+
+
+@cache
+def techniques() -> dict[str, Technique]:
+    """Every technique by its name."""
+    found: dict[str, Technique] = {}
+    for kind in subclasses_in(sys.modules[__name__], Technique):  # type: ignore[type-abstract]
+        if kind.name in found:
+            raise RuntimeError(f"Two techniques are called {kind.name!r}: {found[kind.name]} and {kind}.")
+        found[kind.name] = kind()
+    return found
+
+
+def technique(name: str, version: int | None = None, field: str = "technique") -> Technique:
+    """The technique of this name. Raises RecipeInvalid where there is none, or only another version of it."""
+    found = techniques().get(name)
+    if found is None:
+        known = ", ".join(techniques())
+        raise RecipeInvalid(f"There is no technique {name!r}; there are {known}.", field)
+    if version is not None and version != found.version:
+        raise RecipeInvalid(
+            f"The recipe was made for version {version} of {name}; here is version {found.version}. "
+            "Check its settings and remove `version`.",
+            field,
+        )
+    return found
+
+
+__all__ = ["Context", "Outcome", "Skip", "Technique", "technique", "techniques"]

@@ -1,0 +1,122 @@
+"""What a technique declares and does. A file in this folder is a technique; nothing else has to be touched."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from pydantic import Field as PydanticField
+
+from ..encodings import Encoded
+from ..facts import LayerFacts
+from ..model import Model
+from ..plans import Plan
+from ..progress import Report, tracked
+
+Need = Literal["calibration", "training", "gradients", "architecture"]
+
+
+class Settings(BaseModel):
+    """Base of every technique's settings: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def setting(
+    default: Any,
+    title: str,
+    help: str,
+    unit: str = "",
+    widget: str = "number",
+    step: float | None = None,
+    show_when: dict[str, Any] | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field of Settings: what the form draws, the API documents and pydantic checks, said once."""
+    extra: dict[str, Any] = {"unit": unit, "widget": widget, "step": step, "show_when": show_when}
+    shown = {key: value for key, value in extra.items() if value not in (None, "")}
+    return PydanticField(default, title=title, description=help, json_schema_extra=shown, **bounds)
+
+
+class Skip(Exception):
+    """This layer stays as it is, and why: a sentence for the receipt."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done to one layer: `asked` beside `done`. A layer that fell short or was skipped is not `ok`."""
+
+    layer: str
+    asked: str
+    done: str
+    ok: bool = True
+    skipped: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step works with: the layers that it is for, the run's seed, and its line to the outside."""
+
+    layers: Sequence[LayerFacts]
+    seed: int
+    report: Report
+
+
+class Technique(ABC):
+    """Declared by class attributes; `plan` says what `apply` will do, without values."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]  # one sentence: what it does and what it costs
+    paper: ClassVar[str]  # URL
+    version: ClassVar[int] = 1
+    Settings: ClassVar[type[Settings]]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    layers: ClassVar[frozenset[str]]  # of LayerKind
+
+    def refuses(self, plan: Plan) -> str | None:
+        """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""
+        return None
+
+    @abstractmethod
+    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+        """The form that the layer will have. Raises Skip with the reason."""
+
+    def exact(self, settings: Any) -> bool:
+        """Whether `plan` knows each layer's bytes from the settings alone, without the values."""
+        return True
+
+    @abstractmethod
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        """Changes the model's weights and says what was done to each of `context.layers`."""
+
+
+class LayerByLayer(Technique):
+    """A technique that treats each layer for itself, without looking at the others."""
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        outcomes = []
+        for layer in tracked(context.layers, context.report, self.title + ": {item.name} ({index} of {total})"):
+            asked = self.asked(layer, settings)
+            encoded = model.weights[layer.weight]
+            try:
+                with torch.no_grad():
+                    changed, outcome = self.compress(encoded, layer, settings)
+            except Skip as reason:
+                outcomes.append(Outcome(layer.name, asked, "left as it is", ok=False, skipped=True, note=str(reason)))
+                continue
+            model.weights[layer.weight] = changed
+            outcomes.append(outcome)
+        return outcomes
+
+    @abstractmethod
+    def asked(self, layer: LayerFacts, settings: Any) -> str: ...
+
+    @abstractmethod
+    def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
+        """The layer in its new form. Raises Skip with the reason."""

@@ -1,0 +1,90 @@
+"""How errors are answered: the API with JSON of one shape, everything else with a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, current_app, render_template, request
+from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException
+
+from .engine.errors import PareError
+from .store.errors import StoreError
+
+PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")
+
+TITLES = {
+    400: "That request cannot be read",
+    403: "Not allowed",
+    404: "Nothing lives here",
+    405: "Not allowed",
+    409: "Not possible right now",
+    410: "No longer here",
+    413: "Too large",
+    422: "That does not work",
+    500: "Something went wrong",
+    503: "Not available right now",
+    507: "No space left",
+}
+SENTENCES = {
+    404: "Nothing lives at this address. It may have been deleted, or the link may be incomplete.",
+    405: "This address does not take that kind of request.",
+    413: "The request is larger than this address takes.",
+    500: "Pare made a mistake. What happened is in the server's log; try again, and report it if it stays.",
+}
+
+
+def init_errors(app: Flask) -> None:
+    app.register_error_handler(PareError, answer_known)
+    app.register_error_handler(StoreError, answer_known)
+    app.register_error_handler(CSRFError, answer_expired)
+    app.register_error_handler(HTTPException, answer_http)
+    app.register_error_handler(Exception, answer_unknown)
+
+
+def wants_json() -> bool:
+    """By the address; elsewhere by what the client prefers."""
+    if request.path.startswith(PROGRAM_PATHS):
+        return True
+    accepted = request.accept_mimetypes
+    return accepted.best_match(["text/html", "application/json"]) == "application/json"
+
+
+def answer(status: int, error: dict[str, Any]) -> ResponseReturnValue:
+    if wants_json():
+        return {"error": error}, status
+    title = TITLES.get(status, "Something went wrong")
+    return render_template("error.html", status=status, title=title, error=error), status
+
+
+def answer_known(error: PareError | StoreError) -> ResponseReturnValue:
+    if error.status >= 500:
+        current_app.logger.error("%s %s: %s", request.method, request.path, error)
+    return answer(error.status, error.as_dict())
+
+
+def answer_expired(error: CSRFError) -> ResponseReturnValue:
+    sentence = "The form has expired, or was sent from another site. Go back, reload the page and send it again."
+    return answer(400, {"code": "form_expired", "message": sentence})
+
+
+def answer_http(error: HTTPException) -> ResponseReturnValue:
+    status = error.code or 500
+    if status < 400:
+        return error.get_response()
+    code = error.name.lower().replace(" ", "_")
+    message = SENTENCES.get(status) or error.description or error.name
+    body = answer(status, {"code": code, "message": message})
+    response = current_app.make_response(body)
+    for name in ("Allow", "Retry-After", "Content-Range"):
+        if value := error.get_response().headers.get(name):
+            response.headers[name] = value
+    return response
+
+
+def answer_unknown(error: Exception) -> ResponseReturnValue:
+    if current_app.testing or current_app.debug:
+        raise error
+    current_app.logger.exception("%s %s failed", request.method, request.path)
+    return answer(500, {"code": "internal_error", "message": SENTENCES[500]})

@@ -1,0 +1,221 @@
+"""Supervises the child process that runs the engine: its messages in, its death survived, its whole group killed.
+
+The child gets a session of its own, a job file as its argument and a stdin that stays open as long as the worker
+lives. It answers in JSON lines on stdout; what it says on stderr goes to the worker's log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from webapp.engine.errors import OutOfMemory
+from webapp.jobs.errors import ChildDied, ChildFailed, Stopped
+from webapp.jobs.lines import LineReader
+from webapp.jobs.processes import child_environment, kill_group, leashed, oom_kills
+
+log = logging.getLogger(__name__)
+
+ENGINE_CHILD = (sys.executable, "-m", "webapp.engine.child")
+OOM_SCORE = 700  # the kernel takes the child's memory before the worker's
+LAST_WORDS = 12  # lines of stderr that a failure's log repeats
+LOG_LINES_AT_ONCE = 200
+MEMORY_WORDS = ("MemoryError", "bad_alloc", "can't allocate memory", "Cannot allocate memory")
+
+Tell = Callable[[float | None, str, list[str]], None]  # fraction of the stage, what it does, new log lines
+
+
+@dataclass
+class ChildSupervisor:
+    """Runs one child at a time per call; `processes` are those alive now, of all threads."""
+
+    command: Sequence[str] = ENGINE_CHILD
+    threads: int = 1
+    restarts: int = 3
+    poll_seconds: float = 0.5
+    tell_seconds: float = 0.5
+    closing: threading.Event = field(default_factory=threading.Event)  # the worker ends: kill, and report nothing
+    processes: set[int] = field(default_factory=set)
+
+    def run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
+        """Has the job done with `folder` for its files, and returns the child's facts.
+
+        `tell` is called at most every `tell_seconds`, `unwanted` every `poll_seconds`. Raises ChildFailed with the
+        engine's own error, OutOfMemory, ChildDied, or Stopped when the work was unwanted.
+        """
+        for attempt in range(self.restarts + 1):
+            output = Path(job["output"])
+            shutil.rmtree(output, ignore_errors=True)
+            output.mkdir(parents=True)
+            killed_for_memory = oom_kills()
+            child = _Child(self, job, folder)
+            try:
+                child.follow(tell, unwanted)
+            finally:
+                child.end()
+                self.hold_if_closing()
+            if child.answer is not None:
+                return child.facts()
+            if child.status != -signal.SIGKILL:
+                raise child.death()
+            if oom_kills() > killed_for_memory:
+                raise out_of_memory()
+            log.warning(
+                "The child of %s was killed from outside (%s of %s)", folder.name, attempt + 1, self.restarts + 1
+            )
+        raise ChildDied(
+            f"The process of this stage was killed from outside (SIGKILL) {self.restarts + 1} times, and not for want "
+            "of memory as far as the system tells. Find out what kills it, then retry."
+        )
+
+    def kill_all(self) -> None:
+        """Kills every child and returns at once; to be called when the worker ends, after `closing` is set."""
+        for process_id in tuple(self.processes):
+            kill_group(process_id)
+
+    def hold_if_closing(self) -> None:
+        """When the worker ends, its threads stand still here, so that nothing they half did is recorded."""
+        if self.closing.is_set():
+            threading.Event().wait()
+
+
+class _Child:
+    def __init__(self, supervisor: ChildSupervisor, job: Mapping[str, Any], folder: Path) -> None:
+        self.supervisor = supervisor
+        self.answer: dict[str, Any] | None = None
+        self.status: int | None = None
+        self.last_words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._news = _News()
+        temporary = folder / "tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
+        job_file = folder / "job.json"
+        job_file.write_text(json.dumps(job), encoding="utf8")
+        supervisor.hold_if_closing()
+        self.process = subprocess.Popen(
+            leashed([*supervisor.command, str(job_file)], signal.SIGKILL, OOM_SCORE),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=child_environment(supervisor.threads, temporary),
+        )
+        supervisor.processes.add(self.process.pid)
+
+    def follow(self, tell: Tell, unwanted: Callable[[], bool]) -> None:
+        """Returns when the child has ended; raises Stopped when it became unwanted."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        supervisor, told_at, looked_at = self.supervisor, 0.0, time.monotonic()
+        with LineReader(out=self.process.stdout, err=self.process.stderr) as reader:
+            while (running := self.process.poll() is None) or reader.open:
+                # the ended child's pipes may stay open in a grandchild: take what is there, then leave
+                for source, line in reader.read(supervisor.poll_seconds if running else 0.0):
+                    self._take(source, line)
+                at = time.monotonic()
+                if at - told_at >= supervisor.tell_seconds and self._news:
+                    told_at = at
+                    self._news.tell(tell)
+                if running and at - looked_at >= supervisor.poll_seconds:
+                    looked_at = at
+                    supervisor.hold_if_closing()
+                    if unwanted():
+                        raise Stopped("the work is not wanted any more")
+                if not running and not reader.more:
+                    break
+        self.status = self.process.wait()
+        if self._news:
+            self._news.tell(tell)
+
+    def end(self) -> None:
+        """Leaves no process of the child's group behind."""
+        kill_group(self.process.pid)
+        self.process.wait()
+        self.supervisor.processes.discard(self.process.pid)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def facts(self) -> Any:
+        assert self.answer is not None
+        if error := self.answer.get("error"):
+            raise ChildFailed(str(error.get("code", "error")), str(error.get("message", "")), error.get("field"))
+        if self.status != 0:
+            raise self.death()
+        return self.answer["done"]
+
+    def death(self) -> ChildDied | OutOfMemory:
+        """The error for a child that ended on its own without an answer."""
+        words = "\n".join(self.last_words)
+        log.error("The child ended with status %s; its last words:\n%s", self.status, words)
+        if any(word in words for word in MEMORY_WORDS):
+            return out_of_memory()
+        assert self.status is not None
+        how = f"the signal {signal.Signals(-self.status).name}" if self.status < 0 else f"the exit status {self.status}"
+        last = next((line for line in reversed(self.last_words) if line.strip()), "")
+        return ChildDied(
+            f"The process of this stage ended with {how} before it was done"
+            + (f"; its last words: {last.strip()[:300]}" if last else ". It said nothing")
+            + ". The worker's log has more."
+        )
+
+    def _take(self, source: str, line: str) -> None:
+        if source == "err":
+            self.last_words.append(line)
+            log.info("child: %s", line)
+            return
+        try:
+            message = json.loads(line, parse_constant=lambda _: None)  # NaN is no JSON: databases refuse it
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            log.info("child: %s", line[:500])
+        elif "done" in message or "error" in message:
+            self.answer = message
+        else:
+            self._news.add(message)
+
+
+@dataclass
+class _News:
+    """What the child said since it was last passed on."""
+
+    fraction: float | None = None
+    message: str = ""
+    lines: list[str] = field(default_factory=list)
+    left_out: int = 0
+
+    def __bool__(self) -> bool:
+        return self.fraction is not None or bool(self.lines)
+
+    def add(self, message: dict[str, Any]) -> None:
+        if isinstance(fraction := message.get("progress"), int | float):
+            self.fraction = min(1.0, max(0.0, fraction))
+            self.message = str(message.get("message") or self.message)
+        if "log" in message:
+            if len(self.lines) < LOG_LINES_AT_ONCE:
+                self.lines.append(str(message["log"]).replace("\0", "")[:2000])
+            else:
+                self.left_out += 1
+
+    def tell(self, tell: Tell) -> None:
+        left_out = [f"… {self.left_out} lines left out"] if self.left_out else []
+        tell(self.fraction, self.message[:500].replace("\0", ""), self.lines + left_out)
+        self.fraction, self.lines, self.left_out = None, [], 0
+
+
+def out_of_memory() -> OutOfMemory:
+    return OutOfMemory(
+        "The process of this stage ran out of memory and was ended; the worker goes on. Use a machine with more "
+        "memory, raise run_memory_limit_bytes if there is more, or compress a smaller checkpoint."
+    )

@@ -1,0 +1,108 @@
+"""What the web process does with jobs: put them into a queue, cancel them, retry them. Everything is idempotent."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from dbos import DBOSClient, EnqueueOptions
+from sqlalchemy import Engine
+
+from webapp.config import Settings
+from webapp.jobs.errors import RunMissing, RunNotRetryable
+from webapp.jobs.queues import (
+    APPLICATION_NAME,
+    INSPECTION_WORKFLOW,
+    INSPECTIONS,
+    RUN_WORKFLOW,
+    RUNS,
+    Kind,
+    inspection_workflow_id,
+    migrate_jobs,
+    run_workflow_id,
+)
+from webapp.store.database import make_engine, make_sessions, writing
+from webapp.store.models import Run, RunState, StageState, now
+
+logging.getLogger("dbos").setLevel(logging.WARNING)
+
+
+class JobClient:
+    """Call `enqueue_…` after the row is committed: a worker may look at it at once.
+
+    A crash between the commit and the call loses nothing; workers look for rows without a workflow.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+        self._settings = settings
+        self._sessions = make_sessions(engine or make_engine(settings.database_url))
+        self._lock = threading.Lock()
+        self._client: DBOSClient | None = None
+
+    def enqueue_inspection(self, kind: Kind, id: str) -> None:
+        """Has the uploaded checkpoint or dataset of this id inspected; its state turns to ready or refused."""
+        self._enqueue(INSPECTION_WORKFLOW, INSPECTIONS, inspection_workflow_id(kind, id), kind, id)
+
+    def enqueue_run(self, run_id: str) -> None:
+        """Has the run computed. Does nothing for a run that has ended. Raises RunMissing."""
+        with self._sessions() as session:
+            run = _existing(session.get(Run, run_id), run_id)
+        if not run.state.final:
+            self._enqueue(RUN_WORKFLOW, RUNS, run_workflow_id(run_id, run.attempt), run_id, run.attempt)
+
+    def cancel_run(self, run_id: str) -> None:
+        """The run is cancelled at once; its worker kills the child soon after. Raises RunMissing."""
+        with writing(self._sessions) as session:
+            run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
+            if run.state.final:
+                return
+            run.state, run.finished_at, run.message, run.seconds_left = RunState.CANCELLED, now(), "Cancelled", None
+            for stage in run.stages:
+                if stage.state == StageState.RUNNING:
+                    stage.state, stage.finished_at = StageState.CANCELLED, now()
+        self._connected().cancel_workflow(run_workflow_id(run_id, run.attempt))
+
+    def retry_run(self, run_id: str) -> None:
+        """Starts a failed or cancelled run again; stages that are done stay done. Raises RunMissing, RunNotRetryable.
+
+        A run that is already queued or running again stays as it is.
+        """
+        with writing(self._sessions) as session:
+            run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
+            if run.state == RunState.SUCCEEDED:
+                raise RunNotRetryable(f"The run {run.name} has succeeded; there is nothing to retry. Clone it instead.")
+            if run.state.final:
+                run.attempt += 1
+                run.state, run.error, run.finished_at = RunState.QUEUED, None, None
+                run.message, run.progress = "", 0.0
+                for stage in run.stages:
+                    if stage.state not in (StageState.SUCCEEDED, StageState.REUSED):
+                        stage.state, stage.started_at, stage.finished_at = StageState.WAITING, None, None
+        self.enqueue_run(run_id)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.destroy()
+                self._client = None
+
+    def _enqueue(self, workflow: str, queue: str, workflow_id: str, *arguments: str | int) -> None:
+        options: EnqueueOptions = {"workflow_name": workflow, "queue_name": queue, "workflow_id": workflow_id}
+        self._connected().enqueue(options, *arguments)
+
+    def _connected(self) -> DBOSClient:
+        with self._lock:
+            if self._client is None:
+                migrate_jobs(self._settings)
+                self._client = DBOSClient(
+                    system_database_engine=make_engine(self._settings.jobs_database_url),
+                    application_name=APPLICATION_NAME,
+                    retry_connection_errors=False,
+                )
+            return self._client
+
+
+def _existing(run: Run | None, run_id: str) -> Run:
+    if run is None:
+        raise RunMissing(f"There is no run {run_id}; it may have been deleted.")
+    return run

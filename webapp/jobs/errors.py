@@ -1,0 +1,45 @@
+"""What can go wrong with a job, in sentences."""
+
+from __future__ import annotations
+
+from webapp.engine.errors import PareError
+
+
+class RunMissing(PareError):
+    """There is no run of this id."""
+
+    code = "run_missing"
+    status = 404
+
+
+class RunNotRetryable(PareError):
+    """Only a failed or cancelled run can be retried."""
+
+    code = "run_not_retryable"
+    status = 409
+
+
+class ChildFailed(PareError):
+    """The child process told an error of the engine; `code`, `message` and `field` are the engine's own."""
+
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message, field)
+        self.code = code  # type: ignore[misc]
+
+
+class ChildDied(PareError):
+    """The child process ended without a result."""
+
+    code = "child_died"
+    status = 500
+
+
+class PortTaken(PareError):
+    """Another program listens where Pare was to be served."""
+
+    code = "port_taken"
+    status = 500
+
+
+class Stopped(Exception):
+    """The work is not wanted any more: cancelled, retried or deleted. Its child is gone."""

@@ -1,0 +1,61 @@
+"""Starting processes that do not outlive their parent, killing them whole, and learning what the kernel killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+LEASH = Path(__file__).with_name("leash.py")
+PACKAGE_PARENT = Path(__file__).parents[2]
+
+
+def leashed(command: Sequence[str], signal_at_death: signal.Signals, oom_score: int = 0) -> list[str]:
+    """The command, made to get `signal_at_death` when the thread that starts it ends."""
+    leash = [sys.executable, "-I", "-S", str(LEASH)]
+    return [*leash, str(int(signal_at_death)), str(os.getpid()), str(oom_score), *command]
+
+
+def child_environment(threads: int, temporary: Path) -> dict[str, str]:
+    """The worker's own, with the threads limited, temporary files kept in `temporary`, and no way to a model hub."""
+    count = str(threads)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PARE_")}
+    paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return kept | {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "NUMEXPR_NUM_THREADS": count,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(temporary),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def kill_group(process_id: int) -> None:
+    """SIGKILL for the process, its session's group, and descendants that left the group."""
+    try:
+        descendants = psutil.Process(process_id).children(recursive=True)
+    except psutil.NoSuchProcess:
+        descendants = []
+    with suppress(ProcessLookupError, PermissionError):  # macOS answers "not permitted" for a group of the dead
+        os.killpg(process_id, signal.SIGKILL)
+    for process in descendants:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def oom_kills() -> int:
+    """How often the kernel killed for want of memory since it started; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,0 +1,47 @@
+"""What can be wrong with a request, beside what the engine refuses: each with its HTTP status."""
+
+from __future__ import annotations
+
+from .engine.errors import PareError
+
+
+class RequestInvalid(PareError):
+    """A parameter is missing or cannot be read."""
+
+    code = "request_invalid"
+    status = 400
+
+
+class UploadEmpty(PareError):
+    """The body has no bytes."""
+
+    code = "upload_empty"
+    status = 400
+
+
+class NotFound(PareError):
+    """Nothing lives at this address."""
+
+    code = "not_found"
+    status = 404
+
+
+class Gone(PareError):
+    """Something lived at this address once."""
+
+    code = "gone"
+    status = 410
+
+
+class Conflict(PareError):
+    """The state of the thing does not allow it."""
+
+    code = "conflict"
+    status = 409
+
+
+class CrossSite(PareError):
+    """A page of another site wrote here in the user's name."""
+
+    code = "cross_site"
+    status = 403

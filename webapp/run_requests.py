@@ -1,0 +1,226 @@
+"""Asking for a run: the recipe is checked against the checkpoint and the datasets, then a row is made and queued.
+
+The form and the API both come through here, so a run that cannot work is refused the same way by both.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from .engine.errors import DatasetUnfit, RecipeInvalid
+from .engine.facts import CheckpointFacts, DatasetFacts
+from .engine.predict import check_recipe
+from .engine.recipe import Recipe
+from .engine.techniques import techniques
+from .request_errors import Conflict, NotFound
+from .store.models import Checkpoint, Dataset, Run, RunState, UploadState
+
+KIND_OF_TASK = {
+    "classification": "arrays",
+    "text-classification": "labelled-text",
+    "causal-lm": "text",
+}
+KIND_TITLE = {
+    "arrays": "arrays (.npz with x and y)",
+    "text": "plain text (.txt)",
+    "labelled-text": "labelled text (.csv or .jsonl)",
+}
+
+
+class RunQueue(Protocol):
+    """The part of the job client that runs need."""
+
+    def enqueue_run(self, run_id: str) -> Any: ...
+    def cancel_run(self, run_id: str) -> Any: ...
+    def retry_run(self, run_id: str) -> Any: ...
+
+
+class RunRequest(BaseModel):
+    """What is asked for. `recipe` is the recipe itself, or its text in YAML or JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint_id: str
+    dataset_id: str | None = Field(None, description="Evaluates; without it quality is not measured.")
+    training_dataset_id: str | None = Field(None, description="Calibrates and trains, in place of the dataset's own.")
+    recipe: dict[str, Any] | str
+    exports: list[str] = Field(default_factory=lambda: ["safetensors"], min_length=1, max_length=8)
+    seed: int = Field(0, ge=0, lt=2**31)
+    name: str | None = Field(None, max_length=200)
+
+
+class RunChanges(BaseModel):
+    """What a fork changes; all else is as in the run it comes from. A null dataset_id takes the dataset away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset_id: str | None = None
+    training_dataset_id: str | None = None
+    recipe: dict[str, Any] | str | None = None
+    exports: list[str] | None = Field(None, min_length=1, max_length=8)
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    name: str | None = Field(None, max_length=200)
+
+
+def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_id: str | None = None) -> Run:
+    """Makes a queued run and hands it to the workers.
+
+    Raises NotFound (field says which id), Conflict (something is not ready), RecipeInvalid or DatasetUnfit.
+    """
+    checkpoint = ready(session, Checkpoint, asked.checkpoint_id, "checkpoint_id")
+    dataset = ready(session, Dataset, asked.dataset_id, "dataset_id") if asked.dataset_id else None
+    training = (
+        ready(session, Dataset, asked.training_dataset_id, "training_dataset_id") if asked.training_dataset_id else None
+    )
+    recipe = parse_recipe(asked.recipe)
+    facts = CheckpointFacts.model_validate(checkpoint.facts)
+    check_recipe(facts, recipe)
+    for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
+        if given is not None:
+            check_dataset_fits(facts, DatasetFacts.model_validate(given.facts), given.name, field)
+    check_data_for_steps(recipe, dataset, training)
+    run = Run(
+        name=printable(asked.name or "") or run_name(checkpoint.name, recipe),
+        checkpoint_id=checkpoint.id,
+        dataset_id=dataset.id if dataset else None,
+        training_dataset_id=training.id if training else None,
+        forked_from_id=forked_from_id,
+        recipe=with_versions(recipe).as_dict(),
+        exports=list(dict.fromkeys(asked.exports)),
+        seed=asked.seed,
+    )
+    session.add(run)
+    session.commit()
+    jobs.enqueue_run(run.id)
+    return run
+
+
+def fork_run(session: Session, jobs: RunQueue, run: Run, changes: RunChanges) -> Run:
+    """A new run like `run`, with what `changes` names; stages that both share are reused."""
+    kept = {
+        "checkpoint_id": run.checkpoint_id,
+        "dataset_id": run.dataset_id,
+        "training_dataset_id": run.training_dataset_id,
+        "recipe": run.recipe,
+        "exports": run.exports,
+        "seed": run.seed,
+    }
+    changed = changes.model_dump(exclude_unset=True)
+    for field in ("recipe", "exports", "seed"):  # null here means: as before
+        if changed.get(field, 0) is None:
+            del changed[field]
+    return create_run(session, jobs, RunRequest.model_validate(kept | changed), forked_from_id=run.id)
+
+
+def cancel_run(session: Session, jobs: RunQueue, run: Run) -> None:
+    """Raises Conflict where the run has already ended."""
+    if RunState(run.state).final:
+        raise Conflict(f"The run {run.name} has already ended ({run.state}); there is nothing to cancel.")
+    jobs.cancel_run(run.id)
+    session.expire(run)
+
+
+def retry_run(session: Session, jobs: RunQueue, run: Run) -> None:
+    """Raises Conflict unless the run failed or was cancelled."""
+    if run.state not in (RunState.FAILED, RunState.CANCELLED):
+        raise Conflict(
+            f"The run {run.name} is {run.state}; only a failed or cancelled run can be retried. "
+            "Fork it to run it again."
+        )
+    jobs.retry_run(run.id)
+    session.expire(run)
+
+
+def with_versions(recipe: Recipe) -> Recipe:
+    """The recipe with the version of every technique named, as it is stored: a later version refuses it by name."""
+    known = techniques()
+    steps = tuple(step.model_copy(update={"version": known[step.technique].version}) for step in recipe.steps)
+    return recipe.model_copy(update={"steps": steps})
+
+
+def parse_recipe(given: dict[str, Any] | str) -> Recipe:
+    """Raises RecipeInvalid."""
+    return Recipe.parse(given) if isinstance(given, str) else Recipe.read(given)
+
+
+def ready(session: Session, table: type[Any], id_: str, field: str) -> Any:
+    """The checkpoint or dataset of this id. Raises NotFound, or Conflict where it is not (yet) of use."""
+    noun = table.__name__.lower()
+    row = session.get(table, id_)
+    if row is None:
+        raise NotFound(f"There is no {noun} {id_[:40]}. It may have been deleted.", field)
+    if row.state == UploadState.REFUSED:
+        why = (row.reason or {}).get("message", "")
+        raise Conflict(f"The {noun} {row.name} was refused and cannot be used: {why}", field)
+    if row.state != UploadState.READY:
+        raise Conflict(f"The {noun} {row.name} is still being inspected. Wait until it is ready.", field)
+    return row
+
+
+def check_dataset_fits(facts: CheckpointFacts, dataset: DatasetFacts, name: str, field: str) -> None:
+    """Raises DatasetUnfit where the samples are of another kind or shape than the architecture's inputs."""
+    spec = facts.architecture
+    if spec is None:
+        raise DatasetUnfit(
+            f"{name} cannot be used: this checkpoint is weights only ({facts.weights_only_because or 'unknown'}), "
+            "so nothing can be evaluated on it. Start the run without a dataset.",
+            field,
+        )
+    wanted = KIND_OF_TASK.get(spec.task or "")
+    texts = {"text", "labelled-text"}
+    if spec.task == "embedding":
+        if dataset.kind not in texts:
+            raise DatasetUnfit(
+                f"{name} holds {KIND_TITLE[dataset.kind]}; {spec.title} reads text. Upload a .txt, .csv or .jsonl.",
+                field,
+            )
+    elif wanted is not None and dataset.kind != wanted:
+        raise DatasetUnfit(f"{name} holds {KIND_TITLE[dataset.kind]}; {spec.title} needs {KIND_TITLE[wanted]}.", field)
+    shape = spec.inputs.get("shape")
+    if shape and dataset.sample_shape is not None and not shape_fits(dataset.sample_shape, shape):
+        raise DatasetUnfit(
+            f"{name} has samples of shape {list(dataset.sample_shape)}; {spec.title} expects "
+            f"{['any' if side is None else side for side in shape]}. Reshape x and upload it again.",
+            field,
+        )
+
+
+def shape_fits(sample: tuple[int, ...], expected: list[int | None]) -> bool:
+    return len(sample) == len(expected) and all(
+        want is None or have == want for have, want in zip(sample, expected, strict=True)
+    )
+
+
+def check_data_for_steps(recipe: Recipe, dataset: Dataset | None, training: Dataset | None) -> None:
+    """Raises RecipeInvalid where a technique calibrates or trains and there is nothing to do it on."""
+    known = techniques()
+    has_training = training is not None or bool(dataset is not None and (dataset.facts or {}).get("training"))
+    for index, step in enumerate(recipe.steps):
+        needs = known[step.technique].needs & {"calibration", "training", "gradients"}
+        if needs and not has_training:
+            raise RecipeInvalid(
+                f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "
+                "training part, or a second dataset to train on.",
+                f"steps.{index}.technique",
+            )
+
+
+def printable(name: str) -> str:
+    return "".join(c for c in name if c.isprintable()).strip()
+
+
+def run_name(checkpoint_name: str, recipe: Recipe) -> str:
+    """ "digits.safetensors: Magnitude pruning 50 %, Weight quantization 8": what a list of runs shows."""
+    known = techniques()
+    words = []
+    for step in recipe.steps:
+        technique = known.get(step.technique)
+        title = technique.title if technique else step.technique
+        first = next(
+            (v for v in step.settings.values() if isinstance(v, int | float) and not isinstance(v, bool)), None
+        )
+        words.append(f"{title} {first:g}" if first is not None else title)
+    return f"{checkpoint_name}: {', '.join(words) or 'unchanged'}"[:200]

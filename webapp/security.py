@@ -1,0 +1,63 @@
+"""Headers and checks that every answer and every write go through.
+
+Scripts come from our own files only. Styles too, except on pages with charts: plotly writes style attributes, so
+their templates call `allow_inline_styles()`.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, g, request
+
+from .request_errors import CrossSite
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+CONTENT_SECURITY_POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self'",
+    "connect-src": "'self'",
+    "manifest-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+}
+
+
+def init_security(app: Flask) -> None:
+    app.before_request(refuse_cross_site_writes)
+    app.after_request(add_headers)
+    app.jinja_env.globals["allow_inline_styles"] = allow_inline_styles
+
+
+def allow_inline_styles() -> str:
+    """Called by the template of a page with charts; shows nothing."""
+    g.inline_styles = True
+    return ""
+
+
+def refuse_cross_site_writes() -> None:
+    """A browser on another site may not write: forms carry a token, the API has this. Raises CrossSite."""
+    if request.method in SAFE_METHODS:
+        return
+    site = request.headers.get("Sec-Fetch-Site", "same-origin")
+    origin = request.headers.get("Origin")
+    if site not in {"same-origin", "none"} or (origin is not None and urlsplit(origin).netloc != request.host):
+        raise CrossSite("This request was made by a page of another site. Open Pare itself and do it there.")
+
+
+def add_headers(response: Response) -> Response:
+    policy = dict(CONTENT_SECURITY_POLICY)
+    if g.get("inline_styles"):
+        policy["style-src"] = "'self' 'unsafe-inline'"
+    text = "; ".join(f"{name} {value}" for name, value in policy.items())
+    response.headers.setdefault("Content-Security-Policy", text)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Referrer-Policy", "no-referrer" if request.path.startswith("/shared") else "same-origin")
+    response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    return response

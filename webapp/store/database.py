@@ -1,0 +1,107 @@
+"""Engines for SQLite and PostgreSQL, and the migrations, applied at start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from webapp.store.errors import DatabaseUnusable
+
+BUSY_TIMEOUT_MS = 30_000
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x70617265  # "pare": the PostgreSQL advisory lock that one migrating process holds
+
+
+def database_url(url: str | URL) -> URL:
+    """The URL with PostgreSQL's driver filled in."""
+    parsed = make_url(url)
+    return parsed.set(drivername="postgresql+psycopg") if parsed.get_backend_name() == "postgresql" else parsed
+
+
+def engine_options(url: str | URL) -> dict[str, Any]:
+    """What `create_engine` is told beside the URL, for those who make their own engine (then: `prepare`)."""
+    if database_url(url).get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_TIMEOUT_MS / 1000}}
+    return {"pool_pre_ping": True}
+
+
+def make_engine(url: str | URL) -> Engine:
+    """An engine whose transactions wait for each other instead of failing; also good for DBOS."""
+    engine = create_engine(database_url(url), **engine_options(url))
+    prepare(engine)
+    return engine
+
+
+def prepare(engine: Engine) -> None:
+    """SQLite: WAL, foreign keys, and writes that take the lock at once.
+
+    With the driver's isolation level IMMEDIATE a read outside a write takes no lock at all, and the first write
+    starts with BEGIN IMMEDIATE, which waits; a read that turns into a write would fail without waiting.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+
+def make_sessions(engine: Engine) -> sessionmaker[Session]:
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """A session whose reads and writes are one: on SQLite it holds the write lock from the start.
+
+    On PostgreSQL read with `with_for_update` what the writes depend on. Commits at the end, rolls back on an error.
+    """
+    with sessions.begin() as session:
+        if session.get_bind().dialect.name == "sqlite":
+            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        yield session
+
+
+def upgrade(engine: Engine) -> None:
+    """Brings the tables to this version. Several processes may do it at once: one works, the others wait.
+
+    Raises DatabaseUnusable when the database cannot be reached or was made by a newer Pare.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    try:
+        with engine.begin() as connection:
+            _lock(connection)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise DatabaseUnusable(f"The database {shown} was made by a newer Pare ({error}); update this one.") from error
+    except OperationalError as error:
+        raise DatabaseUnusable(unreachable(engine, error)) from error
+
+
+def unreachable(engine: Engine, error: OperationalError) -> str:
+    """The sentence for a database that does not answer."""
+    shown = engine.url.render_as_string(hide_password=True)
+    return f"The database {shown} cannot be used: {str(error.orig).strip()}. Check database_url."
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})

@@ -1,0 +1,44 @@
+"""Which files are named by a row, and sweeping away the others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from webapp.store.files import FileStore
+from webapp.store.models import Artifact, Checkpoint, Dataset, Stage, UploadState
+
+
+def digest_of_files(files: Mapping[str, Any]) -> str:
+    """One SHA-256 for {path: {"digest"}}: of the canonical JSON of {path: digest}."""
+    named = {path: entry["digest"] for path, entry in files.items()}
+    return hashlib.sha256(json.dumps(named, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def named_digests(session: Session) -> set[str]:
+    """The digests of all files that a row refers to; of uploads the raw bytes only until they are inspected."""
+    named: set[str] = set(session.scalars(select(Artifact.digest)))
+    for kind in (Checkpoint, Dataset):
+        named.update(session.scalars(select(kind.digest).where(kind.state == UploadState.INSPECTING)))
+        for files in session.scalars(select(kind.files)):
+            named.update(entry["digest"] for entry in files.values())
+    for files in session.scalars(select(Stage.files)):
+        named.update(entry["digest"] for entry in files.values())
+    return named
+
+
+def sweep(session: Session, files: FileStore, older_than_seconds: float) -> int:
+    """Deletes the files that no row names and that are older than that; returns how many."""
+    return files.sweep(named_digests(session), older_than_seconds)
+
+
+def forget_upload(session: Session, files: FileStore, upload: Checkpoint | Dataset) -> None:
+    """Deletes the raw bytes of an inspected upload, unless a row still needs them or they just came again."""
+    digest = upload.digest
+    if files.exists(digest) and files.modified(digest) <= upload.created_at and digest not in named_digests(session):
+        files.delete(digest)

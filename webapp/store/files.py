@@ -1,0 +1,249 @@
+"""The content-addressed file store: immutable bytes under their SHA-256, in a folder or any fsspec URL.
+
+Bytes are written to a temporary name and renamed, so that an object is whole or not there. Whatever fails on
+the way (a full disk, a broken-off upload, a limit) leaves nothing behind; what a killed process leaves is swept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+from uuid import uuid4
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from webapp.store.errors import FileMissing, UploadBroken, UploadTooLarge
+from webapp.store.space import as_store_full, require_free
+
+CHUNK_BYTES = 1 << 20
+LOOK_EVERY_BYTES = 64 << 20  # while bytes of unknown number stream in, the free space is looked at this often
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FileStore:
+    """`cache` is where objects of a remote store are kept once they were needed as a local path."""
+
+    def __init__(self, url: str, cache: Path | None = None, min_free_bytes: int = 0) -> None:
+        self._fs, root = url_to_fs(url)
+        self._root = str(root).rstrip("/")
+        self._folder = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
+        self._cache = cache
+        self._min_free_bytes = min_free_bytes
+        self._fs.makedirs(f"{self._root}/drafts", exist_ok=True)
+
+    def put(self, path: Path, move: bool = False) -> str:
+        """Keeps a copy of the file and returns its digest. With `move` the file itself goes into the store."""
+        digest = digest_of(path)
+        target = self._at(digest)
+        if self._folder and Path(target).exists():
+            os.utime(target)  # young again: a sweep that runs meanwhile must not take it
+            if move:
+                path.unlink()
+        elif self._folder and move and path.stat().st_dev == self._folder.stat().st_dev:
+            _flush(path)
+            self._keep(str(path), digest)
+        else:
+            self._require_free(path.stat().st_size)
+            with path.open("rb") as file:
+                self._write(_chunks(file))
+            if move:
+                path.unlink()
+        return digest
+
+    def put_folder(self, folder: Path) -> dict[str, Any]:
+        """Moves all files of the folder into the store: {path: {"digest", "size_bytes"}}."""
+        kept = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            size_bytes = path.stat().st_size
+            kept[path.relative_to(folder).as_posix()] = {"digest": self.put(path, move=True), "size_bytes": size_bytes}
+        return kept
+
+    def receive(self, stream: Readable, limit_bytes: int, expected_bytes: int | None = None) -> tuple[str, int]:
+        """Streams an upload in, hashed on the way: its digest and size in bytes.
+
+        Raises UploadTooLarge, UploadBroken when fewer than `expected_bytes` came, StoreFull, or what `stream` raises.
+        """
+        if expected_bytes is not None and expected_bytes > limit_bytes:
+            raise UploadTooLarge(_too_large(limit_bytes))
+        self._require_free(expected_bytes or 0)
+        return self._write(self._checked(stream, limit_bytes, expected_bytes))
+
+    def open(self, digest: str) -> BinaryIO:
+        try:
+            return cast(BinaryIO, self._fs.open(self._at(digest), "rb"))
+        except FileNotFoundError as error:
+            raise FileMissing(f"The file {digest[:12]}… is not in the store.") from error
+
+    def path(self, digest: str) -> Path:
+        """A local path of the object, to be read only. Remote stores: downloaded into `cache`, and checked."""
+        if self._folder:
+            if not (path := Path(self._at(digest))).exists():
+                raise FileMissing(f"The file {digest[:12]}… is not in the store.")
+            return path
+        if self._cache is None:
+            raise FileMissing(
+                f"The file {digest[:12]}… is not on this machine, and the store was given no cache folder."
+            )
+        cached = self._cache / digest
+        if not cached.exists():
+            self._download(digest, cached)
+        os.utime(cached)
+        return cached
+
+    def materialise(self, files: Mapping[str, Any], folder: Path) -> Path:
+        """Lays {path: {"digest"}} out below the folder, as hard links where that is possible. Returns the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, entry in files.items():
+            target = folder / name
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{name} lies outside the folder {folder}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = self.path(entry["digest"])
+            try:
+                os.link(source, target)
+            except OSError:  # another disk, or one without hard links
+                with as_store_full(folder):
+                    shutil.copyfile(source, target)
+        return folder
+
+    def size(self, digest: str) -> int:
+        """In bytes."""
+        try:
+            return int(self._fs.size(self._at(digest)))
+        except FileNotFoundError as error:
+            raise FileMissing(f"The file {digest[:12]}… is not in the store.") from error
+
+    def exists(self, digest: str) -> bool:
+        return bool(self._fs.exists(self._at(digest)))
+
+    def modified(self, digest: str) -> datetime:
+        """When the object was last put, in UTC."""
+        try:
+            return _aware(self._fs.modified(self._at(digest)))
+        except FileNotFoundError as error:
+            raise FileMissing(f"The file {digest[:12]}… is not in the store.") from error
+
+    def delete(self, digest: str) -> None:
+        """Removes the object; none is needed to be there."""
+        self._remove(self._at(digest))
+
+    def sweep(self, named: Collection[str], older_than_seconds: float = 86400.0) -> int:
+        """Deletes drafts and objects that are not `named` and older than that, and cached copies. Returns how many."""
+        until = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+        swept = 0
+        for path in self._fs.find(self._root):
+            name = str(path).rsplit("/", 1)[-1]
+            with suppress(FileNotFoundError):  # another process was faster
+                if name not in named and _aware(self._fs.modified(path)) <= until:
+                    self._fs.rm_file(path)
+                    swept += 1
+        for cached in self._cache.iterdir() if self._cache and self._cache.exists() else ():
+            with suppress(FileNotFoundError):  # another process was faster
+                if datetime.fromtimestamp(cached.stat().st_mtime, UTC) <= until:
+                    cached.unlink()
+        return swept
+
+    def free_bytes(self) -> int | None:
+        """What is free where the files are kept; None for a remote store."""
+        return shutil.disk_usage(self._folder).free if self._folder else None
+
+    def _at(self, digest: str) -> str:
+        return f"{self._root}/objects/{digest[:2]}/{digest}"
+
+    def _require_free(self, size_bytes: int) -> None:
+        if self._folder:
+            require_free(self._folder, size_bytes, self._min_free_bytes)
+
+    def _write(self, chunks: Iterable[bytes]) -> tuple[str, int]:
+        draft = f"{self._root}/drafts/{uuid4().hex}"
+        hashed, size_bytes = hashlib.sha256(), 0
+        try:
+            with as_store_full(self._root), self._fs.open(draft, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                    hashed.update(chunk)
+                    size_bytes += len(chunk)
+            if self._folder:
+                with as_store_full(self._root):
+                    _flush(Path(draft))
+            self._keep(draft, hashed.hexdigest())
+        except BaseException:
+            self._remove(draft)
+            raise
+        return hashed.hexdigest(), size_bytes
+
+    def _keep(self, draft: str, digest: str) -> None:
+        target = self._at(digest)
+        self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        if self._folder:
+            os.chmod(draft, 0o444)
+            os.utime(draft)
+            os.replace(draft, target)
+        else:
+            self._fs.mv(draft, target)
+
+    def _remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):  # another process was faster
+            self._fs.rm_file(path)
+
+    def _checked(self, stream: Readable, limit_bytes: int, expected_bytes: int | None) -> Iterator[bytes]:
+        came, looked_at = 0, 0
+        for chunk in _chunks(stream):
+            came += len(chunk)
+            if came > limit_bytes:
+                raise UploadTooLarge(_too_large(limit_bytes))
+            if came - looked_at > LOOK_EVERY_BYTES:
+                looked_at = came
+                self._require_free(0)
+            yield chunk
+        if expected_bytes is not None and came < expected_bytes:
+            raise UploadBroken(f"The upload broke off after {came} of {expected_bytes} bytes; send it again.")
+
+    def _download(self, digest: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f"{uuid4().hex}.draft")
+        try:
+            with as_store_full(target.parent), self.open(digest) as remote, draft.open("wb") as file:
+                shutil.copyfileobj(remote, file, CHUNK_BYTES)
+            if digest_of(draft) != digest:
+                raise FileMissing(
+                    f"The file {digest[:12]}… in the store is damaged: its content does not match its name."
+                )
+            draft.chmod(0o444)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _chunks(stream: Readable) -> Iterator[bytes]:
+    while chunk := stream.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _too_large(limit_bytes: int) -> str:
+    return f"The upload is larger than {limit_bytes} bytes, the most that is allowed (max_upload_bytes)."

@@ -1,0 +1,219 @@
+"""The tables. JSON columns hold what the engine's pydantic models dump; the store does not interpret them."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Dialect, Enum, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import DateTime, TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time in UTC, also where the database (SQLite) keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone; use webapp.store.models.now() or datetime.now(UTC)")
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def state_column(states: type[StrEnum]) -> Enum:
+    """A state kept as its word, in 12 characters, and read back as a member of its enum."""
+    return Enum(states, native_enum=False, length=12, values_callable=lambda kinds: [kind.value for kind in kinds])
+
+
+def new_id() -> str:
+    """A short random address, safe in a URL: 12 characters of 60 random bits."""
+    return "".join(secrets.choice("23456789abcdefghjkmnpqrstuvwxyz") for _ in range(12))
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class UploadState(StrEnum):
+    """Of a checkpoint or a dataset."""
+
+    INSPECTING = "inspecting"  # the bytes are here; the child process reads them
+    READY = "ready"
+    REFUSED = "refused"  # `reason` says why
+
+
+class RunState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"  # every artifact was loaded by a clean process and agreed
+    FAILED = "failed"  # `error` says why
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+class StageState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    REUSED = "reused"  # another run had made the same output
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON(none_as_null=True),  # None is SQL's NULL, so that `receipt IS NULL` means what it says
+        list[Any]: JSON(none_as_null=True),
+        datetime: UtcDateTime(),
+        UploadState: state_column(UploadState),
+        RunState: state_column(RunState),
+        StageState: state_column(StageState),
+    }
+
+
+class Upload:
+    """What checkpoints and datasets have in common."""
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(200))
+    filename: Mapped[str] = mapped_column(String(255))
+    state: Mapped[UploadState] = mapped_column(default=UploadState.INSPECTING, index=True)
+    reason: Mapped[dict[str, Any] | None]  # {"code", "message"} when refused
+    size_bytes: Mapped[int] = mapped_column(BigInteger)  # of what was uploaded
+    digest: Mapped[str] = mapped_column(String(64), index=True)  # sha256 of what was uploaded
+    files: Mapped[dict[str, Any]] = mapped_column(default=dict)  # normalised: {path: {"digest", "size_bytes"}}
+    facts: Mapped[dict[str, Any] | None]  # CheckpointFacts or DatasetFacts
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
+class Checkpoint(Upload, Base):
+    __tablename__ = "checkpoints"
+    runs: Mapped[list[Run]] = relationship(back_populates="checkpoint")
+
+
+class Dataset(Upload, Base):
+    __tablename__ = "datasets"
+    split: Mapped[str] = mapped_column(String(8), default="auto")  # asked by the uploader: "auto" or "all"
+
+
+class Run(Base):
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(200))
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    training_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    forked_from_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    recipe: Mapped[dict[str, Any]]
+    exports: Mapped[list[Any]] = mapped_column(default=lambda: ["safetensors"])
+    seed: Mapped[int] = mapped_column(default=0)
+    state: Mapped[RunState] = mapped_column(default=RunState.QUEUED, index=True)
+    attempt: Mapped[int] = mapped_column(default=1)  # a retry adds one; the workflow's id is "{id}-{attempt}"
+    error: Mapped[dict[str, Any] | None]  # {"code", "message", "field"?}
+    progress: Mapped[float] = mapped_column(default=0.0)  # of the whole run, 0 to 1
+    message: Mapped[str] = mapped_column(String(500), default="")  # what it does right now
+    seconds_left: Mapped[float | None]
+    baseline: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    receipt: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    checkpoint: Mapped[Checkpoint] = relationship(back_populates="runs")
+    dataset: Mapped[Dataset | None] = relationship(foreign_keys=[dataset_id])
+    training_dataset: Mapped[Dataset | None] = relationship(foreign_keys=[training_dataset_id])
+    forked_from: Mapped[Run | None] = relationship(remote_side=[id])
+    stages: Mapped[list[Stage]] = relationship(
+        back_populates="run", order_by="Stage.position", cascade="all, delete-orphan"
+    )
+    artifacts: Mapped[list[Artifact]] = relationship(
+        back_populates="run", order_by="Artifact.name", cascade="all, delete-orphan"
+    )
+
+
+class Stage(Base):
+    """One durable step of a run, and the cache of what it made: `key` is the hash of everything it depends on."""
+
+    __tablename__ = "stages"
+    __table_args__ = (UniqueConstraint("run_id", "name"), Index("stages_by_key", "key", "state"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    position: Mapped[int]
+    name: Mapped[str] = mapped_column(String(80))  # "baseline", "step-1", "export-safetensors", "verify-safetensors"
+    title: Mapped[str] = mapped_column(String(200))
+    key: Mapped[str] = mapped_column(String(64))
+    state: Mapped[StageState] = mapped_column(default=StageState.WAITING)
+    files: Mapped[dict[str, Any]] = mapped_column(default=dict)  # its output: {path: {"digest", "size_bytes"}}
+    facts: Mapped[dict[str, Any] | None]  # what the stage returned
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    run: Mapped[Run] = relationship(back_populates="stages")
+
+
+class Artifact(Base):
+    """A file that the user can download."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("run_id", "name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(200))  # "model.safetensors"
+    format: Mapped[str] = mapped_column(String(40))
+    digest: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    proof: Mapped[dict[str, Any] | None]  # who loaded it, with what, largest difference
+
+    run: Mapped[Run] = relationship(back_populates="artifacts")
+
+
+class LogLine(Base):
+    """The live log of a run."""
+
+    __tablename__ = "log_lines"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    stage: Mapped[str] = mapped_column(String(80), default="")
+    text: Mapped[str]
+    at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Share(Base):
+    """A random, revocable, read-only address of one run or of one comparison."""
+
+    __tablename__ = "shares"
+
+    token: Mapped[str] = mapped_column(String(64), primary_key=True, default=lambda: secrets.token_urlsafe(24))
+    run_ids: Mapped[list[Any]]  # one run, or those of a comparison
+    view: Mapped[dict[str, Any]] = mapped_column(default=dict)  # a comparison's query: axes, sorting
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    revoked_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A worker's heartbeat: who takes over what it held is decided by `seen_at`."""
+
+    __tablename__ = "workers"
+
+    executor_id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    host: Mapped[str] = mapped_column(String(200))
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    seen_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,110 @@
+"""Taking in a checkpoint or a dataset: streamed to the file store, hashed on the way, then queued for inspection.
+
+The form and the API both come through here. Nothing is left behind when an upload is refused or breaks off.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from .request_errors import RequestInvalid, UploadEmpty
+from .store.files import FileStore, Readable
+from .store.models import Checkpoint, Dataset
+
+NAME_LENGTH = 200  # characters; the column's width
+SPLITS = ("auto", "all")
+
+
+class Inspections(Protocol):
+    """The part of the job client that uploads need."""
+
+    def enqueue_inspection(self, kind: Any, id: str) -> Any: ...
+
+
+def receive_checkpoint(
+    stream: Readable,
+    name: str | None,
+    *,
+    session: Session,
+    files: FileStore,
+    jobs: Inspections,
+    limit_bytes: int,
+    expected_bytes: int | None = None,
+) -> Checkpoint:
+    """Streams the body into the file store, makes the row (state "inspecting") and queues its inspection.
+
+    `expected_bytes` is the Content-Length, None where the client did not say. Before any row exists it raises
+    RequestInvalid, UploadEmpty, or the store's UploadTooLarge, UploadBroken or StoreFull.
+    """
+    shown = upload_name(name)
+    digest, size_bytes = receive_body(stream, shown, files, limit_bytes, expected_bytes)
+    row = Checkpoint(name=shown, filename=shown, size_bytes=size_bytes, digest=digest)
+    session.add(row)
+    session.commit()
+    jobs.enqueue_inspection("checkpoint", row.id)
+    return row
+
+
+def receive_dataset(
+    stream: Readable,
+    name: str | None,
+    split: str | None,
+    *,
+    session: Session,
+    files: FileStore,
+    jobs: Inspections,
+    limit_bytes: int,
+    expected_bytes: int | None = None,
+) -> Dataset:
+    """As `receive_checkpoint`; `split` is "auto" (70/30, or as the .npz says) or "all" (everything evaluates)."""
+    shown, split = upload_name(name), upload_split(split)
+    digest, size_bytes = receive_body(stream, shown, files, limit_bytes, expected_bytes)
+    row = Dataset(name=shown, filename=shown, size_bytes=size_bytes, digest=digest, split=split)
+    session.add(row)
+    session.commit()
+    jobs.enqueue_inspection("dataset", row.id)
+    return row
+
+
+def receive_body(
+    stream: Readable, name: str, files: FileStore, limit_bytes: int, expected_bytes: int | None
+) -> tuple[str, int]:
+    """The digest and the size of what came; never an empty file."""
+    empty = UploadEmpty(f"{name} has no bytes. Send the file as the request's body.")
+    if expected_bytes == 0:
+        raise empty
+    digest, size_bytes = files.receive(stream, limit_bytes, expected_bytes)
+    if size_bytes == 0:
+        files.delete(digest)
+        raise empty
+    return digest, size_bytes
+
+
+def upload_name(name: str | None) -> str:
+    """The file's name as it will be shown: the last part of a path, without control characters.
+
+    Raises RequestInvalid (field "name") where it is missing, empty or longer than 200 characters.
+    """
+    if name is None:
+        raise RequestInvalid("The file's name is missing: add ?name=… to the address.", "name")
+    shown = re.split(r"[/\\]", name)[-1]
+    shown = "".join(c for c in shown if c.isprintable()).strip()
+    if not shown or shown in {".", ".."}:
+        raise RequestInvalid(f"The name {name[:80]!r} is empty: name the file, such as model.safetensors.", "name")
+    if len(shown) > NAME_LENGTH:
+        raise RequestInvalid(
+            f"The name has {len(shown)} characters; at most {NAME_LENGTH} are kept. Shorten it.", "name"
+        )
+    return shown
+
+
+def upload_split(split: str | None) -> str:
+    """Raises RequestInvalid unless it is one of SPLITS or not given."""
+    if not split:
+        return "auto"
+    if split not in SPLITS:
+        raise RequestInvalid(f"split={split[:40]!r} is not known: use {' or '.join(SPLITS)}.", "split")
+    return split
