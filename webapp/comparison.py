@@ -96,7 +96,9 @@ def runs_of(session: Session, run_ids: Sequence[str]) -> list[Run]:
             found[run.id] = run
     missing = [id_ for id_ in run_ids if id_ not in found]
     if missing:
-        raise NotFound(f"There is no run {missing[0][:40]}. It may have been deleted; take it out of the address.", "run")
+        raise NotFound(
+            f"There is no run {missing[0][:40]}. It may have been deleted; take it out of the address.", "run"
+        )
     return [found[id_] for id_ in run_ids]
 
 
@@ -113,7 +115,9 @@ def drawn(runs: Sequence[Run], anonymous: bool = False) -> list[dict[str, Any]]:
             "name": run.name,
             "state": run.state,
             "checkpoint": {"id": shown(run.checkpoint_id), "name": run.checkpoint.name},
-            "dataset": {"id": shown(run.dataset_id), "name": run.dataset.name} if run.dataset_id and run.dataset else None,
+            "dataset": {"id": shown(run.dataset_id), "name": run.dataset.name}
+            if run.dataset_id and run.dataset
+            else None,
             "baseline": run.baseline,
             "result": run.result,
             "prunable_sparsity": ((run.receipt or {}).get("parameters") or {}).get("prunable_sparsity"),
@@ -156,7 +160,7 @@ def compare(view: View, runs: Sequence[dict[str, Any]]) -> Comparison:
     found = (m for run in runs if (m := metric_of(run["result"], metric)))
     higher = bool(next(found, {}).get("higher_is_better", True))
     rows = [row(run, metric) for run in runs]
-    front = charts.front_runs(runs, metric, higher)
+    front = charts.front_runs(runs, metric, view.x)
     for each in rows:
         each["pareto"] = each["id"] in front if each["metric"] is not None else None
     return Comparison(view, list(runs), metrics, metric, higher, ordered(rows, view), notes_on(runs, metric, metrics))
@@ -212,8 +216,14 @@ def notes_on(runs: Sequence[dict[str, Any]], metric: str, metrics: dict[str, str
     done = [run for run in runs if run["result"]]
     if len(done) < len(runs):
         count = len(runs) - len(done)
-        notes.append(f"{count} of {len(runs)} runs {'has' if count == 1 else 'have'} no result yet and cannot be drawn.")
-    datasets = {run["dataset"]["id"]: run["dataset"]["name"] for run in done if metric_of(run["result"], metric) and run["dataset"]}
+        notes.append(
+            f"{count} of {len(runs)} runs {'has' if count == 1 else 'have'} no result yet and cannot be drawn."
+        )
+    datasets = {
+        run["dataset"]["id"]: run["dataset"]["name"]
+        for run in done
+        if metric_of(run["result"], metric) and run["dataset"]
+    }
     title = metrics.get(metric, metric).lower()
     if len(datasets) > 1:
         notes.append(
@@ -233,8 +243,10 @@ def notes_on(runs: Sequence[dict[str, Any]], metric: str, metrics: dict[str, str
         notes.append(f"These runs come from {len(checkpoints)} different checkpoints: {why}.")
     without = [run for run in done if metrics and not metric_of(run["result"], metric)]
     if without:
-        notes.append(f"{len(without)} of {len(done)} finished runs have no {title}: {without[0]['name']}"
-                     f"{' and others' if len(without) > 1 else ''}.")
+        notes.append(
+            f"{len(without)} of {len(done)} finished runs have no {title}: {without[0]['name']}"
+            f"{' and others' if len(without) > 1 else ''}."
+        )
     return notes
 
 

@@ -57,7 +57,9 @@ def add_headers(response: Response) -> Response:
     text = "; ".join(f"{name} {value}" for name, value in policy.items())
     response.headers.setdefault("Content-Security-Policy", text)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers.setdefault("Referrer-Policy", "no-referrer" if request.path.startswith("/shared") else "same-origin")
+    response.headers.setdefault(
+        "Referrer-Policy", "no-referrer" if request.path.startswith("/shared") else "same-origin"
+    )
     response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
     response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     return response

@@ -8,12 +8,14 @@ text, paper and grid are left to the page (static/charts.js), which follows its 
 from .bars import size_bars, sparsity_bars
 from .layers import per_layer_sparsity
 from .storage import bytes_by_storage
-from .tradeoff import AXES, metric_names, pareto_front, size_vs_accuracy
+from .tradeoff import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_front, size_vs_accuracy
 from .treemap import weights_treemap
 
 __all__ = [
+    "ABSOLUTE_METRICS",
     "AXES",
     "bytes_by_storage",
+    "front_runs",
     "metric_names",
     "pareto_front",
     "per_layer_sparsity",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -21,12 +21,14 @@ ABSOLUTE_METRICS = ("accuracy", "perplexity")  # the others are measured against
 FRACTIONS = ("accuracy", "agreement")
 LABELLED_RUNS = 12  # with more, names would lie on top of each other; the hover has them
 Run = Mapping[str, Any]
+Group = tuple[str, str]  # checkpoint id, dataset id
 
 
 @dataclass(frozen=True)
 class Point:
     """One measured model. `x` in the axis' unit; `low` and `high` end the 95 % interval, where there is one."""
 
+    run_id: str
     name: str
     x: float
     y: float
@@ -65,17 +67,7 @@ def size_vs_accuracy(runs: Sequence[Run], metric: str, x: str = "size_bytes", sc
     known = [m for run in runs if (m := metric_of(run.get("result"), metric))]
     metric_title = known[0].get("title") or metric.replace("_", " ").capitalize() if known else metric
     title = f"{AXES[x].split(' (')[0].split(',')[0]} against {metric_title.lower()}"
-    groups: dict[tuple[str, str], list[Point]] = {}
-    originals: dict[tuple[str, str], Point] = {}
-    for run in runs:
-        key = (run["checkpoint"]["id"], (run.get("dataset") or {}).get("id") or "")
-        point = point_of(run, run.get("result"), run["name"], metric, x)
-        if point is None:
-            continue
-        groups.setdefault(key, []).append(point)
-        original = point_of(run, run.get("baseline"), f"{run['checkpoint']['name']} (original)", metric, x)
-        if original is not None:
-            originals.setdefault(key, original)
+    groups, originals = collected(runs, metric, x)
     if not groups:
         why = next((m for r in runs if (m := (r.get("result") or {}).get("metrics_unavailable"))), "")
         return nothing_to_show(title, f"None of these runs has {metric_title.lower()} to draw. {why}".strip())
@@ -86,7 +78,8 @@ def size_vs_accuracy(runs: Sequence[Run], metric: str, x: str = "size_bytes", sc
     several_checkpoints, several_datasets = (len({key[i] for key in groups}) > 1 for i in (0, 1))
     labelled = sum(map(len, groups.values())) <= LABELLED_RUNS
     traces = []
-    for number, front in enumerate(fronts(groups, originals, metric, higher)):
+    for number, pool in enumerate(pools(groups, originals, metric).values()):
+        front = pareto_front([(p.x, p.y) for p in pool], higher)
         if len(front) > 1:
             traces.append(
                 go.Scatter(
@@ -136,6 +129,35 @@ def size_vs_accuracy(runs: Sequence[Run], metric: str, x: str = "size_bytes", sc
     )
 
 
+def front_runs(runs: Sequence[Run], metric: str, x: str = "size_bytes") -> set[str]:
+    """The ids of the runs that lie on the front of those they may be compared with, their original among them."""
+    known = [m for run in runs if (m := metric_of(run.get("result"), metric))]
+    if not known:
+        return set()
+    groups, originals = collected(runs, metric, x)
+    on_front = set()
+    for pool in pools(groups, originals, metric).values():
+        front = set(pareto_front([(p.x, p.y) for p in pool], bool(known[0].get("higher_is_better", True))))
+        on_front |= {p.run_id for p in pool if (p.x, p.y) in front}
+    return on_front - {""}
+
+
+def collected(runs: Sequence[Run], metric: str, x: str) -> tuple[dict[Group, list[Point]], dict[Group, Point]]:
+    """The runs' points by (checkpoint, dataset), and the original of each; runs without the metric are left out."""
+    groups: dict[Group, list[Point]] = {}
+    originals: dict[Group, Point] = {}
+    for run in runs:
+        key = (run["checkpoint"]["id"], (run.get("dataset") or {}).get("id") or "")
+        point = point_of(run, run.get("result"), run["name"], metric, x)
+        if point is None:
+            continue
+        groups.setdefault(key, []).append(point)
+        original = point_of(run, run.get("baseline"), f"{run['checkpoint']['name']} (original)", metric, x)
+        if original is not None:
+            originals.setdefault(key, replace(original, run_id=""))
+    return groups, originals
+
+
 def scatter(
     points: list[Point], name: str, colour: str, symbol: str, percent: bool, metric_title: str, x: str, labelled: bool
 ) -> go.Scatter:
@@ -181,15 +203,15 @@ def interval_text(point: Point, form: str) -> str:
     return interval + (f", n = {point.n:,}" if point.n else "")
 
 
-def fronts(
-    groups: Mapping[tuple[str, str], list[Point]], originals: Mapping[tuple[str, str], Point], metric: str, higher: bool
-) -> list[list[tuple[float, float]]]:
-    """One front per set of comparable points: the same dataset, and for relative metrics the same original."""
-    pools: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+def pools(
+    groups: Mapping[Group, list[Point]], originals: Mapping[Group, Point], metric: str
+) -> dict[tuple[str, ...], list[Point]]:
+    """Which points may be compared: those on the same dataset, and for relative metrics of the same original."""
+    found: dict[tuple[str, ...], list[Point]] = {}
     for key, points in groups.items():
-        pool = pools.setdefault(key[1:] if metric in ABSOLUTE_METRICS else key, [])
-        pool += [(p.x, p.y) for p in [*points, *([originals[key]] if key in originals else [])]]
-    return [pareto_front(pool, higher) for pool in pools.values()]
+        pool = found.setdefault(key[1:] if metric in ABSOLUTE_METRICS else key, [])
+        pool += [*points, *([originals[key]] if key in originals else [])]
+    return found
 
 
 def metric_of(measured: Mapping[str, Any] | None, metric: str) -> Mapping[str, Any] | None:
@@ -204,7 +226,7 @@ def point_of(run: Run, measured: Mapping[str, Any] | None, name: str, metric: st
         return None
     low, high = found.get("ci95") or (None, None)
     dataset = (run.get("dataset") or {}).get("name") or ""
-    return Point(name, position, found["value"], low, high, found.get("n"), measured["size_bytes"], dataset)
+    return Point(run["id"], name, position, found["value"], low, high, found.get("n"), measured["size_bytes"], dataset)
 
 
 def axis_value(measured: Mapping[str, Any] | None, x: str) -> float | None:

@@ -76,7 +76,7 @@ def _work(job: dict[str, Any], lines: Lines) -> Any:
 
         return inspect_checkpoint(Path(job["upload"]), job["filename"], output, lines).model_dump(mode="json")
     if task == "inspect_dataset":
-        from .datasets import inspect_dataset
+        from .dataset_uploads import inspect_dataset
 
         upload, split = Path(job["upload"]), job["split"]
         return inspect_dataset(upload, job["filename"], split, output, lines).model_dump(mode="json")

@@ -123,7 +123,9 @@ def _against_reference(scores: Scores, spec: ArchitectureSpec, expected: Tensor,
 def _of_embeddings(scores: Scores, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
     from scipy.stats import spearmanr
 
-    expected, out = (torch.nn.functional.normalize(torch.cat(side).double(), dim=-1) for side in zip(*pairs, strict=True))
+    expected, out = (
+        torch.nn.functional.normalize(torch.cat(side).double(), dim=-1) for side in zip(*pairs, strict=True)
+    )
     _add(scores, "cosine", (expected * out).sum(-1).tolist(), [1.0] * len(out))
     if len(out) < 3:
         return {}

@@ -29,7 +29,9 @@ def write_probe(model: Model, folder: Path, seed: int) -> None:
         return
     batch = synthetic(model.architecture, seed)
     answers = _answers(model, model.architecture, batch)
-    write_safetensors(folder / PROBE, {f"input.{name}": t for name, t in batch.inputs.items()} | {"output": answers}, {})
+    write_safetensors(
+        folder / PROBE, {f"input.{name}": t for name, t in batch.inputs.items()} | {"output": answers}, {}
+    )
 
 
 def compare_probe(model: Model, folder: Path) -> dict[str, Any]:

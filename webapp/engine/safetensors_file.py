@@ -229,4 +229,4 @@ def _account_for_every_byte(file: str, entries: Mapping[str, tuple[TensorFacts, 
         raise CheckpointRefused(f"{file} has {size - end} bytes after the last tensor that belong to none")
 
 
-assert {dtype_name(dtype) for dtype in DTYPES.values()} == set(DTYPE_BYTES)  # noqa: S101  both tables, or none
+assert {dtype_name(dtype) for dtype in DTYPES.values()} == set(DTYPE_BYTES)

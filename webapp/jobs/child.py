@@ -75,7 +75,7 @@ class ChildSupervisor:
                 "The child of %s was killed from outside (%s of %s)", folder.name, attempt + 1, self.restarts + 1
             )
         raise ChildDied(
-            f"The process of this stage was killed from outside (SIGKILL) {self.restarts + 1} times, and not for want "
+            f"The computing process was killed from outside (SIGKILL) {self.restarts + 1} times, and not for want "
             "of memory as far as the system tells. Find out what kills it, then retry."
         )
 
@@ -164,7 +164,7 @@ class _Child:
         how = f"the signal {signal.Signals(-self.status).name}" if self.status < 0 else f"the exit status {self.status}"
         last = next((line for line in reversed(self.last_words) if line.strip()), "")
         return ChildDied(
-            f"The process of this stage ended with {how} before it was done"
+            f"The computing process ended with {how} before it was done"
             + (f"; its last words: {last.strip()[:300]}" if last else ". It said nothing")
             + ". The worker's log has more."
         )
@@ -216,6 +216,6 @@ class _News:
 
 def out_of_memory() -> OutOfMemory:
     return OutOfMemory(
-        "The process of this stage ran out of memory and was ended; the worker goes on. Use a machine with more "
+        "The computing process ran out of memory and was ended; the worker goes on. Use a machine with more "
         "memory, raise run_memory_limit_bytes if there is more, or compress a smaller checkpoint."
     )

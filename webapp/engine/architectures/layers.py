@@ -52,7 +52,9 @@ def _kind(module: nn.Module) -> tuple[LayerKind | None, bool]:
     return None, False
 
 
-def layers_from_tensors(tensors: Iterable[TensorFacts]) -> tuple[LayerFacts, ...]:
+def layers_from_tensors(
+    tensors: Iterable[TensorFacts], tied: Mapping[str, str] | None = None
+) -> tuple[LayerFacts, ...]:
     """What can be guessed without a module: 2-D floats are linear, or embeddings by name; 3-D and 4-D are conv."""
     found: list[LayerFacts] = []
     for tensor in tensors:
@@ -61,5 +63,6 @@ def layers_from_tensors(tensors: Iterable[TensorFacts]) -> tuple[LayerFacts, ...
             continue
         kind: LayerKind = "conv" if rank > 2 else "embedding" if EMBEDDING_NAME.search(tensor.name) else "linear"
         name = tensor.name.removesuffix(".weight")
-        found.append(LayerFacts(name=name, weight=tensor.name, kind=kind, shape=tensor.shape))
+        aliases = tuple(a.removesuffix(".weight") for a, stored in (tied or {}).items() if stored == tensor.name)
+        found.append(LayerFacts(name=name, weight=tensor.name, kind=kind, shape=tensor.shape, aliases=aliases))
     return tuple(found)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it do
     ("ForSequenceClassification", "text-classification"),
     ("ForImageClassification", "classification"),
 )
+NO_POOLING = "pare_without_pooling"  # in a spec's config: the checkpoint was saved without the pooling layer
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
@@ -32,14 +34,17 @@ class Transformers(Architecture):
         """None without a config.json of a model type that transformers has; `why_not` says which."""
         if not config or why_not(config):
             return None
-        spec = cls.describe(config)
+        spec = cls.describe(config, tensors)
         compare(spec, cls.skeleton(spec), tensors)
         return spec
 
     @classmethod
-    def describe(cls, config: dict[str, Any]) -> ArchitectureSpec:
-        """The spec by the config alone, before any tensor was looked at."""
-        parsed, kind = _config(config), _class(config)
+    def describe(cls, config: dict[str, Any], names: Iterable[str]) -> ArchitectureSpec:
+        """The spec by the config, before the tensors were looked at; of `names` only whether there is a pooler."""
+        parsed, kind = parsed_config(config), _class(config)
+        pooling = "add_pooling_layer" in inspect.signature(kind).parameters  # an embedding needs none
+        if pooling and not any("pooler." in name for name in names):
+            config = {**config, NO_POOLING: True}
         return ArchitectureSpec(
             family=cls.family,
             title=kind.__name__,
@@ -52,7 +57,8 @@ class Transformers(Architecture):
     def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
         kind: Any = _class(spec.config)
         with torch.device("meta"):
-            module = kind(_config(spec.config))
+            options = {"add_pooling_layer": False} if spec.config.get(NO_POOLING) else {}
+            module = kind(parsed_config(spec.config), **options)
         _fill_buffers(module)
         result: nn.Module = module.eval()
         return result
@@ -75,10 +81,9 @@ def why_not(config: dict[str, Any]) -> str | None:
     if not isinstance(model_type, str):
         return "its config.json has no model_type, so the architecture is not known"
     if model_type not in CONFIG_MAPPING:
-        code = "; it comes with code of its own (auto_map), which is never run" if config.get("auto_map") else ""
-        return f"transformers has no model type {model_type!r}{code}"
+        return f"transformers itself has no model type {model_type!r}"
     try:
-        parsed = _config(config)
+        parsed = parsed_config(config)
     except (ValueError, TypeError, KeyError, AttributeError, CheckpointRefused) as error:
         return f"its config.json is not a valid {model_type} configuration: {error}"
     if getattr(parsed, "is_encoder_decoder", False):
@@ -90,10 +95,11 @@ def why_not(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _config(config: dict[str, Any]) -> Any:
+def parsed_config(config: dict[str, Any]) -> Any:
+    """The library's configuration object. Raises whatever the library raises for values it cannot take."""
     from transformers import AutoConfig
 
-    own = {key: value for key, value in config.items() if key not in ("auto_map", "model_type")}
+    own = {key: value for key, value in config.items() if key not in ("auto_map", "model_type", NO_POOLING)}
     return AutoConfig.for_model(config["model_type"], **own)
 
 
@@ -107,7 +113,7 @@ def _class(config: dict[str, Any]) -> type[nn.Module]:
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
-    model_type = type(_config(config))
+    model_type = type(parsed_config(config))
     if model_type not in transformers.AutoModel._model_mapping:
         raise CheckpointRefused(f"transformers has no model for {config['model_type']!r}")
     bare: type[nn.Module] = transformers.AutoModel._model_mapping[model_type]

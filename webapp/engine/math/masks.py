@@ -25,9 +25,9 @@ def smallest_threshold(matrices: Callable[[], Iterable[Tensor]], count: int) -> 
     """
     if count <= 0:
         return -1, 0
-    upper = _histogram((magnitude_keys(m) >> 16 for m in matrices()))
+    upper = _histogram(magnitude_keys(m) >> 16 for m in matrices())
     top, below = _place(upper, count)
-    lower = _histogram((_low_bits(magnitude_keys(m), top) for m in matrices()))
+    lower = _histogram(_low_bits(magnitude_keys(m), top) for m in matrices())
     bottom, below_in_top = _place(lower, count - below)
     return (top << 16) | bottom, count - below - below_in_top
 

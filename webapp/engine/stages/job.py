@@ -14,7 +14,7 @@ from ..facts import CheckpointFacts, DatasetFacts
 from ..model import Model
 from ..recipe import Recipe
 
-EVALUATE_AT_MOST = {"text": 20, "arrays": 10_000, "labelled-text": 2_000}  # chunks of text, samples
+EVALUATE_AT_MOST = {"text": 20, "sentences": 500, "arrays": 10_000, "labelled-text": 2_000}  # chunks, or samples
 
 
 class Given(BaseModel):
@@ -75,7 +75,8 @@ class StageJob(Given):
         assert spec is not None
         assert dataset is not None
         fit(spec, dataset.facts)
-        most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[dataset.facts.kind])
+        form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
+        most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[form])
         half = open_dataset(dataset.folder, dataset.facts).evaluation()
         tokenizer = architectures()[spec.family].tokenizer(spec, self.checkpoint.folder)
         return list(batches(half, spec, tokenizer, limit=most))

@@ -25,7 +25,9 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     for layer in prepared.layers:
         reason = prepared.technique.refuses(model.weights[layer.weight].plan)
         if reason:
-            raise RecipeInvalid(f"{prepared.technique.title} cannot take {layer.name}: {reason}.", f"steps.{number - 1}")
+            raise RecipeInvalid(
+                f"{prepared.technique.title} cannot take {layer.name}: {reason}.", f"steps.{number - 1}"
+            )
     start = time.perf_counter()
     context = Context(prepared.layers, job.run.seed + number, Part(report, 0.0, 0.8))
     outcomes = prepared.technique.apply(model, prepared.settings, context)

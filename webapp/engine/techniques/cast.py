@@ -10,9 +10,8 @@ import torch
 from ..encodings import Dense, Encoded, Factored, dtype_of
 from ..facts import LayerFacts
 from ..plans import DensePlan, FactoredPlan, Plan
-from .base import LayerByLayer, Outcome, Skip
+from .base import LayerByLayer, Outcome, Skip, setting
 from .base import Settings as BaseSettings
-from .base import setting
 
 
 class Cast(LayerByLayer):

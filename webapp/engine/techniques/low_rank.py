@@ -9,9 +9,8 @@ from ..encodings import Dense, Encoded, Factored
 from ..facts import LayerFacts
 from ..math import factorization
 from ..plans import DensePlan, FactoredPlan, Plan, QuantizedPlan
-from .base import LayerByLayer, Outcome, Skip
+from .base import LayerByLayer, Outcome, Skip, setting
 from .base import Settings as BaseSettings
-from .base import setting
 
 
 class LowRank(LayerByLayer):

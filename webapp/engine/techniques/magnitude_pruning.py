@@ -15,9 +15,8 @@ from ..math import masks
 from ..model import Model
 from ..plans import DensePlan, FactoredPlan, Plan, QuantizedPlan
 from ..progress import tracked
-from .base import Context, Outcome, Skip, Technique
+from .base import Context, Outcome, Skip, Technique, setting
 from .base import Settings as BaseSettings
-from .base import setting
 
 REACHED = 0.005  # a layer this far below the ratio that was asked is shown as not reached
 

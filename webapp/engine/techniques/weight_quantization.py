@@ -7,9 +7,8 @@ from typing import Any, Literal
 from ..encodings import Encoded, Factored, Quantized
 from ..facts import LayerFacts
 from ..plans import DensePlan, FactoredPlan, Plan, QuantizedPlan
-from .base import LayerByLayer, Outcome
+from .base import LayerByLayer, Outcome, setting
 from .base import Settings as BaseSettings
-from .base import setting
 
 
 class WeightQuantization(LayerByLayer):

@@ -1,0 +1,114 @@
+"""A recipe is read strictly: what is wrong is said with the field it is in, before anything runs."""
+
+import pytest
+import torch
+
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.predict import check_recipe, match_layers, predict
+from webapp.engine.recipe import Recipe, Step
+
+
+def step(technique="magnitude_pruning", **more):
+    return {"technique": technique, **more}
+
+
+def refused(facts, *steps) -> RecipeInvalid:
+    with pytest.raises(RecipeInvalid) as caught:
+        check_recipe(facts, Recipe.read({"steps": list(steps)}))
+    return caught.value
+
+
+def test_yaml_and_json_are_the_same_recipe_and_come_back():
+    text = "version: 1\nsteps:\n  - technique: cast\n    settings: {dtype: bfloat16}\n"
+    recipe = Recipe.parse(text)
+    assert Recipe.parse('{"version": 1, "steps": [{"technique": "cast", "settings": {"dtype": "bfloat16"}}]}') == recipe
+    assert Recipe.parse(recipe.to_yaml()) == recipe
+    assert Recipe.parse(recipe.to_yaml()).digest == recipe.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "says"),
+    [
+        ("steps: [", None, "neither YAML nor JSON"),
+        ("just words", None, "mapping"),
+        ("version: 2\nsteps: [{technique: cast}]", "version", "1"),
+        ("version: 1\nsteps: []", "steps", "at least 1"),
+        ("version: 1\nsteps: [{technique: cast, colour: red}]", "steps.0.colour", "not a setting"),
+        ("version: 1", "steps", "missing"),
+        ("a: &a [x]\nb: *a", None, "aliases"),
+    ],
+)
+def test_a_malformed_recipe_gets_a_sentence(text, field, says):
+    with pytest.raises(RecipeInvalid, match=says) as caught:
+        Recipe.parse(text)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "says"),
+    [
+        (step("magic"), "steps.0.technique", "no technique 'magic'"),
+        (step(settings={"sparsity": 1.5}), "steps.0.settings.sparsity", "1.5"),
+        (step(settings={"sparcity": 0.5}), "steps.0.settings.sparcity", "not a setting"),
+        (step(settings={"sparsity": float("nan")}), "steps.0.settings.sparsity", ""),
+        (step(version=99), "steps.0.technique", "version 99"),
+        (step(layers={"include": ["nowhere.*"]}), "steps.0.layers.include.0", "matches no layer"),
+        (step(layers={"include": ["*.bias"]}), "steps.0.layers.include.0", "kind conv, linear"),
+        (step(layers={"include": ["*"], "exclude": ["*"]}), "steps.0.layers", "No layer is left"),
+    ],
+)
+def test_an_impossible_step_is_refused_with_its_field(mlp, given, field, says):
+    error = refused(mlp[1], given)
+    assert error.field == field
+    assert says in error.message
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("weight_quantization", "low_rank", "put low_rank before weight_quantization"),
+        ("weight_quantization", "magnitude_pruning", "put magnitude_pruning before weight_quantization"),
+        ("weight_quantization", "weight_quantization", "integers already"),
+        ("magnitude_pruning", "low_rank", "put low_rank before pruning"),
+        ("low_rank", "low_rank", "factored already"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused_with_the_reason(mlp, first, second, says):
+    small = {"low_rank": {"by": "rank", "rank": 4}}
+    error = refused(mlp[1], *(step(name, settings=small.get(name, {})) for name in (first, second)))
+    assert error.field == "steps.1"
+    assert says in error.message
+
+
+def test_the_same_techniques_on_different_layers_are_fine(mlp):
+    check_recipe(
+        mlp[1],
+        Recipe.read(
+            {
+                "steps": [
+                    step("weight_quantization", settings={"bits": 8}, layers={"include": ["0"]}),
+                    step("weight_quantization", settings={"bits": 4}, layers={"include": ["2"]}),
+                ]
+            }
+        ),
+    )
+
+
+def test_patterns_show_what_they_match(mlp):
+    found = match_layers(mlp[1], Step(technique="magnitude_pruning", layers={"include": ["*"], "exclude": ["2"]}))
+    assert found.include[0].layers == ["0", "2"]
+    assert found.exclude[0].layers == ["2"]
+    assert found.selected == ["0"]
+
+
+def test_excluding_one_name_of_a_tied_tensor_excludes_it(inspected):
+    embedding = torch.randn(20, 8)
+    _, facts = inspected({"embed.weight": embedding, "lm_head.weight": embedding, "mid.weight": torch.randn(8, 8)})
+    for name in ("embed", "lm_head"):
+        found = match_layers(facts, Step(technique="weight_quantization", layers={"include": ["*"], "exclude": [name]}))
+        assert found.selected == ["mid"]
+
+
+def test_a_step_that_changes_nothing_is_told_before_it_runs(mlp):
+    told = predict(mlp[1], Recipe.read({"steps": [step("low_rank", settings={"by": "rank", "rank": 4000})]}))
+    assert any("will change nothing" in warning for warning in told.warnings)

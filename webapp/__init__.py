@@ -1,0 +1,69 @@
+"""Pare: a web dashboard that makes neural networks smaller, and proves what it did.
+
+Nothing is imported or started here but the factory, so `import webapp.engine` needs no web server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """The application. `config` is Flask's, and may hold `SETTINGS`, a `Settings`, in place of the environment's."""
+    from flask import Flask
+    from flask_bootstrap import Bootstrap5
+    from flask_wtf import CSRFProtect
+
+    from .config import Settings
+    from .database import init_database
+    from .display import init_display
+    from .errors import init_errors
+    from .jobs.client import JobClient
+    from .security import init_security
+    from .services import Services
+    from .store.files import FileStore
+    from .views import blueprints
+
+    settings = (config or {}).get("SETTINGS") or Settings.from_environment()
+    app = Flask(
+        __name__,
+        template_folder=str(beside("templates")),
+        static_folder=str(beside("static")),
+        instance_path=str(settings.instance),
+    )
+    app.config.from_mapping(
+        SETTINGS=settings,
+        SECRET_KEY=settings.secret_key,
+        BOOTSTRAP_SERVE_LOCAL=True,
+        MAX_FORM_MEMORY_SIZE=2_000_000,  # bytes; uploads are streamed and have their own limit
+        SESSION_COOKIE_SAMESITE="Lax",
+        SEND_FILE_MAX_AGE_DEFAULT=3600,
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session; a form may stay open overnight
+        WTF_CSRF_SSL_STRICT=False,  # the Origin is checked instead: Referrer-Policy may hide the referrer
+        WTF_CSRF_CHECK_DEFAULT=True,
+    )
+    app.config.update(config or {})
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    Bootstrap5(app)
+    csrf = CSRFProtect(app)
+    init_security(app)
+    init_errors(app)
+    init_display(app)
+    init_database(app, settings.database_url)
+    app.extensions["pare"] = Services(settings, FileStore(settings.files_url), JobClient(settings))
+    for blueprint in blueprints():
+        app.register_blueprint(blueprint)
+        if (blueprint.url_prefix or "").startswith(("/api", "/serve")):
+            csrf.exempt(blueprint)  # no cookie gives a right there, and security.py refuses other sites
+    return app
+
+
+def beside(name: str) -> Path:
+    """The folder in the repository, or within the package once installed."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parents[1] / name

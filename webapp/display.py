@@ -1,0 +1,99 @@
+"""How numbers, times and states are shown: the filters and globals of the templates."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+
+from flask import Flask, current_app, url_for
+
+from .icons import icon
+from .units import byte_text
+
+STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
+    "inspecting": ("Inspecting", "search", "active"),
+    "ready": ("Ready", "check-circle-fill", "good"),
+    "refused": ("Refused", "x-octagon-fill", "bad"),
+    "queued": ("Queued", "hourglass-split", "quiet"),
+    "running": ("Running", "arrow-repeat", "active"),
+    "succeeded": ("Succeeded", "check-circle-fill", "good"),
+    "failed": ("Failed", "x-octagon-fill", "bad"),
+    "cancelled": ("Cancelled", "slash-circle", "quiet"),
+    "waiting": ("Waiting", "circle", "quiet"),
+    "reused": ("Reused", "recycle", "good"),
+}
+PREFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+def init_display(app: Flask) -> None:
+    app.jinja_env.filters.update(
+        bytes=byte_text,
+        count=count_text,
+        short=short_text,
+        percent=percent_text,
+        duration=duration_text,
+        when=when_text,
+    )
+    app.jinja_env.globals.update(icon=icon, state_looks=STATE_LOOKS, asset=asset)
+
+
+def count_text(value: float) -> str:
+    """1234567 → "1,234,567"."""
+    return f"{value:,}"
+
+
+def short_text(value: float) -> str:
+    """134515008 → "134.5 M"; exact below 10,000."""
+    if value < 10_000:
+        return count_text(value)
+    divisor, letter = next((d, p) for d, p in PREFIXES if value >= d)
+    return f"{value / divisor:.1f} {letter}"
+
+
+def percent_text(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{share * 100:.{digits}f} %"
+
+
+def duration_text(seconds: float | None) -> str:
+    """0.4 → "0.4 s", 75 → "1 min 15 s", 4000 → "1 h 6 min"."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def when_text(moment: datetime, now: datetime | None = None) -> str:
+    """ "just now", "5 min ago", "3 h ago", else the date. SQLite gives times without a zone; they are UTC."""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if seconds < 60:
+        return "just now"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min ago"
+    if seconds < 86400:
+        return f"{int(seconds // 3600)} h ago"
+    return f"{moment:%-d %b %Y}"
+
+
+def asset(name: str) -> str:
+    """The address of a file in static/, with its digest: a new version is never taken from a cache."""
+    return url_for("static", filename=name, v=asset_version(Path(current_app.static_folder or ""), name))
+
+
+@cache
+def _digest(path: Path, modified_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+
+
+def asset_version(folder: Path, name: str) -> str:
+    path = folder / name
+    return _digest(path, path.stat().st_mtime_ns)

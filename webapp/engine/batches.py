@@ -1,0 +1,128 @@
+"""From a dataset's half to batches that a module takes, and from a module to the answers that are judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .datasets import Arrays, Half, LabelledText, Text
+from .errors import DatasetUnfit
+from .facts import ArchitectureSpec
+
+CHUNK_TOKENS = 512  # of text for a language model, or the longest that it can take
+SENTENCE_TOKENS = 128  # embeddings and text classification truncate here
+SENTENCES = re.compile(r"(?<=[.!?])\s+")
+SENTENCE_LIMIT = 500  # of a text that is embedded
+SYNTHETIC = 8  # samples of a probe
+SIDE = 32  # height and width of a synthetic image where any would do
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`inputs` by the name that the module's forward gives them ("x" for our own modules); targets (B,) or None."""
+
+    inputs: dict[str, Tensor]
+    targets: Tensor | None
+    n: int
+
+    def first(self, count: int) -> Batch:
+        """Its first samples; padding that only the others needed is cut off."""
+        inputs = {name: tensor[:count] for name, tensor in self.inputs.items()}
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.shape[0]:
+            longest = int(mask.sum(-1).max())
+            inputs = {name: tensor[:, :longest] for name, tensor in inputs.items()}
+        return Batch(inputs, None if self.targets is None else self.targets[:count], min(count, self.n))
+
+
+def batches(
+    half: Half, spec: ArchitectureSpec, tokenizer: Any, *, limit: int | None = None, batch_size: int | None = None
+) -> Iterator[Batch]:
+    """The first `limit` samples of a half (chunks, for a language model). Raises DatasetUnfit with a sentence."""
+    if isinstance(half, Arrays):
+        yield from _of_arrays(half, spec, limit, batch_size or 256)
+        return
+    if tokenizer is None:
+        raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
+    if spec.task == "causal-lm":
+        yield from _chunks(half, spec, tokenizer, limit, batch_size or 1)
+    elif isinstance(half, Text):
+        sentences = [s.strip() for s in SENTENCES.split(half.text) if 6 <= len(s.split()) <= 60]
+        if not sentences:
+            raise DatasetUnfit("The text has no sentence of 6 to 60 words to embed; upload English-like prose.")
+        yield from _padded(
+            sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)], None, spec, tokenizer, batch_size or 25
+        )
+    else:
+        labels = torch.tensor(half.labels[:limit]) if half.labels is not None else None
+        yield from _padded(half.texts[:limit], labels, spec, tokenizer, batch_size or 32)
+
+
+def _of_arrays(half: Arrays, spec: ArchitectureSpec, limit: int | None, size: int) -> Iterator[Batch]:
+    name = "pixel_values" if spec.family == "transformers" else "x"
+    x, y = half.x[:limit], half.y[:limit] if half.y is not None else None
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        yield Batch({name: part.float()}, y[start : start + size] if y is not None else None, len(part))
+
+
+def _chunks(half: Half, spec: ArchitectureSpec, tokenizer: Any, limit: int | None, size: int) -> Iterator[Batch]:
+    """Chunks that do not overlap, of the text as it comes; a remainder is left out unless it is all there is."""
+    text = half.text if isinstance(half, Text) else "\n".join(half.texts) if isinstance(half, LabelledText) else ""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    length = min(CHUNK_TOKENS, int(spec.inputs.get("tokens") or CHUNK_TOKENS), max(len(ids), 1))
+    if len(ids) < 2:
+        raise DatasetUnfit("The text is shorter than two tokens, so there is nothing to predict; upload more of it.")
+    count = min(len(ids) // length, limit or len(ids))
+    tokens = torch.tensor(ids[: count * length]).view(count, length)
+    for start in range(0, count, size):
+        part = tokens[start : start + size]
+        yield Batch({"input_ids": part}, None, len(part))
+
+
+def _padded(
+    texts: list[str], labels: Tensor | None, spec: ArchitectureSpec, tokenizer: Any, size: int
+) -> Iterator[Batch]:
+    longest = min(SENTENCE_TOKENS, int(spec.inputs.get("tokens") or SENTENCE_TOKENS))
+    pad = {"padding": True} if tokenizer.pad_token is not None else {"padding": False}
+    size = size if tokenizer.pad_token is not None else 1
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
+        encoded = tokenizer(part, truncation=True, max_length=longest, return_tensors="pt", **pad)
+        inputs = {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoded}
+        yield Batch(inputs, labels[start : start + size] if labels is not None else None, len(part))
+
+
+def synthetic(spec: ArchitectureSpec, seed: int) -> Batch:
+    """Seeded inputs of the architecture's own shape: normal values, or tokens drawn evenly from the vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    if "vocab" in spec.inputs:
+        length = min(64, int(spec.inputs["tokens"]))
+        ids = torch.randint(0, int(spec.inputs["vocab"]), (2, length), generator=generator)
+        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, None, 2)
+    shape = [SIDE if size is None else int(size) for size in spec.inputs["shape"]]
+    name = "pixel_values" if spec.family == "transformers" else "x"
+    return Batch({name: torch.randn(SYNTHETIC, *shape, generator=generator)}, None, SYNTHETIC)
+
+
+def outputs(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
+    """Float32 logits (B, C) or (B, T, V); of an encoder without a head its token vectors, averaged (B, H)."""
+    if spec.family != "transformers":
+        answer: Tensor = module(batch.inputs["x"])
+        return answer.float()
+    extra = {"use_cache": False} if spec.task == "causal-lm" else {}
+    found = module(**batch.inputs, **extra)
+    if "logits" in found:
+        logits: Tensor = found["logits"]
+        return logits.float()
+    hidden = found["last_hidden_state"].float()  # (B, T, H)
+    mask = batch.inputs.get("attention_mask")
+    if hidden.dim() != 3 or mask is None:
+        return torch.as_tensor(hidden.flatten(1))
+    weights = mask[..., None].float()
+    return torch.as_tensor((hidden * weights).sum(1) / weights.sum(1).clamp(min=1))

@@ -1,0 +1,208 @@
+"""Reads an upload that nobody vouches for, and writes it down in the one form that everything after this reads.
+
+The normalised folder is `model.safetensors` (the same bytes for the same tensors), and, for a Hugging Face model,
+`config.json` and the tokenizer's files. Nothing of the upload is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from .architectures import architecture, layers_from_tensors, layers_of, recognise
+from .architectures.transformers_family import Transformers, why_not
+from .errors import CheckpointRefused
+from .facts import ArchitectureSpec, CheckpointFacts
+from .formats import FORMATS, Opened
+from .progress import Part, Report
+from .safetensors_file import NAMES, LazyTensor, dtype_name, read_header, write_safetensors
+
+WEIGHTS = "model.safetensors"
+FOREIGN = (  # (offset, bytes) -> what it is
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it; Pare reads PyTorch and safetensors weights"),
+    (4, b"TFL3", "a TensorFlow Lite model; Pare reads the PyTorch or safetensors weights it was made from"),
+    (0, b"\x1f\x8b", "a gzip archive; unpack it and upload what is inside, or make a zip of the folder"),
+    (257, b"ustar", "a tar archive; make a zip of the folder instead"),
+    (0, b"7z\xbc\xaf", "a 7z archive; make a zip of the folder instead"),
+    (0, b"Rar!", "a RAR archive; make a zip of the folder instead"),
+    (0, b"\x93NUMPY", "a NumPy array; save a state dict with torch.save or as safetensors"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file it points to; run `git lfs pull` first"),
+    (0, b"PK", "a zip archive that was cut short; upload it again"),
+)
+ACCEPTED = ".safetensors, a .pt/.pth/.bin state dict, a zip of a Hugging Face folder, or GGUF"
+
+
+def inspect_checkpoint(upload: Path, filename: str, out: Path, report: Report) -> CheckpointFacts:
+    """Normalises `upload` into the empty folder `out` and returns what is known of it.
+
+    Raises CheckpointRefused, with nothing left in `out`, or DiskFull.
+    """
+    with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
+        head = _head(upload)
+        kind = next((kind for kind in FORMATS if kind.recognises(upload, head)), None)
+        if kind is None:
+            raise CheckpointRefused(_unknown(head, filename))
+        report.log(f"Reading {filename} as {kind.name}")
+        opened = kind.open(upload, filename, Path(scratch), Part(report, 0.0, 0.3))
+        if not opened.tensors:
+            raise CheckpointRefused(f"{filename} holds no tensors")
+        _check_dtypes(opened.tensors, filename)
+        spec, because = _recognised(opened)
+        if spec is not None and spec.config.get("assumed"):
+            opened.notes.append(spec.config["assumed"])
+        metadata = {"format": "pt"}
+        if "pare_architecture" in opened.metadata:
+            metadata["pare_architecture"] = opened.metadata["pare_architecture"]
+        zeros: dict[str, int] = {}
+        written = _write_weights(out / WEIGHTS, opened.tensors, metadata, zeros, Part(report, 0.3, 0.95))
+        _write_files(out, opened)
+    if spec is not None and spec.family == Transformers.family and "tokens" in spec.inputs:
+        spec = _with_tokenizer(spec, out, opened)
+    return _facts(kind.name, out, opened, spec, because, written, zeros)
+
+
+def _head(upload: Path) -> bytes:
+    with upload.open("rb") as file:
+        return file.read(512)
+
+
+def _unknown(head: bytes, filename: str) -> str:
+    if not head:
+        return f"{filename} is empty"
+    for offset, magic, sentence in FOREIGN:
+        if head[offset : offset + len(magic)] == magic:
+            return f"{filename} is {sentence}"
+    if filename.endswith(".safetensors"):
+        return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
+    return f"{filename} is of no format that Pare knows (it begins with {head[:8]!r}); upload {ACCEPTED}"
+
+
+def _check_dtypes(tensors: Mapping[str, LazyTensor], filename: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise CheckpointRefused(
+                f"{name} in {filename} is {dtype_name(tensor.dtype)}; Pare reads {', '.join(map(dtype_name, NAMES))}"
+            )
+    if not any(tensor.dtype.is_floating_point and math.prod(tensor.shape) for tensor in tensors.values()):
+        raise CheckpointRefused(f"{filename} holds no floating point tensors, so there is nothing to compress")
+
+
+def _recognised(opened: Opened) -> tuple[ArchitectureSpec | None, str | None]:
+    """The spec, or why there is none."""
+    tensors = {name: tensor.facts(name) for name, tensor in opened.tensors.items()}
+    tensors |= {alias: tensors[source].model_copy(update={"name": alias}) for alias, source in opened.tied.items()}
+    config = opened.config
+    if config is None and "pare_architecture" in opened.metadata:
+        try:
+            config = {"pare_architecture": json.loads(opened.metadata["pare_architecture"])}
+        except (ValueError, RecursionError) as error:
+            raise CheckpointRefused(f"pare_architecture in its metadata is not valid JSON: {error}") from error
+    spec = recognise(tensors, config)
+    if spec is not None:
+        return spec, None
+    if opened.config is not None and (reason := why_not(opened.config)):
+        return None, f"The architecture cannot be run: {reason}."
+    if any(".attn" in name or "attention" in name or ".mlp." in name for name in tensors):
+        return None, (
+            "The tensors look like a transformer's and the file has no config.json; "
+            "upload a zip of its Hugging Face folder to have it run and scored."
+        )
+    return None, (
+        "The tensors are not those of a chain of linear layers, a plain CNN or a torchvision-style ResNet, "
+        "and the file does not tell its architecture."
+    )
+
+
+def _write_weights(
+    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], zeros: dict[str, int], report: Report
+) -> int:
+    """Writes the tensors and counts their zeros on the way. Returns the file's bytes."""
+    total = sum(tensor.bytes for tensor in tensors.values()) or 1
+    done = 0
+
+    def checked(name: str, tensor: LazyTensor) -> LazyTensor:
+        def load() -> torch.Tensor:
+            nonlocal done
+            value = tensor.load()
+            _refuse_not_finite(name, value)
+            if value.dtype.is_floating_point and value.dtype.itemsize > 1:
+                zeros[name] = value.numel() - int(torch.count_nonzero(value))
+            report.progress(done / total, f"Checking {name}")
+            done += tensor.bytes
+            return value
+
+        return LazyTensor(tensor.shape, tensor.dtype, load)
+
+    return write_safetensors(path, {name: checked(name, tensor) for name, tensor in tensors.items()}, metadata)
+
+
+def _refuse_not_finite(name: str, value: torch.Tensor) -> None:
+    if not value.dtype.is_floating_point:
+        return
+    wide = value.float() if value.dtype.itemsize == 1 else value  # there is no isfinite for 8-bit floats
+    if bool(torch.isfinite(wide).all()):
+        return
+    nans, infinities = int(torch.isnan(wide).sum()), int(torch.isinf(wide).sum())
+    counts = [f"{count} {word}" for count, word in ((nans, "NaN"), (infinities, "infinite")) if count]
+    raise CheckpointRefused(
+        f"{name} holds {' and '.join(counts)} values of {value.numel()}: the checkpoint is broken; "
+        "upload one from before its training diverged"
+    )
+
+
+def _write_files(out: Path, opened: Opened) -> None:
+    if opened.config is not None:
+        (out / "config.json").write_text(json.dumps(opened.config, indent=2, ensure_ascii=False) + "\n")
+    for name, source in opened.files.items():
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _with_tokenizer(spec: ArchitectureSpec, out: Path, opened: Opened) -> ArchitectureSpec:
+    """The spec that says whether there is a tokenizer that can be read; one that cannot is noted and left out."""
+    try:
+        there = Transformers.tokenizer(spec, out) is not None
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        opened.notes.append(f"Its tokenizer cannot be read and was left out: {first}")
+        for name in opened.files:
+            if "token" in name or name.startswith(("vocab", "merges")):
+                (out / name).unlink()
+        there = False
+    return spec.model_copy(update={"inputs": {**spec.inputs, "tokenizer": there}})
+
+
+def _facts(
+    form: str,
+    out: Path,
+    opened: Opened,
+    spec: ArchitectureSpec | None,
+    because: str | None,
+    written: int,
+    zeros: Mapping[str, int],
+) -> CheckpointFacts:
+    _, tensors, _ = read_header(out / WEIGHTS)
+    if spec is None:
+        layers = layers_from_tensors(tensors.values(), opened.tied)
+    else:
+        layers = layers_of(architecture(spec).skeleton(spec), spec, opened.tied)
+    return CheckpointFacts(
+        format=form,
+        tensors=tuple(t.model_copy(update={"zeros": zeros.get(name, 0)}) for name, t in tensors.items()),
+        layers=layers,
+        tied=opened.tied,
+        architecture=spec,
+        weights_only_because=because,
+        notes=tuple(opened.notes),
+        weights_bytes=written,
+    )
+
+
+__all__ = ["WEIGHTS", "inspect_checkpoint"]

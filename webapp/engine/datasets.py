@@ -1,0 +1,159 @@
+"""A dataset after its inspection: two halves that never share a sample, and whether they fit a checkpoint.
+
+Reading an upload is in `dataset_uploads.py`; here is what everything after it uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .architectures import class_names, classes
+from .errors import DatasetUnfit
+from .facts import ArchitectureSpec, DatasetFacts
+from .safetensors_file import lazy_tensors
+
+SUFFIX = {"arrays": "safetensors", "text": "txt", "labelled-text": "jsonl"}
+FITS = {
+    "classification": ("arrays",),
+    "text-classification": ("labelled-text", "text"),
+    "causal-lm": ("text",),
+    "embedding": ("text", "labelled-text"),
+}
+UPLOAD_AS = {"arrays": "an .npz with x and y", "text": "a .txt", "labelled-text": "a .csv or .jsonl of text and label"}
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """x (N, ...) and labels y (N,) int64, or None."""
+
+    x: Tensor
+    y: Tensor | None
+
+    def hashes(self) -> Iterator[str]:
+        for sample in self.x:
+            yield hashlib.sha256(sample.contiguous().numpy().tobytes()).hexdigest()
+
+    def only(self, keep: list[bool]) -> Arrays:
+        mask = torch.tensor(keep, dtype=torch.bool)
+        return Arrays(self.x[mask], None if self.y is None else self.y[mask])
+
+
+@dataclass(frozen=True)
+class Text:
+    """Prose; its samples are paragraphs."""
+
+    text: str
+
+    def hashes(self) -> Iterator[str]:
+        for paragraph in self.text.split("\n\n"):
+            yield hashlib.sha256(paragraph.strip().encode()).hexdigest()
+
+    def only(self, keep: list[bool]) -> Text:
+        paragraphs = self.text.split("\n\n")
+        return Text("\n\n".join(p for p, kept in zip(paragraphs, keep, strict=True) if kept))
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    texts: list[str]
+    labels: list[int] | None
+
+    def hashes(self) -> Iterator[str]:
+        for text in self.texts:
+            yield hashlib.sha256(text.strip().encode()).hexdigest()
+
+    def only(self, keep: list[bool]) -> LabelledText:
+        labels = self.labels
+        return LabelledText(
+            [text for text, kept in zip(self.texts, keep, strict=True) if kept],
+            None if labels is None else [label for label, kept in zip(labels, keep, strict=True) if kept],
+        )
+
+
+Half = Arrays | Text | LabelledText
+
+
+@dataclass(frozen=True)
+class Dataset:
+    folder: Path
+    facts: DatasetFacts
+
+    def evaluation(self) -> Half:
+        return self._read("evaluation")
+
+    def training(self) -> Half:
+        """What techniques may see: no sample of it is in the evaluation half. Raises DatasetUnfit if all evaluates."""
+        if self.facts.training is None:
+            raise DatasetUnfit("All of this dataset evaluates; name a second one to calibrate and train on.")
+        return self._read("training")
+
+    def _read(self, half: str) -> Half:
+        path = self.folder / f"{half}.{SUFFIX[self.facts.kind]}"
+        if self.facts.kind == "arrays":
+            tensors = {name: tensor.load() for name, tensor in lazy_tensors(path).items()}
+            return Arrays(tensors["x"], tensors.get("y"))
+        if self.facts.kind == "text":
+            return Text(path.read_text(encoding="utf8"))
+        rows = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
+        labels = [row["label"] for row in rows] if rows and "label" in rows[0] else None
+        return LabelledText([row["text"] for row in rows], labels)
+
+
+def open_dataset(folder: Path, facts: DatasetFacts) -> Dataset:
+    return Dataset(folder, facts)
+
+
+def without(training: Half, evaluation: Half) -> Half:
+    """The training half less the samples that the evaluation half holds too, found by their hash."""
+    held = set(evaluation.hashes())
+    return training.only([sample not in held for sample in training.hashes()])
+
+
+def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
+    """Raises DatasetUnfit, with what does not fit what, unless a model of this spec can be judged on the dataset."""
+    if spec.task is None:
+        raise DatasetUnfit(f"{spec.title} has no task that Pare can judge; run it without a dataset.", "dataset_id")
+    wanted = FITS[spec.task]
+    if facts.kind not in wanted:
+        ways = " or ".join(UPLOAD_AS[kind] for kind in wanted)
+        raise DatasetUnfit(f"The dataset holds {facts.kind}; {spec.title} is judged on {ways}.", "dataset_id")
+    if facts.kind != "arrays" and spec.inputs.get("tokenizer") is False:
+        raise DatasetUnfit(
+            f"{spec.title} came without a tokenizer, so text cannot be turned into its tokens; "
+            "upload its folder with tokenizer.json.",
+            "dataset_id",
+        )
+    shape = spec.inputs.get("shape")
+    if facts.kind == "arrays" and shape and facts.sample_shape is not None:
+        same = len(shape) == len(facts.sample_shape) and all(
+            want in (None, have) for want, have in zip(shape, facts.sample_shape, strict=False)
+        )
+        if spec.family == "sequential":  # it flattens what it is given
+            same = math.prod(facts.sample_shape) == shape[0]
+        if not same:
+            wants = [("any" if size is None else size) for size in shape]
+            raise DatasetUnfit(
+                f"Its samples have shape {list(facts.sample_shape)}; {spec.title} takes {wants}.", "dataset_id"
+            )
+    known = classes(spec)
+    if known is not None and facts.labels is not None and len(facts.labels) > known:
+        raise DatasetUnfit(
+            f"The dataset has {len(facts.labels)} labels; {spec.title} answers with {known} classes.", "dataset_id"
+        )
+    names = class_names(spec)
+    if names is not None and facts.labels is not None and not all(label.isdigit() for label in facts.labels):
+        ours, theirs = ([name.casefold() for name in side] for side in (facts.labels, names))
+        if ours != theirs[: len(ours)]:
+            raise DatasetUnfit(
+                f"The dataset numbers its labels {', '.join(facts.labels[:5])} in this order; {spec.title} numbers "
+                f"them {', '.join(names[:5])}. Write class numbers into the file instead of names.",
+                "dataset_id",
+            )

@@ -1,0 +1,193 @@
+"""A zip of a Hugging Face folder: config.json, weights in one or several shards, a tokenizer. No code of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from ..errors import CheckpointRefused
+from ..progress import Report
+from ..safetensors_file import lazy_tensors
+from .archive import extract, members
+from .base import Format, Opened
+from .huggingface_names import conform
+from .state_dict import open_state_dict
+
+KEPT = (  # small files that belong to a checkpoint; none of them is code
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
+KEPT_LIMIT_BYTES = 100_000_000  # the largest tokenizer.json known is a third of it
+JSON_LIMIT_BYTES = 100_000_000
+NUMBERED = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "*.bin"))
+
+
+class HuggingFace(Format):
+    name: ClassVar[str] = "huggingface"
+
+    @classmethod
+    def recognises(cls, upload: Path, head: bytes) -> bool:
+        return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+
+    @classmethod
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+        report.progress(0.02, "Looking through the archive")
+        archive, found = members(upload, filename)
+        with archive:
+            folder = _folder(found, filename)
+            inside = {  # path in the folder -> member
+                str(PurePosixPath(name).relative_to(folder)): info
+                for name, info in found.items()
+                if PurePosixPath(name).is_relative_to(folder)
+            }
+            config = _json(archive, inside["config.json"], "config.json")
+            _refuse_quantized(config, filename)
+            notes: list[str] = []
+            shards = _shards(archive, inside, filename, notes)
+            kept = [name for name in KEPT if name in inside and inside[name].file_size <= KEPT_LIMIT_BYTES]
+            if "tokenizer.model" in inside and "tokenizer.json" not in inside:
+                notes.append("tokenizer.model is not read; save the fast tokenizer (tokenizer.json) beside it.")
+            report.progress(0.05, f"Unpacking {len(shards)} file{'s' * (len(shards) > 1)} of weights")
+            files = extract(archive, [inside[name] for name in (*shards, *kept)], scratch)
+        opened = Opened(
+            tensors={},
+            config=config,
+            files={name: files[inside[name].filename] for name in kept},
+            notes=notes,
+        )
+        for shard in shards:
+            _add(opened, files[inside[shard].filename], shard)
+        _without_remote_code(opened)
+        conform(opened, filename, scratch, report)
+        return opened
+
+
+def _folder(found: Mapping[str, zipfile.ZipInfo], filename: str) -> PurePosixPath:
+    """Where config.json lies: the folder itself may be zipped, or what is in it."""
+    paths = [PurePosixPath(name) for name in found]
+    configs = [path for path in paths if path.name == "config.json" and path.parts[0] != "__MACOSX"]
+    if any(path.name == "adapter_config.json" for path in paths) and not configs:
+        raise CheckpointRefused(f"{filename} is an adapter, not a model; merge it into its model and zip that folder")
+    if any(path.name == "model.weights.h5" for path in paths):
+        raise CheckpointRefused(f"{filename} is a Keras archive; Pare reads PyTorch and safetensors weights")
+    if any(path.suffix == ".npy" for path in paths) and not configs:
+        raise CheckpointRefused(f"{filename} holds NumPy arrays: upload it as a dataset, not as a checkpoint")
+    if not configs:
+        raise CheckpointRefused(
+            f"{filename} is a zip without a config.json; zip a Hugging Face folder, "
+            "or upload the weights file on its own"
+        )
+    return min(configs, key=lambda path: (len(path.parts), str(path))).parent
+
+
+def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> dict[str, Any]:
+    if info.file_size > JSON_LIMIT_BYTES:
+        raise CheckpointRefused(f"{name} takes {info.file_size} bytes; it should be a small JSON file")
+    try:
+        value = json.loads(archive.read(info))
+    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+        raise CheckpointRefused(f"{name} in the archive is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointRefused(f"{name} in the archive must hold a JSON object")
+    return value
+
+
+def _refuse_quantized(config: Mapping[str, Any], filename: str) -> None:
+    quantized = config.get("quantization_config") or config.get("compression_config")
+    if quantized:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
+        raise CheckpointRefused(
+            f"{filename} is quantized already (quantization_config: {method}); upload the weights it was made from"
+        )
+
+
+def _shards(
+    archive: zipfile.ZipFile, inside: Mapping[str, zipfile.ZipInfo], filename: str, notes: list[str]
+) -> list[str]:
+    """The files of weights, all there. Raises CheckpointRefused that names a missing one."""
+    others = [name for name, pattern in KINDS for name in inside if PurePosixPath(name).match(pattern)]
+    for whole, pattern in KINDS:
+        index, present = f"{whole}.index.json", sorted(name for name in inside if _here(name, pattern))
+        if index in inside:
+            weight_map = _json(archive, inside[index], index).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+                raise CheckpointRefused(f"{index} has no weight_map from tensors to files")
+            shards = sorted(set(weight_map.values()))
+        elif whole in inside:
+            shards = [whole]
+        elif numbered := [match for name in present if (match := NUMBERED.fullmatch(name))]:
+            first, count = numbered[0], int(numbered[0]["count"])
+            shards = [f"{first['stem']}-{n:05}-of-{first['count']}{first['suffix']}" for n in range(1, count + 1)]
+        elif len(present) == 1:
+            shards = present
+        else:
+            continue
+        if missing := [name for name in shards if name not in inside]:
+            raise CheckpointRefused(
+                f"{filename} lacks {missing[0]}, one of the {len(shards)} files of weights that {index} names"
+                if index in inside
+                else f"{filename} lacks {missing[0]}, one of {len(shards)} files of weights"
+            )
+        if left := sorted({name for name in others if "/" not in name} - set(shards) - {"training_args.bin"}):
+            notes.append(f"The weights are those of {', '.join(shards[:2])}; left aside: {', '.join(left[:3])}.")
+        return shards
+    raise CheckpointRefused(
+        f"{filename} has a config.json and no weights beside it; "
+        "add model.safetensors or pytorch_model.bin, with all its shards"
+    )
+
+
+def _here(name: str, pattern: str) -> bool:
+    skipped = ("training_args.bin", "optimizer.bin", "scheduler.bin")
+    return "/" not in name and name not in skipped and PurePosixPath(name).match(pattern)
+
+
+def _add(opened: Opened, path: Path, shard: str) -> None:
+    """One shard's tensors. Raises CheckpointRefused where two shards hold the same name."""
+    if shard.endswith(".safetensors"):
+        tensors, tied = lazy_tensors(path, shard), {}
+    else:
+        part = open_state_dict(path, shard)
+        tensors, tied = part.tensors, part.tied
+        opened.notes.extend(part.notes)
+    for name in (*tensors, *tied):
+        if name in opened.tensors or name in opened.tied:
+            raise CheckpointRefused(f"{name} is in two files of weights; each tensor may be in one")
+    opened.tensors.update(tensors)
+    opened.tied.update(tied)
+
+
+def _without_remote_code(opened: Opened) -> None:
+    """Takes auto_map out of config.json and tokenizer_config.json: what it points to is never run."""
+    found = opened.config is not None and opened.config.pop("auto_map", None) is not None
+    tokenizer = opened.files.get("tokenizer_config.json")
+    if tokenizer is not None:
+        try:
+            settings = json.loads(tokenizer.read_bytes())
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            del opened.files["tokenizer_config.json"]
+            opened.notes.append("tokenizer_config.json is not valid JSON and was left out.")
+        elif settings.pop("auto_map", None) is not None:
+            found = True
+            tokenizer.write_text(json.dumps(settings, indent=2, ensure_ascii=False))
+    if found:
+        opened.notes.append("Its config points to code of its own (auto_map), which is never run.")

@@ -1,0 +1,236 @@
+"""A .pt, .pth or .bin file of `torch.save`: unpickled with `weights_only=True` and never otherwise.
+
+Wrappers that training loops put around a state dict are taken off, and each of it is said in the notes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointRefused
+from ..progress import Report
+from ..safetensors_file import NAMES, LazyTensor, dtype_name
+from .archive import members
+from .base import Format, Opened
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
+NOT_THE_MODEL = re.compile(r"optim|sched|scaler|ema|callback|loop|hyper|grad|rng", re.IGNORECASE)
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+DAMAGED = (  # what a pickle of nonsense makes the unpickler raise
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    OverflowError,
+    OSError,
+    struct.error,
+)
+HOW_TO_SAVE = "save the state dict instead: torch.save(model.state_dict(), path)"
+
+
+class StateDict(Format):
+    name: ClassVar[str] = "state_dict"
+
+    @classmethod
+    def recognises(cls, upload: Path, head: bytes) -> bool:
+        if head[:2] == b"\x80\x02" or (head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5):
+            return True
+        return head[:4] == b"PK\x03\x04" and any(re.search(r"(^|/)data\.pkl$", name) for name in _names(upload))
+
+    @classmethod
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+        return open_state_dict(upload, filename)
+
+
+def _names(upload: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(upload) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return []
+
+
+def open_state_dict(upload: Path, filename: str) -> Opened:
+    """The tensors of a torch.save file, mapped from disk where its format allows. Raises CheckpointRefused."""
+    zipped = zipfile.is_zipfile(upload)
+    if zipped:
+        _look_through(upload, filename)
+    else:
+        _refuse_plain_pickle(upload, filename)
+    data = _load(upload, filename, mmap=zipped)
+    notes: list[str] = []
+    state = _without_prefixes(_unwrapped(data, filename, notes), notes)
+    tensors, tied = _untied(state, filename)
+    total = sum(tensor.bytes for tensor in tensors.values())
+    if total > 4 * upload.stat().st_size + 64 * 2**20:
+        raise CheckpointRefused(
+            f"{filename} is {upload.stat().st_size} bytes and its tensors claim {total}: they are views that repeat "
+            "what is stored; call .contiguous() on them before saving"
+        )
+    return Opened(tensors=tensors, tied=tied, notes=notes)
+
+
+def _look_through(upload: Path, filename: str) -> None:
+    archive, found = members(upload, filename)
+    with archive:
+        parts = {name.partition("/")[2] for name in found}
+        if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
+            raise CheckpointRefused(f"{filename} is a TorchScript archive, which holds code; {HOW_TO_SAVE}")
+        if compressed := [name for name, info in found.items() if info.compress_type != zipfile.ZIP_STORED]:
+            raise CheckpointRefused(
+                f"{filename} holds {compressed[0]} compressed, which torch.save never does; save it again"
+            )
+        if sum(info.file_size for info in found.values()) > upload.stat().st_size:
+            raise CheckpointRefused(f"{filename} declares more bytes than it has: its members overlap")
+        for name, info in found.items():
+            if name.endswith("data.pkl"):
+                _refuse_foreign(_globals(archive.read(info), filename), filename)
+
+
+def _refuse_plain_pickle(upload: Path, filename: str) -> None:
+    """The format before torch 1.6 begins with a pickled magic number; anything else that is a pickle is not ours."""
+    with upload.open("rb") as file:
+        head = file.read(64)
+    if b"\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"[:8] not in head:
+        raise CheckpointRefused(
+            f"{filename} is a Python pickle that torch.save did not write, or it was cut short; "
+            "save the tensors with torch.save(state_dict, path) or as safetensors"
+        )
+
+
+def _globals(pickled: bytes, filename: str) -> list[str]:
+    """What the pickle would import, read without running it."""
+    found, strings = [], ["", ""]
+    try:
+        for code, argument, _ in pickletools.genops(pickled):
+            if code.name == "GLOBAL":
+                found.append(str(argument).replace(" ", "."))
+            elif code.name == "STACK_GLOBAL":
+                found.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except (ValueError, IndexError, EOFError, struct.error) as error:
+        raise CheckpointRefused(f"{filename} holds a damaged pickle ({error}); upload it again") from error
+    return found
+
+
+def _refuse_foreign(names: list[str], filename: str) -> None:
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    allowed = _get_allowed_globals()
+    foreign = [name for name in dict.fromkeys(names) if name not in allowed]
+    modules = [name for name in foreign if name.startswith("torch.nn.modules.")]
+    if modules and (len(modules) > 1 or foreign[0] == modules[0] or foreign[0].startswith("__main__")):
+        raise CheckpointRefused(
+            f"{filename} holds a whole pickled module ({foreign[0]}), which runs code when it is read; {HOW_TO_SAVE}"
+        )
+    if foreign:
+        more = f" and {len(foreign) - 1} other types" if len(foreign) > 1 else ""
+        raise CheckpointRefused(
+            f"{filename} holds a pickled object of type {foreign[0]}{more}, which runs code when it is read; "
+            f"{HOW_TO_SAVE}"
+        )
+
+
+def _load(upload: Path, filename: str, mmap: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(upload, map_location="cpu", weights_only=True, mmap=mmap)
+    except RecursionError as error:
+        raise CheckpointRefused(f"{filename} is nested too deeply to be a state dict") from error
+    except DAMAGED as error:
+        if foreign := re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?([\w.]+)", str(error)):
+            _refuse_foreign([foreign[1]], filename)
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointRefused(
+            f"{filename} cannot be read as weights: it is damaged or cut short ({first})"
+        ) from error
+
+
+def _unwrapped(data: Any, filename: str, notes: list[str]) -> Mapping[str, Any]:
+    """The innermost mapping of names to tensors."""
+    for _ in range(4):
+        if not isinstance(data, Mapping):
+            raise CheckpointRefused(f"{filename} holds a {type(data).__name__}, not a state dict; {HOW_TO_SAVE}")
+        if any(isinstance(value, Tensor) for value in data.values()):
+            return data
+        if "param_groups" in data and "state" in data:
+            raise CheckpointRefused(f"{filename} is the state of an optimizer, not of a model; upload the model's file")
+        groups = [key for key, value in data.items() if isinstance(key, str) and _has_tensors(value)]
+        models = [key for key in groups if not NOT_THE_MODEL.search(key)]
+        chosen = next((key for key in WRAPPERS if key in models), models[0] if len(models) == 1 else None)
+        if chosen is None:
+            if models:
+                raise CheckpointRefused(
+                    f"{filename} holds several groups of tensors: {', '.join(models[:5])}; "
+                    "save the one to compress in a file of its own"
+                )
+            raise CheckpointRefused(f"{filename} holds no tensors of a model; {HOW_TO_SAVE}")
+        notes.append(f'The weights are those under "{chosen}".')
+        if dropped := [str(key) for key in data if key != chosen]:
+            notes.append(f"Dropped what lay beside them: {', '.join(dropped[:8])}{' and more' * (len(dropped) > 8)}.")
+        data = data[chosen]
+    raise CheckpointRefused(f"{filename} is nested too deeply to be a state dict; {HOW_TO_SAVE}")
+
+
+def _has_tensors(value: Any, depth: int = 3) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return any(isinstance(part, Tensor) or (depth > 0 and _has_tensors(part, depth - 1)) for part in value.values())
+
+
+def _without_prefixes(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
+    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if ignored := [str(key) for key in state if key not in tensors]:
+        more = " and more" if len(ignored) > 8 else ""
+        notes.append(f"Ignored what is not a tensor: {', '.join(ignored[:8])}{more}.")
+    while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        notes.append(f'The prefix "{prefix}" was taken off every name.')
+    return tensors
+
+
+def _untied(state: Mapping[str, Tensor], filename: str) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Lazy tensors, each storage once where two names share all of it; and which name stands for which."""
+    found: dict[str, LazyTensor] = {}
+    tied: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.dtype not in NAMES:
+            raise CheckpointRefused(
+                f"{name} in {filename} is a {_described(tensor)} tensor; Pare compresses dense tensors of real numbers"
+            )
+        shape = tuple(tensor.shape)
+        key = (tensor.data_ptr(), shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            tied[name] = seen[key]
+            continue
+        seen[key] = name
+        found[name] = LazyTensor(shape, tensor.dtype, _loader(tensor))
+    return found, tied
+
+
+def _described(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return "meta" if tensor.is_meta else dtype_name(tensor.dtype)
+
+
+def _loader(tensor: Tensor) -> Callable[[], Tensor]:
+    return lambda: tensor.detach().clone(memory_format=torch.contiguous_format)  # a slice leaves its storage behind

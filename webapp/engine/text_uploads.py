@@ -1,0 +1,125 @@
+"""Text for language models (.txt), and rows of text and label (.csv, .tsv, .jsonl)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .datasets import LabelledText
+from .errors import DatasetRefused
+
+TEXT_NAMES = ("text", "sentence", "content", "review", "document", "input")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment")
+SIZE_LIMIT_BYTES = 2**30
+FIELD_LIMIT = 10_000_000  # characters of one text
+
+
+def read_text(upload: Path, filename: str) -> str:
+    """The file as UTF-8, line ends as \\n. Raises DatasetRefused where it is not text."""
+    size = upload.stat().st_size
+    if size > SIZE_LIMIT_BYTES:
+        raise DatasetRefused(f"{filename} is {size} bytes; text is read up to {SIZE_LIMIT_BYTES}: upload a part of it")
+    try:
+        text = upload.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetRefused(
+            f"{filename} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; convert it to UTF-8"
+        ) from error
+    if "\0" in text:
+        raise DatasetRefused(f"{filename} holds zero bytes, so it is not text; convert it to UTF-8")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.strip():
+        raise DatasetRefused(f"{filename} holds nothing but white space")
+    return text
+
+
+def read_labelled_text(upload: Path, filename: str, notes: list[str]) -> tuple[LabelledText, tuple[str, ...] | None]:
+    """The rows, and the classes' names in order (None without labels). Raises DatasetRefused that names the line."""
+    content = read_text(upload, filename)
+    suffix = Path(filename).suffix.lower()
+    rows = _json_rows(content, filename) if suffix in (".jsonl", ".ndjson") else _table_rows(content, filename, suffix)
+    texts: list[str] = []
+    raw: list[Any] = []
+    for line, text, label in rows:
+        if not isinstance(text, str) or not text.strip():
+            raise DatasetRefused(f"line {line} of {filename} has no text")
+        texts.append(text)
+        raw.append(label)
+        if (label is None) != (raw[0] is None):
+            raise DatasetRefused(
+                f"line {line} of {filename} {'lacks' if label is None else 'has'} a label, unlike line 1"
+            )
+    if not texts:
+        raise DatasetRefused(f"{filename} holds no rows")
+    if raw[0] is None:
+        return LabelledText(texts, None), None
+    labels, names = _numbered(raw, filename)
+    notes.append(f"Labels: {', '.join(f'{index} is {name}' for index, name in enumerate(names[:10]))}.")
+    return LabelledText(texts, labels), names
+
+
+def _json_rows(content: str, filename: str) -> Iterator[tuple[int, Any, Any]]:
+    for line, raw in enumerate(content.split("\n"), 1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise DatasetRefused(f"line {line} of {filename} is not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DatasetRefused(f'line {line} of {filename} must be an object such as {{"text": "...", "label": 0}}')
+        text, label = _columns([str(key) for key in row], f"line {line} of {filename}")
+        yield line, row[text], row[label] if label is not None else None
+
+
+def _table_rows(content: str, filename: str, suffix: str) -> Iterator[tuple[int, Any, Any]]:
+    csv.field_size_limit(FIELD_LIMIT)
+    header = content.split("\n", 1)[0]
+    delimiter = "\t" if suffix == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+    reader = csv.reader(io.StringIO(content), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader)
+        text, label = _columns(names, f"the header of {filename}")
+        places = names.index(text), names.index(label) if label is not None else None
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise DatasetRefused(
+                    f"line {reader.line_num} of {filename} has {len(row)} columns; its header has {len(names)}"
+                )
+            yield reader.line_num, row[places[0]], row[places[1]].strip() if places[1] is not None else None
+    except csv.Error as error:
+        raise DatasetRefused(f"line {reader.line_num} of {filename} is not valid CSV: {error}") from error
+
+
+def _columns(names: list[str], where: str) -> tuple[str, str | None]:
+    """The names of the text's and the label's column. Raises DatasetRefused where there is no text."""
+    known = {name.strip().lower(): name for name in names}
+    text = next((known[name] for name in TEXT_NAMES if name in known), None)
+    if text is None:
+        raise DatasetRefused(
+            f"{where} has {', '.join(names[:6]) or 'nothing'}; it needs a column called text (and label)"
+        )
+    return text, next((known[name] for name in LABEL_NAMES if name in known), None)
+
+
+def _numbered(raw: list[Any], filename: str) -> tuple[list[int], tuple[str, ...]]:
+    """Class numbers and names: numbers are kept as they are, names are numbered in sorted order."""
+    if any(isinstance(label, float | list | dict) for label in raw):
+        raise DatasetRefused(f"{filename} has labels that are neither whole numbers nor names")
+    as_text = [str(int(label)) if isinstance(label, bool) else str(label) for label in raw]
+    if all(label.isascii() and label.isdigit() and len(label) < 6 for label in as_text):
+        numbers = [int(label) for label in as_text]
+        return numbers, tuple(str(index) for index in range(max(numbers) + 1))
+    if "" in as_text:
+        raise DatasetRefused(f"row {as_text.index('') + 1} of {filename} has an empty label")
+    names = sorted(set(as_text))
+    if len(names) > len(raw) // 2 and len(names) > 100:
+        raise DatasetRefused(f"{filename} has {len(names)} different labels in {len(raw)} rows: that is no class label")
+    index = {name: number for number, name in enumerate(names)}
+    return [index[label] for label in as_text], tuple(names)

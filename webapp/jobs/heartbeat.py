@@ -1,0 +1,59 @@
+"""Workers saying that they are alive, and finding those that are not."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from webapp.store.database import writing
+from webapp.store.models import Worker, now
+
+
+class Heartbeat:
+    """Of one worker, from `start` on."""
+
+    def __init__(self, sessions: sessionmaker[Session], executor_id: str) -> None:
+        self._sessions, self.executor_id = sessions, executor_id
+        self._started_at = now()
+
+    def start(self) -> None:
+        with writing(self._sessions) as session:
+            session.merge(
+                Worker(
+                    executor_id=self.executor_id,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    started_at=self._started_at,
+                    seen_at=now(),
+                )
+            )
+
+    def beat(self) -> bool:
+        """False when others took this worker for dead: its work is theirs now, and it must end."""
+        mine = (Worker.executor_id == self.executor_id, Worker.started_at == self._started_at)
+        with self._sessions.begin() as session:
+            result = session.execute(update(Worker).where(*mine).values(seen_at=now()))
+        assert isinstance(result, CursorResult)
+        return result.rowcount == 1
+
+    def stop(self) -> None:
+        """Others take over at once."""
+        with self._sessions.begin() as session:
+            session.execute(delete(Worker).where(Worker.executor_id == self.executor_id))
+
+
+def bury(session: Session, stale_seconds: float) -> list[str]:
+    """Removes the workers that were silent for longer than that; returns their executor ids."""
+    silent = select(Worker).where(Worker.seen_at < now() - timedelta(seconds=stale_seconds))
+    found = list(session.scalars(silent.with_for_update()))
+    for worker in found:
+        session.delete(worker)
+    return [worker.executor_id for worker in found]
+
+
+def living(session: Session) -> set[str]:
+    return set(session.scalars(select(Worker.executor_id)))

@@ -1,0 +1,65 @@
+"""The inspection of an upload: in the child process, because nothing else may parse what a stranger sent."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from webapp.engine.errors import PareError
+from webapp.jobs.errors import Stopped
+from webapp.jobs.job_files import inspection_job
+from webapp.jobs.queues import Kind
+from webapp.jobs.workplace import Workplace
+from webapp.store.database import writing
+from webapp.store.digests import forget_upload
+from webapp.store.errors import StoreError
+from webapp.store.models import Checkpoint, Dataset, UploadState
+
+log = logging.getLogger(__name__)
+
+ROWS: dict[Kind, type[Checkpoint | Dataset]] = {"checkpoint": Checkpoint, "dataset": Dataset}
+
+
+@dataclass(frozen=True)
+class InspectionWork:
+    place: Workplace
+    kind: Kind
+    id: str
+
+    def inspect(self) -> None:
+        """Turns the upload's state to ready or refused; may be called again after a crash at any point."""
+        with self.place.sessions() as session:
+            row = session.get(ROWS[self.kind], self.id)
+        if row is None or row.state != UploadState.INSPECTING:
+            return
+        try:
+            with self.place.folder_for(f"{self.kind}-{self.id}") as folder:
+                job = inspection_job(self.place, row, folder)
+                facts = self.place.children.run(job, folder, _tell_nobody, self.unwanted)
+                files = self.place.files.put_folder(folder / "output")
+            self._record(UploadState.READY, files, facts, None)
+        except Stopped:
+            log.info("The %s %s was deleted while it was inspected", self.kind, self.id)
+        except (PareError, StoreError) as error:
+            self.refuse(error.as_dict())
+
+    def refuse(self, reason: dict[str, Any]) -> None:
+        self._record(UploadState.REFUSED, {}, None, reason)
+
+    def unwanted(self) -> bool:
+        with self.place.sessions() as session:
+            return session.get(ROWS[self.kind], self.id) is None
+
+    def _record(self, state: UploadState, files: dict[str, Any], facts: Any, reason: dict[str, Any] | None) -> None:
+        with writing(self.place.sessions) as session:
+            row = session.get(ROWS[self.kind], self.id, with_for_update=True)
+            if row is None or row.state != UploadState.INSPECTING:
+                return
+            row.state, row.files, row.facts, row.reason = state, files, facts, reason
+        with self.place.sessions() as session:
+            forget_upload(session, self.place.files, row)
+
+
+def _tell_nobody(fraction: float | None, message: str, lines: list[str]) -> None:
+    """An inspection takes seconds; its page says only that it is going on."""

@@ -1,0 +1,70 @@
+"""What the engine is told of a run, a checkpoint and a dataset: rows as JSON data, files as folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from webapp.jobs.workplace import Workplace
+from webapp.store.digests import digest_of_files
+from webapp.store.models import Checkpoint, Dataset, Run
+
+
+def told_of_run(run: Run) -> dict[str, Any]:
+    return {"recipe": run.recipe, "exports": run.exports, "seed": run.seed, "options": {}}
+
+
+def told_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    return _told(checkpoint) | {"filename": checkpoint.filename, "size_bytes": checkpoint.size_bytes}
+
+
+def told_of_dataset(dataset: Dataset | None) -> dict[str, Any] | None:
+    return _told(dataset) if dataset else None
+
+
+def normalised_digest(row: Checkpoint | Dataset | None) -> str | None:
+    """Of what the engine reads, so that two uploads of the same content share their stages."""
+    return digest_of_files(row.files) if row else None
+
+
+def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """The child's job for one stage; what it reads is laid out in the folder."""
+    earlier = {other.name: other for other in run.stages if other.name in inputs}
+    checkpoint = told_of_checkpoint(run.checkpoint)
+    return {
+        "task": "stage",
+        "stage": stage,
+        "run": told_of_run(run),
+        "checkpoint": _laid_out(place, checkpoint, run.checkpoint, folder / "checkpoint"),
+        "dataset": _laid_out(place, told_of_dataset(run.dataset), run.dataset, folder / "dataset"),
+        "training_dataset": _laid_out(
+            place, told_of_dataset(run.training_dataset), run.training_dataset, folder / "training_dataset"
+        ),
+        "inputs": {name: str(place.files.materialise(earlier[name].files, folder / name)) for name in inputs},
+        "inputs_facts": {name: earlier[name].facts for name in inputs},
+        "output": str(folder / "output"),
+        "memory_limit_bytes": place.settings.run_memory_limit_bytes,
+    }
+
+
+def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> dict[str, Any]:
+    """The child's job for the inspection of an upload."""
+    asked = {
+        "upload": str(place.files.path(row.digest)),
+        "filename": row.filename,
+        "output": str(folder / "output"),
+        "memory_limit_bytes": place.settings.run_memory_limit_bytes,
+    }
+    if isinstance(row, Dataset):
+        return asked | {"task": "inspect_dataset", "split": row.split}
+    return asked | {"task": "inspect_checkpoint", "max_unpacked_bytes": place.settings.max_unpacked_bytes}
+
+
+def _laid_out(
+    place: Workplace, told: dict[str, Any] | None, row: Checkpoint | Dataset | None, folder: Path
+) -> dict[str, Any] | None:
+    return told | {"folder": str(place.files.materialise(row.files, folder))} if told and row else None
+
+
+def _told(row: Checkpoint | Dataset) -> dict[str, Any]:
+    return {"name": row.name, "digest": row.digest, "facts": row.facts}

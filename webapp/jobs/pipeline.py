@@ -1,0 +1,73 @@
+"""What a run asks of the engine in the worker's own process: which stages there are, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Plan(Protocol):
+    """A stage: `inputs` names the earlier ones it reads, `weight` is its share of the run's time."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def weight(self) -> float: ...
+
+
+class Pipeline(Protocol):
+    """`run` has recipe, exports, seed and options. All of it is JSON data."""
+
+    def stages(self, run: Mapping[str, Any]) -> Sequence[Plan]: ...
+
+    def key(
+        self, stage: str, run: Mapping[str, Any], checkpoint: str, dataset: str | None, training: str | None
+    ) -> str:
+        """The hash of everything that decides what the stage makes; the data come as digests."""
+
+    def conclude(
+        self,
+        run: Mapping[str, Any],
+        checkpoint: Mapping[str, Any],
+        dataset: Mapping[str, Any] | None,
+        training_dataset: Mapping[str, Any] | None,
+        stage_facts: Mapping[str, Any],
+        stage_files: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """{"baseline", "result", "receipt", "artifacts"}."""
+
+
+class EnginePipeline:
+    """The engine's. It is imported at the first call: that takes seconds, and an idle worker needs none of it."""
+
+    def stages(self, run: Mapping[str, Any]) -> Sequence[Plan]:
+        from webapp.engine import pipeline, recipe
+
+        return pipeline.stages(recipe.Recipe.model_validate(run["recipe"]), run["exports"])
+
+    def key(
+        self, stage: str, run: Mapping[str, Any], checkpoint: str, dataset: str | None, training: str | None
+    ) -> str:
+        from webapp.engine import pipeline, recipe
+
+        steps = recipe.Recipe.model_validate(run["recipe"])
+        return pipeline.stage_key(
+            stage, steps, run["exports"], run["seed"], run["options"], checkpoint, dataset, training
+        )
+
+    def conclude(
+        self,
+        run: Mapping[str, Any],
+        checkpoint: Mapping[str, Any],
+        dataset: Mapping[str, Any] | None,
+        training_dataset: Mapping[str, Any] | None,
+        stage_facts: Mapping[str, Any],
+        stage_files: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        from webapp.engine import receipt
+
+        return receipt.conclude(run, checkpoint, dataset, training_dataset, stage_facts, stage_files)

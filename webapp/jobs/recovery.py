@@ -1,0 +1,104 @@
+"""Nothing is lost: the work of dead workers is taken over, and rows that no workflow works on get one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from dbos import DBOS, WorkflowStatus
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from webapp.jobs.client import JobClient
+from webapp.jobs.heartbeat import bury, living
+from webapp.jobs.inspections import ROWS, InspectionWork
+from webapp.jobs.queues import (
+    APPLICATION_VERSION,
+    INSPECTION_WORKFLOW,
+    INSPECTIONS,
+    RUN_WORKFLOW,
+    RUNS,
+    inspection_workflow_id,
+    run_workflow_id,
+)
+from webapp.jobs.runs import RunWork
+from webapp.jobs.workplace import Workplace
+from webapp.store.database import writing
+from webapp.store.models import Run, RunState, UploadState, now
+
+log = logging.getLogger(__name__)
+
+SETTLE = timedelta(seconds=10)  # a row this young may just be on its way into the queue
+ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
+QUEUES = {RUN_WORKFLOW: RUNS, INSPECTION_WORKFLOW: INSPECTIONS}
+TAKEOVER_LOCK = 0x7061726F  # PostgreSQL: one worker takes over at a time; on SQLite the write lock says so
+LOST = {
+    "code": "internal",
+    "message": "The run's work ended without a result, more often than it is started again. Retry it; if that happens "
+    "again, the worker's log says why.",
+}
+
+
+def take_over(place: Workplace) -> None:
+    """Puts the workflows of workers that are dead back into their queues."""
+    with writing(place.sessions) as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": TAKEOVER_LOCK})
+        for executor_id in bury(session, place.settings.worker_stale_seconds):
+            log.warning("The worker %s was silent for too long; its work is taken over", executor_id)
+        session.flush()
+        alive = living(session)
+        # within the lock: a workflow that is resumed twice could be worked on twice
+        for workflow in DBOS.list_workflows(status="PENDING", name=list(QUEUES), load_input=False):
+            if workflow.executor_id not in alive:
+                log.info("%s is taken over from %s", workflow.workflow_id, workflow.executor_id)
+                DBOS.resume_workflow(workflow.workflow_id, queue_name=QUEUES[workflow.name])
+
+
+def requeue(place: Workplace, jobs: JobClient) -> None:
+    """Queues the runs and uploads that wait and have no workflow: a crash came between the row and the queue."""
+    with place.sessions() as session:
+        _requeue_runs(place, session, jobs)
+        _requeue_uploads(place, session, jobs)
+
+
+def _requeue_runs(place: Workplace, session: Session, jobs: JobClient) -> None:
+    waiting = select(Run.id, Run.attempt).where(
+        Run.state.in_((RunState.QUEUED, RunState.RUNNING)), Run.created_at < now() - SETTLE
+    )
+    rows = {run_workflow_id(run_id, attempt): (run_id, attempt) for run_id, attempt in session.execute(waiting)}
+
+    def give_up(workflow_id: str) -> None:
+        RunWork(place, *rows[workflow_id]).fail(LOST)
+
+    _requeue(list(rows), lambda workflow_id: jobs.enqueue_run(rows[workflow_id][0]), give_up)
+
+
+def _requeue_uploads(place: Workplace, session: Session, jobs: JobClient) -> None:
+    for kind, table in ROWS.items():
+        waiting = select(table.id).where(table.state == UploadState.INSPECTING, table.created_at < now() - SETTLE)
+        rows = {inspection_workflow_id(kind, id): InspectionWork(place, kind, id) for id in session.scalars(waiting)}
+        _requeue(
+            list(rows),
+            lambda workflow_id, kind=kind, rows=rows: jobs.enqueue_inspection(kind, rows[workflow_id].id),
+            lambda workflow_id, rows=rows: rows[workflow_id].refuse(LOST),
+        )
+
+
+def _requeue(workflow_ids: list[str], enqueue: Callable[[str], None], give_up: Callable[[str], None]) -> None:
+    if not workflow_ids:
+        return
+    found: dict[str, WorkflowStatus] = {
+        status.workflow_id: status
+        for status in DBOS.list_workflows(workflow_ids=workflow_ids, load_input=False, load_output=False)
+    }
+    for workflow_id in workflow_ids:
+        status = found.get(workflow_id)
+        if status is None:
+            log.info("%s has no workflow yet; it gets one", workflow_id)
+            enqueue(workflow_id)
+        elif status.status not in ALIVE:
+            give_up(workflow_id)  # does nothing where the row has ended meanwhile
+        elif status.app_version not in (None, APPLICATION_VERSION):
+            log.warning("%s was begun by another version of Pare and waits for it", workflow_id)

@@ -1,0 +1,74 @@
+"""How far a run is, and how long it still takes, told from the weights of its stages and the time they took."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import insert, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from webapp.store.models import LogLine, Run, RunState, Stage, StageState, now
+
+log = logging.getLogger(__name__)
+
+ENOUGH = 0.02  # of a run's work, before the time left is guessed
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """Of one stage of one attempt. `weights` are those of all stages; `timed` those that were really computed."""
+
+    sessions: sessionmaker[Session]
+    run_id: str
+    attempt: int
+    stage: str
+    weights: Mapping[str, float]
+    done: Mapping[str, float]  # stage: seconds it took, 0 where its output was reused
+    started_at: datetime = field(default_factory=now)
+
+    def tell(self, fraction: float | None, message: str, lines: list[str]) -> None:
+        """Notes progress and log lines. What cannot be noted now (a busy database) is only logged."""
+        try:
+            with self.sessions.begin() as session:
+                if lines:
+                    rows = [{"run_id": self.run_id, "stage": self.stage, "text": line} for line in lines]
+                    session.execute(insert(LogLine), rows)
+                if fraction is not None:
+                    noted = {"progress": self.overall(fraction), "seconds_left": self.seconds_left(fraction)}
+                    if message:
+                        noted["message"] = message
+                    mine = (Run.id == self.run_id, Run.attempt == self.attempt, Run.state == RunState.RUNNING)
+                    session.execute(update(Run).where(*mine).values(**noted))
+        except OperationalError as error:
+            log.warning("Progress of run %s could not be noted: %s", self.run_id, error)
+
+    def overall(self, fraction: float) -> float:
+        """Of the whole run, 0 to 1, while `fraction` of this stage is done."""
+        total = sum(self.weights.values())
+        behind = sum(self.weights.get(name, 0.0) for name in self.done)
+        return min(1.0, (behind + fraction * self.weights[self.stage]) / total)
+
+    def seconds_left(self, fraction: float) -> float | None:
+        """None while too little was computed to tell. Stages whose output was reused say nothing about speed."""
+        timed = {name: seconds for name, seconds in self.done.items() if seconds > 0}
+        seconds = sum(timed.values()) + (now() - self.started_at).total_seconds()
+        work = sum(self.weights.get(name, 0.0) for name in timed) + fraction * self.weights[self.stage]
+        total = sum(self.weights.values())
+        if work < ENOUGH * total:
+            return None
+        return max(0.0, seconds / work * total * (1.0 - self.overall(fraction)))
+
+
+def seconds_taken(stages: list[Stage]) -> dict[str, float]:
+    """The stages that are done: {name: seconds}."""
+    done = {}
+    for stage in stages:
+        if stage.state == StageState.SUCCEEDED and stage.started_at and stage.finished_at:
+            done[stage.name] = (stage.finished_at - stage.started_at).total_seconds()
+        elif stage.state in (StageState.SUCCEEDED, StageState.REUSED):
+            done[stage.name] = 0.0
+    return done

@@ -1,0 +1,189 @@
+"""A run's work, stage by stage. Each function may be called again after a crash at any point: what a row says is
+done is not done twice, and a run that was cancelled or retried meanwhile is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, selectinload
+
+from webapp.engine.errors import PareError
+from webapp.jobs.errors import Stopped
+from webapp.jobs.job_files import normalised_digest, stage_job, told_of_checkpoint, told_of_dataset, told_of_run
+from webapp.jobs.run_progress import RunProgress, seconds_taken
+from webapp.jobs.workplace import Workplace
+from webapp.store.database import writing
+from webapp.store.errors import StoreError
+from webapp.store.models import Artifact, LogLine, Run, RunState, Stage, StageState, now
+from webapp.store.stages import find_reusable
+
+log = logging.getLogger(__name__)
+
+DONE = (StageState.SUCCEEDED, StageState.REUSED)
+
+
+@dataclass(frozen=True)
+class RunWork:
+    """One attempt at a run."""
+
+    place: Workplace
+    run_id: str
+    attempt: int
+
+    def begin(self) -> list[str]:
+        """Plans the stages and returns their names; none when the run is not to be worked on."""
+        try:
+            return self._plan()
+        except (PareError, StoreError) as error:
+            self.fail(error.as_dict())
+            return []
+
+    def stage(self, name: str) -> bool:
+        """Does one stage, or finds its output. False when the run has ended here: failed, cancelled or retried."""
+        try:
+            run = self._read()
+            if run is None:
+                return False
+            stage = next(stage for stage in run.stages if stage.name == name)
+            whole = all(self.place.files.exists(entry["digest"]) for entry in stage.files.values())
+            if not (stage.state in DONE and whole):
+                return self._reuse(run, stage) or self._compute(run, stage)
+            return True
+        except Stopped:
+            return False
+        except (PareError, StoreError) as error:
+            self.fail(error.as_dict(), name)
+            return False
+
+    def finish(self) -> None:
+        """Puts the receipt together; with it, and its artifacts, the run has succeeded."""
+        try:
+            with writing(self.place.sessions) as session:
+                run = self._mine(session)
+                if run is None:
+                    return
+                checkpoint = told_of_checkpoint(run.checkpoint) | {"files": run.checkpoint.files}
+                concluded = self.place.pipeline.conclude(
+                    told_of_run(run) | {"name": run.name, "started_at": run.started_at and run.started_at.isoformat()},
+                    checkpoint,
+                    told_of_dataset(run.dataset),
+                    told_of_dataset(run.training_dataset),
+                    {stage.name: stage.facts for stage in run.stages},
+                    {stage.name: stage.files for stage in run.stages},
+                )
+                run.baseline, run.result, run.receipt = (concluded[part] for part in ("baseline", "result", "receipt"))
+                run.artifacts.clear()
+                session.flush()
+                run.artifacts = [_artifact(found) for found in concluded["artifacts"]]
+                run.state, run.finished_at, run.progress = RunState.SUCCEEDED, now(), 1.0
+                run.message, run.seconds_left = "Done", None
+        except (PareError, StoreError) as error:
+            self.fail(error.as_dict())
+
+    def fail(self, error: dict[str, Any], stage_name: str | None = None) -> None:
+        """Ends the run with the error, unless it has ended already or is in another attempt."""
+        with writing(self.place.sessions) as session:
+            run = self._mine(session)
+            if run is None:
+                return
+            run.state, run.error, run.finished_at = RunState.FAILED, error, now()
+            run.message, run.seconds_left = "Failed", None
+            session.add(LogLine(run_id=run.id, stage=stage_name or "", text=error["message"].replace("\0", "")))
+            for stage in run.stages:
+                if stage.name == stage_name or stage.state == StageState.RUNNING:
+                    stage.state, stage.finished_at = StageState.FAILED, now()
+        log.warning("Run %s failed: %s", self.run_id, error["message"])
+
+    def unwanted(self) -> bool:
+        """Whether the run was cancelled, retried or deleted since. A database that is busy says no."""
+        try:
+            with self.place.sessions() as session:
+                found = session.execute(select(Run.state, Run.attempt).where(Run.id == self.run_id)).one_or_none()
+        except OperationalError as error:
+            log.warning("Whether run %s is still wanted could not be read: %s", self.run_id, error)
+            return False
+        return found is None or found.state.final or found.attempt != self.attempt
+
+    def _plan(self) -> list[str]:
+        with writing(self.place.sessions) as session:
+            run = self._mine(session)
+            if run is None:
+                return []
+            told = told_of_run(run)
+            data = [normalised_digest(row) for row in (run.checkpoint, run.dataset, run.training_dataset)]
+            assert data[0] is not None
+            known = {stage.name: stage for stage in run.stages}
+            plans = self.place.pipeline.stages(told)
+            planned = {plan.name for plan in plans}
+            run.stages = [stage for stage in run.stages if stage.name in planned]
+            for position, plan in enumerate(plans):
+                key = self.place.pipeline.key(plan.name, told, data[0], data[1], data[2])
+                stage = known.get(plan.name) or Stage(name=plan.name, key="")
+                stage.position, stage.title = position, plan.title
+                if stage.key != key:  # new, or Pare was updated between two attempts
+                    stage.key, stage.state, stage.files, stage.facts = key, StageState.WAITING, {}, None
+                if stage.name not in known:
+                    run.stages.append(stage)
+            run.state, run.started_at = RunState.RUNNING, run.started_at or now()
+            return [plan.name for plan in plans]
+
+    def _reuse(self, run: Run, stage: Stage) -> bool:
+        """Takes over the output of a stage that depends on the same things, where there is one."""
+        with self.place.sessions() as session:
+            earlier = find_reusable(session, stage.key, self.place.files)
+        if earlier is None:
+            return False
+        self._record(stage, StageState.REUSED, earlier.files, earlier.facts)
+        self._progress(run, stage).tell(1.0, stage.title, [f"{stage.title}: the output of an earlier run is reused"])
+        return True
+
+    def _compute(self, run: Run, stage: Stage) -> bool:
+        """Has the child do the stage, and keeps its output. Nothing of the database is held meanwhile."""
+        progress = self._progress(run, stage)
+        with self.place.folder_for(f"{run.id}-{run.attempt}-{stage.name}") as folder:
+            plan = next(plan for plan in self.place.pipeline.stages(told_of_run(run)) if plan.name == stage.name)
+            job = stage_job(self.place, run, stage.name, plan.inputs, folder)
+            self._record(stage, StageState.RUNNING, {}, None)
+            progress.tell(0.0, stage.title, [stage.title])
+            facts = self.place.children.run(job, folder, progress.tell, self.unwanted)
+            files = self.place.files.put_folder(folder / "output")
+        self._record(stage, StageState.SUCCEEDED, files, facts)
+        progress.tell(1.0, stage.title, [])
+        return True
+
+    def _progress(self, run: Run, stage: Stage) -> RunProgress:
+        weights = {plan.name: plan.weight for plan in self.place.pipeline.stages(told_of_run(run))}
+        done = seconds_taken([other for other in run.stages if other.name != stage.name])
+        return RunProgress(self.place.sessions, run.id, run.attempt, stage.name, weights, done)
+
+    def _record(self, stage: Stage, state: StageState, files: dict[str, Any], facts: Any) -> None:
+        """Notes what became of the stage. Raises Stopped when the run has ended meanwhile."""
+        with writing(self.place.sessions) as session:
+            if self._mine(session) is None:
+                raise Stopped(f"run {self.run_id} has ended")
+            row = session.get_one(Stage, stage.id)
+            row.state, row.files, row.facts = state, files, facts
+            if state != StageState.SUCCEEDED:
+                row.started_at = now()
+            row.finished_at = None if state == StageState.RUNNING else now()
+
+    def _mine(self, session: Session) -> Run | None:
+        """The run, locked, if this attempt is still the one that works on it."""
+        run = session.get(Run, self.run_id, with_for_update=True)
+        return run if run and run.attempt == self.attempt and not run.state.final else None
+
+    def _read(self) -> Run | None:
+        """The run with all that a stage reads, free of any session."""
+        parts = (Run.checkpoint, Run.dataset, Run.training_dataset, Run.stages)
+        with self.place.sessions() as session:
+            run = session.get(Run, self.run_id, options=[selectinload(part) for part in parts])
+        return run if run and run.attempt == self.attempt and not run.state.final else None
+
+
+def _artifact(found: dict[str, Any]) -> Artifact:
+    return Artifact(**{name: found[name] for name in ("name", "format", "digest", "size_bytes", "proof")})

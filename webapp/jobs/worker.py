@@ -1,0 +1,127 @@
+"""A worker process: takes work out of the queues until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import psutil
+from dbos import DBOS
+from sqlalchemy.exc import OperationalError
+
+from webapp.config import Settings
+from webapp.jobs.child import ENGINE_CHILD
+from webapp.jobs.client import JobClient
+from webapp.jobs.heartbeat import Heartbeat
+from webapp.jobs.pipeline import Pipeline
+from webapp.jobs.queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
+from webapp.jobs.recovery import requeue, take_over
+from webapp.jobs.slots import Slot
+from webapp.jobs.workflows import work_at
+from webapp.jobs.workplace import Workplace
+from webapp.store.database import make_engine, make_sessions, upgrade
+from webapp.store.digests import sweep
+
+log = logging.getLogger(__name__)
+
+LOST_SIGHT = 75  # exit status of a worker that was taken for dead
+CHILDREN_GONE_SECONDS = 3.0
+
+
+def run_worker(settings: Settings, *, pipeline: Pipeline | None = None, command: Sequence[str] = ENGINE_CHILD) -> None:
+    """Works until SIGTERM or SIGINT, then ends the process: the child is killed and its run taken up again later."""
+    slot = Slot.claim(settings)
+    engine = make_engine(settings.database_url)
+    upgrade(engine)
+    place = Workplace.of(settings, slot.executor_id, make_sessions(engine), pipeline, command)
+    shutil.rmtree(place.folder, ignore_errors=True)
+    worker = Worker(place, JobClient(settings, engine))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, worker.on_signal)
+    worker.work()
+
+
+class Worker:
+    def __init__(self, place: Workplace, jobs: JobClient) -> None:
+        self.place, self.jobs = place, jobs
+        self.heartbeat = Heartbeat(place.sessions, place.executor_id)
+        self._told_to_stop = threading.Event()
+        self._next: dict[str, float] = {}
+
+    def work(self) -> None:
+        """Does not return."""
+        self.heartbeat.start()
+        self._launch()
+        log.info("Worker %s is ready (process %s)", self.place.executor_id, os.getpid())
+        settings = self.place.settings
+        while not self._told_to_stop.wait(min(settings.heartbeat_seconds, 1.0)):
+            try:
+                if self._is_due("beat", settings.heartbeat_seconds) and not self.heartbeat.beat():
+                    log.error("Others took this worker for dead and have its work; it ends")
+                    self._leave(LOST_SIGHT)
+                if self._is_due("recover", settings.heartbeat_seconds * 2):
+                    take_over(self.place)
+                    requeue(self.place, self.jobs)
+                if self._is_due("sweep", settings.sweep_interval_seconds):
+                    self._sweep()
+            except OperationalError as error:
+                log.warning("The database does not answer: %s", error)
+            except Exception:
+                log.exception("Keeping house failed; the worker goes on")
+        self._leave(0)
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_stop.set()
+
+    def _launch(self) -> None:
+        settings = self.place.settings
+        work_at(self.place)
+        migrate_jobs(settings)
+        DBOS(
+            config={
+                "name": APPLICATION_NAME,
+                "system_database_engine": make_engine(settings.jobs_database_url),
+                "executor_id": self.place.executor_id,
+                "application_version": APPLICATION_VERSION,
+                "log_level": "WARNING",
+            }
+        )
+        DBOS.launch()
+        for queue in (RUNS, INSPECTIONS):
+            DBOS.register_queue(queue, worker_concurrency=1, polling_interval_sec=settings.queue_poll_seconds)
+
+    def _leave(self, status: int) -> None:
+        """Ends the process without a word to DBOS: what was in progress stays so, and is taken up again."""
+        self.place.children.closing.set()
+        self.place.children.kill_all()
+        if status == 0:
+            self.heartbeat.stop()
+        deadline = time.monotonic() + CHILDREN_GONE_SECONDS
+        while time.monotonic() < deadline and any(map(psutil.pid_exists, tuple(self.place.children.processes))):
+            self.place.children.kill_all()
+            time.sleep(0.02)
+        shutil.rmtree(self.place.folder, ignore_errors=True)
+        log.info("Worker %s has ended", self.place.executor_id)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _sweep(self) -> None:
+        with self.place.sessions() as session:
+            swept = sweep(session, self.place.files, self.place.settings.sweep_age_seconds)
+        if swept:
+            log.info("%s files that nothing refers to were deleted", swept)
+
+    def _is_due(self, task: str, every_seconds: float) -> bool:
+        at = time.monotonic()
+        if at < self._next.get(task, 0.0):
+            return False
+        self._next[task] = at + every_seconds
+        return True

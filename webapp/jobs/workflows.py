@@ -1,0 +1,81 @@
+"""The durable workflows: a run is one, each of its stages a step; an inspection is one with a single step.
+
+DBOS records which steps are done and starts a workflow again whose worker died. Everything else, the truth that
+pages show included, is in our own tables; the steps are safe to repeat.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dbos import DBOS
+from sqlalchemy.exc import OperationalError
+
+from webapp.jobs.inspections import InspectionWork
+from webapp.jobs.queues import INSPECTION_WORKFLOW, RUN_WORKFLOW, Kind
+from webapp.jobs.runs import RunWork
+from webapp.jobs.workplace import Workplace
+
+log = logging.getLogger(__name__)
+
+_place: Workplace | None = None
+
+
+def work_at(place: Workplace) -> None:
+    """Says what the workflows of this process work with; to be called before DBOS is launched."""
+    global _place
+    _place = place
+
+
+def place() -> Workplace:
+    assert _place is not None, "work_at() was not called"
+    return _place
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, OperationalError)  # a database that restarts, or is busy
+
+
+def internal(error: Exception) -> dict[str, str]:
+    """What the user is told of an error that nobody foresaw."""
+    message = f"Something went wrong inside Pare ({type(error).__name__}: {error}). The worker's log has the details."
+    return {"code": "internal", "message": message[:1000]}
+
+
+@DBOS.step(name="begin", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
+def begin(run_id: str, attempt: int) -> list[str]:
+    return RunWork(place(), run_id, attempt).begin()
+
+
+@DBOS.step(name="stage", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
+def stage(run_id: str, attempt: int, name: str) -> bool:
+    return RunWork(place(), run_id, attempt).stage(name)
+
+
+@DBOS.step(name="finish", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
+def finish(run_id: str, attempt: int) -> None:
+    RunWork(place(), run_id, attempt).finish()
+
+
+@DBOS.workflow(name=RUN_WORKFLOW)
+def pare_run(run_id: str, attempt: int) -> None:
+    try:
+        if (names := begin(run_id, attempt)) and all(stage(run_id, attempt, name) for name in names):
+            finish(run_id, attempt)
+    except Exception as error:
+        log.exception("Run %s failed for a reason that nobody foresaw", run_id)
+        RunWork(place(), run_id, attempt).fail(internal(error))
+
+
+@DBOS.step(name="inspect", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
+def inspect(kind: Kind, id: str) -> None:
+    InspectionWork(place(), kind, id).inspect()
+
+
+@DBOS.workflow(name=INSPECTION_WORKFLOW)
+def pare_inspection(kind: Kind, id: str) -> None:
+    try:
+        inspect(kind, id)
+    except Exception as error:
+        log.exception("The inspection of %s %s failed for a reason that nobody foresaw", kind, id)
+        InspectionWork(place(), kind, id).refuse(internal(error))

@@ -1,0 +1,67 @@
+"""What a worker works with, put together once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from webapp.config import Settings
+from webapp.jobs.child import ENGINE_CHILD, ChildSupervisor
+from webapp.jobs.pipeline import EnginePipeline, Pipeline
+from webapp.store.files import FileStore
+from webapp.store.space import as_store_full
+
+
+@dataclass(frozen=True)
+class Workplace:
+    settings: Settings
+    executor_id: str
+    sessions: sessionmaker[Session]
+    files: FileStore
+    children: ChildSupervisor
+    pipeline: Pipeline
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        executor_id: str,
+        sessions: sessionmaker[Session],
+        pipeline: Pipeline | None = None,
+        command: Sequence[str] = ENGINE_CHILD,
+    ) -> Workplace:
+        children = ChildSupervisor(
+            command=command,
+            threads=settings.threads_per_child,
+            restarts=settings.child_restarts,
+            poll_seconds=settings.cancel_poll_seconds,
+            tell_seconds=settings.progress_interval_seconds,
+        )
+        return cls(settings, executor_id, sessions, file_store(settings), children, pipeline or EnginePipeline())
+
+    @property
+    def folder(self) -> Path:
+        """Of this worker alone; what an earlier life left in it is removed at start."""
+        return self.settings.work / self.executor_id
+
+    @contextmanager
+    def folder_for(self, name: str) -> Iterator[Path]:
+        """An empty working folder, gone afterwards. A full disk in it is told as StoreFull."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with as_store_full(folder):
+                folder.mkdir(parents=True)
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def file_store(settings: Settings) -> FileStore:
+    """The installation's files; with a remote store, copies that are needed here go into the instance folder."""
+    return FileStore(settings.files_url, settings.instance / "cache", settings.min_free_bytes)

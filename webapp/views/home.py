@@ -1,0 +1,39 @@
+"""The first page: what Pare does, the sample ready to try, and the latest runs."""
+
+from __future__ import annotations
+
+from flask import Blueprint, render_template
+from sqlalchemy import func, select
+
+from ..database import db
+from ..store.models import Checkpoint, Dataset, Run, UploadState
+
+blueprint = Blueprint("home", __name__)
+
+LATEST = 6
+
+
+@blueprint.get("/")
+def index() -> str:
+    runs = db.session.scalars(select(Run).order_by(Run.created_at.desc(), Run.id).limit(LATEST)).all()
+    return render_template(
+        "home/index.html",
+        runs=runs,
+        run_count=db.session.scalar(select(func.count()).select_from(Run)),
+        checkpoint_count=db.session.scalar(select(func.count()).select_from(Checkpoint)),
+        sample=sample(),
+    )
+
+
+def sample() -> tuple[Checkpoint, Dataset | None] | None:
+    """The oldest checkpoint that was recognised, with the oldest dataset: on a fresh installation, the sample."""
+    ready = UploadState.READY
+    checkpoint = db.session.scalars(
+        select(Checkpoint).where(Checkpoint.state == ready).order_by(Checkpoint.created_at).limit(1)
+    ).first()
+    if checkpoint is None:
+        return None
+    dataset = db.session.scalars(
+        select(Dataset).where(Dataset.state == ready).order_by(Dataset.created_at).limit(1)
+    ).first()
+    return checkpoint, dataset
