@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test lint format screenshots cases sample clean
+.PHONY: help run setup test lint format docs screenshots cases sample clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,6 +38,10 @@ format: setup  ## what ruff can mend by itself
 
 test: setup lint  ## every test but the slow cases
 	$(BIN)/pytest
+
+docs: setup  ## the pages of docs/ that the code itself tells
+	$(BIN)/python -m webapp.config > docs/settings.md
+	$(BIN)/python -m webapp.engine.reference > docs/techniques.md
 
 screenshots: setup  ## the pictures in docs/screenshots, made by the browser tests
 	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e

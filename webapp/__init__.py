@@ -20,7 +20,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from flask_wtf import CSRFProtect
 
     from .config import Settings
-    from .database import init_database
+    from .database import db, init_database
     from .display import init_display
     from .errors import init_errors
     from .jobs.client import JobClient
@@ -55,7 +55,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     init_errors(app)
     init_display(app)
     init_database(app, settings.database_url)
-    app.extensions["pare"] = Services(settings, FileStore(settings.files_url), JobClient(settings))
+    files = FileStore(settings.files_url, settings.instance / "cache", settings.min_free_bytes)
+    with app.app_context():
+        app.extensions["pare"] = Services(settings, files, JobClient(settings, db.engine))
     for blueprint in blueprints():
         app.register_blueprint(blueprint)
         if (blueprint.url_prefix or "").startswith(("/api", "/serve")):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -40,7 +40,7 @@ COLUMNS = {  # of the table: key, title, unit
     "metric_baseline": ("Original's metric", ""),
     "pareto": ("On the front", ""),
 }
-TABLE_RUNS = 1000  # a picker shows at most so many
+SETTINGS = ("metric", "x", "scale", "sort", "order", "layer_sort", "layer_order")  # of the address, beside the runs
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,34 @@ class View:
     scale: str = "auto"
     sort: str = ""
     order: str = "asc"
+    layer_sort: str = ""  # of the table of layers: "" as in the model, "layer", or the number of a run, 1 the first
+    layer_order: str = "asc"
 
     @classmethod
     def read(cls, query: MultiDict[str, str]) -> View:
         """Raises RequestInvalid with the parameter that is not known."""
+        return cls.of(query.getlist("run"), query)
+
+    @classmethod
+    def of(cls, run_ids: Iterable[str], query: Mapping[str, str]) -> View:
         view = cls(
-            run_ids=tuple(dict.fromkeys(query.getlist("run"))),
+            run_ids=tuple(dict.fromkeys(run_ids)),
             metric=query.get("metric", ""),
             x=query.get("x") or "size_bytes",
             scale=query.get("scale") or "auto",
             sort=query.get("sort", ""),
             order=query.get("order") or "asc",
+            layer_sort=query.get("layer_sort", ""),
+            layer_order=query.get("layer_order") or "asc",
         )
-        allowed = {"x": list(charts.AXES), "scale": list(SCALES), "sort": ["", *COLUMNS], "order": ["asc", "desc"]}
+        allowed = {
+            "x": list(charts.AXES),
+            "scale": list(SCALES),
+            "sort": ["", *COLUMNS],
+            "order": ["asc", "desc"],
+            "layer_order": ["asc", "desc"],
+        }
+        allowed["layer_sort"] = ["", "layer", *(str(number + 1) for number in range(len(view.run_ids)))]
         for field, choices in allowed.items():
             if getattr(view, field) not in choices:
                 given, known = getattr(view, field)[:40], ", ".join(filter(None, choices))
@@ -76,7 +91,7 @@ class View:
         """The address' query with changes; what is as by default is left out."""
         pairs = [("run", id_) for id_ in self.run_ids] if with_runs else []
         defaults = View()
-        for field in ("metric", "x", "scale", "sort", "order"):
+        for field in SETTINGS:
             value = changes.get(field, getattr(self, field))
             if value != getattr(defaults, field):
                 pairs.append((field, value))
@@ -84,7 +99,7 @@ class View:
 
     def settings(self) -> dict[str, str]:
         """What a share keeps of it; never empty."""
-        return {"metric": self.metric, "x": self.x, "scale": self.scale, "sort": self.sort, "order": self.order}
+        return {field: getattr(self, field) for field in SETTINGS}
 
 
 def runs_of(session: Session, run_ids: Sequence[str]) -> list[Run]:
@@ -137,6 +152,20 @@ class Comparison:
     higher_is_better: bool
     rows: list[dict[str, Any]]  # of COLUMNS, and "id"; sorted as the view says
     notes: list[str]  # sentences
+
+    def layers(self) -> list[tuple[str, list[float | None]]]:
+        """(layer, its sparsity in each of `runs`, None where a run has no such layer), sorted as the view says."""
+        found = [
+            {each["name"]: each["sparsity"] for each in (run["result"] or {}).get("layers", ())} for run in self.runs
+        ]
+        table = [(name, [of.get(name) for of in found]) for name in dict.fromkeys(name for of in found for name in of)]
+        sort, turned = self.view.layer_sort, self.view.layer_order == "desc"
+        if sort == "layer":
+            table.sort(key=lambda each: each[0], reverse=turned)
+        elif sort:
+            at = int(sort) - 1
+            table.sort(key=lambda each: -1.0 if (v := each[1][at]) is None else v, reverse=turned)
+        return table
 
     def figures(self) -> dict[str, Any]:
         """Plotly figures by name; the bars in the table's order."""

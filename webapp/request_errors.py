@@ -45,3 +45,10 @@ class CrossSite(PareError):
 
     code = "cross_site"
     status = 403
+
+
+class BodyInvalid(PareError):
+    """The body is JSON, but not of the kind that was asked for."""
+
+    code = "body_invalid"
+    status = 422

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from .engine.errors import DatasetUnfit, RecipeInvalid
 from .engine.facts import CheckpointFacts, DatasetFacts
+from .engine.pipeline import EXPORTS
 from .engine.predict import check_recipe
 from .engine.recipe import Recipe
 from .engine.techniques import techniques
@@ -78,6 +79,7 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
     recipe = parse_recipe(asked.recipe)
     facts = CheckpointFacts.model_validate(checkpoint.facts)
     check_recipe(facts, recipe)
+    check_exports(asked.exports)
     for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
         if given is not None:
             check_dataset_fits(facts, DatasetFacts.model_validate(given.facts), given.name, field)
@@ -192,6 +194,17 @@ def shape_fits(sample: tuple[int, ...], expected: list[int | None]) -> bool:
     return len(sample) == len(expected) and all(
         want is None or have == want for have, want in zip(sample, expected, strict=True)
     )
+
+
+def check_exports(exports: list[str]) -> None:
+    """Raises RecipeInvalid for a format that is not written here; safetensors is always among them."""
+    for position, form in enumerate(exports):
+        if form not in EXPORTS:
+            raise RecipeInvalid(
+                f"There is no export {form[:40]!r}; there is {', '.join(EXPORTS)}.", f"exports.{position}"
+            )
+    if "safetensors" not in exports:
+        raise RecipeInvalid("`exports` has to name safetensors: the receipt is measured on that file.", "exports")
 
 
 def check_data_for_steps(recipe: Recipe, dataset: Dataset | None, training: Dataset | None) -> None:

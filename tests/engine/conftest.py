@@ -1,6 +1,6 @@
-"""Small checkpoints, inspected as an upload is."""
+"""Uploads for the engine's tests, inspected into an empty folder; and tiny models of transformers."""
 
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,33 +8,128 @@ import torch
 from torch import nn
 
 from webapp.engine.checkpoint import inspect_checkpoint
+from webapp.engine.dataset_uploads import inspect_dataset
+from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.model import Model
 from webapp.engine.progress import Silent
+from webapp.engine.safetensors_file import lazy_tensors
 
-Inspected = tuple[Path, CheckpointFacts]
+
+class Bench:
+    """Inspects, and looks at what is left behind. `out` is the folder of the last inspection."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.out, self.count = root, root, 0
+
+    def _out(self) -> Path:
+        self.count += 1
+        self.out = self.root / f"out{self.count}"
+        self.out.mkdir()
+        return self.out
+
+    def file(self, name: str, content: bytes | str = b"") -> Path:
+        path = self.root / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def zip(self, name: str, files: dict[str, bytes | str], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+        path = self.root / name
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for inside, content in files.items():
+                archive.writestr(inside, content)
+        return path
+
+    def zip_folder(self, folder: Path, name: str = "model.zip", inside: str = "model") -> Path:
+        files = {f"{inside}/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return self.zip(name, files)
+
+    def save(self, name: str, value: object) -> Path:
+        torch.save(value, self.root / name)
+        return self.root / name
+
+    def checkpoint(self, path: Path, filename: str | None = None):
+        return inspect_checkpoint(path, filename or path.name, self._out(), Silent())
+
+    def dataset(self, path: Path, split="auto", filename: str | None = None):
+        return inspect_dataset(path, filename or path.name, split, self._out(), Silent())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.load() for name, tensor in lazy_tensors(self.out / "model.safetensors").items()}
+
+    def refusal(self, path: Path, filename: str | None = None) -> str:
+        """The sentence with which a checkpoint is refused; nothing may be left behind."""
+        with pytest.raises(PareError) as refused:
+            self.checkpoint(path, filename)
+        assert list(self.out.iterdir()) == [], "something was left behind"
+        return refused.value.message
+
+    def dataset_refusal(self, path: Path, split="auto") -> str:
+        with pytest.raises(PareError) as refused:
+            self.dataset(path, split)
+        assert list(self.out.iterdir()) == [], "something was left behind"
+        return refused.value.message
 
 
 @pytest.fixture
-def inspected(tmp_path) -> Callable[[nn.Module | dict[str, torch.Tensor]], Inspected]:
-    """A module or a state dict, saved and inspected: the folder and its facts."""
+def bench(tmp_path):
+    return Bench(tmp_path)
 
-    def inspect(module: nn.Module | dict[str, torch.Tensor], name: str = "given") -> Inspected:
-        upload, out = tmp_path / f"{name}.pt", tmp_path / name
-        torch.save(module.state_dict() if isinstance(module, nn.Module) else module, upload)
-        out.mkdir()
-        return out, inspect_checkpoint(upload, upload.name, out, Silent())
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "ran", "on", "mat", "good", "bad", "."]
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+SIZES = {
+    "bert": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24},
+    "roberta": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24, "type_vocab_size": 1},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 24},
+    "llama": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 64, "num_key_value_heads": 1},
+    "vit": {**ENCODER, "image_size": 8, "patch_size": 4, "num_channels": 3},
+}
+
+
+def build_tiny(class_name: str, model_type: str, **changes):
+    """A model of that class in eval mode; `changes` go into its config."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES[model_type], **changes})
+    return getattr(transformers, class_name)(config).eval()
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer of WORDS, as a Hugging Face folder has it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+
+
+@pytest.fixture
+def tiny():
+    return build_tiny
+
+
+@pytest.fixture
+def save_tokenizer():
+    return write_tokenizer
+
+
+@pytest.fixture
+def inspected(bench):
+    """A module or a state dict, saved and inspected: the folder of its normalised files, and its facts."""
+
+    def inspect(given: nn.Module | dict[str, torch.Tensor], name: str = "given") -> tuple[Path, CheckpointFacts]:
+        state = given.state_dict() if isinstance(given, nn.Module) else given
+        facts = bench.checkpoint(bench.save(f"{name}.pt", state))
+        return bench.out, facts
 
     return inspect
 
 
 @pytest.fixture
-def mlp(inspected) -> Inspected:
+def mlp(inspected):
     """64 → 48 → 10, seeded."""
     torch.manual_seed(0)
     return inspected(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), "mlp")
-
-
-@pytest.fixture
-def mlp_model(mlp) -> Model:
-    return Model.of_checkpoint(*mlp)

@@ -70,7 +70,7 @@ def test_pixels_are_from_0_to_1_as_float32_with_a_channel():
 
 
 def test_the_samples_are_small_enough_to_be_committed():
-    assert sum(path.stat().st_size for _, path in samples.FILES) < 1_200_000
+    assert sum(path.stat().st_size for path in samples.FILES) < 1_200_000
 
 
 def test_scikit_learn_is_imported_by_training_alone():

@@ -60,7 +60,10 @@ def read_model(path: Path) -> Model:
     for name, meta in content["weights"].items():
         owned = {key: tensors.pop(key) for key in _keys_of(name, meta) if key in tensors}
         parts = {key.removeprefix(name): tensor.load() for key, tensor in owned.items()}
-        weights[name] = decoder_of(meta["kind"]).from_parts(parts, meta)
+        try:
+            weights[name] = decoder_of(meta["kind"]).from_parts(parts, meta)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointRefused(f"{name} in {path.name} is damaged: {error}. Download the file again.") from None
     weights |= {name: Dense(tensor.load, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     spec = content.get("architecture")
     return Model(weights, content["tied"], ArchitectureSpec.model_validate(spec) if spec else None)

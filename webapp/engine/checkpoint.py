@@ -189,15 +189,22 @@ def _facts(
     zeros: Mapping[str, int],
 ) -> CheckpointFacts:
     _, tensors, _ = read_header(out / WEIGHTS)
+    tied = dict(opened.tied)
     if spec is None:
-        layers = layers_from_tensors(tensors.values(), opened.tied)
+        layers = layers_from_tensors(tensors.values(), tied)
     else:
-        layers = layers_of(architecture(spec).skeleton(spec), spec, opened.tied)
+        module = architecture(spec).skeleton(spec)
+        for alias, source in architecture(spec).ties(module).items():
+            if alias not in tensors and source in tensors:
+                tied[alias] = source
+            elif source not in tensors and alias in tensors:
+                tied[source] = alias
+        layers = layers_of(module, spec, tied)
     return CheckpointFacts(
         format=form,
         tensors=tuple(t.model_copy(update={"zeros": zeros.get(name, 0)}) for name, t in tensors.items()),
         layers=layers,
-        tied=opened.tied,
+        tied=tied,
         architecture=spec,
         weights_only_because=because,
         notes=tuple(opened.notes),

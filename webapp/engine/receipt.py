@@ -37,6 +37,7 @@ def conclude(
     steps = [stage_facts[name] for name in sorted(stage_facts, key=_number) if name.startswith("step-")]
     recipe = Recipe.model_validate(run["recipe"])
     facts = CheckpointFacts.model_validate(checkpoint["facts"])
+    artifacts = _artifacts(checkpoint, stage_files["export-safetensors"][ARTIFACT], verified["proof"])
     receipt = {
         "version": 1,
         "title": run.get("name", ""),
@@ -52,9 +53,9 @@ def conclude(
         "steps": steps,
         "notes": list(facts.notes),
         "proof": [verified["proof"]],
+        "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
         "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe),
     }
-    artifacts = _artifacts(checkpoint, stage_files["export-safetensors"][ARTIFACT], verified["proof"])
     return {"baseline": baseline, "result": result, "receipt": receipt, "artifacts": artifacts}
 
 

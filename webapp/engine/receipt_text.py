@@ -50,7 +50,8 @@ def _summary_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
 def _bytes(found: Mapping[str, Any]) -> Iterator[str]:
     rows = [(row["part"], f"{row['bytes']:,}") for row in found["file"]]
     yield from _table("Bytes of the file", ("", "bytes"), [*rows, ("total", f"{found['total']:,}")])
-    yield f"  {found['total'] / 1e6:.2f} MB, {found['total'] / 2**20:.2f} MiB; deflated {found['deflated'] / 1e6:.2f} MB"
+    total, deflated = found["total"], found["deflated"]
+    yield f"  {total / 1e6:.2f} MB, {total / 2**20:.2f} MiB; deflated {deflated / 1e6:.2f} MB"
 
 
 def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -76,7 +77,8 @@ def _provenance(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "Provenance")
     yield f"  checkpoint {found['checkpoint']['filename']} sha256 {found['checkpoint']['digest']}"
     if found["dataset"]:
-        yield f"  dataset {found['dataset']['name']} sha256 {found['dataset']['digest']} (split {found['dataset']['split']})"
+        dataset = found["dataset"]
+        yield f"  dataset {dataset['name']} sha256 {dataset['digest']} (split {dataset['split']})"
     yield f"  recipe {found['recipe_digest']}"
     yield f"  engine {found['code']}"
     yield "  " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()) + f", seed {found['seed']}"

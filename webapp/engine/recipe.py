@@ -35,7 +35,7 @@ class Step(BaseModel):
     technique: str = Field(max_length=80)
     version: int | None = None  # of the technique; a stored recipe names it
     settings: dict[str, Any] = Field(default_factory=dict)
-    layers: LayerPatterns = LayerPatterns()
+    layers: LayerPatterns = Field(default_factory=lambda: LayerPatterns.model_validate({}))
 
 
 class Recipe(BaseModel):

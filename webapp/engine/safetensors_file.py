@@ -202,7 +202,7 @@ def _entry(file: str, name: str, entry: Any) -> tuple[TensorFacts, int]:
         whole = False
     if not whole:
         raise CheckpointRefused(f"{name} in {file} has no valid dtype, shape and data_offsets")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointRefused(f"{name} in {file} is of dtype {dtype}; Pare reads {', '.join(DTYPES)}")
     facts = TensorFacts(name=name, shape=tuple(shape), dtype=dtype_name(DTYPES[dtype]))
     if facts.bytes != end - start:

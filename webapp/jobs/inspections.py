@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from webapp.engine.errors import PareError
 from webapp.jobs.errors import Stopped
 from webapp.jobs.job_files import inspection_job
@@ -18,8 +20,6 @@ from webapp.store.models import Checkpoint, Dataset, UploadState
 
 log = logging.getLogger(__name__)
 
-ROWS: dict[Kind, type[Checkpoint | Dataset]] = {"checkpoint": Checkpoint, "dataset": Dataset}
-
 
 @dataclass(frozen=True)
 class InspectionWork:
@@ -30,7 +30,7 @@ class InspectionWork:
     def inspect(self) -> None:
         """Turns the upload's state to ready or refused; may be called again after a crash at any point."""
         with self.place.sessions() as session:
-            row = session.get(ROWS[self.kind], self.id)
+            row = self._row(session)
         if row is None or row.state != UploadState.INSPECTING:
             return
         try:
@@ -49,16 +49,21 @@ class InspectionWork:
 
     def unwanted(self) -> bool:
         with self.place.sessions() as session:
-            return session.get(ROWS[self.kind], self.id) is None
+            return self._row(session) is None
 
     def _record(self, state: UploadState, files: dict[str, Any], facts: Any, reason: dict[str, Any] | None) -> None:
         with writing(self.place.sessions) as session:
-            row = session.get(ROWS[self.kind], self.id, with_for_update=True)
+            row = self._row(session, lock=True)
             if row is None or row.state != UploadState.INSPECTING:
                 return
             row.state, row.files, row.facts, row.reason = state, files, facts, reason
         with self.place.sessions() as session:
             forget_upload(session, self.place.files, row)
+
+    def _row(self, session: Session, lock: bool = False) -> Checkpoint | Dataset | None:
+        if self.kind == "checkpoint":
+            return session.get(Checkpoint, self.id, with_for_update=lock)
+        return session.get(Dataset, self.id, with_for_update=lock)
 
 
 def _tell_nobody(fraction: float | None, message: str, lines: list[str]) -> None:

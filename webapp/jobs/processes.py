@@ -52,6 +52,14 @@ def kill_group(process_id: int) -> None:
             process.kill()
 
 
+def is_running(process_id: int) -> bool:
+    """Whether it lives; a dead one that nobody has waited for does not."""
+    try:
+        return bool(psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def oom_kills() -> int:
     """How often the kernel killed for want of memory since it started; 0 where it does not tell."""
     try:

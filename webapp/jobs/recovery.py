@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from webapp.jobs.client import JobClient
 from webapp.jobs.heartbeat import bury, living
-from webapp.jobs.inspections import ROWS, InspectionWork
+from webapp.jobs.inspections import InspectionWork
 from webapp.jobs.queues import (
     APPLICATION_VERSION,
     INSPECTION_WORKFLOW,
@@ -25,7 +25,7 @@ from webapp.jobs.queues import (
 from webapp.jobs.runs import RunWork
 from webapp.jobs.workplace import Workplace
 from webapp.store.database import writing
-from webapp.store.models import Run, RunState, UploadState, now
+from webapp.store.models import Checkpoint, Dataset, Run, RunState, UploadState, now
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ QUEUES = {RUN_WORKFLOW: RUNS, INSPECTION_WORKFLOW: INSPECTIONS}
 TAKEOVER_LOCK = 0x7061726F  # PostgreSQL: one worker takes over at a time; on SQLite the write lock says so
 LOST = {
     "code": "internal",
-    "message": "The run's work ended without a result, more often than it is started again. Retry it; if that happens "
-    "again, the worker's log says why.",
+    "message": "The work ended again and again without a result. Try once more; if that happens again, the worker's "
+    "log says why.",
 }
 
 
@@ -76,14 +76,17 @@ def _requeue_runs(place: Workplace, session: Session, jobs: JobClient) -> None:
 
 
 def _requeue_uploads(place: Workplace, session: Session, jobs: JobClient) -> None:
-    for kind, table in ROWS.items():
-        waiting = select(table.id).where(table.state == UploadState.INSPECTING, table.created_at < now() - SETTLE)
-        rows = {inspection_workflow_id(kind, id): InspectionWork(place, kind, id) for id in session.scalars(waiting)}
-        _requeue(
-            list(rows),
-            lambda workflow_id, kind=kind, rows=rows: jobs.enqueue_inspection(kind, rows[workflow_id].id),
-            lambda workflow_id, rows=rows: rows[workflow_id].refuse(LOST),
-        )
+    old = now() - SETTLE
+    checkpoints = select(Checkpoint.id).where(Checkpoint.state == UploadState.INSPECTING, Checkpoint.created_at < old)
+    datasets = select(Dataset.id).where(Dataset.state == UploadState.INSPECTING, Dataset.created_at < old)
+    works = [InspectionWork(place, "checkpoint", id) for id in session.scalars(checkpoints)]
+    works += [InspectionWork(place, "dataset", id) for id in session.scalars(datasets)]
+    by_workflow = {inspection_workflow_id(work.kind, work.id): work for work in works}
+
+    def enqueue(workflow_id: str) -> None:
+        jobs.enqueue_inspection(by_workflow[workflow_id].kind, by_workflow[workflow_id].id)
+
+    _requeue(list(by_workflow), enqueue, lambda workflow_id: by_workflow[workflow_id].refuse(LOST))
 
 
 def _requeue(workflow_ids: list[str], enqueue: Callable[[str], None], give_up: Callable[[str], None]) -> None:

@@ -38,7 +38,10 @@ class RunProgress:
                     rows = [{"run_id": self.run_id, "stage": self.stage, "text": line} for line in lines]
                     session.execute(insert(LogLine), rows)
                 if fraction is not None:
-                    noted = {"progress": self.overall(fraction), "seconds_left": self.seconds_left(fraction)}
+                    noted: dict[str, float | str | None] = {
+                        "progress": self.overall(fraction),
+                        "seconds_left": self.seconds_left(fraction),
+                    }
                     if message:
                         noted["message"] = message
                     mine = (Run.id == self.run_id, Run.attempt == self.attempt, Run.state == RunState.RUNNING)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-import psutil
 from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
@@ -21,6 +20,7 @@ from webapp.jobs.child import ENGINE_CHILD
 from webapp.jobs.client import JobClient
 from webapp.jobs.heartbeat import Heartbeat
 from webapp.jobs.pipeline import Pipeline
+from webapp.jobs.processes import is_running
 from webapp.jobs.queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
 from webapp.jobs.recovery import requeue, take_over
 from webapp.jobs.slots import Slot
@@ -104,7 +104,7 @@ class Worker:
         if status == 0:
             self.heartbeat.stop()
         deadline = time.monotonic() + CHILDREN_GONE_SECONDS
-        while time.monotonic() < deadline and any(map(psutil.pid_exists, tuple(self.place.children.processes))):
+        while time.monotonic() < deadline and any(map(is_running, tuple(self.place.children.processes))):
             self.place.children.kill_all()
             time.sleep(0.02)
         shutil.rmtree(self.place.folder, ignore_errors=True)

@@ -8,57 +8,51 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from ..store.files import FileStore
 from ..store.models import Checkpoint, Dataset
-from ..uploads import Inspections, receive_upload
+from ..uploads import Inspections, receive_checkpoint, receive_dataset
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER / "digits_cnn.safetensors"
 DATASET = FOLDER / "digits.npz"  # x_train, y_train, x_test, y_test
 UNLABELLED = FOLDER / "digits_unlabelled.npz"  # x
-
-Kind = Literal["checkpoint", "dataset"]
-FILES: tuple[tuple[Kind, Path], ...] = (("checkpoint", CHECKPOINT), ("dataset", DATASET), ("dataset", UNLABELLED))
+FILES = (CHECKPOINT, DATASET, UNLABELLED)
 
 
-def install(session: Session, files: Any, jobs: Inspections) -> list[Checkpoint | Dataset]:
+def install(session: Session, files: FileStore, jobs: Inspections) -> list[Checkpoint | Dataset]:
     """Uploads the samples that are not there yet and queues their inspection. Returns the rows it made.
 
-    Raises DiskFull where there is no space for them.
+    Raises StoreFull where there is no space for them.
     """
     made: list[Checkpoint | Dataset] = []
-    for kind, path in FILES:
-        if not _holds(session, kind, path):
-            size_bytes = path.stat().st_size
-            with path.open("rb") as stream:
-                made.append(
-                    receive_upload(
-                        kind,
-                        stream,
-                        path.name,
-                        session=session,
-                        files=files,
-                        jobs=jobs,
-                        limit_bytes=size_bytes,
-                        expected_bytes=size_bytes,
-                    )
+    for path in FILES:
+        table = Checkpoint if path == CHECKPOINT else Dataset
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if session.scalar(select(table.id).where(table.digest == digest).limit(1)) is not None:
+            continue
+        limit_bytes = path.stat().st_size
+        with path.open("rb") as stream:
+            row: Checkpoint | Dataset
+            if path == CHECKPOINT:
+                row = receive_checkpoint(
+                    stream, path.name, session=session, files=files, jobs=jobs, limit_bytes=limit_bytes
                 )
+            else:
+                split = "all" if path == UNLABELLED else "auto"
+                row = receive_dataset(
+                    stream, path.name, split, session=session, files=files, jobs=jobs, limit_bytes=limit_bytes
+                )
+            made.append(row)
     return made
 
 
-def install_when_fresh(session: Session, files: Any, jobs: Inspections) -> list[Checkpoint | Dataset]:
+def install_when_fresh(session: Session, files: FileStore, jobs: Inspections) -> list[Checkpoint | Dataset]:
     """`install` where nothing was ever uploaded: samples that someone deleted stay away."""
     for table in (Checkpoint, Dataset):
         if session.scalar(select(table.id).limit(1)) is not None:
             return []
     return install(session, files, jobs)
-
-
-def _holds(session: Session, kind: Kind, path: Path) -> bool:
-    table = Checkpoint if kind == "checkpoint" else Dataset
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return session.scalar(select(table.id).where(table.digest == digest).limit(1)) is not None

@@ -7,7 +7,21 @@ from flask import Blueprint
 
 def blueprints() -> list[Blueprint]:
     """In the order in which they are registered."""
-    from . import checkpoints, datasets, health, home, recipes, runs, techniques
+    from . import (
+        api,
+        artifacts,
+        checkpoints,
+        compare,
+        datasets,
+        health,
+        home,
+        plotly_library,
+        receipts,
+        recipes,
+        runs,
+        shares,
+        techniques,
+    )
 
     return [
         home.blueprint,
@@ -16,5 +30,11 @@ def blueprints() -> list[Blueprint]:
         runs.blueprint,
         recipes.blueprint,
         techniques.blueprint,
+        compare.blueprint,
+        receipts.blueprint,
+        shares.blueprint,
+        artifacts.blueprint,
+        plotly_library.blueprint,
+        api.blueprint,
         health.blueprint,
     ]

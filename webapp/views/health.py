@@ -32,7 +32,7 @@ def database_problem() -> str | None:
 
 def store_problem() -> str | None:
     try:
-        services().files.check()
+        services().files.exists("0" * 64)
     except (StoreError, OSError) as error:
         return str(error)
     return None

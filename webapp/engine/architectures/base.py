@@ -32,6 +32,11 @@ class Architecture(ABC):
         """The module with every parameter and persistent buffer on the meta device, the rest real, in eval mode."""
 
     @classmethod
+    def ties(cls, module: nn.Module) -> dict[str, str]:
+        """Alias -> the parameter it shares, where the architecture itself ties them (a head to its embedding)."""
+        return {}
+
+    @classmethod
     def tokenizer(cls, spec: ArchitectureSpec, folder: Path) -> Any:
         """The tokenizer in a checkpoint's folder, or None."""
         return None

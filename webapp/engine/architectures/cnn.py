@@ -16,7 +16,7 @@ from ..errors import CheckpointRefused
 from ..facts import ArchitectureSpec, TensorFacts
 from .base import Architecture
 from .chain import Step, completed, grouped, skeleton, try_shapes
-from .sequential import in_chain
+from .chain_order import in_chain
 
 ASSUMED = (
     "The tensors do not tell strides, pooling and activations; assumed are stride 1 with padding that keeps the size, "

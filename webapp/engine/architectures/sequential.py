@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from ..errors import CheckpointRefused
 from ..facts import ArchitectureSpec, TensorFacts
 from .base import Architecture
 from .chain import Step, completed, grouped, skeleton, try_shapes
+from .chain_order import in_chain
 from .layers import EMBEDDING_NAME
 
 ASSUMED = "The tensors do not tell what stands between the linear layers; ReLU is assumed."
@@ -62,36 +62,3 @@ def _spec(steps: list[Step], assumed: str | None) -> ArchitectureSpec:
         config={"steps": steps, "classes": widths[-1], "assumed": assumed},
         inputs={"shape": [widths[0]]},
     )
-
-
-def in_chain(kinds: Mapping[str, str], tensors: Mapping[str, TensorFacts]) -> list[str] | None:
-    """The module paths in an order in which each layer's inputs are the outputs before it; None if there is none.
-
-    The file's own order is tried first, then the natural order of the names (fc2 before fc10).
-    """
-    for order in (list(kinds), sorted(kinds, key=_natural)):
-        if _fits(order, kinds, tensors):
-            return order
-    return None
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _fits(order: list[str], kinds: Mapping[str, str], tensors: Mapping[str, TensorFacts]) -> bool:
-    width: int | None = None
-    previous = ""
-    for path in order:
-        if kinds[path] == "batch_norm":
-            if tensors[f"{path}.running_mean"].shape != (width,):
-                return False
-            continue
-        shape = tensors[f"{path}.weight"].shape
-        turning = previous == "conv2d" and kinds[path] == "linear"  # flattened: checked by whoever flattens
-        if previous == "linear" and kinds[path] == "conv2d":
-            return False
-        if width is not None and not turning and shape[1] != width:
-            return False
-        width, previous = shape[0], kinds[path]
-    return previous == "linear"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from ..errors import CheckpointRefused
@@ -22,6 +23,18 @@ TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it do
     ("ForImageClassification", "classification"),
 )
 NO_POOLING = "pare_without_pooling"  # in a spec's config: the checkpoint was saved without the pooling layer
+LARGEST = {"num_hidden_layers": 5_000, "n_layer": 5_000, "n_layers": 5_000, "max_position_embeddings": 20_000_000}
+INVALID = (  # what the library raises for values that it did not expect
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    StrictDataclassError,
+)
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
@@ -64,6 +77,10 @@ class Transformers(Architecture):
         return result
 
     @classmethod
+    def ties(cls, module: nn.Module) -> dict[str, str]:
+        return tied_by(module)
+
+    @classmethod
     def tokenizer(cls, spec: ArchitectureSpec, folder: Path) -> Any:
         """The fast tokenizer in the folder, or None where there is none. Reads files only, runs no code of theirs."""
         if not any((folder / name).exists() for name in TOKENIZER_FILES):
@@ -82,16 +99,19 @@ def why_not(config: dict[str, Any]) -> str | None:
         return "its config.json has no model_type, so the architecture is not known"
     if model_type not in CONFIG_MAPPING:
         return f"transformers itself has no model type {model_type!r}"
+    if too_large := [key for key, most in LARGEST.items() if type(config.get(key)) is int and config[key] > most]:
+        return f"its config.json has {too_large[0]} {config[too_large[0]]}, beyond any model there is"
     try:
         parsed = parsed_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError, CheckpointRefused) as error:
-        return f"its config.json is not a valid {model_type} configuration: {error}"
-    if getattr(parsed, "is_encoder_decoder", False):
-        return f"{model_type} is an encoder-decoder, which Pare does not run yet"
-    try:
-        _class(config)
+        if getattr(parsed, "is_encoder_decoder", False):
+            return f"{model_type} is an encoder-decoder, which Pare does not run yet"
+        with torch.device("meta"):
+            _class(config)(parsed)
     except CheckpointRefused as error:
         return error.message
+    except INVALID as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"its config.json is not a valid {model_type} configuration: {first}"
     return None
 
 
@@ -104,7 +124,7 @@ def parsed_config(config: dict[str, Any]) -> Any:
 
 
 def _class(config: dict[str, Any]) -> type[nn.Module]:
-    """The class that config.json names if transformers itself has it, else the bare model of the type."""
+    """The class that config.json names, or the bare model of the type. Raises CheckpointRefused if there is neither."""
     import transformers
 
     names = config.get("architectures") or [None]
@@ -113,6 +133,7 @@ def _class(config: dict[str, Any]) -> type[nn.Module]:
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
+        raise CheckpointRefused(f"transformers itself has no class {name!r}")
     model_type = type(parsed_config(config))
     if model_type not in transformers.AutoModel._model_mapping:
         raise CheckpointRefused(f"transformers has no model for {config['model_type']!r}")

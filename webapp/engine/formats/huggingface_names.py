@@ -92,6 +92,9 @@ def _same(one: LazyTensor, other: LazyTensor) -> bool:
 
 def _converted(opened: Opened, kind: Any, title: str, filename: str, scratch: Path) -> dict[str, LazyTensor]:
     """Everything through `from_pretrained`. Raises CheckpointRefused where it finds a tensor missing or misshapen."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     folder = scratch / "converted"
     folder.mkdir()
     write_safetensors(folder / "model.safetensors", opened.tensors, {"format": "pt"})

@@ -48,7 +48,8 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:
     if bits == 4:
         even = np.append(values, np.uint8(0)) if len(values) % 2 else values
-        return (even[0::2] | (even[1::2] << 4)).astype(np.uint8)
+        halves: np.ndarray = (even[0::2] | (even[1::2] << 4)).astype(np.uint8)
+        return halves
     spread = np.unpackbits(values[:, None], axis=1, count=bits, bitorder="little")  # (n, bits)
     return np.packbits(spread.reshape(-1), bitorder="little")
 

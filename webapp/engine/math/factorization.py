@@ -28,7 +28,8 @@ def rank_for_energy(singular: Tensor, energy: float) -> int:
 
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """float32 (m, n) -> U (m, k), s (k,), Vh (k, n) with k = min(m, n)."""
-    return torch.linalg.svd(matrix.float(), full_matrices=False)
+    u, s, vh = torch.linalg.svd(matrix.float(), full_matrices=False)
+    return u, s, vh
 
 
 def factors(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,8 @@ def quantize(matrix: Tensor, grid: Grid, bits: int, group: int) -> Tensor:
         codes = steps.clamp(-top, top) + 2 ** (bits - 1)
     else:
         codes = (steps + grid.zero_point[..., None]).clamp(0, 2**bits - 1)
-    return codes.to(torch.uint8).reshape(rows, -1)[:, :columns]
+    packed: Tensor = codes.to(torch.uint8).reshape(rows, -1)[:, :columns]
+    return packed
 
 
 def dequantize(codes: Tensor, grid: Grid, bits: int, group: int) -> Tensor:

@@ -26,7 +26,8 @@ class WeightQuantization(LayerByLayer):
         granularity: Literal["channel", "group"] = setting(
             "channel",
             "A scale for each",
-            "channel: one scale for each row of the matrix. group: one for each run of inputs; finer, and a little larger.",
+            "channel: one scale for each row of the matrix. "
+            "group: one for each run of inputs; finer, and a little larger.",
             widget="choice",
         )
         group_size: int = setting(

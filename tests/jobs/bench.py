@@ -1,0 +1,125 @@
+"""An installation to try jobs on: its rows, its files, and workers that can be started and killed."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from sqlalchemy import select
+
+from webapp.config import Settings
+from webapp.jobs.client import JobClient
+from webapp.jobs.workplace import file_store
+from webapp.store.database import make_engine, make_sessions, upgrade
+from webapp.store.models import Checkpoint, Dataset, LogLine, Run, UploadState
+
+QUICK = {  # so that a test waits no longer than it must
+    "PARE_QUEUE_POLL_SECONDS": "0.1",
+    "PARE_CANCEL_POLL_SECONDS": "0.1",
+    "PARE_PROGRESS_INTERVAL_SECONDS": "0.05",
+    "PARE_HEARTBEAT_SECONDS": "0.3",
+    "PARE_WORKER_STALE_SECONDS": "3",
+}
+
+
+class Bench:
+    def __init__(self, instance: Path, worker: str, **settings: str) -> None:
+        self.environment = QUICK | {f"PARE_{name.upper()}": value for name, value in settings.items()}
+        self.settings = Settings.load(instance, self.environment)
+        self.worker_command = [sys.executable, "-m", worker, str(instance)]
+        self.engine = make_engine(self.settings.database_url)
+        upgrade(self.engine)
+        self.sessions = make_sessions(self.engine)
+        self.files = file_store(self.settings)
+        self.jobs = JobClient(self.settings, self.engine)
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.log = (instance / "workers.log").open("ab")
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+
+        environment = os.environ | self.environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        worker = subprocess.Popen(self.worker_command, env=environment, stdout=self.log, stderr=self.log)
+        self.workers.append(worker)
+        return worker
+
+    def upload(self, kind: str, filename: str, content: bytes) -> str:
+        digest, size_bytes = self.files.receive(io.BytesIO(content), 10**9)
+        with self.sessions.begin() as session:
+            row = (Checkpoint if kind == "checkpoint" else Dataset)(
+                name=filename, filename=filename, size_bytes=size_bytes, digest=digest
+            )
+            session.add(row)
+        self.jobs.enqueue_inspection(kind, row.id)
+        return row.id
+
+    def script(self, *script: object, facts: object = None) -> bytes:
+        return json.dumps({"script": script, "facts": facts or {}}).encode()
+
+    def checkpoint(self) -> str:
+        """One that is ready, without an inspection."""
+        with self.sessions.begin() as session:
+            row = Checkpoint(name="c", filename="c", size_bytes=1, digest="0" * 64, state=UploadState.READY, facts={})
+            session.add(row)
+        return row.id
+
+    def run(self, recipe: object, checkpoint_id: str | None = None, queue: bool = True, **changed: object) -> str:
+        with self.sessions.begin() as session:
+            row = Run(name="r", checkpoint_id=checkpoint_id or self.checkpoint(), recipe=recipe, **changed)
+            session.add(row)
+        if queue:
+            self.jobs.enqueue_run(row.id)
+        return row.id
+
+    def get(self, table: type, id: str):
+        with self.sessions() as session:
+            row = session.get(table, id)
+            if table is Run and row is not None:
+                _ = row.stages, row.artifacts
+            return row
+
+    def lines(self, run_id: str) -> list[str]:
+        with self.sessions() as session:
+            return list(session.scalars(select(LogLine.text).where(LogLine.run_id == run_id).order_by(LogLine.id)))
+
+    def until(self, what, seconds: float = 30.0):
+        """Waits for a truth; returns it."""
+        deadline = time.monotonic() + seconds
+        while not (found := what()):
+            if time.monotonic() > deadline:
+                self.log.flush()
+                said = Path(self.log.name).read_text()[-3000:]
+                raise AssertionError(f"waited {seconds} s in vain; the workers said:\n{said}")
+            time.sleep(0.02)
+        return found
+
+    def ended(self, run_id: str, seconds: float = 30.0) -> Run:
+        self.until(lambda: self.get(Run, run_id).state.final, seconds)
+        return self.get(Run, run_id)
+
+    def inspected(self, table: type, id: str, seconds: float = 30.0):
+        self.until(lambda: self.get(table, id).state != UploadState.INSPECTING, seconds)
+        return self.get(table, id)
+
+    def children(self) -> list[psutil.Process]:
+        """The compressing processes that live, of this installation."""
+        here, found = str(self.settings.work), []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(here in part for part in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGKILL)
+            worker.wait()
+        self.jobs.close()
+        self.engine.dispose()
+        self.log.close()

@@ -1,0 +1,98 @@
+"""A child process without torch: it speaks the protocol and does what the job's script says, step by step.
+
+As a stage it takes its script from the recipe: {"stages": {name: [[verb, argument], ...]}, "ledger": path}.
+As an inspection it takes it from the uploaded file, which is JSON: {"script": [...], "facts": {...}}.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+job = json.loads(Path(sys.argv[1]).read_text())
+output = Path(job["output"])
+
+
+def leave_with_the_worker() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(3)
+
+
+def say(**message: object) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def perform(verb: str, argument: object) -> None:
+    match verb:
+        case "sleep":
+            for _ in range(int(argument * 20)):
+                time.sleep(0.05)
+        case "progress":
+            say(progress=argument, message=f"at {argument}")
+        case "log":
+            say(log=argument)
+        case "write":
+            read = [path.read_text() for path in sorted(Path(job["output"]).parent.glob("*/*.txt"))]
+            (output / "out.txt").write_text("|".join([str(argument), *read]))
+        case "print":
+            print(argument, flush=True)
+        case "complain":
+            print(argument, file=sys.stderr, flush=True)
+        case "refuse":
+            say(error={"code": "recipe_invalid", "message": argument, "field": "steps.0"})
+            os._exit(3)
+        case "exit":
+            os._exit(argument)
+        case "kill_self":
+            os.kill(os.getpid(), argument)
+        case "kill_self_once":
+            if not Path(argument).exists():
+                Path(argument).touch()
+                os.kill(os.getpid(), 9)
+        case "spawn":
+            if os.fork() == 0:
+                time.sleep(argument)
+                os._exit(0)
+        case "spawn_session":
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(argument)
+                os._exit(0)
+        case "environment":
+            say(log=os.environ.get(argument, ""))
+        case "allocate":
+            import resource
+
+            limit = job["memory_limit_bytes"]
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+            try:
+                bytearray(argument)
+            except MemoryError:
+                say(error={"code": "out_of_memory", "message": "The process ran out of memory."})
+                os._exit(3)
+
+
+def note(event: str) -> None:
+    if ledger := job.get("run", {}).get("recipe", {}).get("ledger"):
+        with open(ledger, "a") as file:
+            file.write(f"{event} {job['stage']} {os.getpid()}\n")
+
+
+if not os.environ.get("IGNORE_STDIN"):
+    threading.Thread(target=leave_with_the_worker, daemon=True).start()
+facts = {"task": job["task"]}
+if job["task"] == "stage":
+    script = job["run"]["recipe"]["stages"][job["stage"]]
+    facts |= {"stage": job["stage"], "inputs": sorted(job["inputs"])}
+else:
+    asked = json.loads(Path(job["upload"]).read_text())
+    script, facts = asked["script"], facts | asked["facts"] | {"filename": job["filename"]}
+note("start")
+for verb, argument in script:
+    perform(verb, argument)
+note("end")
+say(done=facts)
+os._exit(0)

@@ -1,0 +1,79 @@
+"""The command line does the whole job without a server, and its result can be checked again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from webapp.cli import pare
+from webapp.engine import load
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A small MLP, 100 samples that it labels itself, and a recipe."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    torch.save(module.state_dict(), tmp_path / "mlp.pt")
+    x = torch.randn(100, 16)
+    np.savez(tmp_path / "data.npz", x=x.numpy(), y=module(x).argmax(-1).numpy())
+    recipe = {"version": 1, "steps": [{"technique": "magnitude_pruning"}, {"technique": "weight_quantization"}]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    return tmp_path
+
+
+def call(*args) -> str:
+    result = CliRunner().invoke(pare, [str(arg) for arg in args])
+    return f"{result.output}\nexit {result.exit_code}"
+
+
+def compress(given) -> str:
+    files = {"--recipe": "recipe.yaml", "--data": "data.npz", "--out": "out"}
+    return call("compress", given / "mlp.pt", "--quiet", *(x for k, v in files.items() for x in (k, given / v)))
+
+
+def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
+    said = compress(given)
+    assert "exit 0" in said
+    assert "smaller; accuracy" in said
+    receipt = json.loads((given / "out/receipt.json").read_text())
+    size = (given / "out/model.safetensors").stat().st_size
+    assert size == receipt["bytes"]["total"]
+    assert load(given / "out/model.safetensors")(torch.randn(2, 16)).shape == (2, 4)
+    assert "checks passed" in call("verify", given / "out")
+    assert [p.name for p in given.iterdir() if p.name.startswith(".pare")] == []
+
+
+def test_verify_notices_one_changed_byte(given):
+    compress(given)
+    path = given / "out/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    said = call("verify", given / "out")
+    assert "FAILED  model.safetensors: has another sha256" in said
+    assert "exit 1" in said
+
+
+def test_a_bad_recipe_stops_before_anything_is_made(given):
+    (given / "recipe.yaml").write_text("version: 1\nsteps: [{technique: magnitude_pruning, settings: {sparsity: 1.5}}]")
+    result = CliRunner().invoke(
+        pare, ["compress", str(given / "mlp.pt"), "--recipe", str(given / "recipe.yaml"), "--out", str(given / "out")]
+    )
+    assert result.exit_code != 0
+    assert "sparsity" in str(result.exception)
+    assert not (given / "out").exists()
+
+
+def test_inspect_lists_the_tensors(given):
+    said = call("inspect", given / "mlp.pt")
+    assert "0.weight" in said
+    assert "32 × 16" in said
+
+
+def test_inspect_refuses_with_the_engine_s_sentence(given):
+    (given / "bad.safetensors").write_bytes(b"\xff" * 100)
+    assert "exit 1" in call("inspect", given / "bad.safetensors")

@@ -1,0 +1,131 @@
+"""`pare compress`: a recipe applied to a checkpoint with no server, and the receipt printed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .workbench import Workbench, files_in, workbench
+
+File = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("checkpoint", type=File)
+@click.option("--recipe", required=True, type=File, help="The recipe, YAML or JSON.")
+@click.option("--data", type=File, help="The dataset to evaluate on: .npz, .txt, .csv or .jsonl.")
+@click.option("--split", type=click.Choice(["auto", "all"]), default="auto", help="all: every sample evaluates.")
+@click.option("--training-data", type=File, help="A second dataset, to calibrate and train on.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
+@click.option("--seed", type=int, default=0, help="Decides everything that is drawn at random.")
+@click.option("--quiet", is_flag=True, help="Print the receipt only.")
+def compress(
+    checkpoint: Path,
+    recipe: Path,
+    data: Path | None,
+    split: str,
+    training_data: Path | None,
+    out: Path,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Apply a recipe to CHECKPOINT and write the smaller one, with its receipt, into a new folder."""
+    from webapp.engine.receipt_text import render_text
+    from webapp.engine.recipe import Recipe
+
+    if out.exists() and any(out.iterdir()):
+        raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
+    wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
+        given = _given(bench, bar, checkpoint, data, split, training_data)
+        conclusion, exported = _run(bench, bar, given, wanted, seed, checkpoint.stem)
+        _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
+    click.echo(render_text(conclusion["receipt"]))
+    click.echo(f"{out / 'model.safetensors'}, its receipt.json beside it. Check it again with: pare verify {out}")
+
+
+def _given(
+    bench: Workbench, bar: _Bar, checkpoint: Path, data: Path | None, split: str, training_data: Path | None
+) -> dict[str, Any]:
+    bar.stage(f"Inspecting {checkpoint.name}")
+    found: dict[str, Any] = {"dataset": None, "training_dataset": None}
+    told = bench.upload("checkpoint", checkpoint, bar.tell)
+    found["checkpoint"] = {**told, "filename": checkpoint.name, "size_bytes": checkpoint.stat().st_size}
+    if data:
+        bar.stage(f"Inspecting {data.name}")
+        found["dataset"] = bench.upload("dataset", data, bar.tell, split=split)
+    if training_data:
+        bar.stage(f"Inspecting {training_data.name}")
+        found["training_dataset"] = bench.upload("dataset", training_data, bar.tell, split="auto")
+    return found
+
+
+def _run(
+    bench: Workbench, bar: _Bar, given: dict[str, Any], recipe: Any, seed: int, name: str
+) -> tuple[dict[str, Any], Path]:
+    from webapp.engine.facts import CheckpointFacts
+    from webapp.engine.pipeline import EXPORTS, stages
+    from webapp.engine.predict import check_recipe
+    from webapp.engine.receipt import conclude
+
+    check_recipe(CheckpointFacts.model_validate(given["checkpoint"]["facts"]), recipe)
+    run = {"recipe": recipe.as_dict(), "exports": list(EXPORTS), "seed": seed}
+    folders: dict[str, Path] = {}
+    facts: dict[str, Any] = {}
+    for plan in stages(recipe):
+        bar.stage(plan.title)
+        job = {
+            "task": "stage",
+            "stage": plan.name,
+            "run": run,
+            **given,
+            "inputs": {other: str(folders[other]) for other in plan.inputs},
+            "inputs_facts": {other: facts[other] for other in plan.inputs},
+        }
+        folders[plan.name], facts[plan.name] = bench.work(plan.name, job, bar.tell)
+    checkpoint = {**given["checkpoint"], "files": files_in(Path(given["checkpoint"]["folder"]))}
+    files = {stage: files_in(folder) for stage, folder in folders.items()}
+    found = conclude({**run, "name": name}, checkpoint, given["dataset"], given["training_dataset"], facts, files)
+    return found, folders["export-safetensors"]
+
+
+def _deliver(out: Path, original: Path, exported: Path, receipt: dict[str, Any], recipe: str) -> None:
+    """The finished folder: the checkpoint's companions, the weights, the receipt."""
+    shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.safetensors"))
+    (exported / "model.safetensors").replace(out / "model.safetensors")
+    (out / "receipt.json").write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+    (out / "recipe.yaml").write_text(recipe, encoding="utf8")
+
+
+class _Bar:
+    """A progress bar on stderr, one stage after the other."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self._bar = quiet, None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+
+    def stage(self, title: str) -> None:
+        self._finish()
+        if not self.quiet:
+            self._bar = click.progressbar(length=1000, label=title[:40].ljust(40), file=click.get_text_stream("stderr"))
+            self._bar.__enter__()
+
+    def tell(self, fraction: float | None, message: str, lines: list[str]) -> None:
+        if self._bar is not None and fraction is not None:
+            self._bar.update(max(0, int(1000 * fraction) - self._bar.pos))
+
+    def _finish(self) -> None:
+        if self._bar is not None:
+            self._bar.update(1000 - self._bar.pos)
+            self._bar.__exit__(None, None, None)
+            self._bar = None

@@ -1,0 +1,147 @@
+"""`pare doctor`: whether everything that Pare needs is there, line by line."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+import psutil
+
+from webapp.commands.options import instance as with_instance
+from webapp.config import Settings, cores, memory_bytes
+
+PACKAGES = ("pare", "flask", "sqlalchemy", "dbos", "torch", "transformers", "safetensors", "plotly")
+
+
+class Wrong(Exception):
+    """A check's sentence of what is wrong and what to do."""
+
+
+@click.command()
+@with_instance
+def doctor(instance: Path) -> None:
+    """Check the installation and say what is wrong. Exit status 1 if anything is."""
+    settings = Settings.load(instance)
+    wrong = False
+    for name, check in CHECKS.items():
+        try:
+            for line in check(settings):
+                click.echo(f"  ok  {name}: {line}")
+        except Wrong as error:
+            wrong = True
+            click.echo(f"WRONG {name}: {error}")
+    raise SystemExit(int(wrong))
+
+
+def check_versions(settings: Settings) -> Iterator[str]:
+    found = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError as error:
+            raise Wrong(f"the package {package} is not installed; run `make setup`") from error
+    yield ", ".join(found)
+
+
+def check_instance(settings: Settings) -> Iterator[str]:
+    try:
+        with tempfile.TemporaryFile(dir=settings.instance):
+            yield f"{settings.instance} can be written"
+    except OSError as error:
+        raise Wrong(f"{settings.instance} cannot be written ({error.strerror}); choose another --instance") from error
+    free_bytes = shutil.disk_usage(settings.instance).free
+    if free_bytes < settings.min_free_bytes:
+        raise Wrong(f"only {gigabytes(free_bytes)} are free there, less than min_free_bytes; make room")
+    yield f"{gigabytes(free_bytes)} are free there"
+
+
+def check_memory(settings: Settings) -> Iterator[str]:
+    limit_bytes, granted_bytes = settings.run_memory_limit_bytes, memory_bytes()
+    if limit_bytes > granted_bytes:
+        raise Wrong(
+            f"run_memory_limit_bytes is {gigabytes(limit_bytes)}, more than the {gigabytes(granted_bytes)} there are"
+        )
+    yield (
+        f"{gigabytes(granted_bytes)}, {gigabytes(psutil.virtual_memory().available)} of it free; "
+        f"a run may take {gigabytes(limit_bytes)}"
+    )
+
+
+def check_torch(settings: Settings) -> Iterator[str]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise Wrong(f"torch cannot be imported ({error}); run `make setup`") from error
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    yield f"{torch.__version__}, accelerator {accelerator}, {cores()} cores, {settings.threads_per_child} threads a run"
+
+
+def check_database(settings: Settings) -> Iterator[str]:
+    from sqlalchemy.exc import OperationalError
+
+    from webapp.store.database import make_engine, unreachable, upgrade
+    from webapp.store.errors import DatabaseUnusable
+
+    engine = make_engine(settings.database_url)
+    try:
+        upgrade(engine)
+    except OperationalError as error:
+        raise Wrong(unreachable(engine, error)) from error
+    except DatabaseUnusable as error:
+        raise Wrong(error.message) from error
+    yield f"{engine.url.render_as_string(hide_password=True)} answers"
+
+
+def check_files(settings: Settings) -> Iterator[str]:
+    from webapp.jobs.workplace import file_store
+
+    try:
+        file_store(settings)
+    except (OSError, ImportError, ValueError) as error:
+        raise Wrong(f"{settings.files_url} cannot be used: {error}; check files_url") from error
+    yield f"{settings.files_url} is there"
+
+
+def check_workers(settings: Settings) -> Iterator[str]:
+    from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from webapp.store.database import make_engine, make_sessions
+    from webapp.store.models import Worker, now
+
+    try:
+        with make_sessions(make_engine(settings.database_url))() as session:
+            workers = list(session.scalars(select(Worker)))
+    except SQLAlchemyError as error:
+        raise Wrong("cannot be counted without the database") from error
+    stale = timedelta(seconds=settings.worker_stale_seconds)
+    for worker in workers:
+        silent = now() - worker.seen_at
+        if silent > stale:
+            raise Wrong(
+                f"{worker.executor_id} was silent for {silent.total_seconds():.0f} s; its work will be taken over"
+            )
+        yield f"{worker.executor_id} on {worker.host} is alive"
+    if not workers:
+        yield "none is running; `pare serve` starts them"
+
+
+CHECKS: dict[str, Callable[[Settings], Iterator[str]]] = {
+    "versions": check_versions,
+    "instance": check_instance,
+    "memory": check_memory,
+    "torch": check_torch,
+    "database": check_database,
+    "files": check_files,
+    "workers": check_workers,
+}
+
+
+def gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"

@@ -1,0 +1,37 @@
+"""`pare inspect`: what a checkpoint holds, without running any of it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from .workbench import workbench
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def inspect(file: Path, as_json: bool) -> None:
+    """List what FILE holds: architecture, tensors, where the bytes are."""
+    from webapp.engine.facts import CheckpointFacts
+
+    with tempfile.TemporaryDirectory() as parent, workbench(Path(parent)) as bench:
+        told = bench.upload("checkpoint", file, lambda *_: None)
+    if as_json:
+        click.echo(json.dumps(told["facts"], indent=2))
+        return
+    facts = CheckpointFacts.model_validate(told["facts"])
+    spec = facts.architecture
+    click.echo(f"{file.name}: {facts.format}, {facts.params_total:,} parameters, {facts.weights_bytes / 1e6:.2f} MB")
+    click.echo(f"architecture: {spec.title} ({spec.task or 'no task'})" if spec else facts.weights_only_because)
+    for note in facts.notes:
+        click.echo(f"note: {note}")
+    for alias, name in facts.tied.items():
+        click.echo(f"tied: {alias} is {name}")
+    width = max(len(tensor.name) for tensor in facts.tensors)
+    for tensor in facts.tensors:
+        shape = " × ".join(str(size) for size in tensor.shape) or "scalar"
+        click.echo(f"  {tensor.name.ljust(width)}  {shape:>20}  {tensor.dtype:>9}  {tensor.bytes:>14,} bytes")

@@ -1,0 +1,69 @@
+"""Compression without a server: the same stages in the same child processes, in a working folder of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from webapp.jobs.child import ChildSupervisor
+from webapp.jobs.errors import ChildDied, ChildFailed
+
+Tell = Callable[[float | None, str, list[str]], None]
+Files = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Workbench:
+    """`folder` is emptied at the end; each piece of work gets a folder of its own in it."""
+
+    folder: Path
+    supervisor: ChildSupervisor
+
+    def work(self, name: str, job: dict[str, Any], tell: Tell) -> tuple[Path, Any]:
+        """(where its files lie, what it returned). Raises ClickException with the child's own sentence."""
+        place = self.folder / name
+        place.mkdir()
+        output = place / "output"
+        try:
+            facts = self.supervisor.run({**job, "output": str(output)}, place, tell, lambda: False)
+        except (ChildFailed, ChildDied) as error:
+            raise click.ClickException(str(error)) from None
+        return output, facts
+
+    def upload(self, kind: str, path: Path, tell: Tell, **more: Any) -> dict[str, Any]:
+        """A checkpoint or a dataset after inspection, as stages want it."""
+        job = {"task": f"inspect_{kind}", "upload": str(path.resolve()), "filename": path.name, **more}
+        folder, facts = self.work(f"{kind}-{path.name}"[:100], job, tell)
+        return {"folder": str(folder), "facts": facts, "name": path.stem, "digest": digest_of(path)}
+
+
+@contextmanager
+def workbench(parent: Path) -> Iterator[Workbench]:
+    """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens."""
+    folder = parent / f".pare-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield Workbench(folder, ChildSupervisor(threads=os.cpu_count() or 1))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_in(folder: Path) -> Files:
+    """{path: {"digest", "size_bytes"}} of every file below a folder, as the store describes what it keeps."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(folder)): {"digest": digest_of(path), "size_bytes": path.stat().st_size} for path in found
+    }

@@ -1,0 +1,26 @@
+"""`pare worker`: one more worker for an installation, on this machine or another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from webapp.commands.options import instance as with_instance
+from webapp.commands.options import start_logging
+from webapp.config import Settings
+
+
+@click.command()
+@with_instance
+def worker(instance: Path) -> None:
+    """Take runs and inspections out of the queue and work on them, until stopped.
+
+    `pare serve` starts workers of its own; this one is for more of them, or for other machines that share a
+    PostgreSQL database and an object store (see docs/settings.md).
+    """
+    from webapp.jobs.worker import run_worker
+
+    settings = Settings.load(instance)
+    start_logging(settings)
+    run_worker(settings)

@@ -1,0 +1,179 @@
+"""`pare serve`: the web server and the workers as children of one process, restarted when they die, ended together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+from webapp.config import Settings
+from webapp.engine.errors import PareError
+from webapp.jobs.errors import PortTaken
+from webapp.jobs.processes import PACKAGE_PARENT, kill_group, leashed
+
+log = logging.getLogger(__name__)
+
+WEB_THREADS = 8
+PATIENCE_SECONDS = 10.0  # for a child to end after SIGTERM, then it is killed
+LONGEST_BACKOFF_SECONDS = 30.0
+STEADY_SECONDS = 60.0  # a child that lived this long starts with no backoff again
+FALSE_STARTS = 3  # so often may the web server die before it ever answered
+
+
+class StartFailed(PareError):
+    """The web server does not start."""
+
+    code = "start_failed"
+    status = 500
+
+
+@dataclass
+class Service:
+    """A child that has to be there: started, and started again when it dies."""
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str]
+    descriptors: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    due_at: float = 0.0
+    started_at: float = field(default=0.0)
+
+    def keep_alive(self) -> None:
+        """Starts the process when it is not there and its pause after a death is over."""
+        at = time.monotonic()
+        if self.process is not None and (status := self.process.poll()) is not None:
+            self.starts = 0 if at - self.started_at > STEADY_SECONDS else self.starts
+            pause = min(LONGEST_BACKOFF_SECONDS, 0.5 * 2**self.starts)
+            log.warning("The %s ended with status %s; it is started again in %.1f s", self.name, status, pause)
+            kill_group(self.process.pid)
+            self.process, self.due_at = None, at + pause
+        if self.process is None and at >= self.due_at:
+            self.starts, self.started_at = self.starts + 1, at
+            self.process = subprocess.Popen(
+                leashed(self.command, signal.SIGTERM),
+                env=self.environment,
+                pass_fds=self.descriptors,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends all in order
+            )
+
+
+class Supervisor:
+    """`listening` is a socket that the web server takes over; it stays open while that one is restarted."""
+
+    def __init__(self, settings: Settings, listening: socket.socket, host: str) -> None:
+        self._told_to_stop = threading.Event()
+        self.listening = listening
+        self.url = url_of(host, listening.getsockname()[1])
+        environment = service_environment(settings)
+        here = str(settings.instance)
+        worker = [sys.executable, "-m", "webapp.cli", "worker", "--instance", here]
+        self.web = Service("web server", web_command(listening.fileno()), environment, (listening.fileno(),))
+        self.services = [self.web]
+        self.services += [Service(f"worker {n}", worker, environment) for n in range(1, settings.workers + 1)]
+
+    def run(self, say: Callable[[str], None]) -> None:
+        """Serves until SIGINT or SIGTERM. Says `Pare is ready at …` once the web server answers.
+
+        Raises StartFailed when the web server dies again and again before it answers.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        ready = False
+        try:
+            while not self._told_to_stop.wait(0.2):
+                if not ready and self.web.starts >= FALSE_STARTS and self.web.process is None:
+                    raise StartFailed("The web server does not start; its messages above say why.")
+                for service in self.services:
+                    service.keep_alive()
+                if not ready and answers(self.url):
+                    ready = True
+                    say(f"Pare is ready at {self.url}")
+        finally:
+            self._end()
+
+    def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        self._told_to_stop.set()
+
+    def _end(self) -> None:
+        processes = [service.process for service in self.services if service.process]
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("Process %s does not end; it is killed", process.pid)
+            kill_group(process.pid)
+            process.wait()
+        self.listening.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 picks a free one. Raises PortTaken with a sentence."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except PermissionError as error:
+        raise PortTaken(f"Port {port} may not be opened by this user; choose one above 1023 with --port.") from error
+    except socket.gaierror as error:
+        raise PortTaken(
+            f"{host} is not an address of this machine ({error.strerror}); choose another --host."
+        ) from error
+    except OSError as error:
+        raise PortTaken(
+            f"Pare cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}. Another program may be "
+            "serving there; stop it, or choose another port with --port (0 picks a free one)."
+        ) from error
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a browser on this machine finds it."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{shown}]:{port}" if ":" in shown and not shown.startswith("[") else f"http://{shown}:{port}"
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=2) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def web_command(descriptor: int) -> list[str]:
+    options = {
+        "bind": f"fd://{descriptor}",
+        "worker-class": "gthread",
+        "workers": "1",
+        "threads": str(WEB_THREADS),
+        "timeout": "120",
+        "graceful-timeout": "5",
+        "log-level": "warning",
+    }
+    named = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return [sys.executable, "-m", "gunicorn", *named, "--no-control-socket", "webapp:create_app()"]
+
+
+def service_environment(settings: Settings) -> dict[str, str]:
+    """The services read the same settings as this process, those from its command line included."""
+    paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "PARE_INSTANCE": str(settings.instance),
+        "PARE_WORKERS": str(settings.workers),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,39 @@
+"""Recipes to start from, for those who do not know yet what they want."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .engine.recipe import LayerPatterns, Recipe, Step
+
+
+@dataclass(frozen=True)
+class Preset:
+    title: str
+    summary: str
+    recipe: Recipe
+
+
+def recipe(*steps: tuple[str, dict[str, object]]) -> Recipe:
+    return Recipe(steps=tuple(Step(technique=name, settings=settings, layers=LayerPatterns()) for name, settings in steps))
+
+
+PRESETS = (
+    Preset("8-bit weights", "A quarter of float32, next to no loss", recipe(("weight_quantization", {"bits": 8}))),
+    Preset(
+        "4-bit weights",
+        "An eighth of float32, in groups of 64",
+        recipe(("weight_quantization", {"bits": 4, "granularity": "group", "group_size": 64})),
+    ),
+    Preset("float16", "Half of float32, no loss to speak of", recipe(("cast", {"dtype": "float16"}))),
+    Preset(
+        "Prune half, 8-bit",
+        "Half of the weights removed, the rest in 8 bits",
+        recipe(("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8})),
+    ),
+    Preset(
+        "Low rank, float16",
+        "Matrices as two thin factors of half the parameters",
+        recipe(("low_rank", {"by": "ratio", "ratio": 0.5}), ("cast", {"dtype": "float16"})),
+    ),
+)

@@ -1,0 +1,28 @@
+"""The files that a run made."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from ...store.models import Run
+from ..artifacts import artifact_of, send_artifact
+from . import schemas
+from .answers import artifact_answer
+from .endpoints import endpoint, row_of
+
+
+@endpoint("GET", "/runs/<id>/artifacts", "The files of a run", answer=schemas.ArtifactsAnswer, errors=(404,))
+def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
+    return schemas.ArtifactsAnswer(items=[artifact_answer(artifact) for artifact in row_of(Run, id).artifacts])
+
+
+@endpoint(
+    "GET",
+    "/runs/<id>/artifacts/<path:name>",
+    "Download a file: takes Range, and the ETag is its SHA-256",
+    answer="application/octet-stream",
+    errors=(404, 416),
+    example="-O -C -",
+)
+def get_artifact(id: str, name: str) -> Response:
+    return send_artifact(artifact_of(row_of(Run, id), name))

@@ -1,0 +1,59 @@
+"""Checkpoints."""
+
+from __future__ import annotations
+
+from flask import request
+
+from ... import uploads
+from ...database import db
+from ...deletion import delete_checkpoint as delete_row
+from ...services import services
+from ...store.models import Checkpoint
+from . import schemas
+from .answers import checkpoint_answer, page
+from .endpoints import endpoint, row_of
+from .raw_body import body_length, refuse_forms
+
+
+@endpoint(
+    "PUT",
+    "/checkpoints",
+    "Upload a checkpoint: the file is the body",
+    status=201,
+    answer=schemas.CheckpointAnswer,
+    raw_body=True,
+    query=schemas.CheckpointQuery,
+    errors=(411, 413, 415, 507),
+    example="-T model.safetensors '?name=model.safetensors'",
+)
+def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
+    refuse_forms()
+    found = services()
+    row = uploads.receive_checkpoint(
+        request.stream,
+        query.name,
+        session=db.session,
+        files=found.files,
+        jobs=found.jobs,
+        limit_bytes=found.settings.max_upload_bytes,
+        expected_bytes=body_length(),
+    )
+    return checkpoint_answer(row)
+
+
+@endpoint("GET", "/checkpoints", "Checkpoints, newest first", answer=schemas.CheckpointPage, query=schemas.PageQuery)
+def get_checkpoints(query: schemas.PageQuery) -> schemas.CheckpointPage:
+    rows, next_ = page(Checkpoint, query)
+    return schemas.CheckpointPage(items=[checkpoint_answer(row, with_facts=False) for row in rows], next=next_)
+
+
+@endpoint(
+    "GET", "/checkpoints/<id>", "A checkpoint and what was found in it", answer=schemas.CheckpointAnswer, errors=(404,)
+)
+def get_checkpoint(id: str) -> schemas.CheckpointAnswer:
+    return checkpoint_answer(row_of(Checkpoint, id))
+
+
+@endpoint("DELETE", "/checkpoints/<id>", "Delete a checkpoint that no run uses", status=204, errors=(404, 409))
+def delete_checkpoint(id: str) -> None:
+    delete_row(db.session, row_of(Checkpoint, id))

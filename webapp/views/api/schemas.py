@@ -1,0 +1,269 @@
+"""What the API takes and gives. The document at /api/v1/openapi.json is made from these."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LARGEST_PAGE = 200
+LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Problem(BaseModel):
+    code: str = Field(description="For programs; it does not change.")
+    message: str = Field(description="A sentence for people.")
+    field: str | None = Field(None, description="Which part of the request it is about, such as steps.0.settings.bits.")
+
+
+class ErrorAnswer(BaseModel):
+    """Every error has this shape."""
+
+    error: Problem
+
+
+class PageQuery(Asked):
+    limit: int = Field(50, ge=1, le=LARGEST_PAGE, description="How many, newest first.")
+    before: str | None = Field(None, max_length=12, description="Only those older than this id: `next` of a page.")
+
+
+class CheckpointQuery(Asked):
+    name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
+
+
+class DatasetQuery(Asked):
+    name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
+    split: str | None = Field(
+        None, description='"auto" (the first 70 % train, or as an .npz says) or "all" (everything evaluates).'
+    )
+
+
+class RunQuery(Asked):
+    after: int | None = Field(
+        None, ge=0, le=LARGEST_LINE, description="Only log lines after this id; else the last 200."
+    )
+
+
+class CompareQuery(Asked):
+    run: list[str] = Field(default_factory=list, description="The runs, one parameter each.")
+    metric: str = ""
+    x: str = Field("size_bytes", description="size_bytes, params_nonzero, bits_per_weight or latency_ms.")
+    scale: str = Field("auto", description="auto, linear or log.")
+    sort: str = Field("", description="A column of the table.")
+    order: str = Field("asc", description="asc or desc.")
+
+
+class PredictRequest(Asked):
+    checkpoint_id: str
+    recipe: dict[str, Any] | str = Field(description="The recipe, or its text in YAML or JSON.")
+
+
+class ParseRequest(Asked):
+    text: str = Field(description="A recipe in YAML or JSON.")
+
+
+class ComparisonShareRequest(Asked):
+    run_ids: list[str] = Field(min_length=1)
+    metric: str = ""
+    x: str = "size_bytes"
+    scale: str = "auto"
+    sort: str = ""
+    order: str = "asc"
+
+
+class UploadAnswer(Answer):
+    id: str
+    name: str
+    filename: str
+    state: Literal["inspecting", "ready", "refused"]
+    reason: dict[str, Any] | None = Field(description="When refused: code and message.")
+    size_bytes: int = Field(description="Of what was uploaded.")
+    digest: str = Field(description="SHA-256 of what was uploaded.")
+    created_at: datetime
+    url: str
+
+
+class CheckpointAnswer(UploadAnswer):
+    """A checkpoint; in lists `facts` is null."""
+
+    facts: dict[str, Any] | None = Field(description="What inspection found: tensors, layers, architecture.")
+
+
+class DatasetAnswer(UploadAnswer):
+    split: str
+    facts: dict[str, Any] | None = Field(description="What inspection found: kind, sizes of the split, labels.")
+
+
+class CheckpointPage(BaseModel):
+    items: list[CheckpointAnswer]
+    next: str | None = Field(description="Give it as `before` for the next page; null on the last.")
+
+
+class DatasetPage(BaseModel):
+    items: list[DatasetAnswer]
+    next: str | None
+
+
+class TechniqueAnswer(BaseModel):
+    name: str
+    title: str
+    summary: str
+    paper: str
+    version: int
+    needs: list[str]
+    layers: list[str]
+    settings: dict[str, Any] = Field(description="JSON schema of the settings; `unit` and `widget` ride along.")
+
+
+class TechniquesAnswer(BaseModel):
+    items: list[TechniqueAnswer]
+
+
+class PatternAnswer(BaseModel):
+    pattern: str
+    layers: list[str]
+
+
+class StepMatchesAnswer(BaseModel):
+    include: list[PatternAnswer]
+    exclude: list[PatternAnswer]
+    selected: list[str]
+
+
+class MatchesAnswer(BaseModel):
+    matches: list[StepMatchesAnswer] = Field(description="One per step.")
+
+
+class PredictAnswer(MatchesAnswer):
+    prediction: dict[str, Any] = Field(description="before and after (bytes, parameters, sparsity), steps, warnings.")
+    recipe_yaml: str
+
+
+class ParseAnswer(BaseModel):
+    recipe: dict[str, Any]
+    recipe_yaml: str
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class MetricAnswer(Open):
+    value: float | None
+    n: int | None = None
+    ci95: list[float] | None = None
+
+
+class LatencyAnswer(Open):
+    p50: float
+    p95: float
+
+
+class MeasuredAnswer(Open):
+    """What was measured on a file. MB is 10^6 bytes; sparsity is 0 to 1."""
+
+    size_bytes: int
+    params_total: int
+    params_nonzero: int
+    params_stored: int
+    sparsity: float
+    bits_per_weight: float
+    metrics: dict[str, MetricAnswer]
+    latency_ms: LatencyAnswer | None = None
+
+
+class ArtifactAnswer(BaseModel):
+    name: str
+    format: str
+    digest: str = Field(description="SHA-256; also the download's ETag.")
+    size_bytes: int
+    proof: dict[str, Any] | None
+    url: str
+
+
+class ArtifactsAnswer(BaseModel):
+    items: list[ArtifactAnswer]
+
+
+class StageAnswer(BaseModel):
+    name: str
+    title: str
+    state: Literal["waiting", "running", "succeeded", "reused", "failed", "cancelled"]
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class LogAnswer(BaseModel):
+    id: int
+    stage: str
+    text: str
+    at: datetime
+
+
+class RunSummary(BaseModel):
+    """A run as lists show it: `baseline` and `result` without their layers."""
+
+    id: str
+    name: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    url: str
+    checkpoint_id: str
+    dataset_id: str | None
+    training_dataset_id: str | None
+    forked_from_id: str | None
+    progress: float = Field(description="Of the whole run, 0 to 1.")
+    message: str
+    seconds_left: float | None
+    error: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    baseline: MeasuredAnswer | None
+    result: MeasuredAnswer | None
+
+
+class RunAnswer(RunSummary):
+    recipe: dict[str, Any]
+    recipe_yaml: str
+    exports: list[str]
+    seed: int
+    attempt: int
+    stages: list[StageAnswer]
+    artifacts: list[ArtifactAnswer]
+    receipt: dict[str, Any] | None
+    log: list[LogAnswer]
+
+
+class RunPage(BaseModel):
+    items: list[RunSummary]
+    next: str | None
+
+
+class ShareAnswer(BaseModel):
+    token: str
+    url: str
+    created_at: datetime
+
+
+class SharesAnswer(BaseModel):
+    items: list[ShareAnswer]
+
+
+class ComparisonAnswer(BaseModel):
+    """The table behind the compare page."""
+
+    metric: str = Field(description='"" where none of the runs has a metric.')
+    metrics: dict[str, str] = Field(description="Every metric that some run has, with its title.")
+    higher_is_better: bool
+    notes: list[str] = Field(description="What has to be known before believing the table.")
+    rows: list[dict[str, Any]]
+    url: str

@@ -1,0 +1,69 @@
+"""Checkpoints: the list, the upload, and what inspection found in one."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import func, select
+from sqlalchemy.orm import defer
+
+from .. import charts
+from ..database import db
+from ..deletion import delete_checkpoint
+from ..engine.facts import CheckpointFacts
+from ..services import services
+from ..store.models import Checkpoint, Run, UploadState
+
+blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
+
+
+@blueprint.get("")
+def index() -> str:
+    runs = select(func.count(Run.id)).where(Run.checkpoint_id == Checkpoint.id).scalar_subquery()
+    rows = db.session.execute(
+        select(Checkpoint, runs).options(defer(Checkpoint.files)).order_by(Checkpoint.created_at.desc(), Checkpoint.id)
+    ).all()
+    shown = [(checkpoint, summary(checkpoint), count) for checkpoint, count in rows]
+    return render_template("checkpoints/index.html", rows=shown)
+
+
+@blueprint.get("/new")
+def new() -> str:
+    return render_template("checkpoints/new.html", limit_bytes=services().settings.max_upload_bytes)
+
+
+@blueprint.get("/<id>")
+def show(id: str) -> str:
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    if checkpoint.state != UploadState.READY:
+        return render_template("checkpoints/pending.html", checkpoint=checkpoint)
+    facts = CheckpointFacts.model_validate(checkpoint.facts)
+    runs = db.session.scalars(select(Run).where(Run.checkpoint_id == id).order_by(Run.created_at.desc()).limit(6)).all()
+    layers = {layer.weight: layer.kind for layer in facts.layers}
+    return render_template(
+        "checkpoints/show.html",
+        checkpoint=checkpoint,
+        facts=facts,
+        layers=layers,
+        runs=runs,
+        treemap=charts.weights_treemap(checkpoint.facts or {}, checkpoint.name),
+    )
+
+
+@blueprint.post("/<id>/delete")
+def delete(id: str) -> ResponseReturnValue:
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    delete_checkpoint(db.session, checkpoint)
+    flash(f"{checkpoint.name} was deleted.")
+    return redirect(url_for("checkpoints.index"))
+
+
+def summary(checkpoint: Checkpoint) -> dict[str, object]:
+    """What a row of the list shows, straight from the stored JSON: validating thousands of tensors would be slow."""
+    facts = checkpoint.facts or {}
+    architecture = facts.get("architecture")
+    return {
+        "architecture": architecture["title"] if architecture else "weights only" if facts else None,
+        "task": architecture["task"] if architecture else None,
+        "tensors": len(facts.get("tensors", ())),
+    }

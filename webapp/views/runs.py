@@ -1,0 +1,91 @@
+"""Runs: the list, and the page of one with its stages, log and result."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import func, select
+from sqlalchemy.orm import joinedload
+
+from ..database import db
+from ..deletion import delete_run
+from ..engine.recipe import Recipe
+from ..engine.techniques import techniques
+from ..run_requests import cancel_run, retry_run
+from ..services import services
+from ..sharing import shares_of
+from ..store.models import Checkpoint, LogLine, Run, RunState
+
+blueprint = Blueprint("runs", __name__, url_prefix="/runs")
+
+PAGE = 50  # runs on one page of the list
+LOG_LINES = 500  # the latest that the page holds
+
+
+@blueprint.get("")
+def index() -> str:
+    """`?checkpoint=ID`, `?state=succeeded` and `?page=2` narrow the list; what is unknown narrows to nothing."""
+    state, checkpoint_id = request.args.get("state", ""), request.args.get("checkpoint", "")
+    page = max(1, request.args.get("page", 1, type=int))
+    wanted = []
+    if checkpoint_id:
+        wanted.append(Run.checkpoint_id == checkpoint_id)
+    if state:
+        wanted.append(Run.state == state)
+    total = db.session.scalar(select(func.count(Run.id)).where(*wanted)) or 0
+    runs = db.session.scalars(
+        select(Run)
+        .where(*wanted)
+        .options(joinedload(Run.checkpoint).load_only(Checkpoint.name))
+        .order_by(Run.created_at.desc(), Run.id)
+        .limit(PAGE)
+        .offset((page - 1) * PAGE)
+    ).all()
+    used = select(Checkpoint.id, Checkpoint.name).where(Checkpoint.runs.any()).order_by(Checkpoint.name)
+    return render_template(
+        "runs/index.html",
+        runs=runs,
+        total=total,
+        page=page,
+        pages=max(1, -(-total // PAGE)),
+        state=state,
+        checkpoint_id=checkpoint_id,
+        states=[state.value for state in RunState],
+        checkpoints=db.session.execute(used).all(),
+    )
+
+
+@blueprint.get("/<id>")
+def show(id: str) -> str:
+    run = db.get_or_abort(Run, id)
+    newest = select(LogLine).where(LogLine.run_id == id).order_by(LogLine.id.desc()).limit(LOG_LINES)
+    lines = list(reversed(db.session.scalars(newest).all()))
+    return render_template(
+        "runs/show.html",
+        run=run,
+        lines=lines,
+        recipe=Recipe.model_validate(run.recipe),
+        techniques=techniques(),
+        state=RunState(run.state),
+        links=shares_of(db.session, [id]),
+    )
+
+
+@blueprint.post("/<id>/cancel")
+def cancel(id: str) -> ResponseReturnValue:
+    cancel_run(db.session, services().jobs, db.get_or_abort(Run, id))
+    return redirect(url_for("runs.show", id=id))
+
+
+@blueprint.post("/<id>/retry")
+def retry(id: str) -> ResponseReturnValue:
+    retry_run(db.session, services().jobs, db.get_or_abort(Run, id))
+    return redirect(url_for("runs.show", id=id))
+
+
+@blueprint.post("/<id>/delete")
+def delete(id: str) -> ResponseReturnValue:
+    run = db.get_or_abort(Run, id)
+    delete_run(db.session, run)
+    flash(f"{run.name} was deleted.")
+    return redirect(url_for("runs.index"))
