@@ -26,3 +26,23 @@ document.addEventListener("submit", (event) => {
   const question = event.target.dataset.confirm;
   if (question && !confirm(question)) event.preventDefault();
 });
+
+// Filters apply as soon as they are chosen; without scripts there is a button.
+for (const form of document.querySelectorAll("[data-autosubmit]")) {
+  form.querySelector("button[type=submit]").hidden = true;
+  form.addEventListener("change", () => form.submit());
+}
+
+// Ticked rows, such as the runs to compare: how many there are.
+for (const form of document.querySelectorAll("[data-choose]")) {
+  const button = form.querySelector("button[type=submit]");
+  const chosen = form.querySelector("[data-chosen]");
+  const before = chosen.textContent;
+  const count = () => {
+    const ticked = form.querySelectorAll("input[name=run]:checked").length;
+    button.disabled = ticked === 0;
+    chosen.textContent = ticked ? `${ticked} chosen` : before;
+  };
+  form.addEventListener("change", count);
+  count();
+}

@@ -54,11 +54,11 @@ export function showWhen(card) {
   card.querySelector("[data-layers-summary]").textContent = text;
 }
 
-export function showMatches(card, answer) {
+export function showMatches(card, matched) {
   const place = card.querySelector("[data-matches]");
   const opened = new Set([...place.querySelectorAll("details[open]")].map((details) => details.dataset.pattern));
-  const { include = [], exclude = [], selected = [] } = answer.matches ?? answer;
-  if (answer.error) return place.replaceChildren();
+  if (!matched) return place.replaceChildren();
+  const { include, exclude, selected } = matched;
   const rows = [
     ...include.map((match) => row(match.pattern, match.layers, "matches", opened)),
     ...exclude.map((match) => row(`not ${match.pattern}`, match.layers, "takes out", opened)),

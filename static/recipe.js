@@ -62,12 +62,9 @@ async function look() {
     forecast(answer);
     mark(answer.error);
     if (answer.recipe_yaml) yaml.show(answer.recipe_yaml);
-    await Promise.all(
-      cards().map(async (card, index) => {
-        if (!card.querySelector("[data-layers]").open) return;
-        showMatches(card, await post(form.dataset.match, { checkpoint_id, step: recipe.steps[index] }, signal));
-      }),
-    );
+    // A pattern that matches nothing is refused by the forecast; what the others match is still worth seeing.
+    const { matches } = answer.error ? await post(form.dataset.match, { checkpoint_id, recipe }, signal) : answer;
+    for (const [index, card] of cards().entries()) showMatches(card, matches?.[index]);
   } catch (problem) {
     if (problem.name === "AbortError") return;
     forecast({ error: { message: "Pare does not answer; the forecast is out of date. Check that it is running." } });
@@ -153,7 +150,6 @@ list.addEventListener("input", (event) => {
   }
   changed();
 });
-list.addEventListener("toggle", (event) => event.target.open && changed(), true);
 
 // A card can be dragged by its grip only, so that text in it can still be selected.
 let dragged = null;

@@ -29,10 +29,12 @@ QUICK = {  # so that a test waits no longer than it must
 
 
 class Bench:
-    def __init__(self, instance: Path, worker: str, **settings: str) -> None:
+    """`worker` is the module whose worker is started; it gets the instance as its last argument."""
+
+    def __init__(self, instance: Path, *worker: str, **settings: str) -> None:
         self.environment = QUICK | {f"PARE_{name.upper()}": value for name, value in settings.items()}
         self.settings = Settings.load(instance, self.environment)
-        self.worker_command = [sys.executable, "-m", worker, str(instance)]
+        self.worker_command = [sys.executable, "-m", *worker, str(instance)]
         self.engine = make_engine(self.settings.database_url)
         upgrade(self.engine)
         self.sessions = make_sessions(self.engine)

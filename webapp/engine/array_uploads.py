@@ -12,7 +12,7 @@ import torch
 
 from .datasets import Arrays
 from .errors import DatasetRefused
-from .formats.archive import members
+from .formats.archive import damage_named, members
 
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
 LABEL_LIMIT = 100_000
@@ -72,7 +72,7 @@ def _pair(
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, filename: str) -> Array:
     """One array, whose declared shape is held against its bytes before memory is taken for it."""
-    try:
+    with damage_named(name, DatasetRefused):
         with archive.open(info) as file:
             dtype, declared, header_bytes = _header(file)
         if dtype.hasobject:
@@ -84,12 +84,6 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, filename:
             )
         with archive.open(info) as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, OSError) as error:
-        raise DatasetRefused(f"{name} in {filename} is damaged ({error}); upload it again") from error
-    except Exception as error:
-        if type(error).__module__ == "zlib":  # zlib.error is a bare Exception
-            raise DatasetRefused(f"{name} in {filename} is damaged ({error}); upload it again") from error
-        raise
     return array if array.ndim else array.reshape(1)
 
 

@@ -38,6 +38,7 @@ class JobClient:
         self._sessions = make_sessions(engine or make_engine(settings.database_url))
         self._lock = threading.Lock()
         self._client: DBOSClient | None = None
+        self._jobs_engine = make_engine(settings.jobs_database_url)  # connects at first use
 
     def enqueue_inspection(self, kind: Kind, id: str) -> None:
         """Has the uploaded checkpoint or dataset of this id inspected; its state turns to ready or refused."""
@@ -85,6 +86,7 @@ class JobClient:
             if self._client is not None:
                 self._client.destroy()
                 self._client = None
+            self._jobs_engine.dispose()
 
     def _enqueue(self, workflow: str, queue: str, workflow_id: str, *arguments: str | int) -> None:
         options: EnqueueOptions = {"workflow_name": workflow, "queue_name": queue, "workflow_id": workflow_id}
@@ -95,7 +97,7 @@ class JobClient:
             if self._client is None:
                 migrate_jobs(self._settings)
                 self._client = DBOSClient(
-                    system_database_engine=make_engine(self._settings.jobs_database_url),
+                    system_database_engine=self._jobs_engine,
                     application_name=APPLICATION_NAME,
                     retry_connection_errors=False,
                 )

@@ -36,5 +36,6 @@ def blueprints() -> list[Blueprint]:
         artifacts.blueprint,
         plotly_library.blueprint,
         api.blueprint,
+        api.pages,
         health.blueprint,
     ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import shutil
 import stat
+import struct
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointRefused, DiskFull, PareError
@@ -14,6 +19,8 @@ MEMBER_LIMIT = 10_000
 RATIO_LIMIT = 100  # weights deflate to 90 % or so, JSON to 10 %, zeros to 0.1 %
 FREE_OF_RATIO_BYTES = 256 * 2**20  # below this a high ratio does no harm: a pruned model is mostly zeros
 CHUNK_BYTES = 2**20
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError)
 
 Refuse = Callable[[str], PareError]
 
@@ -24,9 +31,9 @@ def members(
     """The open archive and its files by name. Raises `refuse` for one that is cut short, hostile, or a bomb."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except (*DAMAGED, OSError) as error:
         raise refuse(f"{filename} is a zip archive that was cut short or damaged ({error}); upload it again") from error
-    infos = [info for info in archive.infolist() if not info.is_dir()]
+    infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
     found = {info.filename: info for info in infos}
     if len(infos) > MEMBER_LIMIT:
         raise refuse(f"{filename} holds {len(infos)} files; a checkpoint has at most {MEMBER_LIMIT}")
@@ -34,7 +41,7 @@ def members(
         raise refuse(f"{filename} holds two files of the same name")
     for name, info in found.items():
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in pure.parts[0]:
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in pure.parts[0]:
             raise refuse(f"{filename} holds {name!r}, which leads out of its folder; nothing was unpacked")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise refuse(f"{filename} holds {name!r}, which is a link; only plain files are unpacked")
@@ -65,20 +72,36 @@ def extract(
     return found
 
 
+def read_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit_bytes: int, refuse: Refuse = CheckpointRefused
+) -> bytes:
+    """A small file's content, in memory. Raises `refuse` where it is larger than `limit_bytes` or damaged."""
+    if info.file_size > limit_bytes:
+        raise refuse(f"{info.filename} in the archive takes {info.file_size} bytes; at most {limit_bytes} are read")
+    with damage_named(info.filename, refuse), archive.open(info) as source:
+        return source.read(limit_bytes)
+
+
+@contextmanager
+def damage_named(name: str, refuse: Refuse = CheckpointRefused) -> Iterator[None]:
+    """Turns what `zipfile` and its decompressors raise on damaged bytes into a sentence."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise refuse(f"{name} in the archive is damaged ({error}); upload it again") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # an offset before the file's beginning; anything else is about the disk
+            raise
+        raise refuse(f"{name} in the archive is damaged ({error}); upload it again") from error
+
+
 def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, refuse: Refuse) -> None:
     written = 0
-    try:
-        with archive.open(info) as source, target.open("wb") as file:
-            while chunk := source.read(CHUNK_BYTES):
-                written += len(chunk)
-                if written > info.file_size:
-                    raise refuse(f"{info.filename} unpacks to more than the {info.file_size} bytes it declares")
-                file.write(chunk)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
-        raise refuse(f"{info.filename} in the archive is damaged ({error}); upload it again") from error
-    except Exception as error:
-        if type(error).__module__ in ("zlib", "_lzma"):  # neither is a subclass of anything useful
-            raise refuse(f"{info.filename} in the archive is damaged ({error}); upload it again") from error
-        raise
+    with damage_named(info.filename, refuse), archive.open(info) as source, target.open("wb") as file:
+        while chunk := source.read(CHUNK_BYTES):
+            written += len(chunk)
+            if written > info.file_size:
+                raise refuse(f"{info.filename} unpacks to more than the {info.file_size} bytes it declares")
+            file.write(chunk)
     if written != info.file_size:
         raise refuse(f"{info.filename} in the archive ends after {written} of {info.file_size} bytes; upload it again")

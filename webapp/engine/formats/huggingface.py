@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ..errors import CheckpointRefused
 from ..progress import Report
 from ..safetensors_file import lazy_tensors
-from .archive import extract, members
+from .archive import extract, members, read_member
 from .base import Format, Opened
 from .huggingface_names import conform
 from .state_dict import open_state_dict
@@ -98,11 +98,10 @@ def _folder(found: Mapping[str, zipfile.ZipInfo], filename: str) -> PurePosixPat
 
 
 def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> dict[str, Any]:
-    if info.file_size > JSON_LIMIT_BYTES:
-        raise CheckpointRefused(f"{name} takes {info.file_size} bytes; it should be a small JSON file")
+    content = read_member(archive, info, JSON_LIMIT_BYTES)
     try:
-        value = json.loads(archive.read(info))
-    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise CheckpointRefused(f"{name} in the archive is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointRefused(f"{name} in the archive must hold a JSON object")

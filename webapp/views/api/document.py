@@ -8,13 +8,15 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
-from flask import Flask, Response, current_app, jsonify
+from flask import Blueprint, Flask, Response, current_app, jsonify, render_template
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from .endpoints import ENDPOINTS, Endpoint, blueprint
 from .schemas import ErrorAnswer
+
+pages = Blueprint("reference", __name__)
 
 REFERENCE = "#/components/schemas/{model}"
 PREFIX = "/api/v1"
@@ -28,6 +30,26 @@ PATH_PARTS = {
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     return jsonify(document(current_app))
+
+
+@pages.get("/api")
+def reference() -> str:
+    """The endpoints, as a page."""
+    declared = sorted(routes(current_app), key=lambda each: (each[1].split("/")[3], len(each[1])))
+    nouns: dict[str, list[tuple[str, str, Endpoint]]] = {}
+    for method, path, each in declared:
+        nouns.setdefault(path.split("/")[3].removesuffix(".csv"), []).append((method, path, each))
+    return render_template("api/index.html", nouns=nouns, curl=curl)
+
+
+def curl(method: str, path: str, each: Endpoint, root: str) -> str:
+    """A command that calls it; ID, NAME and TOKEN stand for what the lists give."""
+    address = root.rstrip("/") + re.sub(r"{(\w+)}", lambda found: found[1].upper(), path)
+    options, _, query = each.example.partition("?")
+    how = "" if method in ("GET", "PUT") or "--json" in options else f"-X {method} "
+    return f"curl {how}{options.rstrip(chr(39)).strip()} '{address}{'?' + query.rstrip(chr(39)) if query else ''}'".replace(
+        "  ", " "
+    )
 
 
 def routes(app: Flask) -> Iterator[tuple[str, str, Endpoint]]:

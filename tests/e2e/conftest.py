@@ -1,0 +1,116 @@
+"""A real Chromium and a real Pare. Where Chromium is missing the tests are skipped, but never on CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.api_client import Api
+from tests.pare_process import Served, serving
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--headless",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+]
+WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+PRUNE_HALF = {
+    "version": 1,
+    "steps": [
+        {"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}},
+        {"technique": "weight_quantization", "settings": {"bits": 8}},
+    ],
+}
+LOW_RANK = {
+    "version": 1,
+    "steps": [
+        {"technique": "low_rank", "settings": {"by": "ratio", "ratio": 0.4}},
+        {"technique": "cast", "settings": {"dtype": "float16"}},
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory) -> Served:
+    with serving(tmp_path_factory.mktemp("instance")) as pare:
+        yield pare
+
+
+@pytest.fixture(scope="session")
+def api(served) -> Api:
+    return Api(served.url)
+
+
+@pytest.fixture(scope="session")
+def samples(api) -> dict[str, str]:
+    """The ids of what a fresh Pare holds, by file name, once they are inspected."""
+    rows = [(kind, row) for kind in ("checkpoints", "datasets") for row in api.get(f"/{kind}")["items"]]
+    for kind, row in rows:
+        ready = api.wait(f"/{kind}/{row['id']}", lambda row: row["state"] != "inspecting", 120)
+        assert ready["state"] == "ready", ready
+    return {row["name"]: row["id"] for _, row in rows}
+
+
+@pytest.fixture(scope="session")
+def runs(api, samples) -> list[str]:
+    """Two runs of the sample that have succeeded."""
+    asked = {"Half of it, in 8 bits": PRUNE_HALF, "Thin factors in float16": LOW_RANK}
+    made = [
+        api.run(samples["digits_cnn.safetensors"], recipe, samples["digits.npz"], name)["id"]
+        for name, recipe in asked.items()
+    ]
+    for run_id in made:
+        finished = api.finished(run_id)
+        assert finished["state"] == "succeeded", finished["error"]
+    return made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Browser:
+    if not Path(CHROMIUM).exists():
+        message = f"There is no Chromium at {CHROMIUM}: apt-get install chromium, or name one in CHROMIUM."
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """What went wrong in a page without showing: errors, and requests to other hosts."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.found: list[str] = []
+        page.on("pageerror", lambda error: self.found.append(f"{page.url}: {error}"))
+        page.on("console", self._said)
+        page.on("request", lambda request: self._asked(request.url, url))
+
+    def _said(self, message) -> None:
+        if message.type == "error":
+            self.found.append(f"{message.location.get('url')}: {message.text}")
+
+    def _asked(self, url: str, ours: str) -> None:
+        if not url.startswith((ours, "data:", "blob:")):
+            self.found.append(f"asks {url}")
+
+
+@pytest.fixture
+def page(browser, served) -> Page:
+    """A fresh visitor's page. The test fails where the page's scripts failed, or where it asked another host."""
+    context = browser.new_context(base_url=served.url, viewport=WIDE, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    watched = Watched(page, served.url)
+    yield page
+    context.close()
+    assert not watched.found, "\n".join(watched.found)

@@ -1,0 +1,96 @@
+"""Every page, light and dark, wide and narrow: readable with a screen reader, nothing cut off, pictures taken.
+
+The pictures go to the folder PARE_SCREENSHOTS where it is set (`make screenshots`), else to a temporary one.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from .conftest import NARROW, WIDE
+
+PAGES = {
+    "home": "/",
+    "checkpoints": "/checkpoints",
+    "checkpoint-upload": "/checkpoints/new",
+    "checkpoint": "/checkpoints/{checkpoint}",
+    "datasets": "/datasets",
+    "dataset-upload": "/datasets/new",
+    "dataset": "/datasets/{dataset}",
+    "recipe": "/runs/new?checkpoint={checkpoint}",
+    "runs": "/runs",
+    "run": "/runs/{run}",
+    "receipt": "/runs/{run}/receipt",
+    "compare": "/compare?run={run}&run={other}",
+    "shared": "{shared}",
+    "techniques": "/techniques",
+    "not-found": "/nowhere",
+}
+README = {"readme-run": "run", "readme-compare": "compare", "readme-recipe": "recipe"}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    folder = Path(os.environ.get("PARE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def places(api, samples, runs) -> dict[str, str]:
+    return {
+        "checkpoint": samples["digits_cnn.safetensors"],
+        "dataset": samples["digits.npz"],
+        "run": runs[0],
+        "other": runs[1],
+        "shared": api.post(f"/runs/{runs[0]}/shares")["url"],
+    }
+
+
+def drawn(page: Page) -> None:
+    """Waits until what the page fetches and draws by itself is there."""
+    page.wait_for_load_state("networkidle")
+    for chart in page.locator("[data-figure]").all():
+        chart.scroll_into_view_if_needed()
+        expect(chart.locator(".main-svg").first).to_be_visible()
+    page.evaluate("scrollTo(0, 0)")
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def visitor(browser, served, scheme, request):
+    context = browser.new_context(base_url=served.url, color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(name, visitor, scheme, places, pictures):
+    for width, size in (("wide", WIDE), ("narrow", NARROW)):
+        visitor.set_viewport_size(size)
+        visitor.goto(PAGES[name].format(**places))
+        drawn(visitor)
+        visitor.screenshot(path=pictures / f"{name}-{scheme}-{width}.png", full_page=True)
+        over = visitor.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+        assert over <= 0, f"{name} is {over} px wider than a {width} window"
+        broken = Axe().run(visitor).response["violations"]
+        told = [f"{rule['id']}: {rule['help']}\n    {rule['nodes'][0]['html'][:200]}" for rule in broken]
+        assert not broken, f"{name}, {scheme}, {width}:\n" + "\n".join(told)
+
+
+@pytest.mark.parametrize("name", README)
+def test_pictures_of_the_readme(name, page, places, pictures):
+    page.set_viewport_size({"width": 1280, "height": 860})
+    page.goto(PAGES[README[name]].format(**places))
+    drawn(page)
+    page.screenshot(path=pictures / f"{name}.png")
+    assert (pictures / f"{name}.png").stat().st_size > 20_000

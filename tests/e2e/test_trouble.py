@@ -1,0 +1,85 @@
+"""What goes wrong is said on the page, in a sentence, and can be stopped from it."""
+
+import re
+import time
+
+import psutil
+import pytest
+import torch
+from playwright.sync_api import expect
+from safetensors.torch import save_file
+
+from webapp import samples as shipped
+
+CANCELLED_WITHIN_SECONDS = 3
+
+
+@pytest.fixture(scope="module")
+def slow_checkpoint(api, tmp_path_factory) -> str:
+    """Three matrices whose singular values take a while."""
+    path = tmp_path_factory.mktemp("slow") / "slow.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"layers.{i}.weight": torch.randn(2800, 2800, generator=generator) / 50 for i in range(3)}
+    save_file(weights, path)
+    return api.upload("checkpoints", path)["id"]
+
+
+def compressing(pid: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(pid).children(recursive=True) if "webapp.engine.child" in child.cmdline()]
+
+
+def test_cancel_ends_the_run_and_its_process_within_3_seconds(page, api, served, slow_checkpoint):
+    recipe = {"version": 1, "steps": [{"technique": "low_rank", "settings": {"by": "energy", "energy": 0.5}}]}
+    run_id = api.run(slow_checkpoint, recipe)["id"]
+    page.goto(f"/runs/{run_id}")
+    expect(page.locator("[data-stage=step-1] [data-state=running]")).to_be_visible(timeout=120_000)
+    assert compressing(served.pid)
+    page.get_by_role("button", name="Cancel").click()
+    asked = time.monotonic()
+    expect(page.locator("#run-state[data-state=cancelled]")).to_be_visible(timeout=CANCELLED_WITHIN_SECONDS * 1000)
+    while compressing(served.pid):
+        assert time.monotonic() - asked < CANCELLED_WITHIN_SECONDS
+        time.sleep(0.05)
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_a_file_that_is_cut_off_is_refused_with_the_reason(page, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(shipped.CHECKPOINT.read_bytes()[:-1000])
+    page.goto("/checkpoints/new")
+    page.locator("input[type=file]").set_input_files(cut)
+    page.wait_for_url(re.compile(r"/checkpoints/[2-9a-z]{12}$"))
+    expect(page.locator("[data-state=refused]").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("main")).to_contain_text(re.compile("cut|truncated|bytes"))
+
+
+def test_an_empty_file_is_refused_before_it_is_sent(page, tmp_path):
+    empty = tmp_path / "empty.safetensors"
+    empty.touch()
+    page.goto("/checkpoints/new")
+    page.locator("input[type=file]").set_input_files(empty)
+    expect(page.get_by_role("alert")).to_contain_text("empty.safetensors is empty")
+
+
+def test_an_order_that_makes_no_sense_is_refused_beside_its_step(page, samples):
+    page.goto(f"/runs/new?checkpoint={samples['digits_cnn.safetensors']}")
+    while page.locator("#steps > li").count():
+        page.locator("#steps [data-remove]").first.click()
+    page.locator("[data-add=weight_quantization]").click()
+    page.locator("[data-add=magnitude_pruning]").click()
+    expect(page.locator("#steps > li").nth(1)).to_contain_text("put magnitude_pruning before weight_quantization")
+
+
+def test_a_pattern_that_matches_nothing_is_refused_beside_it(page, samples):
+    page.goto(f"/runs/new?checkpoint={samples['digits_cnn.safetensors']}")
+    page.locator("#steps [data-layers] summary").first.click()
+    page.locator("#steps [data-include]").first.fill("encoder.*")
+    expect(page.locator("#steps [data-error=layers]").first).to_contain_text("encoder.*")
+    page.locator("#steps [data-include]").first.fill("classifier.*")
+    expect(page.locator("#steps [data-matches]").first).to_contain_text("2 layers")
+
+
+def test_an_address_that_leads_nowhere_says_so(page):
+    answer = page.goto("/runs/222222222222")
+    assert answer.status == 404
+    expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -1,0 +1,140 @@
+"""With the real engine: whatever is killed, the run ends with the digests of a run that was never disturbed."""
+
+import io
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from tests.jobs.bench import Bench
+from webapp.store.models import Checkpoint, Dataset, Run, RunState, StageState, UploadState
+
+RECIPE = {
+    "version": 1,
+    "steps": [
+        {"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}},
+        {"technique": "weight_quantization", "settings": {"bits": 8}},
+    ],
+}
+FEATURES, HIDDEN, CLASSES, SAMPLES = 6, 16, 3, 60
+
+
+def weights() -> bytes:
+    generator = torch.Generator().manual_seed(0)
+    return save(
+        {
+            "0.weight": torch.randn(HIDDEN, FEATURES, generator=generator),
+            "0.bias": torch.zeros(HIDDEN),
+            "2.weight": torch.randn(CLASSES, HIDDEN, generator=generator),
+            "2.bias": torch.zeros(CLASSES),
+        }
+    )
+
+
+def samples() -> bytes:
+    random = np.random.default_rng(0)
+    file = io.BytesIO()
+    x = random.normal(size=(SAMPLES, FEATURES)).astype("float32")
+    np.savez(file, x=x, y=random.integers(0, CLASSES, SAMPLES))
+    return file.getvalue()
+
+
+class RealBench(Bench):
+    def __init__(self, instance, **settings):
+        instance.mkdir(exist_ok=True)
+        super().__init__(instance, "webapp.cli", "worker", "--instance", **settings)
+
+    def start_run(self, **changed):
+        """Uploads the checkpoint and its dataset, and queues the run."""
+        checkpoint_id = self.upload("checkpoint", "net.safetensors", weights())
+        dataset_id = self.upload("dataset", "data.npz", samples())
+        for table, id in ((Checkpoint, checkpoint_id), (Dataset, dataset_id)):
+            row = self.inspected(table, id, seconds=60)
+            assert row.state is UploadState.READY, row.reason
+        return self.run(RECIPE, checkpoint_id, dataset_id=dataset_id, **changed)
+
+    def at_work_on(self, run_id, position):
+        """The child that computes this stage, once it does; None where the run ended before that."""
+
+        def look():
+            run = self.get(Run, run_id)
+            assert run.state is not RunState.FAILED, run.error
+            stage = run.stages[position] if len(run.stages) > position else None
+            return stage and stage.state is StageState.RUNNING and self.children()
+
+        return self.until(look, 60)[0]
+
+
+@pytest.fixture
+def benches(tmp_path):
+    benches = [RealBench(tmp_path / name) for name in ("disturbed", "undisturbed")]
+    yield benches
+    for bench in benches:
+        bench.close()
+
+
+def what_it_made(run):
+    """Everything but times: the files of each stage, the artifacts, and the figures."""
+    stages = {stage.name: stage.files for stage in run.stages}
+    artifacts = {artifact.name: (artifact.digest, artifact.size_bytes) for artifact in run.artifacts}
+    figures = [
+        {key: value for key, value in part.items() if key != "latency_ms"} for part in (run.baseline, run.result)
+    ]
+    return stages, artifacts, figures
+
+
+@pytest.mark.timeout(280)
+def test_a_worker_and_a_child_killed_at_every_stage_change_nothing(benches):
+    disturbed, undisturbed = benches
+    worker = disturbed.start_worker()
+    undisturbed.start_worker()
+    reference = undisturbed.start_run()
+    run_id = disturbed.start_run()
+    stages = len(disturbed.until(lambda: disturbed.get(Run, run_id).stages, 60))
+    assert stages == 5
+    for position in range(stages):
+        child = disturbed.at_work_on(run_id, position)
+        child.send_signal(signal.SIGKILL)
+        disturbed.until(lambda child=child: disturbed.children() and child not in disturbed.children())
+        disturbed.at_work_on(run_id, position)
+        worker.kill()
+        worker.wait()
+        disturbed.until(lambda: not disturbed.children(), seconds=3)
+        worker = disturbed.start_worker()
+    run = disturbed.ended(run_id, 120)
+    never_killed = undisturbed.ended(reference, 120)
+    assert run.state is RunState.SUCCEEDED, run.error
+    assert never_killed.state is RunState.SUCCEEDED, never_killed.error
+    assert run.artifacts
+    assert what_it_made(run) == what_it_made(never_killed)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = RealBench(tmp_path / "bench", run_memory_limit_bytes=str(3 * 10**9))
+    yield bench
+    bench.close()
+
+
+@pytest.mark.timeout(200)
+def test_cancel_and_want_of_memory_end_the_run_and_not_the_worker(bench, tmp_path):
+    worker = bench.start_worker()
+    run_id = bench.start_run()
+    bench.at_work_on(run_id, 1)
+    bench.jobs.cancel_run(run_id)
+    bench.until(lambda: not bench.children(), seconds=3)
+    assert bench.get(Run, run_id).state is RunState.CANCELLED
+    bench.jobs.retry_run(run_id)
+    assert bench.ended(run_id, 90).state is RunState.SUCCEEDED
+    assert worker.poll() is None
+    worker.terminate()
+    worker.wait()
+
+    bench.environment["PARE_RUN_MEMORY_LIMIT_BYTES"] = str(40_000_000)
+    worker = bench.start_worker()
+    run = bench.ended(bench.run(RECIPE, bench.get(Run, run_id).checkpoint_id, seed=1), 90)
+    assert (run.state, run.error["code"]) == (RunState.FAILED, "out_of_memory"), run.error
+    assert "memory" in run.error["message"]
+    assert worker.poll() is None

@@ -1,0 +1,325 @@
+"""Rows as a finished run leaves them, without running one: what compare, receipts, shares and the API show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from webapp.store.files import FileStore
+from webapp.store.models import (
+    Artifact,
+    Checkpoint,
+    Dataset,
+    LogLine,
+    Run,
+    RunState,
+    Stage,
+    StageState,
+    UploadState,
+    now,
+)
+
+LAYERS = ("layers.0", "layers.2")
+CONTENT = bytes(range(256)) * 40  # of every seeded artifact
+
+
+def seed_checkpoint(session: Session, name: str = "digits.safetensors") -> Checkpoint:
+    """An MLP 64-32-10, inspected."""
+    shapes = {"layers.0.weight": [32, 64], "layers.0.bias": [32], "layers.2.weight": [10, 32], "layers.2.bias": [10]}
+    facts = {
+        "format": "safetensors",
+        "tensors": [{"name": n, "shape": s, "dtype": "float32"} for n, s in shapes.items()],
+        "layers": [
+            {"name": n, "weight": f"{n}.weight", "kind": "linear", "shape": shapes[f"{n}.weight"]} for n in LAYERS
+        ],
+        "architecture": {
+            "family": "sequential",
+            "title": "MLP 64-32-10",
+            "task": "classification",
+            "config": {},
+            "inputs": {"shape": [64]},
+        },
+        "weights_bytes": 10_008,
+    }
+    checkpoint = Checkpoint(
+        name=name, filename=name, state=UploadState.READY, size_bytes=10_008, digest="a" * 64, facts=facts
+    )
+    session.add(checkpoint)
+    session.commit()
+    return checkpoint
+
+
+def seed_dataset(session: Session, name: str = "digits.npz", shape: tuple[int, ...] = (64,)) -> Dataset:
+    facts = {
+        "kind": "arrays",
+        "split": "70/30",
+        "evaluation": {"n": 540, "digest": "b" * 64},
+        "training": {"n": 1257, "digest": "c" * 64},
+        "sample_shape": list(shape),
+        "labels": [str(digit) for digit in range(10)],
+    }
+    dataset = Dataset(
+        name=name, filename=name, state=UploadState.READY, size_bytes=900_000, digest="d" * 64, facts=facts
+    )
+    session.add(dataset)
+    session.commit()
+    return dataset
+
+
+def metric(value: float, name: str = "accuracy") -> dict[str, Any]:
+    titles = {"accuracy": "Accuracy", "perplexity": "Perplexity"}
+    return {
+        name: {
+            "value": value,
+            "n": 540,
+            "ci95": [value * 0.99, value * 1.01],
+            "higher_is_better": name == "accuracy",
+            "title": titles[name],
+            "unit": "",
+        }
+    }
+
+
+def measured(size_bytes: int, sparsity: float, metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "size_bytes": size_bytes,
+        "params_total": 2410,
+        "params_nonzero": round(2410 * (1 - sparsity)),
+        "params_stored": round(2410 * (1 - sparsity)),
+        "sparsity": sparsity,
+        "bits_per_weight": 8 * size_bytes / 2410,
+        "metrics": metrics,
+        "metrics_unavailable": None if metrics else "The run had no dataset.",
+        "latency_ms": {"p50": 0.21, "p95": 0.34, "batch": 1, "threads": 1, "runtime": "torch 2", "hardware": "a CPU"},
+        "layers": [
+            {
+                "name": name,
+                "weight": f"{name}.weight",
+                "kind": "linear",
+                "shape": [32, 64],
+                "params": 2048,
+                "nonzero": 1024,
+                "stored_bytes": size_bytes // 2,
+                "sparsity": sparsity,
+                "bits_per_weight": 8.0,
+                "storage": "sparse float32 + bitmask",
+            }
+            for name in LAYERS
+        ],
+    }
+
+
+def seed_run(
+    session: Session,
+    files: FileStore,
+    folder: Path,
+    checkpoint: Checkpoint,
+    dataset: Dataset | None,
+    name: str = "Magnitude pruning 50 %",
+    size_bytes: int = 5_000,
+    sparsity: float = 0.5,
+    metrics: dict[str, Any] | None = None,
+    baseline_metrics: dict[str, Any] | None = None,
+) -> Run:
+    """A run that has succeeded, with a receipt, a log and the artifact model.safetensors."""
+    metrics = metric(0.95) if metrics is None else metrics
+    baseline = measured(10_008, 0.0, baseline_metrics or ({n: m | {"value": 0.97} for n, m in metrics.items()}))
+    result = measured(size_bytes, sparsity, metrics)
+    run = Run(
+        name=name,
+        checkpoint_id=checkpoint.id,
+        dataset_id=dataset.id if dataset else None,
+        recipe={
+            "version": 1,
+            "steps": [{"technique": "magnitude_pruning", "version": 1, "settings": {"sparsity": 0.5}}],
+        },
+        state=RunState.SUCCEEDED,
+        progress=1.0,
+        baseline=baseline,
+        result=result,
+        receipt=receipt(name, baseline, result),
+        started_at=now(),
+        finished_at=now(),
+    )
+    session.add(run)
+    session.flush()
+    draft = folder / "model.safetensors"
+    draft.write_bytes(CONTENT)
+    artifact = Artifact(
+        run_id=run.id,
+        name="model.safetensors",
+        format="safetensors",
+        digest=files.put(draft),
+        size_bytes=len(CONTENT),
+        proof={"agreed": True},
+    )
+    stage = Stage(run_id=run.id, position=0, name="baseline", title="Baseline", key="k", state=StageState.SUCCEEDED)
+    session.add_all([artifact, stage, *(LogLine(run_id=run.id, text=f"line {n}") for n in range(3))])
+    session.commit()
+    return run
+
+
+def receipt(name: str, baseline: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    total = result["size_bytes"]
+    quality = [
+        {
+            "metric": key,
+            "title": after["title"],
+            "higher_is_better": after["higher_is_better"],
+            "against_original": False,
+            "baseline": baseline["metrics"].get(key),
+            "result": after,
+            "difference": -0.02,
+            "ci95": [-0.03, -0.01],
+            "verdict": "worse",
+        }
+        for key, after in result["metrics"].items()
+    ]
+    return {
+        "version": 1,
+        "title": name,
+        "verdict": {
+            "metric": "accuracy",
+            "verdict": "worse",
+            "sentence": "50.0 % smaller; accuracy 0.9700 → 0.9500: worse (n = 540).",
+            "difference": -0.02,
+            "ci95": [-0.03, -0.01],
+            "n": 540,
+        },
+        "summary": [
+            {"label": "File", "before": baseline["size_bytes"], "after": total, "unit": "bytes"},
+            {"label": "Sparsity", "before": 0.0, "after": result["sparsity"], "unit": "share"},
+            {"label": "Parameters", "before": 2410, "after": 2410, "unit": ""},
+        ],
+        "bytes": {
+            "file": [{"part": "header and manifest", "bytes": 1000}, {"part": "tensors", "bytes": total - 1000}],
+            "total": total,
+            "deflated": total - 100,
+            "tensors": [
+                {
+                    "name": "layers.0.weight",
+                    "storage": "sparse float32 + bitmask",
+                    "shape": [32, 64],
+                    "parts": [
+                        {"name": "layers.0.weight.values", "dtype": "float32", "bytes": total - 1300},
+                        {"name": "layers.0.weight.mask", "dtype": "uint8", "bytes": 256},
+                    ],
+                    "bytes": total - 1044,
+                    "bits_per_weight": 8.0,
+                },
+                {
+                    "name": "layers.0.bias",
+                    "storage": "dense float32",
+                    "shape": [32],
+                    "parts": [{"name": "layers.0.bias", "dtype": "float32", "bytes": 44}],
+                    "bytes": 44,
+                    "bits_per_weight": 32.0,
+                },
+            ],
+        },
+        "parameters": {
+            "total": 2410,
+            "nonzero": 1205,
+            "stored": 1205,
+            "prunable": 2368,
+            "sparsity": 0.5,
+            "prunable_sparsity": 0.51,
+        },
+        "credit": [
+            {
+                "label": "A plain cast to float16",
+                "bytes_before": 10_008,
+                "bytes_after": 5_200,
+                "saved": 4_808,
+                "share": 0.48,
+                "note": "credited to no technique",
+            },
+            {
+                "label": "Step 1: Magnitude pruning",
+                "bytes_before": 5_200,
+                "bytes_after": total,
+                "saved": 5_200 - total,
+                "share": 0.02,
+                "note": "",
+            },
+        ],
+        "quality": quality,
+        "quality_unavailable": result["metrics_unavailable"],
+        "speed": {
+            "baseline": {"p50": 0.2, "p95": 0.3},
+            "result": {"p50": 0.21, "p95": 0.34},
+            "batch": 1,
+            "threads": 1,
+            "runtime": "torch 2",
+            "hardware": "a CPU",
+            "note": "",
+        },
+        "requested": [
+            {
+                "step": 1,
+                "technique": "magnitude_pruning",
+                "layer": "layers.0",
+                "asked": "50 % zeros",
+                "done": "50.0 % zeros",
+                "ok": True,
+                "skipped": False,
+                "note": "",
+            },
+            {
+                "step": 1,
+                "technique": "magnitude_pruning",
+                "layer": "layers.2",
+                "asked": "50 % zeros",
+                "done": "left as it is",
+                "ok": False,
+                "skipped": True,
+                "note": "It is too small to be pruned.",
+            },
+        ],
+        "steps": [
+            {
+                "technique": "magnitude_pruning",
+                "title": "Magnitude pruning",
+                "settings": {"sparsity": 0.5},
+                "seconds": 0.1,
+                "layers": [],
+            }
+        ],
+        "notes": [],
+        "proof": [
+            {
+                "artifact": "model.safetensors",
+                "loaded_by": "a clean process",
+                "runtime": "torch 2",
+                "max_abs_difference": 0.0,
+                "tolerance": 1e-5,
+                "agreed": True,
+                "seconds": 0.2,
+            }
+        ],
+        "provenance": {
+            "checkpoint": {
+                "name": "digits.safetensors",
+                "filename": "digits.safetensors",
+                "digest": "a" * 64,
+                "size_bytes": 10_008,
+            },
+            "dataset": {
+                "name": "digits.npz",
+                "digest": "d" * 64,
+                "n": 540,
+                "split": "70/30",
+                "evaluation_digest": "b" * 64,
+            },
+            "training_dataset": None,
+            "recipe_digest": "e" * 64,
+            "recipe_yaml": "version: 1\nsteps:\n- technique: magnitude_pruning\n",
+            "code": "f" * 64,
+            "versions": {"pare": "0.1.0", "python": "3.11", "torch": "2"},
+            "seed": 0,
+            "started_at": None,
+            "machine": "Linux x86_64",
+        },
+    }

@@ -1,0 +1,307 @@
+"""The API's promises. Every error has one shape: {"error": {"code", "message", "field"?}}."""
+
+import errno
+import io
+from typing import Any
+
+import pytest
+
+from tests.views.seeded import seed_checkpoint, seed_dataset
+from webapp.store.models import Checkpoint, Dataset, LogLine, Run, RunState, UploadState
+
+RECIPE = {"version": 1, "steps": [{"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}}]}
+
+
+def error_of(answer: Any, status: int) -> dict[str, str]:
+    assert answer.status_code == status, answer.text
+    assert set(answer.json) == {"error"}
+    assert {"code", "message"} <= set(answer.json["error"]) <= {"code", "message", "field"}
+    assert answer.json["error"]["message"][0].isupper()
+    return answer.json["error"]
+
+
+def objects(files):
+    return [path for path in files._folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def checkpoint(session):
+    return seed_checkpoint(session)
+
+
+@pytest.fixture
+def dataset(session):
+    return seed_dataset(session)
+
+
+def test_an_upload_is_kept_under_its_digest(client, session, files):
+    answer = client.put("/api/v1/checkpoints?name=folder/model.safetensors", data=b"weights")
+    assert answer.status_code == 201
+    assert answer.json["state"] == "inspecting"
+    assert answer.json["name"] == "model.safetensors"
+    assert answer.json["size_bytes"] == 7
+    row = session.get(Checkpoint, answer.json["id"])
+    assert files.open(row.digest).read() == b"weights"
+    assert client.get(f"/api/v1/checkpoints/{row.id}").json == answer.json
+
+
+def test_a_dataset_says_how_it_is_split(client, session):
+    answer = client.put("/api/v1/datasets?name=digits.npz&split=all", data=b"arrays")
+    assert answer.json["split"] == "all"
+    assert session.get(Dataset, answer.json["id"]).split == "all"
+    assert error_of(client.put("/api/v1/datasets?name=a.npz&split=half", data=b"x"), 400)["field"] == "split"
+
+
+@pytest.mark.parametrize("noun", ["checkpoints", "datasets"])
+@pytest.mark.parametrize(
+    ("query", "body", "status", "code"),
+    [
+        ("", b"x", 400, "request_invalid"),
+        ("?name=", b"x", 400, "request_invalid"),
+        (f"?name={'n' * 201}", b"x", 400, "request_invalid"),
+        ("?name=a&colour=red", b"x", 400, "request_invalid"),
+        ("?name=a.npz", b"", 400, "upload_empty"),
+        ("?name=a.npz", b"x" * 1_000_001, 413, "upload_too_large"),
+    ],
+)
+def test_an_upload_that_is_refused_leaves_nothing(client, session, files, noun, query, body, status, code):
+    assert error_of(client.put(f"/api/v1/{noun}{query}", data=body), status)["code"] == code
+    assert objects(files) == []
+    assert client.get(f"/api/v1/{noun}").json["items"] == []
+
+
+class Broken(io.BytesIO):
+    """A client that goes away after the first bytes."""
+
+    def read(self, size: int = -1) -> bytes:
+        if self.tell() >= 10:
+            raise OSError(errno.ECONNRESET, "Connection reset by peer")
+        return super().read(10)
+
+
+def test_a_client_that_breaks_off_leaves_nothing(app, client, files):
+    app.testing = False  # as in production: the error is answered
+    answer = client.put("/api/v1/checkpoints?name=a.pt", input_stream=Broken(b"x" * 100), content_length=100)
+    assert answer.status_code >= 400
+    assert objects(files) == []
+    assert client.get("/api/v1/checkpoints").json["items"] == []
+
+
+def test_an_early_end_is_not_a_shorter_file(client, files):
+    environ = {"wsgi.input_terminated": True}  # as gunicorn says
+    answer = client.put(
+        "/api/v1/checkpoints?name=a.pt",
+        input_stream=io.BytesIO(b"x" * 40),
+        content_length=100,
+        environ_overrides=environ,
+    )
+    error_of(answer, 400)
+    assert objects(files) == []
+
+
+def test_a_full_disk_is_said(client, files, monkeypatch):
+    monkeypatch.setattr(files, "_min_free_bytes", 10**18)
+    assert error_of(client.put("/api/v1/checkpoints?name=a.pt", data=b"x"), 507)["code"] == "disk_full"
+    assert objects(files) == []
+
+
+def test_a_form_is_not_taken_for_the_file(client):
+    error_of(client.put("/api/v1/checkpoints?name=a.pt", data={"file": (io.BytesIO(b"x"), "a.pt")}), 415)
+
+
+def test_lists_come_in_pages(client, session):
+    ids = [seed_checkpoint(session, f"{n}.safetensors").id for n in range(5)]
+    first = client.get("/api/v1/checkpoints?limit=2").json
+    second = client.get(f"/api/v1/checkpoints?limit=2&before={first['next']}").json
+    third = client.get(f"/api/v1/checkpoints?limit=2&before={second['next']}").json
+    seen = [item["id"] for page in (first, second, third) for item in page["items"]]
+    assert seen == ids[::-1]
+    assert third["next"] is None
+    assert all(item["facts"] is None for item in first["items"])
+    for wrong in ("limit=0", "limit=a", "limit=201", "before=nothere", "page=2"):
+        error_of(client.get(f"/api/v1/checkpoints?{wrong}"), 400)
+
+
+def test_techniques_say_what_they_take(client):
+    items = {item["name"]: item for item in client.get("/api/v1/techniques").json["items"]}
+    assert {"magnitude_pruning", "low_rank", "weight_quantization", "cast"} <= set(items)
+    assert items["magnitude_pruning"]["settings"]["properties"]["sparsity"]["description"]
+
+
+def test_a_prediction_says_bytes_and_matches(client, checkpoint):
+    recipe = RECIPE | {"steps": [RECIPE["steps"][0] | {"layers": {"include": ["layers.*"], "exclude": ["layers.2"]}}]}
+    answer = client.post("/api/v1/recipes/predict", json={"checkpoint_id": checkpoint.id, "recipe": recipe})
+    assert answer.status_code == 200, answer.text
+    assert answer.json["prediction"]["after"]["size_bytes"] < 10_008
+    (step,) = answer.json["matches"]
+    assert step["include"][0]["pattern"] == "layers.*"
+    assert step["selected"] == ["layers.0"]
+    assert answer.json["recipe_yaml"].startswith("version: 1\n")
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_and_shown_as_matching_nothing(client, checkpoint):
+    recipe = RECIPE | {"steps": [RECIPE["steps"][0] | {"layers": {"include": ["layers.0", "encoder.*"]}}]}
+    body = {"checkpoint_id": checkpoint.id, "recipe": recipe}
+    error = error_of(client.post("/api/v1/recipes/predict", json=body), 422)
+    assert error["field"] == "steps.0.layers.include.1"
+    (step,) = client.post("/api/v1/recipes/match", json=body).json["matches"]
+    assert [len(each["layers"]) for each in step["include"]] == [1, 0]
+
+
+def test_a_recipe_is_read_from_yaml_and_json(client):
+    text = client.post("/api/v1/recipes/parse", json={"text": '{"version": 1, "steps": [{"technique": "cast"}]}'}).json
+    again = client.post("/api/v1/recipes/parse", json={"text": text["recipe_yaml"]}).json
+    assert again == text
+    assert error_of(client.post("/api/v1/recipes/parse", json={"text": "steps: ["}), 422)["code"] == "recipe_invalid"
+
+
+def test_a_run_is_queued(client, session, checkpoint, dataset):
+    body = {"checkpoint_id": checkpoint.id, "dataset_id": dataset.id, "recipe": RECIPE, "name": "mine"}
+    answer = client.post("/api/v1/runs", json=body)
+    assert answer.status_code == 202, answer.text
+    assert answer.json["state"] == "queued"
+    assert answer.json["url"] == f"/runs/{answer.json['id']}"
+    run = session.get(Run, answer.json["id"])
+    assert run.name == "mine"
+    assert run.recipe["steps"][0]["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "field"),
+    [
+        ({"checkpoint_id": "abcdefghjkmn"}, 404, "checkpoint_id"),
+        ({"dataset_id": "abcdefghjkmn"}, 404, "dataset_id"),
+        ({"recipe": {"version": 2, "steps": []}}, 422, "version"),
+        ({"recipe": {"version": 1, "steps": [{"technique": "magic"}]}}, 422, "steps.0.technique"),
+        (
+            {"recipe": RECIPE | {"steps": [{"technique": "magnitude_pruning", "settings": {"sparsity": 1.5}}]}},
+            422,
+            "steps.0.settings.sparsity",
+        ),
+        (
+            {"recipe": RECIPE | {"steps": [{"technique": "magnitude_pruning", "settings": {"colour": 1}}]}},
+            422,
+            "steps.0.settings.colour",
+        ),
+        ({"exports": ["tflite"]}, 422, "exports.0"),
+        ({"seed": -1}, 422, "seed"),
+        ({"colour": "red"}, 422, "colour"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_with_the_field(client, session, checkpoint, changes, status, field):
+    body = {"checkpoint_id": checkpoint.id, "recipe": RECIPE} | changes
+    assert error_of(client.post("/api/v1/runs", json=body), status)["field"] == field
+    assert session.query(Run).count() == 0
+
+
+def test_a_dataset_of_another_shape_is_refused(client, session, checkpoint):
+    images = seed_dataset(session, "images.npz", shape=(3, 32, 32))
+    body = {"checkpoint_id": checkpoint.id, "dataset_id": images.id, "recipe": RECIPE}
+    error = error_of(client.post("/api/v1/runs", json=body), 422)
+    assert error["code"] == "dataset_unfit"
+    assert "[3, 32, 32]" in error["message"]
+
+
+def test_what_is_not_ready_cannot_be_run(client, session, checkpoint):
+    checkpoint.state = UploadState.INSPECTING
+    session.commit()
+    error = error_of(client.post("/api/v1/runs", json={"checkpoint_id": checkpoint.id, "recipe": RECIPE}), 409)
+    assert "still being inspected" in error["message"]
+
+
+def test_a_run_tells_everything(client, run):
+    told = client.get(f"/api/v1/runs/{run.id}").json
+    assert told["result"]["size_bytes"] == 5_000
+    assert told["result"]["layers"]
+    assert told["receipt"] == run.receipt
+    assert told["stages"][0]["state"] == "succeeded"
+    assert told["artifacts"][0]["url"].endswith("/artifacts/model.safetensors")
+    assert [line["text"] for line in told["log"]] == ["line 0", "line 1", "line 2"]
+    assert "layers" not in client.get("/api/v1/runs").json["items"][0]["result"]
+
+
+def test_the_log_goes_on_after_a_line(client, session, run):
+    last = client.get(f"/api/v1/runs/{run.id}").json["log"][-1]["id"]
+    session.add(LogLine(run_id=run.id, text="new"))
+    session.commit()
+    assert [line["text"] for line in client.get(f"/api/v1/runs/{run.id}?after={last}").json["log"]] == ["new"]
+    error_of(client.get(f"/api/v1/runs/{run.id}?after=x"), 400)
+
+
+def test_a_run_can_be_cancelled_retried_and_forked(client, checkpoint, dataset):
+    body = {"checkpoint_id": checkpoint.id, "dataset_id": dataset.id, "recipe": RECIPE}
+    id_ = client.post("/api/v1/runs", json=body).json["id"]
+    error_of(client.post(f"/api/v1/runs/{id_}/retry"), 409)
+    assert client.post(f"/api/v1/runs/{id_}/cancel").json["state"] == "cancelled"
+    error_of(client.post(f"/api/v1/runs/{id_}/cancel"), 409)
+    assert client.post(f"/api/v1/runs/{id_}/retry").json["state"] == "queued"
+    fork = client.post(f"/api/v1/runs/{id_}/fork", json={"seed": 7, "dataset_id": None}).json
+    assert (fork["forked_from_id"], fork["seed"], fork["dataset_id"]) == (id_, 7, None)
+    assert fork["recipe"] == client.get(f"/api/v1/runs/{id_}").json["recipe"]
+    assert fork["id"] != id_
+
+
+def test_what_runs_depend_on_is_not_deleted(client, session, run):
+    for noun, id_ in (("checkpoints", run.checkpoint_id), ("datasets", run.dataset_id)):
+        assert run.name in error_of(client.delete(f"/api/v1/{noun}/{id_}"), 409)["message"]
+    assert client.delete(f"/api/v1/runs/{run.id}").status_code == 204
+    for noun, id_ in (("checkpoints", run.checkpoint_id), ("datasets", run.dataset_id)):
+        assert client.delete(f"/api/v1/{noun}/{id_}").status_code == 204
+        error_of(client.get(f"/api/v1/{noun}/{id_}"), 404)
+
+
+def test_a_run_at_work_is_not_deleted(client, session, run):
+    run.state = RunState.RUNNING
+    session.commit()
+    assert "cancel it" in error_of(client.delete(f"/api/v1/runs/{run.id}"), 409)["message"]
+
+
+def test_a_deleted_run_is_forgotten_by_its_forks(client, session, run):
+    fork = client.post(f"/api/v1/runs/{run.id}/fork", json={}).json
+    assert client.delete(f"/api/v1/runs/{run.id}").status_code == 204
+    assert client.get(f"/api/v1/runs/{fork['id']}").json["forked_from_id"] is None
+
+
+def test_the_comparison_as_a_table(client, run):
+    answer = client.get(f"/api/v1/compare?run={run.id}").json
+    assert answer["metric"] == "accuracy"
+    assert answer["rows"][0]["size_bytes"] == 5_000
+    assert answer["rows"][0]["pareto"] is True
+    assert client.get(f"/api/v1/compare.csv?run={run.id}").mimetype == "text/csv"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/v1/nothing", 404),
+        ("PATCH", "/api/v1/runs", 405),
+        ("GET", "/api/v1/runs/abcdefghjkmn", 404),
+        ("GET", "/api/v1/runs/%00", 404),
+        ("GET", "/api/v1/checkpoints/UPPER", 404),
+        ("DELETE", "/api/v1/shares/nothing", 404),
+    ],
+)
+def test_what_does_not_exist_is_answered_in_the_same_shape(client, method, path, status):
+    error_of(client.open(path, method=method), status)
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[1]", "application/json", 422),
+        (b"{}", "text/plain", 415),
+        (b"{}", None, 415),
+        (b"\xff", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"checkpoint_id": "\\ud800", "recipe": "x"}', "application/json", 422),
+        (b'{"checkpoint_id": 1, "recipe": {}}', "application/json", 422),
+    ],
+)
+def test_a_body_that_cannot_be_read(client, data, content_type, status):
+    error_of(client.post("/api/v1/runs", data=data, content_type=content_type), status)
+
+
+def test_another_site_cannot_write(client):
+    answer = client.put("/api/v1/checkpoints?name=a", data=b"x", headers={"Origin": "https://elsewhere.example"})
+    error_of(answer, 403)

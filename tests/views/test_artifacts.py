@@ -1,0 +1,96 @@
+"""Downloads promise the very bytes that the digest names, whole or in part."""
+
+import base64
+import hashlib
+
+import pytest
+
+from tests.views.seeded import CONTENT
+
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def url(run):
+    return f"/api/v1/runs/{run.id}/artifacts/model.safetensors"
+
+
+def test_a_download_carries_its_digest(client, url):
+    answer = client.get(url)
+    assert answer.status_code == 200
+    assert answer.data == CONTENT
+    assert answer.headers["ETag"] == f'"{DIGEST}"'
+    named = base64.b64encode(bytes.fromhex(DIGEST)).decode()
+    assert answer.headers["Repr-Digest"] == answer.headers["Content-Digest"] == f"sha-256=:{named}:"
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="model.safetensors"'
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.mimetype == "application/octet-stream"
+
+
+def test_the_page_has_the_same_file(client, run):
+    assert client.get(f"/runs/{run.id}/artifacts/model.safetensors").data == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"),
+    [("bytes=0-99", 0, 100), ("bytes=10000-", 10000, None), ("bytes=-5", -5, None), ("bytes=100-999999", 100, None)],
+)
+def test_a_part_is_that_part(client, url, asked, start, end):
+    answer = client.get(url, headers={"Range": asked})
+    assert answer.status_code == 206
+    assert answer.data == CONTENT[start:end]
+    assert answer.content_length == len(answer.data)
+    assert answer.headers["Content-Range"].endswith(f"/{len(CONTENT)}")
+    assert "Content-Digest" not in answer.headers
+    assert "Repr-Digest" in answer.headers
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-1,5-6", "lines=1-2", "bytes=abc", "bytes=9-1"])
+def test_a_range_that_is_not_understood_gives_the_whole_file(client, url, asked):
+    answer = client.get(url, headers={"Range": asked})
+    assert answer.status_code == 200
+    assert answer.data == CONTENT
+
+
+def test_a_range_beyond_the_end_says_how_long_the_file_is(client, url):
+    answer = client.get(url, headers={"Range": f"bytes={len(CONTENT)}-"})
+    assert answer.status_code == 416
+    assert answer.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
+    assert answer.json["error"]["code"]
+
+
+def test_what_the_client_has_is_not_sent_again(client, url):
+    answer = client.get(url, headers={"If-None-Match": f'"{DIGEST}"'})
+    assert answer.status_code == 304
+    assert answer.data == b""
+
+
+@pytest.mark.parametrize(("tag", "status"), [(DIGEST, 206), ("0" * 64, 200)])
+def test_a_part_of_another_version_is_never_mixed_in(client, url, tag, status):
+    answer = client.get(url, headers={"Range": "bytes=0-9", "If-Range": f'"{tag}"'})
+    assert answer.status_code == status
+
+
+def test_head_tells_the_size_without_the_bytes(client, url):
+    answer = client.head(url)
+    assert answer.status_code == 200
+    assert answer.content_length == len(CONTENT)
+    assert answer.headers["ETag"] == f'"{DIGEST}"'
+    assert answer.data == b""
+
+
+def test_a_file_that_is_not_there_is_named_with_those_that_are(client, run):
+    answer = client.get(f"/api/v1/runs/{run.id}/artifacts/other.bin")
+    assert answer.status_code == 404
+    assert "It has model.safetensors." in answer.json["error"]["message"]
+
+
+def test_a_name_cannot_break_out_of_its_header():
+    from webapp.views.artifacts import disposition
+
+    assert (
+        disposition('a"\r\nX: 1.bin')
+        == "attachment; filename=\"a___X_ 1.bin\"; filename*=UTF-8''a%22%0D%0AX%3A%201.bin"
+    )
+    assert disposition("onnx/modèle.onnx").startswith('attachment; filename="onnx-mod_le.onnx"; filename*=')

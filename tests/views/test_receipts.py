@@ -1,0 +1,61 @@
+"""The receipt's page says all that the receipt says."""
+
+import json
+
+
+def test_the_page_shows_every_part(client, run):
+    page = client.get(f"/runs/{run.id}/receipt").text
+    for heading in (
+        "Quality",
+        "Requested beside done",
+        "What saved how much",
+        "Every byte",
+        "Speed",
+        "Proof",
+        "Provenance",
+    ):
+        assert heading in page
+    assert "adds up to the byte" in page
+    assert run.receipt["verdict"]["sentence"] in page
+    assert "a" * 64 in page
+    assert "−2.00" in page or "-2.00 points" in page
+
+
+def test_what_was_not_reached_is_red_and_comes_first(client, run):
+    table = client.get(f"/runs/{run.id}/receipt").text.split("Requested beside done</h2>")[1].split("</table>")[0]
+    assert "1 of 2 not as asked" in table
+    assert table.index('class="missed"') < table.index(">layers.0<")
+    assert "It is too small to be pruned." in table
+
+
+def test_bytes_that_do_not_add_up_are_said(client, session, run):
+    receipt = json.loads(json.dumps(run.receipt))
+    receipt["bytes"]["file"][0]["bytes"] -= 7
+    run.receipt = receipt
+    session.commit()
+    assert "does not add up: 7 bytes are missing" in client.get(f"/runs/{run.id}/receipt").text
+
+
+def test_the_json_is_the_receipt(client, run):
+    answer = client.get(f"/runs/{run.id}/receipt.json")
+    assert answer.json == run.receipt
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="receipt.json"'
+
+
+def test_a_run_without_receipt_says_why(client, session, run):
+    run.receipt = None
+    session.commit()
+    assert "a receipt is written when a run has succeeded" in client.get(f"/runs/{run.id}/receipt").text
+    assert client.get(f"/runs/{run.id}/receipt").status_code == 404
+
+
+def test_without_quality_and_speed_the_page_says_so(client, session, run):
+    run.receipt = run.receipt | {
+        "quality": [],
+        "speed": None,
+        "quality_unavailable": "This checkpoint is weights only.",
+    }
+    session.commit()
+    page = client.get(f"/runs/{run.id}/receipt").text
+    assert "This checkpoint is weights only." in page
+    assert "Speed was not measured" in page
