@@ -7,7 +7,9 @@ const form = document.getElementById("builder");
 const list = document.getElementById("steps");
 const field = document.getElementById("recipe-json");
 const initial = JSON.parse(document.getElementById("form-state").textContent);
-const { error, cards } = { error: initial.error, cards: () => [...list.children] };
+const { error } = initial;
+const cards = () => [...list.children];
+const address = (name) => form.getAttribute(`data-${name}`); // `form.dataset` is the field of that name
 let made = 0;
 
 export function read() {
@@ -58,12 +60,12 @@ async function look() {
   const recipe = read();
   document.getElementById("forecast").classList.add("stale");
   try {
-    const answer = await post(form.dataset.predict, { checkpoint_id, recipe }, signal);
+    const answer = await post(address("predict"), { checkpoint_id, recipe }, signal);
     forecast(answer);
     mark(answer.error);
     if (answer.recipe_yaml) yaml.show(answer.recipe_yaml);
     // A pattern that matches nothing is refused by the forecast; what the others match is still worth seeing.
-    const { matches } = answer.error ? await post(form.dataset.match, { checkpoint_id, recipe }, signal) : answer;
+    const { matches } = answer.error ? await post(address("match"), { checkpoint_id, recipe }, signal) : answer;
     for (const [index, card] of cards().entries()) showMatches(card, matches?.[index]);
   } catch (problem) {
     if (problem.name === "AbortError") return;
@@ -180,7 +182,7 @@ for (const end of ["pointerup", "pointercancel"]) {
 
 form.elements.checkpoint.addEventListener("change", async (event) => {
   changed();
-  const answer = await fetch(`${form.dataset.fit}?checkpoint=${encodeURIComponent(event.target.value)}`);
+  const answer = await fetch(`${address("fit")}?checkpoint=${encodeURIComponent(event.target.value)}`);
   const { datasets } = await answer.json();
   for (const option of form.elements.dataset.options) {
     const reason = datasets[option.value];
@@ -195,7 +197,7 @@ form.elements.checkpoint.addEventListener("change", async (event) => {
 
 form.addEventListener("submit", () => (field.value = JSON.stringify(read())));
 
-const yaml = yamlTab(post, form.dataset.parse, replace);
+const yaml = yamlTab(post, address("parse"), replace);
 let given = {};
 try {
   given = JSON.parse(field.value);

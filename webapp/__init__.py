@@ -42,7 +42,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         BOOTSTRAP_SERVE_LOCAL=True,
         MAX_FORM_MEMORY_SIZE=2_000_000,  # bytes; uploads are streamed and have their own limit
         SESSION_COOKIE_SAMESITE="Lax",
-        SEND_FILE_MAX_AGE_DEFAULT=3600,
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session; a form may stay open overnight
         WTF_CSRF_SSL_STRICT=False,  # the Origin is checked instead: Referrer-Policy may hide the referrer
         WTF_CSRF_CHECK_DEFAULT=True,

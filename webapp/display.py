@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 
-from flask import Flask, current_app, url_for
+from flask import Flask, Response, current_app, request, url_for
 
 from .icons import icon
 from .units import byte_text
@@ -37,6 +37,7 @@ def init_display(app: Flask) -> None:
         duration=duration_text,
         when=when_text,
     )
+    app.after_request(keep_versioned_assets)
     app.jinja_env.globals.update(icon=icon, state_looks=STATE_LOOKS, asset=asset)
 
 
@@ -67,7 +68,7 @@ def duration_text(seconds: float | None) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
@@ -87,6 +88,13 @@ def when_text(moment: datetime, now: datetime | None = None) -> str:
 def asset(name: str) -> str:
     """The address of a file in static/, with its digest: a new version is never taken from a cache."""
     return url_for("static", filename=name, v=asset_version(Path(current_app.static_folder or ""), name))
+
+
+def keep_versioned_assets(response: Response) -> Response:
+    """For good, where the address names the version; else a browser asks again, and mostly hears 304."""
+    if request.endpoint == "static" and request.args.get("v") and response.status_code == 200:
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    return response
 
 
 @cache

@@ -15,7 +15,9 @@ class Preset:
 
 
 def recipe(*steps: tuple[str, dict[str, object]]) -> Recipe:
-    return Recipe(steps=tuple(Step(technique=name, settings=settings, layers=LayerPatterns()) for name, settings in steps))
+    return Recipe(
+        steps=tuple(Step(technique=name, settings=settings, layers=LayerPatterns()) for name, settings in steps)
+    )
 
 
 PRESETS = (
@@ -28,8 +30,8 @@ PRESETS = (
     Preset("float16", "Half of float32, no loss to speak of", recipe(("cast", {"dtype": "float16"}))),
     Preset(
         "Prune half, 8-bit",
-        "Half of the weights removed, the rest in 8 bits",
-        recipe(("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8})),
+        "The smaller half of all weights removed, wherever they are; the rest in 8 bits",
+        recipe(("magnitude_pruning", {"sparsity": 0.5, "scope": "global"}), ("weight_quantization", {"bits": 8})),
     ),
     Preset(
         "Low rank, float16",

@@ -110,7 +110,8 @@ def _half(x: Array, y: Array | None, names: tuple[str, str], filename: str) -> A
         raise DatasetRefused(
             f"{names[0]} in {filename} holds {bad} NaN or infinite values, the first in sample {first}"
         )
-    values = x if x.dtype == np.uint8 else x.astype(np.float32)
+    with np.errstate(over="ignore"):  # told with its sentence below
+        values = x if x.dtype == np.uint8 else x.astype(np.float32)
     if not np.isfinite(values).all():
         raise DatasetRefused(f"{names[0]} in {filename} holds values that are too large for float32")
     labels = torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64)) if y is not None else None

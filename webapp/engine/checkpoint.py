@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ FOREIGN = (  # (offset, bytes) -> what it is
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file it points to; run `git lfs pull` first"),
     (0, b"PK", "a zip archive that was cut short; upload it again"),
 )
+TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
 ACCEPTED = ".safetensors, a .pt/.pth/.bin state dict, a zip of a Hugging Face folder, or GGUF"
 
 
@@ -108,7 +110,7 @@ def _recognised(opened: Opened) -> tuple[ArchitectureSpec | None, str | None]:
         return spec, None
     if opened.config is not None and (reason := why_not(opened.config)):
         return None, f"The architecture cannot be run: {reason}."
-    if any(".attn" in name or "attention" in name or ".mlp." in name for name in tensors):
+    if any(TRANSFORMER.search(name) for name in tensors):
         return None, (
             "The tensors look like a transformer's and the file has no config.json; "
             "upload a zip of its Hugging Face folder to have it run and scored."

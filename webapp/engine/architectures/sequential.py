@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,8 +13,8 @@ from ..facts import ArchitectureSpec, TensorFacts
 from .base import Architecture
 from .chain import Step, completed, grouped, skeleton, try_shapes
 from .chain_order import in_chain
-from .layers import EMBEDDING_NAME
 
+BRANCHING = re.compile(r"embed|wte|wpe|token|att(entio)?n|[qkv]_proj|lora", re.IGNORECASE)  # not a chain, by its name
 ASSUMED = "The tensors do not tell what stands between the linear layers; ReLU is assumed."
 
 
@@ -29,7 +30,7 @@ class Sequential(Architecture):
         if isinstance(told, dict) and told.get("family") == cls.family:
             return _spec(completed(told.get("steps"), tensors), assumed=None)
         kinds = None if config else grouped(tensors)
-        if not kinds or "conv2d" in kinds.values() or any(EMBEDDING_NAME.search(name) for name in kinds):
+        if not kinds or "conv2d" in kinds.values() or any(BRANCHING.search(name) for name in kinds):
             return None
         paths = in_chain(kinds, tensors)
         if paths is None:
