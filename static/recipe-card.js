@@ -73,7 +73,7 @@ function row(pattern, layers, verb, opened) {
   details.dataset.pattern = pattern;
   details.open = opened.has(pattern);
   const summary = document.createElement("summary");
-  const code = document.createElement("code");
+  const code = document.createElement(verb ? "code" : "span");
   code.textContent = pattern.replace(/^not /, "");
   const count = document.createElement("span");
   count.className = layers.length ? "muted" : "text-bad";

@@ -55,7 +55,7 @@ def short_text(value: float) -> str:
 
 
 def percent_text(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{share * 100:.{digits}f} %"
+    return "–" if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def duration_text(seconds: float | None) -> str:

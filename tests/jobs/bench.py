@@ -24,7 +24,7 @@ QUICK = {  # so that a test waits no longer than it must
     "PARE_CANCEL_POLL_SECONDS": "0.1",
     "PARE_PROGRESS_INTERVAL_SECONDS": "0.05",
     "PARE_HEARTBEAT_SECONDS": "0.3",
-    "PARE_WORKER_STALE_SECONDS": "3",
+    "PARE_WORKER_STALE_SECONDS": "4",
 }
 
 

@@ -28,6 +28,9 @@ class ScriptedPlan:
 class ScriptedPipeline:
     """Each stage reads the one before it; its key is the scripts up to it."""
 
+    def prepare(self) -> None:
+        pass
+
     def stages(self, run: Any) -> list[ScriptedPlan]:
         names = list(run["recipe"]["stages"])
         return [ScriptedPlan(name, tuple(names[max(0, at - 1) : at])) for at, name in enumerate(names)]

@@ -44,7 +44,7 @@ def samples() -> bytes:
 class RealBench(Bench):
     def __init__(self, instance, **settings):
         instance.mkdir(exist_ok=True)
-        super().__init__(instance, "webapp.cli", "worker", "--instance", **settings)
+        super().__init__(instance, "webapp.cli", "worker", "--instance", worker_stale_seconds="30", **settings)
 
     def start_run(self, **changed):
         """Uploads the checkpoint and its dataset, and queues the run."""

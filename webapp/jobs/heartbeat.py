@@ -46,9 +46,10 @@ class Heartbeat:
             session.execute(delete(Worker).where(Worker.executor_id == self.executor_id))
 
 
-def bury(session: Session, stale_seconds: float) -> list[str]:
-    """Removes the workers that were silent for longer than that; returns their executor ids."""
-    silent = select(Worker).where(Worker.seen_at < now() - timedelta(seconds=stale_seconds))
+def bury(session: Session, stale_seconds: float, by: str) -> list[str]:
+    """Removes the workers, `by` apart, that were silent for longer than that; returns their executor ids."""
+    long_ago = now() - timedelta(seconds=stale_seconds)
+    silent = select(Worker).where(Worker.seen_at < long_ago, Worker.executor_id != by)
     found = list(session.scalars(silent.with_for_update()))
     for worker in found:
         session.delete(worker)

@@ -22,6 +22,9 @@ class Plan(Protocol):
 class Pipeline(Protocol):
     """`run` has recipe, exports, seed and options. All of it is JSON data."""
 
+    def prepare(self) -> None:
+        """Called once, before the worker says that it is there."""
+
     def stages(self, run: Mapping[str, Any]) -> Sequence[Plan]: ...
 
     def key(
@@ -42,7 +45,12 @@ class Pipeline(Protocol):
 
 
 class EnginePipeline:
-    """The engine's. It is imported at the first call: that takes seconds, and an idle worker needs none of it."""
+    """The engine's. Its import takes seconds and lets no other thread run, so it is not left to the first run."""
+
+    def prepare(self) -> None:
+        from webapp.engine import receipt
+
+        assert receipt
 
     def stages(self, run: Mapping[str, Any]) -> Sequence[Plan]:
         from webapp.engine import pipeline, recipe

@@ -45,7 +45,7 @@ def take_over(place: Workplace) -> None:
     with writing(place.sessions) as session:
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": TAKEOVER_LOCK})
-        for executor_id in bury(session, place.settings.worker_stale_seconds):
+        for executor_id in bury(session, place.settings.worker_stale_seconds, place.executor_id):
             log.warning("The worker %s was silent for too long; its work is taken over", executor_id)
         session.flush()
         alive = living(session)

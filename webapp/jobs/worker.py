@@ -57,6 +57,7 @@ class Worker:
 
     def work(self) -> None:
         """Does not return."""
+        self.place.pipeline.prepare()
         self.heartbeat.start()
         self._launch()
         log.info("Worker %s is ready (process %s)", self.place.executor_id, os.getpid())

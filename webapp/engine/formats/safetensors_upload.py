@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from ..errors import CheckpointRefused
 from ..progress import Report
 from ..safetensors_file import HEADER_LIMIT_BYTES, lazy_tensors, read_header
 from .base import Format, Opened
@@ -21,4 +24,18 @@ class Safetensors(Format):
     @classmethod
     def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
         metadata, _, _ = read_header(upload, filename)
+        _refuse_compressed(metadata, filename)
         return Opened(tensors=lazy_tensors(upload, filename), metadata=metadata)
+
+
+def _refuse_compressed(metadata: Mapping[str, str], filename: str) -> None:
+    """Integers and factors that Pare wrote are not weights to compress again: their steps belong into one recipe."""
+    try:
+        stored = json.loads(metadata.get("pare", "{}")).get("weights", {})
+    except (ValueError, AttributeError, RecursionError):
+        return  # somebody else's metadata of that name
+    if stored:
+        raise CheckpointRefused(
+            f"{filename} was compressed by Pare already ({len(stored)} weights are sparse, factored or integers); "
+            "upload the checkpoint that it was made from, and add the further steps to its recipe"
+        )
