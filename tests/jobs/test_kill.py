@@ -113,13 +113,13 @@ def test_a_worker_and_a_child_killed_at_every_stage_change_nothing(benches):
 
 @pytest.fixture
 def bench(tmp_path):
-    bench = RealBench(tmp_path / "bench", run_memory_limit_bytes=str(3 * 10**9))
+    bench = RealBench(tmp_path / "bench", threads_per_child="1")
     yield bench
     bench.close()
 
 
 @pytest.mark.timeout(200)
-def test_cancel_and_want_of_memory_end_the_run_and_not_the_worker(bench, tmp_path):
+def test_cancel_ends_the_run_within_three_seconds_and_not_the_worker(bench):
     worker = bench.start_worker()
     run_id = bench.start_run()
     bench.at_work_on(run_id, 1)
@@ -129,12 +129,25 @@ def test_cancel_and_want_of_memory_end_the_run_and_not_the_worker(bench, tmp_pat
     bench.jobs.retry_run(run_id)
     assert bench.ended(run_id, 90).state is RunState.SUCCEEDED
     assert worker.poll() is None
-    worker.terminate()
-    worker.wait()
 
-    bench.environment["PARE_RUN_MEMORY_LIMIT_BYTES"] = str(40_000_000)
+
+LARGE = (30_000, 2_000)  # 240 MB in float32; an idle child takes less than 300 MB
+MEMORY_BYTES = 500_000_000
+
+
+@pytest.mark.timeout(200)
+def test_want_of_memory_fails_the_run_and_not_the_worker(bench):
+    roomy = bench.start_worker()
+    large = bench.upload("checkpoint", "large.safetensors", save({"0.weight": torch.ones(LARGE)}))
+    checkpoint = bench.inspected(Checkpoint, large, seconds=60)
+    assert checkpoint.state is UploadState.READY, checkpoint.reason
+    roomy.terminate()
+    roomy.wait()
+    bench.environment["PARE_RUN_MEMORY_LIMIT_BYTES"] = str(MEMORY_BYTES)
     worker = bench.start_worker()
-    run = bench.ended(bench.run(RECIPE, bench.get(Run, run_id).checkpoint_id, seed=1), 90)
+    run = bench.ended(bench.run(RECIPE, large), 90)
     assert (run.state, run.error["code"]) == (RunState.FAILED, "out_of_memory"), run.error
     assert "memory" in run.error["message"]
+    small = bench.upload("checkpoint", "net.safetensors", weights())
+    assert bench.inspected(Checkpoint, small, seconds=60).state is UploadState.READY
     assert worker.poll() is None

@@ -31,7 +31,7 @@ ENGINE_CHILD = (sys.executable, "-m", "webapp.engine.child")
 OOM_SCORE = 700  # the kernel takes the child's memory before the worker's
 LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
-MEMORY_WORDS = ("MemoryError", "bad_alloc", "can't allocate memory", "Cannot allocate memory")
+MEMORY_WORDS = ("memoryerror", "bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 Tell = Callable[[float | None, str, list[str]], None]  # fraction of the stage, what it does, new log lines
 
@@ -158,7 +158,7 @@ class _Child:
         """The error for a child that ended on its own without an answer."""
         words = "\n".join(self.last_words)
         log.error("The child ended with status %s; its last words:\n%s", self.status, words)
-        if any(word in words for word in MEMORY_WORDS):
+        if any(word in words.lower() for word in MEMORY_WORDS):
             return out_of_memory()
         assert self.status is not None
         how = f"the signal {signal.Signals(-self.status).name}" if self.status < 0 else f"the exit status {self.status}"

@@ -1,0 +1,73 @@
+"""Reads a file that Pare made with NumPy alone: python read_without_pare.py model.safetensors weights.npz
+
+The whole format in one page (docs/the-file-format.md); copy it into whatever has to read such a file.
+"""
+
+import json
+import struct
+import sys
+
+import numpy as np
+
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+
+
+def stored(path):
+    """(metadata, name -> array) of any safetensors file; bfloat16 widened to float32."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        data = file.read()
+    metadata = header.pop("__metadata__", {})
+    arrays = {}
+    for name, about in header.items():
+        raw = data[slice(*about["data_offsets"])]
+        if about["dtype"] == "BF16":
+            array = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+        else:
+            array = np.frombuffer(raw, DTYPES[about["dtype"]])
+        arrays[name] = array.reshape(about["shape"])
+    return metadata, arrays
+
+
+def bits(packed, count, width):
+    """`count` unsigned integers of `width` bits, lowest bit first."""
+    spread = np.unpackbits(packed, count=count * width, bitorder="little").reshape(count, width)
+    return (spread << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.int64)
+
+
+def decode(arrays, name, about):
+    """One weight, put together from its parts."""
+    shape = about["shape"]
+    if about["kind"] == "dense":
+        return arrays[name]
+    if about["kind"] == "factored":
+        return decode(arrays, name + ".left", about["left"]) @ decode(arrays, name + ".right", about["right"])
+    mask = bits(arrays[name + ".mask"], int(np.prod(shape)), 1).astype(bool) if name + ".mask" in arrays else None
+    if about["kind"] == "sparse":
+        values = np.zeros(len(mask), arrays[name + ".values"].dtype)
+        values[mask] = arrays[name + ".values"]
+        return values.reshape(shape)
+    scale = arrays[name + ".scale"].astype("f4")  # (rows, groups)
+    rows = len(scale)
+    columns = int(np.prod(shape)) // rows
+    zero = arrays.get(name + ".zero_point", np.full(scale.shape, 2 ** (about["bits"] - 1))).astype(np.int64)
+    wide = lambda a: a.repeat(about["group"] or columns, axis=1)[:, :columns]  # one for each column
+    codes = wide(zero).reshape(-1).copy()
+    chosen = np.ones(len(codes), bool) if mask is None else mask
+    codes[chosen] = bits(arrays[name + ".codes"], int(chosen.sum()), about["bits"])
+    matrix = (codes.reshape(rows, columns) - wide(zero)) * wide(scale)
+    return (matrix.T if about.get("transposed") else matrix).reshape(shape).astype("f4")
+
+
+def read(path):
+    """Every weight by its name, tied ones under each of their names."""
+    metadata, arrays = stored(path)
+    pare = json.loads(metadata["pare"])
+    parts = tuple(name + "." for name in pare["weights"])
+    weights = {name: array for name, array in arrays.items() if not name.startswith(parts)}
+    weights |= {name: decode(arrays, name, about) for name, about in pare["weights"].items()}
+    return weights | {alias: weights[name] for alias, name in pare["tied"].items()}
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[2], **read(sys.argv[1]))

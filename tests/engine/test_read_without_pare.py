@@ -1,0 +1,51 @@
+"""What Pare delivers is read elsewhere: a page of NumPy, in a process that has nothing of Pare, finds every weight."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from webapp.engine.artifact import write_model
+from webapp.engine.model import Model
+from webapp.engine.predict import prepare
+from webapp.engine.progress import Silent
+from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import Context
+
+PAGE = Path(__file__).parents[2] / "docs/read_without_pare.py"
+PRUNE, HALF = ("magnitude_pruning", {"sparsity": 0.6}), ("cast", {"dtype": "bfloat16"})
+FACTOR = ("low_rank", {"by": "rank", "rank": 5})
+
+
+def quantize(bits, **more):
+    return "weight_quantization", {"bits": bits, **more}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [HALF],
+        [PRUNE],
+        [PRUNE, quantize(8)],
+        [PRUNE, quantize(4, symmetric=False, granularity="group", group_size=24)],
+        [quantize(4, granularity="group", group_size=10)],
+        [FACTOR, PRUNE, quantize(8), HALF],
+    ],
+)
+def test_a_page_of_numpy_reads_every_kind_of_weight(mlp, tmp_path, steps):
+    folder, facts = mlp
+    model = Model.of_checkpoint(folder, facts)
+    recipe = Recipe.read({"steps": [{"technique": name, "settings": values} for name, values in steps]})
+    for step in prepare(facts, recipe):
+        step.technique.apply(model, step.settings, Context(step.layers, 0, Silent()))
+    write_model(model, tmp_path / "model.safetensors")
+    command = [sys.executable, "-I", PAGE, tmp_path / "model.safetensors", tmp_path / "weights.npz"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    with np.load(tmp_path / "weights.npz") as found:
+        assert set(found.files) == set(model.weights)
+        for name, encoded in model.weights.items():
+            expected = encoded.decode().float()
+            assert torch.allclose(torch.from_numpy(found[name]).float(), expected, rtol=1e-2 if HALF in steps else 1e-6)
