@@ -35,6 +35,11 @@ def bits(packed, count, width):
     return (spread << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.int64)
 
 
+def widened(per_group, group, columns):
+    """(rows, groups) -> (rows, columns): what a group has in common, beside each of its values."""
+    return per_group.repeat(group or columns, axis=1)[:, :columns]
+
+
 def decode(arrays, name, about):
     """One weight, put together from its parts."""
     shape = about["shape"]
@@ -49,13 +54,12 @@ def decode(arrays, name, about):
         return values.reshape(shape)
     scale = arrays[name + ".scale"].astype("f4")  # (rows, groups)
     rows = len(scale)
-    columns = int(np.prod(shape)) // rows
+    group, columns = about["group"], int(np.prod(shape)) // rows
     zero = arrays.get(name + ".zero_point", np.full(scale.shape, 2 ** (about["bits"] - 1))).astype(np.int64)
-    wide = lambda a: a.repeat(about["group"] or columns, axis=1)[:, :columns]  # one for each column
-    codes = wide(zero).reshape(-1).copy()
+    codes = widened(zero, group, columns).reshape(-1).copy()
     chosen = np.ones(len(codes), bool) if mask is None else mask
     codes[chosen] = bits(arrays[name + ".codes"], int(chosen.sum()), about["bits"])
-    matrix = (codes.reshape(rows, columns) - wide(zero)) * wide(scale)
+    matrix = (codes.reshape(rows, columns) - widened(zero, group, columns)) * widened(scale, group, columns)
     return (matrix.T if about.get("transposed") else matrix).reshape(shape).astype("f4")
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.views.seeded import metric, seed_checkpoint, seed_dataset, seed_run
+from tests.views.seeded import metric, seed_checkpoint, seed_dataset
 
 
 @pytest.fixture

@@ -71,6 +71,8 @@ class ChildSupervisor:
                 raise child.death()
             if oom_kills() > killed_for_memory:
                 raise out_of_memory()
+            if attempt < self.restarts:
+                tell(None, "", ["The computing process was killed from outside; it is started again"])
             log.warning(
                 "The child of %s was killed from outside (%s of %s)", folder.name, attempt + 1, self.restarts + 1
             )

@@ -18,6 +18,7 @@ from .schemas import ErrorAnswer
 
 pages = Blueprint("reference", __name__)
 
+QUOTE = "'"
 REFERENCE = "#/components/schemas/{model}"
 PREFIX = "/api/v1"
 PATH_PARTS = {
@@ -47,9 +48,8 @@ def curl(method: str, path: str, each: Endpoint, root: str) -> str:
     address = root.rstrip("/") + re.sub(r"{(\w+)}", lambda found: found[1].upper(), path)
     options, _, query = each.example.partition("?")
     how = "" if method in ("GET", "PUT") or "--json" in options else f"-X {method} "
-    return f"curl {how}{options.rstrip(chr(39)).strip()} '{address}{'?' + query.rstrip(chr(39)) if query else ''}'".replace(
-        "  ", " "
-    )
+    asked = f"?{query.rstrip(QUOTE)}" if query else ""
+    return f"curl {how}{options.rstrip(QUOTE).strip()} '{address}{asked}'".replace("  ", " ")
 
 
 def routes(app: Flask) -> Iterator[tuple[str, str, Endpoint]]:

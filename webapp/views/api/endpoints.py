@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -93,6 +94,10 @@ def read_body(model: type[BaseModel]) -> Any:
         raise RequestInvalid("The body is not JSON that can be read. Check its quotes, commas and brackets.") from None
     except RecursionError:
         raise RequestInvalid("The body is nested too deeply to be read.") from None
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BodyInvalid("The body has half of a character (a lone surrogate), which no text can hold.") from None
     if not isinstance(given, dict):
         raise BodyInvalid("The body has to be a JSON object, { … }.")
     try:
