@@ -20,6 +20,7 @@ export function forecast(answer) {
   at("error").hidden = !answer.error;
   if (answer.error) {
     at("error").querySelector("p").textContent = answer.error.message;
+    at("mini").textContent = "This recipe does not work yet.";
     panel.classList.add("stale");
     return;
   }
@@ -31,6 +32,7 @@ export function forecast(answer) {
   at("bar").setAttribute("width", Math.min(100, (after.size_bytes / before.size_bytes) * 100).toFixed(2));
   const times = before.size_bytes / after.size_bytes;
   at("times").textContent = times > 1 ? `${times.toFixed(2)} × smaller` : "not smaller";
+  at("mini").textContent = `${bytes(after.size_bytes)}, ${at("times").textContent}`;
   at("exact").textContent = exact ? "to the byte" : "an estimate";
   at("exact").title = exact ? "The file will have exactly this size." : "The values of the weights decide too.";
   facts([

@@ -37,9 +37,9 @@ export function yamlTab(post, address, replace) {
       return say("Pare does not answer. Check that it is running, and try again.");
     }
     if (answer.error) return say(answer.error.message);
-    const unknown = replace(answer.recipe);
-    say(unknown.length ? `There is no technique ${unknown.join(", ")}; the step was left out.` : "");
-    if (!unknown.length) select(tabs[0], true);
+    const problem = replace(answer.recipe);
+    say(problem);
+    if (!problem) select(tabs[0], true);
   });
 
   document.getElementById("yaml-download").addEventListener("click", () => {

@@ -11,16 +11,15 @@ const { error } = initial;
 const cards = () => [...list.children];
 const address = (name) => form.getAttribute(`data-${name}`); // `form.dataset` is the field of that name
 let made = 0;
+let ready = false;
 
 export function read() {
   return { version: 1, steps: cards().map(readCard) };
 }
 
 function add(step, before = null) {
-  const template = document.getElementById(`card-${step.technique}`);
-  if (!template) return null;
   made += 1;
-  const html = template.innerHTML.replaceAll("__i__", `step${made}`);
+  const html = document.getElementById(`card-${step.technique}`).innerHTML.replaceAll("__i__", `step${made}`);
   const holder = document.createElement("template");
   holder.innerHTML = html.trim();
   const card = holder.content.firstElementChild;
@@ -30,10 +29,13 @@ function add(step, before = null) {
 }
 
 function replace(recipe) {
+  const steps = recipe.steps ?? [];
+  const unknown = steps.find((step) => !document.getElementById(`card-${step.technique}`));
+  if (unknown) return `There is no technique ${unknown.technique}. Nothing was changed.`;
   list.replaceChildren();
-  const unknown = (recipe.steps ?? []).filter((step) => !add(step));
+  for (const step of steps) add(step);
   changed();
-  return unknown.map((step) => step.technique);
+  return "";
 }
 
 let timer = 0;
@@ -45,6 +47,7 @@ function changed() {
     showWhen(card);
   }
   document.getElementById("steps-empty").hidden = cards().length > 0;
+  if (ready) document.getElementById("form-error")?.remove(); // it was about what has just been changed
   field.value = JSON.stringify(read());
   clearTimeout(timer);
   timer = setTimeout(look, 150);
@@ -58,9 +61,11 @@ async function look() {
   const { signal } = asked;
   const checkpoint_id = form.elements.checkpoint.value;
   const recipe = read();
+  if (!recipe.steps.length) return forecast({ error: { message: "The recipe has no steps yet." } });
   document.getElementById("forecast").classList.add("stale");
   try {
     const answer = await post(address("predict"), { checkpoint_id, recipe }, signal);
+    if (answer.error) answer.error.message = plain(answer.error.message);
     forecast(answer);
     mark(answer.error);
     if (answer.recipe_yaml) yaml.show(answer.recipe_yaml);
@@ -81,6 +86,12 @@ async function post(address, body, signal) {
     signal,
   });
   return response.json();
+}
+
+// "`steps.0.settings.sparsity`: input should be …" without the path, which nobody sees on this page.
+function plain(message) {
+  const [, index, key, rest] = /^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`:? (.*)$/s.exec(message) ?? [];
+  return rest ? `Step ${Number(index) + 1}, ${key}: ${rest}` : message;
 }
 
 // Puts an error where it belongs: "steps.1.settings.sparsity" is the field of that name in the second card.
@@ -205,6 +216,7 @@ try {
   // what came back from the server was not JSON; the error above the form says so
 }
 replace(given);
+ready = true;
 if (error) {
   mark(error);
   document.getElementById("form-error")?.focus();

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-
 from flask import Flask, Response, current_app, request, url_for
 
 from .icons import icon

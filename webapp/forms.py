@@ -144,5 +144,3 @@ class RunForm(FlaskForm):
 
     def problems(self) -> dict[str, list[str]]:
         return {name: list(errors) for name, errors in self.errors.items() if name}
-
-

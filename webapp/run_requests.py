@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
+from .engine.datasets import fit
 from .engine.errors import DatasetUnfit, RecipeInvalid
 from .engine.facts import CheckpointFacts, DatasetFacts
 from .engine.pipeline import EXPORTS
@@ -18,17 +19,6 @@ from .engine.recipe import Recipe
 from .engine.techniques import techniques
 from .request_errors import Conflict, NotFound
 from .store.models import Checkpoint, Dataset, Run, RunState, UploadState
-
-KIND_OF_TASK = {
-    "classification": "arrays",
-    "text-classification": "labelled-text",
-    "causal-lm": "text",
-}
-KIND_TITLE = {
-    "arrays": "arrays (.npz with x and y)",
-    "text": "plain text (.txt)",
-    "labelled-text": "labelled text (.csv or .jsonl)",
-}
 
 
 class RunQueue(Protocol):
@@ -171,29 +161,10 @@ def check_dataset_fits(facts: CheckpointFacts, dataset: DatasetFacts, name: str,
             "so nothing can be evaluated on it. Start the run without a dataset.",
             field,
         )
-    wanted = KIND_OF_TASK.get(spec.task or "")
-    texts = {"text", "labelled-text"}
-    if spec.task == "embedding":
-        if dataset.kind not in texts:
-            raise DatasetUnfit(
-                f"{name} holds {KIND_TITLE[dataset.kind]}; {spec.title} reads text. Upload a .txt, .csv or .jsonl.",
-                field,
-            )
-    elif wanted is not None and dataset.kind != wanted:
-        raise DatasetUnfit(f"{name} holds {KIND_TITLE[dataset.kind]}; {spec.title} needs {KIND_TITLE[wanted]}.", field)
-    shape = spec.inputs.get("shape")
-    if shape and dataset.sample_shape is not None and not shape_fits(dataset.sample_shape, shape):
-        raise DatasetUnfit(
-            f"{name} has samples of shape {list(dataset.sample_shape)}; {spec.title} expects "
-            f"{['any' if side is None else side for side in shape]}. Reshape x and upload it again.",
-            field,
-        )
-
-
-def shape_fits(sample: tuple[int, ...], expected: list[int | None]) -> bool:
-    return len(sample) == len(expected) and all(
-        want is None or have == want for have, want in zip(sample, expected, strict=True)
-    )
+    try:
+        fit(spec, dataset)
+    except DatasetUnfit as unfit:
+        raise DatasetUnfit(f"{name} cannot be used. {unfit.message}", field) from None
 
 
 def check_exports(exports: list[str]) -> None:

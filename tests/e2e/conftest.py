@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.api_client import Api
 from tests.pare_process import Served, serving
@@ -114,3 +114,10 @@ def page(browser, served) -> Page:
     yield page
     context.close()
     assert not watched.found, "\n".join(watched.found)
+
+
+def clear_recipe(page: Page) -> None:
+    """Takes away the steps that the builder starts with, once its script has put them there."""
+    expect(page.locator("#steps > li")).not_to_have_count(0)
+    while page.locator("#steps > li").count():
+        page.locator("#steps [data-remove]").first.click()

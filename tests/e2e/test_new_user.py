@@ -1,4 +1,4 @@
-"""What a new user does on the first day, in a real browser, from the first page to a file that another program reads."""
+"""What a new user does on the first day, in a real browser: from the first page to a file that a program reads."""
 
 import os
 import re
@@ -12,6 +12,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from webapp import samples as shipped
+
+from .conftest import clear_recipe
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_MS = 180_000
@@ -61,8 +63,7 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
     # a recipe of two steps, whose size is told before anything runs
     page.get_by_role("link", name="Compress it").click()
     page.get_by_label("Dataset", exact=True).select_option(label=dataset.name)
-    while page.locator("#steps > li").count():
-        page.locator("#steps [data-remove]").first.click()
+    clear_recipe(page)
     page.locator("[data-add=magnitude_pruning]").click()
     page.locator("[data-add=weight_quantization]").click()
     page.locator("#steps [data-setting=sparsity]").fill("0.5")

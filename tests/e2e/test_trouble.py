@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from webapp import samples as shipped
 
+from .conftest import clear_recipe
+
 CANCELLED_WITHIN_SECONDS = 3
 
 
@@ -63,8 +65,7 @@ def test_an_empty_file_is_refused_before_it_is_sent(page, tmp_path):
 
 def test_an_order_that_makes_no_sense_is_refused_beside_its_step(page, samples):
     page.goto(f"/runs/new?checkpoint={samples['digits_cnn.safetensors']}")
-    while page.locator("#steps > li").count():
-        page.locator("#steps [data-remove]").first.click()
+    clear_recipe(page)
     page.locator("[data-add=weight_quantization]").click()
     page.locator("[data-add=magnitude_pruning]").click()
     expect(page.locator("#steps > li").nth(1)).to_contain_text("put magnitude_pruning before weight_quantization")

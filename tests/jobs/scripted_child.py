@@ -30,6 +30,9 @@ def perform(verb: str, argument: object) -> None:
         case "sleep":
             for _ in range(int(argument * 20)):
                 time.sleep(0.05)
+        case "wait_for":
+            while not Path(argument).exists():
+                time.sleep(0.05)
         case "progress":
             say(progress=argument, message=f"at {argument}")
         case "log":

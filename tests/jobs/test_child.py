@@ -123,8 +123,9 @@ def test_a_child_that_dies_is_told_in_a_sentence_and_not_started_again(supervise
     assert len(started(tmp_path)) == 1
 
 
-def test_a_child_killed_from_outside_is_started_again(supervise, tmp_path):
+def test_a_child_killed_from_outside_is_started_again_and_the_log_says_so(supervise, told, tmp_path):
     assert supervise(["write", "x"], ["kill_self_once", str(tmp_path / "killed")], ["progress", 1.0])["stage"] == "s"
+    assert told.lines == ["The computing process was killed from outside; it is started again"]
     assert len(started(tmp_path)) == 2
 
 

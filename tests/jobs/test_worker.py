@@ -168,13 +168,15 @@ def test_a_worker_that_is_told_to_end_does_so_at_once_and_its_run_goes_on_later(
 
 
 def test_a_worker_takes_over_what_a_dead_one_held(bench, tmp_path):
-    script = {"a": [["write", "a"]], "b": [["sleep", 4], ["write", "b"]]}
+    script = {"a": [["write", "a"]], "b": [["wait_for", str(tmp_path / "go")], ["write", "b"]]}
     held = bench.run({"stages": script, "ledger": str(tmp_path / "ledger")})
     first = bench.start_worker()
     bench.until(lambda: "b" in ledger(tmp_path / "ledger"))
     second = bench.start_worker()
     assert bench.ended(bench.run({"stages": WRITES})).state is RunState.SUCCEEDED  # the second has arrived
     first.kill()
+    first.wait()
+    (tmp_path / "go").touch()
     run = bench.ended(held)
     assert run.state is RunState.SUCCEEDED
     assert ledger(tmp_path / "ledger") == ["a", "b", "b"]
@@ -182,7 +184,7 @@ def test_a_worker_takes_over_what_a_dead_one_held(bench, tmp_path):
 
 
 def test_a_worker_that_was_taken_for_dead_ends_when_it_wakes_up(bench, tmp_path):
-    script = {"a": [["sleep", 8], ["write", "a"]]}
+    script = {"a": [["wait_for", str(tmp_path / "go")], ["write", "a"]]}
     first = bench.start_worker()
     run_id = bench.run({"stages": script, "ledger": str(tmp_path / "ledger")})
     bench.until(lambda: ledger(tmp_path / "ledger"))
@@ -191,6 +193,7 @@ def test_a_worker_that_was_taken_for_dead_ends_when_it_wakes_up(bench, tmp_path)
     bench.until(lambda: len(ledger(tmp_path / "ledger")) == 2)
     os.kill(first.pid, signal.SIGCONT)
     assert first.wait(10) == 75
+    (tmp_path / "go").touch()
     assert bench.ended(run_id).state is RunState.SUCCEEDED
     assert len(bench.get(Run, run_id).artifacts) == 1
 

@@ -38,7 +38,7 @@ def seed_checkpoint(session: Session, name: str = "digits.safetensors") -> Check
             "family": "sequential",
             "title": "MLP 64-32-10",
             "task": "classification",
-            "config": {},
+            "config": {"classes": 10},
             "inputs": {"shape": [64]},
         },
         "weights_bytes": 10_008,

@@ -16,7 +16,7 @@ def error_of(answer: Any, status: int) -> dict[str, str]:
     assert answer.status_code == status, answer.text
     assert set(answer.json) == {"error"}
     assert {"code", "message"} <= set(answer.json["error"]) <= {"code", "message", "field"}
-    assert answer.json["error"]["message"][0].isupper()
+    assert answer.json["error"]["message"].rstrip("\"'")[-1] in ".)"
     return answer.json["error"]
 
 
@@ -73,26 +73,25 @@ def test_an_upload_that_is_refused_leaves_nothing(client, session, files, noun, 
 class Broken(io.BytesIO):
     """A client that goes away after the first bytes."""
 
-    def read(self, size: int = -1) -> bytes:
+    def readinto(self, buffer: Any) -> int:
         if self.tell() >= 10:
             raise OSError(errno.ECONNRESET, "Connection reset by peer")
-        return super().read(10)
+        return super().readinto(memoryview(buffer)[:10])
 
 
 def test_a_client_that_breaks_off_leaves_nothing(app, client, files):
     app.testing = False  # as in production: the error is answered
-    answer = client.put("/api/v1/checkpoints?name=a.pt", input_stream=Broken(b"x" * 100), content_length=100)
+    answer = client.put("/api/v1/checkpoints?name=a.pt", input_stream=Broken(b"x" * 100))
     assert answer.status_code >= 400
     assert objects(files) == []
     assert client.get("/api/v1/checkpoints").json["items"] == []
 
 
 def test_an_early_end_is_not_a_shorter_file(client, files):
-    environ = {"wsgi.input_terminated": True}  # as gunicorn says
+    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "100"}  # as gunicorn says
     answer = client.put(
         "/api/v1/checkpoints?name=a.pt",
         input_stream=io.BytesIO(b"x" * 40),
-        content_length=100,
         environ_overrides=environ,
     )
     error_of(answer, 400)

@@ -6,6 +6,7 @@ from flask import Blueprint, render_template
 from sqlalchemy import func, select
 
 from ..database import db
+from ..fitting import first_choice
 from ..store.models import Checkpoint, Dataset, Run, UploadState
 
 blueprint = Blueprint("home", __name__)
@@ -26,14 +27,10 @@ def index() -> str:
 
 
 def sample() -> tuple[Checkpoint, Dataset | None] | None:
-    """The oldest checkpoint that was recognised, with the oldest dataset: on a fresh installation, the sample."""
-    ready = UploadState.READY
+    """The oldest checkpoint that is ready, with a dataset that fits it: on a fresh installation, the sample."""
     checkpoint = db.session.scalars(
-        select(Checkpoint).where(Checkpoint.state == ready).order_by(Checkpoint.created_at).limit(1)
+        select(Checkpoint).where(Checkpoint.state == UploadState.READY).order_by(Checkpoint.created_at).limit(1)
     ).first()
     if checkpoint is None:
         return None
-    dataset = db.session.scalars(
-        select(Dataset).where(Dataset.state == ready).order_by(Dataset.created_at).limit(1)
-    ).first()
-    return checkpoint, dataset
+    return checkpoint, first_choice(db.session, checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -11,12 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import load_only
 
 from ..database import db
-from ..engine.errors import DatasetUnfit, PareError
-from ..engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
+from ..engine.errors import PareError
 from ..engine.techniques import techniques
+from ..fitting import first_choice, reasons_against
 from ..forms import RunForm, setting_rows, settings_form
 from ..presets import PRESETS
-from ..run_requests import RunRequest, check_dataset_fits, create_run
+from ..run_requests import RunRequest, create_run
 from ..services import services
 from ..store.models import Checkpoint, Dataset, Run, UploadState
 from ..units import byte_text
@@ -41,8 +42,8 @@ def new() -> str:
         recipe = PRESETS[0].recipe.as_dict()
         chosen = request.args.get("checkpoint") or (form.checkpoint.choices or [("", "")])[0][0]
         form.checkpoint.data = chosen
-        fitting = [id_ for id_, reason in fit(chosen).items() if reason is None]
-        form.dataset.data = request.args.get("dataset") or (fitting[-1] if fitting else "")
+        first = first_choice(db.session, db.session.get(Checkpoint, chosen))
+        form.dataset.data = request.args.get("dataset") or (first.id if first else "")
     form.recipe.data = json.dumps(recipe)
     return page(form, source=source)
 
@@ -72,7 +73,7 @@ def start() -> ResponseReturnValue:
 @blueprint.get("/datasets")
 def datasets() -> dict[str, Any]:
     """Which datasets fit `?checkpoint=ID`: {"datasets": {id: null or the reason why not}}."""
-    return {"datasets": fit(request.args.get("checkpoint", ""))}
+    return {"datasets": fit(request.args.get("checkpoint"))}
 
 
 def offer(form: RunForm) -> None:
@@ -89,34 +90,8 @@ def ready(table: Any) -> Any:
     return select(table).options(columns).where(table.state == UploadState.READY).order_by(table.created_at.desc())
 
 
-def fit(checkpoint_id: str) -> dict[str, str | None]:
-    """For every dataset that is ready: None where it fits the checkpoint, else the sentence that says why not."""
-    checkpoint = db.session.get(Checkpoint, checkpoint_id)
-    if checkpoint is None or checkpoint.facts is None:
-        return {}
-    facts = architecture_only(checkpoint.facts)
-    reasons: dict[str, str | None] = {}
-    query = select(Dataset).where(Dataset.state == UploadState.READY).order_by(Dataset.created_at.desc())
-    for dataset in db.session.scalars(query):
-        reasons[dataset.id] = None
-        try:
-            check_dataset_fits(facts, DatasetFacts.model_validate(dataset.facts), dataset.name, "dataset_id")
-        except DatasetUnfit as error:
-            reasons[dataset.id] = error.message
-    return reasons
-
-
-def architecture_only(facts: dict[str, Any]) -> CheckpointFacts:
-    """The facts without tensors and layers, which may be thousands and say nothing about datasets."""
-    spec = facts.get("architecture")
-    return CheckpointFacts(
-        format=facts["format"],
-        tensors=(),
-        layers=(),
-        architecture=ArchitectureSpec.model_validate(spec) if spec else None,
-        weights_only_because=facts.get("weights_only_because"),
-        weights_bytes=facts["weights_bytes"],
-    )
+def fit(checkpoint_id: str | None) -> dict[str, str | None]:
+    return reasons_against(db.session, db.session.get(Checkpoint, checkpoint_id or ""))
 
 
 def page(form: RunForm, error: PareError | None = None, source: Run | None = None) -> str:
@@ -129,6 +104,14 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
         rows={name: setting_rows(technique.Settings) for name, technique in known.items()},
         cards={name: settings_form(technique.Settings)(prefix="__i__-") for name, technique in known.items()},
         presets=PRESETS,
-        fit=fit(form.checkpoint.data or ""),
-        error=error.as_dict() if error else None,
+        fit=fit(form.checkpoint.data),
+        error=shown(error) if error else None,
     )
+
+
+def shown(error: PareError) -> dict[str, str]:
+    """The error, its field as a person would name it: "Step 1, sparsity: input should be …"."""
+    message = re.sub(
+        r"^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`", lambda m: f"Step {int(m[1]) + 1}, {m[2]}", error.message
+    )
+    return {**error.as_dict(), "message": message}

@@ -23,7 +23,7 @@ from .raw_body import body_length, refuse_forms
     answer=schemas.CheckpointAnswer,
     raw_body=True,
     query=schemas.CheckpointQuery,
-    errors=(411, 413, 415, 507),
+    errors=(413, 415, 507),
     example="-T model.safetensors '?name=model.safetensors'",
 )
 def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:

@@ -23,7 +23,7 @@ from .raw_body import body_length, refuse_forms
     answer=schemas.DatasetAnswer,
     raw_body=True,
     query=schemas.DatasetQuery,
-    errors=(411, 413, 415, 507),
+    errors=(413, 415, 507),
     example="-T digits.npz '?name=digits.npz'",
 )
 def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:

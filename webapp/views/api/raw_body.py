@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask import request
-from werkzeug.exceptions import LengthRequired, UnsupportedMediaType
+from werkzeug.exceptions import UnsupportedMediaType
 
 
 def refuse_forms() -> None:
@@ -13,7 +13,7 @@ def refuse_forms() -> None:
 
 
 def body_length() -> int | None:
-    """Announced bytes, None for a chunked body. Raises LengthRequired where neither is said: nothing could be read."""
+    """Announced bytes, None for a chunked body; without either header HTTP has no body at all: 0."""
     if request.content_length is None and not request.environ.get("wsgi.input_terminated"):
-        raise LengthRequired("Say how long the file is: Content-Length, or Transfer-Encoding: chunked.")
+        return 0
     return request.content_length

@@ -1,0 +1,50 @@
+"""Which datasets can judge a checkpoint, for the form and for the sample on the first page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .engine.errors import DatasetUnfit
+from .engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
+from .run_requests import check_dataset_fits
+from .store.models import Checkpoint, Dataset, UploadState
+
+
+def reasons_against(session: Session, checkpoint: Checkpoint | None) -> dict[str, str | None]:
+    """For every dataset that is ready, newest first: None where it fits, else the sentence that says why not."""
+    if checkpoint is None or checkpoint.facts is None:
+        return {}
+    facts = architecture_only(checkpoint.facts)
+    query = select(Dataset).where(Dataset.state == UploadState.READY).order_by(Dataset.created_at.desc(), Dataset.id)
+    return {dataset.id: reason_against(facts, dataset) for dataset in session.scalars(query)}
+
+
+def reason_against(facts: CheckpointFacts, dataset: Dataset) -> str | None:
+    try:
+        check_dataset_fits(facts, DatasetFacts.model_validate(dataset.facts), dataset.name, "dataset_id")
+    except DatasetUnfit as error:
+        return error.message
+    return None
+
+
+def first_choice(session: Session, checkpoint: Checkpoint | None) -> Dataset | None:
+    """The oldest dataset that fits, one with labels before one without."""
+    fitting = [id_ for id_, reason in reasons_against(session, checkpoint).items() if reason is None]
+    rows = [row for id_ in reversed(fitting) if (row := session.get(Dataset, id_)) is not None]
+    return min(rows, key=lambda row: (row.facts or {}).get("labels") is None, default=None)
+
+
+def architecture_only(facts: dict[str, Any]) -> CheckpointFacts:
+    """The facts without tensors and layers, which may be thousands and say nothing about datasets."""
+    spec = facts.get("architecture")
+    return CheckpointFacts(
+        format=facts["format"],
+        tensors=(),
+        layers=(),
+        architecture=ArchitectureSpec.model_validate(spec) if spec else None,
+        weights_only_because=facts.get("weights_only_because"),
+        weights_bytes=facts["weights_bytes"],
+    )
