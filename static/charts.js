@@ -53,7 +53,7 @@ function themed(figure, width, printing) {
     const axis = layout[name];
     Object.assign(axis, { gridcolor: quiet, linecolor: quiet, zerolinecolor: quiet, tickcolor: quiet });
     if (narrow && axis.ticktext) axis.ticktext = axis.ticktext.map(shorter);
-    if (narrow && axis.title?.text) axis.title.font = { size: 11 };
+    if (axis.title?.text) axis.title.font = { size: narrow ? 11 : 13 };
   }
   if (narrow) layout.margin = { ...layout.margin, l: 12, r: 12 };
   for (const trace of data) {

@@ -204,7 +204,8 @@ def test_bytes_by_storage_adds_up_to_the_file() -> None:
     }
     trace = charts.bytes_by_storage(receipt).data[0]
     assert list(trace.y) == ["int8", "dense", "header and manifest"]
-    assert sum(trace.x) * 1e6 == pytest.approx(1000)
+    assert sum(trace.x) * 1e3 == pytest.approx(1000)
+    assert "kB" in charts.bytes_by_storage(receipt).layout.xaxis.title.text
 
 
 def test_metrics_that_most_runs_have_come_first() -> None:

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.api_client import Api
 from tests.pare_process import Served, serving
+from webapp import samples as shipped
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [
@@ -54,11 +55,14 @@ def api(served) -> Api:
 @pytest.fixture(scope="session")
 def samples(api) -> dict[str, str]:
     """The ids of what a fresh Pare holds, by file name, once they are inspected."""
-    rows = [(kind, row) for kind in ("checkpoints", "datasets") for row in api.get(f"/{kind}")["items"]]
-    for kind, row in rows:
+    ids = {}
+    for path in shipped.FILES:
+        kind = "checkpoints" if path == shipped.CHECKPOINT else "datasets"
+        row = next(row for row in api.get(f"/{kind}")["items"][::-1] if row["name"] == path.name)
         ready = api.wait(f"/{kind}/{row['id']}", lambda row: row["state"] != "inspecting", 120)
         assert ready["state"] == "ready", ready
-    return {row["name"]: row["id"] for _, row in rows}
+        ids[path.name] = row["id"]
+    return ids
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,25 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..units import byte_text
-from .drawing import BASELINE_COLOUR, COLOURS, MB, axis_type, figure, nothing_to_show, row_height, short, whole
+from .drawing import (
+    BASELINE_COLOUR,
+    COLOURS,
+    axis_type,
+    byte_axis,
+    figure,
+    label_of,
+    nothing_to_show,
+    row_height,
+    short,
+    whole,
+)
 
 Run = Mapping[str, Any]
 LONG_LIST = 40  # runs; beyond it bars carry no text
 
 
 def size_bars(runs: Sequence[Run]) -> go.Figure:
-    """One bar per original, then one per run, in the order given; MB of 10^6 bytes."""
+    """One bar per original, then one per run, in the order given."""
     title = "File size"
     done = [run for run in runs if run.get("result")]
     if not done:
@@ -28,6 +39,7 @@ def size_bars(runs: Sequence[Run]) -> go.Figure:
         run["result"]["size_bytes"] for run in done
     ]
     kind = axis_type(sizes)
+    divisor, unit = byte_axis(sizes)
     traces = []
     if originals:
         traces.append(
@@ -39,6 +51,7 @@ def size_bars(runs: Sequence[Run]) -> go.Figure:
                 "Original",
                 BASELINE_COLOUR,
                 len(done),
+                divisor,
             )
         )
     against = [
@@ -56,32 +69,42 @@ def size_bars(runs: Sequence[Run]) -> go.Figure:
             "Compressed",
             COLOURS[0],
             len(done),
+            divisor,
         )
     )
     keys = [f"original {key}" for key in originals] + [run["id"] for run in done]
-    names = [f"{run['checkpoint']['name']} (original)" for run in originals.values()] + [run["name"] for run in done]
+    labels = [label_of(run) for run in done]
     return figure(
         traces,
         title,
         height=row_height(len(keys)),
         barmode="overlay",
         xaxis={
-            "title": {"text": "File size (MB, 10⁶ bytes)" + (", logarithmic" if kind == "log" else "")},
+            "title": {"text": f"File size ({unit})" + (", logarithmic" if kind == "log" else "")},
             "type": kind,
             "automargin": True,
         },
-        yaxis=category_axis(keys, names),
+        yaxis=category_axis(
+            keys, [short(f"{run['checkpoint']['name']} (original)") for run in originals.values()] + labels
+        ),
         legend={"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1},
     )
 
 
 def bars(
-    keys: list[str], sizes: list[int], names: list[str], against: list[str], legend: str, colour: str, runs: int
+    keys: list[str],
+    sizes: list[int],
+    names: list[str],
+    against: list[str],
+    legend: str,
+    colour: str,
+    runs: int,
+    divisor: float,
 ) -> go.Bar:
     return go.Bar(
         orientation="h",
         y=keys,
-        x=[size / MB for size in sizes],
+        x=[size / divisor for size in sizes],
         name=legend,
         marker={"color": colour},
         text=[byte_text(size) for size in sizes] if runs <= LONG_LIST else None,
@@ -111,7 +134,7 @@ def sparsity_bars(runs: Sequence[Run]) -> go.Figure:
         height=row_height(len(keys), each=26 * len(traces)),
         barmode="group",
         xaxis={"title": {"text": "Zeros (% of parameters)"}, "tickformat": ".0%", "range": [0, 1], "automargin": True},
-        yaxis=category_axis(keys, names),
+        yaxis=category_axis(keys, [label_of(run) for run in done]),
         legend={"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1, "traceorder": "normal"},
     )
 
@@ -132,14 +155,14 @@ def share_bars(
     )
 
 
-def category_axis(keys: list[str], names: list[str]) -> dict[str, Any]:
+def category_axis(keys: list[str], labels: list[str]) -> dict[str, Any]:
     """Rows by key, so that two runs of one name stay two rows; first row on top."""
     return {
         "type": "category",
         "categoryorder": "array",
         "categoryarray": keys,
         "tickvals": keys,
-        "ticktext": [short(name) for name in names],
+        "ticktext": labels,
         "autorange": "reversed",
         "automargin": True,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -14,7 +14,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 BASELINE_COLOUR = "#8A8F98"
 LOG_FROM = 20  # a range whose ends differ by more than this factor gets a logarithmic axis
-MB = 1e6  # bytes
 
 
 def figure(traces: Iterable[Any], title: str, **layout: Any) -> go.Figure:
@@ -75,12 +74,26 @@ def short(text: str, length: int = 28) -> str:
     return whole(text)
 
 
+def label_of(run: Mapping[str, Any], length: int = 28) -> str:
+    """The run's name for a tight place: without the checkpoint's, which many names begin with and share."""
+    return short(run["name"].removeprefix(f"{run['checkpoint']['name']}: ") or run["name"], length)
+
+
 def axis_type(values: Iterable[float | None], scale: str = "auto") -> str:
     """ "log" or "linear". A logarithmic axis needs positive values; without them it stays linear even when asked."""
     known = [v for v in values if v is not None]
     if not known or min(known) <= 0 or scale == "linear":
         return "linear"
     return "log" if scale == "log" or max(known) / min(known) > LOG_FROM else "linear"
+
+
+def byte_axis(sizes: Iterable[float]) -> tuple[float, str]:
+    """(bytes per unit, the unit as an axis' title says it) in which the largest of the sizes is easy to read."""
+    largest = max(sizes, default=0)
+    for divisor, unit in ((1e9, "GB, 10⁹ bytes"), (1e6, "MB, 10⁶ bytes"), (1e3, "kB, 10³ bytes")):
+        if largest >= divisor / 2:
+            return divisor, unit
+    return 1.0, "bytes"
 
 
 def row_height(rows: int, each: int = 26, rest: int = 150, least: int = 260, most: int = 4000) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..units import byte_text
-from .drawing import COLOURS, figure, nothing_to_show, row_height, short, whole
+from .drawing import COLOURS, figure, label_of, nothing_to_show, row_height, short, whole
 
 Run = Mapping[str, Any]
 FEW_LAYERS, FEW_RUNS = 12, 4
@@ -32,7 +32,7 @@ def grouped(runs: list[Run], layers: list[str], found: list[dict[str, Any]]) -> 
         go.Bar(
             x=layers,
             y=[of[name]["sparsity"] if name in of else None for name in layers],
-            name=short(run["name"], 40),
+            name=label_of(run, 40),
             marker={"color": COLOURS[number % len(COLOURS)]},
             customdata=[described(run, name, of) for name in layers],
             hovertemplate="%{customdata}<extra></extra>",
@@ -88,7 +88,7 @@ def heatmap(runs: list[Run], layers: list[str], found: list[dict[str, Any]]) -> 
             "title": {"text": "Run"},
             "type": "category",
             "tickvals": keys,
-            "ticktext": [short(run["name"], 20) for run in runs],
+            "ticktext": [label_of(run, 24) for run in runs],
             "automargin": True,
         },
         yaxis={

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..units import byte_text
-from .drawing import COLOURS, MB, figure, nothing_to_show, row_height, short, whole
+from .drawing import COLOURS, byte_axis, figure, nothing_to_show, row_height, short, whole
 
 
 def bytes_by_storage(receipt: Mapping[str, Any]) -> go.Figure:
@@ -28,10 +28,11 @@ def bytes_by_storage(receipt: Mapping[str, Any]) -> go.Figure:
     if rest:
         sums["header and manifest"] = rest
     forms = sorted(sums, key=lambda form: -sums[form])
+    divisor, unit = byte_axis(sums.values())
     trace = go.Bar(
         orientation="h",
         y=forms,
-        x=[sums[form] / MB for form in forms],
+        x=[sums[form] / divisor for form in forms],
         marker={"color": COLOURS[0]},
         text=[f"{byte_text(sums[form])}, {sums[form] / total:.1%}" for form in forms],
         textposition="auto",
@@ -45,7 +46,7 @@ def bytes_by_storage(receipt: Mapping[str, Any]) -> go.Figure:
         [trace],
         title,
         height=row_height(len(forms), each=34),
-        xaxis={"title": {"text": "Bytes in the file (MB, 10⁶ bytes)"}, "automargin": True},
+        xaxis={"title": {"text": f"Bytes in the file ({unit})"}, "automargin": True},
         yaxis={
             "type": "category",
             "categoryorder": "array",

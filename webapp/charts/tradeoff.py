@@ -9,11 +9,22 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..units import byte_text
-from .drawing import BASELINE_COLOUR, COLOURS, MB, SYMBOLS, axis_type, figure, nothing_to_show, short, whole
+from .drawing import (
+    BASELINE_COLOUR,
+    COLOURS,
+    SYMBOLS,
+    axis_type,
+    byte_axis,
+    figure,
+    label_of,
+    nothing_to_show,
+    short,
+    whole,
+)
 
 AXES = {
-    "size_bytes": "File size (MB, 10⁶ bytes)",
-    "params_nonzero": "Nonzero parameters (millions)",
+    "size_bytes": "File size",
+    "params_nonzero": "Nonzero parameters",
     "bits_per_weight": "Bits per weight",
     "latency_ms": "Latency, median (ms)",
 }
@@ -26,10 +37,11 @@ Group = tuple[str, str]  # checkpoint id, dataset id
 
 @dataclass(frozen=True)
 class Point:
-    """One measured model. `x` in the axis' unit; `low` and `high` end the 95 % interval, where there is one."""
+    """One measured model. `x` in bytes, parameters, bits or ms; `low` and `high` end the 95 % interval, if any."""
 
     run_id: str
     name: str
+    label: str  # short, for beside the point
     x: float
     y: float
     low: float | None
@@ -107,6 +119,10 @@ def size_vs_accuracy(runs: Sequence[Run], metric: str, x: str = "size_bytes", sc
             star.marker.size, star.marker.line.width = 16, 1.5
             traces.append(star)
     everything = [p for points in groups.values() for p in points] + list(originals.values())
+    divisor, unit = byte_axis(p.x for p in everything) if x == "size_bytes" else (1.0, "")
+    if divisor != 1:
+        for trace in traces:
+            trace.x = [value / divisor for value in trace.x]
     x_type, y_type = axis_type([p.x for p in everything], scale), axis_type([p.y for p in everything])
     direction = "higher is better" if higher else "lower is better; the axis is turned, so up is better"
     return figure(
@@ -114,7 +130,7 @@ def size_vs_accuracy(runs: Sequence[Run], metric: str, x: str = "size_bytes", sc
         title,
         height=480,
         xaxis={
-            "title": {"text": AXES[x]},
+            "title": {"text": f"{AXES[x]} ({unit})" if unit else AXES[x]},
             "type": x_type,
             "dtick": "D2" if x_type == "log" else None,
             "automargin": True,
@@ -167,8 +183,8 @@ def scatter(
         x=[p.x for p in points],
         y=[p.y for p in points],
         mode="markers+text" if labelled else "markers",
-        text=[short(p.name, 22) for p in points],
-        textposition="top center",
+        text=[p.label for p in points],
+        textposition=text_positions(points),
         textfont={"size": 11},
         cliponaxis=False,
         name=name,
@@ -192,6 +208,12 @@ def scatter(
         + ("" if x == "size_bytes" else f"<br>{AXES[x]}: %{{x:.4g}}")
         + "<br>File: %{customdata[1]}<br>On: %{customdata[3]}<extra></extra>",
     )
+
+
+def text_positions(points: list[Point]) -> list[str]:
+    """Above and below in turn from left to right, so that neighbours lie on each other less often."""
+    ranked = sorted(range(len(points)), key=lambda at: (points[at].x, points[at].y))
+    return ["bottom center" if ranked.index(at) % 2 else "top center" for at in range(len(points))]
 
 
 def interval_text(point: Point, form: str) -> str:
@@ -226,7 +248,18 @@ def point_of(run: Run, measured: Mapping[str, Any] | None, name: str, metric: st
         return None
     low, high = found.get("ci95") or (None, None)
     dataset = (run.get("dataset") or {}).get("name") or ""
-    return Point(run["id"], name, position, found["value"], low, high, found.get("n"), measured["size_bytes"], dataset)
+    return Point(
+        run["id"],
+        name,
+        label_of(run, 24),
+        position,
+        found["value"],
+        low,
+        high,
+        found.get("n"),
+        measured["size_bytes"],
+        dataset,
+    )
 
 
 def axis_value(measured: Mapping[str, Any] | None, x: str) -> float | None:
@@ -235,5 +268,4 @@ def axis_value(measured: Mapping[str, Any] | None, x: str) -> float | None:
     if x == "latency_ms":
         latency = measured.get("latency_ms")
         return latency["p50"] if latency else None
-    value = measured.get(x)
-    return None if value is None else value / MB if x in ("size_bytes", "params_nonzero") else value
+    return measured.get(x)

@@ -106,7 +106,8 @@ class _Bar:
     """A progress bar on stderr, one stage after the other."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet, self._bar = quiet, None
+        self.quiet = quiet
+        self._bar: Any = None
 
     def __enter__(self) -> _Bar:
         return self

@@ -73,7 +73,9 @@ def _work(job: dict[str, Any], lines: Lines) -> Any:
     task, output = job.pop("task"), Path(job["output"])
     if task == "inspect_checkpoint":
         from .checkpoint import inspect_checkpoint
+        from .formats.archive import most_unpacked_bytes
 
+        most_unpacked_bytes.set(job.get("max_unpacked_bytes"))
         return inspect_checkpoint(Path(job["upload"]), job["filename"], output, lines).model_dump(mode="json")
     if task == "inspect_dataset":
         from .dataset_uploads import inspect_dataset

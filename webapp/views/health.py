@@ -32,7 +32,8 @@ def database_problem() -> str | None:
 
 def store_problem() -> str | None:
     try:
-        services().files.exists("0" * 64)
+        services().files.free_bytes()  # of a folder
+        services().files.exists("0" * 64)  # of a remote store
     except (StoreError, OSError) as error:
         return str(error)
     return None

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointRefused, DiskFull, PareError
@@ -19,6 +20,8 @@ MEMBER_LIMIT = 10_000
 RATIO_LIMIT = 100  # weights deflate to 90 % or so, JSON to 10 %, zeros to 0.1 %
 FREE_OF_RATIO_BYTES = 256 * 2**20  # below this a high ratio does no harm: a pruned model is mostly zeros
 CHUNK_BYTES = 2**20
+
+most_unpacked_bytes: ContextVar[int | None] = ContextVar("most_unpacked_bytes", default=None)  # whoever hosts Pare says
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError)
 
@@ -47,7 +50,11 @@ def members(
             raise refuse(f"{filename} holds {name!r}, which is a link; only plain files are unpacked")
         if info.flag_bits & 1:
             raise refuse(f"{filename} holds {name!r}, which is encrypted; upload it without a password")
-    declared = sum(info.file_size for info in infos)
+    declared, allowed = sum(info.file_size for info in infos), most_unpacked_bytes.get()
+    if allowed is not None and declared > allowed:
+        raise refuse(
+            f"{filename} would unpack to {declared} bytes; here at most {allowed} are unpacked (max_unpacked_bytes)"
+        )
     if declared > FREE_OF_RATIO_BYTES and declared > RATIO_LIMIT * path.stat().st_size:
         raise refuse(
             f"{filename} is {path.stat().st_size} bytes and would unpack to {declared}; "

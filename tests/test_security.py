@@ -1,0 +1,80 @@
+"""What every answer carries, and who may write."""
+
+import pytest
+
+from webapp import create_app
+from webapp.config import Settings
+
+
+@pytest.fixture
+def app(tmp_path):
+    settings = Settings.load(tmp_path / "instance", env={"PARE_MIN_FREE_BYTES": "0"})
+    app = create_app({"SETTINGS": settings, "TESTING": True})
+    yield app
+    app.extensions["pare"].jobs.close()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+def test_every_answer_carries_the_headers(client):
+    for address in ("/", "/nowhere", "/healthz", "/api/v1/runs", "/static/pare.css"):
+        with client.get(address) as answer:
+            headers = answer.headers
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "'unsafe-inline'" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "same-origin"
+
+
+def test_a_form_without_its_token_is_refused(client):
+    answer = client.post("/runs/abc/delete")
+    assert answer.status_code == 400
+    assert "The form has expired" in answer.text
+
+
+def test_the_recipe_form_comes_back_when_its_token_is_missing(client):
+    answer = client.post("/runs/new", data={"name": "kept"})
+    assert answer.status_code == 422
+    assert "302" not in answer.status
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_another_site_may_not_write(client, headers):
+    answer = client.put("/api/v1/checkpoints?name=a.pt", data=b"x", headers=headers)
+    assert answer.status_code == 403
+    assert answer.json["error"]["code"] == "cross_site"
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Origin": "http://localhost"}, {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}]
+)
+def test_programs_and_our_own_pages_may_write(client, headers):
+    answer = client.post(
+        "/api/v1/recipes/parse", json={"text": "version: 1\nsteps: [{technique: cast}]"}, headers=headers
+    )
+    assert answer.status_code == 200
+
+
+def test_another_site_may_read_nothing_it_could_not_before(client):
+    answer = client.get("/api/v1/runs", headers={"Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_a_versioned_file_is_kept_and_any_other_is_asked_for_again(client):
+    with client.get("/static/pare.css?v=1") as versioned, client.get("/static/pare.css") as plain:
+        assert "immutable" in versioned.headers["Cache-Control"]
+        assert "immutable" not in plain.headers["Cache-Control"]

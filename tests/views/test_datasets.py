@@ -1,0 +1,31 @@
+from tests.views.page import Page
+from tests.views.seeded import seed_dataset
+
+
+def test_a_dataset_shows_how_it_was_split(client, session):
+    dataset = seed_dataset(session)
+    text = Page(client.get(f"/datasets/{dataset.id}").text).text
+    assert "540" in text
+    assert "1,257" in text
+    assert "70/30" in text
+
+
+def test_a_dataset_that_evaluates_as_a_whole_says_so(client, session):
+    dataset = seed_dataset(session)
+    dataset.facts = dataset.facts | {"split": "all", "training": None}
+    session.commit()
+    assert "all of it evaluates" in Page(client.get(f"/datasets/{dataset.id}").text).text
+
+
+def test_the_upload_offers_the_two_splits(client):
+    page = Page(client.get("/datasets/new").text)
+    assert [own["value"] for own in page.of("input", name="split")] == ["auto", "all"]
+
+
+def test_a_dataset_with_runs_is_not_deleted(client, run):
+    answer = client.post(f"/datasets/{run.dataset_id}/delete")
+    assert answer.status_code == 409
+
+
+def test_an_unknown_dataset_is_not_found(client):
+    assert client.get("/datasets/nothinghere2").status_code == 404
