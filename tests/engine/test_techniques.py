@@ -164,11 +164,9 @@ def test_a_composed_model_answers_from_its_file_as_it_did_in_memory(mlp, tmp_pat
     assert {n: e.plan for n, e in again.weights.items()} == {n: e.plan for n, e in model.weights.items()}
 
 
-@pytest.mark.parametrize("steps", ORDERS)
+@pytest.mark.parametrize("steps", [s for s in ORDERS if "magnitude_pruning" in dict(s)])
 def test_pruned_values_stay_zero_through_every_later_step(mlp, steps):
     names = [name for name, _ in steps]
-    if "magnitude_pruning" not in names:
-        pytest.skip("nothing is pruned in this order")
     upto = names.index("magnitude_pruning") + 1
     pruned, _ = applied(*mlp, *steps[:upto])
     final, _ = applied(*mlp, *steps)

@@ -26,6 +26,9 @@ def figure(traces: Iterable[Any], title: str, **layout: Any) -> go.Figure:
         "hoverlabel": {"align": "left", "namelength": -1},
         "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
     }
+    for axis in (layout.get("xaxis"), layout.get("yaxis")):
+        if axis and "title" in axis:
+            axis["title"]["standoff"] = 10  # pixels; without it the margin leaves no room for the title
     return go.Figure(data=list(traces), layout=settings | layout)
 
 

@@ -12,11 +12,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .facts import DTYPE_BYTES, TensorFacts
+from .facts import DTYPE_BYTES
 
 
-def part(suffix: str, shape: tuple[int, ...], dtype: str) -> TensorFacts:
-    return TensorFacts(name=suffix, shape=shape, dtype=dtype)
+@dataclass(frozen=True)
+class Part:
+    """A tensor in the file; `name` is what is appended to the weight's name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class Plan(ABC):
 
     @property
     @abstractmethod
-    def parts(self) -> tuple[TensorFacts, ...]:
-        """The tensors in the file; `name` is what is appended to the weight's name."""
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors that the file holds for the weight."""
 
     @property
     @abstractmethod
@@ -96,11 +105,11 @@ class DensePlan(Plan):
         each = DTYPE_BYTES[self.dtype]
         return math.ceil(self.size / 8) + self.nonzero * each < self.size * each
 
-    @property
-    def parts(self) -> tuple[TensorFacts, ...]:
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
         if not self.sparse:
-            return (part("", self.shape, self.dtype),)
-        return (part(".values", (self.nonzero,), self.dtype), part(".mask", (math.ceil(self.size / 8),), "uint8"))
+            return (Part("", self.shape, self.dtype),)
+        return (Part(".values", (self.nonzero,), self.dtype), Part(".mask", (math.ceil(self.size / 8),), "uint8"))
 
     @property
     def params(self) -> int:
@@ -160,14 +169,14 @@ class QuantizedPlan(Plan):
     def sparse(self) -> bool:
         return math.ceil(self.size / 8) + packed_bytes(self.nonzero, self.bits) < packed_bytes(self.size, self.bits)
 
-    @property
-    def parts(self) -> tuple[TensorFacts, ...]:
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
         codes = packed_bytes(self.nonzero if self.sparse else self.size, self.bits)
-        found = [part(".codes", (codes,), "uint8"), part(".scale", (self.rows, self.groups), self.scale_dtype)]
+        found = [Part(".codes", (codes,), "uint8"), Part(".scale", (self.rows, self.groups), self.scale_dtype)]
         if not self.symmetric:
-            found.append(part(".zero_point", (self.rows, self.groups), "uint8"))
+            found.append(Part(".zero_point", (self.rows, self.groups), "uint8"))
         if self.sparse:
-            found.append(part(".mask", (math.ceil(self.size / 8),), "uint8"))
+            found.append(Part(".mask", (math.ceil(self.size / 8),), "uint8"))
         return tuple(found)
 
     @property
@@ -213,10 +222,10 @@ class FactoredPlan(Plan):
     def rank(self) -> int:
         return self.left.shape[1]
 
-    @property
-    def parts(self) -> tuple[TensorFacts, ...]:
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
         return tuple(
-            part(f".{side}{p.name}", p.shape, p.dtype)
+            Part(f".{side}{p.name}", p.shape, p.dtype)
             for side, plan in (("left", self.left), ("right", self.right))
             for p in plan.parts
         )
