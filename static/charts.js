@@ -46,6 +46,7 @@ function themed(figure, width, printing) {
   const narrow = width < NARROW;
   Object.assign(layout, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family, size: 13 } });
   layout.hoverlabel = { ...layout.hoverlabel, bgcolor: paper, bordercolor: quiet, font: { color: text, family } };
+  layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: text, activecolor: text, orientation: "h" };
   layout.title = undefined; // the page has it as a heading
   layout.margin = { ...layout.margin, t: data[0]?.type === "treemap" ? 4 : Math.min(layout.margin.t, 32) };
   for (const name of Object.keys(layout)) {

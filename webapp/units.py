@@ -11,6 +11,11 @@ def byte_text(size_bytes: float) -> str:
     return f"{size_bytes:.0f} B"
 
 
+def lowered(title: str) -> str:
+    """A title within a sentence: "Accuracy" → "accuracy", "KL divergence" stays."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+
 def three_digits(value: float) -> str:
     size = abs(value)
     return f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:.0f}"

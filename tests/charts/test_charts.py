@@ -106,6 +106,14 @@ def test_a_large_range_gets_a_logarithmic_axis_unless_asked_otherwise() -> None:
     assert charts.size_vs_accuracy(near, "accuracy").layout.xaxis.type == "linear"
 
 
+def test_a_logarithmic_axis_has_labels_that_people_read() -> None:
+    runs = [run(1, 100_000, metric(0.9))]
+    axis = charts.size_vs_accuracy(runs, "accuracy").layout.xaxis
+    assert axis.ticktext[:3] == ("0.1", "0.2", "0.5")
+    far = metric(1e-9, "kl_divergence", False)
+    assert charts.size_vs_accuracy([run(1, 1_000, far)], "kl_divergence").layout.yaxis.exponentformat == "power"
+
+
 def test_fronts_do_not_mix_datasets() -> None:
     other = run(2, 400_000, metric(0.99), dataset={"id": "d2", "name": "easy.npz"})
     figure = charts.size_vs_accuracy([run(1, 1_000_000, metric(0.8)), other], "accuracy")

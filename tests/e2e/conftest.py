@@ -100,7 +100,8 @@ class Watched:
         page.on("request", lambda request: self._asked(request.url, url))
 
     def _said(self, message) -> None:
-        if message.type == "error":
+        refused = "status of 422" in message.text  # a recipe that does not work is an answer, not a failure
+        if message.type == "error" and not refused:
             self.found.append(f"{message.location.get('url')}: {message.text}")
 
     def _asked(self, url: str, ours: str) -> None:

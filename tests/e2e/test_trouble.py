@@ -84,4 +84,4 @@ def test_an_address_that_leads_nowhere_says_so(browser, served):
     with browser.new_context(base_url=served.url) as context:
         page = context.new_page()
         assert page.goto("/runs/222222222222").status == 404
-        expect(page.get_by_role("main")).to_contain_text("222222222222")
+        expect(page.get_by_role("main")).to_contain_text("It may have been deleted")

@@ -31,9 +31,9 @@ def read_back(encoded: Encoded) -> Encoded:
 
 
 @settings(deadline=None, max_examples=60)
-@given(weights())
-def test_dense_reads_back_bit_for_bit(weight):
-    again = read_back(Dense(weight))
+@given(weights(), st.booleans())
+def test_dense_reads_back_bit_for_bit(weight, pruned):
+    again = read_back(Dense(weight, zeros_wanted=pruned))
     assert torch.equal(again.decode(), weight)
     assert again.plan.nonzero == int((weight != 0).sum())
 
@@ -75,9 +75,13 @@ def test_sparse_form_is_chosen_only_where_it_is_smaller():
     dense, sparse = torch.ones(100), torch.ones(100)
     dense[:3] = 0  # 3 values = 12 bytes saved, 13 bytes of mask
     sparse[:4] = 0
-    assert Dense(dense).plan.kind == "dense"
-    assert Dense(sparse).plan.kind == "sparse"
-    assert Dense(sparse).plan.bytes == 96 * 4 + 13
+    assert Dense(dense, zeros_wanted=True).plan.kind == "dense"
+    assert Dense(sparse, zeros_wanted=True).plan.kind == "sparse"
+    assert Dense(sparse, zeros_wanted=True).plan.bytes == 96 * 4 + 13
+
+
+def test_zeros_that_no_step_wanted_leave_the_tensor_to_every_reader():
+    assert Dense(torch.zeros(100)).plan.plain
 
 
 def test_extreme_rows_keep_their_values():

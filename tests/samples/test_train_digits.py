@@ -14,9 +14,9 @@ from webapp.samples import train_digits
 
 
 def logits(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """The network, written out from what the README says of it: (B, 1, 8, 8) -> (B, 10)."""
-    for conv in ("features.conv1", "features.conv2"):
-        x = functional.relu(functional.conv2d(x, weights[f"{conv}.weight"], weights[f"{conv}.bias"], padding=1))
+    """The network, written out by hand: (B, 1, 8, 8) -> (B, 10)."""
+    for conv, padding in (("features.conv1", 2), ("features.conv2", 1)):
+        x = functional.relu(functional.conv2d(x, weights[f"{conv}.weight"], weights[f"{conv}.bias"], padding=padding))
         x = functional.max_pool2d(x, 2)
     x = functional.relu(
         functional.linear(x.flatten(1), weights["classifier.fc1.weight"], weights["classifier.fc1.bias"])

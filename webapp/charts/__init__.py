@@ -7,8 +7,9 @@ text, paper and grid are left to the page (static/charts.js), which follows its 
 
 from .bars import size_bars, sparsity_bars
 from .layers import per_layer_sparsity
+from .points import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_front
 from .storage import bytes_by_storage
-from .tradeoff import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_front, size_vs_accuracy
+from .tradeoff import size_vs_accuracy
 from .treemap import weights_treemap
 
 __all__ = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -97,6 +98,15 @@ def byte_axis(sizes: Iterable[float]) -> tuple[float, str]:
         if largest >= divisor / 2:
             return divisor, unit
     return 1.0, "bytes"
+
+
+def log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Labels 1, 2, 5, 10, … where at most three decades are shown; beyond that powers of ten, 10⁻⁶ rather than 1µ."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    if high - low > 3:
+        return {"exponentformat": "power", "dtick": math.ceil((high - low) / 8)}
+    at = [step * 10.0**power for power in range(low, high + 1) for step in (1, 2, 5)]
+    return {"tickvals": at, "ticktext": [f"{value:,.6g}" for value in at]}
 
 
 def row_height(rows: int, each: int = 26, rest: int = 150, least: int = 260, most: int = 4000) -> int:

@@ -89,7 +89,11 @@ class Plan(ABC):
 
 @dataclass(frozen=True)
 class DensePlan(Plan):
-    """Values as they are; a bitmask and the nonzero values where that is smaller (above 3 % zeros in float32)."""
+    """Values as they are; of a pruned weight a bitmask and the nonzero values, where that is smaller.
+
+    That is above 3 % zeros in float32. Zeros that no step wanted stay among the values: a few of them in a bias would
+    save some bytes, and take the tensor from every reader that knows it by its name.
+    """
 
     zeros: int = 0
     zeros_wanted: bool = False
@@ -100,7 +104,7 @@ class DensePlan(Plan):
 
     @cached_property
     def sparse(self) -> bool:
-        if "float" not in self.dtype:
+        if not self.zeros_wanted or "float" not in self.dtype:
             return False
         each = DTYPE_BYTES[self.dtype]
         return math.ceil(self.size / 8) + self.nonzero * each < self.size * each

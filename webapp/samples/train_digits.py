@@ -23,6 +23,7 @@ SEED = 0
 HELD_OUT = 540  # of 1797 images: 30 %
 EPOCHS = 60
 BATCH = 64
+PEAK_RATE = 2e-3
 CHANNELS = (48, 96)
 HIDDEN = 320
 CLASSES = 10
@@ -47,11 +48,11 @@ def digits() -> Arrays:
 
 
 def network() -> nn.Sequential:
-    """Twice conv 3 × 3, ReLU and max pool 2 × 2, then two linear layers: (B, 1, 8, 8) -> (B, 10) logits."""
+    """Twice conv, ReLU and max pool 2 × 2, then two linear layers: (B, 1, 8, 8) -> (B, 10) logits."""
     first, second = CHANNELS
     features = nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(1, first, 3, padding=1),  # (B, 48, 8, 8)
+            conv1=nn.Conv2d(1, first, 5, padding=2),  # (B, 48, 8, 8)
             relu1=nn.ReLU(),
             pool1=nn.MaxPool2d(2),
             conv2=nn.Conv2d(first, second, 3, padding=1),  # (B, 96, 4, 4)
@@ -82,8 +83,8 @@ def train(data: Arrays) -> nn.Sequential:
     x, y = torch.from_numpy(data["x_train"]), torch.from_numpy(data["y_train"])
     model = network()
     steps_per_epoch = -(-len(x) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=EPOCHS * steps_per_epoch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_RATE, total_steps=EPOCHS * steps_per_epoch)
     model.train()
     for epoch in range(EPOCHS):
         losses = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flask import request
-
 from ... import uploads
 from ...database import db
 from ...deletion import delete_checkpoint as delete_row
@@ -12,7 +10,7 @@ from ...store.models import Checkpoint
 from . import schemas
 from .answers import checkpoint_answer, page
 from .endpoints import endpoint, row_of
-from .raw_body import body_length, refuse_forms
+from .raw_body import Body, body_length, refuse_forms
 
 
 @endpoint(
@@ -30,7 +28,7 @@ def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
     refuse_forms()
     found = services()
     row = uploads.receive_checkpoint(
-        request.stream,
+        Body(),
         query.name,
         session=db.session,
         files=found.files,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flask import request
-
 from ... import uploads
 from ...database import db
 from ...deletion import delete_dataset as delete_row
@@ -12,7 +10,7 @@ from ...store.models import Dataset
 from . import schemas
 from .answers import dataset_answer, page
 from .endpoints import endpoint, row_of
-from .raw_body import body_length, refuse_forms
+from .raw_body import Body, body_length, refuse_forms
 
 
 @endpoint(
@@ -30,7 +28,7 @@ def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:
     refuse_forms()
     found = services()
     row = uploads.receive_dataset(
-        request.stream,
+        Body(),
         query.name,
         query.split,
         session=db.session,

@@ -5,6 +5,18 @@ from __future__ import annotations
 from flask import request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from ...store.errors import UploadBroken
+
+
+class Body:
+    """The request's body; a client that goes away in the middle of it is an UploadBroken."""
+
+    def read(self, size: int) -> bytes:
+        try:
+            return request.stream.read(size)
+        except OSError as error:
+            raise UploadBroken("The upload broke off before its end. Nothing was kept; send it again.") from error
+
 
 def refuse_forms() -> None:
     """Raises UnsupportedMediaType: a form's envelope would be taken for the file."""

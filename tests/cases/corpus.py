@@ -1,0 +1,32 @@
+"""English prose to judge language models by: the paragraphs of Debian's debian-handbook, as tests and tables use them.
+
+`apt-get install debian-handbook` brings the book. Paragraphs over 200 characters in the order of the sorted files; the
+first 70 % are for calibration, the rest for evaluation.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+BOOK = Path("/usr/share/doc/debian-handbook/html/en-US")
+SHORTEST = 200  # characters
+SHARE = 0.7  # of the paragraphs calibrate
+
+
+def paragraphs() -> Iterator[str]:
+    for page in sorted(BOOK.glob("*.html"), key=str):
+        text = re.sub(r"(?s)<(script|style|pre).*?</\1>", "", page.read_text(encoding="utf8"))
+        for part in re.findall(r'(?s)<(?:p|div class="para")[^>]*>(.*?)</(?:p|div)>', text):
+            plain = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", part))).strip()
+            if len(plain) > SHORTEST:
+                yield plain
+
+
+def halves() -> tuple[str, str]:
+    """(calibration, evaluation) as texts with an empty line between paragraphs."""
+    found = list(paragraphs())
+    cut = int(len(found) * SHARE)
+    return "\n\n".join(found[:cut]), "\n\n".join(found[cut:])

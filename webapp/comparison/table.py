@@ -1,0 +1,149 @@
+"""The runs of a comparison, its table, and what its charts are fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from .. import charts
+from ..request_errors import NotFound, RequestInvalid
+from ..store.models import Run
+from .notes import metric_of, notes_on
+from .view import View
+
+
+def runs_of(session: Session, run_ids: Sequence[str]) -> list[Run]:
+    """The runs in the order asked. Raises NotFound (field "run")."""
+    found: dict[str, Run] = {}
+    for start in range(0, len(run_ids), 500):  # SQLite takes a bounded number of parameters
+        asked = select(Run).where(Run.id.in_(run_ids[start : start + 500]))
+        for run in session.scalars(asked.options(joinedload(Run.checkpoint), joinedload(Run.dataset))):
+            found[run.id] = run
+    missing = [id_ for id_ in run_ids if id_ not in found]
+    if missing:
+        raise NotFound(
+            f"There is no run {missing[0][:40]}. It may have been deleted; take it out of the address.", "run"
+        )
+    return [found[id_] for id_ in run_ids]
+
+
+def drawn(runs: Sequence[Run], anonymous: bool = False) -> list[dict[str, Any]]:
+    """What charts are fed. `anonymous` numbers the runs, checkpoints and datasets instead of naming their ids."""
+    numbers: dict[str, str] = {}
+
+    def shown(id_: str) -> str:
+        return numbers.setdefault(id_, str(len(numbers) + 1)) if anonymous else id_
+
+    return [
+        {
+            "id": shown(run.id),
+            "name": run.name,
+            "state": run.state,
+            "checkpoint": {"id": shown(run.checkpoint_id), "name": run.checkpoint.name},
+            "dataset": {"id": shown(run.dataset_id), "name": run.dataset.name}
+            if run.dataset_id and run.dataset
+            else None,
+            "baseline": run.baseline,
+            "result": run.result,
+            "prunable_sparsity": ((run.receipt or {}).get("parameters") or {}).get("prunable_sparsity"),
+        }
+        for run in runs
+    ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`runs` as charts are fed; `metrics` {name: title}; `metric` the one shown, "" where no run has any."""
+
+    view: View
+    runs: list[dict[str, Any]]
+    metrics: dict[str, str]
+    metric: str
+    higher_is_better: bool
+    rows: list[dict[str, Any]]  # of COLUMNS, and "id"; sorted as the view says
+    notes: list[str]  # sentences
+
+    def layers(self) -> list[tuple[str, list[float | None]]]:
+        """(layer, its sparsity in each of `runs`, None where a run has no such layer), sorted as the view says."""
+        found = [
+            {each["name"]: each["sparsity"] for each in (run["result"] or {}).get("layers", ())} for run in self.runs
+        ]
+        table = [(name, [of.get(name) for of in found]) for name in dict.fromkeys(name for of in found for name in of)]
+        sort, turned = self.view.layer_sort, self.view.layer_order == "desc"
+        if sort == "layer":
+            table.sort(key=lambda each: each[0], reverse=turned)
+        elif sort:
+            at = int(sort) - 1
+            table.sort(key=lambda each: -1.0 if (v := each[1][at]) is None else v, reverse=turned)
+        return table
+
+    def figures(self) -> dict[str, Any]:
+        """Plotly figures by name; the bars in the table's order."""
+        by_id = {run["id"]: run for run in self.runs}
+        ordered = [by_id[row["id"]] for row in self.rows]
+        return {
+            "tradeoff": charts.size_vs_accuracy(self.runs, self.metric or "accuracy", self.view.x, self.view.scale),
+            "size": charts.size_bars(ordered),
+            "sparsity": charts.sparsity_bars(ordered),
+            "layers": charts.per_layer_sparsity(ordered),
+        }
+
+
+def compare(view: View, runs: Sequence[dict[str, Any]]) -> Comparison:
+    """Raises RequestInvalid for a metric that none of the runs has."""
+    metrics = charts.metric_names(runs)
+    if view.metric and view.metric not in metrics:
+        known = f"They have {', '.join(metrics)}." if metrics else "They have none (yet)."
+        raise RequestInvalid(f"None of these runs has the metric {view.metric[:40]!r}. {known}", "metric")
+    metric = view.metric or next(iter(metrics), "")
+    found = (m for run in runs if (m := metric_of(run["result"], metric)))
+    higher = bool(next(found, {}).get("higher_is_better", True))
+    rows = [row(run, metric) for run in runs]
+    front = charts.front_runs(runs, metric, view.x)
+    for each in rows:
+        each["pareto"] = each["id"] in front if each["metric"] is not None else None
+    return Comparison(view, list(runs), metrics, metric, higher, ordered(rows, view), notes_on(runs, metric, metrics))
+
+
+def row(run: dict[str, Any], metric: str) -> dict[str, Any]:
+    result, baseline = run["result"] or {}, run["baseline"] or {}
+    own, original = metric_of(result, metric), metric_of(baseline, metric)
+    low, high = own.get("ci95") or (None, None)
+    size, before = result.get("size_bytes"), baseline.get("size_bytes")
+    return {
+        "id": run["id"],
+        "name": run["name"],
+        "checkpoint": run["checkpoint"]["name"],
+        "dataset": run["dataset"]["name"] if run["dataset"] else None,
+        "state": str(run["state"]),
+        "size_bytes": size,
+        "size_ratio": size / before if size is not None and before else None,
+        "sparsity": result.get("sparsity"),
+        "params_total": result.get("params_total"),
+        "params_nonzero": result.get("params_nonzero"),
+        "bits_per_weight": result.get("bits_per_weight"),
+        "latency_p50_ms": (result.get("latency_ms") or {}).get("p50"),
+        "metric": own.get("value"),
+        "metric_low": low,
+        "metric_high": high,
+        "metric_n": own.get("n"),
+        "metric_baseline": original.get("value"),
+        "pareto": None,
+    }
+
+
+def ordered(rows: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
+    """Sorted by the view's column; what has no value comes last either way."""
+    if not view.sort:
+        return rows
+    known = [each for each in rows if each[view.sort] is not None]
+    known.sort(key=lambda each: fold(each[view.sort]), reverse=view.order == "desc")
+    return known + [each for each in rows if each[view.sort] is None]
+
+
+def fold(value: Any) -> Any:
+    return value.casefold() if isinstance(value, str) else value
