@@ -77,3 +77,13 @@ def test_a_versioned_file_is_kept_and_any_other_is_asked_for_again(client):
     with client.get("/static/pare.css?v=1") as versioned, client.get("/static/pare.css") as plain:
         assert "immutable" in versioned.headers["Cache-Control"]
         assert "immutable" not in plain.headers["Cache-Control"]
+
+
+def test_a_name_that_is_not_trusted_is_refused(app, client):
+    app.config["TRUSTED_HOSTS"] = ["pare.example"]
+    assert client.get("/", headers={"Host": "pare.example"}).status_code == 200
+    refused = client.get("/", headers={"Host": "rebound.example"})
+    assert refused.status_code == 400
+    assert "trusted_hosts" in refused.text
+    told = client.get("/api/v1/runs", headers={"Host": "rebound.example"}).get_json()["error"]
+    assert told["code"] == "host_not_trusted"

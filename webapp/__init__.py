@@ -44,6 +44,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         SETTINGS=settings,
         SECRET_KEY=settings.secret_key,
         BOOTSTRAP_SERVE_LOCAL=True,
+        TRUSTED_HOSTS=None if settings.trusted_hosts == "*" else settings.trusted_hosts.replace(" ", "").split(","),
         MAX_FORM_MEMORY_SIZE=2_000_000,  # bytes; uploads are streamed and have their own limit
         SESSION_COOKIE_SAMESITE="Lax",
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session; a form may stay open overnight

@@ -124,6 +124,11 @@ class Settings:
         lambda s: kept_secret(s.instance / "secret_key"),
         secret=True,
     )
+    trusted_hosts: str = setting(
+        "The names by which browsers may reach Pare, with commas between; another one is refused. With * any name is "
+        "taken, or, when Pare listens on this machine alone, only this machine's own.",
+        "*",
+    )
     log_level: str = setting("How much the server and the workers say: DEBUG, INFO, WARNING or ERROR.", "INFO")
 
     @classmethod

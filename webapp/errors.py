@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, current_app, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from .engine.errors import PareError
 from .store.errors import StoreError
@@ -39,6 +39,7 @@ def init_errors(app: Flask) -> None:
     app.register_error_handler(PareError, answer_known)
     app.register_error_handler(StoreError, answer_known)
     app.register_error_handler(CSRFError, answer_expired)
+    app.register_error_handler(SecurityError, answer_foreign_name)
     app.register_error_handler(HTTPException, answer_http)
     app.register_error_handler(Exception, answer_unknown)
 
@@ -67,6 +68,14 @@ def answer_known(error: PareError | StoreError) -> ResponseReturnValue:
 def answer_expired(error: CSRFError) -> ResponseReturnValue:
     sentence = "The form has expired, or was sent from another site. Go back, reload the page and send it again."
     return answer(400, {"code": "form_expired", "message": sentence})
+
+
+def answer_foreign_name(error: SecurityError) -> ResponseReturnValue:
+    """Without a page: under a name that is not trusted there are no addresses to link to."""
+    message = f"{error.description} If Pare should be reached by this name, add it to the setting trusted_hosts."
+    if wants_json():
+        return {"error": {"code": "host_not_trusted", "message": message}}, 400
+    return message, 400, {"Content-Type": "text/plain; charset=utf-8"}
 
 
 def answer_http(error: HTTPException) -> ResponseReturnValue:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from types import FrameType
 
 from webapp.config import Settings
@@ -23,6 +24,7 @@ from webapp.jobs.processes import PACKAGE_PARENT, kill_group, leashed
 
 log = logging.getLogger(__name__)
 
+LOOPBACK_NAMES = "localhost,127.0.0.1,[::1]"
 WEB_THREADS = 8
 PATIENCE_SECONDS = 10.0  # for a child to end after SIGTERM, then it is killed
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -77,7 +79,7 @@ class Supervisor:
         self._told_to_stop = threading.Event()
         self.listening = listening
         self.url = url_of(host, listening.getsockname()[1])
-        environment = service_environment(settings)
+        environment = service_environment(settings, listening)
         here = str(settings.instance)
         worker = [sys.executable, "-m", "webapp.cli", "worker", "--instance", here]
         self.web = Service("web server", web_command(listening.fileno()), environment, (listening.fileno(),))
@@ -168,12 +170,17 @@ def web_command(descriptor: int) -> list[str]:
     return [sys.executable, "-m", "gunicorn", *named, "--no-control-socket", "webapp:create_app()"]
 
 
-def service_environment(settings: Settings) -> dict[str, str]:
-    """The services read the same settings as this process, those from its command line included."""
+def service_environment(settings: Settings, listening: socket.socket) -> dict[str, str]:
+    """The services read the same settings as this process, those from its command line included.
+
+    On this machine alone, only its own names are trusted: a page elsewhere whose name was made to lead here is not.
+    """
+    alone = ip_address(listening.getsockname()[0]).is_loopback
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "PARE_INSTANCE": str(settings.instance),
         "PARE_WORKERS": str(settings.workers),
+        "PARE_TRUSTED_HOSTS": LOOPBACK_NAMES if alone and settings.trusted_hosts == "*" else settings.trusted_hosts,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
     }

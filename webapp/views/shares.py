@@ -51,7 +51,7 @@ def show(token: str) -> str:
     if share.view:
         found = shared_comparison(share)
         return render_template(
-            "shared/comparison.html",
+            "shares/comparison.html",
             token=token,
             comparison=found,
             view=found.view,
@@ -62,14 +62,14 @@ def show(token: str) -> str:
         )
     run = shared_run(share)
     figure = bytes_figure(run) if run.receipt else None
-    return render_template("shared/run.html", token=token, run=run, receipt=run.receipt, figure=figure)
+    return render_template("shares/run.html", token=token, run=run, receipt=run.receipt, figure=figure)
 
 
 @blueprint.get("/shared/<token>/receipt")
 def receipt(token: str) -> str:
     run = shared_run(open_share(db.session, token))
     require_receipt(run)
-    return render_template("shared/receipt.html", token=token, run=run, receipt=run.receipt, figure=bytes_figure(run))
+    return render_template("shares/receipt.html", token=token, run=run, receipt=run.receipt, figure=bytes_figure(run))
 
 
 @blueprint.get("/shared/<token>/receipt.json")
@@ -92,7 +92,7 @@ def gone(error: NotFound) -> ResponseReturnValue:
     """One page for a link that never was and for one that is revoked."""
     if not request.path.startswith("/shared/"):
         raise error
-    return render_template("shared/gone.html", error=error), 404
+    return render_template("shares/gone.html", error=error), 404
 
 
 @blueprint.after_request
