@@ -28,7 +28,7 @@ WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 PRUNE_HALF = {
     "version": 1,
     "steps": [
-        {"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}},
+        {"technique": "magnitude_pruning", "settings": {"sparsity": 0.5, "scope": "global"}},
         {"technique": "weight_quantization", "settings": {"bits": 8}},
     ],
 }

@@ -29,7 +29,7 @@ PAGES = {
     "techniques": "/techniques",
     "not-found": "/nowhere",
 }
-README = {"readme-run": "run", "readme-compare": "compare", "readme-recipe": "recipe"}
+README = {"readme-run": "run", "readme-compare": "compare"}
 
 
 @pytest.fixture(scope="session")
