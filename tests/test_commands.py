@@ -58,6 +58,16 @@ def test_verify_notices_one_changed_byte(given):
     assert "exit 1" in said
 
 
+@pytest.mark.parametrize("name", ["../recipe.yaml", "/dev/zero"])
+def test_verify_reads_nothing_outside_the_folder(given, name):
+    (given / "out").mkdir()
+    receipt = {"artifacts": [{"name": name, "digest": "0" * 64}], "bytes": {}, "parameters": {}}
+    (given / "out/receipt.json").write_text(json.dumps(receipt))
+    said = call("verify", given / "out")
+    assert "is not a receipt that this version of Pare reads" in said
+    assert "exit 1" in said
+
+
 def test_a_bad_recipe_stops_before_anything_is_made(given):
     (given / "recipe.yaml").write_text("version: 1\nsteps: [{technique: magnitude_pruning, settings: {sparsity: 1.5}}]")
     result = CliRunner().invoke(

@@ -60,6 +60,22 @@ def test_a_range_beyond_the_end_says_how_long_the_file_is(client, url):
     assert answer.json["error"]["code"]
 
 
+def test_a_file_that_is_not_the_one_asked_for_is_not_sent(client, url):
+    assert client.get(url, headers={"If-Match": f'"{DIGEST}"'}).data == CONTENT
+    answer = client.get(url, headers={"If-Match": '"another"'})
+    assert answer.status_code == 412
+    assert answer.json["error"]["code"] == "precondition_failed"
+
+
+def test_a_weak_tag_asks_for_no_part(client, url):
+    assert client.get(url, headers={"Range": "bytes=0-9", "If-Range": f'W/"{DIGEST}"'}).status_code == 200
+
+
+def test_only_a_get_has_parts(client, url):
+    answer = client.head(url, headers={"Range": "bytes=0-9"})
+    assert (answer.status_code, answer.content_length) == (200, len(CONTENT))
+
+
 def test_what_the_client_has_is_not_sent_again(client, url):
     answer = client.get(url, headers={"If-None-Match": f'"{DIGEST}"'})
     assert answer.status_code == 304

@@ -33,6 +33,8 @@ def test_a_long_list_has_pages(client, run, session):
     session.commit()
     assert "Page 1 of 2" in Page(client.get("/runs").text).text
     assert run.name in Page(client.get("/runs?page=2").text).text
+    for beyond in (3, 10**30):
+        assert "Page 2 of 2" in Page(client.get(f"/runs?page={beyond}").text).text
 
 
 def test_a_finished_run_shows_its_result_and_where_to_go_on(client, run):

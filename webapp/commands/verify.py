@@ -37,6 +37,9 @@ def verify(folder: Path) -> None:
 def _files(folder: Path, receipt: dict[str, Any]) -> Iterator[Check]:
     for artifact in receipt["artifacts"]:
         path = folder / artifact["name"]
+        # a receipt may come from a stranger
+        if ".." in Path(artifact["name"]).parts or not path.is_relative_to(folder):
+            raise ValueError(f"{artifact['name']} lies outside {folder}")
         if not path.exists():
             needed = artifact["name"] == "model.safetensors"
             yield artifact["name"], not needed, "is missing" if needed else "was not downloaded"

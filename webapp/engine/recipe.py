@@ -108,6 +108,8 @@ def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
         return RecipeInvalid(f"`{field}` is not a setting that exists; remove it.", field)
     if first["type"] == "missing":
         return RecipeInvalid(f"`{field}` is missing.", field)
+    if first["type"] == "too_short":
+        return RecipeInvalid(f"`{field}` is empty; it needs at least {first['ctx']['min_length']} item.", field)
     given = first["input"]
     shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
     return RecipeInvalid(f"`{field}`: {what}{shown}.", field)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,16 @@ from pathlib import Path
 
 from webapp.store.errors import StoreFull
 
+log = logging.getLogger(__name__)
+
 
 def require_free(folder: Path, size_bytes: int, min_free_bytes: int) -> None:
     """Raises StoreFull when `size_bytes` more would leave less than `min_free_bytes` free."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < size_bytes + min_free_bytes:
+        log.error("The disk of %s is full", folder)  # where it is, is for the log: a client need not know
         raise StoreFull(
-            f"The disk is full: {folder} has {_megabytes(free_bytes)} free, {_megabytes(size_bytes)} more are to be "
+            f"The disk is full: {_megabytes(free_bytes)} are free, {_megabytes(size_bytes)} more are to be "
             f"stored and {_megabytes(min_free_bytes)} must stay free (min_free_bytes). "
             "Delete runs or make room, then try again."
         )
@@ -30,9 +34,8 @@ def as_store_full(place: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StoreFull(
-            f"The disk is full: no space left in {place}. Delete runs or make room, then try again."
-        ) from error
+        log.error("The disk of %s is full", place)
+        raise StoreFull("The disk is full: no space is left. Delete runs or make room, then try again.") from error
 
 
 def _megabytes(size_bytes: int) -> str:

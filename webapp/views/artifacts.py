@@ -7,6 +7,7 @@ import mimetypes
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
+from werkzeug.exceptions import PreconditionFailed
 from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
@@ -39,9 +40,10 @@ def artifact_of(run: Run, name: str) -> Artifact:
 
 
 def send_artifact(artifact: Artifact) -> Response:
-    """Answers GET and HEAD with If-None-Match, If-Range and a single Range (else the whole file, as RFC 9110 allows).
+    """Answers GET and HEAD with If-Match, If-None-Match, If-Range and a single Range (else the whole file, as RFC 9110
+    allows).
 
-    Raises RequestedRangeNotSatisfiable, or FileMissing where the store lost the file.
+    Raises PreconditionFailed, RequestedRangeNotSatisfiable, or FileMissing where the store lost the file.
     """
     size = services().files.size(artifact.digest)
     file = services().files.open(artifact.digest)
@@ -55,10 +57,13 @@ def send_artifact(artifact: Artifact) -> Response:
     whole = f"sha-256=:{base64.b64encode(bytes.fromhex(artifact.digest)).decode()}:"
     response.headers["Repr-Digest"] = whole
     asked = dict(request.environ)
-    if not single_range(asked.get("HTTP_RANGE")):
+    weak = asked.get("HTTP_IF_RANGE", "").startswith("W/")  # not byte for byte the same: no part of it is mixed in
+    if weak or request.method != "GET" or not single_range(asked.get("HTTP_RANGE")):
         asked.pop("HTTP_RANGE", None)
     try:
         response.make_conditional(asked, accept_ranges=True, complete_length=size)
+        if response.status_code == 412:  # Werkzeug would send the file with it
+            raise PreconditionFailed("The file is not the one that If-Match names.")
     except BaseException:
         file.close()
         raise

@@ -26,13 +26,14 @@ LOG_LINES = 500  # the latest that the page holds
 def index() -> str:
     """`?checkpoint=ID`, `?state=succeeded` and `?page=2` narrow the list; what is unknown narrows to nothing."""
     state, checkpoint_id = request.args.get("state", ""), request.args.get("checkpoint", "")
-    page = max(1, request.args.get("page", 1, type=int))
     wanted = []
     if checkpoint_id:
         wanted.append(Run.checkpoint_id == checkpoint_id)
     if state:
         wanted.append(Run.state == state)
     total = db.session.scalar(select(func.count(Run.id)).where(*wanted)) or 0
+    pages = max(1, -(-total // PAGE))
+    page = min(max(1, request.args.get("page", 1, type=int)), pages)
     runs = db.session.scalars(
         select(Run)
         .where(*wanted)
@@ -47,7 +48,7 @@ def index() -> str:
         runs=runs,
         total=total,
         page=page,
-        pages=max(1, -(-total // PAGE)),
+        pages=pages,
         state=state,
         checkpoint_id=checkpoint_id,
         states=[state.value for state in RunState],
