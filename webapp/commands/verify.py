@@ -35,6 +35,8 @@ def verify(folder: Path) -> None:
 
 
 def _files(folder: Path, receipt: dict[str, Any]) -> Iterator[Check]:
+    if not any(artifact["name"] == "model.safetensors" for artifact in receipt["artifacts"]):
+        raise ValueError("a receipt without its model proves nothing")
     for artifact in receipt["artifacts"]:
         path = folder / artifact["name"]
         # a receipt may come from a stranger

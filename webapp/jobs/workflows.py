@@ -38,7 +38,7 @@ def _is_passing(error: BaseException) -> bool:
 
 def internal(error: Exception) -> dict[str, str]:
     """What the user is told of an error that nobody foresaw."""
-    message = f"Something went wrong inside Pare ({type(error).__name__}: {error}). The worker's log has the details."
+    message = f"Something went wrong inside Pare ({type(error).__name__}). The worker's log has the details."
     return {"code": "internal", "message": message[:1000]}
 
 
