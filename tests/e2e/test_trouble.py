@@ -1,5 +1,6 @@
 """What goes wrong is said on the page, in a sentence, and can be stopped from it."""
 
+import contextlib
 import re
 import time
 
@@ -27,7 +28,13 @@ def slow_checkpoint(api, tmp_path_factory) -> str:
 
 
 def compressing(pid: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(pid).children(recursive=True) if "webapp.engine.child" in child.cmdline()]
+    """The living children that compress; one that ends while we look is not among them."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "webapp.engine.child" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_cancel_ends_the_run_and_its_process_within_3_seconds(page, api, served, slow_checkpoint):

@@ -35,7 +35,12 @@ def processes(instance):
 
 
 def named(instance, word):
-    return [process for process in processes(instance) if word in process.cmdline()]
+    found = []
+    for process in processes(instance):
+        with contextlib.suppress(psutil.Error):
+            if word in process.cmdline():
+                found.append(process)
+    return found
 
 
 def until(what, seconds=30.0):
