@@ -13,7 +13,8 @@ from .errors import RecipeInvalid
 from .facts import CheckpointFacts, LayerFacts
 from .plans import DensePlan, Plan
 from .recipe import Recipe, Step, invalid, matches, select_layers
-from .techniques import Skip, Technique, technique
+from .structure import reshaped_facts, reshaped_plans
+from .techniques import Reshaped, Skip, Technique, technique
 
 
 class Totals(BaseModel):
@@ -70,10 +71,27 @@ class PreparedStep:
     settings: Any
     layers: list[LayerFacts]
 
+    def reshaped(self, facts: CheckpointFacts) -> Reshaped | None:
+        """Raises RecipeInvalid where nothing of the model can be reshaped in this way."""
+        try:
+            return self.technique.reshape(facts, self.layers, self.settings)
+        except Skip as reason:
+            raise RecipeInvalid(
+                f"Step {self.position + 1} ({self.technique.title}) cannot be done: {reason}.", f"steps.{self.position}"
+            ) from None
+
 
 def prepare(facts: CheckpointFacts, recipe: Recipe) -> list[PreparedStep]:
-    """Every step with its technique, settings and layers. Raises RecipeInvalid with the field that is wrong."""
-    return [_prepared(facts, step, position) for position, step in enumerate(recipe.steps)]
+    """Every step with its technique, settings and layers. Raises RecipeInvalid with the field that is wrong.
+
+    What a step does to shapes and names is predicted; where values decide, use `prepare_step` on the model itself.
+    """
+    found = []
+    for position, step in enumerate(recipe.steps):
+        found.append(prepare_step(facts, step, position))
+        change = found[-1].reshaped(facts)
+        facts = reshaped_facts(facts, change) if change else facts
+    return found
 
 
 def check_recipe(facts: CheckpointFacts, recipe: Recipe) -> None:
@@ -99,11 +117,15 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
 def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     """The file that the recipe will give. Raises RecipeInvalid like `check_recipe`."""
     plans: dict[str, Plan] = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
-    before = _totals(facts, plans).model_copy(update={"size_bytes": facts.weights_bytes})
+    before = _totals(facts, plans, facts).model_copy(update={"size_bytes": facts.weights_bytes})
     exact, steps = True, []
     warnings = [facts.weights_only_because] if facts.weights_only_because else []
-    for step in prepare(facts, recipe):
+    original = facts
+    for position, asked in enumerate(recipe.steps):
+        step = prepare_step(facts, asked, position)
         skipped = list(_advance(plans, step))
+        if change := step.reshaped(facts):
+            plans, facts = reshaped_plans(plans, change), reshaped_facts(facts, change)
         exact = exact and step.technique.exact(step.settings)
         steps.append(
             StepPrediction(
@@ -111,17 +133,18 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
                 title=step.technique.title,
                 matched=[layer.name for layer in step.layers],
                 skipped=skipped,
-                size_bytes=_totals(facts, plans).size_bytes,
+                size_bytes=_totals(facts, plans, original).size_bytes,
             )
         )
         warnings.extend(_warnings(step, skipped))
-    after = _totals(facts, plans)
+    after = _totals(facts, plans, original)
     if after.size_bytes >= before.size_bytes:
         warnings.append("The file will not be smaller than the original.")
     return Prediction(before=before, after=after, exact=exact, steps=steps, warnings=warnings)
 
 
-def _prepared(facts: CheckpointFacts, step: Step, position: int) -> PreparedStep:
+def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedStep:
+    """One step, checked against the model as the steps before it leave it. Raises RecipeInvalid."""
     where = f"steps.{position}"
     found = technique(step.technique, step.version, f"{where}.technique")
     try:
@@ -174,7 +197,7 @@ def _warnings(step: PreparedStep, skipped: list[SkippedLayer]) -> Iterator[str]:
         yield f"Step {step.position + 1} ({step.technique.title}) will change nothing: {skipped[0].reason}."
 
 
-def _totals(facts: CheckpointFacts, plans: dict[str, Plan]) -> Totals:
+def _totals(facts: CheckpointFacts, plans: dict[str, Plan], original: CheckpointFacts) -> Totals:
     _, size = predicted_size(plans, facts.tied, facts.architecture)
     floats = [plan for plan in plans.values() if "float" in plan.dtype]
     total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)
@@ -184,5 +207,5 @@ def _totals(facts: CheckpointFacts, plans: dict[str, Plan]) -> Totals:
         params_nonzero=nonzero,
         params_stored=sum(p.stored for p in floats),
         sparsity=1 - nonzero / total if total else 0.0,
-        bits_per_weight=8 * size / max(facts.params_total, 1),
+        bits_per_weight=8 * size / max(original.params_total, 1),
     )

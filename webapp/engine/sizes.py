@@ -13,6 +13,7 @@ from .model import Model
 from .plans import DensePlan, FactoredPlan, Plan
 from .progress import Report
 from .safetensors_file import read_header
+from .structure import facts_of
 
 CHUNK = 1 << 22
 
@@ -24,8 +25,9 @@ def measure_file(path: Path, model: Model, original: CheckpointFacts) -> dict[st
     plans = {name: encoded.plan for name, encoded in model.weights.items()}
     floats = [plan for plan in plans.values() if "float" in plan.dtype]
     total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)
-    layers = [_layer(layer.name, layer.kind, layer.weight, plans[layer.weight]) for layer in original.layers]
-    prunable = [plans[layer.weight] for layer in original.layers]
+    now = facts_of(model, original).layers
+    layers = [_layer(layer.name, layer.kind, layer.weight, plans[layer.weight]) for layer in now]
+    prunable = [plans[layer.weight] for layer in now]
     prunable_size = sum(p.params for p in prunable)
     return {
         "size_bytes": size,

@@ -97,6 +97,7 @@ def _converted(opened: Opened, kind: Any, title: str, filename: str, scratch: Pa
     disable_progress_bar()
     folder = scratch / "converted"
     folder.mkdir()
+    (folder / "generation_config.json").write_text("{}")  # its absence makes from_pretrained fail for some types
     write_safetensors(folder / "model.safetensors", opened.tensors, {"format": "pt"})
     try:
         module, loading = kind.from_pretrained(

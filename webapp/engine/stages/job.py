@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..architectures import architectures
 from ..batches import Batch, batches
-from ..datasets import fit, open_dataset
+from ..calibration.samples import TechniqueData
+from ..datasets import fit, open_dataset, without
 from ..facts import CheckpointFacts, DatasetFacts
 from ..model import Model
 from ..recipe import Recipe
@@ -52,14 +53,35 @@ class StageJob(Given):
     stage: str
     run: RunGiven
     checkpoint: CheckpointGiven
+    teacher_checkpoint: CheckpointGiven | None = None  # who teaches, where it is not the original
     dataset: DatasetGiven | None = None
     training_dataset: DatasetGiven | None = None
     inputs: dict[str, Path] = Field(default_factory=dict)
     inputs_facts: dict[str, Any] = Field(default_factory=dict)
     output: Path
+    scratch: Path | None = None  # lives until the stage is done, a restart included
 
     def original(self) -> Model:
         return Model.of_checkpoint(self.checkpoint.folder, self.checkpoint.facts)
+
+    def teacher(self) -> Model:
+        """The original, unless the run names another checkpoint."""
+        given = self.teacher_checkpoint or self.checkpoint
+        return Model.of_checkpoint(given.folder, given.facts)
+
+    def technique_data(self) -> TechniqueData | None:
+        """What techniques may see: the second dataset's training part or the first's, less what evaluates."""
+        spec, given = self.checkpoint.facts.architecture, self.training_dataset or self.dataset
+        if spec is None or given is None or given.facts.training is None:
+            return None
+        half = open_dataset(given.folder, given.facts).training()
+        if self.training_dataset is not None and self.dataset is not None:
+            half = without(half, open_dataset(self.dataset.folder, self.dataset.facts).evaluation())
+        return TechniqueData(half, spec, self.tokenizer())
+
+    def tokenizer(self) -> Any:
+        spec = self.checkpoint.facts.architecture
+        return architectures()[spec.family].tokenizer(spec, self.checkpoint.folder) if spec else None
 
     def unavailable(self) -> str | None:
         """Why quality cannot be measured, as a sentence; None where it can."""
@@ -78,5 +100,4 @@ class StageJob(Given):
         form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
         most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[form])
         half = open_dataset(dataset.folder, dataset.facts).evaluation()
-        tokenizer = architectures()[spec.family].tokenizer(spec, self.checkpoint.folder)
-        return list(batches(half, spec, tokenizer, limit=most))
+        return list(batches(half, spec, self.tokenizer(), limit=most))

@@ -10,18 +10,20 @@ from ..artifact import read_model, write_model
 from ..errors import RecipeInvalid
 from ..model import Model
 from ..pipeline import STATE
-from ..predict import prepare
+from ..predict import prepare_step
 from ..probe import write_probe
 from ..progress import Part, Report
 from ..sizes import half_precision_bytes
+from ..structure import facts_of
 from ..techniques import Context
 from .job import StageJob
 
 
 def run(job: StageJob, report: Report) -> dict[str, Any]:
     number = int(job.stage.removeprefix("step-"))
-    prepared = prepare(job.checkpoint.facts, job.run.recipe)[number - 1]
     model = _before(job, number)
+    facts = facts_of(model, job.checkpoint.facts)
+    prepared = prepare_step(facts, job.run.recipe.steps[number - 1], number - 1)
     for layer in prepared.layers:
         reason = prepared.technique.refuses(model.weights[layer.weight].plan)
         if reason:
@@ -29,7 +31,15 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
                 f"{prepared.technique.title} cannot take {layer.name}: {reason}.", f"steps.{number - 1}"
             )
     start = time.perf_counter()
-    context = Context(prepared.layers, job.run.seed + number, Part(report, 0.0, 0.8))
+    needs_data = bool(prepared.technique.needs & {"calibration", "training"})
+    context = Context(
+        prepared.layers,
+        job.run.seed + number,
+        Part(report, 0.0, 0.8),
+        job.technique_data() if needs_data else None,
+        job.scratch,
+        job.teacher,
+    )
     outcomes = prepared.technique.apply(model, prepared.settings, context)
     seconds = time.perf_counter() - start
     report.progress(0.85, "Storing what the step made")

@@ -7,7 +7,7 @@ from functools import cache
 
 from ..discovery import subclasses_in
 from ..errors import RecipeInvalid
-from .base import Context, Outcome, Skip, Technique
+from .base import Context, Outcome, Reshaped, Skip, Technique
 
 
 @cache
@@ -36,4 +36,4 @@ def technique(name: str, version: int | None = None, field: str = "technique") -
     return found
 
 
-__all__ = ["Context", "Outcome", "Skip", "Technique", "technique", "techniques"]
+__all__ = ["Context", "Outcome", "Reshaped", "Skip", "Technique", "technique", "techniques"]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as PydanticField
 
+from ..batches import Batch
+from ..calibration.samples import TechniqueData
 from ..encodings import Encoded
-from ..facts import LayerFacts
+from ..errors import DatasetUnfit
+from ..facts import ArchitectureSpec, CheckpointFacts, LayerFacts
 from ..model import Model
 from ..plans import Plan
 from ..progress import Report, tracked
@@ -60,11 +64,38 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Context:
-    """What a step works with: the layers that it is for, the run's seed, and its line to the outside."""
+    """What a step works with: the layers that it is for, the run's seed, and its line to the outside.
+
+    `data` is there for techniques that need calibration or training data. `scratch` is a folder that lives until the
+    stage is done, a restart included. `teacher` reads the original, or the checkpoint that the run names as teacher.
+    """
 
     layers: Sequence[LayerFacts]
     seed: int
     report: Report
+    data: TechniqueData | None = None
+    scratch: Path | None = None
+    teacher: Callable[[], Model] | None = None
+
+    def calibration(self, samples: int = 0) -> list[Batch]:
+        """Batches that techniques may see. Raises DatasetUnfit where there are none."""
+        if self.data is None:
+            raise DatasetUnfit("This technique calibrates on data, and the run has no dataset with a training part.")
+        return self.data.calibration(samples)
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """What a step makes of the model's form: its architecture afterwards, and the tensors that change or go.
+
+    `shapes` holds the new shape of each tensor that changes, under its old name; `renamed` maps old names to new ones
+    and `removed` names what goes. Everything else stays as it is.
+    """
+
+    architecture: ArchitectureSpec | None
+    shapes: Mapping[str, tuple[int, ...]]
+    renamed: Mapping[str, str]
+    removed: frozenset[str]
 
 
 class Technique(ABC):
@@ -81,6 +112,13 @@ class Technique(ABC):
 
     def refuses(self, plan: Plan) -> str | None:
         """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""
+        return None
+
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Reshaped | None:
+        """How the step changes shapes or names, from `facts` of the model as the steps before it leave it.
+
+        None where every tensor keeps its name and shape. Where the values decide, an estimate.
+        """
         return None
 
     @abstractmethod

@@ -1,0 +1,146 @@
+"""A part of the model that is calibrated at once, with its weights in memory and the samples at its door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..encodings import Encoded
+from .slots import Slot, inputs_as_rows
+from .statistics import Statistic
+
+MOST_STAGES = 8  # of a model without repeating blocks: each costs a pass through it
+Kept = TypeVar("Kept", bound=Statistic)
+
+
+class _Enough(Exception):
+    """Every layer that was asked for has seen its input; the rest of the forward pass is not needed."""
+
+
+@dataclass
+class Block:
+    """`module` holds the slots' modules under their whole paths less `prefix`; `runs[i]` sends sample batch i through.
+
+    `masks[i]` (B, T) marks the tokens of batch i that are not padding, or is None. Where the walk keeps the original,
+    `twin` is the part as it was before this step, and `twin_runs[i]` sends through it what the original gave it.
+    """
+
+    name: str
+    module: nn.Module
+    prefix: str
+    slots: list[Slot]
+    runs: Sequence[Callable[[], Tensor]]
+    masks: Sequence[Tensor | None]
+    repeats: bool = False  # one of a row of alike blocks
+    twin: nn.Module | None = None
+    twin_runs: Sequence[Callable[[], Tensor]] = ()
+    _order: list[tuple[Slot, int]] = field(default_factory=list)
+
+    def part(self, slot: Slot) -> nn.Module:
+        return self.module.get_submodule(slot.path.removeprefix(self.prefix))
+
+    def stages(self) -> list[list[Slot]]:
+        """The slots in the order in which they run, those that read the same input together.
+
+        What is compressed in one stage is seen by the next. Slots that no sample reaches come last.
+        """
+        order = self._executed()
+        groups: list[list[Slot]] = []
+        seen: dict[int, list[Slot]] = {}
+        for slot, source in order:
+            if source not in seen:
+                seen[source] = []
+                groups.append(seen[source])
+            seen[source].append(slot)
+        reached = {slot.path for slot, _ in order}
+        rest = [slot for slot in self.slots if slot.path not in reached]
+        if not self.repeats and len(groups) > MOST_STAGES:
+            size = -(-len(groups) // MOST_STAGES)
+            groups = [list(chain(*groups[start : start + size])) for start in range(0, len(groups), size)]
+        return groups + ([rest] if rest else [])
+
+    def collect(self, slots: Sequence[Slot], make: Callable[[int, int], Kept]) -> dict[str, Kept]:
+        """A statistic for each slot by its path, `make(groups, columns)`d; slots with one input share one."""
+        made: dict[str, Kept] = {}
+        shared: dict[int, Kept] = {}
+        for slot, source in self._executed():
+            if slot in slots:
+                key = shared.setdefault(source, make(slot.groups, slot.matrix().shape[1]))
+                made[slot.path] = key
+        for slot in slots:
+            made.setdefault(slot.path, make(slot.groups, slot.matrix().shape[1]))
+        first = list({id(made[slot.path]): slot for slot in reversed(slots)}.values())
+        for index in range(len(self.runs)):
+            before = dict(self._seen_by(self.twin, self.twin_runs, first, index)) if self.twin is not None else {}
+            for path, x in self._seen_by(self.module, self.runs, first, index):
+                slot = next(slot for slot in first if slot.path == path)
+                rows = inputs_as_rows(self.part(slot), x, slot.groups, self.masks[index])
+                if path in before:
+                    original = inputs_as_rows(self.part(slot), before[path], slot.groups, self.masks[index])
+                    made[path].add(rows, original)
+                else:
+                    made[path].add(rows)
+        return made
+
+    def inputs(self, slots: Sequence[Slot], index: int) -> list[tuple[Slot, Tensor]]:
+        """What each of these slots is given for batch `index`, in the order in which they run."""
+        by_path = {slot.path: slot for slot in slots}
+        return [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, slots, index)]
+
+    def outputs(self, index: int) -> Tensor:
+        """What the part puts out for batch `index`, with the weights that it has now."""
+        with torch.no_grad():
+            return self.runs[index]()
+
+    def keep(self, slot: Slot, encoded: Encoded) -> None:
+        """The slot's new form: into the model, and its values into the running module."""
+        slot.keep(encoded)
+        weight = self.part(slot).weight
+        assert isinstance(weight, nn.Parameter)
+        weight.data = slot.value().to(weight.dtype)
+
+    def _executed(self) -> list[tuple[Slot, int]]:
+        """(slot, number of its input): equal numbers are the very same tensor. From one pass over the first batch."""
+        if not self._order and self.slots:
+            by_path = {slot.path: slot for slot in self.slots}
+            seen = [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, self.slots, 0)]
+            numbers: list[Tensor] = []
+            for slot, x in seen:
+                index = next((i for i, other in enumerate(numbers) if other is x), len(numbers))
+                if index == len(numbers):
+                    numbers.append(x)
+                if all(slot.path != known.path for known, _ in self._order):
+                    self._order.append((slot, index))
+        return self._order
+
+    def _seen_by(
+        self, module: nn.Module, runs: Sequence[Callable[[], Tensor]], slots: Sequence[Slot], index: int
+    ) -> list[tuple[str, Tensor]]:
+        """(slot's path, its input) for one batch; the pass ends when the last of the slots has been reached."""
+        seen: list[tuple[str, Tensor]] = []
+        wanted = {slot.path for slot in slots}
+
+        def watch(path: str) -> Callable[..., None]:
+            def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                seen.append((path, args[0].detach()))
+                wanted.discard(path)
+                if not wanted:
+                    raise _Enough
+
+            return before
+
+        parts = [(slot.path, module.get_submodule(slot.path.removeprefix(self.prefix))) for slot in slots]
+        handles = [part.register_forward_pre_hook(watch(path)) for path, part in parts]
+        try:
+            with torch.no_grad(), suppress(_Enough):
+                runs[index]()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen

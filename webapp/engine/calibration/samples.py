@@ -1,0 +1,69 @@
+"""The samples that techniques may see: the training half of a dataset, and none that evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..batches import SENTENCE_TOKENS, Batch, batches
+from ..datasets import Arrays, Half, LabelledText, Text
+from ..errors import DatasetUnfit
+from ..facts import ArchitectureSpec
+
+SAMPLES = {"causal-lm": 32, "embedding": 128, "text-classification": 128}  # chunks of 512 tokens; texts of 128
+IMAGES = 512
+BATCH = {"causal-lm": 1, "embedding": 16, "text-classification": 16}
+
+
+@dataclass(frozen=True)
+class TechniqueData:
+    """`half` is what may be seen, as read; `spec` and `tokenizer` say how the model takes it."""
+
+    half: Half
+    spec: ArchitectureSpec
+    tokenizer: Any
+
+    def calibration(self, samples: int = 0) -> list[Batch]:
+        """`samples` of them, spread evenly over the half (0: as many as suit the task). Raises DatasetUnfit.
+
+        A language model gets chunks of 512 tokens; an encoder of plain text full chunks of 128 tokens.
+        """
+        count = samples or SAMPLES.get(self.spec.task or "", IMAGES)
+        if isinstance(self.half, Text) and self.spec.task == "embedding":
+            return list(self._chunks_of_text(self.half, count))
+        size = BATCH.get(self.spec.task or "")
+        if isinstance(self.half, Text):
+            every = list(batches(self.half, self.spec, self.tokenizer, batch_size=1))
+            return [every[index] for index in _spread(len(every), count)]
+        half = self.half.only(_kept(_length(self.half), count))
+        return list(batches(half, self.spec, self.tokenizer, batch_size=size or 64))
+
+    def _chunks_of_text(self, half: Text, count: int) -> Iterator[Batch]:
+        if self.tokenizer is None:
+            raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
+        length = min(SENTENCE_TOKENS, int(self.spec.inputs.get("tokens") or SENTENCE_TOKENS))
+        ids = self.tokenizer(half.text, add_special_tokens=False, verbose=False)["input_ids"]
+        length = min(length, max(1, len(ids)))
+        rows = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)
+        if not len(rows):
+            raise DatasetUnfit("The text has no tokens to calibrate on; upload more of it.")
+        rows = rows[torch.tensor(_spread(len(rows), count))]
+        for part in torch.split(rows, BATCH["embedding"]):
+            yield Batch({"input_ids": part, "attention_mask": torch.ones_like(part)}, None, len(part))
+
+
+def _spread(have: int, want: int) -> list[int]:
+    """`want` positions among `have`, evenly apart."""
+    return sorted({int(i * have / want) for i in range(want)}) if want < have else list(range(have))
+
+
+def _kept(have: int, want: int) -> list[bool]:
+    chosen = set(_spread(have, want))
+    return [index in chosen for index in range(have)]
+
+
+def _length(half: Arrays | LabelledText) -> int:
+    return len(half.x) if isinstance(half, Arrays) else len(half.texts)
