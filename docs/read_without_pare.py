@@ -40,6 +40,17 @@ def widened(per_group, group, columns):
     return per_group.repeat(group or columns, axis=1)[:, :columns]
 
 
+def filled(mask, basis, mix, shape, transposed):
+    """Rows of the basis where the mask's bit is 1, elsewhere what `mix` makes of them; of a transposed one columns."""
+    if transposed:
+        return filled(mask, basis.T, mix.T, shape[::-1], False).T
+    rows = basis.reshape(len(basis), -1)
+    pivots = bits(mask, shape[0], 1).astype(bool)
+    whole = np.empty((shape[0], rows.shape[1]), rows.dtype)
+    whole[pivots], whole[~pivots] = rows, mix.reshape(-1, len(rows)) @ rows
+    return whole.reshape(shape)
+
+
 def decode(arrays, name, about):
     """One weight, put together from its parts."""
     shape = about["shape"]
@@ -47,19 +58,32 @@ def decode(arrays, name, about):
         return arrays[name]
     if about["kind"] == "factored":
         return decode(arrays, name + ".left", about["left"]) @ decode(arrays, name + ".right", about["right"])
+    if about["kind"] == "pivoted":
+        basis, mix = (decode(arrays, f"{name}.{factor}", about[factor]) for factor in ("basis", "mix"))
+        return filled(arrays[name + ".pivots"], basis, mix, shape, about.get("transposed"))
+    if about["kind"] == "factored_conv":
+        whole, *later = (decode(arrays, f"{name}.{n}", about[n]) for n in sorted(filter(str.isdigit, about), key=int))
+        for kernel in later:
+            whole = np.einsum("or...,ri...->oi...", kernel, whole)
+        return whole
     mask = bits(arrays[name + ".mask"], int(np.prod(shape)), 1).astype(bool) if name + ".mask" in arrays else None
     if about["kind"] == "sparse":
         values = np.zeros(len(mask), arrays[name + ".values"].dtype)
         values[mask] = arrays[name + ".values"]
         return values.reshape(shape)
-    scale = arrays[name + ".scale"].astype("f4")  # (rows, groups)
-    rows = len(scale)
-    group, columns = about["group"], int(np.prod(shape)) // rows
-    zero = arrays.get(name + ".zero_point", np.full(scale.shape, 2 ** (about["bits"] - 1))).astype(np.int64)
-    codes = widened(zero, group, columns).reshape(-1).copy()
+    scale, width = arrays[name + ".scale"].astype("f4"), about["bits"]  # (rows, groups)
+    levels = arrays.get(name + ".levels", np.arange(2**width))
+    if name + ".zero_point" in arrays:
+        zero = bits(arrays[name + ".zero_point"], scale.size, width).reshape(scale.shape)
+    else:
+        middle = 2 ** (width - 1) if name + ".levels" not in arrays else np.flatnonzero(levels == 0)[0]
+        zero = np.full(scale.shape, middle)
+    group, columns = about["group"], int(np.prod(shape)) // len(scale)
+    zero = widened(zero, group, columns)
+    codes = zero.reshape(-1).copy()
     chosen = np.ones(len(codes), bool) if mask is None else mask
-    codes[chosen] = bits(arrays[name + ".codes"], int(chosen.sum()), about["bits"])
-    matrix = (codes.reshape(rows, columns) - widened(zero, group, columns)) * widened(scale, group, columns)
+    codes[chosen] = bits(arrays[name + ".codes"], int(chosen.sum()), width)
+    matrix = (levels[codes.reshape(zero.shape)] - levels[zero]) * widened(scale, group, columns)
     return (matrix.T if about.get("transposed") else matrix).reshape(shape).astype("f4")
 
 

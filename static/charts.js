@@ -1,7 +1,8 @@
 // Draws every [data-figure]: the figure is JSON in the <script> whose id the attribute names. Colours of text, grid
 // and paper come from the page's theme, so a figure is drawn again when the theme changes, and light for printing.
+// A script that puts other figures into the page says so with the event "figureschange".
 
-const places = [...document.querySelectorAll("[data-figure]")];
+const places = () => [...document.querySelectorAll("[data-figure]")];
 const NARROW = 520; // pixels; below it names are cut shorter and points carry no text
 
 const config = {
@@ -71,12 +72,20 @@ function draw(place, printing = false) {
   window.Plotly.react(place, data, layout, config);
 }
 
-for (const place of places) {
-  place.figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
-  draw(place);
+function read() {
+  for (const place of places()) {
+    const source = document.getElementById(place.dataset.figure).textContent;
+    if (place.source === source) continue;
+    place.source = source;
+    place.figure = JSON.parse(source);
+    draw(place);
+  }
+  document.documentElement.dataset.chartsDrawn = String(places().length);
 }
-const all = (printing) => () => places.forEach((place) => draw(place, printing));
+
+read();
+const all = (printing) => () => places().forEach((place) => draw(place, printing));
+document.addEventListener("figureschange", read);
 document.addEventListener("themechange", all(false));
 addEventListener("beforeprint", all(true));
 addEventListener("afterprint", all(false));
-document.documentElement.dataset.chartsDrawn = String(places.length);

@@ -54,6 +54,27 @@ function showLog(lines) {
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
+// The curves come as the server draws them; a chart and a table that are in the page already are filled anew.
+async function showCurves(stages) {
+  const place = at("curves");
+  const now = JSON.stringify(stages.map((stage) => stage.curves));
+  if (!place || place.shown === now) return;
+  place.shown = now;
+  const answer = await fetch(place.dataset.curves);
+  if (!answer.ok) return;
+  const fresh = document.createElement("template");
+  fresh.innerHTML = await answer.text();
+  const parts = [...fresh.content.querySelectorAll("[data-figure] + script, details")];
+  const known = parts.map((part) => document.getElementById(part.id));
+  if (known.every(Boolean)) {
+    parts.forEach((part, index) => {
+      if (part.tagName === "SCRIPT") known[index].textContent = part.textContent;
+      else known[index].replaceChildren(...part.childNodes);
+    });
+  } else place.replaceChildren(fresh.content);
+  document.dispatchEvent(new Event("figureschange"));
+}
+
 async function look() {
   if (document.hidden) return;
   let run;
@@ -82,6 +103,7 @@ async function look() {
   at("left").textContent = run.seconds_left == null ? "" : `${duration(run.seconds_left)} left`;
   showStages(run.stages ?? []);
   showLog(run.log ?? []);
+  showCurves(run.stages ?? []);
 }
 
 log.scrollTop = log.scrollHeight;

@@ -50,8 +50,10 @@ class Api:
             row = json.loads(self.send("PUT", f"/{kind}{query}", body, headers))
         return self.wait(f"/{kind}/{row['id']}", lambda row: row["state"] != "inspecting", 900)
 
-    def run(self, checkpoint: str, recipe: Answer, dataset: str | None = None, name: str | None = None) -> Answer:
-        asked = {"checkpoint_id": checkpoint, "recipe": recipe, "dataset_id": dataset, "name": name}
+    def run(
+        self, checkpoint: str, recipe: Answer, dataset: str | None = None, name: str | None = None, **more: Any
+    ) -> Answer:
+        asked = {"checkpoint_id": checkpoint, "recipe": recipe, "dataset_id": dataset, "name": name, **more}
         return self.post("/runs", {key: value for key, value in asked.items() if value is not None})
 
     def finished(self, run_id: str, seconds: float = 180) -> Answer:

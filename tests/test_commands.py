@@ -47,6 +47,22 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
     assert [p.name for p in given.iterdir() if p.name.startswith(".pare")] == []
 
 
+def test_another_checkpoint_of_the_same_name_can_teach(given):
+    torch.manual_seed(1)
+    (given / "teacher").mkdir()
+    wider = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 4))
+    torch.save(wider.state_dict(), given / "teacher/mlp.pt")
+    distil = {"technique": "distillation", "settings": {"epochs": 1, "hidden_weight": 1.0}}
+    (given / "recipe.yaml").write_text(json.dumps({"version": 1, "steps": [distil]}))
+    recipe, data = ("--recipe", given / "recipe.yaml"), ("--data", given / "data.npz")
+    out, teacher = ("--out", given / "out"), ("--teacher", given / "teacher/mlp.pt")
+    said = call("compress", given / "mlp.pt", "--quiet", *recipe, *data, *out, *teacher)
+    assert "exit 0" in said, said
+    provenance = json.loads((given / "out/receipt.json").read_text())["provenance"]
+    digests = {provenance[key]["digest"] for key in ("checkpoint", "teacher_checkpoint")}
+    assert len(digests) == 2
+
+
 def test_verify_notices_one_changed_byte(given):
     compress(given)
     path = given / "out/model.safetensors"

@@ -10,8 +10,9 @@ from .store.models import Checkpoint, Dataset, Run, RunState, Share, now
 
 
 def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
-    """Raises Conflict while runs of it are kept."""
-    refuse_if_used(session, f"checkpoint {checkpoint.name}", Run.checkpoint_id == checkpoint.id)
+    """Raises Conflict while runs of it, or runs that it taught, are kept."""
+    used = or_(Run.checkpoint_id == checkpoint.id, Run.teacher_checkpoint_id == checkpoint.id)
+    refuse_if_used(session, f"checkpoint {checkpoint.name}", used)
     session.delete(checkpoint)
     session.commit()
 

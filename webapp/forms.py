@@ -128,6 +128,11 @@ class RunForm(FlaskForm):
         "Second dataset to calibrate and train on",
         description="Takes the place of the dataset's own training part. Samples that both hold are left out.",
     )
+    teacher_checkpoint = SelectField(
+        "Teacher of a distillation",
+        default="",
+        description="Another checkpoint for the same classes or vocabulary, which answers better than the original.",
+    )
     seed = IntegerField(
         "Seed",
         default=0,

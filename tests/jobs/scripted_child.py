@@ -37,6 +37,14 @@ def perform(verb: str, argument: object) -> None:
             say(progress=argument, message=f"at {argument}")
         case "log":
             say(log=argument)
+        case "point":
+            say(point=argument)
+        case "remember":  # how often the stage was begun before, from what it left in its scratch folder
+            kept = Path(job["scratch"]) / "begun"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            begun = int(kept.read_text()) if kept.exists() else 0
+            kept.write_text(str(begun + 1))
+            say(log=f"begun {begun} times before")
         case "write":
             read = [path.read_text() for path in sorted(Path(job["output"]).parent.glob("*/*.txt"))]
             (output / "out.txt").write_text("|".join([str(argument), *read]))

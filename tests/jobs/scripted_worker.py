@@ -35,10 +35,10 @@ class ScriptedPipeline:
         names = list(run["recipe"]["stages"])
         return [ScriptedPlan(name, tuple(names[max(0, at - 1) : at])) for at, name in enumerate(names)]
 
-    def key(self, stage: str, run: Any, checkpoint: str, dataset: str | None, training: str | None) -> str:
+    def key(self, stage: str, run: Any, checkpoint: str, *data: str | None) -> str:
         names = list(run["recipe"]["stages"])
         scripts = [run["recipe"]["stages"][name] for name in names[: names.index(stage) + 1]]
-        return hashlib.sha256(json.dumps([scripts, checkpoint, dataset, run["seed"]]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([scripts, checkpoint, *data, run["seed"]]).encode()).hexdigest()
 
     def conclude(
         self, run: Any, checkpoint: Any, dataset: Any, training_dataset: Any, stage_facts: Any, stage_files: Any

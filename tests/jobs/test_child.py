@@ -24,12 +24,16 @@ class Told:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, fraction, message, lines):
-        self.calls.append((time.monotonic(), fraction, message, lines))
+    def __call__(self, fraction, message, lines, points=()):
+        self.calls.append((time.monotonic(), fraction, message, lines, points))
 
     @property
     def lines(self):
         return [line for call in self.calls for line in call[3]]
+
+    @property
+    def points(self):
+        return [tuple(point) for call in self.calls for point in call[4]]
 
 
 @pytest.fixture
@@ -65,10 +69,12 @@ def started(tmp_path):
 
 
 def test_facts_and_files_and_news_come_out(supervise, told, tmp_path):
-    facts = supervise(["progress", 0.25], ["log", "half"], ["write", "x"], ["progress", 0.75])
+    point = {"series": "Training", "x": 3, "values": {"Loss": 0.5}}
+    facts = supervise(["progress", 0.25], ["log", "half"], ["point", point], ["write", "x"], ["progress", 0.75])
     assert facts == {"task": "stage", "stage": "s", "inputs": []}
     assert (tmp_path / "work/output/out.txt").read_text() == "x"
     assert told.lines == ["half"]
+    assert told.points == [("Training", 3.0, {"Loss": 0.5})]
     assert told.calls[-1][1:3] == (0.75, "at 0.75")
 
 

@@ -46,14 +46,14 @@ class RealBench(Bench):
         instance.mkdir(exist_ok=True)
         super().__init__(instance, "webapp.cli", "worker", "--instance", worker_stale_seconds="30", **settings)
 
-    def start_run(self, **changed):
+    def start_run(self, recipe=RECIPE, **changed):
         """Uploads the checkpoint and its dataset, and queues the run."""
         checkpoint_id = self.upload("checkpoint", "net.safetensors", weights())
         dataset_id = self.upload("dataset", "data.npz", samples())
         for table, id in ((Checkpoint, checkpoint_id), (Dataset, dataset_id)):
             row = self.inspected(table, id, seconds=60)
             assert row.state is UploadState.READY, row.reason
-        return self.run(RECIPE, checkpoint_id, dataset_id=dataset_id, **changed)
+        return self.run(recipe, checkpoint_id, dataset_id=dataset_id, **changed)
 
     def at_work_on(self, run_id, position):
         """The child that computes this stage, once it does; None where the run ended before that."""

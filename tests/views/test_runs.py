@@ -47,6 +47,40 @@ def test_a_finished_run_shows_its_result_and_where_to_go_on(client, run):
     assert page.of("form", action=f"/runs/{run.id}/shares")
 
 
+CURVES = {
+    "Training": {"x": [1, 2, 3], "values": {"Loss (nats)": [2.5, 1.25, 1.0625]}},
+    "Validation": {"x": [0, 3], "values": {"Loss (nats)": [2.75, 1.375]}},
+}
+
+
+def test_the_losses_of_a_training_are_drawn_and_tabled_while_it_goes_on_and_after(client, run, session):
+    recipe = {"version": 1, "steps": [{"technique": "distillation", "settings": {}}]}
+    live = Run(name="School", checkpoint_id=run.checkpoint_id, recipe=recipe, state=RunState.RUNNING)
+    stage = Stage(position=0, name="step-1", title="Step 1: Distillation", key="k", state=StageState.RUNNING)
+    live.stages.append(stage)
+    session.add(live)
+    session.commit()
+    page = Page(client.get(f"/runs/{live.id}").text)
+    assert page.of("div", data_curves=f"/runs/{live.id}/curves")
+    assert not page.of("div", data_figure="figure-step-1-0")
+    assert client.get(f"/runs/{live.id}/curves").text.strip() == ""
+    stage.curves = CURVES
+    session.commit()
+    assert client.get(f"/api/v1/runs/{live.id}").get_json()["stages"][0]["curves"] == CURVES
+    for address in (f"/runs/{live.id}/curves", f"/runs/{live.id}"):
+        page = Page(client.get(address).text)
+        assert page.of("div", data_figure="figure-step-1-0")
+        for shown in ("Loss (nats)", "Step 1: Distillation", "4 steps", "1.062", "2.75", "Validation"):
+            assert shown in page.text, shown
+    live.state = RunState.FAILED
+    session.commit()
+    assert Page(client.get(f"/runs/{live.id}").text).of("div", data_figure="figure-step-1-0")
+
+
+def test_a_run_that_trains_nothing_loads_no_chart(client, run):
+    assert "plotly" not in client.get(f"/runs/{run.id}").text
+
+
 def test_a_run_under_way_is_watched_and_can_be_cancelled(client, run, session):
     live = started(session, run, state=RunState.RUNNING, progress=0.43, message="Pruning layers.0", seconds_left=75)
     stage = Stage(run_id=live.id, position=0, name="step-1", title="Pruning", key="k", state=StageState.RUNNING)

@@ -6,6 +6,7 @@ text, paper and grid are left to the page (static/charts.js), which follows its 
 """
 
 from .bars import size_bars, sparsity_bars
+from .curves import curve_rows, quantities, stage_curve
 from .layers import per_layer_sparsity
 from .points import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_front
 from .storage import bytes_by_storage
@@ -16,12 +17,15 @@ __all__ = [
     "ABSOLUTE_METRICS",
     "AXES",
     "bytes_by_storage",
+    "curve_rows",
     "front_runs",
     "metric_names",
     "pareto_front",
     "per_layer_sparsity",
+    "quantities",
     "size_bars",
     "size_vs_accuracy",
     "sparsity_bars",
+    "stage_curve",
     "weights_treemap",
 ]

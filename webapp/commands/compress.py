@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from webapp.jobs.child import Point
 
 from .workbench import Workbench, files_in, workbench
 
@@ -20,6 +23,8 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--data", type=File, help="The dataset to evaluate on: .npz, .txt, .csv or .jsonl.")
 @click.option("--split", type=click.Choice(["auto", "all"]), default="auto", help="all: every sample evaluates.")
 @click.option("--training-data", type=File, help="A second dataset, to calibrate and train on.")
+@click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
+@click.option("--export", "exports", multiple=True, help="A format to write beside safetensors, such as onnx.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
 @click.option("--seed", type=int, default=0, help="Decides everything that is drawn at random.")
 @click.option("--quiet", is_flag=True, help="Print the receipt only.")
@@ -29,6 +34,8 @@ def compress(
     data: Path | None,
     split: str,
     training_data: Path | None,
+    teacher: Path | None,
+    exports: tuple[str, ...],
     out: Path,
     seed: int,
     quiet: bool,
@@ -42,20 +49,28 @@ def compress(
     wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
-        given = _given(bench, bar, checkpoint, data, split, training_data)
-        conclusion, exported = _run(bench, bar, given, wanted, seed, checkpoint.stem)
+        given = _given(bench, bar, checkpoint, data, split, training_data, teacher)
+        conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem)
         _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
     click.echo(render_text(conclusion["receipt"]))
     click.echo(f"{out / 'model.safetensors'}, its receipt.json beside it. Check it again with: pare verify {out}")
 
 
 def _given(
-    bench: Workbench, bar: _Bar, checkpoint: Path, data: Path | None, split: str, training_data: Path | None
+    bench: Workbench,
+    bar: _Bar,
+    checkpoint: Path,
+    data: Path | None,
+    split: str,
+    training_data: Path | None,
+    teacher: Path | None,
 ) -> dict[str, Any]:
-    bar.stage(f"Inspecting {checkpoint.name}")
-    found: dict[str, Any] = {"dataset": None, "training_dataset": None}
-    told = bench.upload("checkpoint", checkpoint, bar.tell)
-    found["checkpoint"] = {**told, "filename": checkpoint.name, "size_bytes": checkpoint.stat().st_size}
+    found: dict[str, Any] = {"dataset": None, "training_dataset": None, "teacher_checkpoint": None}
+    for key, path in (("checkpoint", checkpoint), ("teacher_checkpoint", teacher)):
+        if path:
+            bar.stage(f"Inspecting {path.name}")
+            told = bench.upload("checkpoint", path, bar.tell)
+            found[key] = {**told, "filename": path.name, "size_bytes": path.stat().st_size}
     if data:
         bar.stage(f"Inspecting {data.name}")
         found["dataset"] = bench.upload("dataset", data, bar.tell, split=split)
@@ -66,18 +81,28 @@ def _given(
 
 
 def _run(
-    bench: Workbench, bar: _Bar, given: dict[str, Any], recipe: Any, seed: int, name: str
-) -> tuple[dict[str, Any], Path]:
+    bench: Workbench,
+    bar: _Bar,
+    given: dict[str, Any],
+    recipe: Any,
+    exports: tuple[str, ...],
+    seed: int,
+    name: str,
+) -> tuple[dict[str, Any], list[Path]]:
+    from webapp.engine.exports import check_exports
     from webapp.engine.facts import CheckpointFacts
-    from webapp.engine.pipeline import EXPORTS, stages
+    from webapp.engine.pipeline import ALWAYS, stages
     from webapp.engine.predict import check_recipe
     from webapp.engine.receipt import conclude
 
-    check_recipe(CheckpointFacts.model_validate(given["checkpoint"]["facts"]), recipe)
-    run = {"recipe": recipe.as_dict(), "exports": list(EXPORTS), "seed": seed}
+    about = CheckpointFacts.model_validate(given["checkpoint"]["facts"])
+    check_recipe(about, recipe)
+    wanted = list(dict.fromkeys((*ALWAYS, *exports)))
+    check_exports(about, wanted)
+    run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed}
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}
-    for plan in stages(recipe):
+    for plan in stages(recipe, wanted):
         bar.stage(plan.title)
         job = {
             "task": "stage",
@@ -86,18 +111,21 @@ def _run(
             **given,
             "inputs": {other: str(folders[other]) for other in plan.inputs},
             "inputs_facts": {other: facts[other] for other in plan.inputs},
+            "scratch": str(bench.folder / f"{plan.name}-scratch"),
         }
         folders[plan.name], facts[plan.name] = bench.work(plan.name, job, bar.tell)
     checkpoint = {**given["checkpoint"], "files": files_in(Path(given["checkpoint"]["folder"]))}
     files = {stage: files_in(folder) for stage, folder in folders.items()}
-    found = conclude({**run, "name": name}, checkpoint, given["dataset"], given["training_dataset"], facts, files)
-    return found, folders["export-safetensors"]
+    told = {**run, "name": name, "teacher_checkpoint": given["teacher_checkpoint"]}
+    found = conclude(told, checkpoint, given["dataset"], given["training_dataset"], facts, files)
+    return found, [folders[f"export-{form}"] for form in wanted]
 
 
-def _deliver(out: Path, original: Path, exported: Path, receipt: dict[str, Any], recipe: str) -> None:
+def _deliver(out: Path, original: Path, exported: list[Path], receipt: dict[str, Any], recipe: str) -> None:
     """The finished folder: the checkpoint's companions, the weights, the receipt."""
     shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.safetensors"))
-    (exported / "model.safetensors").replace(out / "model.safetensors")
+    for folder in exported:
+        shutil.copytree(folder, out, dirs_exist_ok=True, copy_function=shutil.move)
     (out / "receipt.json").write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
     (out / "recipe.yaml").write_text(recipe, encoding="utf8")
 
@@ -121,7 +149,7 @@ class _Bar:
             self._bar = click.progressbar(length=1000, label=title[:40].ljust(40), file=click.get_text_stream("stderr"))
             self._bar.__enter__()
 
-    def tell(self, fraction: float | None, message: str, lines: list[str]) -> None:
+    def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = ()) -> None:
         if self._bar is not None and fraction is not None:
             self._bar.update(max(0, int(1000 * fraction) - self._bar.pos))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import Any
 
 import click
 
-from webapp.jobs.child import ChildSupervisor
+from webapp.jobs.child import ChildSupervisor, Tell
 from webapp.jobs.errors import ChildDied, ChildFailed
 
-Tell = Callable[[float | None, str, list[str]], None]
 Files = dict[str, dict[str, Any]]
 
 
@@ -41,7 +40,8 @@ class Workbench:
     def upload(self, kind: str, path: Path, tell: Tell, **more: Any) -> dict[str, Any]:
         """A checkpoint or a dataset after inspection, as stages want it."""
         job = {"task": f"inspect_{kind}", "upload": str(path.resolve()), "filename": path.name, **more}
-        folder, facts = self.work(f"{kind}-{path.name}"[:100], job, tell)
+        number = sum(1 for _ in self.folder.iterdir())  # two uploads may have one name
+        folder, facts = self.work(f"{kind}-{number}", job, tell)
         return {"folder": str(folder), "facts": facts, "name": path.stem, "digest": digest_of(path)}
 
 

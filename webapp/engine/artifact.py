@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .activations import Activations
 from .encodings import Dense, decoder_of, dtype_of
 from .errors import CheckpointRefused
 from .facts import ArchitectureSpec
@@ -24,10 +25,17 @@ from .safetensors_file import LazyTensor, file_size, lazy_tensors, read_header, 
 FORMAT = 1
 
 
-def manifest(plans: Mapping[str, Plan], tied: Mapping[str, str], spec: ArchitectureSpec | None) -> dict[str, str]:
+def manifest(
+    plans: Mapping[str, Plan],
+    tied: Mapping[str, str],
+    spec: ArchitectureSpec | None,
+    activations: Mapping[str, Activations] | None = None,
+) -> dict[str, str]:
     """The metadata of the file: how each weight is stored that is not simply a tensor under its own name."""
     weights = {name: plan.meta for name, plan in plans.items() if not plan.plain}
     content: dict[str, Any] = {"format": FORMAT, "weights": weights, "tied": dict(tied)}
+    if activations:
+        content["activations"] = {path: plan.model_dump(exclude_none=True) for path, plan in activations.items()}
     if spec:
         content["architecture"] = spec.model_dump(mode="json")
     return {"format": "pt", "pare": json.dumps(content, separators=(",", ":"), sort_keys=True)}
@@ -44,7 +52,8 @@ def write_model(model: Model, path: Path) -> int:
     def reader(name: str, suffix: str) -> Callable[[], Tensor]:
         return lambda: parts_of(name)[suffix]
 
-    return write_safetensors(path, _lazily(plans, reader), manifest(plans, model.tied, model.architecture))
+    about = manifest(plans, model.tied, model.architecture, model.activations)
+    return write_safetensors(path, _lazily(plans, reader), about)
 
 
 def read_model(path: Path) -> Model:
@@ -66,7 +75,8 @@ def read_model(path: Path) -> Model:
             raise CheckpointRefused(f"{name} in {path.name} is damaged: {error}. Download the file again.") from None
     weights |= {name: Dense(tensor.load, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     spec = content.get("architecture")
-    return Model(weights, content["tied"], ArchitectureSpec.model_validate(spec) if spec else None)
+    activations = {path: Activations.model_validate(plan) for path, plan in content.get("activations", {}).items()}
+    return Model(weights, content["tied"], ArchitectureSpec.model_validate(spec) if spec else None, activations)
 
 
 def predicted_size(
@@ -95,11 +105,13 @@ def _lazily(
 
 
 def _keys_of(name: str, meta: Mapping[str, Any]) -> list[str]:
-    if meta["kind"] == "factored":
-        return [key for side in ("left", "right") for key in _keys_of(f"{name}.{side}", meta[side])]
+    factors = {factor: about for factor, about in meta.items() if isinstance(about, Mapping)}
+    if factors:
+        inner = (_keys_of(f"{name}.{factor}", about) for factor, about in factors.items())
+        return [f"{name}.pivots", *(key for keys in inner for key in keys)]
     suffixes = {
         "dense": ("",),
         "sparse": (".values", ".mask"),
-        "quantized": (".codes", ".scale", ".zero_point", ".mask"),
+        "quantized": (".codes", ".scale", ".zero_point", ".levels", ".mask"),
     }
     return [name + suffix for suffix in suffixes[meta["kind"]]]

@@ -1,13 +1,14 @@
 """The child process: one piece of work, then gone. `python -m webapp.engine.child JOB.json`
 
-It speaks JSON lines on stdout (progress, log, and last `done` or `error`) and leaves at once when its stdin closes,
-because then whoever started it is dead. Uploaded bytes are parsed here and nowhere else.
+It speaks JSON lines on stdout (progress, log, point, and last `done` or `error`) and leaves at once when its stdin
+closes, because then whoever started it is dead. Uploaded bytes are parsed here and nowhere else.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import resource
 import sys
@@ -35,6 +36,11 @@ class Lines:
 
     def log(self, message: str) -> None:
         self.send({"log": message})
+
+    def point(self, series: str, x: float, values: dict[str, float]) -> None:
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no NaN
+        if finite:
+            self.send({"point": {"series": series, "x": x, "values": finite}})
 
 
 def main(job_file: str) -> int:

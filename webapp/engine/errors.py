@@ -49,6 +49,13 @@ class DatasetUnfit(PareError):
     status = 422
 
 
+class ExportUnfit(PareError):
+    """The model cannot be written in a format that was asked for."""
+
+    code = "export_unfit"
+    status = 422
+
+
 class ArtifactUnproven(PareError):
     """An exported file did not load again, or answered differently."""
 

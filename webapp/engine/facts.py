@@ -61,6 +61,7 @@ class LayerFacts(Facts):
     shape: tuple[int, ...]
     aliases: tuple[str, ...] = ()  # other layer names that share this very tensor (a tied lm_head)
     transposed: bool = False  # weight is (in, out), as in GPT-2's Conv1D
+    groups: int = 1  # of a convolution whose channels are apart; its shape is (out, in / groups, ...)
 
     @property
     def size(self) -> int:

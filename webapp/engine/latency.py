@@ -33,7 +33,7 @@ def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]
     return taken
 
 
-def percentiles(milliseconds: list[float], batch: str) -> dict[str, Any]:
+def percentiles(milliseconds: list[float], batch: str, runtime: str) -> dict[str, Any]:
     """p50 and p95 with what they depend on."""
     p50, p95 = (float(x) for x in np.percentile(milliseconds, [50, 95]))
     return {
@@ -42,7 +42,7 @@ def percentiles(milliseconds: list[float], batch: str) -> dict[str, Any]:
         "rounds": len(milliseconds),
         "batch": batch,
         "threads": torch.get_num_threads(),
-        "runtime": f"torch {torch.__version__}, float32",
+        "runtime": runtime,
         "hardware": hardware(),
     }
 

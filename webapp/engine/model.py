@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .activations import Activations
 from .encodings import Dense, Encoded
 from .facts import ArchitectureSpec, CheckpointFacts
 from .safetensors_file import lazy_tensors
@@ -12,11 +13,15 @@ from .safetensors_file import lazy_tensors
 
 @dataclass
 class Model:
-    """`weights` by tensor name, each tied tensor once; `tied` maps the other names to it."""
+    """`weights` by tensor name, each tied tensor once; `tied` maps the other names to it.
+
+    `activations` names the modules whose inputs become integers when the model runs.
+    """
 
     weights: dict[str, Encoded]
     tied: dict[str, str] = field(default_factory=dict)
     architecture: ArchitectureSpec | None = None
+    activations: dict[str, Activations] = field(default_factory=dict)
 
     @classmethod
     def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:

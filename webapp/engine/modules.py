@@ -1,4 +1,4 @@
-"""From a model's weights to a module that runs: factors stay two matrices, other forms are decoded.
+"""From a model's weights to a module that runs: factors stay apart, other forms are decoded.
 
 `build` makes the whole module; `skeleton_of`, `fill` and `release` let work that goes block by block hold only the
 tensors that it needs.
@@ -12,27 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .activations import simulate
 from .architectures import architectures
 from .artifact import read_model
-from .encodings import Encoded, Factored
+from .encodings import Composite, Dense, Encoded
 from .errors import CheckpointRefused
 from .model import Model
+from .thin_modules import FactoredLinear, Thin, thin
 from .widths import fit_widths
 
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module
-
-
-class FactoredLinear(nn.Module):
-    """y = left(right(x)), with right (r, in) and left (out, r) and the bias: two thin products for a wide one."""
-
-    def __init__(self, inputs: int, outputs: int, rank: int, bias: bool) -> None:
-        super().__init__()
-        self.transposed = False  # whether the checkpoint stores the weight as (in, out)
-        self.right, self.left = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.left(self.right(x))
-        return y
 
 
 def load(path: str | Path, dtype: torch.dtype | None = torch.float32) -> nn.Module:
@@ -58,8 +47,9 @@ def skeleton_of(model: Model) -> nn.Module:
     module = architectures()[model.architecture.family].skeleton(model.architecture)
     fit_widths(module, {name: encoded.shape for name, encoded in _named(model).items()})
     for name, encoded in _named(model).items():
-        if isinstance(encoded, Factored):
+        if isinstance(encoded, Composite):
             _split(module, name.removesuffix(".weight"), encoded)
+    simulate(module, model.activations)
     return module.eval()
 
 
@@ -68,15 +58,39 @@ def sources(model: Model, module: nn.Module) -> Sources:
     found: dict[str, Callable[[], Tensor]] = {}
     for name, encoded in _named(model).items():
         path, _, last = name.rpartition(".")
-        if isinstance(encoded, Factored) and isinstance(_submodule(module, path), FactoredLinear):
-            first, second = encoded.right.decode, encoded.left.decode
-            if module.get_submodule(path).transposed:
-                first, second = _turned(encoded.left), _turned(encoded.right)
-            found[f"{path}.right.weight"], found[f"{path}.left.weight"] = first, second
-        elif path and last == "bias" and isinstance(_submodule(module, path), FactoredLinear):
-            found[f"{path}.left.bias"] = encoded.decode
+        part = _submodule(module, path)
+        if isinstance(part, Thin) and last == "weight":
+            found |= {f"{path}.{inner}": read for inner, read in part.readers(encoded).items()}
+        elif isinstance(part, Thin) and last == "bias":
+            found[f"{path}.{part.bias_name}"] = encoded.decode
         else:
             found[name] = encoded.decode
+    return found
+
+
+def leaves_of(model: Model) -> dict[str, tuple[Encoded, bool]]:
+    """The simple weight behind each tensor of the model's module, and whether the module wants it turned.
+
+    Tensors that are made of others (the order of a pivoted layer's outputs) are Dense.
+    """
+    module = skeleton_of(model)
+    found: dict[str, tuple[Encoded, bool]] = {}
+    for name, encoded in _named(model).items():
+        path, _, last = name.rpartition(".")
+        part = _submodule(module, path)
+        if isinstance(part, Thin) and last == "weight":
+            made = {
+                f"{path}.{child}": (Dense(read()), False)
+                for child, read in part.readers(encoded).items()
+                if child not in {f"{c}.weight" for c, _ in part.runs}
+            }
+            found |= made | {
+                f"{path}.{child}.weight": (encoded.factors[factor], part.transposed) for child, factor in part.runs
+            }
+        elif isinstance(part, Thin) and last == "bias":
+            found[f"{path}.{part.bias_name}"] = (encoded, False)
+        else:
+            found[name] = (encoded, False)
     return found
 
 
@@ -115,10 +129,6 @@ def _floats_as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
-def _turned(encoded: Encoded) -> Callable[[], Tensor]:
-    return lambda: encoded.decode().t().contiguous()
-
-
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
     try:
         return module.get_submodule(path)
@@ -126,20 +136,17 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _split(module: nn.Module, path: str, factored: Factored) -> None:
-    whole = module.get_submodule(path)
-    inputs, outputs = factored.shape[1], factored.shape[0]
-    transposed = not isinstance(whole, nn.Linear)  # GPT-2's Conv1D: weight (in, out)
-    if transposed:
-        inputs, outputs = outputs, inputs
+def _split(module: nn.Module, path: str, encoded: Composite) -> None:
     parent, _, name = path.rpartition(".")
     with torch.device("meta"):
-        thin = FactoredLinear(inputs, outputs, factored.left.shape[1], getattr(whole, "bias", None) is not None)
-        thin.transposed = transposed
-    setattr(module.get_submodule(parent), name, thin)
+        part = thin(module.get_submodule(path), encoded)
+    setattr(module.get_submodule(parent), name, part)
 
 
 def _tie(module: nn.Module, alias: str, name: str) -> None:
     source = module.get_submodule(name.rpartition(".")[0])
     target = module.get_submodule(alias.rpartition(".")[0])
     setattr(target, alias.rpartition(".")[2], getattr(source, name.rpartition(".")[2]))
+
+
+__all__ = ["FactoredLinear", "build", "fill", "load", "release", "skeleton_of", "sources"]

@@ -2,6 +2,8 @@
 
     baseline ─────────────────────────────────────┐
     step-1 ─► step-2 ─► … ─► export-safetensors ─► verify-safetensors
+       └─► score-1  └─► … └► export-onnx ────────► verify-onnx
+    original-onnx ────────────────────────────────┘
 
 A stage reads only the outputs that `inputs` names, writes files into a folder, and returns facts as JSON. Its key is
 the hash of everything that decides what it makes, so that a run forked from another reuses what they share.
@@ -17,10 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .exports import exports as formats
 from .recipe import Recipe
-from .techniques import technique
+from .techniques import DATA_NEEDS, needs_of, technique
 
-EXPORTS = ("safetensors",)
+ALWAYS = tuple(name for name, form in formats().items() if form.always)
 STATE = "state.safetensors"  # what a step leaves
 ARTIFACT = "model.safetensors"  # what is delivered
 
@@ -35,7 +38,7 @@ class StagePlan:
     weight: float
 
 
-def stages(recipe: Recipe, exports: Sequence[str] = EXPORTS) -> list[StagePlan]:
+def stages(recipe: Recipe, exports: Sequence[str] = ALWAYS) -> list[StagePlan]:
     """The stages of a run in their order."""
     found = [StagePlan("baseline", "Measure the original", (), 2.0)]
     last: tuple[str, ...] = ()
@@ -43,10 +46,15 @@ def stages(recipe: Recipe, exports: Sequence[str] = EXPORTS) -> list[StagePlan]:
         title = technique(step.technique).title
         found.append(StagePlan(f"step-{number}", f"Step {number}: {title}", last, 2.0))
         last = (f"step-{number}",)
+        if number < len(recipe.steps):  # after the last one the delivered file itself is measured
+            found.append(StagePlan(f"score-{number}", f"Measure what step {number} left", last, 1.0))
     for form in exports:
-        found.append(StagePlan(f"export-{form}", f"Write {form}", last, 1.0))
-        proof = ("baseline", *last, f"export-{form}")
-        found.append(StagePlan(f"verify-{form}", f"Load {form} again and measure it", proof, 3.0))
+        title, proof = formats()[form].title, ("baseline", *last, f"export-{form}")
+        if formats()[form].beside_original:
+            found.append(StagePlan(f"original-{form}", f"Write the original as {title} too", (), 1.0))
+            proof = (*proof, f"original-{form}")
+        found.append(StagePlan(f"export-{form}", f"Write {title}", last, 1.0))
+        found.append(StagePlan(f"verify-{form}", f"Load {title} again and measure it", proof, 3.0))
     return found
 
 
@@ -59,18 +67,21 @@ def stage_key(
     checkpoint_digest: str,
     dataset_digest: str | None,
     training_digest: str | None = None,
+    teacher_digest: str | None = None,
 ) -> str:
-    """The hash of all that decides what the stage makes: data, settings, and this code."""
+    """The hash of all that decides what the stage makes: data, settings, and this code. No teacher: the original."""
     base: dict[str, Any] = {"code": code_digest(), "stage": name, "checkpoint": checkpoint_digest}
     kind, _, which = name.partition("-")
-    if kind in ("baseline", "verify"):
+    if kind in ("baseline", "score", "verify"):
         base |= {"dataset": dataset_digest, "options": dict(options), "seed": seed}
-    if kind != "baseline":
-        count = int(which) if kind == "step" else len(recipe.steps)
+    if kind not in ("baseline", "original"):
+        count = int(which) if kind in ("step", "score") else len(recipe.steps)
         steps = recipe.steps[:count]
         base |= {"steps": [step.model_dump(mode="json") for step in steps], "seed": seed}
-        if any(technique(step.technique).needs & {"calibration", "training"} for step in steps):
+        if any(needs_of(step.technique, step.settings) & DATA_NEEDS for step in steps):
             base |= {"training": training_digest or dataset_digest}
+        if any("teacher" in needs_of(step.technique, step.settings) for step in steps):
+            base |= {"teacher": teacher_digest}
     return hashlib.sha256(json.dumps(base, sort_keys=True).encode()).hexdigest()
 
 

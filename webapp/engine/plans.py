@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +87,20 @@ class Plan(ABC):
         """Whether the file needs no word about it: a tensor under its own name."""
         return self.kind == "dense" and not self.pruned
 
+    @property
+    def factors(self) -> Mapping[str, Plan]:
+        """The weights that this one is put together from, by their names in the file; none of a simple one."""
+        return {}
+
+    def mapped(self, change: Callable[[Plan], Plan]) -> Plan:
+        """The same change made to every simple weight in it: to itself, or to each of its factors."""
+        return change(self)
+
+    @property
+    def leaves(self) -> tuple[Plan, ...]:
+        """The simple weights in it: itself, or those of its factors."""
+        return tuple(leaf for factor in self.factors.values() for leaf in factor.leaves) or (self,)
+
 
 @dataclass(frozen=True)
 class DensePlan(Plan):
@@ -143,7 +158,7 @@ class DensePlan(Plan):
 
 @dataclass(frozen=True)
 class QuantizedPlan(Plan):
-    """Integers of `bits`, a scale per row or per `group` inputs, a zero point unless symmetric.
+    """Codes of `bits`, a scale per row or per `group` inputs; a zero point unless symmetric, or a codebook of levels.
 
     The weight is seen as rows x columns: (out, in), (out, in * kh * kw), or (in, out) transposed first.
     """
@@ -152,6 +167,7 @@ class QuantizedPlan(Plan):
     rows: int = 0
     group: int = 0  # columns that share a scale; 0: the whole row
     symmetric: bool = True
+    codebook: bool = False
     scale_dtype: str = "float16"
     transposed: bool = False
     zeros: int = 0
@@ -178,7 +194,9 @@ class QuantizedPlan(Plan):
         codes = packed_bytes(self.nonzero if self.sparse else self.size, self.bits)
         found = [Part(".codes", (codes,), "uint8"), Part(".scale", (self.rows, self.groups), self.scale_dtype)]
         if not self.symmetric:
-            found.append(Part(".zero_point", (self.rows, self.groups), "uint8"))
+            found.append(Part(".zero_point", (packed_bytes(self.rows * self.groups, self.bits),), "uint8"))
+        if self.codebook:
+            found.append(Part(".levels", (2**self.bits,), "float32"))
         if self.sparse:
             found.append(Part(".mask", (math.ceil(self.size / 8),), "uint8"))
         return tuple(found)
@@ -198,7 +216,8 @@ class QuantizedPlan(Plan):
     @property
     def label(self) -> str:
         spread = f"groups of {self.group}" if self.group else "per channel"
-        return f"int{self.bits} {spread}" + (" + bitmask" if self.sparse else "")
+        numbers = f"{self.bits}-bit codebook" if self.codebook else f"int{self.bits}"
+        return f"{numbers} {spread}" + (" + bitmask" if self.sparse else "")
 
     @property
     def pruned(self) -> bool:
@@ -209,57 +228,6 @@ class QuantizedPlan(Plan):
         found: dict[str, Any] = {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
         flags = {"transposed": self.transposed, "pruned": self.pruned}
         return found | {"bits": self.bits, "group": self.group} | {name: True for name, on in flags.items() if on}
-
-
-@dataclass(frozen=True)
-class FactoredPlan(Plan):
-    """left (m, r) times right (r, n); the factors are weights themselves and are stored in their own way."""
-
-    left: Plan
-    right: Plan
-
-    @property
-    def kind(self) -> str:
-        return "factored"
-
-    @property
-    def rank(self) -> int:
-        return self.left.shape[1]
-
-    @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        return tuple(
-            Part(f".{side}{p.name}", p.shape, p.dtype)
-            for side, plan in (("left", self.left), ("right", self.right))
-            for p in plan.parts
-        )
-
-    @property
-    def params(self) -> int:
-        return self.left.params + self.right.params
-
-    @property
-    def nonzero(self) -> int:
-        return self.left.nonzero + self.right.nonzero
-
-    @property
-    def stored(self) -> int:
-        return self.left.stored + self.right.stored
-
-    @property
-    def label(self) -> str:
-        return f"rank {self.rank}: {self.left.label}"
-
-    @property
-    def pruned(self) -> bool:
-        return self.left.pruned or self.right.pruned
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        return {"kind": self.kind, "shape": list(self.shape), "left": self.left.meta, "right": self.right.meta}
-
-    def with_factors(self, left: Plan, right: Plan) -> FactoredPlan:
-        return replace(self, left=left, right=right)
 
 
 def packed_bytes(count: int, bits: int) -> int:

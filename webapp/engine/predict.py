@@ -151,7 +151,7 @@ def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedS
         settings = found.Settings.model_validate(step.settings)
     except ValidationError as error:
         raise invalid(error, f"{where}.settings") from None
-    if "architecture" in found.needs and facts.architecture is None:
+    if "architecture" in found.needs_for(settings) and facts.architecture is None:
         raise RecipeInvalid(f"{found.title} needs an architecture. {facts.weights_only_because}", f"{where}.technique")
     everything = facts.units()
     layers = [layer for layer in everything if layer.kind in found.layers]

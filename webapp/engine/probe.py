@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .artifact import FORMAT
 from .batches import Batch, outputs, synthetic
 from .encodings import dtype_name
+from .exports.base import Loaded
 from .facts import ArchitectureSpec
 from .model import Model
 from .modules import build
@@ -20,34 +21,41 @@ from .safetensors_file import lazy_tensors, write_safetensors
 
 PROBE, HASHES = "probe.safetensors", "hashes.json"
 RELATIVE = 1e-4  # of the largest answer: threads may add up in another order
+ROUNDING = 2.0  # times what rounding the activations changes, where a model rounds them
 
 
 def write_probe(model: Model, folder: Path, seed: int) -> None:
-    """Keeps seeded inputs with the answers of the model in memory; without an architecture, a hash of each weight."""
+    """Keeps seeded inputs with the answers of the model in memory; without an architecture, a hash of each weight.
+
+    Of a model that rounds its activations also how far that moves the answers: which way a value is rounded hangs on
+    its last bit, so that two runtimes may be as far apart as either is from the answers without rounding.
+    """
     if model.architecture is None:
         (folder / HASHES).write_text(json.dumps(_hashes(model)), encoding="utf8")
         return
-    batch = synthetic(model.architecture, seed)
-    answers = _answers(model, model.architecture, batch)
-    write_safetensors(
-        folder / PROBE, {f"input.{name}": t for name, t in batch.inputs.items()} | {"output": answers}, {}
-    )
+    spec, batch = model.architecture, synthetic(model.architecture, seed)
+    answers, moved = _answers(build(model), spec, batch), torch.zeros(())
+    if model.activations:
+        moved = (answers - _answers(build(replace(model, activations={})), spec, batch)).abs().max()
+    inputs = {f"input.{name}": t for name, t in batch.inputs.items()}
+    write_safetensors(folder / PROBE, inputs | {"output": answers, "moved": moved}, {})
 
 
-def compare_probe(model: Model, folder: Path) -> dict[str, Any]:
-    """How a model that was read from a file answers beside what `write_probe` kept in `folder`."""
-    loaded_by = f"pare file format {FORMAT}, a process of its own"
-    runtime = f"torch {torch.__version__}"
-    if model.architecture is None:
+def compare_probe(loaded: Loaded, spec: ArchitectureSpec | None, folder: Path) -> dict[str, Any]:
+    """How a file, loaded, answers beside what `write_probe` kept in `folder`."""
+    if loaded.module is None or spec is None:
+        assert loaded.model is not None
         kept = json.loads((folder / HASHES).read_text(encoding="utf8"))
-        same = kept == _hashes(model)
-        return _proof(loaded_by, f"{runtime}: every weight compared bit for bit", 0.0 if same else float("inf"), 0.0)
+        same = kept == _hashes(loaded.model)
+        runtime = f"torch {torch.__version__}: every weight compared bit for bit"
+        return _proof(loaded.loaded_by, runtime, 0.0 if same else float("inf"), 0.0)
     tensors = {name: tensor.load() for name, tensor in lazy_tensors(folder / PROBE).items()}
-    expected = tensors.pop("output")
+    expected, moved = tensors.pop("output"), float(tensors.pop("moved"))
     batch = Batch({name.removeprefix("input."): t for name, t in tensors.items()}, None, len(expected))
-    found = _answers(model, model.architecture, batch)
+    found = _answers(loaded.module, spec, batch)
     largest = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
-    return _proof(loaded_by, runtime, largest, RELATIVE * float(expected.abs().max().clamp(min=1e-6)))
+    tolerance = max(RELATIVE * float(expected.abs().max().clamp(min=1e-6)), ROUNDING * moved)
+    return _proof(loaded.loaded_by, loaded.runtime, largest, tolerance)
 
 
 def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> dict[str, Any]:
@@ -57,8 +65,8 @@ def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> di
 
 
 @torch.inference_mode()
-def _answers(model: Model, spec: ArchitectureSpec, batch: Batch) -> Tensor:
-    return outputs(build(model), spec, batch).float().contiguous()
+def _answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
+    return outputs(module, spec, batch).float().contiguous()
 
 
 def _hashes(model: Model) -> dict[str, str]:

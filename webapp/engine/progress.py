@@ -9,11 +9,17 @@ Item = TypeVar("Item")
 
 
 class Report(Protocol):
-    """Receives progress. `fraction` is of the current stage, 0 to 1. Raise from it to stop the work."""
+    """Receives progress. `fraction` is of the current stage, 0 to 1. Raise from it to stop the work.
+
+    `point` is a point of a curve that is drawn while the work goes on: `values` at `x`, each under what it measures and
+    its unit. A series grows from left to right; a point that is not beyond the last replaces what is there from it on.
+    """
 
     def progress(self, fraction: float, message: str = "") -> None: ...
 
     def log(self, message: str) -> None: ...
+
+    def point(self, series: str, x: float, values: dict[str, float]) -> None: ...
 
 
 class Silent:
@@ -22,6 +28,8 @@ class Silent:
     def progress(self, fraction: float, message: str = "") -> None: ...
 
     def log(self, message: str) -> None: ...
+
+    def point(self, series: str, x: float, values: dict[str, float]) -> None: ...
 
 
 class Part:
@@ -35,6 +43,9 @@ class Part:
 
     def log(self, message: str) -> None:
         self.outer.log(message)
+
+    def point(self, series: str, x: float, values: dict[str, float]) -> None:
+        self.outer.point(series, x, values)
 
 
 def tracked(items: Sequence[Item], report: Report, message: str = "") -> Iterator[Item]:

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from .facts import CheckpointFacts, DatasetFacts
-from .pipeline import ARTIFACT, code_digest
+from .pipeline import code_digest
+from .receipt_artifacts import delivered, files_of, packages, runtimes
 from .recipe import Recipe
 
-PACKAGES = ("torch", "transformers", "safetensors", "numpy")
+PACKAGES = ("transformers", "numpy")
 Facts = Mapping[str, Any]
 
 
@@ -34,10 +35,14 @@ def conclude(
     baseline, verified = dict(stage_facts["baseline"]), stage_facts["verify-safetensors"]
     result = dict(verified["result"])
     baseline["latency_ms"] = verified["baseline_latency_ms"]
-    steps = [stage_facts[name] for name in sorted(stage_facts, key=_number) if name.startswith("step-")]
+    names = [name for name in sorted(stage_facts, key=_number) if name.startswith("step-")]
+    steps = [dict(stage_facts[name]) for name in names]
+    for number, step in enumerate(steps, start=1):  # after the last step, the delivered file's own
+        step["metrics"] = stage_facts.get(f"score-{number}", {"metrics": result["metrics"]})["metrics"]
     recipe = Recipe.model_validate(run["recipe"])
     facts = CheckpointFacts.model_validate(checkpoint["facts"])
-    artifacts = _artifacts(checkpoint, stage_files["export-safetensors"][ARTIFACT], verified["proof"])
+    own, written, _ = delivered(stage_facts)[0]
+    artifacts = files_of(checkpoint, stage_facts, stage_files)
     receipt = {
         "version": 1,
         "title": run.get("name", ""),
@@ -48,13 +53,14 @@ def conclude(
         "credit": _credit(baseline, result, steps, facts),
         "quality": _quality(baseline, result, verified["differences"]),
         "quality_unavailable": result["metrics_unavailable"],
-        "speed": _speed(baseline, result),
+        "speed": _speed(baseline, result, own.arithmetic(written)),
         "requested": _requested(steps),
         "steps": steps,
         "notes": list(facts.notes),
-        "proof": [verified["proof"]],
+        "runtimes": runtimes(stage_facts),
+        "proof": [found["proof"] for _, _, found in delivered(stage_facts)],
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
-        "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe),
+        "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe, packages(stage_facts)),
     }
     return {"baseline": baseline, "result": result, "receipt": receipt, "artifacts": artifacts}
 
@@ -101,7 +107,7 @@ def _parameters(result: Facts) -> dict[str, Any]:
     return {**found, "sparsity": result["sparsity"], "prunable_sparsity": result["prunable_sparsity"]}
 
 
-def _credit(baseline: Facts, result: Facts, steps: list[Facts], facts: CheckpointFacts) -> list[dict[str, Any]]:
+def _credit(baseline: Facts, result: Facts, steps: Sequence[Facts], facts: CheckpointFacts) -> list[dict[str, Any]]:
     """From the original to the delivered file, row by row, adding up.
 
     The first row is what a plain cast to float16 saves, which no technique is credited with; so each step is seen
@@ -150,16 +156,15 @@ def _quality(baseline: Facts, result: Facts, differences: Facts) -> list[dict[st
     return rows
 
 
-def _speed(baseline: Facts, result: Facts) -> dict[str, Any] | None:
+def _speed(baseline: Facts, result: Facts, note: str) -> dict[str, Any] | None:
     before, after = baseline["latency_ms"], result["latency_ms"]
     if not before or not after:
         return None
     told = {key: after[key] for key in ("batch", "threads", "runtime", "hardware")}
-    note = "Integers and bitmasks are stored; this runtime decodes them to floats, so they save no time in it."
     return {"baseline": before, "result": after, **told, "note": note}
 
 
-def _requested(steps: list[Facts]) -> list[dict[str, Any]]:
+def _requested(steps: Sequence[Facts]) -> list[dict[str, Any]]:
     return [
         {"step": number, "technique": step["technique"], **layer}
         for number, step in enumerate(steps, start=1)
@@ -168,21 +173,33 @@ def _requested(steps: list[Facts]) -> list[dict[str, Any]]:
 
 
 def _provenance(
-    run: Facts, checkpoint: Facts, dataset: Facts | None, training: Facts | None, recipe: Recipe
+    run: Facts,
+    checkpoint: Facts,
+    dataset: Facts | None,
+    training: Facts | None,
+    recipe: Recipe,
+    packages: tuple[str, ...],
 ) -> dict[str, Any]:
-    packages = {name: version(name) for name in PACKAGES}
+    versions = {name: version(name) for name in (*PACKAGES, *packages)}
     return {
-        "checkpoint": {key: checkpoint[key] for key in ("name", "filename", "digest", "size_bytes")},
+        "checkpoint": _named(checkpoint),
+        "teacher_checkpoint": _named(run.get("teacher_checkpoint")),
         "dataset": _dataset(dataset),
         "training_dataset": _dataset(training),
         "recipe_digest": recipe.digest,
         "recipe_yaml": recipe.to_yaml(),
         "code": code_digest(),
-        "versions": {"pare": version("pare"), "python": platform.python_version(), **packages},
+        "versions": {"pare": version("pare"), "python": platform.python_version(), **versions},
         "seed": run["seed"],
         "started_at": run.get("started_at"),
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+def _named(checkpoint: Facts | None) -> dict[str, Any] | None:
+    if checkpoint is None:
+        return None
+    return {key: checkpoint[key] for key in ("name", "filename", "digest", "size_bytes")}
 
 
 def _dataset(dataset: Facts | None) -> dict[str, Any] | None:
@@ -191,17 +208,3 @@ def _dataset(dataset: Facts | None) -> dict[str, Any] | None:
     facts = DatasetFacts.model_validate(dataset["facts"])
     named = {"name": dataset["name"], "digest": dataset["digest"]}
     return {**named, "split": facts.split, "n": facts.evaluation.n, "evaluation_digest": facts.evaluation.digest}
-
-
-def _artifacts(checkpoint: Facts, file: Facts, proof: Facts) -> list[dict[str, Any]]:
-    first = {"name": ARTIFACT, "format": "safetensors", **_stored(file), "proof": dict(proof)}
-    companions = (
-        {"name": name, "format": "companion", **_stored(stored), "proof": None}
-        for name, stored in sorted(checkpoint.get("files", {}).items())
-        if name != "model.safetensors"
-    )
-    return [first, *companions]
-
-
-def _stored(file: Facts) -> dict[str, Any]:
-    return {"digest": file["digest"], "size_bytes": file["size_bytes"]}

@@ -22,6 +22,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     credit = ((r["label"], f"{r['saved']:,}", f"{r['share']:.1%}", r["note"]) for r in receipt["credit"])
     yield from _table("Where the bytes went", ("", "saved", "of the original", ""), credit)
     yield from _table("Quality", ("", "before", "after", "n", "verdict"), map(_quality_row, receipt["quality"]))
+    yield from _after_each_step(receipt)
     if receipt.get("quality_unavailable"):
         yield receipt["quality_unavailable"]
     yield from _speed(receipt["speed"])
@@ -63,6 +64,19 @@ def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
     verdict = row["verdict"] or "against the original"
     return row["title"], shown(row["baseline"]), shown(row["result"]), f"{row['result']['n']:,}", verdict
+
+
+def _after_each_step(receipt: Mapping[str, Any]) -> Iterator[str]:
+    """Where it was lost: the first metric and the bytes, step by step."""
+    last = receipt["steps"][-1].get("metrics") if len(receipt["steps"]) > 1 else None
+    if not last:
+        return
+    metric = next(iter(last))
+    rows = [
+        (step["title"], f"{step['size_bytes']:,}", f"{step['metrics'][metric]['value']:.4f}")
+        for step in receipt["steps"]
+    ]
+    yield from _table("After each step", ("", "bytes", last[metric]["title"]), rows)
 
 
 def _speed(speed: Mapping[str, Any] | None) -> Iterator[str]:

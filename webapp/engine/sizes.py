@@ -10,7 +10,7 @@ from typing import Any
 from .artifact import predicted_size
 from .facts import CheckpointFacts
 from .model import Model
-from .plans import DensePlan, FactoredPlan, Plan
+from .plans import DensePlan, Plan
 from .progress import Report
 from .safetensors_file import read_header
 from .structure import facts_of
@@ -89,12 +89,10 @@ def deflated_bytes(path: Path, report: Report) -> int:
 
 def half_precision_bytes(model: Model) -> int:
     """The file's size if every float that is still wide were float16: what a plain cast gives, put aside."""
-    plans = {name: _halved(encoded.plan) for name, encoded in model.weights.items()}
+    plans = {name: encoded.plan.mapped(_halved) for name, encoded in model.weights.items()}
     return predicted_size(plans, model.tied, model.architecture)[1]
 
 
 def _halved(plan: Plan) -> Plan:
-    if isinstance(plan, FactoredPlan):
-        return replace(plan.with_factors(_halved(plan.left), _halved(plan.right)), dtype="float16")
     wide = isinstance(plan, DensePlan) and plan.dtype in ("float32", "float64")
     return replace(plan, dtype="float16") if wide else plan

@@ -25,7 +25,8 @@ def fit_widths(module: nn.Module, shapes: Shapes) -> None:
         _resize(part, tuple(told))
 
 
-def _resize(part: nn.Module, shape: tuple[int, ...]) -> None:
+def note_sizes(part: nn.Module, shape: tuple[int, ...]) -> None:
+    """Tells a module what its weight's shape is, where it keeps sizes of its own."""
     if isinstance(part, nn.Linear):
         part.out_features, part.in_features = shape
     elif isinstance(part, nn.Conv1d | nn.Conv2d):
@@ -40,6 +41,10 @@ def _resize(part: nn.Module, shape: tuple[int, ...]) -> None:
         part.normalized_shape = shape
     elif hasattr(part, "nf") and len(shape) == 2:  # GPT-2's Conv1D: weight (in, out)
         part.nx, part.nf = shape  # type: ignore[assignment]
+
+
+def _resize(part: nn.Module, shape: tuple[int, ...]) -> None:
+    note_sizes(part, shape)
     for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
         if value.dim() == 0:
             continue

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from webapp.engine.errors import OutOfMemory
 from webapp.jobs.errors import ChildDied, ChildFailed, Stopped
@@ -33,7 +33,21 @@ LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
 MEMORY_WORDS = ("memoryerror", "bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory")
 
-Tell = Callable[[float | None, str, list[str]], None]  # fraction of the stage, what it does, new log lines
+
+class Point(NamedTuple):
+    """Of a curve: `values` at `x`, each under what it measures."""
+
+    series: str
+    x: float
+    values: dict[str, float]
+
+
+class Tell(Protocol):
+    """Is told the fraction of the stage that is done, what it does, new log lines and new points of its curves."""
+
+    def __call__(
+        self, fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = (), /
+    ) -> None: ...
 
 
 @dataclass
@@ -196,14 +210,17 @@ class _News:
     message: str = ""
     lines: list[str] = field(default_factory=list)
     left_out: int = 0
+    points: list[Point] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return self.fraction is not None or bool(self.lines)
+        return self.fraction is not None or bool(self.lines) or bool(self.points)
 
     def add(self, message: dict[str, Any]) -> None:
         if isinstance(fraction := message.get("progress"), int | float):
             self.fraction = min(1.0, max(0.0, fraction))
             self.message = str(message.get("message") or self.message)
+        if (point := _point(message.get("point"))) is not None:
+            self.points.append(point)
         if "log" in message:
             if len(self.lines) < LOG_LINES_AT_ONCE:
                 self.lines.append(str(message["log"]).replace("\0", "")[:2000])
@@ -212,8 +229,20 @@ class _News:
 
     def tell(self, tell: Tell) -> None:
         left_out = [f"… {self.left_out} lines left out"] if self.left_out else []
-        tell(self.fraction, self.message[:500].replace("\0", ""), self.lines + left_out)
-        self.fraction, self.lines, self.left_out = None, [], 0
+        tell(self.fraction, self.message[:500].replace("\0", ""), self.lines + left_out, self.points)
+        self.fraction, self.lines, self.left_out, self.points = None, [], 0, []
+
+
+def _point(given: Any) -> Point | None:
+    """The point in a message; None for what is none."""
+    if not isinstance(given, dict) or not isinstance(given.get("values"), dict):
+        return None
+    x, values = given.get("x"), given["values"]
+    if not all(isinstance(number, int | float) for number in (x, *values.values())):
+        return None
+    return Point(
+        str(given.get("series"))[:80].replace("\0", ""), float(x), {str(name)[:80]: v for name, v in values.items()}
+    )
 
 
 def out_of_memory() -> OutOfMemory:

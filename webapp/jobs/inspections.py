@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import PareError
+from webapp.jobs.child import Point
 from webapp.jobs.errors import Stopped
 from webapp.jobs.job_files import inspection_job
 from webapp.jobs.queues import Kind
@@ -66,5 +68,5 @@ class InspectionWork:
         return session.get(Dataset, self.id, with_for_update=lock)
 
 
-def _tell_nobody(fraction: float | None, message: str, lines: list[str]) -> None:
+def _tell_nobody(fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = ()) -> None:
     """An inspection takes seconds; its page says only that it is going on."""

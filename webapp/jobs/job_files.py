@@ -36,6 +36,12 @@ def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], f
         "stage": stage,
         "run": told_of_run(run),
         "checkpoint": _laid_out(place, checkpoint, run.checkpoint, folder / "checkpoint"),
+        "teacher_checkpoint": _laid_out(
+            place,
+            told_of_checkpoint(run.teacher_checkpoint) if run.teacher_checkpoint else None,
+            run.teacher_checkpoint,
+            folder / "teacher_checkpoint",
+        ),
         "dataset": _laid_out(place, told_of_dataset(run.dataset), run.dataset, folder / "dataset"),
         "training_dataset": _laid_out(
             place, told_of_dataset(run.training_dataset), run.training_dataset, folder / "training_dataset"
@@ -43,8 +49,13 @@ def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], f
         "inputs": {name: str(place.files.materialise(earlier[name].files, folder / name)) for name in inputs},
         "inputs_facts": {name: earlier[name].facts for name in inputs},
         "output": str(folder / "output"),
+        "scratch": str(place.scratch(run.id, run.attempt, key_of(run, stage))),
         "memory_limit_bytes": place.settings.run_memory_limit_bytes,
     }
+
+
+def key_of(run: Run, stage: str) -> str:
+    return next(other.key for other in run.stages if other.name == stage)
 
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> dict[str, Any]:

@@ -28,9 +28,15 @@ class Pipeline(Protocol):
     def stages(self, run: Mapping[str, Any]) -> Sequence[Plan]: ...
 
     def key(
-        self, stage: str, run: Mapping[str, Any], checkpoint: str, dataset: str | None, training: str | None
+        self,
+        stage: str,
+        run: Mapping[str, Any],
+        checkpoint: str,
+        dataset: str | None,
+        training: str | None,
+        teacher: str | None,
     ) -> str:
-        """The hash of everything that decides what the stage makes; the data come as digests."""
+        """The hash of everything that decides what the stage makes; the data and the teacher come as digests."""
 
     def conclude(
         self,
@@ -58,13 +64,19 @@ class EnginePipeline:
         return pipeline.stages(recipe.Recipe.model_validate(run["recipe"]), run["exports"])
 
     def key(
-        self, stage: str, run: Mapping[str, Any], checkpoint: str, dataset: str | None, training: str | None
+        self,
+        stage: str,
+        run: Mapping[str, Any],
+        checkpoint: str,
+        dataset: str | None,
+        training: str | None,
+        teacher: str | None,
     ) -> str:
         from webapp.engine import pipeline, recipe
 
         steps = recipe.Recipe.model_validate(run["recipe"])
         return pipeline.stage_key(
-            stage, steps, run["exports"], run["seed"], run["options"], checkpoint, dataset, training
+            stage, steps, run["exports"], run["seed"], run["options"], checkpoint, dataset, training, teacher
         )
 
     def conclude(

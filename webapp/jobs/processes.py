@@ -27,6 +27,7 @@ def child_environment(threads: int, temporary: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PARE_")}
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return kept | {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what CUDA needs to add up in the same order every time
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -61,6 +62,16 @@ def requeue(place: Workplace, jobs: JobClient) -> None:
     with place.sessions() as session:
         _requeue_runs(place, session, jobs)
         _requeue_uploads(place, session, jobs)
+
+
+def sweep_scratch(place: Workplace) -> None:
+    """Removes what stages of runs left behind that have ended, were retried or deleted while no worker had them."""
+    for folder in place.scratches.glob("*-*"):
+        run_id, _, attempt = folder.name.rpartition("-")
+        with place.sessions() as session:
+            run = session.get(Run, run_id)
+        if run is None or run.state.final or str(run.attempt) != attempt:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _requeue_runs(place: Workplace, session: Session, jobs: JobClient) -> None:

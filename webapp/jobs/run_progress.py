@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from webapp.jobs.child import Point
+from webapp.jobs.curves import grown
 from webapp.store.models import LogLine, Run, RunState, Stage, StageState, now
 
 log = logging.getLogger(__name__)
@@ -30,13 +32,15 @@ class RunProgress:
     done: Mapping[str, float]  # stage: seconds it took, 0 where its output was reused
     started_at: datetime = field(default_factory=now)
 
-    def tell(self, fraction: float | None, message: str, lines: list[str]) -> None:
-        """Notes progress and log lines. What cannot be noted now (a busy database) is only logged."""
+    def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = ()) -> None:
+        """Notes progress, log lines and points of curves. What cannot be noted now (a busy database) is only logged."""
         try:
             with self.sessions.begin() as session:
                 if lines:
                     rows = [{"run_id": self.run_id, "stage": self.stage, "text": line} for line in lines]
                     session.execute(insert(LogLine), rows)
+                if points:
+                    self._grow_curves(session, points)
                 if fraction is not None:
                     noted: dict[str, float | str | None] = {
                         "progress": self.overall(fraction),
@@ -48,6 +52,12 @@ class RunProgress:
                     session.execute(update(Run).where(*mine).values(**noted))
         except OperationalError as error:
             log.warning("Progress of run %s could not be noted: %s", self.run_id, error)
+
+    def _grow_curves(self, session: Session, points: Sequence[Point]) -> None:
+        mine = (Stage.run_id == self.run_id, Stage.name == self.stage)
+        stage = session.scalars(select(Stage).where(*mine)).one_or_none()
+        if stage is not None:
+            stage.curves = grown(stage.curves or {}, points)
 
     def overall(self, fraction: float) -> float:
         """Of the whole run, 0 to 1, while `fraction` of this stage is done."""

@@ -5,6 +5,7 @@ done is not done twice, and a run that was cancelled or retried meanwhile is lef
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ class RunWork:
                 return self._reuse(run, stage) or self._compute(run, stage)
             return True
         except Stopped:
+            self._forget_scratch()
             return False
         except (PareError, StoreError) as error:
             self.fail(error.as_dict(), name)
@@ -68,8 +70,13 @@ class RunWork:
                 if run is None:
                     return
                 checkpoint = told_of_checkpoint(run.checkpoint) | {"files": run.checkpoint.files}
+                told = told_of_run(run) | {
+                    "name": run.name,
+                    "started_at": run.started_at and run.started_at.isoformat(),
+                    "teacher_checkpoint": run.teacher_checkpoint and told_of_checkpoint(run.teacher_checkpoint),
+                }
                 concluded = self.place.pipeline.conclude(
-                    told_of_run(run) | {"name": run.name, "started_at": run.started_at and run.started_at.isoformat()},
+                    told,
                     checkpoint,
                     told_of_dataset(run.dataset),
                     told_of_dataset(run.training_dataset),
@@ -82,11 +89,13 @@ class RunWork:
                 run.artifacts = [_artifact(found) for found in concluded["artifacts"]]
                 run.state, run.finished_at, run.progress = RunState.SUCCEEDED, now(), 1.0
                 run.message, run.seconds_left = "Done", None
+            self._forget_scratch()
         except (PareError, StoreError) as error:
             self.fail(error.as_dict())
 
     def fail(self, error: dict[str, Any], stage_name: str | None = None) -> None:
         """Ends the run with the error, unless it has ended already or is in another attempt."""
+        self._forget_scratch()
         with writing(self.place.sessions) as session:
             run = self._mine(session)
             if run is None:
@@ -115,18 +124,21 @@ class RunWork:
             if run is None:
                 return []
             told = told_of_run(run)
-            data = [normalised_digest(row) for row in (run.checkpoint, run.dataset, run.training_dataset)]
-            assert data[0] is not None
+            checkpoint, *others = map(
+                normalised_digest, (run.checkpoint, run.dataset, run.training_dataset, run.teacher_checkpoint)
+            )
+            assert checkpoint is not None
             known = {stage.name: stage for stage in run.stages}
             plans = self.place.pipeline.stages(told)
             planned = {plan.name for plan in plans}
             run.stages = [stage for stage in run.stages if stage.name in planned]
             for position, plan in enumerate(plans):
-                key = self.place.pipeline.key(plan.name, told, data[0], data[1], data[2])
+                key = self.place.pipeline.key(plan.name, told, checkpoint, *others)
                 stage = known.get(plan.name) or Stage(name=plan.name, key="")
                 stage.position, stage.title = position, plan.title
                 if stage.key != key:  # new, or Pare was updated between two attempts
                     stage.key, stage.state, stage.files, stage.facts = key, StageState.WAITING, {}, None
+                    stage.curves = None
                 if stage.name not in known:
                     run.stages.append(stage)
             run.state, run.started_at = RunState.RUNNING, run.started_at or now()
@@ -138,7 +150,7 @@ class RunWork:
             earlier = find_reusable(session, stage.key, self.place.files)
         if earlier is None:
             return False
-        self._record(stage, StageState.REUSED, earlier.files, earlier.facts)
+        self._record(stage, StageState.REUSED, earlier.files, earlier.facts, earlier.curves)
         self._progress(run, stage).tell(1.0, stage.title, [f"{stage.title}: the output of an earlier run is reused"])
         return True
 
@@ -153,21 +165,26 @@ class RunWork:
             facts = self.place.children.run(job, folder, progress.tell, self.unwanted)
             files = self.place.files.put_folder(folder / "output")
         self._record(stage, StageState.SUCCEEDED, files, facts)
+        self._forget_scratch(stage.key)
         progress.tell(1.0, stage.title, [])
         return True
+
+    def _forget_scratch(self, stage_key: str = "") -> None:
+        shutil.rmtree(self.place.scratch(self.run_id, self.attempt, stage_key), ignore_errors=True)
 
     def _progress(self, run: Run, stage: Stage) -> RunProgress:
         weights = {plan.name: plan.weight for plan in self.place.pipeline.stages(told_of_run(run))}
         done = seconds_taken([other for other in run.stages if other.name != stage.name])
         return RunProgress(self.place.sessions, run.id, run.attempt, stage.name, weights, done)
 
-    def _record(self, stage: Stage, state: StageState, files: dict[str, Any], facts: Any) -> None:
-        """Notes what became of the stage. Raises Stopped when the run has ended meanwhile."""
+    def _record(self, stage: Stage, state: StageState, files: dict[str, Any], facts: Any, curves: Any = None) -> None:
+        """Notes what became of the stage; `curves` of one that is reused. Raises Stopped when the run has ended."""
         with writing(self.place.sessions) as session:
             if self._mine(session) is None:
                 raise Stopped(f"run {self.run_id} has ended")
             row = session.get_one(Stage, stage.id)
             row.state, row.files, row.facts = state, files, facts
+            row.curves = curves or row.curves
             if state != StageState.SUCCEEDED:
                 row.started_at = now()
             row.finished_at = None if state == StageState.RUNNING else now()
@@ -179,7 +196,7 @@ class RunWork:
 
     def _read(self) -> Run | None:
         """The run with all that a stage reads, free of any session."""
-        parts = (Run.checkpoint, Run.dataset, Run.training_dataset, Run.stages)
+        parts = (Run.checkpoint, Run.dataset, Run.training_dataset, Run.teacher_checkpoint, Run.stages)
         with self.place.sessions() as session:
             run = session.get(Run, self.run_id, options=[selectinload(part) for part in parts])
         return run if run and run.attempt == self.attempt and not run.state.final else None

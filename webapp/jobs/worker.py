@@ -22,7 +22,7 @@ from webapp.jobs.heartbeat import Heartbeat
 from webapp.jobs.pipeline import Pipeline
 from webapp.jobs.processes import is_running
 from webapp.jobs.queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
-from webapp.jobs.recovery import requeue, take_over
+from webapp.jobs.recovery import requeue, sweep_scratch, take_over
 from webapp.jobs.slots import Slot
 from webapp.jobs.workflows import work_at
 from webapp.jobs.workplace import Workplace
@@ -115,6 +115,7 @@ class Worker:
         os._exit(status)
 
     def _sweep(self) -> None:
+        sweep_scratch(self.place)
         with self.place.sessions() as session:
             swept = sweep(session, self.place.files, self.place.settings.sweep_age_seconds)
         if swept:

@@ -61,6 +61,17 @@ class Workplace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def scratch(self, run_id: str, attempt: int, stage_key: str = "") -> Path:
+        """Where the stage of this key keeps what it would not do twice: it outlives children and workers.
+
+        Without a key, the folder of all stages of the attempt.
+        """
+        return self.scratches / f"{run_id}-{attempt}" / stage_key
+
+    @property
+    def scratches(self) -> Path:
+        return self.settings.work / "scratch"
+
 
 def file_store(settings: Settings) -> FileStore:
     """The installation's files; with a remote store, copies that are needed here go into the instance folder."""

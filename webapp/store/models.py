@@ -100,7 +100,7 @@ class Upload:
 
 class Checkpoint(Upload, Base):
     __tablename__ = "checkpoints"
-    runs: Mapped[list[Run]] = relationship(back_populates="checkpoint")
+    runs: Mapped[list[Run]] = relationship(back_populates="checkpoint", foreign_keys="Run.checkpoint_id")
 
 
 class Dataset(Upload, Base):
@@ -116,6 +116,7 @@ class Run(Base):
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     training_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    teacher_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))  # None: the original
     forked_from_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
     recipe: Mapped[dict[str, Any]]
     exports: Mapped[list[Any]] = mapped_column(default=lambda: ["safetensors"])
@@ -133,9 +134,10 @@ class Run(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
-    checkpoint: Mapped[Checkpoint] = relationship(back_populates="runs")
+    checkpoint: Mapped[Checkpoint] = relationship(back_populates="runs", foreign_keys=[checkpoint_id])
     dataset: Mapped[Dataset | None] = relationship(foreign_keys=[dataset_id])
     training_dataset: Mapped[Dataset | None] = relationship(foreign_keys=[training_dataset_id])
+    teacher_checkpoint: Mapped[Checkpoint | None] = relationship(foreign_keys=[teacher_checkpoint_id])
     forked_from: Mapped[Run | None] = relationship(remote_side=[id])
     stages: Mapped[list[Stage]] = relationship(
         back_populates="run", order_by="Stage.position", cascade="all, delete-orphan"
@@ -160,6 +162,7 @@ class Stage(Base):
     state: Mapped[StageState] = mapped_column(default=StageState.WAITING)
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)  # its output: {path: {"digest", "size_bytes"}}
     facts: Mapped[dict[str, Any] | None]  # what the stage returned
+    curves: Mapped[dict[str, Any] | None]  # drawn while it went on: {series: {"x": [...], "values": {name: [...]}}}
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 

@@ -36,6 +36,7 @@ def new() -> str:
     if source is not None:
         form.checkpoint.data, form.dataset.data = source.checkpoint_id, source.dataset_id or ""
         form.training_dataset.data, form.seed.data = source.training_dataset_id or "", source.seed
+        form.teacher_checkpoint.data = source.teacher_checkpoint_id or ""
         form.forked_from.data = source.id
         recipe = source.recipe
     else:
@@ -60,6 +61,7 @@ def start() -> ResponseReturnValue:
             checkpoint_id=form.checkpoint.data,
             dataset_id=form.dataset.data or None,
             training_dataset_id=form.training_dataset.data or None,
+            teacher_checkpoint_id=form.teacher_checkpoint.data or None,
             recipe=form.recipe.data or "",
             seed=form.seed.data or 0,
             name=form.name.data or None,
@@ -80,6 +82,7 @@ def offer(form: RunForm) -> None:
     """Fills in what can be chosen: whatever is ready, newest first."""
     checkpoints = db.session.scalars(ready(Checkpoint))
     form.checkpoint.choices = [(c.id, f"{c.name} · {byte_text(c.size_bytes)}") for c in checkpoints]
+    form.teacher_checkpoint.choices = [("", "None: the original teaches"), *form.checkpoint.choices]
     rows = [(d.id, d.name) for d in db.session.scalars(ready(Dataset))]
     form.dataset.choices = [("", NO_DATASET), *rows]
     form.training_dataset.choices = [("", "None: the training part of the dataset"), *rows]

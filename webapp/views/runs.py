@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from plotly.graph_objects import Figure
 from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
+from .. import charts
 from ..database import db
 from ..deletion import delete_run
 from ..engine.recipe import Recipe
@@ -59,6 +63,7 @@ def index() -> str:
 @blueprint.get("/<id>")
 def show(id: str) -> str:
     run = db.get_or_abort(Run, id)
+    known = techniques()
     newest = select(LogLine).where(LogLine.run_id == id).order_by(LogLine.id.desc()).limit(LOG_LINES)
     lines = list(reversed(db.session.scalars(newest).all()))
     return render_template(
@@ -66,10 +71,48 @@ def show(id: str) -> str:
         run=run,
         lines=lines,
         recipe=Recipe.model_validate(run.recipe),
-        techniques=techniques(),
+        techniques=known,
         state=RunState(run.state),
         links=shares_of(db.session, [id]),
+        drawn=drawn_of(run),
+        trains=any(
+            "training" in known[step["technique"]].needs for step in run.recipe["steps"] if step["technique"] in known
+        ),
     )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A chart of a stage, and the same as a table."""
+
+    name: str
+    stage: str
+    quantity: str
+    figure: Figure
+    series: list[str]
+    rows: list[tuple[float, list[float | None]]]
+
+
+def drawn_of(run: Run) -> list[Drawn]:
+    """What the run's stages drew while they went on."""
+    return [
+        Drawn(
+            f"{stage.name}-{number}",
+            stage.title,
+            quantity,
+            charts.stage_curve(stage.curves, quantity, stage.title),
+            *charts.curve_rows(stage.curves, quantity),
+        )
+        for stage in run.stages
+        if stage.curves
+        for number, quantity in enumerate(charts.quantities(stage.curves))
+    ]
+
+
+@blueprint.get("/<id>/curves")
+def curves(id: str) -> str:
+    """The charts of a run under way, for its page."""
+    return render_template("runs/curves.html", drawn=drawn_of(db.get_or_abort(Run, id)))
 
 
 @blueprint.post("/<id>/cancel")

@@ -33,7 +33,10 @@ def layers_of(module: nn.Module, spec: ArchitectureSpec, tied: Mapping[str, str]
             aliases.setdefault(stored, []).append(name)
             continue
         shape = tuple(weight.shape)
-        found[tensor] = LayerFacts(name=name, weight=tensor, kind=kind, shape=shape, transposed=transposed)
+        groups = int(getattr(part, "groups", 1))
+        found[tensor] = LayerFacts(
+            name=name, weight=tensor, kind=kind, shape=shape, transposed=transposed, groups=groups
+        )
     return tuple(
         layer.model_copy(update={"aliases": tuple(aliases.get(weight, ()))}) for weight, layer in found.items()
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..encodings import Encoded
-from .slots import Slot, inputs_as_rows
+from .passes import Pass, doors
+from .slots import Slot, columns_of, geometry, inputs_as_rows
 from .statistics import Statistic
 
 MOST_STAGES = 8  # of a model without repeating blocks: each costs a pass through it
@@ -41,6 +42,7 @@ class Block:
     twin: nn.Module | None = None
     twin_runs: Sequence[Callable[[], Tensor]] = ()
     _order: list[tuple[Slot, int]] = field(default_factory=list)
+    _left: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
     def part(self, slot: Slot) -> nn.Module:
         return self.module.get_submodule(slot.path.removeprefix(self.prefix))
@@ -65,28 +67,68 @@ class Block:
             groups = [list(chain(*groups[start : start + size])) for start in range(0, len(groups), size)]
         return groups + ([rest] if rest else [])
 
+    def staged(self, make: Callable[[int, int], Kept]) -> Iterator[tuple[list[Slot], dict[str, Kept]]]:
+        """Each of the `stages` with its slots' statistics, once those before it are kept.
+
+        The samples go through a repeating block once for all stages, and `leave` has what came out of it.
+        """
+        stages = self.stages()
+        if not self.repeats or len(self._executed()) < len(self.slots):
+            for stage in stages:
+                yield stage, self.collect(stage, make)
+            return
+        paths = [stage[0].path.removeprefix(self.prefix) for stage in stages]
+        own = [Pass(run, len(stages)) for run in self.runs]
+        twins = [Pass(run, len(stages)) for run in self.twin_runs]
+        modules = [self.module] if self.twin is None else [self.module, self.twin]
+        with doors(modules, paths):
+            for door, stage in enumerate(stages):
+                made, first = self._empty(stage, make)
+                for index, here in enumerate(own):
+                    x = here.input_at(door)
+                    original = twins[index].input_at(door) if twins else None
+                    if x is not None:
+                        for slot in first:
+                            self._add(made, slot, index, x, original)
+                yield stage, made
+            self._left = [(here.end(), twins[index].end() if twins else None) for index, here in enumerate(own)]
+
+    def leave(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What every batch leaves the part with, and what it left the original with, where the walk keeps that."""
+        if self._left:
+            return [own for own, _ in self._left], [twin for _, twin in self._left if twin is not None]
+        with torch.no_grad():
+            return [run() for run in self.runs], [run() for run in self.twin_runs]
+
     def collect(self, slots: Sequence[Slot], make: Callable[[int, int], Kept]) -> dict[str, Kept]:
-        """A statistic for each slot by its path, `make(groups, columns)`d; slots with one input share one."""
-        made: dict[str, Kept] = {}
-        shared: dict[int, Kept] = {}
-        for slot, source in self._executed():
-            if slot in slots:
-                key = shared.setdefault(source, make(slot.groups, slot.matrix().shape[1]))
-                made[slot.path] = key
-        for slot in slots:
-            made.setdefault(slot.path, make(slot.groups, slot.matrix().shape[1]))
-        first = list({id(made[slot.path]): slot for slot in reversed(slots)}.values())
+        """A statistic for each slot by its path, `make(groups, columns)`d; slots that see the same rows share one."""
+        made, first = self._empty(slots, make)
+        by_path = {slot.path: slot for slot in first}
         for index in range(len(self.runs)):
             before = dict(self._seen_by(self.twin, self.twin_runs, first, index)) if self.twin is not None else {}
             for path, x in self._seen_by(self.module, self.runs, first, index):
-                slot = next(slot for slot in first if slot.path == path)
-                rows = inputs_as_rows(self.part(slot), x, slot.groups, self.masks[index])
-                if path in before:
-                    original = inputs_as_rows(self.part(slot), before[path], slot.groups, self.masks[index])
-                    made[path].add(rows, original)
-                else:
-                    made[path].add(rows)
+                self._add(made, by_path[path], index, x, before.get(path))
         return made
+
+    def _empty(self, slots: Sequence[Slot], make: Callable[[int, int], Kept]) -> tuple[dict[str, Kept], list[Slot]]:
+        """A statistic for each slot by its path, and the first slot of each; slots that see the same rows share one."""
+        sources = {slot.path: source for slot, source in self._executed()}
+        made: dict[str, Kept] = {}
+        first: list[Slot] = []
+        shared: dict[tuple[Any, ...], Kept] = {}
+        for slot in slots:
+            part = self.part(slot)
+            key = (sources.get(slot.path, slot.path), *geometry(part))
+            if key not in shared:
+                shared[key] = make(slot.groups, columns_of(part))
+                first.append(slot)
+            made[slot.path] = shared[key]
+        return made, first
+
+    def _add(self, made: dict[str, Kept], slot: Slot, index: int, x: Tensor, original: Tensor | None) -> None:
+        part, mask = self.part(slot), self.masks[index]
+        before = None if original is None else inputs_as_rows(part, original, slot.groups, mask)
+        made[slot.path].add(inputs_as_rows(part, x, slot.groups, mask), before)
 
     def inputs(self, slots: Sequence[Slot], index: int) -> list[tuple[Slot, Tensor]]:
         """What each of these slots is given for batch `index`, in the order in which they run."""
@@ -128,7 +170,7 @@ class Block:
 
         def watch(path: str) -> Callable[..., None]:
             def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-                seen.append((path, args[0].detach()))
+                seen.append((path, args[0]))  # the very tensor: who shares it is told by identity
                 wanted.discard(path)
                 if not wanted:
                     raise _Enough

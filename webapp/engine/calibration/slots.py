@@ -1,16 +1,17 @@
-"""The matrices that a calibrated technique works on: a layer's weight, or each of the two factors it was split into."""
+"""The matrices that a calibrated technique works on: a layer's weight, or each of the factors it was split into."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..encodings import Encoded, Factored
+from ..encodings import Composite, Encoded
 from ..facts import LayerFacts
 from ..model import Model
+from ..thin_modules import Thin
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Slot:
     """One product with a matrix in the running module. `matrix` is (out, in) whatever way it is stored."""
 
     layer: LayerFacts
-    path: str  # of the module that multiplies: the layer's own, or that of its `left` or `right` factor
-    side: Literal["", "left", "right"]  # the factor as it is stored
+    path: str  # of the module that multiplies: the layer's own, or that of one of its factors
+    side: str  # the factor's name as it is stored; "" for the whole weight
     transposed: bool  # stored as (in, out)
     groups: int  # of a convolution
     model: Model
@@ -27,10 +28,7 @@ class Slot:
     @property
     def encoded(self) -> Encoded:
         whole = self.model.weights[self.layer.weight]
-        if not self.side:
-            return whole
-        assert isinstance(whole, Factored)
-        return whole.left if self.side == "left" else whole.right
+        return whole.factors[self.side] if self.side else whole
 
     def matrix(self) -> Tensor:
         """float32 (out, in), or (out, in / groups * kernel) of a convolution."""
@@ -44,13 +42,10 @@ class Slot:
 
     def keep(self, encoded: Encoded) -> None:
         """Puts the compressed form into the model; the module is the block's business."""
-        if not self.side:
-            self.model.weights[self.layer.weight] = encoded
-            return
         whole = self.model.weights[self.layer.weight]
-        assert isinstance(whole, Factored)
-        left, right = (encoded, whole.right) if self.side == "left" else (whole.left, encoded)
-        self.model.weights[self.layer.weight] = Factored(left, right)
+        if isinstance(whole, Composite) and self.side:
+            encoded = whole.with_factors(*(whole.factors | {self.side: encoded}).values())
+        self.model.weights[self.layer.weight] = encoded
 
     def value(self) -> Tensor:
         """The tensor as the module at `path` holds it."""
@@ -65,14 +60,28 @@ def slots_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> l
         if layer.kind not in ("linear", "conv"):
             continue
         part = module.get_submodule(layer.name)
-        if isinstance(model.weights[layer.weight], Factored):
-            turned = layer.transposed
-            sides: tuple[Literal["left", "right"], ...] = ("left", "right") if turned else ("right", "left")
-            for name, side in zip(("right", "left"), sides, strict=True):
-                found.append(Slot(layer, f"{layer.name}.{name}", side, turned, 1, model))
+        if isinstance(part, Thin):
+            for child, factor in part.runs:
+                found.append(Slot(layer, f"{layer.name}.{child}", factor, part.transposed, 1, model))
         else:
             found.append(Slot(layer, layer.name, "", layer.transposed, int(getattr(part, "groups", 1)), model))
     return found
+
+
+def columns_of(part: nn.Module) -> int:
+    """How many numbers of the input one row of the matrix is multiplied with."""
+    weight = part.weight
+    assert isinstance(weight, nn.Parameter)
+    if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):
+        return weight[0].numel()
+    return weight.shape[0]  # GPT-2's Conv1D: (in, out)
+
+
+def geometry(part: nn.Module) -> tuple[Any, ...]:
+    """What besides the input decides which rows the matrix sees: () of a linear layer."""
+    if not isinstance(part, nn.Conv1d | nn.Conv2d):
+        return ()
+    return part.kernel_size, part.stride, part.padding, part.dilation, part.groups
 
 
 def inputs_as_rows(part: nn.Module, x: Tensor, groups: int, mask: Tensor | None) -> Tensor:

@@ -34,7 +34,7 @@ class SquareSum(Statistic):
         self.sums = torch.zeros(groups, columns)
 
     def take(self, rows: Tensor, original: Tensor | None) -> None:
-        self.sums += torch.einsum("ngc,ngc->gc", rows, rows)
+        self.sums += rows.square().sum(0)
 
 
 class AbsoluteMean(Statistic):
@@ -53,13 +53,18 @@ class AbsoluteMean(Statistic):
 
 
 class Covariance(Statistic):
-    """`sums` (groups, columns, columns): x^T x over all rows, uncentred; `mean` divides by their count."""
+    """`sums` (groups, columns, columns): x^T x over all rows, uncentred; `mean` divides by their count.
+
+    `total` (groups, columns) is the sum of the rows.
+    """
 
     def __init__(self, groups: int, columns: int) -> None:
         super().__init__(groups, columns)
         self.sums = torch.zeros(groups, columns, columns)
+        self.total = torch.zeros(groups, columns)
 
     def take(self, rows: Tensor, original: Tensor | None) -> None:
+        self.total += rows.sum(0)
         for group in range(self.groups):
             x = rows[:, group]
             self.sums[group].addmm_(x.t(), x)
@@ -72,14 +77,18 @@ class Covariance(Statistic):
 class CrossCovariance(Covariance):
     """Also `cross` (groups, columns, columns): x^T x_original, of a walk that keeps the original's activations.
 
-    The weight that best answers on x as W did on the original's inputs is W cross^T sums^-1.
+    The weight that best answers on x as W did on the original's inputs is W cross^T sums^-1. `original_total` (groups,
+    columns) is the sum of the original's rows.
     """
 
     def __init__(self, groups: int, columns: int) -> None:
         super().__init__(groups, columns)
         self.cross = torch.zeros(groups, columns, columns)
+        self.original_total = torch.zeros(groups, columns)
 
     def take(self, rows: Tensor, original: Tensor | None) -> None:
         super().take(rows, original)
+        original = rows if original is None else original
+        self.original_total += original.sum(0)
         for group in range(self.groups):
-            self.cross[group].addmm_(rows[:, group].t(), (rows if original is None else original)[:, group])
+            self.cross[group].addmm_(rows[:, group].t(), original[:, group])

@@ -63,6 +63,16 @@ def walk(
     report.progress(1.0)
 
 
+def walk_states(
+    model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report, what: str
+) -> Iterator[tuple[int, list[Tensor], list[Tensor], list[Tensor | None]]]:
+    """(index, hidden states before, and after, padding masks) of each block in the row, batch by batch."""
+    walker = _Walk(model, layers, data, originals=False)
+    for index, before, after in walker.states():
+        report.progress(index / len(walker.row), f"{what}: block {index + 1} of {len(walker.row)}")
+        yield index, before, after, walker.masks
+
+
 def row_of_blocks(module: nn.Module) -> str | None:
     """The path of the longest nn.ModuleList of alike modules that hold linear layers; None where there is none."""
     found: list[tuple[int, str]] = []
@@ -96,8 +106,7 @@ class _Walk:
             runs = self._whole(self.module)
             yield Block("", self.module, "", self.slots, runs, self.masks, twin=twin, twin_runs=again)
             return
-        names = list(self.module.state_dict())
-        outside = [name for name in names if not any(name.startswith(prefix) for prefix in self.row)]
+        outside = self._outside()
         self._fill(outside)
         loose = [slot for slot in self.slots if not any(slot.path.startswith(prefix) for prefix in self.row)]
         before = self._before(loose)
@@ -108,24 +117,43 @@ class _Walk:
         release(self.module, outside)
         after = [slot for slot in loose if slot not in before]
         for index, prefix in enumerate(self.row):
-            own = [name for name in names if name.startswith(prefix)]
+            own = self._inside(prefix)
             slots = [slot for slot in self.slots if slot.path.startswith(prefix)]
             self._fill(own)
             part = self.module.get_submodule(prefix[:-1])
             runs = [_run(part, hidden, i, calls[index][i]) for i in range(len(self.data))]
             twin = copy.deepcopy(part) if self.originals else None
             again = [_run(twin, untouched, i, calls[index][i]) for i in range(len(untouched))] if twin else []
+            block = Block(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again)
             if slots:
-                yield Block(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again)
+                yield block
             if after or index + 1 < len(self.row):
-                with torch.no_grad():
-                    hidden[:] = [run() for run in runs]
-                    untouched[:] = [run() for run in again]
+                hidden[:], untouched[:] = block.leave()
             release(self.module, own)
         if after:
             self._fill(outside)
             yield Block("after the blocks", self.module, "", after, self._from_the_end(hidden), self.masks)
             release(self.module, outside)
+
+    def states(self) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
+        outside = self._outside()
+        self._fill(outside)
+        hidden, calls = self._record(self.data)
+        release(self.module, outside)
+        for index, prefix in enumerate(self.row):
+            self._fill(self._inside(prefix))
+            part, before = self.module.get_submodule(prefix[:-1]), list(hidden)
+            with torch.no_grad():
+                hidden[:] = [_run(part, before, i, calls[index][i])() for i in range(len(self.data))]
+            yield index, before, hidden
+            release(self.module, self._inside(prefix))
+
+    def _outside(self) -> list[str]:
+        """The tensors that are in no block of the row."""
+        return [n for n in self.module.state_dict() if not any(n.startswith(prefix) for prefix in self.row)]
+
+    def _inside(self, prefix: str) -> list[str]:
+        return [name for name in self.module.state_dict() if name.startswith(prefix)]
 
     def _fill(self, names: list[str]) -> None:
         fill(self.module, sources(self.model, self.module), names, self.model.tied)

@@ -1,11 +1,14 @@
 """The forms in which a weight can be held and stored; `decoder_of` finds the one that a manifest names."""
 
 from .base import Encoded, dtype_name, dtype_of
+from .composite import Composite
 from .dense import Dense
-from .factored import Factored
+from .factored import Factored, Pivoted
+from .factored_conv import FactoredConv
 from .quantized import Quantized
 
-_BY_KIND: dict[str, type[Encoded]] = {kind: form for form in (Dense, Quantized, Factored) for kind in form.kinds}
+_FORMS: tuple[type[Encoded], ...] = (Dense, Quantized, Factored, Pivoted, FactoredConv)
+_BY_KIND = {kind: form for form in _FORMS for kind in form.kinds}
 
 
 def decoder_of(kind: str) -> type[Encoded]:
@@ -13,4 +16,15 @@ def decoder_of(kind: str) -> type[Encoded]:
     return _BY_KIND[kind]
 
 
-__all__ = ["Dense", "Encoded", "Factored", "Quantized", "decoder_of", "dtype_name", "dtype_of"]
+__all__ = [
+    "Composite",
+    "Dense",
+    "Encoded",
+    "Factored",
+    "FactoredConv",
+    "Pivoted",
+    "Quantized",
+    "decoder_of",
+    "dtype_name",
+    "dtype_of",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -30,6 +30,20 @@ class Encoded(ABC):
     @abstractmethod
     def parts(self) -> dict[str, Tensor]:
         """What the file holds, by suffix, exactly as `plan.parts` says."""
+
+    @property
+    def factors(self) -> dict[str, Encoded]:
+        """The weights that this one is put together from, by their names in the file; none of a simple one."""
+        return {}
+
+    def mapped(self, change: Callable[[Encoded], Encoded]) -> Encoded:
+        """The same change made to every simple weight in it: to itself, or to each of its factors."""
+        return change(self)
+
+    @property
+    def leaves(self) -> tuple[Encoded, ...]:
+        """The simple weights in it: itself, or those of its factors."""
+        return tuple(leaf for factor in self.factors.values() for leaf in factor.leaves) or (self,)
 
     @classmethod
     @abstractmethod

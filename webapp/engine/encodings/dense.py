@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -12,6 +13,25 @@ from torch import Tensor
 from ..math import bits
 from ..plans import DensePlan
 from .base import Encoded, dtype_name, dtype_of
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A pruned weight in memory as in the file: the nonzero values (n,) and a bit for each value of `shape`."""
+
+    values: Tensor
+    mask: Tensor
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        mask = tensor != 0
+        return cls(tensor[mask], bits.pack_mask(mask), tuple(tensor.shape))
+
+    def __call__(self) -> Tensor:
+        tensor = torch.zeros(self.shape, dtype=self.values.dtype)
+        tensor[bits.unpack_mask(self.mask, self.shape)] = self.values
+        return tensor
 
 
 class Dense(Encoded):
@@ -33,12 +53,16 @@ class Dense(Encoded):
             assert dtype is not None
             self.shape, self.dtype = tuple(shape), dtype
         self.zeros_wanted = zeros_wanted
+        if zeros_wanted and isinstance(tensor, Tensor) and self.plan.sparse:
+            self._source = _Packed.of(tensor)
 
     def decode(self) -> Tensor:
         return self._source if isinstance(self._source, Tensor) else self._source()
 
     @cached_property
     def zeros(self) -> int:
+        if isinstance(self._source, _Packed):
+            return torch.Size(self.shape).numel() - self._source.values.numel()
         tensor = self.decode()
         return tensor.numel() - int(torch.count_nonzero(tensor)) if tensor.is_floating_point() else 0
 
@@ -47,18 +71,18 @@ class Dense(Encoded):
         return DensePlan(self.shape, dtype_name(self.dtype), zeros=self.zeros, zeros_wanted=self.zeros_wanted)
 
     def parts(self) -> dict[str, Tensor]:
-        tensor = self.decode()
         if not self.plan.sparse:
-            return {"": tensor}
-        mask = tensor != 0
-        return {".values": tensor[mask], ".mask": bits.pack_mask(mask)}
+            return {"": self.decode()}
+        packed = self._source if isinstance(self._source, _Packed) else _Packed.of(self.decode())
+        return {".values": packed.values, ".mask": packed.mask}
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
         wanted = bool(meta.get("pruned"))
         if meta["kind"] == "dense":
             return cls(parts[""], zeros_wanted=wanted)
-        shape = tuple(meta["shape"])
-        tensor = torch.zeros(shape, dtype=dtype_of(meta["dtype"]))
-        tensor[bits.unpack_mask(parts[".mask"], shape)] = parts[".values"]
-        return cls(tensor, zeros_wanted=wanted)
+        packed = _Packed(parts[".values"], parts[".mask"], tuple(meta["shape"]))
+        marked = int(bits.unpack_mask(packed.mask, packed.shape).sum())
+        if packed.values.shape != (marked,):
+            raise ValueError(f"its bitmask marks {marked} values, and {packed.values.numel()} are there")
+        return cls(packed, packed.shape, dtype_of(meta["dtype"]), zeros_wanted=wanted)

@@ -1,4 +1,4 @@
-"""Integers with scales: stored as a stream of `bits` each, zeros behind a bitmask where that is smaller."""
+"""Codes of few bits with scales: stored as a stream of `bits` each, zeros behind a bitmask where that is smaller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..math import bits as streams
-from ..math import quantizers
+from ..math import grids, quantizers
+from ..math.grids import Scheme
 from ..math.quantizers import Grid
 from ..plans import QuantizedPlan
 from .base import Encoded, dtype_name, dtype_of
@@ -24,46 +25,36 @@ class Quantized(Encoded):
         self,
         codes: Tensor,
         grid: Grid,
-        bits: int,
-        group: int,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         transposed: bool = False,
         zeros_wanted: bool = False,
     ) -> None:
-        self.codes, self.grid, self.bits, self.transposed = codes, grid, bits, transposed
-        self.group = group if group and group < codes.shape[1] else 0
+        self.codes, self.grid, self.transposed = codes, grid, transposed
         self.shape, self.dtype, self.zeros_wanted = tuple(shape), dtype, zeros_wanted
 
     @classmethod
-    def nearest(
-        cls,
-        weight: Tensor,
-        bits: int,
-        group: int,
-        symmetric: bool,
-        transposed: bool = False,
-        zeros_wanted: bool = False,
-    ) -> Self:
-        """Rounds a weight of any float dtype onto the grid that spans each of its groups."""
+    def nearest(cls, weight: Tensor, scheme: Scheme, transposed: bool = False, zeros_wanted: bool = False) -> Self:
+        """Rounds a weight of any float dtype onto the grid that the scheme finds for it."""
         matrix = (weight.t() if transposed else weight.reshape(weight.shape[0], -1)).float()
-        grid = quantizers.fit_grid(matrix, bits, group, symmetric)
-        codes = quantizers.quantize(matrix, grid, bits, group)
-        return cls(codes, grid, bits, group, tuple(weight.shape), weight.dtype, transposed, zeros_wanted)
+        grid = grids.fit_grid(matrix, scheme)
+        codes = quantizers.quantize(matrix, grid)
+        return cls(codes, grid, tuple(weight.shape), weight.dtype, transposed, zeros_wanted)
 
     @property
     def _zero(self) -> Tensor:
-        return quantizers.zero_codes(self.grid, self.bits, self.group, self.codes.shape[1])
+        return quantizers.zero_codes(self.grid, self.codes.shape[1])
 
     @property
     def plan(self) -> QuantizedPlan:
         return QuantizedPlan(
             self.shape,
             dtype_name(self.dtype),
-            bits=self.bits,
+            bits=self.grid.bits,
             rows=self.codes.shape[0],
-            group=self.group,
+            group=self.grid.group,
             symmetric=self.grid.zero_point is None,
+            codebook=self.grid.levels is not None,
             scale_dtype=dtype_name(self.grid.scale.dtype),
             transposed=self.transposed,
             zeros=int((self.codes == self._zero).sum()),
@@ -71,30 +62,34 @@ class Quantized(Encoded):
         )
 
     def decode(self) -> Tensor:
-        matrix = quantizers.dequantize(self.codes, self.grid, self.bits, self.group)
+        matrix = quantizers.dequantize(self.codes, self.grid)
         return (matrix.t() if self.transposed else matrix).reshape(self.shape).to(self.dtype).contiguous()
 
     def parts(self) -> dict[str, Tensor]:
-        found = {".scale": self.grid.scale}
+        found, codes, bits = {".scale": self.grid.scale}, self.codes, self.grid.bits
         if self.grid.zero_point is not None:
-            found[".zero_point"] = self.grid.zero_point
-        codes = self.codes
+            found[".zero_point"] = streams.pack_codes(self.grid.zero_point, bits)
+        if self.grid.levels is not None:
+            found[".levels"] = self.grid.levels
         if self.plan.sparse:
             mask = codes != self._zero
             codes, found[".mask"] = codes[mask], streams.pack_mask(mask)
-        return {".codes": streams.pack_codes(codes, self.bits), **found}
+        return {".codes": streams.pack_codes(codes, bits), **found}
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
-        shape, bits, group = tuple(meta["shape"]), int(meta["bits"]), int(meta["group"])
-        grid = Grid(parts[".scale"], parts.get(".zero_point"))
-        rows = grid.scale.shape[0]
+        shape, bits, scale = tuple(meta["shape"]), int(meta["bits"]), parts[".scale"]
+        zero = None
+        if ".zero_point" in parts:
+            zero = streams.unpack_codes(parts[".zero_point"], bits, scale.numel()).reshape(scale.shape)
+        grid = Grid(bits, int(meta["group"]), scale, zero, parts.get(".levels"))
+        rows = scale.shape[0]
         columns = torch.Size(shape).numel() // rows
         if ".mask" in parts:
             mask = streams.unpack_mask(parts[".mask"], (rows, columns))
-            codes = quantizers.zero_codes(grid, bits, group, columns).expand(rows, columns).clone()
+            codes = quantizers.zero_codes(grid, columns).expand(rows, columns).clone()
             codes[mask] = streams.unpack_codes(parts[".codes"], bits, int(mask.sum()))
         else:
             codes = streams.unpack_codes(parts[".codes"], bits, rows * columns).reshape(rows, columns)
         flags = bool(meta.get("transposed")), bool(meta.get("pruned"))
-        return cls(codes, grid, bits, group, shape, dtype_of(meta["dtype"]), *flags)
+        return cls(codes, grid, shape, dtype_of(meta["dtype"]), *flags)

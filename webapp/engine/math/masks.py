@@ -1,12 +1,15 @@
 """Which values to remove. Exact counts, ties broken by position, and no copy of the whole model.
 
-Magnitude pruning: Han et al. 2015, https://arxiv.org/abs/1506.02626.
+Magnitude pruning: Han et al. 2015, https://arxiv.org/abs/1506.02626. Comparison within each output row, and scores of
+magnitude times the norm of the input: Wanda, Sun et al. 2023, https://arxiv.org/abs/2306.11695. N:M patterns: Mishra
+et al. 2021, https://arxiv.org/abs/2104.08378.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +43,82 @@ def keep_mask(weights: Tensor, threshold: int, ties: int) -> tuple[Tensor, int]:
     used = min(ties, len(equal))
     keep.view(-1)[equal[used:]] = True
     return keep, used
+
+
+def shared_out(total: int, rows: int) -> Tensor:
+    """`total` values over `rows`, int64 (rows,): as even as whole numbers can be, and exact in sum."""
+    edges = torch.arange(rows + 1) * total // max(rows, 1)
+    return edges.diff()
+
+
+def all_but(scores: Tensor, count: int) -> Tensor:
+    """True where a value stays: of the whole matrix (rows, columns) all but the `count` smallest."""
+    return largest_in_rows(scores.reshape(1, -1), torch.tensor([count])).view_as(scores)
+
+
+def largest(scores: Tensor, share: float) -> Tensor:
+    """True where a value stays: of the whole matrix (rows, columns) all but the smallest `share`."""
+    return all_but(scores, round(share * scores.numel()))
+
+
+def largest_by_row(scores: Tensor, share: float) -> Tensor:
+    """True where a value stays: of every row all but the smallest `share`, the matrix's total being exact."""
+    return largest_in_rows(scores, shared_out(round(share * scores.numel()), len(scores)))
+
+
+def largest_in_rows(scores: Tensor, removed: Tensor) -> Tensor:
+    """True where a value stays: of row i of scores (rows, columns) all but the `removed[i]` smallest."""
+    keep = torch.ones_like(scores, dtype=torch.bool)
+    for count in sorted(set(removed.tolist())):
+        mine = (removed == count).nonzero().reshape(-1)
+        if count and len(mine) == len(keep):
+            return _all_but_smallest(scores, count)
+        if count:
+            keep[mine] = _all_but_smallest(scores[mine], count)
+    return keep
+
+
+def largest_of_groups(scores: Tensor, n: int, m: int) -> Tensor:
+    """True where a value stays: of every m neighbours in a row of scores (rows, columns) the n largest.
+
+    Columns that are left over at the end count as a group that zeros fill up.
+    """
+    rows, columns = scores.shape
+    whole = columns // m * m
+    keep = torch.ones_like(scores, dtype=torch.bool)
+    if whole:
+        groups = scores[:, :whole].reshape(-1, m).t().contiguous()  # (m, groups): each comparison is one long row
+        rank = torch.zeros(groups.shape, dtype=torch.uint8)  # of the group's values, how many stay before this one
+        for i in range(m):
+            for j in range(m):
+                if i != j:
+                    rank[i] += (groups[j] > groups[i]) | ((groups[j] == groups[i]) & (j > i))
+        keep[:, :whole] = (rank < n).t().reshape(rows, whole)
+    if columns - whole > n:
+        rest = scores[:, whole:]
+        keep[:, whole:] = _all_but_smallest(rest, rest.shape[1] - n)
+    return keep
+
+
+def removed_of_groups(columns: int, n: int, m: int) -> int:
+    """How many of a row's values `largest_of_groups` removes."""
+    return columns // m * (m - n) + max(0, columns % m - n)
+
+
+def zeros_first(scores: Tensor, weights: Tensor) -> Tensor:
+    """Scores (not negative) in which values that are zero already come below all others."""
+    return torch.where(weights == 0, -1.0, scores)
+
+
+def _all_but_smallest(scores: Tensor, count: int) -> Tensor:
+    """Per row; of equal ones the first go first."""
+    threshold = torch.from_numpy(np.partition(scores.numpy(), count - 1, axis=1)[:, count - 1 : count].copy())
+    keep = scores > threshold
+    short = scores.shape[1] - count - keep.sum(1, keepdim=True)  # of those equal to the threshold, how many stay
+    if bool(short.any()):
+        equal = scores == threshold
+        keep |= equal & (equal.cumsum(1) > equal.sum(1, keepdim=True) - short)
+    return keep
 
 
 def _histogram(keys: Iterable[Tensor]) -> Tensor:

@@ -1,13 +1,14 @@
-"""Round-to-nearest onto a uniform integer grid. Tensors in, tensors out; no lifecycle.
+"""Rounding to nearest on a grid of few numbers. Tensors in, tensors out; no lifecycle.
 
 Uniform affine quantization as in Jacob et al. 2018, https://arxiv.org/abs/1712.05877, equation 1:
-w = scale * (code - zero_point). Codes are unsigned; a symmetric grid has its zero point in the middle.
+w = scale * (code - zero_point). With a codebook, as in Dettmers et al. 2023, https://arxiv.org/abs/2305.14314:
+w = scale * levels[code]. Codes are unsigned, and one of them means exactly zero.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,11 +17,46 @@ from torch.nn import functional as F
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # normal numbers of float16
 
 
-class Grid(NamedTuple):
-    """scale (rows, groups) in its stored dtype; zero_point (rows, groups) uint8, or None on a symmetric grid."""
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that a matrix (rows, columns) may hold; `groups` is ceil(columns / group), or 1.
 
+    scale (rows, groups) in its stored dtype, of either sign; zero_point (rows, groups) uint8, or None where it lies in
+    the middle; levels (2**bits,) float32 ascending with one exact zero, or None on a uniform grid.
+    """
+
+    bits: int
+    group: int  # columns that share a scale; 0: the whole row
     scale: Tensor
-    zero_point: Tensor | None
+    zero_point: Tensor | None = None
+    levels: Tensor | None = None
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return int(2**self.bits - 1)
+
+    @property
+    def zero(self) -> Tensor:
+        """The code that means zero: float32 (rows, groups), or a scalar where it is the same everywhere."""
+        if self.levels is not None:
+            return (self.levels == 0).nonzero()[0, 0].float()
+        return torch.tensor(2.0 ** (self.bits - 1)) if self.zero_point is None else self.zero_point.float()
+
+    def across(self, per_group: Tensor, columns: int) -> Tensor:
+        """(rows, groups) -> (rows, columns): what a group has in common, at each of its columns. A scalar stays one."""
+        if per_group.dim() == 0:
+            return per_group
+        return per_group.repeat_interleave(self.group or columns, dim=1)[:, :columns]
+
+    def rows(self, start: int, end: int) -> Grid:
+        """The grid of some of the rows."""
+        zero = None if self.zero_point is None else self.zero_point[start:end]
+        return replace(self, scale=self.scale[start:end], zero_point=zero)
+
+    def with_scales(self, *scales: Tensor) -> Grid:
+        """The grid with these scales, each (some rows, groups), one below the other."""
+        return replace(self, scale=stored_scale(torch.cat([scale.float() for scale in scales])))
 
 
 def grouped(matrix: Tensor, group: int) -> Tensor:
@@ -31,59 +67,46 @@ def grouped(matrix: Tensor, group: int) -> Tensor:
     return F.pad(matrix, (0, -columns % group)).reshape(rows, math.ceil(columns / group), group)
 
 
-def fit_grid(matrix: Tensor, bits: int, group: int, symmetric: bool) -> Grid:
-    """The grid that spans every group of a float32 matrix (rows, columns).
+def stored_scale(scale: Tensor) -> Tensor:
+    """float32 scales of either sign as the file holds them: float16, or float32 where one leaves its normal range.
 
-    Symmetric: codes -(2**(bits-1) - 1) .. 2**(bits-1) - 1, so that zero and both signs are exact.
-    Asymmetric: 0 .. 2**bits - 1 over [min(w, 0), max(w, 0)], zero exact. Scales are float16, or float32
-    where one leaves float16's normal range, and codes are made with the scale as stored.
+    A scale of zero, of a group without values, becomes one: it decodes to zero under any.
     """
-    blocks = grouped(matrix, group)
-    if symmetric:
-        scale = blocks.abs().amax(-1) / symmetric_top(bits)
-    else:
-        low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
-        scale = (high - low) / (2**bits - 1)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a dead row decodes to zero under any scale
-    scale = scale.to(scale_dtype(scale))
-    if symmetric:
-        return Grid(scale, None)
-    return Grid(scale, (-low / scale.float()).round().clamp(0, 2**bits - 1).to(torch.uint8))
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    size = scale.abs()
+    fits = bool((size >= SMALLEST_HALF).all()) and bool((size <= LARGEST_HALF).all())
+    return scale.to(torch.float16 if fits else torch.float32)
 
 
-def scale_dtype(scale: Tensor) -> torch.dtype:
-    fits = bool((scale >= SMALLEST_HALF).all()) and bool((scale <= LARGEST_HALF).all())
-    return torch.float16 if fits else torch.float32
+def nearest_units(ratios: Tensor, zero: Tensor, top: int, levels: Tensor | None) -> Tensor:
+    """What values divided by their scale are rounded to: whole steps from `zero`, which broadcasts, or levels."""
+    if levels is None:
+        return torch.clamp(ratios.round(), -zero, top - zero)
+    return levels[torch.bucketize(ratios.contiguous(), (levels[1:] + levels[:-1]) / 2)]
 
 
-def symmetric_top(bits: int) -> int:
-    return int(2 ** (bits - 1)) - 1
+def codes_of(units: Tensor, zero: Tensor, levels: Tensor | None) -> Tensor:
+    """The codes, uint8, of what `nearest_units` gave."""
+    codes = units + zero if levels is None else torch.bucketize(units.contiguous(), levels)
+    return codes.to(torch.uint8)
 
 
-def quantize(matrix: Tensor, grid: Grid, bits: int, group: int) -> Tensor:
+def quantize(matrix: Tensor, grid: Grid) -> Tensor:
     """The nearest codes of a float32 matrix: uint8 (rows, columns)."""
     rows, columns = matrix.shape
-    steps = (grouped(matrix, group) / grid.scale.float()[..., None]).round()
-    if grid.zero_point is None:
-        top = symmetric_top(bits)
-        codes = steps.clamp(-top, top) + 2 ** (bits - 1)
-    else:
-        codes = (steps + grid.zero_point[..., None]).clamp(0, 2**bits - 1)
-    packed: Tensor = codes.to(torch.uint8).reshape(rows, -1)[:, :columns]
-    return packed
+    ratios, zero = grouped(matrix, grid.group) / grid.scale.float()[..., None], grid.zero[..., None]
+    units = nearest_units(ratios, zero, grid.top, grid.levels)
+    return codes_of(units, zero, grid.levels).reshape(rows, -1)[:, :columns]
 
 
-def dequantize(codes: Tensor, grid: Grid, bits: int, group: int) -> Tensor:
+def dequantize(codes: Tensor, grid: Grid) -> Tensor:
     """uint8 (rows, columns) -> float32 (rows, columns)."""
     rows, columns = codes.shape
-    blocks = grouped(codes.float(), group)
-    zero = 2 ** (bits - 1) if grid.zero_point is None else grid.zero_point[..., None].float()
-    return ((blocks - zero) * grid.scale.float()[..., None]).reshape(rows, -1)[:, :columns]
+    blocks = grouped(codes, grid.group)
+    units = blocks - grid.zero[..., None] if grid.levels is None else grid.levels[blocks.long()]
+    return (units * grid.scale.float()[..., None]).reshape(rows, -1)[:, :columns]
 
 
-def zero_codes(grid: Grid, bits: int, group: int, columns: int) -> Tensor:
+def zero_codes(grid: Grid, columns: int) -> Tensor:
     """The code that means zero at every place: uint8, broadcastable to (rows, columns)."""
-    if grid.zero_point is None:
-        return torch.full((1, 1), 2 ** (bits - 1), dtype=torch.uint8)
-    width = group or columns
-    return grid.zero_point.repeat_interleave(width, dim=1)[:, :columns]
+    return grid.across(grid.zero, columns).to(torch.uint8)

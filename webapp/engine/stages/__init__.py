@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from ..progress import Report
-from . import baseline, export, step, verify
+from . import baseline, export, score, step, verify
 from .job import StageJob
 
-_STAGES = {"baseline": baseline.run, "step": step.run, "export": export.run, "verify": verify.run}
+_STAGES = {
+    "baseline": baseline.run,
+    "original": export.run_original,
+    "step": step.run,
+    "score": score.run,
+    "export": export.run,
+    "verify": verify.run,
+}
 
 
 def run_stage(job: StageJob, report: Report) -> dict[str, Any]:

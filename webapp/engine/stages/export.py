@@ -1,18 +1,31 @@
-"""The file that the user downloads."""
+"""The files that the user downloads, and the original in the same format for whoever wants to time both."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..artifact import read_model, write_model
-from ..pipeline import ARTIFACT, STATE
+from ..artifact import read_model
+from ..companions import write_companions
+from ..exports import exports
+from ..pipeline import STATE
 from ..progress import Report
 from .job import StageJob
 
 
 def run(job: StageJob, report: Report) -> dict[str, Any]:
-    last = job.inputs[f"step-{len(job.run.recipe.steps)}"]
-    report.progress(0.1, "Writing the artifact")
-    size = write_model(read_model(last / STATE), job.output / ARTIFACT)
-    report.log(f"{ARTIFACT}: {size:,} bytes")
-    return {"format": job.stage.removeprefix("export-"), "file": ARTIFACT, "size_bytes": size}
+    form = exports()[job.stage.removeprefix("export-")]
+    report.progress(0.1, f"Writing {form.file}")
+    model, spec = read_model(job.inputs[f"step-{len(job.run.recipe.steps)}"] / STATE), job.checkpoint.facts.architecture
+    written = form.write(model, job.output)
+    if form.always:
+        write_companions(model, job.checkpoint.folder, spec.config if spec else None, job.output)
+    report.log(f"{form.file}: {written['size_bytes']:,} bytes")
+    for note in written.get("notes", ()):
+        report.log(f"{form.file}: {note}")
+    return {"format": form.name, "file": form.file, **written}
+
+
+def run_original(job: StageJob, report: Report) -> dict[str, Any]:
+    form = exports()[job.stage.removeprefix("original-")]
+    report.progress(0.1, f"Writing the original as {form.title}")
+    return {"format": form.name, **form.write(job.original(), job.output)}

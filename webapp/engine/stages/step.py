@@ -15,7 +15,7 @@ from ..probe import write_probe
 from ..progress import Part, Report
 from ..sizes import half_precision_bytes
 from ..structure import facts_of
-from ..techniques import Context
+from ..techniques import DATA_NEEDS, Context
 from .job import StageJob
 
 
@@ -31,7 +31,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
                 f"{prepared.technique.title} cannot take {layer.name}: {reason}.", f"steps.{number - 1}"
             )
     start = time.perf_counter()
-    needs_data = bool(prepared.technique.needs & {"calibration", "training"})
+    needs_data = bool(prepared.technique.needs_for(prepared.settings) & DATA_NEEDS)
     context = Context(
         prepared.layers,
         job.run.seed + number,
@@ -39,6 +39,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         job.technique_data() if needs_data else None,
         job.scratch,
         job.teacher,
+        facts,
     )
     outcomes = prepared.technique.apply(model, prepared.settings, context)
     seconds = time.perf_counter() - start
@@ -48,7 +49,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     for outcome in outcomes:
         if not outcome.ok:
             report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")
-    report.log(f"{prepared.technique.title}: {len(outcomes)} layers, {size:,} bytes, {seconds:.1f} s")
+    report.log(f"{prepared.technique.title}: {len(outcomes)} results, {size:,} bytes, {seconds:.1f} s")
     return {
         "technique": prepared.technique.name,
         "title": prepared.technique.title,

@@ -1,4 +1,4 @@
-"""A clean process loads the delivered file, compares its answers, and measures it: every figure comes from here."""
+"""A clean process loads a delivered file, compares its answers, and measures it: every figure comes from here."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import time
 from typing import Any
 
-from ..artifact import read_model
+from torch import nn
+
 from ..batches import Batch, outputs
 from ..errors import ArtifactUnproven
+from ..exports import Export, Loaded, exports
 from ..facts import ArchitectureSpec
 from ..latency import interleaved, percentiles
 from ..measure import Samples, Scores, difference, evaluate, summarise
 from ..modules import build
-from ..pipeline import ARTIFACT
 from ..probe import compare_probe
 from ..progress import Part, Report
 from ..sizes import deflated_bytes, measure_file
@@ -22,47 +23,62 @@ from .job import StageJob
 
 
 def run(job: StageJob, report: Report) -> dict[str, Any]:
+    """{"proof", "result", "differences", "baseline_latency_ms"}; of Pare's own file the result has every byte."""
     start = time.perf_counter()
-    form = job.stage.removeprefix("verify-")
-    path = job.inputs[f"export-{form}"] / ARTIFACT
+    form = exports()[job.stage.removeprefix("verify-")]
+    folder = job.inputs[f"export-{form.name}"]
     report.progress(0.0, "Loading the artifact in a clean process")
-    model = read_model(path)
-    proof = compare_probe(model, job.inputs[f"step-{len(job.run.recipe.steps)}"])
+    loaded = form.open(folder, job.checkpoint.facts.architecture)
+    proof = compare_probe(loaded, job.checkpoint.facts.architecture, job.inputs[f"step-{len(job.run.recipe.steps)}"])
     if not proof["agreed"]:
         raise ArtifactUnproven(
-            f"{path.name} was loaded again and answered differently: the largest difference is "
+            f"{form.file} was loaded again and answered differently: the largest difference is "
             f"{proof['max_abs_difference']:.3g}, and {proof['tolerance']:.3g} is allowed."
         )
-    proof |= {"artifact": path.name, "seconds": time.perf_counter() - start}
-    report.log(f"{path.name}: loaded again by a clean process, largest difference {proof['max_abs_difference']:.3g}")
-    sizes = measure_file(path, model, job.checkpoint.facts)
-    sizes["bytes"]["deflated"] = deflated_bytes(path, report)
-    result: dict[str, Any] = {**sizes, "metrics": {}, "metrics_unavailable": job.unavailable(), "latency_ms": None}
+    proof |= {"artifact": form.file, "seconds": time.perf_counter() - start}
+    report.log(f"{form.file}: loaded again by a clean process, largest difference {proof['max_abs_difference']:.3g}")
+    result: dict[str, Any] = {"metrics": {}, "metrics_unavailable": job.unavailable(), "latency_ms": None}
+    if loaded.model is not None:
+        path = folder / form.file
+        sizes = measure_file(path, loaded.model, job.checkpoint.facts)
+        sizes["bytes"]["deflated"] = deflated_bytes(path, report)
+        result = {**sizes, **result}
     facts: dict[str, Any] = {"proof": proof, "differences": {}, "baseline_latency_ms": None, "result": result}
     if job.checkpoint.facts.architecture is not None and job.dataset is not None:
-        _measure(job, model, facts, report)
+        _measure(job, form, loaded, facts, report)
     return facts
 
 
-def _measure(job: StageJob, model: Any, facts: dict[str, Any], report: Report) -> None:
-    spec = job.checkpoint.facts.architecture
+def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any], report: Report) -> None:
+    spec, compressed = job.checkpoint.facts.architecture, loaded.module
     assert spec is not None
+    assert compressed is not None
     data = job.evaluation()
-    original, compressed = build(job.original()), build(model)
+    original = build(job.original())
     scores, more = evaluate(compressed, spec, data, Part(report, 0.1, 0.8), reference=original)
     facts["result"]["metrics"] = {**summarise(scores, job.run.seed), **more}
     facts["differences"] = _differences(job, scores)
     report.progress(0.8, "Timing original and result in turns")
+    beside = _same_runtime(job, form, original)
     one = _single(data[0])
     taken = interleaved(
         {
-            "original": lambda: outputs(original, spec, one),
+            "original": lambda: outputs(beside, spec, one),
             "result": lambda: outputs(compressed, spec, one),
         }
     )
     batch = _described(spec, one)
-    facts["baseline_latency_ms"] = percentiles(taken["original"], batch)
-    facts["result"]["latency_ms"] = percentiles(taken["result"], batch)
+    facts["baseline_latency_ms"] = percentiles(taken["original"], batch, loaded.runtime)
+    facts["result"]["latency_ms"] = percentiles(taken["result"], batch, loaded.runtime)
+
+
+def _same_runtime(job: StageJob, form: Export, original: nn.Module) -> nn.Module:
+    """The original as the artifact's runtime runs it."""
+    if not form.beside_original:
+        return original
+    found = form.open(job.inputs[f"original-{form.name}"], job.checkpoint.facts.architecture).module
+    assert found is not None
+    return found
 
 
 def _differences(job: StageJob, scores: Scores) -> dict[str, Any]:

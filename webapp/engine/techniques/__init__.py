@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from ..discovery import subclasses_in
 from ..errors import RecipeInvalid
-from .base import Context, Outcome, Reshaped, Skip, Technique
+from .base import Context, Need, Outcome, Reshaped, Skip, Technique
 
 
 @cache
@@ -36,4 +38,13 @@ def technique(name: str, version: int | None = None, field: str = "technique") -
     return found
 
 
-__all__ = ["Context", "Outcome", "Reshaped", "Skip", "Technique", "technique", "techniques"]
+DATA_NEEDS = frozenset({"calibration", "calibration_if_any", "training"})  # what a step reads of the training half
+
+
+def needs_of(name: str, settings: Mapping[str, Any]) -> frozenset[Need]:
+    """What a step of this technique with these settings (checked before) needs."""
+    found = technique(name)
+    return found.needs_for(found.Settings.model_validate(dict(settings)))
+
+
+__all__ = ["DATA_NEEDS", "Context", "Outcome", "Reshaped", "Skip", "Technique", "needs_of", "technique", "techniques"]

@@ -21,7 +21,8 @@ from ..model import Model
 from ..plans import Plan
 from ..progress import Report, tracked
 
-Need = Literal["calibration", "training", "gradients", "architecture"]
+# calibration_if_any: what the run's data has to teach is used, and the step goes on without it too
+Need = Literal["calibration", "calibration_if_any", "training", "gradients", "architecture", "teacher"]
 
 
 class Settings(BaseModel):
@@ -76,6 +77,7 @@ class Context:
     data: TechniqueData | None = None
     scratch: Path | None = None
     teacher: Callable[[], Model] | None = None
+    facts: CheckpointFacts | None = None  # of the model as the steps before left it
 
     def calibration(self, samples: int = 0) -> list[Batch]:
         """Batches that techniques may see. Raises DatasetUnfit where there are none."""
@@ -103,12 +105,17 @@ class Technique(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    family: ClassVar[str] = "Other"  # under which the form offers it: "Pruning", "Low rank", "Quantization", "Training"
     summary: ClassVar[str]  # one sentence: what it does and what it costs
     paper: ClassVar[str]  # URL
     version: ClassVar[int] = 1
     Settings: ClassVar[type[Settings]]
     needs: ClassVar[frozenset[Need]] = frozenset()
     layers: ClassVar[frozenset[str]]  # of LayerKind
+
+    def needs_for(self, settings: Any) -> frozenset[Need]:
+        """What these settings need; `needs` is what the technique may need at most."""
+        return self.needs
 
     def refuses(self, plan: Plan) -> str | None:
         """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""

@@ -40,8 +40,7 @@ class BlockByBlock(Technique):
     def compress_block(self, block: Block, settings: Any, context: Context) -> Sequence[tuple[Slot, Outcome]]:
         """Everything in one block: its stages in order, each seen by the next."""
         done = []
-        for stage in block.stages():
-            statistics = block.collect(stage, self.statistic)
+        for stage, statistics in block.staged(self.statistic):
             for slot in stage:
                 asked = self.asked(slot.layer, settings)
                 try:

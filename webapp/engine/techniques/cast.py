@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from ..encodings import Dense, Encoded, Factored, dtype_of
+from ..encodings import Dense, Encoded, dtype_of
 from ..facts import LayerFacts
-from ..plans import DensePlan, FactoredPlan, Plan
+from ..plans import DensePlan, Plan
 from .base import LayerByLayer, Outcome, Skip, setting
 from .base import Settings as BaseSettings
 
@@ -17,6 +17,7 @@ from .base import Settings as BaseSettings
 class Cast(LayerByLayer):
     name = "cast"
     title = "Cast to half precision"
+    family = "Quantization"
     summary = "Stores floats in 16 bits; halves a float32 file and costs almost no accuracy."
     paper = "https://arxiv.org/abs/1710.03740"
     layers = frozenset({"linear", "conv", "embedding", "other"})
@@ -30,9 +31,9 @@ class Cast(LayerByLayer):
         )
 
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
-        if isinstance(plan, FactoredPlan):
-            left, right = self.plan(layer, plan.left, settings), self.plan(layer, plan.right, settings)
-            return replace(plan.with_factors(left, right), dtype=settings.dtype)
+        return plan.mapped(lambda simple: self._cast_plan(simple, settings))
+
+    def _cast_plan(self, plan: Plan, settings: Any) -> Plan:
         if not isinstance(plan, DensePlan):
             raise Skip(f"its values are stored as {plan.label} already")
         if plan.dtype not in ("float32", "float64", "float16", "bfloat16"):
@@ -46,12 +47,10 @@ class Cast(LayerByLayer):
 
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
         self.plan(layer, encoded.plan, settings)
-        done = self._cast(encoded, dtype_of(settings.dtype))
+        done = encoded.mapped(lambda simple: self._cast(simple, dtype_of(settings.dtype)))
         return done, Outcome(layer.name, settings.dtype, settings.dtype)
 
     def _cast(self, encoded: Encoded, dtype: torch.dtype) -> Encoded:
-        if isinstance(encoded, Factored):
-            return Factored(self._cast(encoded.left, dtype), self._cast(encoded.right, dtype))
         values = encoded.decode()
         rounded = values.to(dtype)
         lost = int((torch.isinf(rounded) & torch.isfinite(values)).sum())

@@ -194,12 +194,23 @@ class ArtifactsAnswer(BaseModel):
     items: list[ArtifactAnswer]
 
 
+class CurveAnswer(BaseModel):
+    """One series of a curve; each list of values is as long as `x`."""
+
+    x: list[float]
+    values: dict[str, list[float | None]] = Field(description="By what is measured, with its unit.")
+
+
 class StageAnswer(BaseModel):
     name: str
     title: str
     state: Literal["waiting", "running", "succeeded", "reused", "failed", "cancelled"]
     started_at: datetime | None
     finished_at: datetime | None
+    curves: dict[str, CurveAnswer] | None = Field(
+        None,
+        description="Drawn while the stage goes on, such as the losses of a training: by series, at most 500 points.",
+    )
 
 
 class LogAnswer(BaseModel):
@@ -219,6 +230,7 @@ class RunSummary(BaseModel):
     checkpoint_id: str
     dataset_id: str | None
     training_dataset_id: str | None
+    teacher_checkpoint_id: str | None
     forked_from_id: str | None
     progress: float = Field(description="Of the whole run, 0 to 1.")
     message: str

@@ -1,0 +1,178 @@
+"""What the best public tool of each kind gave on these models, and the recipe of ours that stands beside it.
+
+Calibration is on the first 70 % of the book (32 × 512 tokens; 128 × 128 for the encoder), the scores on the rest. CPU
+seconds and peak memory are of the whole process, importing and loading included; compare seconds with care, machines
+differ. MB is the file; where a public tool kept the embedding in float32, ours does too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`best` has what the tool reached: perplexity, kl_divergence, agreement, cosine, spearman, cpu_s, peak_mb, mb."""
+
+    title: str
+    tool: str
+    best: dict[str, float]
+    steps: list[tuple[str, dict[str, Any]]]
+    layers: dict[str, Any] = field(default_factory=dict)
+
+    def recipe(self) -> list[dict[str, Any]]:
+        return [{"technique": name, "settings": values, "layers": self.layers} for name, values in self.steps]
+
+
+def language(perplexity: float, kl: float, top1: float, **more: float) -> dict[str, float]:
+    return {"perplexity": perplexity, "kl_divergence": kl, "agreement": top1, **more}
+
+
+def encoder(cosine: float, spearman: float | None = None, **more: float) -> dict[str, float]:
+    return {"cosine": cosine, **({"spearman": spearman} if spearman else {}), **more}
+
+
+GROUPS_OF_64 = {"granularity": "group", "group_size": 64}
+GROUPS_OF_128 = {"granularity": "group", "group_size": 128}
+NO_HEAD = {"exclude": ["lm_head"]}
+WHITENED = {"method": "whitened", "allocation": "global"}
+
+SMOLLM2 = [
+    Bar(
+        "magnitude 50 %",
+        "wanda's reference",
+        language(492, 3.01, 0.175, cpu_s=20, peak_mb=1008),
+        [("magnitude_pruning", {"sparsity": 0.5})],
+    ),
+    Bar(
+        "Wanda 50 %",
+        "reference",
+        language(51.5, 0.695, 0.578, cpu_s=149, peak_mb=1050),
+        [("wanda", {"sparsity": 0.5})],
+    ),
+    Bar(
+        "SparseGPT 50 %",
+        "llm-compressor",
+        language(43.3, 0.503, 0.637, cpu_s=240, peak_mb=1829),
+        [("sparsegpt", {"sparsity": 0.5})],
+    ),
+    Bar(
+        "SparseGPT 2:4",
+        "llm-compressor",
+        language(71.9, 1.021, 0.496, peak_mb=1629),
+        [("sparsegpt", {"pattern": "2:4"})],
+    ),
+    Bar(
+        "low rank, 80 % kept",
+        "SVD-LLM",
+        language(75.0, 1.118, 0.481, cpu_s=131, peak_mb=2417, mb=453),
+        [("low_rank", {**WHITENED, "ratio": 0.8})],
+    ),
+    Bar(
+        "low rank, 60 % kept",
+        "SVD-LLM, updated",
+        language(166.9, 1.906, 0.368, cpu_s=261, peak_mb=2454, mb=368),
+        [("low_rank", {**WHITENED, "ratio": 0.6})],
+    ),
+    Bar(
+        "low rank, 50 % kept",
+        "SVD-LLM",
+        language(515, 3.024, 0.219, cpu_s=127, peak_mb=2255, mb=325),
+        [("low_rank", {**WHITENED, "ratio": 0.5})],
+    ),
+    Bar(
+        "MLP width -20 %",
+        "Torch-Pruning, Taylor",
+        language(38.9, 0.395, 0.686, cpu_s=66, peak_mb=3500, mb=474),
+        [("structured_pruning", {"ratio": 0.2, "importance": "reconstruction"})],
+    ),
+    Bar(
+        "3 bits, groups of 64, no data",
+        "torchao",
+        language(154.6, 1.901, 0.301, cpu_s=7, peak_mb=1364, mb=228),
+        [("weight_quantization", {"bits": 3, "symmetric": False, "scale": "search", **GROUPS_OF_64})],
+        NO_HEAD,
+    ),
+    Bar(
+        "3 bits, groups of 64, GPTQ",
+        "GPTQModel",
+        language(52.7, 0.684, 0.575, cpu_s=244, peak_mb=1197, mb=158),
+        [("gptq", {"bits": 3, **GROUPS_OF_64})],
+    ),
+    Bar(
+        "4 bits, groups of 128, GPTQ",
+        "GPTQModel",
+        language(34.8, 0.246, 0.741, peak_mb=1509, mb=169),
+        [("gptq", {"bits": 4, **GROUPS_OF_128})],
+    ),
+    Bar(
+        "8 bits, whole file",
+        "llama.cpp Q8_0",
+        language(27.44, 0.0041, 0.961, peak_mb=374, mb=144.8),
+        [("weight_quantization", {"bits": 8})],
+    ),
+    Bar(
+        "int8 weights, embedding kept",
+        "torchao",
+        language(27.41, 0.0031, 0.963, cpu_s=7, peak_mb=1419, mb=220.5),
+        [("weight_quantization", {"bits": 8})],
+        NO_HEAD,
+    ),
+]
+MINILM = [
+    Bar(
+        "magnitude 50 %",
+        "reference",
+        encoder(0.696, 0.757, cpu_s=7, peak_mb=544),
+        [("magnitude_pruning", {"sparsity": 0.5})],
+    ),
+    Bar("Wanda 50 %", "reference", encoder(0.853, 0.867, cpu_s=20, peak_mb=601), [("wanda", {"sparsity": 0.5})]),
+    Bar(
+        "SparseGPT 50 %",
+        "reference",
+        encoder(0.899, 0.913, cpu_s=31, peak_mb=629),
+        [("sparsegpt", {"sparsity": 0.5})],
+    ),
+    Bar(
+        "SparseGPT 2:4", "reference", encoder(0.836, 0.862, cpu_s=31, peak_mb=641), [("sparsegpt", {"pattern": "2:4"})]
+    ),
+    Bar(
+        "low rank, 80 % kept",
+        "SVD-LLM",
+        encoder(0.857, 0.894, cpu_s=25, peak_mb=820, mb=82.3),
+        [("low_rank", {**WHITENED, "ratio": 0.8})],
+    ),
+    Bar(
+        "low rank, 60 % kept",
+        "SVD-LLM",
+        encoder(0.767, 0.820, cpu_s=28, peak_mb=820, mb=73.8),
+        [("low_rank", {**WHITENED, "ratio": 0.6})],
+    ),
+    Bar(
+        "4 bits, groups of 128, GPTQ",
+        "reference",
+        encoder(0.950, 0.947, cpu_s=31, peak_mb=637),
+        [("gptq", {"bits": 4, **GROUPS_OF_128})],
+    ),
+    Bar(
+        "3 bits, groups of 128, GPTQ",
+        "reference",
+        encoder(0.828, 0.810, cpu_s=31, peak_mb=637),
+        [("gptq", {"bits": 3, **GROUPS_OF_128})],
+    ),
+    Bar(
+        "3 bits, groups of 64, no data",
+        "HQQ",
+        encoder(0.849, 0.883, cpu_s=10, peak_mb=625, mb=54),
+        [("weight_quantization", {"bits": 3, "symmetric": False, "scale": "search", **GROUPS_OF_64})],
+        {"exclude": ["*embeddings*"]},
+    ),
+    Bar(
+        "int8 weights",
+        "torchao",
+        encoder(0.9996, 0.9997, cpu_s=7, peak_mb=533, mb=59.2),
+        [("weight_quantization", {"bits": 8})],
+        {"exclude": ["*embeddings*"]},
+    ),
+]

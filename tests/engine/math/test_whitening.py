@@ -1,0 +1,69 @@
+"""The metric of the inputs, and the answer that is best on them, against brute force."""
+
+import pytest
+import torch
+
+from webapp.engine.math import factorization, whitening
+
+
+def inputs(rows=40, columns=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.logspace(-2, 1, columns, dtype=torch.float64)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64) * scales
+
+
+def weight(rows=6, columns=8):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+def test_the_root_measures_the_error_of_the_answers():
+    x, w = inputs(), weight()
+    found = whitening.metric(x.t() @ x, share=1e-12)
+    assert (w @ found.root).square().sum().item() == pytest.approx((x @ w.t()).square().sum().item())
+
+
+def test_cutting_in_the_metric_loses_exactly_the_singular_values_that_are_cut():
+    """SVD-LLM, equations 5 to 8; and no other matrix of that rank answers better."""
+    x, w = inputs(), weight()
+    found = whitening.metric(x.t() @ x, share=1e-12)
+    u, singular = factorization.directions(w @ found.root)
+    best = u[:, :3] @ u[:, :3].t() @ w
+    error = (x @ (w - best).t()).square().sum().item()
+    assert error == pytest.approx(singular[3:].square().sum().item())
+    plain, _ = factorization.directions(w)
+    assert error < (x @ (w - plain[:, :3] @ plain[:, :3].t() @ w).t()).square().sum().item()
+
+
+def test_the_target_is_the_least_squares_answer():
+    x, original, w = inputs(), inputs(seed=1), weight()
+    found = whitening.metric(x.t() @ x, share=1e-12)
+    brute = torch.linalg.lstsq(x, original @ w.t()).solution.t()
+    assert torch.allclose(whitening.target(w, found, x.t() @ original), brute, atol=1e-6)
+
+
+def test_the_target_of_the_same_inputs_is_the_weight():
+    x, w = inputs(), weight()
+    sums = x.t() @ x
+    assert torch.allclose(whitening.target(w, whitening.metric(sums), sums), w)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_fewer_samples_than_inputs_leave_the_weight_where_nothing_is_known(rows):
+    x, w = inputs(rows), weight()
+    x[:, 2] = 0
+    found = whitening.metric(x.t() @ x)
+    made = whitening.target(w, found, x.t() @ x)
+    assert torch.allclose(made, w, atol=1e-6)
+    assert bool(found.note) == (rows == 0)
+
+
+def test_a_covariance_without_a_root_falls_back_and_says_so():
+    sums = torch.diag(torch.tensor([4.0, 1.0, -0.5]))  # rounding of large float32 sums can give this
+    found = whitening.metric(sums)
+    assert "no Cholesky factor" in found.note
+    product = found.root @ found.root.t()
+    assert torch.allclose(product.diagonal()[:2], torch.tensor([4.0, 1.0]).double(), rtol=0.01)
+    assert torch.linalg.eigvalsh(product).min() > 0
+    made = whitening.target(torch.ones(2, 3).double(), found, product)
+    assert torch.allclose(made[:, :2], torch.ones(2, 2).double(), atol=0.01)
+    assert made.isfinite().all()

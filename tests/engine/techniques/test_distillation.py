@@ -1,0 +1,80 @@
+"""Distillation wins back what pruning lost, and a run is done anew when another teaches."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from tests.engine.training.lessons import after, trained
+from webapp.engine.batches import batches
+from webapp.engine.checkpoint import inspect_checkpoint
+from webapp.engine.dataset_uploads import inspect_dataset
+from webapp.engine.datasets import open_dataset
+from webapp.engine.encodings import Quantized
+from webapp.engine.measure import evaluate, summarise
+from webapp.engine.modules import build
+from webapp.engine.pipeline import stage_key
+from webapp.engine.plans import Plan
+from webapp.engine.progress import Silent
+from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import techniques
+from webapp.samples import CHECKPOINT, DATASET
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """(folder, facts, training half, a way to tell the accuracy) of the sample."""
+    folder, data = tmp_path_factory.mktemp("checkpoint"), tmp_path_factory.mktemp("dataset")
+    facts = inspect_checkpoint(CHECKPOINT, CHECKPOINT.name, folder, Silent())
+    dataset = open_dataset(data, inspect_dataset(DATASET, DATASET.name, "auto", data, Silent()))
+
+    def accuracy(model):
+        data = list(batches(dataset.evaluation(), model.architecture, None))
+        scores, _ = evaluate(build(model), model.architecture, data, Silent())
+        return summarise(scores)["accuracy"]["value"]
+
+    return folder, facts, dataset.training(), accuracy
+
+
+def test_a_network_pruned_to_a_tenth_comes_back(digits):
+    folder, facts, half, accuracy = digits
+    model = after(folder, facts, ("magnitude_pruning", {"sparsity": 0.9}))
+    assert accuracy(model) < 0.5
+    nonzero = sum(encoded.plan.nonzero for encoded in model.weights.values())
+    outcome = trained("distillation", model, facts, half, teacher=after(folder, facts), epochs=4, batch_size=32)
+    assert outcome.ok
+    assert accuracy(model) > 0.9
+    assert sum(encoded.plan.nonzero for encoded in model.weights.values()) <= nonzero
+
+
+def test_integers_of_two_bits_learn_on_their_grid(digits):
+    folder, facts, half, accuracy = digits
+    model = after(folder, facts, ("weight_quantization", {"bits": 2}))
+    before = accuracy(model)
+    assert trained("distillation", model, facts, half, teacher=after(folder, facts), epochs=2, batch_size=32).ok
+    assert accuracy(model) > max(before, 0.9)
+    assert sum(isinstance(encoded, Quantized) for encoded in model.weights.values()) == 4
+
+
+def test_another_teacher_is_another_stage_from_the_step_that_it_teaches_on():
+    recipe = Recipe.read(
+        {"steps": [{"technique": "magnitude_pruning"}, {"technique": "distillation"}, {"technique": "cast"}]}
+    )
+
+    def key(stage, teacher):
+        return stage_key(stage, recipe, ("safetensors",), 0, {}, "checkpoint", "data", None, teacher)
+
+    for stage in ("baseline", "step-1", "score-1"):
+        assert key(stage, None) == key(stage, "other")
+    for stage in ("step-2", "score-2", "step-3", "export-safetensors", "verify-safetensors"):
+        assert key(stage, None) != key(stage, "other")
+
+
+def test_a_form_that_cannot_be_trained_is_refused_by_its_name():
+    @dataclass(frozen=True)
+    class Strange(Plan):
+        kind = params = nonzero = stored = pruned = meta = parts = None
+        label = "hashes"
+
+    assert "values stored as hashes cannot be trained" in techniques()["distillation"].refuses(
+        Strange((2, 2), "float32")
+    )

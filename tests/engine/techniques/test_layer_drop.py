@@ -1,0 +1,106 @@
+"""Blocks leave whole, the others move up, and stock transformers loads what is left."""
+
+import json
+
+import pytest
+import torch
+
+from webapp.engine.artifact import write_model
+from webapp.engine.batches import outputs, synthetic
+from webapp.engine.companions import write_companions
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.modules import build
+from webapp.engine.predict import predict
+from webapp.engine.recipe import Recipe
+
+BLOCKS = 5
+
+
+def made(bench, tiny, tmp_path, name="LlamaForCausalLM", model_type="llama", idle=(), **changes):
+    """A tiny model whose blocks in `idle` add nothing to the residual stream."""
+    counted = {"n_layer": BLOCKS} if model_type == "gpt2" else {"num_hidden_layers": BLOCKS}
+    module = tiny(name, model_type, **{**counted, **changes})
+    with torch.no_grad():
+        for parameter, value in module.named_parameters():
+            for index in idle:
+                if f".{index}." in parameter and any(end in parameter for end in ("o_proj", "down_proj", "c_proj")):
+                    value.zero_()
+    module.save_pretrained(tmp_path / "model")
+    facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
+    return (bench.out, facts), module
+
+
+@pytest.mark.parametrize("by", ["influence", "influence_again"])
+@pytest.mark.parametrize(("name", "model_type"), [("LlamaForCausalLM", "llama"), ("GPT2LMHeadModel", "gpt2")])
+def test_blocks_that_do_nothing_leave_and_no_answer_changes(
+    bench, tiny, tmp_path, apply_steps, given_batches, by, name, model_type
+):
+    checkpoint, module = made(bench, tiny, tmp_path, name, model_type, idle=(1, 3))
+    data = given_batches(checkpoint[1].architecture)
+    model, outcomes = apply_steps(checkpoint, ("layer_drop", {"blocks": 2, "by": by}), data=data)
+    assert sorted(int(outcome.layer.rpartition(".")[2]) for outcome in outcomes) == [1, 3]
+    batch = synthetic(checkpoint[1].architecture, 5)
+    with torch.inference_mode():
+        assert torch.allclose(
+            outputs(build(model), model.architecture, batch), module(**batch.inputs).logits, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(("by", "gone"), [("evenly", {1, 3}), ("last", {2, 3})])
+def test_without_data_the_choice_is_by_place(bench, tiny, tmp_path, apply_steps, by, gone):
+    checkpoint, _ = made(bench, tiny, tmp_path)
+    _, outcomes = apply_steps(checkpoint, ("layer_drop", {"blocks": 2, "by": by}))
+    assert {int(outcome.layer.rpartition(".")[2]) for outcome in outcomes} == gone
+
+
+@pytest.mark.parametrize(("name", "model_type"), [("LlamaForCausalLM", "llama"), ("GPT2LMHeadModel", "gpt2")])
+def test_stock_transformers_loads_what_is_left(bench, tiny, tmp_path, apply_steps, name, model_type):
+    from transformers import AutoModelForCausalLM
+
+    (folder, facts), _ = made(bench, tiny, tmp_path, name, model_type)
+    model, _ = apply_steps((folder, facts), ("layer_drop", {"blocks": 2, "by": "evenly"}))
+    out = tmp_path / "out"
+    out.mkdir()
+    size = write_model(model, out / "model.safetensors")
+    write_companions(model, folder, facts.architecture.config, out)
+    stock, batch = AutoModelForCausalLM.from_pretrained(out).eval(), synthetic(facts.architecture, 5)
+    with torch.inference_mode():
+        assert torch.allclose(outputs(build(model), facts.architecture, batch), stock(**batch.inputs).logits, atol=1e-5)
+    recipe = {"steps": [{"technique": "layer_drop", "settings": {"blocks": 2, "by": "evenly"}}]}
+    assert predict(facts, Recipe.read(recipe)).after.size_bytes == size
+
+
+def test_lists_of_the_config_that_name_each_block_are_shortened(bench, tiny, tmp_path, apply_steps):
+    from tests.engine.conftest import SIZES
+
+    SIZES.setdefault("qwen2", {**SIZES["llama"], "num_key_value_heads": 2})
+    kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    changes = {"layer_types": kinds, "use_sliding_window": True, "sliding_window": 4}
+    checkpoint, _ = made(bench, tiny, tmp_path, "Qwen2ForCausalLM", "qwen2", **changes)
+    model, _ = apply_steps(checkpoint, ("layer_drop", {"blocks": 2, "by": "evenly"}))
+    assert model.architecture.config["layer_types"] == [kinds[0], kinds[2], kinds[4]]
+    assert json.dumps(model.architecture.config)
+
+
+def test_later_steps_find_the_blocks_under_their_new_names(bench, tiny, tmp_path, apply_steps):
+    checkpoint, _ = made(bench, tiny, tmp_path)
+    drop = ("layer_drop", {"blocks": 2, "by": "last"})
+    last = {"include": ["model.layers.2.*"]}
+    model, outcomes = apply_steps(checkpoint, drop, ("weight_quantization", {"bits": 8}, last))
+    assert len(outcomes) == 7
+    assert model.weights["model.layers.2.mlp.up_proj.weight"].plan.kind == "quantized"
+
+
+def test_what_cannot_leave_is_refused_with_the_reason(bench, tiny, tmp_path, mlp):
+    (_, facts), _ = made(bench, tiny, tmp_path)
+
+    def refusal(facts, settings, **layers):
+        step = {"technique": "layer_drop", "settings": settings, **layers}
+        with pytest.raises(RecipeInvalid) as refused:
+            predict(facts, Recipe.read({"steps": [step]}))
+        return refused.value.message
+
+    assert "at least one has to stay" in refusal(facts, {"blocks": 5})
+    only = {"include": ["model.layers.1.*", "model.layers.2.*"]}
+    assert "2 are among the chosen layers" in refusal(facts, {"blocks": 3}, layers=only)
+    assert "not a row of transformer blocks" in refusal(mlp[1], {"blocks": 1})

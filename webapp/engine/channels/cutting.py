@@ -1,0 +1,61 @@
+"""Cutting channels out of a model, its running module included, and what has to be put right afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..batches import Batch, outputs
+from ..calibration import Block
+from ..encodings import Dense
+from ..model import Model
+from ..modules import build
+from ..widths import note_sizes
+from .groups import Group, kept_indices
+
+
+def cut(model: Model, group: Group, kept: Tensor, block: Block | None = None) -> None:
+    """Leaves the channels `kept` in every tensor of the group; in a block's running module too."""
+    for member in group.members:
+        encoded = model.weights[member.tensor]
+        tensor = encoded.decode()
+        places = kept_indices(member, tensor.shape[member.dim], kept, group.width)
+        smaller = tensor.index_select(member.dim, places).contiguous()
+        model.weights[member.tensor] = Dense(smaller, zeros_wanted=encoded.plan.pruned)
+        if block is not None:
+            _set(block.module, member.tensor.removeprefix(block.prefix), smaller)
+
+
+def _set(module: nn.Module, name: str, value: Tensor) -> None:
+    path, _, last = name.rpartition(".")
+    part = module.get_submodule(path)
+    own = getattr(part, last)
+    own.data = value.to(own.dtype)
+    if last in ("weight", "running_mean"):
+        note_sizes(part, tuple(value.shape))
+
+
+def has_batch_norm(model: Model) -> bool:
+    return any(name.endswith("running_mean") for name in model.weights)
+
+
+def recalibrate_batch_norm(model: Model, data: Sequence[Batch]) -> int:
+    """Means and variances of every batch norm as the data give them to the model that was cut. Returns how many."""
+    assert model.architecture is not None
+    module = build(model)
+    norms = {n: p for n, p in module.named_modules() if isinstance(p, nn.modules.batchnorm._BatchNorm)}
+    for norm in norms.values():
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in data:
+            outputs(module, model.architecture, batch)
+    for name, norm in norms.items():
+        for which in ("running_mean", "running_var"):
+            key = f"{name}.{which}"
+            fresh = getattr(norm, which)
+            model.weights[key] = Dense(fresh.to(model.weights[key].dtype).clone())
+    return len(norms)

@@ -1,0 +1,68 @@
+"""A group of channels that live and die together: the tensors they run through, and where in them each one lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dimension of a tensor: channel c takes `repeat` places of it from offset + c * repeat on.
+
+    `role`: "makes" (rows of a weight that produce the channels), "scales" (bias, normalisation) or "reads" (columns of
+    the weight that takes them in).
+    """
+
+    tensor: str
+    dim: int
+    role: Literal["makes", "scales", "reads"]
+    repeat: int = 1
+    offset: int = 0
+
+    def places(self, channels: Tensor) -> Tensor:
+        """The indices of these channels in the dimension."""
+        return (self.offset + channels[:, None] * self.repeat + torch.arange(self.repeat)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """`width` channels (or neurons, or attention heads with what belongs to them)."""
+
+    name: str
+    kind: Literal["channels", "neurons", "heads"]
+    width: int
+    members: tuple[Member, ...]
+
+    def of_role(self, role: str) -> list[Member]:
+        return [member for member in self.members if member.role == role]
+
+    @property
+    def makers(self) -> frozenset[str]:
+        """The weights that produce the channels."""
+        return frozenset(member.tensor for member in self.of_role("makes"))
+
+
+def kept_indices(member: Member, size: int, kept: Tensor, width: int) -> Tensor:
+    """Which places of a dimension of `size` stay when of the group's `width` channels those in `kept` do."""
+    gone = torch.ones(width, dtype=torch.bool)
+    gone[kept] = False
+    stays = torch.ones(size, dtype=torch.bool)
+    stays[member.places(gone.nonzero().reshape(-1))] = False
+    return stays.nonzero().reshape(-1)
+
+
+def cut_shapes(shapes: Shapes, cuts: Iterable[tuple[Group, int]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors that change when each group keeps that many channels."""
+    found: dict[str, list[int]] = {}
+    for group, kept in cuts:
+        for member in group.members:
+            sizes = found.setdefault(member.tensor, list(shapes[member.tensor]))
+            sizes[member.dim] -= (group.width - kept) * member.repeat
+    return {name: tuple(sizes) for name, sizes in found.items()}

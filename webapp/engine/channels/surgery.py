@@ -1,0 +1,91 @@
+"""The order of a cut: what matters is scored, the readers take over what they can, the rest is cut; block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..batches import Batch
+from ..calibration import Block, walk
+from ..encodings import Dense
+from ..facts import CheckpointFacts
+from ..model import Model
+from ..progress import Part, Report
+from .cutting import cut
+from .groups import Group
+from .scores import Readers, from_gradients, from_weights, gradients
+
+FROM_DATA = ("taylor", "activation", "reconstruction")
+Scores = dict[Group, Tensor]
+
+
+@dataclass
+class Surgery:
+    """`importance` is one of the technique's choices. Without `data` nothing makes up for what is cut."""
+
+    model: Model
+    facts: CheckpointFacts
+    groups: Sequence[Group]
+    importance: str
+    data: Sequence[Batch]
+    report: Report
+
+    def __post_init__(self) -> None:
+        self._before: Scores = {}
+        if self.importance == "taylor":
+            found = gradients(self.model, self.data)
+            self._before = {group: from_gradients(self.model, found, group) for group in self.groups}
+        elif self.importance not in FROM_DATA:
+            self._before = {group: from_weights(self.model, group, self.importance) for group in self.groups}
+
+    def scores(self) -> Scores:
+        """Of every group in the model as it is, nothing cut yet."""
+        if self._before:
+            return self._before
+        found: Scores = {}
+        for block, group in self._walked(Part(self.report, 0.0, 0.4)):
+            readers = Readers(block, group)
+            found[group] = readers.activation()
+            if self.importance == "reconstruction":
+                found[group] = readers.costs(readers.eliminations())
+        return found
+
+    def cut(self, counts: Mapping[Group, int]) -> None:
+        """Leaves each group as many channels."""
+        if not self.data:
+            for group in self.groups:
+                cut(self.model, group, _most(self._before[group], counts[group]))
+            return
+        for block, group in self._walked(Part(self.report, 0.4, 0.9)):
+            readers = Readers(block, group)
+            eliminations = readers.eliminations()
+            if self.importance == "reconstruction":
+                kept = readers.eliminate(eliminations, group.width - counts[group])
+            else:
+                own = self._before[group] if self._before else readers.activation()
+                kept = _most(own, counts[group])
+                readers.remove(eliminations, _others(kept, group.width))
+            for slot, elimination in zip(readers.slots, eliminations, strict=True):
+                if not slot.encoded.plan.pruned:  # an adjustment would fill the zeros of an earlier step
+                    self.model.weights[slot.layer.weight] = Dense(slot.shaped(elimination.weight.float()))
+            cut(self.model, group, kept, block)
+
+    def _walked(self, report: Report) -> Iterator[tuple[Block, Group]]:
+        for block in walk(self.model, self.facts.layers, self.data, report, "Structured pruning", originals=True):
+            if block.repeats or not block.name:
+                for group in self.groups:
+                    if all(member.tensor.startswith(block.prefix) for member in group.members):
+                        yield block, group
+
+
+def _most(scores: Tensor, count: int) -> Tensor:
+    return scores.topk(count).indices.sort().values
+
+
+def _others(kept: Tensor, width: int) -> Tensor:
+    gone = torch.ones(width, dtype=torch.bool)
+    gone[kept] = False
+    return gone.nonzero().reshape(-1)

@@ -1,0 +1,98 @@
+"""Channel groups of any module: traced through residuals, normalisation, concatenation and flattening.
+
+The dependency graph is torch-pruning's (Fang et al. 2023, https://arxiv.org/abs/2301.12900), on the meta device: it
+takes shapes only, and no weight is read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from torch import nn
+
+from ..batches import synthetic
+from ..facts import ArchitectureSpec
+from .groups import Group, Member
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def traced_groups(module: nn.Module, spec: ArchitectureSpec) -> Iterator[Group]:
+    """Every group whose channels some later layer reads; the model's own answers are in none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch_pruning
+
+        inputs = {name: tensor.to("meta") for name, tensor in synthetic(spec, 0).inputs.items()}
+        graph = torch_pruning.DependencyGraph()
+        graph.build_dependency(module, example_inputs=inputs if len(inputs) > 1 else next(iter(inputs.values())))
+        found = [
+            group
+            for traced in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
+            for group in _groups(traced)
+        ]
+    order = {name: index for index, name in enumerate(module.state_dict())}
+    yield from sorted(found, key=lambda group: min(order[member.tensor] for member in group.members))
+
+
+def _groups(traced: Any) -> Iterator[Group]:
+    """The groups in one of torch-pruning's: concatenated channels are one group for each of the parts.
+
+    None where it cannot be cut: nothing reads it, or a layer in it mixes channels in a way that is not followed.
+    """
+    runs: list[tuple[Member, int, int]] = []  # a member for channel `first` on, and how many it has
+    for item in traced.items:
+        part, name = item.dep.target.module, item.dep.target.name.partition(" (")[0]
+        if not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding, *NORMS)):
+            if any(True for _ in part.parameters()):
+                return
+            continue
+        channels = list(dict.fromkeys(item.root_idxs))
+        repeat = len(item.idxs) // len(channels)
+        mixed = getattr(part, "groups", 1) > 1 and part.groups != part.in_channels  # who meets whom would change
+        if mixed or not (_in_a_row(channels) and _in_a_row(item.idxs) and len(item.idxs) == repeat * len(channels)):
+            return
+        reads = item.dep.handler.__name__ == "prune_in_channels" and not isinstance(part, NORMS)
+        runs += [(m, channels[0], len(channels)) for m in _members(part, name, reads, repeat, item.idxs[0])]
+    kind: Literal["channels", "neurons"] = (
+        "channels" if any(isinstance(item.dep.target.module, nn.Conv2d) for item in traced.items) else "neurons"
+    )
+    edges = sorted({edge for _, first, count in runs for edge in (first, first + count)})
+    for start, end in pairwise(edges):
+        members = {
+            replace(member, offset=member.offset + (start - first) * member.repeat)
+            for member, first, count in runs
+            if first <= start and end <= first + count
+        }
+        makers = sorted(member.tensor.removesuffix(".weight") for member in members if member.role == "makes")
+        if makers and any(member.role == "reads" for member in members):
+            title = makers[0] if len(makers) == 1 else f"{makers[0]} and {len(makers) - 1} more"
+            ordered = sorted(members, key=lambda member: (member.tensor, member.dim))
+            yield Group(title, kind, end - start, tuple(ordered))
+
+
+def _in_a_row(places: list[int]) -> bool:
+    return places == list(range(places[0], places[0] + len(places)))
+
+
+def _members(part: nn.Module, name: str, reads: bool, repeat: int, offset: int) -> Iterator[Member]:
+    weight = f"{name}.weight"
+    if isinstance(part, NORMS):
+        tensors = dict(part.named_parameters(recurse=False)) | dict(part.named_buffers(recurse=False))
+        for tensor, value in tensors.items():
+            if value.dim():
+                yield Member(f"{name}.{tensor}", 0, "scales", repeat, offset)
+    elif isinstance(part, nn.Embedding):
+        yield Member(weight, 1, "makes", repeat, offset)
+    elif reads:
+        if getattr(part, "groups", 1) == 1:
+            yield Member(weight, 1, "reads", repeat, offset)
+    else:
+        depthwise = getattr(part, "groups", 1) > 1
+        yield Member(weight, 0, "scales" if depthwise else "makes", repeat, offset)
+        if part.bias is not None:
+            yield Member(f"{name}.bias", 0, "scales", repeat, offset)

@@ -1,0 +1,40 @@
+"""The formats in which a compressed model is delivered: one file each, found by being there.
+
+A format's own library is imported where it is used: this package is read by the web process too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+
+from ..discovery import subclasses_in
+from ..errors import RecipeInvalid
+from ..facts import CheckpointFacts
+from .base import Export, Loaded
+
+
+@cache
+def exports() -> dict[str, Export]:
+    """Every format by its name, the one that the receipt is measured on first."""
+    found = [kind() for kind in subclasses_in(sys.modules[__name__], Export)]  # type: ignore[type-abstract]
+    found.sort(key=lambda export: (not export.always, export.name))
+    return {export.name: export for export in found}
+
+
+def check_exports(facts: CheckpointFacts, asked: Sequence[str]) -> None:
+    """Raises RecipeInvalid for a format that there is none of, or not of this checkpoint, or where one is missing."""
+    known = exports()
+    for position, name in enumerate(asked):
+        if name not in known:
+            there = ", ".join(known)
+            raise RecipeInvalid(f"There is no export {name[:40]!r}; there are {there}.", f"exports.{position}")
+        if reason := known[name].unfit(facts):
+            raise RecipeInvalid(f"{known[name].title} cannot be written. {reason}", f"exports.{position}")
+    for name, form in known.items():
+        if form.always and name not in asked:
+            raise RecipeInvalid(f"`exports` has to name {name}: the receipt is measured on that file.", "exports")
+
+
+__all__ = ["Export", "Loaded", "check_exports", "exports"]

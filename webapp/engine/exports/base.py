@@ -1,0 +1,55 @@
+"""What an artifact's format declares and does. A file in this folder is a format; nothing else has to be touched."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..facts import ArchitectureSpec, CheckpointFacts
+from ..model import Model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An artifact in its runtime. `module` answers a batch's inputs as the model's own does; None: weights alone.
+
+    `model` is there where the file can be read back weight by weight.
+    """
+
+    module: nn.Module | None
+    loaded_by: str
+    runtime: str  # with its version and what decides its speed
+    model: Model | None = None
+
+
+class Export(ABC):
+    """Declared by class attributes, done by `write` in one process and `open` in another."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]  # one sentence: what loads it, and what it keeps
+    file: ClassVar[str]  # the artifact; others in its folder travel with it
+    always: ClassVar[bool] = False  # written by every run: the receipt is measured on it
+    beside_original: ClassVar[bool] = True  # the original is written too, and timed in the same runtime
+    packages: ClassVar[tuple[str, ...]] = ()  # whose versions the receipt names
+
+    @abstractmethod
+    def unfit(self, facts: CheckpointFacts) -> str | None:
+        """Why this checkpoint cannot be written in the format, as a sentence; None where it can."""
+
+    @abstractmethod
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        """Writes the artifact into `folder` and says how: facts for the receipt. Raises ExportUnfit."""
+
+    @abstractmethod
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        """Loads what `write` left there, in this process."""
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        """What the runtime does with integers and zeros, as a sentence for the receipt; `written` by `write`."""
+        return ""

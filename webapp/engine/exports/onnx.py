@@ -1,0 +1,65 @@
+"""ONNX: one file that onnxruntime and others run without torch and without Pare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExportUnfit
+from ..facts import ArchitectureSpec, CheckpointFacts
+from ..model import Model
+from .base import Export, Loaded
+
+LARGEST_IN_ONE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
+BESIDE = "model.onnx.data"
+
+
+class Onnx(Export):
+    name = "onnx"
+    title = "ONNX"
+    summary = (
+        "Runs in onnxruntime and other runtimes without torch or Pare; factors stay two products, integers stay "
+        "integers, zeros take their room."
+    )
+    file = "model.onnx"
+    packages = ("onnx", "onnxruntime", "onnxscript")
+
+    def unfit(self, facts: CheckpointFacts) -> str | None:
+        if facts.architecture is None:
+            return f"An ONNX file is a model that runs. {facts.weights_only_because}"
+        if not facts.architecture.inputs:
+            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
+        return None
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        import onnx_ir
+
+        from ..onnx_graph.assembly import assembled
+        from ..onnx_graph.trace import Untraceable
+
+        try:
+            made = assembled(model)
+        except Untraceable as error:
+            raise ExportUnfit(f"This model cannot be written as ONNX: {error}") from error
+        held = sum(v.const_value.nbytes for v in made.model.graph.initializers.values() if v.const_value is not None)
+        onnx_ir.save(made.model, folder / self.file, external_data=BESIDE if held > LARGEST_IN_ONE else None)
+        size = sum(path.stat().st_size for path in folder.iterdir() if path.name in (self.file, BESIDE))
+        return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes}
+
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        from ..onnx_graph.runtime import SessionModule
+
+        assert spec is not None
+        module = SessionModule(folder / self.file, spec)
+        return Loaded(module, "onnxruntime, a process of its own", module.runtime)
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        kernels, told = written["kernels"], []
+        if kernels.get("integers"):
+            told.append(f"{kernels['integers']} products multiply 8-bit integers")
+        if kernels.get("4-bit weights"):
+            told.append(f"{kernels['4-bit weights']} products read 4-bit weights as they are")
+        if kernels.get("floats"):
+            told.append(f"{kernels['floats']} multiply floats, whose weights are decoded when the file is loaded")
+        return f"{', '.join(told)}." if told else ""

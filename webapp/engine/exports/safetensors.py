@@ -1,0 +1,40 @@
+"""Pare's own file: every weight as it is stored, read back by `pare` or, where weights are plain, by any reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..artifact import FORMAT, read_model, write_model
+from ..facts import ArchitectureSpec, CheckpointFacts
+from ..model import Model
+from ..modules import build
+from .base import Export, Loaded
+
+
+class Safetensors(Export):
+    name = "safetensors"
+    title = "safetensors"
+    summary = "Loads in Pare, and plain weights in every safetensors reader; keeps integers, zeros and factors."
+    file = "model.safetensors"
+    always = True
+    beside_original = False  # torch runs the original as it is
+    packages = ("torch", "safetensors")
+
+    def unfit(self, facts: CheckpointFacts) -> str | None:
+        return None
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        return {"size_bytes": write_model(model, folder / self.file)}
+
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        model = read_model(folder / self.file)
+        module = build(model) if model.architecture is not None else None
+        loaded_by = f"pare file format {FORMAT}, a process of its own"
+        return Loaded(module, loaded_by, f"torch {torch.__version__}, float32", model)
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        return "Integers and bitmasks are stored; this runtime decodes them to floats, so they save no time in it."

@@ -1,0 +1,130 @@
+"""Rounding column by column, each column's error made good by those that are still to come.
+
+GPTQ: Frantar et al. 2022, https://arxiv.org/abs/2210.17323, in its form by Cholesky factors and lazy blocks (section
+3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .grids import Scheme, fit_grid
+from .quantizers import Grid, codes_of, dequantize, nearest_units, quantize
+
+BLOCK = 128  # columns whose errors reach the columns after them in one product
+DAMPINGS = (0.01, 0.05, 0.25)  # to choose from
+MOST_DAMPING = 1.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Codes are wanted for `matrix` (rows, columns), whose errors count by `hessian` (columns, columns), damped.
+
+    order (columns,): the sequence in which columns are rounded. factor (columns, columns): the upper U, U^T U = H^-1
+    in that sequence, whose row i holds what rounding the i-th column does to those after it.
+    """
+
+    matrix: Tensor
+    hessian: Tensor
+    order: Tensor
+    factor: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """(columns,): what an error in a column costs once those after it have made up for it, 1 / U_ii^2."""
+        found = torch.empty(len(self.order))
+        found[self.order] = self.factor.diagonal().square().reciprocal()
+        return found
+
+    def errors(self, codes: Tensor, grid: Grid) -> Tensor:
+        """(rows,): the squared error of each output."""
+        change = self.matrix - dequantize(codes, grid)
+        return ((change @ self.hessian) * change).sum(1)
+
+
+def problem(
+    matrix: Tensor, covariance: Tensor, cross: Tensor | None, damping: float, act_order: bool
+) -> Problem | None:
+    """None where the covariance (columns, columns) of the inputs cannot be inverted however it is damped.
+
+    `damping` of its mean diagonal is added to it, more where that is too little; an input that never spoke counts as
+    the mean. cross (columns, columns), the inputs times the original's, makes the matrix what answers on these inputs
+    as it did on those.
+    """
+    diagonal = covariance.diagonal()
+    quiet = diagonal <= 0
+    mean = diagonal[~quiet].mean() if bool((~quiet).any()) else torch.tensor(1.0)
+    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(len(diagonal))
+    while damping <= MOST_DAMPING:
+        added = torch.diag(torch.where(quiet, mean, damping * mean))
+        hessian = covariance + added
+        factor = _factor_of_inverse(hessian[order][:, order])
+        if factor is not None:
+            if cross is not None:
+                matrix = torch.linalg.solve(hessian, (cross + added) @ matrix.t()).t().contiguous()
+            return Problem(matrix, hessian, order, factor)
+        damping *= 10
+    return None
+
+
+def chosen_damping(matrix: Tensor, kept: Tensor, held: Tensor, scheme: Scheme, act_order: bool) -> float:
+    """Which of DAMPINGS leaves the least error on inputs held back, after rounding on the others.
+
+    kept and held (columns, columns): the covariances of both. A few rows of a matrix are enough.
+    """
+    least, best = math.inf, DAMPINGS[0]
+    for damping in DAMPINGS:
+        given = problem(matrix, kept, None, damping, act_order)
+        if given is not None:
+            grid = fit_grid(matrix, scheme, given.weights)
+            error = float(replace(given, hessian=held).errors(rounded(given, grid), grid).sum())
+            least, best = min((least, best), (error, damping))
+    return best
+
+
+def _factor_of_inverse(hessian: Tensor) -> Tensor | None:
+    lower, failed = torch.linalg.cholesky_ex(hessian)
+    if failed or not bool(torch.isfinite(lower).all()):
+        return None
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if failed else upper
+
+
+def rounded(given: Problem, grid: Grid, zeros: Tensor | None = None) -> Tensor:
+    """Codes, uint8 (rows, columns), on a grid that is fixed beforehand. Where zeros (rows, columns) is true: zero.
+
+    A row for which plain rounding happens to be better gets that, so the error is never above rounding's.
+    """
+    left = given.matrix.t()[given.order].contiguous()  # (columns, rows): a column lies in one piece
+    columns = len(left)
+    scale, zero = in_columns(grid, columns)
+    scale, zero = scale[given.order], zero if zero.dim() == 0 else zero[given.order]
+    held = None if zeros is None else zeros.t()[given.order]
+    units = torch.empty_like(left)
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        block, own = left[start:end], given.factor[start:end, start:end]
+        errors = torch.empty_like(block)
+        for i, at in enumerate(range(start, end)):
+            nearest = nearest_units(block[i] / scale[at], zero if zero.dim() == 0 else zero[at], grid.top, grid.levels)
+            units[at] = nearest if held is None else nearest.masked_fill_(held[at], 0.0)
+            errors[i] = (block[i] - units[at] * scale[at]) / own[i, i]
+            block[i + 1 :].addr_(own[i, i + 1 :], errors[i], alpha=-1)
+        left[end:].addmm_(given.factor[start:end, end:].t(), errors, alpha=-1)
+    codes = torch.empty(columns, len(given.matrix), dtype=torch.uint8)
+    codes[given.order] = codes_of(units, zero, grid.levels)
+    codes = codes.t().contiguous()
+    matrix = given.matrix if zeros is None else given.matrix.masked_fill(zeros, 0.0)
+    plain = quantize(matrix, grid)
+    worse = given.errors(codes, grid) > given.errors(plain, grid)
+    return torch.where(worse[:, None], plain, codes)
+
+
+def in_columns(grid: Grid, columns: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero of a grid, as float32 (columns, rows); the zero is a scalar where it is the same everywhere."""
+    scale, zero = grid.across(grid.scale.float(), columns), grid.across(grid.zero, columns)
+    return scale.t().contiguous(), zero if zero.dim() == 0 else zero.t().contiguous()

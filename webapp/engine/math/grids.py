@@ -1,0 +1,138 @@
+"""Which grid a matrix is rounded to: the one that spans each group, or the one that leaves the least error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from . import codebooks
+from .quantizers import Grid, codes_of, grouped, nearest_units, stored_scale
+
+Numbers = Literal["int", "normal", "fitted"]
+
+CHUNK = 1 << 15  # values searched at a time: they stay in the cache of one core
+SHRINKS = (1.0, 0.875, 0.75, 0.625, 0.5)  # of the scale that spans a group: the candidates of a search
+POLISHING = 2  # times that the best candidate's scale is fitted to its codes, and they to it
+SAMPLE = 1 << 16  # values that levels are fitted to
+LLOYD_ROUNDS = 3
+BINS = 1024  # of the table in which a search looks up the nearest level
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a matrix becomes codes. `group` 0 is the whole row; a codebook has no zero points."""
+
+    bits: int
+    group: int = 0
+    symmetric: bool = True
+    numbers: Numbers = "int"
+    search: bool = False
+
+    def fitting(self, columns: int) -> Scheme:
+        """Groups as wide as the matrix are rows."""
+        return replace(self, group=self.group if self.group < columns else 0)
+
+
+def fit_grid(matrix: Tensor, scheme: Scheme, weights: Tensor | None = None) -> Grid:
+    """The grid for a float32 matrix (rows, columns). `weights` (columns,): how much an error in each column counts."""
+    scheme = scheme.fitting(matrix.shape[1])
+    counts = None if weights is None else grouped((weights / weights.amax().clamp(min=1e-30))[None], scheme.group)
+    levels = None
+    if scheme.numbers != "int":
+        levels = codebooks.normal_levels(scheme.bits)
+        if scheme.numbers == "fitted":
+            levels = _fitted(matrix, scheme, levels, counts)
+    found = [
+        _searched(part, scheme, levels, counts) if scheme.search else _spanning(part, scheme, levels)
+        for part in _chunks(matrix, scheme.group)
+    ]
+    scale = stored_scale(torch.cat([scale for scale, _ in found]))
+    if levels is not None or scheme.symmetric:
+        return Grid(scheme.bits, scheme.group, scale, None, levels)
+    return Grid(scheme.bits, scheme.group, scale, torch.cat([zero for _, zero in found]).to(torch.uint8))
+
+
+def _chunks(matrix: Tensor, group: int) -> Iterator[Tensor]:
+    """Some rows at a time, as (rows, groups, group)."""
+    rows = max(1, CHUNK // max(matrix.shape[1], 1))
+    for start in range(0, len(matrix), rows):
+        yield grouped(matrix[start : start + rows], group)
+
+
+def _spanning(values: Tensor, scheme: Scheme, levels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (rows, groups) of the grid that reaches every value: no error is above half a step."""
+    low, high = values.amin(-1).clamp(max=0), values.amax(-1).clamp(min=0)
+    top, middle = 2**scheme.bits - 1, 2 ** (scheme.bits - 1)
+    if levels is not None:  # the outermost level is on one side only: the longer side gets it, by the scale's sign
+        scale = torch.maximum(-low, high)
+        return torch.where(high >= -low, scale, -scale), torch.zeros_like(scale)
+    if scheme.symmetric:  # there is one code more below zero than above it, and the longer side gets that
+        longer, shorter = torch.maximum(-low, high), torch.minimum(-low, high)
+        scale = torch.maximum(longer / middle, shorter / (middle - 1))
+        return torch.where(high > -low, -scale, scale), torch.full_like(scale, middle)
+    scale = (high - low) / top
+    return scale, (-low / torch.where(scale > 0, scale, 1.0)).round().clamp(0, top)
+
+
+def _candidates(values: Tensor, scheme: Scheme, levels: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scales and zero points to try, the spanning ones first. Where there is no zero point, of both signs."""
+    scale, zero = _spanning(values, scheme, levels)
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    for shrink in SHRINKS:
+        yield shrink * scale, zero  # both ends of the range shrink alike, so the zero point stays
+        if levels is not None or scheme.symmetric:
+            yield -shrink * scale, zero
+
+
+def _searched(values: Tensor, scheme: Scheme, levels: Tensor | None, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (rows, groups) of the least squared error among the candidates, then polished.
+
+    A candidate's units u are given the scale that suits them best, <w, u> / <u, u>, which leaves the error
+    |w|^2 - <w, u>^2 / <u, u>; so the candidate with the largest last term is the best.
+    """
+    largest = values.abs().amax(-1, keepdim=True)
+    values = values / torch.where(largest > 0, largest, 1.0)  # squares of very large and small values stay numbers
+    counted = values if weights is None else values * weights
+    best = torch.full(values.shape[:-1], -1.0)
+    scale, zero = torch.ones_like(best), torch.zeros_like(best)
+
+    def consider(tried: Tensor, at: Tensor) -> None:
+        nonlocal best, scale, zero
+        units = _rounded(values / tried[..., None], at[..., None], 2**scheme.bits - 1, levels)
+        along = (units * counted).sum(-1)
+        size = (units.square() if weights is None else units.square() * weights).sum(-1).clamp_(min=1e-30)
+        gain = along.square() / size
+        better = gain > best
+        best = torch.where(better, gain, best)
+        scale, zero = torch.where(better, along / size, scale), torch.where(better, at, zero)
+
+    for tried, at in _candidates(values, scheme, levels):
+        consider(tried, at)
+    for _ in range(POLISHING):
+        consider(torch.where(scale == 0, 1.0, scale), zero)
+    return scale * largest[..., 0], zero
+
+
+def _rounded(ratios: Tensor, zero: Tensor, top: int, levels: Tensor | None) -> Tensor:
+    """Like `nearest_units`, but the levels come out of a table, which is quick and wrong only next to a midpoint."""
+    if levels is None:
+        return nearest_units(ratios, zero, top, None)
+    table = nearest_units(torch.linspace(-1, 1, 2 * BINS + 1), zero, top, levels)
+    places = ratios.mul(BINS).add_(BINS + 0.5).clamp_(0, 2 * BINS).to(torch.int32)
+    return torch.index_select(table, 0, places.reshape(-1)).reshape(ratios.shape)
+
+
+def _fitted(matrix: Tensor, scheme: Scheme, levels: Tensor, weights: Tensor | None) -> Tensor:
+    """Levels for this matrix, by Lloyd's method on some of its rows: scales and levels take turns."""
+    values = grouped(matrix[:: max(1, matrix.numel() // SAMPLE)], scheme.group)
+    counts = (torch.ones_like(values[:1]) if weights is None else weights).expand_as(values).reshape(-1)
+    for _ in range(LLOYD_ROUNDS):
+        scale, zero = _searched(values, scheme, levels, weights)
+        scale = stored_scale(scale).float()[..., None].expand_as(values)
+        codes = codes_of(nearest_units(values / scale, zero, 0, levels), zero, levels).long()
+        levels = codebooks.moved_levels(levels, codes.reshape(-1), values.reshape(-1), scale.reshape(-1), counts)
+    return levels

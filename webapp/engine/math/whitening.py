@@ -1,0 +1,61 @@
+"""The metric of a layer's inputs, in which a rank is cut: Wang et al. 2024 (SVD-LLM), https://arxiv.org/abs/2403.07378.
+
+The error of W' on inputs X is |(W - W') L|^2 with L L^T = X^T X, so the best W' of rank r comes from the singular
+values of W L (equations 5 to 8 there).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DAMPING = 1e-3  # of the mean of the diagonal
+LEAST = 1e-10  # of the largest eigenvalue, where the decomposition falls back
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`root` L, float64 (n, n), with L L^T = the damped covariance; lower triangular, or else `inverse` is L^-1."""
+
+    root: Tensor
+    damping: float  # what was added to the diagonal
+    inverse: Tensor | None = None
+    note: str = ""
+
+    def solve(self, answers: Tensor) -> Tensor:
+        """answers (m, n) times the inverse of the damped covariance."""
+        if self.inverse is None:
+            return torch.cholesky_solve(answers.t(), self.root).t()
+        return answers @ self.inverse.t() @ self.inverse
+
+
+def metric(sums: Tensor, share: float = DAMPING) -> Metric:
+    """From x^T x (n, n): its Cholesky factor, or of a matrix that has none the root of its clamped eigenvalues.
+
+    Inputs that are all zero are given the plain metric.
+    """
+    covariance = sums.to(torch.float64, copy=True)
+    damping = share * float(covariance.diagonal().mean())
+    if damping <= 0:
+        return Metric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs were all zero")
+    covariance.diagonal().add_(damping)
+    root, info = torch.linalg.cholesky_ex(covariance)
+    if not info:
+        return Metric(root, damping)
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp(min=LEAST * float(values[-1])).sqrt()
+    note = "the covariance of its inputs has no Cholesky factor, so its eigenvalues were clamped"
+    return Metric(vectors * values, damping, (vectors / values).t().contiguous(), note)
+
+
+def target(weight: Tensor, found: Metric, cross: Tensor) -> Tensor:
+    """The matrix T (m, n) that answers best on the inputs x as `weight` does on x_original; cross is x^T x_original.
+
+    min |x T^T - x_original W^T|^2 + damping |T - W|^2: T = (W cross^T + damping W) (x^T x + damping)^-1. SVD-LLM's
+    closed-form update, and what GPTAQ calls the asymmetric calibration (https://arxiv.org/abs/2504.02692).
+    """
+    if not found.damping:
+        return weight
+    return found.solve(torch.addmm(found.damping * weight, weight, cross.t().to(weight.dtype)))

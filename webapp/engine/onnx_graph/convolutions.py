@@ -1,0 +1,80 @@
+"""Convolutions of integers, with the batch normalisation that follows folded into their scales and their bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from ..activations import Activations
+from ..encodings import Encoded, Quantized
+from .integers import Integers
+from .products import Use, only_user
+
+Leaves = Mapping[str, tuple[Encoded, bool]]
+LARGEST_BIAS = 2.0**31 - 1
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """What is done to each output channel after the integers are added up: times `factor`, plus `offset`."""
+
+    factor: Tensor
+    offset: Tensor
+
+
+def convolution(integers: Integers, use: Use, name: str, leaf: Quantized, plan: Activations, leaves: Leaves) -> None:
+    """Puts the integer form in the place of a convolution, and of what it makes superfluous after it."""
+    assert plan.input is not None
+    draw, path = integers.drawing, name.removesuffix(".weight")
+    norm = only_user(use.output) if plan.result_at not in (None, path) else None
+    affine, nodes, end = _affine(path, leaf, leaves), [use.node], use.output
+    if norm is not None and norm.op_type == "BatchNormalization":
+        assert plan.result_at is not None
+        affine = _folded(affine, plan.result_at, norm.attributes.get_float("epsilon", 1e-5), leaves)
+        nodes, end = [norm, *nodes], norm.outputs[0]
+    scale = leaf.grid.scale.float()[:, 0] * affine.factor
+    weight = integers.weight(name, leaf, leaf.shape, 0, draw.tensor(f"{name}.folded_scale", scale))
+    given = [integers.quantized(use.x, plan.input, use.node), weight]
+    if bool(affine.offset.any()):
+        given.append(_bias(integers, name, affine.offset, scale * plan.input.scale))
+    made = draw.node("Conv", *given, before=use.node, **{key: a.value for key, a in use.node.attributes.items()})
+    if plan.result is not None:
+        made = integers.quantized(made, plan.result, use.node)
+        clip = only_user(end)
+        if plan.result.zero == 0 and clip is not None and clip.op_type == "Relu":  # the range begins at zero
+            nodes, end = [clip, *nodes], clip.outputs[0]
+    draw.replace(end, made)
+    for node in nodes:
+        draw.graph.remove(node, safe=True)
+
+
+def _affine(path: str, leaf: Quantized, leaves: Leaves) -> _Affine:
+    bias = leaves.get(f"{path}.bias")
+    rows = len(leaf.codes)
+    return _Affine(torch.ones(rows), bias[0].decode().float() if bias is not None else torch.zeros(rows))
+
+
+def _folded(affine: _Affine, path: str, epsilon: float, leaves: Leaves) -> _Affine:
+    """(y - mean) / sqrt(variance + epsilon) * weight + bias, of y = affine(x)."""
+
+    def of(part: str, otherwise: float) -> Tensor:
+        found = leaves.get(f"{path}.{part}")
+        return torch.full_like(affine.factor, otherwise) if found is None else found[0].decode().float()
+
+    factor = of("weight", 1.0) / (of("running_var", 1.0) + epsilon).sqrt()
+    return _Affine(affine.factor * factor, (affine.offset - of("running_mean", 0.0)) * factor + of("bias", 0.0))
+
+
+def _bias(integers: Integers, name: str, bias: Tensor, scale: Tensor) -> ir.Value:
+    """As 32-bit integers in the unit of the sums, which is what the integer kernel adds; floats where they overflow."""
+    draw = integers.drawing
+    codes = (bias.double() / scale.double()).round()
+    if not bool((codes.abs() <= LARGEST_BIAS).all()):
+        return draw.tensor(f"{name}.folded_bias", bias)
+    units = draw.tensor(f"{name}.folded_bias", codes.to(torch.int32))
+    zero = draw.tensor(f"{name}.bias_zeros", torch.zeros(len(bias), dtype=torch.int32))
+    return draw.node("DequantizeLinear", units, draw.tensor(f"{name}.bias_scale", scale), zero, axis=0)

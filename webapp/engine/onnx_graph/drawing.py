@@ -1,0 +1,90 @@
+"""A graph while it is changed: constants that are read when it is written, and nodes put before others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from onnx_ir.tensor_adapters import TorchTensor
+from torch import Tensor
+
+from .trace import OPSET
+
+MICROSOFT = "com.microsoft"  # onnxruntime's own operators
+NUMBERS = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.float16: ir.DataType.FLOAT16,
+    torch.bfloat16: ir.DataType.BFLOAT16,
+    torch.int64: ir.DataType.INT64,
+    torch.int32: ir.DataType.INT32,
+    torch.int8: ir.DataType.INT8,
+    torch.uint8: ir.DataType.UINT8,
+}
+NIBBLES = {ir.DataType.INT4, ir.DataType.UINT4}
+
+
+class Drawing:
+    """`start` is the first node as it was traced: what depends on constants alone is put before it."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model, self.graph = model, model.graph
+        self.start = model.graph[0]
+
+    def constant(self, name: str, shape: tuple[int, ...], dtype: ir.DataType, read: Callable[[], Tensor]) -> ir.Value:
+        """An initializer whose values are read when the file is written. One name is one constant."""
+        if name in self.graph.initializers:
+            return self.graph.initializers[name]
+
+        def made() -> ir.TensorProtocol:
+            tensor = read().contiguous()
+            if dtype in NIBBLES:
+                return ir.tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype, name=name)
+            return TorchTensor(tensor, name=name)
+
+        lazy = ir.LazyTensor(made, dtype=dtype, shape=ir.Shape(shape), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=lazy)
+        self.graph.initializers.add(value)
+        return value
+
+    def tensor(self, name: str, values: Tensor) -> ir.Value:
+        return self.constant(name, tuple(values.shape), NUMBERS[values.dtype], lambda: values)
+
+    def number(self, value: float, dtype: torch.dtype = torch.float32) -> ir.Value:
+        """A scalar; equal ones are one."""
+        return self.tensor(f"{NUMBERS[dtype].name.lower()}_{value!r}", torch.tensor(value, dtype=dtype))
+
+    def axes(self, *sizes: int) -> ir.Value:
+        return self.tensor("axes_" + "_".join(str(size) for size in sizes), torch.tensor(sizes, dtype=torch.int64))
+
+    def node(
+        self, operator: str, *inputs: ir.Value | None, before: ir.Node | None = None, domain: str = "", **more: Any
+    ) -> ir.Value:
+        """A node of one output, put before the node that needs it, or at the start; `more` are its attributes."""
+        made = ir.node(operator, inputs, more, domain=domain)
+        self.graph.insert_before(before if before is not None else self.start, made)
+        return made.outputs[0]
+
+    def cast(self, value: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+        return value if value.dtype == dtype else self.node("Cast", value, to=int(dtype))
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Everything that read `old` reads `new`, the caller of the graph included."""
+        if old.is_graph_output():
+            old.name, new.name, new.shape, new.type = f"{old.name}_before", old.name, old.shape, old.type
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+    def finished(self) -> ir.Model:
+        """The model without what nothing reads."""
+        self.model.opset_imports.update({"": OPSET, MICROSOFT: 1})
+        for tidy in (common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()):
+            tidy(self.model)
+        return self.model
+
+
+def array_of(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None
+    return value.const_value.numpy()

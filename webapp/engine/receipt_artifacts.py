@@ -1,0 +1,72 @@
+"""The receipt's part on what was delivered: each file's size, proof, quality and speed in the runtime that loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .exports import Export, exports
+
+Facts = Mapping[str, Any]
+
+
+def delivered(stage_facts: Mapping[str, Facts]) -> list[tuple[Export, Facts, Facts]]:
+    """(format, what its export returned, what its verification found) of each artifact, the receipt's own first."""
+    return [
+        (form, stage_facts[f"export-{name}"], stage_facts[f"verify-{name}"])
+        for name, form in exports().items()
+        if f"verify-{name}" in stage_facts
+    ]
+
+
+def files_of(
+    checkpoint: Facts, stage_facts: Mapping[str, Facts], stage_files: Mapping[str, Mapping[str, Facts]]
+) -> list[dict[str, Any]]:
+    """The artifacts with their proofs; then what travels with them, a config.json that a step made untrue anew."""
+    found = []
+    travelling = {**checkpoint.get("files", {})}
+    for form, _, verified in delivered(stage_facts):
+        files = stage_files[f"export-{form.name}"]
+        found.append({"name": form.file, "format": form.name, **_stored(files[form.file]), "proof": verified["proof"]})
+        travelling |= files
+    written = {artifact["name"] for artifact in found}
+    companions = (
+        {"name": name, "format": "companion", **_stored(stored), "proof": None}
+        for name, stored in sorted(travelling.items())
+        if name not in written
+    )
+    return [*found, *companions]
+
+
+def runtimes(stage_facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
+    """A row for each artifact: how large it is, what runs it, and what it does there beside the original."""
+    rows = []
+    for form, written, verified in delivered(stage_facts):
+        before, after = verified["baseline_latency_ms"], verified["result"]["latency_ms"]
+        notes = [form.arithmetic(written), *written.get("notes", ())]
+        if before and after and after["p50"] > before["p50"]:
+            notes.append(f"It is {after['p50'] / before['p50']:.1f} times slower than the original in this runtime.")
+        rows.append(
+            {
+                "artifact": form.file,
+                "format": form.name,
+                "title": form.title,
+                "size_bytes": written["size_bytes"],
+                "runtime": verified["proof"]["runtime"],
+                "metrics": verified["result"]["metrics"],
+                "differences": verified["differences"],
+                "baseline": before,
+                "result": after,
+                "notes": [note for note in notes if note],
+            }
+        )
+    return rows
+
+
+def packages(stage_facts: Mapping[str, Facts]) -> tuple[str, ...]:
+    """Whose versions made and loaded the artifacts."""
+    return tuple(dict.fromkeys(name for form, _, _ in delivered(stage_facts) for name in form.packages))
+
+
+def _stored(file: Facts) -> dict[str, Any]:
+    return {"digest": file["digest"], "size_bytes": file["size_bytes"]}

@@ -1,0 +1,30 @@
+"""Quality after a step that is not the last, so that it is seen which step cost it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..artifact import read_model
+from ..measure import evaluate, summarise
+from ..modules import build
+from ..pipeline import STATE
+from ..progress import Report
+from .job import StageJob
+
+
+def run(job: StageJob, report: Report) -> dict[str, Any]:
+    """{"metrics"}, empty where quality cannot be measured. The original takes part only where there are no labels."""
+    if job.unavailable() is not None:
+        return {"metrics": {}}
+    number, spec = job.stage.removeprefix("score-"), job.checkpoint.facts.architecture
+    assert spec is not None
+    report.progress(0.0, f"Measuring what step {number} left")
+    data = job.evaluation()
+    alone = spec.task == "causal-lm" or (spec.task != "embedding" and data[0].targets is not None)
+    reference = None if alone else build(job.original())
+    left = build(read_model(job.inputs[f"step-{number}"] / STATE))
+    scores, more = evaluate(left, spec, data, report, reference=reference)
+    metrics = {**summarise(scores, job.run.seed), **more}
+    for name, metric in metrics.items():
+        report.log(f"After step {number}: {name} {metric['value']:.4f} (n = {metric['n']:,})")
+    return {"metrics": metrics}

@@ -1,0 +1,88 @@
+"""AWQ: inputs that speak loudly are scaled up in the weights and down in the layer before; then weights are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration import Block, Covariance, Slot
+from ..encodings import Encoded, Quantized
+from ..math import awq, grids, quantizers
+from ..model import Model
+from .base import Context, Outcome, setting
+from .block_by_block import BlockByBlock
+from .folding import fold, producers
+from .rounding import Rounding, RoundingSettings
+
+UNSCALED = "no layer before it can take its scales, so it was rounded without them"
+
+
+class Loudness(Covariance):
+    """Also `sizes` (groups, columns): the sum of the absolute values of each input."""
+
+    def __init__(self, groups: int, columns: int) -> None:
+        super().__init__(groups, columns)
+        self.sizes = torch.zeros(groups, columns)
+
+    def take(self, rows: Tensor, original: Tensor | None) -> None:
+        super().take(rows, original)
+        self.sizes += rows.abs().sum(0)
+
+
+class Awq(Rounding, BlockByBlock):
+    name = "awq"
+    title = "AWQ"
+    family = "Quantization"
+    summary = (
+        "Rounds weights to 8- to 2-bit codes after scaling up the inputs that matter most, which the layer before "
+        "takes back; needs calibration data and little time. gptq keeps more at 3 bits and below."
+    )
+    paper = "https://arxiv.org/abs/2306.00978"
+    statistic = Covariance
+
+    class Settings(RoundingSettings):
+        samples: int = setting(
+            0,
+            "Samples",
+            "Calibration samples; 0 takes as many as suit the task.",
+            unit="samples",
+            ge=0,
+            le=100_000,
+        )
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        self.check(context.layers, settings)
+        return super().apply(model, settings, context)
+
+    def compress_block(self, block: Block, settings: Any, context: Context) -> Sequence[tuple[Slot, Outcome]]:
+        scaled = {slot.path for slots in self._folded(block, settings) for slot in slots}
+        done = super().compress_block(block, settings, context)
+        return [
+            (slot, outcome if slot.path in scaled or outcome.skipped else replace(outcome, note=UNSCALED))
+            for slot, outcome in done
+        ]
+
+    def _folded(self, block: Block, settings: Any) -> Iterator[list[Slot]]:
+        """Scales what can be scaled in the block, which then answers as before. Those that took scales, by input."""
+        for slots, candidates in producers(block):
+            statistic = block.collect(slots, Loudness)[slots[0].path]
+            matrices = [(slot.matrix(), replace(settings.scheme(slot.layer), search=False)) for slot in slots]
+            sizes = statistic.sizes[0] / max(statistic.count, 1)
+            scales = awq.searched_scales(matrices, sizes, statistic.mean[0])
+            if scales is None or any(fold(block, producer, slots, scales) for producer in candidates):
+                yield slots
+
+    def compress_slot(
+        self, slot: Slot, statistic: Covariance, settings: Any, context: Context
+    ) -> tuple[Encoded, Outcome]:
+        matrix, scheme = slot.matrix(), settings.scheme(slot.layer)
+        weights = statistic.sums.diagonal(dim1=1, dim2=2).mean(0)  # (columns,)
+        grid = grids.fit_grid(matrix, scheme, weights)
+        codes = quantizers.quantize(matrix, grid)
+        old = slot.encoded
+        done = Quantized(codes, grid, old.shape, old.dtype, slot.transposed, old.plan.pruned)
+        return done, Outcome(slot.layer.name, self.asked(slot.layer, settings), done.plan.label)

@@ -1,0 +1,97 @@
+"""What the pruning techniques that calibrate share: the samples, and how the ratio is spread over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..calibration import Slot, SquareSum, walk
+from ..facts import LayerFacts
+from ..math import allocation, masks
+from ..model import Model
+from ..progress import Part
+from .base import Context, Outcome, setting
+from .block_by_block import BlockByBlock
+from .pruning import Pruning, PruningSettings
+
+TELLS_NOTHING = "what was measured of its inputs tells nothing (zero or beyond numbers), so magnitude alone decided"
+MEASURING = 0.3  # of the time
+
+
+class CalibratedPruningSettings(PruningSettings):
+    allocation: Literal["uniform", "sensitivity"] = setting(
+        "uniform",
+        "Ratio of each layer",
+        "uniform: the same everywhere. sensitivity: less where a weight carries more of its layer's output, up to a "
+        "tenth more or less, with the same total; takes one more pass over the samples.",
+        widget="choice",
+        show_when={"pattern": "unstructured"},
+    )
+    samples: int = setting(
+        0,
+        "Calibration samples",
+        "How many samples (texts, chunks of text, images) the layers' inputs are measured on; 0: as many as suit the "
+        "task.",
+        unit="samples",
+        ge=0,
+    )
+
+    @property
+    def uneven(self) -> bool:
+        return self.allocation == "sensitivity" and not self.n_of_m
+
+
+@dataclass(frozen=True)
+class Allocated(Context):
+    """A step that has measured how its ratio is spread: the share of each slot, by its path."""
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+class CalibratedPruning(Pruning, BlockByBlock):
+    """Block by block, each on what the pruned ones before it put out."""
+
+    layers = frozenset({"linear", "conv"})
+
+    def exact(self, settings: Any) -> bool:
+        return not settings.uneven
+
+    def asked(self, layer: LayerFacts, settings: Any) -> str:
+        return super().asked(layer, settings) + (" over all layers" if settings.uneven else "")
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        if settings.uneven:
+            shares = self.shares(model, settings, context)
+            later = {**vars(context), "report": Part(context.report, MEASURING, 1.0)}
+            context = Allocated(**later, shares=shares)
+        return super().apply(model, settings, context)
+
+    def share(self, slot: Slot, settings: Any, context: Context) -> float:
+        """How much of this matrix goes."""
+        return context.shares[slot.path] if isinstance(context, Allocated) else float(settings.share)
+
+    def shares(self, model: Model, settings: Any, context: Context) -> dict[str, float]:
+        """The share of each slot that the samples reach, from a walk that changes nothing."""
+        data, report = context.calibration(settings.samples), Part(context.report, 0.0, MEASURING)
+        at, costs, sizes = allocation.ratios(settings.share), [], {}
+        for block in walk(model, context.layers, data, report, f"{self.title}: measuring"):
+            for stage, statistics in block.staged(SquareSum):
+                for slot in stage:
+                    if statistics[slot.path].count:
+                        scores, _ = saliency(slot, statistics[slot.path])
+                        costs.append(allocation.next_costs(scores, at))
+                        sizes[slot.path] = scores.numel()
+        return dict(zip(sizes, allocation.allocated(costs, list(sizes.values()), settings.share), strict=True))
+
+
+def saliency(slot: Slot, statistic: SquareSum) -> tuple[Tensor, str]:
+    """|W| ||x|| (out, in) of a slot, and a note where the norms tell nothing: Wanda's equation 1."""
+    matrix, norms, note = slot.matrix(), statistic.sums.sqrt(), ""
+    if not 0 < float(norms.sum()) < torch.inf:
+        norms, note = torch.ones_like(norms), TELLS_NOTHING
+    scores = matrix.abs() * norms.repeat_interleave(len(matrix) // slot.groups, dim=0)
+    return masks.zeros_first(scores, matrix), note

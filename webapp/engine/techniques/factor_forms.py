@@ -1,0 +1,246 @@
+"""The forms that a weight can be factorized into: which ranks there are, what each costs and loses, and its factors.
+
+A form knows shapes only; `split` adds values. Weights are seen as (out, in, *kernel) whatever way they are stored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..encodings import Dense, Encoded, Factored, FactoredConv, Pivoted
+from ..factor_plans import FactoredConvPlan, FactoredPlan, PivotedPlan
+from ..math import factorization, ranks, tucker
+from ..math.whitening import Metric
+from ..plans import DensePlan, Plan
+
+Ranks = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Form(ABC):
+    """`shape` (out, in, *kernel); `transposed` where the checkpoint stores (in, out)."""
+
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.columns
+
+    @cached_property
+    def columns(self) -> int:
+        return int(torch.Size(self.shape[1:]).numel())
+
+    @cached_property
+    def options(self) -> list[Ranks]:
+        """The ranks that hold fewer values than the weight, fewest first. None where nothing would be saved."""
+        return [option for option in self.every() if self.values(option) < self.size]
+
+    @cached_property
+    def costs(self) -> list[int]:
+        return [self.values(option) for option in self.options]
+
+    @abstractmethod
+    def every(self) -> list[Ranks]:
+        """All ranks worth a thought, each with more values than the one before."""
+
+    @abstractmethod
+    def of_rank(self, rank: int) -> Ranks:
+        """The ranks where one number is given, as far as the weight has so many."""
+
+    @abstractmethod
+    def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
+        """Of the factors as they are stored."""
+
+    def values(self, chosen: Ranks) -> int:
+        return sum(int(torch.Size(shape).numel()) for shape in self.shapes(chosen))
+
+    @abstractmethod
+    def plan(self, plan: Plan, chosen: Ranks) -> Plan: ...
+
+    @abstractmethod
+    def split(self, target: Tensor, metric: Metric | None) -> Split:
+        """target float64 (out, in * kernel), to be met in this metric of its inputs; None: in every direction alike."""
+
+    def factor_plans(self, plan: Plan, chosen: Ranks) -> list[Plan]:
+        return [DensePlan(shape, plan.dtype) for shape in self.shapes(chosen)]
+
+
+class Split(ABC):
+    """A weight taken apart, before a rank is chosen."""
+
+    form: Form
+
+    @abstractmethod
+    def lost(self, chosen: Ranks) -> float:
+        """The share of the squared outputs (weights, without a metric) that these ranks lose."""
+
+    @property
+    def losses(self) -> list[float]:
+        """Of each of the form's options."""
+        return [self.lost(option) for option in self.form.options]
+
+    @abstractmethod
+    def encoded(self, chosen: Ranks, dtype: torch.dtype) -> Encoded: ...
+
+
+@dataclass(frozen=True)
+class MatrixForm(Form):
+    """One rank. With `pivots` r rows and how the others are made of them, else two factors. Filters are rows."""
+
+    pivots: bool = True
+
+    def every(self) -> list[Ranks]:
+        return [(rank,) for rank in range(1, min(self.shape[0], self.columns) + 1)]
+
+    def of_rank(self, rank: int) -> Ranks:
+        return (min(rank, self.shape[0], self.columns),)
+
+    def values(self, chosen: Ranks) -> int:
+        count = ranks.pivoted_values if self.pivots else ranks.factor_values
+        return count(self.shape[0], self.columns, *chosen)
+
+    def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
+        (rank,), (outputs, *rest) = chosen, self.shape
+        made = outputs - rank if self.pivots else outputs
+        first, second = (rank, *rest), (made, rank, *[1] * (len(rest) - 1))
+        return [first[::-1], second[::-1]] if self.transposed else [first, second]
+
+    def plan(self, plan: Plan, chosen: Ranks) -> Plan:
+        first, second = self.factor_plans(plan, chosen)
+        if self.pivots:
+            return PivotedPlan(plan.shape, plan.dtype, first, second, self.transposed)
+        if len(self.shape) > 2:
+            return FactoredConvPlan(plan.shape, plan.dtype, (first, second))
+        left, right = (first, second) if self.transposed else (second, first)
+        return FactoredPlan(plan.shape, plan.dtype, left, right)
+
+    def split(self, target: Tensor, metric: Metric | None) -> Split:
+        return _MatrixSplit(self, target, metric)
+
+
+class _MatrixSplit(Split):
+    form: MatrixForm
+
+    def __init__(self, form: MatrixForm, target: Tensor, metric: Metric | None) -> None:
+        self.form, self.target = form, target
+        self.basis, singular = factorization.directions(target @ metric.root if metric else target)
+        self.by_rank: list[float] = factorization.losses(singular).tolist()
+
+    def lost(self, chosen: Ranks) -> float:
+        return self.by_rank[chosen[0]]
+
+    def encoded(self, chosen: Ranks, dtype: torch.dtype) -> Encoded:
+        left = self.basis[:, : chosen[0]]
+        right = left.t() @ self.target
+        form, (first, second) = self.form, self.form.shapes(chosen)
+        if form.pivots:
+            pivots, second_values = factorization.pivoted(left)
+            first_values = left[pivots] @ right
+        else:
+            second_values, first_values = factorization.balanced(left, right)
+        if form.transposed:
+            first_values, second_values = first_values.t(), second_values.t()
+        a = Dense(first_values.reshape(first).to(dtype).contiguous())
+        b = Dense(second_values.reshape(second).to(dtype).contiguous())
+        if form.pivots:
+            return Pivoted(a, b, pivots, form.transposed)
+        if len(form.shape) > 2:
+            return FactoredConv(a, b)
+        return Factored(a, b) if form.transposed else Factored(b, a)
+
+
+@dataclass(frozen=True)
+class SpatialForm(Form):
+    """One rank: a column of the kernel, then a row."""
+
+    def every(self) -> list[Ranks]:
+        outputs, inputs, height, *width = self.shape
+        return [(rank,) for rank in range(1, min(inputs * height, outputs * (width or [1])[0]) + 1)]
+
+    def of_rank(self, rank: int) -> Ranks:
+        return min(self.every()[-1], (rank,))
+
+    def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
+        (rank,), (outputs, inputs, height, *width) = chosen, self.shape
+        return [(rank, inputs, height, *[1] * len(width)), (outputs, rank, 1, *width)]
+
+    def plan(self, plan: Plan, chosen: Ranks) -> Plan:
+        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)))
+
+    def split(self, target: Tensor, metric: Metric | None) -> Split:
+        return _SpatialSplit(self, target, metric)
+
+
+class _SpatialSplit(Split):
+    def __init__(self, form: SpatialForm, target: Tensor, metric: Metric | None) -> None:
+        self.form, self.target, self.metric = form, target, metric
+        self.basis, singular = factorization.directions(tucker.spatial_matrix(target.reshape(form.shape)))
+        self.by_rank: list[float] = factorization.losses(singular).tolist()
+
+    def lost(self, chosen: Ranks) -> float:
+        return self.by_rank[chosen[0]]
+
+    def encoded(self, chosen: Ranks, dtype: torch.dtype) -> Encoded:
+        shape = self.form.shape
+        column = tucker.spatial_column(self.basis[:, : chosen[0]], shape)
+        made = tucker.spatial_inputs(column, shape[3] if len(shape) == 4 else 1)
+        row = tucker.refitted(self.target, made, self.metric.root if self.metric else None)
+        return _chain([column, row], self.form.shapes(chosen), dtype)
+
+
+@dataclass(frozen=True)
+class TuckerForm(Form):
+    """Two ranks, of the inputs and of the outputs, in the proportion of their channels."""
+
+    def every(self) -> list[Ranks]:
+        outputs, inputs = self.shape[:2]
+        most = max(outputs, inputs)
+        steps = range(1, most + 1)
+        return list(dict.fromkeys((-(-step * inputs // most), -(-step * outputs // most)) for step in steps))
+
+    def of_rank(self, rank: int) -> Ranks:
+        return min(rank, self.shape[1]), min(rank, self.shape[0])
+
+    def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
+        (inner, outer), (outputs, inputs, *kernel) = chosen, self.shape
+        ones = [1] * len(kernel)
+        return [(inner, inputs, *ones), (outer, inner, *kernel), (outputs, outer, *ones)]
+
+    def plan(self, plan: Plan, chosen: Ranks) -> Plan:
+        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)))
+
+    def split(self, target: Tensor, metric: Metric | None) -> Split:
+        return _TuckerSplit(self, target, metric)
+
+
+class _TuckerSplit(Split):
+    def __init__(self, form: TuckerForm, target: Tensor, metric: Metric | None) -> None:
+        self.form, self.target, self.metric = form, target, metric
+        (self.outputs, outer), (self.inputs, inner) = tucker.mode_bases(target.reshape(form.shape))
+        self.inner: list[float] = factorization.losses(inner).tolist()
+        self.outer: list[float] = factorization.losses(outer).tolist()
+
+    def lost(self, chosen: Ranks) -> float:
+        """At most that: what one mode loses may be lost in the other already."""
+        inner, outer = chosen
+        return min(1.0, self.inner[min(inner, len(self.inner) - 1)] + self.outer[min(outer, len(self.outer) - 1)])
+
+    def encoded(self, chosen: Ranks, dtype: torch.dtype) -> Encoded:
+        inner, outer = chosen
+        kernel = self.target.reshape(self.form.shape)
+        first, core, last = tucker.tucker2(kernel, self.outputs[:, :outer], self.inputs[:, :inner])
+        if self.metric:
+            made = torch.einsum("ab...,bi->ai...", core, first).flatten(1)
+            last = tucker.refitted(self.target, made, self.metric.root)
+        return _chain([first, core, last], self.form.shapes(chosen), dtype)
+
+
+def _chain(factors: list[Tensor], shapes: list[tuple[int, ...]], dtype: torch.dtype) -> FactoredConv:
+    made = (f.reshape(shape).to(dtype).contiguous() for f, shape in zip(factors, shapes, strict=True))
+    return FactoredConv(*(Dense(factor) for factor in made))

@@ -1,0 +1,137 @@
+"""GPTQ: weights are rounded column by column, and those that are still to come make good the errors so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration import Covariance, Slot, Statistic
+from ..encodings import Encoded, Quantized
+from ..math import gptq, grids, quantizers, refining
+from ..math.quantizers import Grid
+from ..model import Model
+from .base import Context, Outcome, setting
+from .block_by_block import BlockByBlock
+from .rounding import Rounding, RoundingSettings
+
+HELD_BACK = 4  # every how many batches one is held back, to choose the damping by
+USUAL = 0.01  # damping where there are too few batches to hold any back
+ROWS = 64  # of a matrix, that the damping is chosen by
+SINGULAR = "its inputs' covariance could not be inverted, so it was rounded to nearest"
+
+
+class HeldBack(Statistic):
+    """Covariances of the inputs: `kept` of most batches, `held` of those held back.
+
+    `damping` is what was chosen with them, for all matrices that read these inputs; None before that.
+    """
+
+    def __init__(self, groups: int, columns: int) -> None:
+        super().__init__(groups, columns)
+        self.kept, self.held = Covariance(groups, columns), Covariance(groups, columns)
+        self.batches = 0
+        self.damping: float | None = None
+
+    def take(self, rows: Tensor, original: Tensor | None) -> None:
+        self.batches += 1
+        (self.kept if self.batches % HELD_BACK else self.held).add(rows)
+
+    @property
+    def mean(self) -> Tensor:
+        """(groups, columns, columns), of all batches."""
+        return (self.kept.sums + self.held.sums) / max(self.count, 1)
+
+
+class Gptq(Rounding, BlockByBlock):
+    name = "gptq"
+    title = "GPTQ"
+    family = "Quantization"
+    summary = (
+        "Rounds weights to 8- to 2-bit codes so that each layer's outputs change least on calibration data; "
+        "the most accurate of the roundings, at a few minutes for 100 million weights."
+    )
+    paper = "https://arxiv.org/abs/2210.17323"
+    statistic = HeldBack
+
+    class Settings(RoundingSettings):
+        act_order: bool = setting(
+            True,
+            "Loudest inputs first",
+            "Rounds the columns whose inputs are largest first, while most others can still make up for them.",
+            widget="switch",
+        )
+        damping: float = setting(
+            0.0,
+            "Damping",
+            "Added to the diagonal of the inputs' covariance, as a share of its mean, so that a layer is not fitted to "
+            "the samples by heart. 0: for each layer the share that serves samples held back best.",
+            step=0.01,
+            ge=0.0,
+            le=1.0,
+        )
+        refine: int = setting(
+            1,
+            "Refining passes",
+            "Times that scales and codes are improved in turn after the first rounding. Each takes as long as it.",
+            unit="passes",
+            ge=0,
+            le=10,
+        )
+        samples: int = setting(
+            0,
+            "Samples",
+            "Calibration samples; 0 takes as many as suit the task.",
+            unit="samples",
+            ge=0,
+            le=100_000,
+        )
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        self.check(context.layers, settings)
+        return super().apply(model, settings, context)
+
+    def compress_slot(
+        self, slot: Slot, statistic: HeldBack, settings: Any, context: Context
+    ) -> tuple[Encoded, Outcome]:
+        whole, old = slot.matrix(), slot.encoded
+        zeros = whole == 0 if old.plan.pruned else None
+        damping = settings.damping or self._damping(whole, statistic, settings.scheme(slot.layer), settings.act_order)
+        problems = [
+            gptq.problem(rows, mean, None, damping, settings.act_order)
+            for rows, mean in zip(whole.chunk(slot.groups), statistic.mean, strict=True)
+        ]
+        solved = [given for given in problems if given is not None]
+        scheme, note = settings.scheme(slot.layer), ""
+        if len(solved) < len(problems):
+            grid, note = grids.fit_grid(whole, scheme), SINGULAR
+            codes = quantizers.quantize(whole, grid)
+        else:
+            weights = torch.stack([given.weights for given in solved]).mean(0)
+            wanted = torch.cat([given.matrix for given in solved])
+            grid = grids.fit_grid(wanted if zeros is None else wanted.masked_fill(zeros, 0.0), scheme, weights)
+            codes, grid = _codes(solved, grid, zeros, settings.refine)
+        done = Quantized(codes, grid, old.shape, old.dtype, slot.transposed, old.plan.pruned)
+        return done, Outcome(slot.layer.name, self.asked(slot.layer, settings), done.plan.label, not note, note=note)
+
+    def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.Scheme, act_order: bool) -> float:
+        if not statistic.held.count:
+            return USUAL
+        if statistic.damping is None:
+            rows = whole[: len(whole) // statistic.groups]
+            some = rows[:: max(1, len(rows) // ROWS)]
+            kept, held = statistic.kept.mean[0], statistic.held.mean[0]
+            statistic.damping = gptq.chosen_damping(some, kept, held, scheme, act_order)
+        return statistic.damping
+
+
+def _codes(problems: list[gptq.Problem], grid: Grid, zeros: Tensor | None, passes: int) -> tuple[Tensor, Grid]:
+    """Codes and grid of a matrix whose rows are those of the problems, one below the other."""
+    found, start = [], 0
+    for given in problems:
+        end = start + len(given.matrix)
+        own, held = grid.rows(start, end), None if zeros is None else zeros[start:end]
+        found.append(refining.refined(given, gptq.rounded(given, own, held), own, held, passes))
+        start = end
+    return torch.cat([codes for codes, _ in found]), grid.with_scales(*(own.scale for _, own in found))

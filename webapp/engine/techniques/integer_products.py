@@ -1,0 +1,194 @@
+"""What dynamic and static quantization share: 8-bit weights for integer kernels, and which layers keep float inputs.
+
+A layer whose answer would change too much when its inputs are rounded keeps them as floats, and only its weights
+become integers. That is measured, layer by layer, on what the model itself puts through.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..activations import Activations, simulate
+from ..batches import Batch
+from ..calibration import Block, Slot, walk
+from ..encodings import Dense, Encoded, Quantized
+from ..facts import LayerFacts
+from ..math.quantizers import Grid, quantize, stored_scale
+from ..model import Model
+from ..plans import DensePlan, Plan, QuantizedPlan
+from ..processor import saturates
+from .base import Context, Outcome, Technique, setting
+from .base import Settings as BaseSettings
+from .block_by_block import UNREACHED, joined
+from .rounding import turned
+
+ROWS = 2048  # inputs that a layer's change is measured on
+FULL, REDUCED = 127, 63  # the largest weight in integers, of 8 bits and of 7
+SECOND_TIME = "its inputs are rounded by an earlier step already"
+
+
+class IntegerSettings(BaseSettings):
+    most_change: float = setting(
+        0.1,
+        "Largest change of a layer",
+        "A layer whose output changes by more than this share when its inputs are rounded keeps float inputs; "
+        "its weights become integers all the same. 1 rounds every layer's inputs.",
+        step=0.01,
+        gt=0.0,
+        le=1.0,
+    )
+    reduce_range: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "7-bit weights",
+        "Processors without VNNI add products of 8 bits in 16, which overflow; weights of 7 bits cannot. "
+        "auto: where this machine's processor is of that kind.",
+        widget="choice",
+    )
+    samples: int = setting(
+        0,
+        "Samples",
+        "Calibration samples; 0 takes as many as suit the task.",
+        unit="samples",
+        ge=0,
+        le=10_000,
+    )
+
+    @property
+    def top(self) -> int:
+        return REDUCED if self.reduce_range == "on" or (self.reduce_range == "auto" and saturates()) else FULL
+
+
+class IntegerProducts(Technique):
+    """Walks the model block by block; what is rounded in one layer is seen by the next."""
+
+    def refuses(self, plan: Plan) -> str | None:
+        if any(isinstance(leaf, QuantizedPlan) and not _suits(leaf) for leaf in plan.leaves):
+            return (
+                "its weights are integers of another kind than integer kernels multiply: 8 bits with one scale for "
+                "each output and none for groups"
+            )
+        return None
+
+    def exact(self, settings: Any) -> bool:
+        return False  # the manifest says how each layer's inputs are rounded, which is found out on the way
+
+    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+        return plan.mapped(lambda leaf: leaf if isinstance(leaf, QuantizedPlan) else _planned(layer, leaf))
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}
+        for layer in context.layers:
+            if layer.kind == "embedding":
+                found[layer.name].append(self._looked_up(model, layer, settings))
+        if any(layer.kind != "embedding" for layer in context.layers):
+            for block in walk(model, context.layers, self.data(settings, context), context.report, self.title):
+                plans, inputs = self.observed(block, settings), dict(_inputs(block))
+                for slot in block.slots:
+                    outcome = self._layer(block, slot, plans.get(slot.path), inputs.get(slot.path), settings)
+                    found[slot.layer.name].append(outcome)
+        return [
+            joined(parts) if parts else self._left(layer.name, settings, UNREACHED)
+            for layer in context.layers
+            for parts in (found[layer.name],)
+        ]
+
+    @abstractmethod
+    def data(self, settings: Any, context: Context) -> list[Batch]:
+        """What goes through the model to see its activations."""
+
+    @abstractmethod
+    def observed(self, block: Block, settings: Any) -> Mapping[str, Activations]:
+        """How the inputs of the block's slots, by their paths, are to be rounded."""
+
+    @abstractmethod
+    def asked(self, settings: Any) -> str: ...
+
+    def kept(self, block: Block, slot: Slot, before: Encoded, plan: Activations, x: Tensor, settings: Any) -> None:
+        """Called when a layer's weights and inputs have become integers: `before` is the weight as it was."""
+        return None
+
+    def _layer(self, block: Block, slot: Slot, plan: Activations | None, x: Tensor | None, settings: Any) -> Outcome:
+        name, before, asked = slot.layer.name, slot.encoded, self.asked(settings)
+        if slot.path in slot.model.activations:
+            return self._left(name, settings, SECOND_TIME)
+        with torch.no_grad():
+            block.keep(slot, integers(before, slot.transposed, settings.top))
+            if plan is None or x is None:
+                return self._floats(name, settings, UNREACHED)
+            change = _change(block.part(slot), plan, x)
+            if not change <= settings.most_change:  # NaN too
+                told = f"{change:.1%}, more than the {settings.most_change:.0%} that is allowed"
+                return self._floats(name, settings, f"rounding its inputs changes its output by {told}")
+            slot.model.activations[slot.path] = plan
+            simulate(block.module, {slot.path.removeprefix(block.prefix): _relative(plan, block.prefix)})
+            self.kept(block, slot, before, plan, x, settings)
+        note = "" if settings.top == FULL else "weights of 7 bits, which processors without VNNI add up correctly"
+        return Outcome(name, asked, f"{asked}; its output changes by {change:.1%}", note=note)
+
+    def _floats(self, name: str, settings: Any, why: str) -> Outcome:
+        return Outcome(name, self.asked(settings), "int8 weights, float inputs", note=f"kept: {why}")
+
+    def _left(self, name: str, settings: Any, why: str) -> Outcome:
+        return Outcome(name, self.asked(settings), "left as it is", ok=False, skipped=True, note=why)
+
+    def _looked_up(self, model: Model, layer: LayerFacts, settings: Any) -> Outcome:
+        with torch.no_grad():
+            changed = model.weights[layer.weight].mapped(lambda leaf: integers(leaf, False, settings.top))
+        model.weights[layer.weight] = changed
+        shared = f"; {' and '.join(layer.aliases)}, which shares it, multiplies floats" if layer.aliases else ""
+        return Outcome(layer.name, "int8 rows", "int8 rows", note=f"looked up, not multiplied{shared}")
+
+
+def integers(weight: Encoded, transposed: bool, top: int) -> Encoded:
+    """The weight as integers from -top to top with a positive scale for each output; what is so already stays."""
+    if isinstance(weight, Quantized):
+        return weight
+    assert isinstance(weight, Dense)
+    values = weight.decode()
+    matrix = (values.t() if transposed else values.reshape(values.shape[0], -1)).float()
+    scale = stored_scale(matrix.abs().amax(1, keepdim=True) / top)
+    grid = Grid(8, 0, scale)
+    codes = quantize(matrix, grid).clamp(128 - top, 128 + top)
+    return Quantized(codes, grid, tuple(values.shape), values.dtype, transposed, weight.plan.pruned)
+
+
+def _change(part: torch.nn.Module, plan: Activations, x: Tensor) -> float:
+    """By which share of its size the layer's output changes when its inputs are rounded."""
+    x = x[: max(1, ROWS * len(x) // max(1, x[..., 0].numel()))] if x.dim() > 1 else x
+    clean = part(x)
+    return float((part(plan.rounded(x)) - clean).norm() / clean.norm().clamp(min=1e-12))
+
+
+def _inputs(block: Block) -> Iterator[tuple[str, Tensor]]:
+    """What each slot of the block is given for the first batch."""
+    return ((slot.path, x) for slot, x in block.inputs(block.slots, 0))
+
+
+def _relative(plan: Activations, prefix: str) -> Activations:
+    """The plan as the block's own module knows its parts."""
+    if plan.result_at is None:
+        return plan
+    return plan.model_copy(update={"result_at": plan.result_at.removeprefix(prefix)})
+
+
+def _suits(plan: QuantizedPlan) -> bool:
+    return plan.bits == 8 and not plan.group and plan.symmetric and not plan.codebook
+
+
+def _planned(layer: LayerFacts, plan: Plan) -> Plan:
+    assert isinstance(plan, DensePlan)
+    across = turned(layer, plan.shape)
+    return QuantizedPlan(
+        plan.shape,
+        plan.dtype,
+        bits=8,
+        rows=plan.shape[1 if across else 0],
+        transposed=across,
+        zeros=plan.zeros,
+        zeros_wanted=plan.zeros_wanted,
+    )

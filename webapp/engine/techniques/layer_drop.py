@@ -1,0 +1,109 @@
+"""Layer drop: whole transformer blocks leave, those that change the residual stream least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from ..blocks import Blocks, blocks_of, shortened
+from ..calibration.influence import influences
+from ..facts import CheckpointFacts, LayerFacts
+from ..model import Model
+from ..plans import Plan
+from ..structure import facts_of
+from .base import Context, Need, Outcome, Reshaped, Skip, Technique, setting
+from .base import Settings as BaseSettings
+
+
+class LayerDrop(Technique):
+    name = "layer_drop"
+    title = "Layer drop"
+    family = "Pruning"
+    summary = (
+        "Removes whole transformer blocks, by how little each one changes the residual stream; "
+        "time and bytes fall by its full share, and a short distillation afterwards is worth it."
+    )
+    paper = "https://arxiv.org/abs/2403.03853"
+    needs = frozenset({"architecture", "calibration"})
+    layers = frozenset({"linear", "conv"})
+
+    class Settings(BaseSettings):
+        blocks: int = setting(1, "Blocks to drop", "How many of the model's blocks leave.", unit="blocks", ge=1, le=500)
+        by: Literal["influence", "influence_again", "evenly", "last"] = setting(
+            "influence",
+            "Choose them by",
+            "influence: one minus the cosine between what goes into a block and what comes out, on calibration data. "
+            "influence_again: the same, measured again after each block that left. evenly: spread over the model, "
+            "without data. last: the last ones but one.",
+            widget="choice",
+        )
+        samples: int = setting(
+            0, "Calibration samples", "0: as many as suit the task.", unit="samples", ge=0, le=100_000
+        )
+
+    def needs_for(self, settings: Any) -> frozenset[Need]:
+        return self.needs if settings.by.startswith("influence") else frozenset({"architecture"})
+
+    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+        return plan
+
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Reshaped:
+        """Which blocks leave does not matter to the size: they are alike."""
+        blocks = self._droppable(facts, layers, settings)
+        return shortened(facts, blocks, spread(blocks.candidates, settings))
+
+    def _droppable(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Blocks:
+        blocks = blocks_of(facts, [layer.weight for layer in layers])
+        if blocks is None:
+            raise Skip("the model is not a row of transformer blocks, or its config cannot say how many there are")
+        if settings.blocks > len(blocks.candidates) or settings.blocks >= blocks.count:
+            raise Skip(
+                f"{settings.blocks} blocks are to leave, and of the model's {blocks.count} "
+                f"{len(blocks.candidates)} are among the chosen layers; at least one has to stay"
+            )
+        return blocks
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        facts = context.facts
+        assert facts is not None
+        blocks = self._droppable(facts, context.layers, settings)
+        asked = f"{settings.blocks} of {blocks.count} blocks, by {settings.by.replace('_', ' ')}"
+        if not settings.by.startswith("influence"):
+            gone = spread(blocks.candidates, settings)
+            _drop(model, shortened(facts, blocks, gone))
+            return [Outcome(f"{blocks.path}.{index}", asked, "left") for index in gone]
+        left, outcomes = list(range(blocks.count)), []  # the original numbers of those that are still there
+        at_once = settings.blocks if settings.by == "influence" else 1
+        for _ in range(0, settings.blocks, at_once):
+            now = facts_of(model, facts)
+            found = influences(model, now.layers, context.calibration(settings.samples), context.report)
+            may_leave = [place for place, number in enumerate(left) if number in blocks.candidates]
+            places = sorted(sorted(may_leave, key=lambda place: found[place])[:at_once])
+            for place in places:
+                note = f"it changed the residual stream by {found[place]:.4f} (one minus the cosine)"
+                outcomes.append(Outcome(f"{blocks.path}.{left[place]}", asked, "left", note=note))
+            _drop(model, shortened(now, replace(blocks, count=len(left)), places))
+            left = [number for place, number in enumerate(left) if place not in places]
+        return outcomes
+
+
+def _drop(model: Model, change: Reshaped) -> None:
+    model.weights = {
+        change.renamed.get(name, name): encoded for name, encoded in model.weights.items() if name not in change.removed
+    }
+    model.tied = {
+        change.renamed.get(alias, alias): change.renamed.get(name, name)
+        for alias, name in model.tied.items()
+        if alias not in change.removed
+    }
+    model.architecture = change.architecture
+
+
+def spread(candidates: Sequence[int], settings: Any) -> list[int]:
+    """The blocks that leave where no data decide: evenly apart, or the last but the very last."""
+    if settings.by == "evenly":
+        step = len(candidates) / settings.blocks
+        return sorted({candidates[int((number + 0.5) * step)] for number in range(settings.blocks)})
+    start = max(0, len(candidates) - 1 - settings.blocks)
+    return list(candidates[start : start + settings.blocks])

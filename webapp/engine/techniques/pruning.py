@@ -1,0 +1,150 @@
+"""What the techniques that set single weights to zero share: ratio and pattern, the plan, and the words about it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..calibration import Slot
+from ..encodings import Dense, Encoded
+from ..facts import LayerFacts
+from ..math import masks
+from ..model import Model
+from ..plans import DensePlan, Plan, QuantizedPlan
+from ..progress import tracked
+from .base import Context, Outcome, Technique, setting
+from .base import Settings as BaseSettings
+from .block_by_block import joined
+
+N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
+REACHED = 0.005  # a matrix this far below the ratio that was asked is shown as not reached
+
+
+class PruningSettings(BaseSettings):
+    sparsity: float = setting(
+        0.5,
+        "Sparsity",
+        "The share of weights to remove from the chosen layers.",
+        widget="slider",
+        step=0.01,
+        show_when={"pattern": "unstructured"},
+        ge=0.0,
+        le=0.99,
+    )
+    pattern: Literal["unstructured", "2:4", "4:8"] = setting(
+        "unstructured",
+        "Pattern",
+        "unstructured: any weights. 2:4 and 4:8: half of the weights, so that of every 4 (8) neighbouring inputs (of a "
+        "convolution: input channels) 2 (4) stay, which some hardware multiplies faster; it costs more accuracy.",
+        widget="choice",
+    )
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        return N_OF_M.get(self.pattern)
+
+    @property
+    def share(self) -> float:
+        """The share of weights that goes, whatever the pattern."""
+        return 1 - self.n_of_m[0] / self.n_of_m[1] if self.n_of_m else self.sparsity
+
+
+class Pruning(Technique):
+    """Zeros where weights were, stored behind a bitmask. Of a factored layer each factor is pruned."""
+
+    layers = frozenset({"linear", "conv"})
+
+    def refuses(self, plan: Plan) -> str | None:
+        if any(isinstance(leaf, QuantizedPlan) for leaf in plan.leaves):
+            return f"its values are integers by then; put {self.name} before the quantization"
+        return None
+
+    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+        def pruned(simple: Plan) -> Plan:
+            assert isinstance(simple, DensePlan)
+            gone = removed(simple.shape, layer.transposed, settings)
+            return replace(simple, zeros=max(simple.zeros, gone), zeros_wanted=True)
+
+        return plan.mapped(pruned)
+
+    def asked(self, layer: LayerFacts, settings: Any) -> str:
+        return settings.pattern if settings.n_of_m else f"{settings.sparsity:.1%}"
+
+    def result(
+        self, slot: Slot, encoded: Encoded, settings: Any, share: float | None = None, note: str = ""
+    ) -> Outcome:
+        """What became of one matrix that was to lose `share`; None: as much as it happens to."""
+        plan = encoded.plan
+        done = 1 - plan.nonzero / max(plan.params, 1)
+        reached = share is None or done >= share - max(REACHED, 1 / max(plan.params, 1))
+        if not reached and settings.n_of_m:
+            inputs = run_of(slot.encoded.shape, slot.transposed)
+            note = f"{note} its {inputs} inputs are not groups of {settings.n_of_m[1]}".strip()
+        elif not note and plan.stored == plan.params and plan.nonzero:
+            note = "a bitmask would cost more than it saves here"
+        return Outcome(slot.layer.name, self.asked(slot.layer, settings), f"{done:.1%}", ok=reached, note=note)
+
+
+class PruningWithoutData(Pruning):
+    """The weights alone say what goes."""
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        choose = self.choice(model, settings, context)
+        outcomes = []
+        for layer in tracked(context.layers, context.report, self.title + ": {item.name} ({index} of {total})"):
+            parts = []
+            for slot in matrices(model, layer):
+                encoded = without(slot, choose(slot))
+                parts.append(self.result(slot, encoded, settings, self.least(settings)))
+                slot.keep(encoded)
+            outcomes.append(parts[0] if len(parts) == 1 else joined(parts))
+        return outcomes
+
+    def least(self, settings: Any) -> float | None:
+        """The share that every matrix has to lose."""
+        return float(settings.share)
+
+    @abstractmethod
+    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[Slot], Tensor]:
+        """What says of a slot's matrix (out, in) where a value stays."""
+
+
+def matrices(model: Model, layer: LayerFacts) -> Iterator[Slot]:
+    """The layer's matrix, or those of its factors, where nothing has to run."""
+    for side in model.weights[layer.weight].factors or ("",):
+        yield Slot(layer, f"{layer.name}.{side}".rstrip("."), side, layer.transposed, 1, model)
+
+
+def without(slot: Slot, keep: Tensor) -> Encoded:
+    """The slot's values as they are stored, zero where `keep` (out, in) is not."""
+    values = slot.encoded.decode()
+    stays = slot.shaped(keep).bool()
+    return Dense(torch.where(stays, values, torch.zeros((), dtype=values.dtype)), zeros_wanted=True)
+
+
+def run_of(shape: tuple[int, ...], transposed: bool) -> int:
+    """How many inputs of a row are neighbours: all, or the input channels of a convolution at one place."""
+    return shape[0] if transposed else shape[1]
+
+
+def removed(shape: tuple[int, ...], transposed: bool, settings: PruningSettings) -> int:
+    """How many values of a weight of this shape go."""
+    run = run_of(shape, transposed)
+    if settings.n_of_m:
+        return prod(shape) // max(run, 1) * masks.removed_of_groups(run, *settings.n_of_m)
+    return round(settings.sparsity * prod(shape))
+
+
+def by_groups(scores: Tensor, slot: Slot, n: int, m: int) -> Tensor:
+    """Where a value of the matrix (out, in) stays in an N:M pattern; groups lie along a convolution's channels."""
+    rows, run = scores.shape[0], run_of(slot.encoded.shape, slot.transposed)
+    places = scores.shape[1] // max(run, 1)  # of a convolution's kernel
+    turned = scores.view(rows, run, places).transpose(1, 2).reshape(rows * places, run)
+    keep = masks.largest_of_groups(turned, n, m).view(rows, places, run)
+    return keep.transpose(1, 2).reshape(rows, run * places)

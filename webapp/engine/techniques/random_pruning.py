@@ -1,0 +1,39 @@
+"""Random pruning: the baseline that every other choice of weights has to beat."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration import Slot
+from ..math import masks
+from ..model import Model
+from .base import Context
+from .pruning import PruningSettings, PruningWithoutData, by_groups
+
+
+class RandomPruning(PruningWithoutData):
+    name = "random_pruning"
+    title = "Random pruning"
+    family = "Pruning"
+    summary = (
+        "Removes weights by chance, as a baseline for the others; at the same ratio it costs far more accuracy than "
+        "magnitude does."
+    )
+    paper = "https://arxiv.org/abs/2003.03033"
+    Settings = PruningSettings
+
+    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[Slot], Tensor]:
+        def keep(slot: Slot) -> Tensor:
+            matrix = slot.matrix()
+            drawn = torch.Generator().manual_seed(zlib.crc32(f"{context.seed} {slot.path}".encode()))
+            scores = masks.zeros_first(torch.rand(matrix.shape, generator=drawn), matrix)
+            if settings.n_of_m:
+                return by_groups(scores, slot, *settings.n_of_m)
+            return masks.largest(scores, settings.sparsity)
+
+        return keep

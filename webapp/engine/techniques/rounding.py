@@ -1,0 +1,144 @@
+"""What the techniques that round weights share: which numbers a layer may hold, and the form that results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
+
+from ..errors import RecipeInvalid
+from ..facts import LayerFacts
+from ..math.grids import Numbers, Scheme
+from ..plans import DensePlan, Plan, QuantizedPlan
+from ..recipe import matches
+from .base import Settings as BaseSettings
+from .base import Technique, setting
+
+BITS = (8, 6, 5, 4, 3, 2)
+SPOKEN = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
+
+
+class RoundingSettings(BaseSettings):
+    bits: Literal[8, 6, 5, 4, 3, 2] = setting(4, "Bits", "Bits of each stored code.", unit="bits", widget="choice")
+    bits_by_layer: str = setting(
+        "",
+        "Other bits for some layers",
+        "Patterns of layers with their bits, such as: *.down_proj=4, lm_head=8. Where several match, the last counts.",
+        max_length=2000,
+    )
+    numbers: Numbers = setting(
+        "int",
+        "Numbers",
+        "int: evenly spaced. normal: spaced as a normal distribution is dense (NormalFloat; NF4 at 4 bits). "
+        "fitted: a table of levels for each layer, chosen for the least error.",
+        widget="choice",
+    )
+    granularity: Literal["channel", "group"] = setting(
+        "group",
+        "A scale for each",
+        "channel: one scale for each row of the matrix. group: one for each run of inputs; finer, and a little larger.",
+        widget="choice",
+    )
+    group_size: int = setting(
+        64,
+        "Group size",
+        "Inputs that share a scale.",
+        unit="weights",
+        show_when={"granularity": "group"},
+        ge=8,
+        le=4096,
+    )
+    symmetric: bool = setting(
+        True,
+        "Symmetric",
+        "On: zero lies in the middle. Off: each scale has a zero point too, for weights that lean to one side.",
+        widget="switch",
+        show_when={"numbers": "int"},
+    )
+    scale: Literal["search", "range"] = setting(
+        "search",
+        "Scale by",
+        "search: the scale that leaves the least error, though it cuts off a few large weights. range: the scale that "
+        "reaches every weight, which is quicker. At 8 bits nothing is gained by cutting off, and it is the range.",
+        widget="choice",
+    )
+
+    @field_validator("bits_by_layer")
+    @classmethod
+    def _understood(cls, text: str) -> str:
+        for part in filter(None, map(str.strip, text.split(","))):
+            pattern, _, bits = (piece.strip() for piece in part.rpartition("="))
+            if not pattern or bits not in map(str, BITS):
+                raise PydanticCustomError(
+                    "bits_by_layer",
+                    "{part} is not a pattern with its bits; write it like *.down_proj=4, with one of {bits} bits",
+                    {"part": repr(part), "bits": ", ".join(map(str, sorted(BITS)))},
+                )
+        return text
+
+    @property
+    def exceptions(self) -> list[tuple[str, int]]:
+        """(pattern, bits), in the order in which they were given."""
+        parts = (part.rpartition("=") for part in self.bits_by_layer.split(",") if part.strip())
+        return [(pattern.strip(), int(bits)) for pattern, _, bits in parts]
+
+    def scheme(self, layer: LayerFacts) -> Scheme:
+        bits = ([self.bits] + [bits for pattern, bits in self.exceptions if matches(layer, pattern)])[-1]
+        group = self.group_size if self.granularity == "group" else 0
+        searched = self.scale == "search" and bits < 8
+        return Scheme(bits, group, self.symmetric or self.numbers != "int", self.numbers, searched)
+
+
+class Rounding(Technique):
+    """Codes of few bits in the place of floats. Of a factored layer each factor is rounded."""
+
+    def refuses(self, plan: Plan) -> str | None:
+        if any(isinstance(leaf, QuantizedPlan) for leaf in plan.leaves):
+            return "its values are integers already; give each layer to one step only that rounds weights"
+        return None
+
+    def exact(self, settings: Any) -> bool:
+        return False  # values that round to zero may make the bitmask worth its bytes
+
+    def check(self, layers: Sequence[LayerFacts], settings: RoundingSettings) -> None:
+        """Raises RecipeInvalid where a pattern of `bits_by_layer` is for no layer of the step."""
+        for pattern, _ in settings.exceptions:
+            if not any(matches(layer, pattern) for layer in layers):
+                known = ", ".join(layer.name for layer in layers[:3])
+                raise RecipeInvalid(
+                    f"The pattern {pattern!r} of `bits_by_layer` matches no layer of this step. "
+                    f"Layers it could name: {known}."
+                )
+
+    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+        return plan.mapped(lambda simple: _rounded(layer, simple, settings.scheme(layer)))
+
+    def asked(self, layer: LayerFacts, settings: Any) -> str:
+        scheme = settings.scheme(layer)
+        numbers = SPOKEN[scheme.numbers].format(bits=scheme.bits)
+        return f"{numbers} " + (f"groups of {scheme.group}" if scheme.group else "per channel")
+
+
+def turned(layer: LayerFacts, shape: tuple[int, ...]) -> bool:
+    """Whether a weight of this shape is held as (in, out)."""
+    return layer.transposed and len(shape) == 2
+
+
+def _rounded(layer: LayerFacts, plan: Plan, scheme: Scheme) -> Plan:
+    assert isinstance(plan, DensePlan)
+    rows = plan.shape[1 if turned(layer, plan.shape) else 0]
+    scheme = scheme.fitting(plan.size // max(rows, 1))
+    return QuantizedPlan(
+        plan.shape,
+        plan.dtype,
+        bits=scheme.bits,
+        rows=rows,
+        group=scheme.group,
+        symmetric=scheme.symmetric,
+        codebook=scheme.numbers != "int",
+        transposed=turned(layer, plan.shape),
+        zeros=plan.zeros,
+        zeros_wanted=plan.zeros_wanted,
+    )

@@ -1,0 +1,93 @@
+"""SparseGPT: what is removed is made up for by the weights that stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration import CrossCovariance, Slot
+from ..encodings import Dense, Encoded
+from ..math import admm, masks, obs
+from .base import Context, Outcome, setting
+from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
+from .pruning import run_of
+
+DESCENTS = 5  # conjugate gradient steps on the mask that was found
+
+
+class SparseGPT(CalibratedPruning):
+    name = "sparsegpt"
+    title = "SparseGPT"
+    family = "Pruning"
+    summary = (
+        "Removes weights column by column and corrects the ones that stay, so that every layer's outputs change least; "
+        "takes calibration data and a few times as long as Wanda, and keeps the most accuracy."
+    )
+    paper = "https://arxiv.org/abs/2301.00774"
+    statistic = CrossCovariance
+    originals = True
+
+    class Settings(CalibratedPruningSettings):
+        rounds: int = setting(
+            10,
+            "Rounds of exchange",
+            "After the paper's one pass over the columns, rounds in which removed and kept weights change places "
+            "(ADMM, arXiv 2406.07831). 0: the paper's alone, quicker and less accurate.",
+            ge=0,
+            le=100,
+        )
+        damping: float = setting(
+            0.01,
+            "Damping",
+            "Added to the diagonal of each layer's covariance, as a share of its mean; more where samples are few.",
+            step=0.001,
+            ge=0.0,
+            le=1.0,
+        )
+
+    def compress_slot(
+        self, slot: Slot, statistic: CrossCovariance, settings: Any, context: Context
+    ) -> tuple[Encoded, Outcome]:
+        matrix, share = slot.matrix(), self.share(slot, settings, context)
+        order, run = neighbours(slot, matrix.shape[1], settings)
+        groups = matrix[:, order].view(slot.groups, -1, len(order))
+        counts = masks.shared_out(round(share * matrix.numel()), slot.groups).tolist()
+        notes, found = [], torch.empty_like(groups)
+        for index, count in enumerate(counts):
+            pattern = obs.Pattern(count / max(groups[index].numel(), 1), run, *(settings.n_of_m or (0, 0)))
+            hessian, cross = (sums[index][order][:, order] for sums in (statistic.sums, statistic.cross))
+            curve = obs.curvature(hessian, settings.damping)
+            target = obs.followed(groups[index], cross, hessian, curve)
+            found[index] = _pruned(groups[index] != 0, target, curve, pattern, settings.rounds)
+            notes.append(_note(curve.damping, settings.damping))
+        pruned = torch.empty_like(matrix)
+        pruned[:, order] = found.view_as(matrix)
+        encoded = Dense(slot.shaped(pruned), zeros_wanted=True)
+        return encoded, self.result(slot, encoded, settings, share, max(notes))
+
+
+def neighbours(slot: Slot, columns: int, settings: Any) -> tuple[Tensor, int]:
+    """The columns in the order in which a pattern counts them, and how many are a run: a convolution's channels."""
+    run = run_of(slot.encoded.shape, slot.transposed) if settings.n_of_m else columns
+    return torch.arange(columns).view(run, -1).t().reshape(-1), run
+
+
+def _pruned(alive: Tensor, target: Tensor, curve: obs.Curvature, pattern: obs.Pattern, rounds: int) -> Tensor:
+    """(rows, columns) near `target`, zero where it is not `alive` and where the pattern says so."""
+
+    def choose(weights: Tensor) -> Tensor:
+        return pattern.largest(masks.zeros_first(weights.abs(), alive)) & alive
+
+    found = obs.prune(target, curve, pattern, alive)
+    if not rounds:
+        return found
+    found = admm.exchanged(target, curve.hessian, found, choose, rounds)
+    return admm.descended(target, curve.hessian, found, DESCENTS)
+
+
+def _note(damping: float | None, asked: float) -> str:
+    if damping is None:
+        return TELLS_NOTHING
+    return f"its inputs' covariance is singular, so damping was raised to {damping:g}" if damping > asked else ""

@@ -1,0 +1,131 @@
+"""8-bit weights times activations rounded to ranges that calibration found: integer arithmetic with nothing to find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..activations import Activations
+from ..batches import Batch
+from ..calibration import Block, Slot
+from ..calibration.activations import Histogram, Method
+from ..calibration.followers import followers
+from ..calibration.slots import inputs_as_rows
+from ..encodings import Dense, Encoded
+from .base import Context, setting
+from .integer_products import IntegerProducts, IntegerSettings
+
+
+class StaticQuantization(IntegerProducts):
+    name = "static_quantization"
+    title = "Static quantization"
+    family = "Quantization"
+    summary = (
+        "Stores weights as 8-bit integers and rounds activations to ranges found on calibration data, so that "
+        "onnxruntime multiplies integers; the quickest form for convolutions, at the cost of outliers."
+    )
+    paper = "https://arxiv.org/abs/2004.09602"
+    needs = frozenset({"calibration", "architecture"})
+    layers = frozenset({"linear", "conv", "embedding"})
+
+    class Settings(IntegerSettings):
+        method: Method = setting(
+            "minmax",
+            "Range by",
+            "minmax: from the least to the largest value that was seen. percentile: all but the rarest. entropy: "
+            "where the rounded values tell most of the distribution. error: where rounding and cutting off cost least.",
+            widget="choice",
+        )
+        percentile: float = setting(
+            99.999,
+            "Share within",
+            "Values that lie within the range.",
+            unit="%",
+            step=0.001,
+            show_when={"method": "percentile"},
+            gt=90.0,
+            le=100.0,
+        )
+        bias_correction: bool = setting(
+            True,
+            "Correct the bias",
+            "Moves each layer's bias by what rounding changes its mean output.",
+            widget="switch",
+        )
+
+    def data(self, settings: Any, context: Context) -> list[Batch]:
+        return context.calibration(settings.samples)
+
+    def asked(self, settings: Any) -> str:
+        return f"int8 weights, 8-bit inputs, ranges by {settings.method}"
+
+    def observed(self, block: Block, settings: Any) -> Mapping[str, Activations]:
+        convolutions = [slot.path.removeprefix(block.prefix) for slot in block.slots if slot.layer.kind == "conv"]
+        after = followers(block.module, convolutions, block.runs[0]) if convolutions else {}
+        inputs = {slot.path: Histogram(settings.method != "minmax") for slot in block.slots}
+        results = {path: Histogram(settings.method != "minmax") for path in after}
+        now = [0]
+
+        def into(seen: Histogram) -> Any:
+            return lambda _, given: seen.add(_kept(given[0], block.masks[now[0]]))
+
+        handles = [block.part(slot).register_forward_pre_hook(into(inputs[slot.path])) for slot in block.slots]
+        handles += [
+            block.module.get_submodule(after[path].at).register_forward_hook(lambda _, __, y, seen=seen: seen.add(y))
+            for path, seen in results.items()
+        ]
+        for now[0] in range(len(block.runs)):
+            block.outputs(now[0])
+        for handle in handles:
+            handle.remove()
+
+        def plan(path: str) -> Activations:
+            found = Activations(by="calibration", input=inputs[path].range(settings.method, settings.percentile))
+            own = path.removeprefix(block.prefix)
+            if own not in after:
+                return found
+            result = results[own].range(settings.method, settings.percentile, after[own].clipped)
+            return found.model_copy(update={"result": result, "result_at": block.prefix + after[own].at})
+
+        return {path: plan(path) for path, seen in inputs.items() if seen.seen}
+
+    def kept(self, block: Block, slot: Slot, before: Encoded, plan: Activations, x: Tensor, settings: Any) -> None:
+        """Corrects the bias by what the layer put out less what it puts out now, in the mean over some samples."""
+        if not settings.bias_correction or slot.side:
+            return
+        assert plan.input is not None
+        part, mask = block.part(slot), block.masks[0]
+        clean, rounded = (
+            inputs_as_rows(part, given, slot.groups, mask).mean(0) for given in (x, plan.input.rounded(x))
+        )
+        was = before.decode().float()
+        was = was.t() if slot.transposed else was.reshape(was.shape[0], -1)
+        _shift(block, slot, _times(was, clean) - _times(slot.matrix(), rounded), plan)
+
+
+def _times(matrix: Tensor, mean: Tensor) -> Tensor:
+    """(out, columns), (groups, columns) -> (out,): each group of outputs by its own inputs."""
+    rows = matrix.reshape(len(mean), -1, matrix.shape[1])
+    return torch.einsum("gor,gr->go", rows, mean).flatten()
+
+
+def _shift(block: Block, slot: Slot, moved: Tensor, plan: Activations) -> None:
+    """Adds to the layer's bias; without one, takes from the mean that the normalisation after it subtracts."""
+    targets = [(f"{slot.path}.bias", 1.0)]
+    if plan.result_at is not None and plan.result_at != slot.path:
+        targets.append((f"{plan.result_at}.running_mean", -1.0))
+    for name, sign in targets:
+        stored = slot.model.weights.get(name)
+        if isinstance(stored, Dense):
+            changed = (stored.decode().float() + sign * moved).to(stored.dtype)
+            slot.model.weights[name] = Dense(changed)
+            block.module.load_state_dict({name.removeprefix(block.prefix): changed.float()}, strict=False)
+            return
+
+
+def _kept(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Without what padding left behind."""
+    return x[mask.bool()] if mask is not None and x.dim() > 2 and x.shape[: mask.dim()] == mask.shape else x

@@ -1,0 +1,34 @@
+"""Wanda: weights go by their magnitude times the norm of the input that they multiply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..calibration import Slot, SquareSum
+from ..encodings import Encoded
+from ..math import masks
+from .base import Context, Outcome
+from .calibrated_pruning import CalibratedPruning, CalibratedPruningSettings, saliency
+from .pruning import by_groups, without
+
+
+class Wanda(CalibratedPruning):
+    name = "wanda"
+    title = "Wanda"
+    family = "Pruning"
+    summary = (
+        "Removes the weights with the smallest product of magnitude and input norm, compared within each output; "
+        "takes calibration data and one pass of it, and keeps far more accuracy than magnitude alone."
+    )
+    paper = "https://arxiv.org/abs/2306.11695"
+    statistic = SquareSum
+    Settings = CalibratedPruningSettings
+
+    def compress_slot(
+        self, slot: Slot, statistic: SquareSum, settings: Any, context: Context
+    ) -> tuple[Encoded, Outcome]:
+        share = self.share(slot, settings, context)
+        scores, note = saliency(slot, statistic)
+        keep = by_groups(scores, slot, *settings.n_of_m) if settings.n_of_m else masks.largest_by_row(scores, share)
+        encoded = without(slot, keep)
+        return encoded, self.result(slot, encoded, settings, share, note)

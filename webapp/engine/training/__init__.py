@@ -1,0 +1,12 @@
+"""Training that keeps each weight in its form: zeros stay zero, integers on their grid, factors two thin matrices.
+
+`train` is the one loop; what it lessens is an Objective, whose weights it changes are a Student's.
+"""
+
+from .loop import Trained, train
+from .objectives import Labels, Objective
+from .samples import TrainingSamples
+from .settings import TrainingSettings
+from .student import Student
+
+__all__ = ["Labels", "Objective", "Student", "Trained", "TrainingSamples", "TrainingSettings", "train"]

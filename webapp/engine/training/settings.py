@@ -1,0 +1,126 @@
+"""What every technique that trains can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from ..facts import ArchitectureSpec
+from ..math.schedules import Schedule
+from ..techniques.base import Settings, setting
+
+RATES = {"adamw": (5e-3, 1e-4), "sgd": (1e-1, 5e-3)}  # of networks of ours, of transformers
+BATCHES = {"causal-lm": 2, "embedding": 32, "text-classification": 32}  # chunks of 512 tokens; texts
+IMAGES = 32
+
+
+class TrainingSettings(Settings):
+    epochs: float = setting(
+        3.0, "Epochs", "Passes over the training samples; the last may be a part.", step=0.1, gt=0.0, le=10_000.0
+    )
+    minutes: float = setting(
+        0.0,
+        "Time limit",
+        "Training ends after this time even if its epochs are not done, and the learning rate follows the clock; "
+        "0: no limit. With a limit the same seed may give other bytes.",
+        unit="minutes",
+        step=0.5,
+        ge=0.0,
+        le=100_000.0,
+    )
+    optimizer: Literal["adamw", "sgd"] = setting(
+        "adamw",
+        "Optimizer",
+        "adamw suits nearly everything. sgd (momentum 0.9) needs half the memory.",
+        widget="choice",
+    )
+    learning_rate: float = setting(
+        0.0,
+        "Learning rate",
+        "At its peak. 0: what suits, which is 0.0001 for transformers and 0.005 for smaller networks with adamw, "
+        "0.005 and 0.1 with sgd, and 10 times that with LoRA.",
+        step=0.0001,
+        ge=0.0,
+        le=10.0,
+    )
+    schedule: Schedule = setting(
+        "cosine",
+        "Schedule",
+        "How the learning rate falls to zero after the warm-up; constant: it does not.",
+        widget="choice",
+    )
+    warmup: float = setting(
+        0.05, "Warm-up", "Share of the training over which the learning rate rises.", widget="slider", ge=0.0, le=0.5
+    )
+    batch_size: int = setting(
+        0,
+        "Batch size",
+        "Samples that are computed at once: images, texts, or chunks of 512 tokens. 0: 32, or 2 chunks.",
+        unit="samples",
+        ge=0,
+        le=65_536,
+    )
+    accumulate: int = setting(
+        1, "Batches per step", "Gradients of so many batches are added up before the weights change.", ge=1, le=1024
+    )
+    weight_decay: float = setting(
+        0.01, "Weight decay", "Pull of matrices towards zero; biases and norms have none.", step=0.01, ge=0.0, le=1.0
+    )
+    clip: float = setting(
+        1.0, "Gradient clipping", "Largest norm of the gradient of all weights; 0: none.", step=0.1, ge=0.0, le=1000.0
+    )
+    validation: float = setting(
+        0.1,
+        "Validation share",
+        "Share of the training samples that are held back to judge the training by: the best weights are kept, which "
+        "may be those from before it. 0: none are, and the last weights are kept.",
+        widget="slider",
+        ge=0.0,
+        le=0.5,
+    )
+    patience: int = setting(
+        5,
+        "Patience",
+        "Training stops after so many evaluations (at least ten are spread over it) without improvement; 0: never.",
+        unit="evaluations",
+        ge=0,
+        le=1000,
+    )
+    dropout: bool = setting(
+        False,
+        "Dropout",
+        "On: as the model's configuration says. Small models that lost weights want none.",
+        widget="switch",
+    )
+    batch_norm: bool = setting(
+        True, "Update batch-norm statistics", "On: means and variances follow the training batches.", widget="switch"
+    )
+    train_scales: bool = setting(
+        True,
+        "Train scales of integers",
+        "On: the scales of quantized weights are learned as well as the integers.",
+        widget="switch",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "Precision",
+        "auto: products in bfloat16 where the hardware has it (a GPU, or a CPU with AMX), else float32.",
+        widget="choice",
+    )
+
+    def rate(self, spec: ArchitectureSpec, lora: bool = False) -> float:
+        """The peak of the learning rate."""
+        ours, transformers = RATES[self.optimizer]
+        suits = transformers if spec.family == "transformers" else ours
+        return self.learning_rate or suits * (10 if lora else 1)
+
+    def batch(self, spec: ArchitectureSpec) -> int:
+        """Samples of one forward pass."""
+        return self.batch_size or BATCHES.get(spec.task or "", IMAGES)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which products are computed."""
+        hardware = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        half = self.precision == "bfloat16" or (self.precision == "auto" and hardware)
+        return torch.autocast(device.type, torch.bfloat16, enabled=half)

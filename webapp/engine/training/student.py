@@ -1,0 +1,122 @@
+"""The model in training: a module whose chosen weights move, each in the form that it is stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..batches import Batch, outputs
+from ..encodings import Dense, Quantized
+from ..facts import ArchitectureSpec, LayerFacts
+from ..model import Model
+from ..modules import build
+from .forms import DenseForm, Form, Place, QuantizedForm, places
+from .lora import LoraForm
+from .settings import TrainingSettings
+
+Forms = Callable[[Place], Form | None]
+
+
+class Student:
+    """`forms` are the weights that are trained; everything else is frozen. Batches come on `device`."""
+
+    def __init__(
+        self, model: Model, layers: Sequence[LayerFacts], settings: TrainingSettings, device: torch.device, form: Forms
+    ) -> None:
+        assert model.architecture is not None
+        self.model, self.settings, self.device = model, settings, device
+        self.spec: ArchitectureSpec = model.architecture
+        self.module = build(model).to(device).requires_grad_(False)
+        self.forms = [made for place in places(model, layers, self.module) if (made := form(place)) is not None]
+        chosen = {layer.weight for layer in layers} if settings.batch_norm else set()
+        self.statistics = {name: norm for name, norm in self._batch_norms() if chosen & set(_buffers(name, norm))}
+        self._runner = _Runner(self.module, self.spec)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """What `outputs` gives for the module with the weights as they will be stored."""
+        values = {f"module.{form.place.name}": value for form in self.forms if (value := form.value()) is not None}
+        answer: Tensor = functional_call(self._runner, values, (batch,))
+        return answer
+
+    def training(self, on: bool) -> None:
+        """Between steps and evaluations: dropout and batch norms as the settings say while training, else off."""
+        self.module.train(on and self.settings.dropout)
+        for _, norm in self._batch_norms():
+            norm.train(False)
+        for norm in self.statistics.values():
+            norm.train(on)
+
+    def leaves(self) -> dict[str, nn.Parameter]:
+        return {name: leaf for form in self.forms for name, leaf in form.leaves.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name, as it is now and not a copy."""
+        buffers = (_buffers(name, norm) for name, norm in self.statistics.items())
+        return {**self.leaves(), **{name: buffer for found in buffers for name, buffer in found.items()}}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.state().items():
+                tensor.copy_(state[name])
+
+    def mask_gradients(self) -> None:
+        for form in self.forms:
+            form.mask_gradients()
+
+    def write_back(self) -> None:
+        """The trained weights into the model, in their forms."""
+        for form in self.forms:
+            form.place.keep(form.encoded())
+        for name, norm in self.statistics.items():
+            for buffer, values in _buffers(name, norm).items():
+                if buffer in self.model.weights:
+                    self.model.weights[buffer] = Dense(values.cpu().to(self.model.weights[buffer].dtype))
+
+    def _batch_norms(self) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+        for name, part in self.module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
+                yield name, part
+
+
+class _Runner(nn.Module):
+    """Lets `functional_call` reach every weight while `outputs` runs the module."""
+
+    def __init__(self, module: nn.Module, spec: ArchitectureSpec) -> None:
+        super().__init__()
+        self.module, self.spec = module, spec
+
+    def forward(self, batch: Batch) -> Tensor:
+        return outputs(self.module, self.spec, batch)
+
+
+def _buffers(name: str, norm: nn.modules.batchnorm._BatchNorm) -> dict[str, Tensor]:
+    found = {f"{name}.running_mean": norm.running_mean, f"{name}.running_var": norm.running_var}
+    return {buffer: values for buffer, values in found.items() if values is not None}
+
+
+def whole(settings: TrainingSettings) -> Forms:
+    """Every chosen weight is trained itself."""
+
+    def form(place: Place) -> Form | None:
+        if isinstance(place.encoded, Quantized):
+            return QuantizedForm(place, settings.train_scales)
+        return DenseForm(place) if place.encoded.dtype.is_floating_point else None
+
+    return form
+
+
+def adapted(rank: int, alpha: float, seed: int) -> Forms:
+    """The matrices of chosen linear layers get a low-rank update; everything else is left as it is."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def form(place: Place) -> Form | None:
+        return LoraForm(place, rank, alpha, generator) if place.layer.kind == "linear" else None
+
+    return form
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

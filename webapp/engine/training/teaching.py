@@ -1,0 +1,173 @@
+"""Learning from a teacher: its answers, softened, and what it computes on the way to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures import classes
+from ..batches import Batch, outputs
+from ..errors import RecipeInvalid
+from ..facts import ArchitectureSpec
+from ..math import losses
+from ..model import Model
+from ..modules import build
+from .objectives import Objective, label_loss
+from .student import Student
+from .watching import Watch, paired
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What counts how much; `hard` is the share of the labels, one minus it that of the teacher's answers."""
+
+    temperature: float
+    hard: float
+    hidden: float
+    hidden_by: Literal["squares", "cosine"]
+    attention: float
+
+
+class Teaching(Objective):
+    """The student's answers follow the teacher's. Encoders without a head follow its embeddings instead."""
+
+    def __init__(self, teacher: Model, student: Student, weights: Weights, seed: int, example: Batch) -> None:
+        """`example` shows how wide what is compared is. Raises RecipeInvalid where the two do not fit."""
+        assert teacher.architecture is not None
+        self.weights, self.spec, self.device = weights, teacher.architecture, student.device
+        check_alike(self.spec, student.spec)
+        self.title = "Loss (distance of embeddings)" if student.spec.task == "embedding" else "Loss (nats)"
+        self.module = build(teacher).to(student.device).requires_grad_(False)
+        self.watched = [Watch(m, bool(weights.attention)) for m in (self.module, student.module)] if self._looks else []
+        if weights.attention:
+            for module in (self.module, student.module):
+                _eager(module)
+        self.projections = nn.ModuleDict()
+        self.pairs: list[tuple[int, int]] = []
+        labelled = student.spec.task == "causal-lm" or example.targets is not None
+        self.hard = weights.hard if labelled else 0.0
+        if weights.hard and not labelled and student.spec.task != "embedding":
+            self.note = "the samples have no labels, so the teacher's answers alone count"
+        self._fit(student, example, seed)
+
+    @property
+    def _looks(self) -> bool:
+        return bool(self.weights.hidden or self.weights.attention)
+
+    def extra(self) -> dict[str, nn.Parameter]:
+        return {f"projections.{name}": weight for name, weight in self.projections.named_parameters()}
+
+    def loss(self, student: Student, batch: Batch) -> Tensor:
+        for watch in self.watched:
+            watch.clear()
+        expected, answers = self.answers(batch), student(batch)
+        weights, spec = self.weights, student.spec
+        if spec.task == "embedding":
+            total = losses.cosine_distance(answers, expected) + losses.relative_squares(answers, expected)
+        else:
+            total = (1 - self.hard) * losses.soft_targets(answers, expected, weights.temperature)
+            if self.hard:
+                total = total + self.hard * label_loss(spec, answers, batch)
+        if weights.hidden:
+            total = total + weights.hidden * self._hidden_loss(batch)
+        if weights.attention:
+            total = total + weights.attention * self._attention_loss(batch)
+        return total
+
+    @torch.no_grad()
+    def answers(self, batch: Batch) -> Tensor:
+        """The teacher's, with the inputs under the names that it takes."""
+        ours, theirs = ("pixel_values", "x") if self.spec.family != "transformers" else ("x", "pixel_values")
+        inputs = {theirs if name == ours else name: tensor for name, tensor in batch.inputs.items()}
+        return outputs(self.module, self.spec, replace(batch, inputs=inputs))
+
+    def _hidden_loss(self, batch: Batch) -> Tensor:
+        by = losses.cosine_distance if self.weights.hidden_by == "cosine" else losses.relative_squares
+        found = []
+        for own, other in self.pairs:
+            taught, student = (
+                _rows(watch.hidden[at], batch) for watch, at in zip(self.watched, (other, own), strict=True)
+            )
+            name = str(own)
+            found.append(by(self.projections[name](student) if name in self.projections else student, taught))
+        return torch.stack(found).mean()
+
+    def _attention_loss(self, batch: Batch) -> Tensor:
+        taught, own = (watch.attention for watch in self.watched)
+        mask = batch.inputs.get("attention_mask")
+        found = []
+        for student, teacher in paired(len(own), len(taught)):
+            sides = (own[student].float().mean(1), taught[teacher].float().mean(1))  # (B, T, keys)
+            rows = [side if mask is None else side[mask.bool()] for side in sides]
+            found.append(losses.attention_divergence(*(side.reshape(-1, side.shape[-1]) for side in rows)))
+        return torch.stack(found).mean()
+
+    def _fit(self, student: Student, example: Batch, seed: int) -> None:
+        """One pass through both: do the answers have one shape, and where are hidden states that need a projection?"""
+        student.training(False)
+        with torch.no_grad():
+            expected, answers = self.answers(example), student(example)
+        if expected.shape != answers.shape:
+            raise RecipeInvalid(
+                f"The teacher ({self.spec.title}) answers with {list(expected.shape[1:])} values where the student "
+                f"({student.spec.title}) has {list(answers.shape[1:])}; choose a teacher with the same classes."
+            )
+        if self.weights.hidden:
+            self._pair(example, seed)
+        if self.weights.attention and not all(watch.attention for watch in self.watched):
+            raise RecipeInvalid("The models have no attention maps to compare; set the weight of attention to 0.")
+
+    def _pair(self, example: Batch, seed: int) -> None:
+        taught, own = (watch.hidden for watch in self.watched)
+        generator = torch.Generator().manual_seed(seed)
+        for student, teacher in paired(len(own), len(taught)):
+            theirs, ours = _rows(taught[teacher], example), _rows(own[student], example)
+            if len(theirs) != len(ours):
+                continue  # of another resolution
+            self.pairs.append((student, teacher))
+            if theirs.shape[1] != ours.shape[1]:
+                drawn = torch.randn(theirs.shape[1], ours.shape[1], generator=generator) / ours.shape[1] ** 0.5
+                projection = nn.Linear(ours.shape[1], theirs.shape[1], bias=False, device="meta")
+                projection.weight = nn.Parameter(drawn.to(self.device))
+                self.projections[str(student)] = projection
+        if not self.pairs:
+            raise RecipeInvalid("Teacher and student share no hidden states of one length; set their weight to 0.")
+
+
+def check_alike(teacher: ArchitectureSpec, student: ArchitectureSpec) -> None:
+    """Raises RecipeInvalid unless both answer with the same classes, or tokens of the same vocabulary."""
+    if teacher.task != student.task:
+        raise RecipeInvalid(
+            f"The teacher ({teacher.title}) is for {teacher.task or 'no task that Pare knows'}, the student "
+            f"({student.title}) for {student.task}; choose a teacher for the same task."
+        )
+    for what, theirs, ours in (
+        ("tokens in its vocabulary", teacher.inputs.get("vocab"), student.inputs.get("vocab")),
+        ("classes", classes(teacher), classes(student)),
+    ):
+        if theirs != ours:
+            raise RecipeInvalid(
+                f"The teacher ({teacher.title}) has {theirs} {what}, the student ({student.title}) {ours}; "
+                "they have to be the same."
+            )
+
+
+def _rows(states: Tensor, batch: Batch) -> Tensor:
+    """Float32 (rows, width) without padding, of (B, T, width), images (B, width, H, W) or (B, width)."""
+    if states.dim() == 4:
+        states = states.permute(0, 2, 3, 1)
+    mask = batch.inputs.get("attention_mask")
+    if mask is not None and states.dim() == 3 and states.shape[:2] == mask.shape:
+        states = states[mask.bool()]
+    return states.reshape(-1, states.shape[-1]).float()
+
+
+def _eager(module: nn.Module) -> None:
+    """Attention that gives its maps away."""
+    choose = getattr(module, "set_attn_implementation", None)
+    if choose is None:
+        raise RecipeInvalid("Only transformers have attention maps; set the weight of attention to 0.")
+    choose("eager")
