@@ -93,7 +93,7 @@ def test_a_worker_and_a_child_killed_at_every_stage_change_nothing(benches):
     reference = undisturbed.start_run()
     run_id = disturbed.start_run()
     stages = len(disturbed.until(lambda: disturbed.get(Run, run_id).stages, 60))
-    assert stages == 5
+    assert stages == 6
     for position in range(stages):
         child = disturbed.at_work_on(run_id, position)
         child.send_signal(signal.SIGKILL)

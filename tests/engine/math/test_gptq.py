@@ -120,3 +120,16 @@ def test_damping_rises_until_the_covariance_can_be_inverted():
     one = torch.ones(8, 8)
     assert gptq.problem(torch.randn(6, 8), one - 0.03 * torch.eye(8), None, 0.01, True) is not None
     assert gptq.problem(torch.randn(6, 8), torch.full((8, 8), float("nan")), None, 0.01, True) is None
+
+
+def test_damping_is_chosen_by_inputs_held_back():
+    """Of few samples much is chance, and wants damping; of many little is."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(48, 48, generator=generator)
+    few, many, held = (torch.randn(n, 48, generator=generator) @ mix for n in (60, 20000, 4000))
+    matrix, scheme = torch.randn(32, 48, generator=generator), Scheme(3, 16, search=True)
+
+    def chosen(x):
+        return gptq.chosen_damping(matrix, x.t() @ x / len(x), held.t() @ held / len(held), scheme, True)
+
+    assert chosen(few) > chosen(many)

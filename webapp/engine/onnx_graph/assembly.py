@@ -34,7 +34,7 @@ def assembled(model: Model) -> Assembled:
     """The graph of a model with an architecture. Values are read when it is written."""
     graph, leaves = traced(model), leaves_of(model)
     drawing = Drawing(graph)
-    integers, made = Integers(drawing), Assembled(graph)
+    integers, made = Integers(drawing, leaves), Assembled(graph)
     for weight in [value for value in graph.graph.inputs if value.name in leaves]:
         assert weight.name is not None
         leaf, turned = leaves[weight.name]
@@ -45,13 +45,13 @@ def assembled(model: Model) -> Assembled:
                 assert isinstance(leaf, Quantized)
                 kernel = "integers"
                 if use.kind == "conv":
-                    convolution(integers, use, weight.name, leaf, plan, leaves)
+                    convolution(integers, use, weight.name, leaf, plan)
                 else:
                     _put(drawing, use, integers.linear(use, weight.name, leaf, plan))
-            elif use.kind == "linear" and (product := few_bits(drawing, weight.name, leaf, use.x, use.node)):
+            elif use.kind == "linear" and (product := few_bits(drawing, weight.name, leaf, use)):
                 kernel = "4-bit weights"
                 _put(drawing, use, product)
-            elif use.kind == "lookup" and (rows := looked_up(drawing, weight.name, leaf, use.x, use.node)):
+            elif use.kind == "lookup" and (rows := looked_up(drawing, weight.name, leaf, use)):
                 _put(drawing, use, rows)
             if use.kind != "lookup":
                 made.kernels[kernel] += 1
@@ -74,9 +74,7 @@ def _plan(model: Model, weight: str, use: Use) -> Activations | None:
 
 
 def _put(drawing: Drawing, use: Use, new: ir.Value) -> None:
-    """In the place of a node, with the bias where the node adds one."""
-    if use.bias is not None:
-        new = drawing.node("Add", new, use.bias, before=use.node)
+    """In the place of a node."""
     drawing.replace(use.output, new)
     drawing.graph.remove(use.node, safe=True)
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from ..activations import Activations
-from ..encodings import Encoded, Quantized
-from .integers import Integers
+from ..encodings import Quantized
+from .integers import Integers, Leaves
 from .products import Use, only_user
-
-Leaves = Mapping[str, tuple[Encoded, bool]]
-LARGEST_BIAS = 2.0**31 - 1
 
 
 @dataclass(frozen=True)
@@ -26,10 +21,10 @@ class _Affine:
     offset: Tensor
 
 
-def convolution(integers: Integers, use: Use, name: str, leaf: Quantized, plan: Activations, leaves: Leaves) -> None:
+def convolution(integers: Integers, use: Use, name: str, leaf: Quantized, plan: Activations) -> None:
     """Puts the integer form in the place of a convolution, and of what it makes superfluous after it."""
     assert plan.input is not None
-    draw, path = integers.drawing, name.removesuffix(".weight")
+    draw, leaves, path = integers.drawing, integers.leaves, name.removesuffix(".weight")
     norm = only_user(use.output) if plan.result_at not in (None, path) else None
     affine, nodes, end = _affine(path, leaf, leaves), [use.node], use.output
     if norm is not None and norm.op_type == "BatchNormalization":
@@ -40,7 +35,7 @@ def convolution(integers: Integers, use: Use, name: str, leaf: Quantized, plan: 
     weight = integers.weight(name, leaf, leaf.shape, 0, draw.tensor(f"{name}.folded_scale", scale))
     given = [integers.quantized(use.x, plan.input, use.node), weight]
     if bool(affine.offset.any()):
-        given.append(_bias(integers, name, affine.offset, scale * plan.input.scale))
+        given.append(integers.bias(name, affine.offset, scale * plan.input.scale))
     made = draw.node("Conv", *given, before=use.node, **{key: a.value for key, a in use.node.attributes.items()})
     if plan.result is not None:
         made = integers.quantized(made, plan.result, use.node)
@@ -67,14 +62,3 @@ def _folded(affine: _Affine, path: str, epsilon: float, leaves: Leaves) -> _Affi
 
     factor = of("weight", 1.0) / (of("running_var", 1.0) + epsilon).sqrt()
     return _Affine(affine.factor * factor, (affine.offset - of("running_mean", 0.0)) * factor + of("bias", 0.0))
-
-
-def _bias(integers: Integers, name: str, bias: Tensor, scale: Tensor) -> ir.Value:
-    """As 32-bit integers in the unit of the sums, which is what the integer kernel adds; floats where they overflow."""
-    draw = integers.drawing
-    codes = (bias.double() / scale.double()).round()
-    if not bool((codes.abs() <= LARGEST_BIAS).all()):
-        return draw.tensor(f"{name}.folded_bias", bias)
-    units = draw.tensor(f"{name}.folded_bias", codes.to(torch.int32))
-    zero = draw.tensor(f"{name}.bias_zeros", torch.zeros(len(bias), dtype=torch.int32))
-    return draw.node("DequantizeLinear", units, draw.tensor(f"{name}.bias_scale", scale), zero, axis=0)

@@ -28,11 +28,11 @@ NIBBLES = {ir.DataType.INT4, ir.DataType.UINT4}
 
 
 class Drawing:
-    """`start` is the first node as it was traced: what depends on constants alone is put before it."""
+    """What depends on constants alone stands at the beginning, up to `head`; all else where it is needed."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.graph = model, model.graph
-        self.start = model.graph[0]
+        self.head: ir.Node | None = None
 
     def constant(self, name: str, shape: tuple[int, ...], dtype: ir.DataType, read: Callable[[], Tensor]) -> ir.Value:
         """An initializer whose values are read when the file is written. One name is one constant."""
@@ -63,9 +63,15 @@ class Drawing:
     def node(
         self, operator: str, *inputs: ir.Value | None, before: ir.Node | None = None, domain: str = "", **more: Any
     ) -> ir.Value:
-        """A node of one output, put before the node that needs it, or at the start; `more` are its attributes."""
+        """A node of one output, put before the node that needs it, or at the beginning; `more` are its attributes."""
         made = ir.node(operator, inputs, more, domain=domain)
-        self.graph.insert_before(before if before is not None else self.start, made)
+        if before is not None:
+            self.graph.insert_before(before, made)
+        elif self.head is not None:
+            self.graph.insert_after(self.head, made)
+        else:
+            self.graph.insert_before(self.graph[0], made)
+        self.head = made if before is None else self.head
         return made.outputs[0]
 
     def cast(self, value: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -78,10 +84,11 @@ class Drawing:
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
     def finished(self) -> ir.Model:
-        """The model without what nothing reads."""
+        """The model without what nothing reads, every node after those that it reads."""
         self.model.opset_imports.update({"": OPSET, MICROSOFT: 1})
         for tidy in (common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()):
             tidy(self.model)
+        self.graph.sort()
         return self.model
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..encodings import Encoded, Quantized
 from .drawing import MICROSOFT, NUMBERS, Drawing
+from .products import Use
 
 BLOCKS = (256, 128, 64, 32, 16)  # columns that share a scale in MatMulNBits
 ROW_BLOCK = 128  # where a whole row shares one
@@ -58,8 +59,8 @@ def spread(drawing: Drawing, name: str, leaf: Quantized, per_group: ir.Value) ->
     return drawing.node("Gather", per_group, drawing.tensor(f"{name}.groups", columns), axis=1)
 
 
-def looked_up(drawing: Drawing, name: str, leaf: Encoded, indices: ir.Value, before: ir.Node) -> ir.Value | None:
-    """The rows at `indices`, decoded only then; None where each row's scale does not lie with its codes."""
+def looked_up(drawing: Drawing, name: str, leaf: Encoded, use: Use) -> ir.Value | None:
+    """The rows that are asked for, decoded only then; None where each row's scale does not lie with its codes."""
     if (
         not isinstance(leaf, Quantized)
         or leaf.transposed
@@ -68,18 +69,18 @@ def looked_up(drawing: Drawing, name: str, leaf: Encoded, indices: ir.Value, bef
         or leaf.grid.group
     ):
         return None
-    codes = drawing.node("Gather", codes_of(drawing, name, leaf), indices, before=before, axis=0)
-    rows = drawing.node("Cast", codes, before=before, to=int(ir.DataType.FLOAT))
+    codes = drawing.node("Gather", codes_of(drawing, name, leaf), use.x, before=use.node, axis=0)
+    rows = drawing.node("Cast", codes, before=use.node, to=int(ir.DataType.FLOAT))
     if leaf.grid.zero_point is not None:
         zero = drawing.tensor(f"{name}.zero_point", leaf.grid.zero_point)
-        zero = drawing.node("Gather", drawing.cast(zero), indices, before=before, axis=0)
-        rows = drawing.node("Sub", rows, zero, before=before)
-    scale = drawing.node("Gather", scale_of(drawing, name, leaf), indices, before=before, axis=0)
-    return drawing.node("Mul", rows, scale, before=before)
+        zero = drawing.node("Gather", drawing.cast(zero), use.x, before=use.node, axis=0)
+        rows = drawing.node("Sub", rows, zero, before=use.node)
+    scale = drawing.node("Gather", scale_of(drawing, name, leaf), use.x, before=use.node, axis=0)
+    return drawing.node("Mul", rows, scale, before=use.node)
 
 
-def few_bits(drawing: Drawing, name: str, leaf: Encoded, x: ir.Value, before: ir.Node) -> ir.Value | None:
-    """x times a matrix of at most 4 bits, as onnxruntime multiplies it; None where its groups do not suit that."""
+def few_bits(drawing: Drawing, name: str, leaf: Encoded, use: Use) -> ir.Value | None:
+    """The product with a matrix of at most 4 bits, as onnxruntime does it; None where the groups do not suit that."""
     if not isinstance(leaf, Quantized) or leaf.grid.bits > 4 or leaf.grid.levels is not None:
         return None
     group = leaf.grid.group
@@ -94,11 +95,12 @@ def few_bits(drawing: Drawing, name: str, leaf: Encoded, x: ir.Value, before: ir
         return per_group.repeat_interleave(times, dim=1)[:, :blocks].contiguous()
 
     packed = drawing.constant(f"{name}.blocks", (rows, blocks, block // 2), NUMBERS[torch.uint8], _packed(leaf, block))
-    given = [x, packed, drawing.cast(drawing.tensor(f"{name}.block_scale", repeated(leaf.grid.scale)))]
+    given = [use.x, packed, drawing.cast(drawing.tensor(f"{name}.block_scale", repeated(leaf.grid.scale)))]
     if leaf.grid.zero_point is not None:
         given.append(drawing.tensor(f"{name}.block_zero_point", _nibbles(repeated(leaf.grid.zero_point))))
     about = {"K": columns, "N": rows, "bits": 4, "block_size": block, "accuracy_level": FLOAT32_ARITHMETIC}
-    return drawing.node("MatMulNBits", *given, before=before, domain=MICROSOFT, **about)
+    product = drawing.node("MatMulNBits", *given, before=use.node, domain=MICROSOFT, **about)
+    return product if use.bias is None else drawing.node("Add", product, use.bias, before=use.node)
 
 
 def _dense(drawing: Drawing, name: str, leaf: Encoded, turned: bool) -> ir.Value:

@@ -5,8 +5,11 @@ Activations are unsigned and weights signed, which is what onnxruntime has its f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 from ..activations import Activations, Range
 from ..encodings import Encoded, Quantized
@@ -14,6 +17,9 @@ from ..math.activations import SMALLEST, TOP
 from .drawing import Drawing
 from .forms import codes_of, scale_of
 from .products import Use
+
+Leaves = Mapping[str, tuple[Encoded, bool]]  # what is behind each tensor of the module, and whether it is turned
+LARGEST_BIAS = 2.0**31 - 1
 
 
 def multiplies(leaf: Encoded) -> bool:
@@ -26,15 +32,16 @@ def multiplies(leaf: Encoded) -> bool:
 class Integers:
     """Draws such products; what several of them read of one input is drawn once."""
 
-    def __init__(self, drawing: Drawing) -> None:
-        self.drawing = drawing
+    def __init__(self, drawing: Drawing, leaves: Leaves) -> None:
+        self.drawing, self.leaves = drawing, leaves
         self._rounded: dict[tuple[ir.Value | None, object], tuple[ir.Value, ...]] = {}
 
     def linear(self, use: Use, name: str, leaf: Quantized, plan: Activations) -> ir.Value:
-        """(..., in) -> (..., out), without a bias."""
+        """(..., in) -> (..., out), with the bias where the node that it replaces adds one."""
         if plan.input is not None:
             return self._fixed(use, name, leaf, plan.input)
-        return self._by_token(use, name, leaf) if plan.by == "token" else self._by_tensor(use, name, leaf)
+        found = self._by_token(use, name, leaf) if plan.by == "token" else self._by_tensor(use, name, leaf)
+        return found if use.bias is None else self.drawing.node("Add", found, use.bias, before=use.node)
 
     def quantized(self, x: ir.Value, grid: Range, before: ir.Node) -> ir.Value:
         """x rounded to the grid and back: a pair of nodes around which onnxruntime puts its integer kernels."""
@@ -53,9 +60,24 @@ class Integers:
         zero = draw.tensor(f"{name}.zeros", torch.zeros(leaf.codes.shape[0], dtype=torch.int8))
         return draw.node("DequantizeLinear", codes, scale, zero, axis=axis)
 
+    def bias(self, name: str, bias: Tensor, scale: Tensor) -> ir.Value:
+        """As 32-bit integers in the unit of the sums, which is what kernels add; floats where they would overflow."""
+        draw, codes = self.drawing, (bias.double() / scale.double()).round()
+        if not bool((codes.abs() <= LARGEST_BIAS).all()):
+            return draw.tensor(f"{name}.bias", bias)
+        units = draw.tensor(f"{name}.bias_codes", codes.to(torch.int32))
+        zero = draw.tensor(f"{name}.bias_zeros", torch.zeros(len(bias), dtype=torch.int32))
+        return draw.node("DequantizeLinear", units, draw.tensor(f"{name}.bias_scale", scale), zero, axis=0)
+
     def _fixed(self, use: Use, name: str, leaf: Quantized, grid: Range) -> ir.Value:
         x = self.quantized(use.x, grid, use.node)
-        weight = self.weight(name, leaf, leaf.shape, 1, self._scale(name, leaf))
+        if use.node.op_type == "Gemm":
+            weight = self.weight(name, leaf, tuple(leaf.codes.shape), 0, self._scale(name, leaf))
+            given, bias = [x, weight], self.leaves.get(f"{name.removesuffix('.weight')}.bias")
+            if bias is not None:
+                given.append(self.bias(name, bias[0].decode().float(), leaf.grid.scale.float()[:, 0] * grid.scale))
+            return self.drawing.node("Gemm", *given, before=use.node, transB=1)
+        weight = self.weight(name, leaf, tuple(leaf.codes.shape), 1, self._scale(name, leaf))
         return self.drawing.node("MatMul", x, weight, before=use.node)
 
     def _by_tensor(self, use: Use, name: str, leaf: Quantized) -> ir.Value:

@@ -136,7 +136,7 @@ def _name_axes(model: ir.Model, free: Mapping[int, Any], inputs: int) -> None:
     produced = (value for node in model.graph for value in node.outputs)
     for value in (*model.graph.inputs, *produced):
         if value.shape is not None:
-            sizes = (size if isinstance(size, int) else names.get(str(size), str(size)) for size in value.shape)
+            sizes = (size if isinstance(size, int) else names.get(str(size)) for size in value.shape)
             value.shape = ir.Shape(sizes)
 
 

@@ -122,7 +122,8 @@ def _shift(block: Block, slot: Slot, moved: Tensor, plan: Activations) -> None:
         if isinstance(stored, Dense):
             changed = (stored.decode().float() + sign * moved).to(stored.dtype)
             slot.model.weights[name] = Dense(changed)
-            block.module.load_state_dict({name.removeprefix(block.prefix): changed.float()}, strict=False)
+            own = {name.removeprefix(block.prefix): changed.float()}
+            block.module.load_state_dict(own, strict=False, assign=True)
             return
 
 
