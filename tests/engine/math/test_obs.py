@@ -7,10 +7,11 @@ from webapp.engine.math import admm, masks, obs
 
 
 def problem(rows=6, columns=8, seed=0, samples=64):
+    """A matrix and the covariance of its inputs."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(columns, columns, generator=generator)
     x = torch.randn(samples, columns, generator=generator) @ mix
-    return torch.randn(rows, columns, generator=generator), x.t() @ x, x
+    return torch.randn(rows, columns, generator=generator), x.t() @ x
 
 
 def error(weights, matrix, hessian):
@@ -33,22 +34,22 @@ def by_the_paper(matrix, hessian, share):
 
 
 def test_a_pass_over_the_columns_is_that_of_the_paper():
-    matrix, hessian, _ = problem()
+    matrix, hessian = problem()
     curve = obs.curvature(hessian, 0.01)
-    found = obs.prune(matrix, curve, obs.Pattern(0.5, 8), matrix != 0)
+    found = obs.prune(matrix, curve, obs.Pattern(0.5, 8))
     assert torch.allclose(found, by_the_paper(matrix, curve.hessian, 0.5), atol=1e-3)
 
 
 def test_lazy_updates_are_the_immediate_ones(monkeypatch):
-    matrix, hessian, _ = problem(5, 40)
+    matrix, hessian = problem(5, 40)
     curve, pattern = obs.curvature(hessian, 0.01), obs.Pattern(0.5, 40)
-    whole = obs.prune(matrix, curve, pattern, matrix != 0)
+    whole = obs.prune(matrix, curve, pattern)
     monkeypatch.setattr(obs, "STRIP", 1)
-    assert torch.allclose(obs.prune(matrix, curve, pattern, matrix != 0), whole, atol=1e-3)
+    assert torch.allclose(obs.prune(matrix, curve, pattern), whole, atol=1e-3)
 
 
 def test_the_factor_is_that_of_the_inverse():
-    _, hessian, _ = problem()
+    _, hessian = problem()
     curve = obs.curvature(hessian, 0.01)
     assert torch.equal(curve.factor, curve.factor.triu())
     assert torch.allclose(curve.factor.t() @ curve.factor @ curve.hessian, torch.eye(8), atol=1e-3)
@@ -56,11 +57,10 @@ def test_the_factor_is_that_of_the_inverse():
 
 @pytest.mark.parametrize("n_of_m", [(0, 0), (2, 4), (4, 8)])
 def test_outputs_change_less_than_with_the_mask_of_magnitude(n_of_m):
-    matrix, hessian, _ = problem(24, 32, samples=200)
+    matrix, hessian = problem(24, 32, samples=200)
     curve, pattern = obs.curvature(hessian, 0.01), obs.Pattern(0.5, 32, *n_of_m)
-    alive = matrix != 0
     plain = matrix * pattern.largest(matrix.abs())
-    once = obs.prune(matrix, curve, pattern, alive)
+    once = obs.prune(matrix, curve, pattern)
     rounds = admm.exchanged(matrix, curve.hessian, once, lambda v: pattern.largest(v.abs()), 10)
     last = admm.descended(matrix, curve.hessian, rounds, 5)
     assert error(last, matrix, hessian) < error(once, matrix, hessian) < error(plain, matrix, hessian)
@@ -69,7 +69,7 @@ def test_outputs_change_less_than_with_the_mask_of_magnitude(n_of_m):
 
 
 def test_descent_ends_at_the_least_squares_of_the_mask():
-    matrix, hessian, _ = problem(3, 8)
+    matrix, hessian = problem(3, 8)
     hessian = obs.curvature(hessian, 0.01).hessian
     start = matrix * masks.largest_by_row(matrix.abs(), 0.5)
     found = admm.descended(matrix, hessian, start, 30)
@@ -81,20 +81,11 @@ def test_descent_ends_at_the_least_squares_of_the_mask():
 
 
 def test_zeros_of_before_count_and_stay():
-    matrix, hessian, _ = problem()
+    matrix, hessian = problem()
     matrix[:, 3] = 0
-    found = obs.prune(matrix, obs.curvature(hessian, 0.01), obs.Pattern(0.25, 8), matrix != 0)
+    found = obs.prune(matrix, obs.curvature(hessian, 0.01), obs.Pattern(0.25, 8))
     assert int((found == 0).sum()) == 12
     assert not bool(found[:, 3].any())
-
-
-def test_following_the_original_undoes_what_its_inputs_lost():
-    """Inputs that are all halved want weights that are twice as large."""
-    matrix, _, x = problem()
-    now = x / 2
-    hessian = now.t() @ now
-    found = obs.followed(matrix, now.t() @ x, hessian, obs.curvature(hessian, 0.0))
-    assert torch.allclose(found, 2 * matrix, atol=1e-2)
 
 
 @pytest.mark.parametrize("broken", [torch.zeros(4, 4), torch.full((4, 4), torch.nan), torch.full((4, 4), torch.inf)])
@@ -102,7 +93,7 @@ def test_a_hessian_that_tells_nothing_counts_as_the_identity(broken):
     curve = obs.curvature(broken, 0.01)
     assert curve.damping is None
     matrix = torch.arange(1.0, 9.0).view(2, 4)
-    found = obs.prune(matrix, curve, obs.Pattern(0.5, 4), matrix != 0)
+    found = obs.prune(matrix, curve, obs.Pattern(0.5, 4))
     assert torch.equal(found, matrix * (matrix > 4))
 
 

@@ -59,24 +59,13 @@ def curvature(hessian: Tensor, damping: float) -> Curvature:
     return Curvature(identity, identity, None)
 
 
-def followed(matrix: Tensor, cross: Tensor, hessian: Tensor, curve: Curvature) -> Tensor:
-    """The weights (rows, columns) that on x come nearest to what `matrix` gives on the original's inputs.
-
-    `cross` (columns, columns) is x^T x_original and `hessian` x^T x, undamped: the damping pulls towards `matrix`.
-    """
-    if curve.damping is None:
-        return matrix
-    goal = matrix @ (cross.t() - hessian + curve.hessian)
-    return goal @ curve.factor.t() @ curve.factor
-
-
-def prune(matrix: Tensor, curve: Curvature, pattern: Pattern, alive: Tensor) -> Tensor:
-    """float32 (rows, columns) with zeros in the pattern. What is not `alive` goes first, and counts as removed."""
-    living = int(alive.sum())
+def prune(matrix: Tensor, curve: Curvature, pattern: Pattern) -> Tensor:
+    """float32 (rows, columns) with zeros in the pattern. What is zero already stays so, and counts as removed."""
+    living = int(torch.count_nonzero(matrix))
     more = max(round(pattern.share * matrix.numel()) - matrix.numel() + living, 0) / max(living, 1)
     upper, diagonal = curve.factor, curve.factor.diagonal()[:, None]
     work = matrix.t().contiguous()  # (columns, rows): a column of the matrix is one run of memory
-    alive = alive.t().contiguous()
+    alive = work != 0
     columns, rows = work.shape
     seen = gone = 0  # of those alive
     for start, end in _stretches(0, columns, BLOCK, pattern.run):

@@ -27,7 +27,8 @@ class CalibratedPruningSettings(PruningSettings):
         "uniform",
         "Ratio of each layer",
         "uniform: the same everywhere. sensitivity: less where a weight carries more of its layer's output, up to a "
-        "tenth more or less, with the same total; takes one more pass over the samples.",
+        "tenth more or less, with the same total; takes one more pass over the samples. At half of the weights it "
+        "has gained next to nothing in our trials: compare both.",
         widget="choice",
         show_when={"pattern": "unstructured"},
     )

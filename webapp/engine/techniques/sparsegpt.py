@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration import CrossCovariance, Slot
+from ..calibration import Covariance, Slot
 from ..encodings import Dense, Encoded
 from ..math import admm, masks, obs
 from .base import Context, Outcome, setting
@@ -26,8 +26,7 @@ class SparseGPT(CalibratedPruning):
         "takes calibration data and a few times as long as Wanda, and keeps the most accuracy."
     )
     paper = "https://arxiv.org/abs/2301.00774"
-    statistic = CrossCovariance
-    originals = True
+    statistic = Covariance
 
     class Settings(CalibratedPruningSettings):
         rounds: int = setting(
@@ -48,7 +47,7 @@ class SparseGPT(CalibratedPruning):
         )
 
     def compress_slot(
-        self, slot: Slot, statistic: CrossCovariance, settings: Any, context: Context
+        self, slot: Slot, statistic: Covariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         matrix, share = slot.matrix(), self.share(slot, settings, context)
         order, run = neighbours(slot, matrix.shape[1], settings)
@@ -57,10 +56,8 @@ class SparseGPT(CalibratedPruning):
         notes, found = [], torch.empty_like(groups)
         for index, count in enumerate(counts):
             pattern = obs.Pattern(count / max(groups[index].numel(), 1), run, *(settings.n_of_m or (0, 0)))
-            hessian, cross = (sums[index][order][:, order] for sums in (statistic.sums, statistic.cross))
-            curve = obs.curvature(hessian, settings.damping)
-            target = obs.followed(groups[index], cross, hessian, curve)
-            found[index] = _pruned(groups[index] != 0, target, curve, pattern, settings.rounds)
+            curve = obs.curvature(statistic.sums[index][order][:, order], settings.damping)
+            found[index] = _pruned(groups[index], curve, pattern, settings.rounds)
             notes.append(_note(curve.damping, settings.damping))
         pruned = torch.empty_like(matrix)
         pruned[:, order] = found.view_as(matrix)
@@ -74,17 +71,18 @@ def neighbours(slot: Slot, columns: int, settings: Any) -> tuple[Tensor, int]:
     return torch.arange(columns).view(run, -1).t().reshape(-1), run
 
 
-def _pruned(alive: Tensor, target: Tensor, curve: obs.Curvature, pattern: obs.Pattern, rounds: int) -> Tensor:
-    """(rows, columns) near `target`, zero where it is not `alive` and where the pattern says so."""
+def _pruned(matrix: Tensor, curve: obs.Curvature, pattern: obs.Pattern, rounds: int) -> Tensor:
+    """(rows, columns) with the zeros of `matrix` and those of the pattern."""
+    alive = matrix != 0
 
     def choose(weights: Tensor) -> Tensor:
         return pattern.largest(masks.zeros_first(weights.abs(), alive)) & alive
 
-    found = obs.prune(target, curve, pattern, alive)
+    found = obs.prune(matrix, curve, pattern)
     if not rounds:
         return found
-    found = admm.exchanged(target, curve.hessian, found, choose, rounds)
-    return admm.descended(target, curve.hessian, found, DESCENTS)
+    found = admm.exchanged(matrix, curve.hessian, found, choose, rounds)
+    return admm.descended(matrix, curve.hessian, found, DESCENTS)
 
 
 def _note(damping: float | None, asked: float) -> str:
