@@ -85,6 +85,7 @@ class _Loop:
         self.at = Trained()
         self.checkpoints = Checkpoints(folder, self._identity())
         self._recent: list[float] = []
+        self._points: list[tuple[str, int, float]] = []
 
     def run(self) -> Trained:
         if not self._resume():
@@ -149,7 +150,7 @@ class _Loop:
         if at.ended == "diverged" or not len(self.samples.validation) or not (last or at.step % self.every == 0):
             return
         loss = self._validated()
-        self.report.point("Validation", at.step, {self.objective.title: loss})
+        self._point("Validation", at.step, loss)
         if loss < at.best_loss:
             at.best_loss, at.best_step, at.waited = loss, at.step, 0
             self.checkpoints.save_best(at.step, self.student.state())
@@ -167,8 +168,12 @@ class _Loop:
             min(1.0, self._done()), f"{self.title}: step {step:,} of {self.total:,}, epoch {epoch:.1f}, loss {mean:.4g}"
         )
         if last or step % max(1, self.total // POINTS) == 0:
-            self.report.point("Training", step, {self.objective.title: mean})
+            self._point("Training", step, mean)
             self._recent = []
+
+    def _point(self, series: str, step: int, loss: float) -> None:
+        self._points.append((series, step, loss))
+        self.report.point(series, step, {self.objective.title: loss})
 
     def _done(self, ahead: float = 0.0) -> float:
         """The share of the training that is behind, by its steps or by its time, whichever is further."""
@@ -181,7 +186,7 @@ class _Loop:
         if len(self.samples.validation):
             self.at.first_loss = self._validated()
             self.at.best_loss = self.at.first_loss if math.isfinite(self.at.first_loss) else math.inf
-            self.report.point("Validation", 0, {self.objective.title: self.at.first_loss})
+            self._point("Validation", 0, self.at.first_loss)
         self.checkpoints.save_best(0, self.student.state())
 
     def _resume(self) -> bool:
@@ -197,6 +202,8 @@ class _Loop:
         if self.student.device.type == "cuda":
             torch.cuda.set_rng_state(found["random_cuda"])
         self.at, self._recent = Trained(**found["at"]), found["recent"]
+        for point in found["points"]:  # again: what was told last may have died with the one who was told
+            self._point(*point)
         self.report.log(f"{self.title}: goes on at step {self.at.step:,} of {self.total:,}")
         return True
 
@@ -212,6 +219,7 @@ class _Loop:
                 "at": asdict(self.at),
                 "best_step": self.at.best_step,
                 "recent": self._recent,
+                "points": self._points,
             }
         )
 
