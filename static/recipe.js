@@ -194,7 +194,15 @@ for (const end of ["pointerup", "pointercancel"]) {
 form.elements.checkpoint.addEventListener("change", async (event) => {
   changed();
   const answer = await fetch(`${address("fit")}?checkpoint=${encodeURIComponent(event.target.value)}`);
-  const { datasets } = await answer.json();
+  const { datasets, exports } = await answer.json();
+  for (const box of form.querySelectorAll("[data-export]")) {
+    const reason = exports[box.value];
+    box.disabled = Boolean(reason);
+    if (reason) box.checked = false;
+    const place = box.closest("label").querySelector("[data-reason]");
+    place.textContent = reason ?? "";
+    place.hidden = !reason;
+  }
   for (const option of form.elements.dataset.options) {
     const reason = datasets[option.value];
     option.disabled = Boolean(reason);

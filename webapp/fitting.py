@@ -1,4 +1,4 @@
-"""Which datasets can judge a checkpoint, for the form and for the sample on the first page."""
+"""Which datasets can judge a checkpoint and which formats it can be written in, for the form and the first page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .engine.errors import DatasetUnfit
+from .engine.exports import exports
 from .engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from .run_requests import check_dataset_fits
 from .store.models import Checkpoint, Dataset, UploadState
@@ -28,6 +29,15 @@ def reason_against(facts: CheckpointFacts, dataset: Dataset) -> str | None:
     except DatasetUnfit as error:
         return error.message
     return None
+
+
+def exports_against(checkpoint: Checkpoint | None) -> dict[str, str | None]:
+    """For every format that a run may write or not: None where it fits the checkpoint, else why not."""
+    choices = {name: form for name, form in exports().items() if not form.always}
+    if checkpoint is None or checkpoint.facts is None:
+        return dict.fromkeys(choices)
+    facts = architecture_only(checkpoint.facts)
+    return {name: form.unfit(facts) for name, form in choices.items()}
 
 
 def first_choice(session: Session, checkpoint: Checkpoint | None) -> Dataset | None:

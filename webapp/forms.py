@@ -13,9 +13,18 @@ import annotated_types
 from flask_wtf import FlaskForm
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from wtforms import BooleanField, FloatField, Form, HiddenField, IntegerField, SelectField, StringField
+from wtforms import (
+    BooleanField,
+    FloatField,
+    Form,
+    HiddenField,
+    IntegerField,
+    SelectField,
+    SelectMultipleField,
+    StringField,
+)
 from wtforms.validators import InputRequired, Length, NumberRange, Optional
-from wtforms.widgets import NumberInput
+from wtforms.widgets import CheckboxInput, NumberInput
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,11 @@ class RunForm(FlaskForm):
         "Teacher of a distillation",
         default="",
         description="Another checkpoint for the same classes or vocabulary, which answers better than the original.",
+    )
+    exports = SelectMultipleField(
+        "Also write",
+        description="Each is loaded again in its own runtime, compared, and timed there beside the original.",
+        option_widget=CheckboxInput(),
     )
     seed = IntegerField(
         "Seed",

@@ -30,7 +30,8 @@ def digest(path: Path) -> str:
 class Bench:
     """Runs every stage of a recipe in this process, each with a folder of its own."""
 
-    def __init__(self, root: Path, checkpoint, dataset=None) -> None:
+    def __init__(self, root: Path, checkpoint, dataset=None, exports=("safetensors",)) -> None:
+        self.exports = exports
         self.root, self.facts, self.folders = root, {}, {}
         folder, facts = checkpoint
         about = {"name": "a", "filename": "a.pt", "digest": "0" * 64, "size_bytes": 1}
@@ -47,7 +48,7 @@ class Bench:
         return StageJob.model_validate(
             {
                 "stage": plan.name,
-                "run": {"recipe": recipe.as_dict()},
+                "run": {"recipe": recipe.as_dict(), "exports": self.exports},
                 "checkpoint": self.checkpoint,
                 "dataset": self.dataset,
                 "inputs": {name: str(self.folders[name]) for name in plan.inputs},
@@ -58,7 +59,7 @@ class Bench:
 
     def run(self, *steps) -> dict:
         recipe = Recipe.read({"steps": [{"technique": name, "settings": values} for name, values in steps]})
-        for plan in stages(recipe):
+        for plan in stages(recipe, self.exports):
             facts = run_stage(self.job(recipe, plan), Silent())
             self.facts[plan.name] = json.loads(json.dumps(facts, allow_nan=False))
         files = {
@@ -210,3 +211,29 @@ def test_a_stage_is_shared_exactly_by_what_it_depends_on():
     assert key("baseline", first) == key("baseline", other)
     assert key("baseline", first) != key("baseline", first, dataset="e")
     assert key("verify-safetensors", first) != key("verify-safetensors", first, dataset="e")
+
+
+def test_every_artifact_has_its_proof_size_quality_and_speed_in_its_own_runtime(tmp_path, mlp, labelled):
+    bench = Bench(tmp_path, mlp, labelled, exports=("safetensors", "onnx"))
+    concluded = bench.run(("dynamic_quantization", {}))
+    receipt = concluded["receipt"]
+    assert [proof["artifact"] for proof in receipt["proof"]] == ["model.safetensors", "model.onnx"]
+    own, onnx = receipt["runtimes"]
+    assert onnx["size_bytes"] == (bench.folders["export-onnx"] / "model.onnx").stat().st_size
+    assert "onnxruntime" in onnx["runtime"]
+    assert "threads" in onnx["runtime"]
+    assert "2 products multiply 8-bit integers" in onnx["notes"][0]
+    assert "decodes them to floats" in own["notes"][0]
+    assert onnx["metrics"]["accuracy"]["n"] == own["metrics"]["accuracy"]["n"] == 200
+    assert onnx["baseline"]["runtime"] == onnx["result"]["runtime"] != own["result"]["runtime"]
+    assert [artifact["name"] for artifact in concluded["artifacts"][:2]] == ["model.safetensors", "model.onnx"]
+    assert "onnxruntime" in receipt["provenance"]["versions"]
+    assert "model.onnx" in render_text(receipt)
+
+
+def test_the_original_in_another_format_is_shared_by_every_recipe():
+    recipes = [Recipe.read({"steps": [{"technique": "cast"}]}), Recipe.read({"steps": [{"technique": "low_rank"}]})]
+    exports = ("safetensors", "onnx")
+    keys = {stage_key("original-onnx", recipe, exports, 0, {}, "c", "d") for recipe in recipes}
+    assert len(keys) == 1
+    assert "original-onnx" in next(p.inputs for p in stages(recipes[0], exports) if p.name == "verify-onnx")

@@ -132,3 +132,10 @@ def test_datasets_that_fit_are_told_for_another_checkpoint(client, checkpoint, d
 
 def test_cloning_an_unknown_run_is_not_found(client):
     assert client.get("/runs/new?from=nothinghere2").status_code == 404
+
+
+def test_a_format_is_chosen_in_the_form_and_the_run_writes_it(client, checkpoint, session):
+    page = Page(client.get(f"/runs/new?checkpoint={checkpoint.id}").text)
+    assert [box["value"] for box in page.of("input", name="exports")] == ["onnx"]
+    client.post("/runs/new", data=form(checkpoint, exports="onnx"))
+    assert session.query(Run).one().exports == ["safetensors", "onnx"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 WIDTH = 100
@@ -31,6 +31,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("Asked and not done", ("step", "layer", "asked", "done", "why"), rows)
     if not short:
         yield f"Asked and done: all of {len(receipt['requested'])} layers."
+    yield from _runtimes(receipt["runtimes"])
     yield from ("", "Proof")
     for proof in receipt["proof"]:
         yield f"  {proof['artifact']}: loaded by {proof['loaded_by']} ({proof['runtime']}); largest difference "
@@ -85,6 +86,22 @@ def _speed(speed: Mapping[str, Any] | None) -> Iterator[str]:
     rows = [(key, *(f"{speed[side][key]:.2f} ms" for side in ("baseline", "result"))) for key in ("p50", "p95")]
     yield from _table(f"Speed: {speed['batch']}, {speed['runtime']}", ("", "before", "after"), rows)
     yield f"  {speed['hardware']}. {speed['note']}"
+
+
+def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Each artifact in the runtime that loads it, where there are several."""
+
+    def spoken(found: Mapping[str, Any] | None) -> str:
+        return f"{found['p50']:.2f} / {found['p95']:.2f} ms" if found else "–"
+
+    if len(rows) < 2:
+        return
+    table = [(r["artifact"], f"{r['size_bytes']:,}", spoken(r["baseline"]), spoken(r["result"])) for r in rows]
+    yield from _table("Artifacts, p50 / p95 in their runtimes", ("", "bytes", "original", "this"), table)
+    for row in rows:
+        yield f"  {row['artifact']}: {row['runtime']}. {' '.join(row['notes'])}"
+        for name, metric in row["metrics"].items():
+            yield f"    {name} {metric['value']:.4f}"
 
 
 def _provenance(found: Mapping[str, Any]) -> Iterator[str]:

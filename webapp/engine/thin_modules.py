@@ -20,6 +20,11 @@ class Thin(nn.Module):
     bias_name: str  # where the layer's bias is
     transposed: bool  # whether the checkpoint stores the weight as (in, out)
 
+    @property
+    def weight(self) -> Tensor:
+        """The first factor's: for a model that asks a layer for its weight's dtype or device."""
+        return next(self.parameters())
+
     def readers(self, encoded: Encoded) -> dict[str, Callable[[], Tensor]]:
         """How to read each of its tensors, but for the bias."""
         return {f"{child}.weight": self._reader(encoded.factors[factor]) for child, factor in self.runs}

@@ -13,8 +13,10 @@ from sqlalchemy.orm import load_only
 
 from ..database import db
 from ..engine.errors import PareError
+from ..engine.exports import exports as formats
+from ..engine.pipeline import ALWAYS
 from ..engine.techniques import techniques
-from ..fitting import first_choice, reasons_against
+from ..fitting import exports_against, first_choice, reasons_against
 from ..forms import RunForm, setting_rows, settings_form
 from ..presets import PRESETS
 from ..run_requests import RunRequest, create_run
@@ -37,6 +39,7 @@ def new() -> str:
         form.checkpoint.data, form.dataset.data = source.checkpoint_id, source.dataset_id or ""
         form.training_dataset.data, form.seed.data = source.training_dataset_id or "", source.seed
         form.teacher_checkpoint.data = source.teacher_checkpoint_id or ""
+        form.exports.data = [name for name in source.exports if name in dict(form.exports.choices)]
         form.forked_from.data = source.id
         recipe = source.recipe
     else:
@@ -63,6 +66,7 @@ def start() -> ResponseReturnValue:
             training_dataset_id=form.training_dataset.data or None,
             teacher_checkpoint_id=form.teacher_checkpoint.data or None,
             recipe=form.recipe.data or "",
+            exports=[*ALWAYS, *(form.exports.data or [])],
             seed=form.seed.data or 0,
             name=form.name.data or None,
         )
@@ -74,8 +78,9 @@ def start() -> ResponseReturnValue:
 
 @blueprint.get("/datasets")
 def datasets() -> dict[str, Any]:
-    """Which datasets fit `?checkpoint=ID`: {"datasets": {id: null or the reason why not}}."""
-    return {"datasets": fit(request.args.get("checkpoint"))}
+    """What fits `?checkpoint=ID`: {"datasets": {id: null or the reason why not}, "exports": {name: the same}}."""
+    asked = request.args.get("checkpoint")
+    return {"datasets": fit(asked), "exports": exports_fit(asked)}
 
 
 def offer(form: RunForm) -> None:
@@ -86,6 +91,7 @@ def offer(form: RunForm) -> None:
     rows = [(d.id, d.name) for d in db.session.scalars(ready(Dataset))]
     form.dataset.choices = [("", NO_DATASET), *rows]
     form.training_dataset.choices = [("", "None: the training part of the dataset"), *rows]
+    form.exports.choices = [(name, form_.title) for name, form_ in formats().items() if not form_.always]
 
 
 def ready(table: Any) -> Any:
@@ -95,6 +101,10 @@ def ready(table: Any) -> Any:
 
 def fit(checkpoint_id: str | None) -> dict[str, str | None]:
     return reasons_against(db.session, db.session.get(Checkpoint, checkpoint_id or ""))
+
+
+def exports_fit(checkpoint_id: str | None) -> dict[str, str | None]:
+    return exports_against(db.session.get(Checkpoint, checkpoint_id or ""))
 
 
 def page(form: RunForm, error: PareError | None = None, source: Run | None = None) -> str:
@@ -108,6 +118,8 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
         cards={name: settings_form(technique.Settings)(prefix="__i__-") for name, technique in known.items()},
         presets=PRESETS,
         fit=fit(form.checkpoint.data),
+        formats=formats(),
+        exports_fit=exports_fit(form.checkpoint.data),
         error=shown(error) if error else None,
     )
 

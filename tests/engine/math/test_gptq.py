@@ -16,10 +16,10 @@ def inputs(columns, seed=0, rows=200):
     return torch.randn(rows, columns, generator=generator) @ mix
 
 
-def posed(rows=6, columns=8, act_order=True, cross=None, seed=0):
+def posed(rows=6, columns=8, act_order=True, seed=0):
     x = inputs(columns, seed)
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed + 1))
-    return gptq.problem(matrix, x.t() @ x / len(x), cross, 0.01, act_order)
+    return gptq.problem(matrix, x.t() @ x / len(x), 0.01, act_order)
 
 
 def by_the_paper(given, grid):
@@ -98,28 +98,20 @@ def test_zeros_that_are_held_stay_zero():
     assert bool((dequantize(again, finer)[zeros] == 0).all())
 
 
-def test_targets_answer_on_todays_inputs_as_the_matrix_did_on_the_original_ones():
-    before, now = inputs(8, 0), inputs(8, 0) + 0.3 * inputs(8, 9)
-    matrix = torch.randn(6, 8)
-    given = gptq.problem(matrix, now.t() @ now / 200, now.t() @ before / 200, 1e-6, True)
-    best = torch.linalg.lstsq(now, before @ matrix.t()).solution.t()
-    assert torch.allclose(given.matrix, best, atol=1e-3)
-
-
 def test_inputs_that_never_spoke_do_no_harm():
-    x = inputs(8)
+    x, matrix = inputs(8), torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
     x[:, 3] = 0
-    given = gptq.problem(torch.randn(6, 8), x.t() @ x, None, 0.01, True)
+    given = gptq.problem(matrix, x.t() @ x, 0.01, True)
     grid = fit_grid(given.matrix, Scheme(4))
     assert torch.isfinite(dequantize(gptq.rounded(given, grid), grid)).all()
-    silent = gptq.problem(torch.randn(6, 8), torch.zeros(8, 8), None, 0.01, True)
+    silent = gptq.problem(matrix, torch.zeros(8, 8), 0.01, True)
     assert torch.equal(gptq.rounded(silent, grid), quantize(silent.matrix, grid))
 
 
 def test_damping_rises_until_the_covariance_can_be_inverted():
     one = torch.ones(8, 8)
-    assert gptq.problem(torch.randn(6, 8), one - 0.03 * torch.eye(8), None, 0.01, True) is not None
-    assert gptq.problem(torch.randn(6, 8), torch.full((8, 8), float("nan")), None, 0.01, True) is None
+    assert gptq.problem(torch.randn(6, 8), one - 0.03 * torch.eye(8), 0.01, True) is not None
+    assert gptq.problem(torch.randn(6, 8), torch.full((8, 8), float("nan")), 0.01, True) is None
 
 
 def test_damping_is_chosen_by_inputs_held_back():

@@ -20,7 +20,7 @@ Method = Literal["error", "minmax", "percentile", "entropy"]
 SAMPLE = 1 << 18  # values of a batch that are counted
 BINS = 8192  # of the histogram, evenly over [-reach, reach]
 CANDIDATES = 64  # ranges that a search tries, from SMALLEST_SHARE of the whole one up to all of it
-SMALLEST_SHARE = 0.02
+SMALLEST_SHARE = 0.01
 
 
 class Histogram:
@@ -80,10 +80,11 @@ class Histogram:
         return max(self.low, low), min(self.high, high)
 
     def _searched(self, cost: Callable[[float, float], Tensor]) -> tuple[float, float]:
-        shares = torch.linspace(SMALLEST_SHARE, 1, CANDIDATES).flip(0).tolist()
-        costs = [float(cost(share * self.low, share * self.high)) for share in shares]
-        best = shares[costs.index(min(costs))]
-        return best * self.low, best * self.high
+        """The cut at the same distance from zero on both sides that costs least."""
+        farthest = max(-self.low, self.high)
+        cuts = (farthest * torch.logspace(math.log10(SMALLEST_SHARE), 0, CANDIDATES).flip(0)).tolist()
+        ranges = [(max(self.low, -cut), min(self.high, cut)) for cut in cuts]
+        return min(ranges, key=lambda ends: float(cost(*ends)))
 
     def _squared_error(self, low: float, high: float) -> Tensor:
         """What rounding to the grid and cutting at its ends costs, summed over all values."""
@@ -91,9 +92,10 @@ class Histogram:
         centres = self.centres
         codes = ((centres / scale).round() + zero).clamp(0, TOP)
         error = (codes - zero) * scale - centres
-        within = (centres >= low) & (centres <= high)
-        within_error = torch.full_like(error, scale * scale / 12)  # bins are finer than steps, or values spread evenly
-        return (self.counts * torch.where(within, within_error, error.square())).sum()
+        if scale > 2 * self.reach / BINS:
+            return (self.counts * error.square()).sum()
+        within = (centres >= low) & (centres <= high)  # in bins as wide as steps values are taken for evenly spread
+        return (self.counts * torch.where(within, torch.full_like(error, scale**2 / 12), error.square())).sum()
 
     def _divergence(self, low: float, high: float) -> Tensor:
         """KL divergence of what the grid can tell apart from what was seen, cut values counted at the ends."""

@@ -46,26 +46,20 @@ class Problem:
         return ((change @ self.hessian) * change).sum(1)
 
 
-def problem(
-    matrix: Tensor, covariance: Tensor, cross: Tensor | None, damping: float, act_order: bool
-) -> Problem | None:
+def problem(matrix: Tensor, covariance: Tensor, damping: float, act_order: bool) -> Problem | None:
     """None where the covariance (columns, columns) of the inputs cannot be inverted however it is damped.
 
     `damping` of its mean diagonal is added to it, more where that is too little; an input that never spoke counts as
-    the mean. cross (columns, columns), the inputs times the original's, makes the matrix what answers on these inputs
-    as it did on those.
+    the mean.
     """
     diagonal = covariance.diagonal()
     quiet = diagonal <= 0
     mean = diagonal[~quiet].mean() if bool((~quiet).any()) else torch.tensor(1.0)
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(len(diagonal))
     while damping <= MOST_DAMPING:
-        added = torch.diag(torch.where(quiet, mean, damping * mean))
-        hessian = covariance + added
+        hessian = covariance + torch.diag(torch.where(quiet, mean, damping * mean))
         factor = _factor_of_inverse(hessian[order][:, order])
         if factor is not None:
-            if cross is not None:
-                matrix = torch.linalg.solve(hessian, (cross + added) @ matrix.t()).t().contiguous()
             return Problem(matrix, hessian, order, factor)
         damping *= 10
     return None
@@ -78,7 +72,7 @@ def chosen_damping(matrix: Tensor, kept: Tensor, held: Tensor, scheme: Scheme, a
     """
     least, best = math.inf, DAMPINGS[0]
     for damping in DAMPINGS:
-        given = problem(matrix, kept, None, damping, act_order)
+        given = problem(matrix, kept, damping, act_order)
         if given is not None:
             grid = fit_grid(matrix, scheme, given.weights)
             error = float(replace(given, hessian=held).errors(rounded(given, grid), grid).sum())

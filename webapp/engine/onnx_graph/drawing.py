@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
@@ -24,6 +23,11 @@ NUMBERS = {
     torch.int8: ir.DataType.INT8,
     torch.uint8: ir.DataType.UINT8,
 }
+TIDYING = (  # the last takes away where in this machine's files each node comes from
+    common.RemoveUnusedNodesPass,
+    common.RemoveUnusedOpsetsPass,
+    common.ClearMetadataAndDocStringPass,
+)
 NIBBLES = {ir.DataType.INT4, ir.DataType.UINT4}
 
 
@@ -85,13 +89,17 @@ class Drawing:
 
     def finished(self) -> ir.Model:
         """The model without what nothing reads, every node after those that it reads."""
+        self._part_sums_from_norms()
         self.model.opset_imports.update({"": OPSET, MICROSOFT: 1})
-        for tidy in (common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()):
-            tidy(self.model)
+        for make_pass in TIDYING:
+            make_pass()(self.model)
         self.graph.sort()
         return self.model
 
-
-def array_of(value: ir.Value) -> np.ndarray:
-    assert value.const_value is not None
-    return value.const_value.numpy()
+    def _part_sums_from_norms(self) -> None:
+        """A Sum for an Add before a normalisation: onnxruntime would make them one, which takes five times as long."""
+        for node in list(self.graph):
+            readers = node.outputs[0].consumers() if node.op_type == "Add" else ()
+            if any(reader.op_type == "LayerNormalization" for reader in readers):
+                self.replace(node.outputs[0], self.node("Sum", *node.inputs, before=node))
+                self.graph.remove(node, safe=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..activations import Activations, Range
 from ..encodings import Encoded, Quantized
 from ..math.activations import SMALLEST, TOP
-from .drawing import Drawing
+from .drawing import MICROSOFT, Drawing
 from .forms import codes_of, scale_of
 from .products import Use
 
@@ -96,9 +96,9 @@ class Integers:
         """x = scale * code + low for each row, so x W^T = scale * (codes W^T) + low * (the sum of each row of W)."""
         draw, at = self.drawing, use.node
         codes, scale, low = self._rows(use)
-        product = draw.node("MatMulInteger", codes, self._turned(name, leaf), before=at)
-        sums = draw.node("Cast", product, before=at, to=int(ir.DataType.FLOAT))
-        own = draw.node("Mul", draw.node("Mul", sums, self._scale(name, leaf), before=at), scale, before=at)
+        given = (codes, self._turned(name, leaf), draw.number(1.0), self._scale(name, leaf))
+        sums = draw.node("MatMulIntegerToFloat", *given, before=at, domain=MICROSOFT)
+        own = draw.node("Mul", sums, scale, before=at)
         units = (leaf.codes.to(torch.float32) - 128).sum(1) * leaf.grid.scale.float()[:, 0]
         shared = draw.node("Mul", low, draw.tensor(f"{name}.sums", units), before=at)
         return draw.node("Add", own, shared, before=at)

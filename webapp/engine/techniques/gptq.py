@@ -99,7 +99,7 @@ class Gptq(Rounding, BlockByBlock):
         zeros = whole == 0 if old.plan.pruned else None
         damping = settings.damping or self._damping(whole, statistic, settings.scheme(slot.layer), settings.act_order)
         problems = [
-            gptq.problem(rows, mean, None, damping, settings.act_order)
+            gptq.problem(rows, mean, damping, settings.act_order)
             for rows, mean in zip(whole.chunk(slot.groups), statistic.mean, strict=True)
         ]
         solved = [given for given in problems if given is not None]

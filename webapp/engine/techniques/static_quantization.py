@@ -18,6 +18,8 @@ from ..encodings import Dense, Encoded
 from .base import Context, setting
 from .integer_products import IntegerProducts, IntegerSettings
 
+TEXTS = 32  # show the ranges of a transformer as well as more of them do
+
 
 class StaticQuantization(IntegerProducts):
     name = "static_quantization"
@@ -57,7 +59,10 @@ class StaticQuantization(IntegerProducts):
         )
 
     def data(self, settings: Any, context: Context) -> list[Batch]:
-        return context.calibration(settings.samples)
+        assert context.facts is not None
+        assert context.facts.architecture is not None
+        few = TEXTS if "vocab" in context.facts.architecture.inputs else 0
+        return context.calibration(settings.samples or few)
 
     def asked(self, settings: Any) -> str:
         return f"int8 weights, 8-bit inputs, ranges by {settings.method}"
