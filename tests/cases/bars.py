@@ -36,7 +36,7 @@ def encoder(cosine: float, spearman: float | None = None, **more: float) -> dict
 GROUPS_OF_64 = {"granularity": "group", "group_size": 64}
 GROUPS_OF_128 = {"granularity": "group", "group_size": 128}
 NO_HEAD = {"exclude": ["lm_head"]}
-WHITENED = {"method": "whitened", "allocation": "global"}
+WHITENED = {"method": "whitened"}
 
 SMOLLM2 = [
     Bar(

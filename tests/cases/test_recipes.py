@@ -24,7 +24,7 @@ RECIPES = {
         step("weight_quantization", bits=8),
     ],
     "low rank, quantize": [
-        step("low_rank", method="whitened", allocation="global", ratio=0.8),
+        step("low_rank", method="whitened", ratio=0.8),
         step("weight_quantization", bits=8),
     ],
     "drop, distil, gptq": [

@@ -17,10 +17,12 @@ from .architectures import architectures
 from .artifact import read_model
 from .encodings import Composite, Dense, Encoded
 from .errors import CheckpointRefused
+from .memory import give_back
 from .model import Model
 from .thin_modules import FactoredLinear, Thin, thin
 from .widths import fit_widths
 
+LARGE_BYTES = 1 << 20
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module
 
 
@@ -107,7 +109,12 @@ def fill(
     if missing:
         raise CheckpointRefused(f"The weights lack {', '.join(missing[:5])}, which the architecture needs.")
     read = [name for name in wanted if tied.get(name) not in wanted]
-    module.load_state_dict({name: _floats_as(given[name](), dtype) for name in read}, strict=False, assign=True)
+    values = {}
+    for name in read:
+        values[name] = _floats_as(given[name](), dtype)
+        if values[name].nbytes >= LARGE_BYTES:
+            give_back()  # what its decoding took
+    module.load_state_dict(values, strict=False, assign=True)
     for alias in wanted:
         if alias not in read:
             _tie(module, alias, tied[alias])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..batches import Batch, outputs
 from ..facts import ArchitectureSpec, LayerFacts
+from ..memory import give_back
 from ..model import Model
 from ..modules import fill, release, skeleton_of, sources
 from ..progress import Report
@@ -130,6 +131,7 @@ class _Walk:
             if after or index + 1 < len(self.row):
                 hidden[:], untouched[:] = block.leave()
             release(self.module, own)
+            give_back()
         if after:
             self._fill(outside)
             yield Block("after the blocks", self.module, "", after, self._from_the_end(hidden), self.masks)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..artifact import read_model, write_model
 from ..errors import RecipeInvalid
+from ..memory import give_back
 from ..model import Model
 from ..pipeline import STATE
 from ..predict import prepare_step
@@ -45,6 +46,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     report.progress(0.85, "Storing what the step made")
     size = write_model(model, job.output / STATE)
+    give_back()
     write_probe(model, job.output, job.run.seed)
     for outcome in outcomes:
         if not outcome.ok:

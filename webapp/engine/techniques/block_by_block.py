@@ -27,6 +27,7 @@ class BlockByBlock(Technique):
     needs = frozenset({"calibration", "architecture"})
     layers = frozenset({"linear", "conv"})
     statistic: ClassVar[type[Statistic]]
+    at_once: ClassVar[bool] = False  # a repeating block's layers are all judged before one of them changes
     originals: ClassVar[bool] = False
 
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
@@ -40,7 +41,10 @@ class BlockByBlock(Technique):
     def compress_block(self, block: Block, settings: Any, context: Context) -> Sequence[tuple[Slot, Outcome]]:
         """Everything in one block: its stages in order, each seen by the next."""
         done = []
-        for stage, statistics in block.staged(self.statistic):
+        together = (
+            [(block.slots, block.collect(block.slots, self.statistic))] if self.at_once and block.repeats else None
+        )
+        for stage, statistics in together or block.staged(self.statistic):
             for slot in stage:
                 asked = self.asked(slot.layer, settings)
                 try:

@@ -22,6 +22,7 @@ class Wanda(CalibratedPruning):
     )
     paper = "https://arxiv.org/abs/2306.11695"
     statistic = SquareSum
+    at_once = True  # as the paper has it
     Settings = CalibratedPruningSettings
 
     def compress_slot(
