@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch, outputs
-from ..calibration import Block, CrossCovariance, Slot
+from ..calibration import Block, Covariance, Slot
 from ..facts import ArchitectureSpec
 from ..math import importance
 from ..math.elimination import Elimination
@@ -75,12 +75,14 @@ def from_gradients(model: Model, found: Gradients, group: Group) -> Tensor:
 class Readers:
     """The layers that read a group's channels, with the statistics of what they are given."""
 
-    def __init__(self, block: Block, group: Group) -> None:
+    def __init__(self, block: Block, group: Group, statistics: Mapping[str, Covariance]) -> None:
+        """statistics by slot; those that are missing are collected."""
         self.group = group
         self.members = group.of_role("reads")
         by_weight = {slot.layer.weight: slot for slot in block.slots if not slot.side}
         self.slots: list[Slot] = [by_weight[member.tensor] for member in self.members]
-        found = block.collect(self.slots, CrossCovariance)
+        missing = [slot for slot in self.slots if slot.path not in statistics]
+        found = {**statistics, **(block.collect(missing, Covariance) if missing else {})}
         self.statistics = [found[slot.path] for slot in self.slots]
 
     def columns(self, member: Member, slot: Slot) -> Tensor:
@@ -99,7 +101,7 @@ class Readers:
 
     def eliminations(self) -> list[Elimination]:
         return [
-            Elimination(slot.matrix(), statistic.mean[0], statistic.cross[0] / max(statistic.count, 1))
+            Elimination(slot.matrix(), statistic.mean[0])
             for slot, statistic in zip(self.slots, self.statistics, strict=True)
         ]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch
-from ..calibration import Block, walk
+from ..calibration import Block, Covariance, walk
 from ..encodings import Dense
 from ..facts import CheckpointFacts
 from ..model import Model
@@ -46,11 +46,9 @@ class Surgery:
         if self._before:
             return self._before
         found: Scores = {}
-        for block, group in self._walked(Part(self.report, 0.0, 0.4)):
-            readers = Readers(block, group)
-            found[group] = readers.activation()
-            if self.importance == "reconstruction":
-                found[group] = readers.costs(readers.eliminations())
+        for _, readers in self._walked(Part(self.report, 0.0, 0.4)):
+            reconstructed = self.importance == "reconstruction"
+            found[readers.group] = readers.costs(readers.eliminations()) if reconstructed else readers.activation()
         return found
 
     def cut(self, counts: Mapping[Group, int]) -> None:
@@ -59,9 +57,8 @@ class Surgery:
             for group in self.groups:
                 cut(self.model, group, _most(self._before[group], counts[group]))
             return
-        for block, group in self._walked(Part(self.report, 0.4, 0.9)):
-            readers = Readers(block, group)
-            eliminations = readers.eliminations()
+        for block, readers in self._walked(Part(self.report, 0.4, 0.9)):
+            group, eliminations = readers.group, readers.eliminations()
             if self.importance == "reconstruction":
                 kept = readers.eliminate(eliminations, group.width - counts[group])
             else:
@@ -69,16 +66,31 @@ class Surgery:
                 kept = _most(own, counts[group])
                 readers.remove(eliminations, _others(kept, group.width))
             for slot, elimination in zip(readers.slots, eliminations, strict=True):
-                if not slot.encoded.plan.pruned:  # an adjustment would fill the zeros of an earlier step
-                    self.model.weights[slot.layer.weight] = Dense(slot.shaped(elimination.weight.float()))
-            cut(self.model, group, kept, block)
+                adjusted = elimination.weight.float()
+                if slot.encoded.plan.pruned:  # an adjustment would fill the zeros of an earlier step
+                    adjusted = slot.matrix() * (adjusted != 0)
+                block.keep(slot, Dense(slot.shaped(adjusted), zeros_wanted=slot.encoded.plan.pruned))
+            # passes that are half through a repeating block have the old width; what left is multiplied by zero there
+            cut(self.model, group, kept, None if block.repeats else block)
 
-    def _walked(self, report: Report) -> Iterator[tuple[Block, Group]]:
-        for block in walk(self.model, self.facts.layers, self.data, report, "Structured pruning", originals=True):
-            if block.repeats or not block.name:
+    def _walked(self, report: Report) -> Iterator[tuple[Block, Readers]]:
+        """Each group of the model with those who read it, as the groups that were cut before it leave them."""
+        weights = {member.tensor for group in self.groups for member in group.of_role("reads")}
+        layers = [layer for layer in self.facts.layers if layer.weight in weights]
+        for block in walk(self.model, layers, self.data, report, "Structured pruning"):
+            if block.repeats:
+                yield from self._staged(block)
+            elif not block.name:
                 for group in self.groups:
-                    if all(member.tensor.startswith(block.prefix) for member in group.members):
-                        yield block, group
+                    yield block, Readers(block, group, {})
+
+    def _staged(self, block: Block) -> Iterator[tuple[Block, Readers]]:
+        inside = [group for group in self.groups if all(m.tensor.startswith(block.prefix) for m in group.members)]
+        for stage, statistics in block.staged(Covariance):
+            here = {slot.layer.weight for slot in stage}
+            for group in inside:
+                if here & {member.tensor for member in group.of_role("reads")}:
+                    yield block, Readers(block, group, statistics)
 
 
 def _most(scores: Tensor, count: int) -> Tensor:
