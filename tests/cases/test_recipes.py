@@ -61,11 +61,11 @@ def test_an_encoder(minilm, calibration, compressed):
 
 ALONE = {
     "magnitude_pruning": {"sparsity": 0.5, "scope": "global"},
-    "random_pruning": {"sparsity": 0.1},
-    "wanda": {"sparsity": 0.5},
+    "random_pruning": {"sparsity": 0.02},
+    "wanda": {"sparsity": 0.3},
     "sparsegpt": {"sparsity": 0.5},
     "structured_pruning": {"ratio": 0.3, "importance": "reconstruction"},
-    "low_rank": {"ratio": 0.5},
+    "low_rank": {"method": "whitened", "ratio": 0.6},
     "weight_quantization": {"bits": 4, "granularity": "group", "group_size": 32},
     "gptq": {"bits": 4, "granularity": "group", "group_size": 32},
     "awq": {"bits": 4, "granularity": "group", "group_size": 32},
