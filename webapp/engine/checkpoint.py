@@ -116,8 +116,8 @@ def _recognised(opened: Opened) -> tuple[ArchitectureSpec | None, str | None]:
             "upload a zip of its Hugging Face folder to have it run and scored."
         )
     return None, (
-        "The tensors are not those of a chain of linear layers, a plain CNN or a torchvision-style ResNet, "
-        "and the file does not tell its architecture."
+        "The tensors are not those of a chain of linear layers, a plain CNN, or a ResNet, VGG, MobileNetV2 or "
+        "EfficientNet by torchvision's names, and the file does not tell its architecture."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from importlib import metadata
 from types import ModuleType
 from typing import TypeVar
 
@@ -19,4 +20,26 @@ def subclasses_in(package: ModuleType, base: type[Kind]) -> list[type[Kind]]:
         for _, member in inspect.getmembers(module, inspect.isclass):
             if issubclass(member, base) and member.__module__ == module.__name__ and not inspect.isabstract(member):
                 found.append(member)
+    return found
+
+
+def entry_points_of(group: str, base: type[Kind]) -> list[type[Kind]]:
+    """The concrete subclasses of `base` that installed packages name under this group of entry points.
+
+    Raises RuntimeError with the entry point's name where one cannot be imported or names something else.
+    """
+    found: list[type[Kind]] = []
+    for entry in sorted(metadata.entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+        where = f"The entry point {entry.name!r} of {group} ({entry.value}"
+        where += f", of {entry.dist.name} {entry.dist.version})" if entry.dist else ")"
+        try:
+            named = entry.load()
+        except Exception as error:  # whatever its package raises
+            raise RuntimeError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+        if not (inspect.isclass(named) and issubclass(named, base)):
+            raise RuntimeError(f"{where} names {named!r}, which is no subclass of {base.__name__}.")
+        if inspect.isabstract(named):
+            lacks = ", ".join(sorted(getattr(named, "__abstractmethods__", ())))
+            raise RuntimeError(f"{where} names {named.__name__}, which lacks {lacks}.")
+        found.append(named)
     return found

@@ -1,4 +1,8 @@
-"""The ways to turn tensors into a module: one file each, found by being there. An import error in one is loud."""
+"""The ways to turn tensors into a module: one file each, found by being there. An import error in one is loud.
+
+Whoever runs the installation adds others as installed packages, by entry points of the group `pare.architectures`:
+docs/adding-an-architecture.md. Nothing that is uploaded can.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ..discovery import subclasses_in
+from ..discovery import entry_points_of, subclasses_in
 from ..facts import ArchitectureSpec, TensorFacts
 from .base import Architecture
 from .layers import layers_from_tensors, layers_of
+
+GROUP = "pare.architectures"  # of entry points
 
 
 @cache
@@ -18,6 +24,7 @@ def architectures() -> dict[str, type[Architecture]]:
     """Every family by its name, those that recognise first before the others."""
     found: dict[str, type[Architecture]] = {}
     kinds = subclasses_in(sys.modules[__name__], Architecture)  # type: ignore[type-abstract]
+    kinds += entry_points_of(GROUP, Architecture)  # type: ignore[type-abstract]
     for kind in sorted(kinds, key=lambda kind: (kind.priority, kind.family)):
         if kind.family in found:
             raise RuntimeError(f"Two architectures are called {kind.family!r}: {found[kind.family]} and {kind}.")

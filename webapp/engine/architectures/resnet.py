@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import CheckpointRefused
 from ..facts import ArchitectureSpec, TensorFacts
 from .base import Architecture
+from .comparing import compare, counted, without_counters
 
 DEPTHS = {  # (bottleneck?, blocks per stage) -> the published depth
     (False, (2, 2, 2, 2)): 18,
@@ -126,7 +126,7 @@ class ResNet(Architecture):
             "groups": groups,
             "classes": classes,
             "bias": "fc.bias" in tensors,
-            "counted": any(name.endswith("num_batches_tracked") for name in tensors),
+            "counted": counted(tensors),
             "size": 224 if kernel == 7 else 32,  # what a synthetic input takes; any size passes
             "assumed": None if kernel == 7 else "Its stem is 3 × 3: stride 1 and no pooling after it are assumed.",
         }
@@ -137,38 +137,11 @@ class ResNet(Architecture):
             config=settings,
             inputs={"shape": [channels, None, None]},
         )
-        _compare(kind, cls.skeleton(spec), tensors)
+        compare(kind, cls.skeleton(spec), tensors)
         return spec
 
     @classmethod
     def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
         with torch.device("meta"):
             module = ResNetModule(spec.config).eval()
-        if not spec.config["counted"]:
-            for part in module.modules():
-                if isinstance(part, nn.BatchNorm2d):
-                    part.num_batches_tracked = None
-        return module
-
-
-def _compare(title: str, module: nn.Module, tensors: Mapping[str, TensorFacts]) -> None:
-    """Raises CheckpointRefused that lists missing, unexpected and misshapen tensors apart."""
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
-    misshapen = [
-        f"{name} has shape {list(tensors[name].shape)}; {title} expects {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    complaints = [
-        *misshapen[:3],
-        *([f"missing: {_some(missing)}"] if missing else []),
-        *([f"unexpected: {_some(unexpected)}"] if unexpected else []),
-    ]
-    if complaints:
-        raise CheckpointRefused(f"The tensors look like {title} and do not fit it. {'. '.join(complaints)}.")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return module if spec.config["counted"] else without_counters(module)

@@ -27,7 +27,7 @@ from ..modules import fill, skeleton_of
 
 OPSET = 21
 SAMPLES, TOKENS, PIXELS = 3, 7, 97  # of the traced input: where a size becomes 1, it would be taken for a constant
-LEAST_PIXELS = 33  # that the tracer is told of; the graph takes any
+LEAST_PIXELS = 64  # that the tracer is told of, so that no side is 1 after five halvings; the graph takes any
 AXES = ("batch", "channels", "height", "width")
 INNER = "module."
 

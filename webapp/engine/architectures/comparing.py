@@ -1,0 +1,49 @@
+"""What an upload lacks, has too much of, or has in other shapes than the module that its tensors look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from ..errors import CheckpointRefused
+from ..facts import TensorFacts
+
+COUNTER = "num_batches_tracked"  # of a batch norm: no checkpoint of before torch 0.4 has it, and no answer needs it
+
+
+def compare(title: str, module: nn.Module, tensors: Mapping[str, TensorFacts]) -> None:
+    """Raises CheckpointRefused that lists missing, unexpected and misshapen tensors apart."""
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    misshapen = [
+        f"{name} has shape {list(tensors[name].shape)}; {title} expects {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    complaints = [
+        *misshapen[:3],
+        *([f"missing: {some(missing)}"] if missing else []),
+        *([f"unexpected: {some(unexpected)}"] if unexpected else []),
+    ]
+    if complaints:
+        raise CheckpointRefused(f"The tensors look like {title} and do not fit it. {'. '.join(complaints)}.")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first five, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def counted(tensors: Mapping[str, TensorFacts]) -> bool:
+    """Whether the batch norms of the upload count their batches."""
+    return any(name.endswith(COUNTER) for name in tensors)
+
+
+def without_counters(module: nn.Module) -> nn.Module:
+    """The module whose batch norms do not, as an upload may have it."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.num_batches_tracked = None
+    return module
