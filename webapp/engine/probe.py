@@ -41,23 +41,33 @@ def write_probe(model: Model, folder: Path, seed: int) -> None:
     write_safetensors(folder / PROBE, inputs | {"output": answers, "moved": moved}, {})
 
 
-def compare_probe(loaded: Loaded, spec: ArchitectureSpec | None, folder: Path) -> dict[str, Any]:
-    """How a file, loaded, answers beside what `write_probe` kept in `folder`."""
+def compare_probe(
+    loaded: Loaded, spec: ArchitectureSpec | None, folder: Path, rounded: Model | None = None
+) -> dict[str, Any]:
+    """How a file, loaded, answers beside what `write_probe` kept in `folder`.
+
+    Where the format rounds the weights, beside the answers of the model that is `rounded` likewise; how far they lie
+    from those that were kept is `rounding`.
+    """
     if loaded.module is None or spec is None:
         assert loaded.model is not None
-        kept = json.loads((folder / HASHES).read_text(encoding="utf8"))
-        same = kept == _hashes(loaded.model)
+        hashes = json.loads((folder / HASHES).read_text(encoding="utf8"))
+        same = hashes == _hashes(loaded.model)
         runtime = f"torch {torch.__version__}: every weight compared bit for bit"
         return _proof(loaded.loaded_by, runtime, 0.0 if same else float("inf"), 0.0)
     tensors = {name: tensor.load() for name, tensor in lazy_tensors(folder / PROBE).items()}
     expected, moved = tensors.pop("output"), float(tensors.pop("moved"))
     batch = Batch({name.removeprefix("input."): t for name, t in tensors.items()}, None, len(expected))
     found = _answers(loaded.module, spec, batch)
+    more: dict[str, float] = {}
+    if rounded is not None:
+        kept, expected = expected, _answers(build(rounded), spec, batch)
+        more, moved = {"rounding": float((expected - kept).abs().max())}, 0.0
     largest = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
     tolerance = RELATIVE * float(expected.abs().max().clamp(min=1e-6))
     if loaded.model is None:  # another runtime's arithmetic, which may round the other way
         tolerance = max(tolerance, ROUNDING * moved)
-    return _proof(loaded.loaded_by, loaded.runtime, largest, tolerance)
+    return _proof(loaded.loaded_by, loaded.runtime, largest, tolerance) | more
 
 
 def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> dict[str, Any]:

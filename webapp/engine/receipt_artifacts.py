@@ -44,6 +44,8 @@ def runtimes(stage_facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
     for form, written, verified in delivered(stage_facts):
         before, after = verified["baseline_latency_ms"], verified["result"]["latency_ms"]
         notes = [form.arithmetic(written), *written.get("notes", ())]
+        if rounding := verified["proof"].get("rounding"):
+            notes.append(f"The format's own rounding moves the probe's answers by at most {rounding:.3g}.")
         if before and after and after["p50"] > before["p50"]:
             notes.append(f"It is {after['p50'] / before['p50']:.1f} times slower than the original in this runtime.")
         rows.append(

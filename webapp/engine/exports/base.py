@@ -36,6 +36,8 @@ class Export(ABC):
     file: ClassVar[str]  # the artifact; others in its folder travel with it
     always: ClassVar[bool] = False  # written by every run: the receipt is measured on it
     beside_original: ClassVar[bool] = True  # the original is written too, and timed in the same runtime
+    rounds: ClassVar[bool] = False  # it cannot hold every weight as it is: `rounded` says what it makes of them
+    timed: ClassVar[bool] = True  # the runtime that `open` uses is the one that a user will run it in
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions the receipt names
 
     @abstractmethod
@@ -49,6 +51,13 @@ class Export(ABC):
     @abstractmethod
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         """Loads what `write` left there, in this process."""
+
+    def rounded(self, model: Model) -> Model:
+        """The model whose weights were rounded as the format rounds them; asked for where it `rounds`.
+
+        Said without what writes the file, so that the proof, which compares with this model, shows a mistake there.
+        """
+        raise NotImplementedError
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         """What the runtime does with integers and zeros, as a sentence for the receipt; `written` by `write`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..artifact import read_model
@@ -16,7 +17,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     form = exports()[job.stage.removeprefix("export-")]
     report.progress(0.1, f"Writing {form.file}")
     model, spec = read_model(job.inputs[f"step-{len(job.run.recipe.steps)}"] / STATE), job.checkpoint.facts.architecture
-    written = form.write(model, job.output)
+    written = form.write(replace(model, files=job.checkpoint.folder), job.output)
     if form.always:
         write_companions(model, job.checkpoint.folder, spec.config if spec else None, job.output)
     report.log(f"{form.file}: {written['size_bytes']:,} bytes")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..artifact import read_model
 from ..batches import Batch, outputs
 from ..errors import ArtifactUnproven
 from ..exports import Export, Loaded, exports
@@ -15,6 +16,7 @@ from ..facts import ArchitectureSpec
 from ..latency import interleaved, percentiles
 from ..measure import Samples, Scores, difference, evaluate, summarise
 from ..modules import build
+from ..pipeline import STATE
 from ..probe import compare_probe
 from ..progress import Part, Report
 from ..sizes import deflated_bytes, measure_file
@@ -29,7 +31,9 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     folder = job.inputs[f"export-{form.name}"]
     report.progress(0.0, "Loading the artifact in a clean process")
     loaded = form.open(folder, job.checkpoint.facts.architecture)
-    proof = compare_probe(loaded, job.checkpoint.facts.architecture, job.inputs[f"step-{len(job.run.recipe.steps)}"])
+    left = job.inputs[f"step-{len(job.run.recipe.steps)}"]
+    rounded = form.rounded(read_model(left / STATE)) if form.rounds else None
+    proof = compare_probe(loaded, job.checkpoint.facts.architecture, left, rounded)
     if not proof["agreed"]:
         raise ArtifactUnproven(
             f"{form.file} was loaded again and answered differently: the largest difference is "
@@ -58,6 +62,8 @@ def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any],
     scores, more = evaluate(compressed, spec, data, Part(report, 0.1, 0.8), reference=original)
     facts["result"]["metrics"] = {**summarise(scores, job.run.seed), **more}
     facts["differences"] = _differences(job, scores)
+    if not form.timed:
+        return
     report.progress(0.8, "Timing original and result in turns")
     beside = _same_runtime(job, form, original)
     one = _single(data[0])

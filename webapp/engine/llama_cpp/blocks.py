@@ -1,0 +1,117 @@
+"""The number formats of llama.cpp, and which of them holds a weight with the least loss.
+
+A block is 32 neighbours of a row with a scale d, float16, in front (and a lowest value m, in Q4_1):
+
+    Q8_0   d · q        q of 8 bits with sign     34 bytes
+    Q4_0   d · (q − 8)  two q a byte              18 bytes; byte j holds values j and j + 16
+    Q4_1   d · q + m    the same                  20 bytes
+
+So integers of up to 8 bits with a float16 scale and no zero point go over as they are. Everything else is rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..encodings import Dense, Encoded, Quantized
+from ..math.quantizers import LARGEST_HALF
+
+BLOCK = 32
+Kind = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+ROW_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q4_1": 20 / 32}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`codes`: the weight's own integers are kept; `note` where more is lost than the kind's name tells."""
+
+    kind: Kind
+    codes: bool = False
+    note: str = ""
+
+    def bytes(self, shape: tuple[int, ...]) -> int:
+        return int(math.prod(shape) * ROW_BYTES[self.kind])
+
+
+def choose(encoded: Encoded) -> Choice:
+    """The kind for a weight (out, in); vectors stay float32."""
+    if len(encoded.shape) != 2:
+        return Choice("F32")
+    if not isinstance(encoded, Quantized):
+        return Choice(_float_kind(encoded))
+    grid, columns = encoded.grid, encoded.codes.shape[1]
+    if columns % BLOCK:
+        return Choice("F16", note=f"its rows of {columns} are no whole blocks of {BLOCK}")
+    whole = grid.group % BLOCK == 0 and grid.scale.dtype == torch.float16
+    if grid.levels is not None or not whole or (grid.zero_point is not None and grid.bits > 4):
+        what = "a codebook" if grid.levels is not None else "its zero points" if whole else "its groups or scales"
+        return Choice("Q8_0", note=f"{what} cannot be kept, so it was rounded to 8 bits")
+    if grid.zero_point is not None:
+        return Choice("Q4_1", codes=True)
+    return Choice("Q4_0" if grid.bits <= 4 else "Q8_0", codes=True)
+
+
+def packed(encoded: Encoded, choice: Choice) -> Tensor:
+    """The rows as bytes: uint8 (out, bytes a row); of a vector each value is a row."""
+    if choice.kind in DTYPES:
+        values = encoded.decode().to(DTYPES[choice.kind]).contiguous()
+        return values.view(torch.uint8).reshape(len(values), -1)
+    if not choice.codes:
+        import gguf
+
+        raw = gguf.quantize(encoded.decode().float().numpy(), gguf.GGMLQuantizationType[choice.kind])
+        return torch.from_numpy(raw)
+    assert isinstance(encoded, Quantized)
+    rows, columns = encoded.codes.shape
+    codes, scale, low = _units(encoded, choice.kind)
+    heads = [scale.half()] if low is None else [scale.half(), low]
+    if choice.kind == "Q8_0":
+        body = codes.to(torch.int8).view(torch.uint8)
+    else:
+        first, second = codes.to(torch.uint8).reshape(rows, -1, 2, BLOCK // 2).unbind(2)
+        body = first | second << 4
+    body = body.reshape(rows, columns // BLOCK, -1)
+    front = [head.contiguous().view(torch.uint8).reshape(rows, columns // BLOCK, 2) for head in heads]
+    return torch.cat((*front, body), 2).reshape(rows, -1)
+
+
+def rounded(encoded: Encoded, choice: Choice) -> Encoded:
+    """The weight with the values that the kind leaves it, worked out without what writes the file."""
+    values = encoded.decode().float()
+    if choice.kind in DTYPES:
+        values = values.to(DTYPES[choice.kind]).float()
+    elif choice.kind == "Q4_1":
+        assert isinstance(encoded, Quantized)
+        codes, scale, low = _units(encoded, choice.kind)
+        assert low is not None
+        across = [part.float().repeat_interleave(BLOCK, 1) for part in (scale, low)]
+        values = codes.float() * across[0] + across[1]
+    elif not choice.codes:  # Q8_0
+        parts = values.reshape(len(values), -1, BLOCK)
+        scale = parts.abs().amax(2, keepdim=True) / 127
+        steps = parts * torch.where(scale > 0, 1 / scale, 0.0)
+        values = ((steps.abs() + 0.5).floor() * steps.sign() * scale.half().float()).reshape(values.shape)
+    return Dense(values)
+
+
+def _float_kind(encoded: Encoded) -> Kind:
+    """Half precision: the one that the weight has, or float16 where its values are within that range."""
+    if encoded.dtype in (torch.float32, torch.float64):
+        return "F16" if float(encoded.decode().abs().amax()) <= LARGEST_HALF else "BF16"
+    return "BF16" if encoded.dtype == torch.bfloat16 else "F16"
+
+
+def _units(encoded: Quantized, kind: Kind) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(codes int16 (out, in) as the kind counts them, d and m float16 (out, blocks a row))."""
+    grid, columns = encoded.grid, encoded.codes.shape[1]
+    every = torch.arange(columns // BLOCK) // ((grid.group or columns) // BLOCK)
+    scale, codes = grid.scale[:, every], encoded.codes.to(torch.int16)
+    if grid.zero_point is not None:
+        return codes, scale, (-grid.zero_point.float()[:, every] * scale.float()).half()
+    return codes - 2 ** (grid.bits - 1) + (8 if kind == "Q4_0" else 0), scale, None

@@ -1,0 +1,148 @@
+"""The folder's files: config.json that says how weights are stored, model.safetensors, and what came beside them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..architectures.transformers_family import NO_POOLING
+from ..encodings import Composite, Quantized, dtype_name
+from ..errors import ExportUnfit
+from ..model import Model
+from ..modules import skeleton_of
+from ..safetensors_file import LazyTensor, write_safetensors
+from .packing import Scheme, as_float, stored, why_float
+
+INSIDE = "model"  # the folder that unpacking gives
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member, so that the same model gives the same bytes
+VLLM_BITS = (4, 8)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which weights are packed, by scheme; which quantized ones are not, and why; the linear layers of floats."""
+
+    schemes: dict[str, Scheme]
+    floats: dict[str, str]
+    plain: list[str]
+
+    @classmethod
+    def of(cls, model: Model) -> Layout:
+        """Raises ExportUnfit for factors, for which the architecture has no place."""
+        factored = [name for name, encoded in model.weights.items() if isinstance(encoded, Composite)]
+        if factored:
+            more = f" and {len(factored) - 1} more" if factored[1:] else ""
+            raise ExportUnfit(
+                f"{factored[0]}{more} are thin factors, for which transformers' own architecture has no place. Leave "
+                "the low-rank step out, or this folder."
+            )
+        parts = dict(skeleton_of(model).named_modules())
+        tied = {*model.tied, *model.tied.values()}
+        schemes, floats, seen = {}, {}, set()
+        for name, encoded in model.weights.items():
+            path = name.removesuffix(".weight")
+            reason = why_float(encoded, parts.get(path), name in tied)
+            if reason:
+                floats[name] = reason
+            elif isinstance(encoded, Quantized):
+                schemes[name] = Scheme.of(encoded.grid)
+                seen.add(path)
+        linear = [path for path, part in parts.items() if type(part).__name__ == "Linear" and path not in seen]
+        return cls(schemes, floats, linear)
+
+    def quantization_config(self) -> dict[str, Any] | None:
+        """One group for all linear layers but the ignored, or, of several schemes, groups that name their layers."""
+        from compressed_tensors import __version__
+
+        if not self.schemes:
+            return None
+        groups: dict[Scheme, list[str]] = {}
+        for name, scheme in self.schemes.items():
+            groups.setdefault(scheme, []).append(name.removesuffix(".weight"))
+        if len(groups) == 1:
+            configs = {"group_0": next(iter(groups)).config(["Linear"])}
+        else:
+            configs = {f"group_{index}": scheme.config(names) for index, (scheme, names) in enumerate(groups.items())}
+        forms = {scheme.form for scheme in groups}
+        return {
+            "quant_method": "compressed-tensors",
+            "version": __version__,
+            "format": next(iter(forms)) if len(forms) == 1 else "mixed-precision",
+            "quantization_status": "compressed",
+            "config_groups": configs,
+            "ignore": self.plain,
+        }
+
+    def notes(self) -> list[str]:
+        counts = Counter(self.floats.values())
+        first = {reason: name for name, reason in reversed(list(self.floats.items()))}
+        told = [
+            f"{first[reason]}{f' and {count - 1} more' if count > 1 else ''} is kept in 16-bit floats: {reason}."
+            for reason, count in counts.items()
+        ]
+        schemes = set(self.schemes.values())
+        if any(not scheme.symmetric for scheme in schemes):
+            told.append("Integers with zero points take a byte each: transformers cannot load packed zero points.")
+        if odd := sorted({scheme.bits for scheme in schemes if scheme.symmetric} - {*VLLM_BITS}):
+            told.append(f"vLLM has no kernels for {' and '.join(map(str, odd))} bits; transformers runs them.")
+        return told
+
+
+def write_folder(model: Model, path: Path) -> Layout:
+    """Writes the zip and says how. Raises ExportUnfit."""
+    layout = Layout.of(model)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        weights = Path(scratch) / WEIGHTS
+        write_safetensors(weights, dict(_tensors(model, layout)), {"format": "pt"})
+        with zipfile.ZipFile(path, "w") as archive:
+            config = json.dumps(_config(model, layout), indent=2) + "\n"
+            archive.writestr(zipfile.ZipInfo(f"{INSIDE}/{CONFIG}", EPOCH), config)
+            _add(archive, weights, WEIGHTS)
+            for file in sorted(model.files.rglob("*")) if model.files else ():
+                name = file.relative_to(model.files or file).as_posix()
+                if file.is_file() and name not in (CONFIG, WEIGHTS):
+                    _add(archive, file, name)
+    return layout
+
+
+def _tensors(model: Model, layout: Layout) -> Iterator[tuple[str, LazyTensor]]:
+    for name, encoded in model.weights.items():
+        if name in layout.schemes:
+            assert isinstance(encoded, Quantized)
+            yield from stored(name, encoded).items()
+        elif name in layout.floats:
+            float_ = as_float(encoded)
+            yield name, LazyTensor(float_.shape, float_.dtype, float_.decode)
+        else:
+            yield name, LazyTensor(tuple(encoded.shape), encoded.dtype, encoded.decode)
+
+
+def _config(model: Model, layout: Layout) -> dict[str, Any]:
+    assert model.architecture is not None
+    config = {key: value for key, value in model.architecture.config.items() if key != NO_POOLING}
+    sizes: Counter[str] = Counter()
+    for encoded in model.weights.values():
+        if encoded.dtype.is_floating_point:
+            sizes[dtype_name(encoded.dtype)] += encoded.plan.size
+    config.pop("torch_dtype", None)
+    config["dtype"] = sizes.most_common(1)[0][0]
+    quantization = layout.quantization_config()
+    return config if quantization is None else {**config, "quantization_config": quantization}
+
+
+def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
+    info = zipfile.ZipInfo(f"{INSIDE}/{name}", EPOCH)
+    info.file_size = file.stat().st_size
+    with file.open("rb") as source, archive.open(info, "w", force_zip64=True) as target:
+        while chunk := source.read(1 << 20):
+            target.write(chunk)
+
+
+__all__ = ["CONFIG", "INSIDE", "WEIGHTS", "Layout", "as_float", "write_folder"]
