@@ -25,7 +25,7 @@ def save(folder: Path, nodes, inputs, outputs, constants, about) -> Path:
     graph = helper.make_graph(nodes, "model", inputs, outputs, held)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
-    told = {"classes": None, "preprocessing": None, "threads": 1} | about
+    told = {"model": "model.onnx", "classes": None, "preprocessing": None, "threads": 1} | about
     (folder / "about.json").write_text(json.dumps(told))
     return folder
 

@@ -17,8 +17,7 @@ from webapp.serving.errors import Refused, Unloadable
 from webapp.serving.tensors import Array, checked
 from webapp.serving.tokens import Tokens
 
-ABOUT = "about.json"  # {"name", "architecture", "classes", "preprocessing", "threads"}
-MODEL = "model.onnx"
+ABOUT = "about.json"  # {"name", "model": the file, "architecture", "classes", "preprocessing", "threads"}
 
 
 class ServedModel:
@@ -29,10 +28,9 @@ class ServedModel:
         self.name: str = about["name"]
         spec = ArchitectureSpec.model_validate(about["architecture"])
         try:
-            self.session = open_session(folder / MODEL, about["threads"])
-            self.signature = signature_of(
-                folder / MODEL, spec, about["classes"], about["preprocessing"], session=self.session
-            )
+            path = folder / about["model"]
+            self.session = open_session(path, about["threads"])
+            self.signature = signature_of(path, spec, about["classes"], about["preprocessing"], self.session)
             self.tokens = Tokens(folder, self.signature.text) if self.signature.text else None
         except Exception as error:  # neither library has a class of its own for a broken file
             raise Unloadable(f"The model cannot be loaded: {first_line(error)}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socketserver
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -42,7 +43,9 @@ class Handler(BaseHTTPRequestHandler):
         try:
             body = self._body()
             headers = {name.lower(): value for name, value in self.headers.items()}
+            began = time.perf_counter()
             found = answer(self.server.model, Request(self.command, path, headers, body))
+            found.headers["Server-Timing"] = f"model;dur={(time.perf_counter() - began) * 1000:.3f}"
         except PareError as error:
             found = _refusal(path, error)
         except Exception:
