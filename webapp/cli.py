@@ -14,6 +14,7 @@ COMMANDS = {  # name: where it is
     "demo": "webapp.commands.serve",
     "serve": "webapp.commands.serve",
     "worker": "webapp.commands.worker",
+    "deployer": "webapp.commands.deployer",
     "compress": "webapp.commands.compress",
     "inspect": "webapp.commands.inspect",
     "verify": "webapp.commands.verify",

@@ -118,6 +118,13 @@ class Settings:
     sweep_age_seconds: float = setting(
         "How old a file that nothing refers to gets before it is deleted, in seconds.", 86400.0
     )
+    max_request_bytes: int = setting(
+        "The largest request that a deployed model takes, in bytes; the process that serves it holds it in memory.",
+        64_000_000,
+    )
+    request_timeout_seconds: float = setting(
+        "How long a deployed model may be silent before its client is told that it does not answer, in seconds.", 120.0
+    )
     secret_key: str = setting(
         "Signs the session cookie and the form tokens. Whoever knows it can forge them.",
         "made once, in the file secret_key of the instance folder",

@@ -6,7 +6,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from .request_errors import Conflict
-from .store.models import Checkpoint, Dataset, Run, RunState, Share, now
+from .store.models import Checkpoint, Dataset, Deployment, Run, RunState, Share, now
 
 
 def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
@@ -28,10 +28,13 @@ def delete_dataset(session: Session, dataset: Dataset) -> None:
 def delete_run(session: Session, run: Run) -> None:
     """Its shares are revoked, and runs that were forked from it forget where they came from.
 
-    Raises Conflict while it is queued or running.
+    Raises Conflict while it is queued or running, or deployed.
     """
     if not RunState(run.state).final:
         raise Conflict(f"The run {run.name} is {run.state}; cancel it before you delete it.")
+    served = select(Deployment.name).where(Deployment.run_id == run.id, Deployment.token_hash.is_not(None))
+    if name := session.scalar(served.limit(1)):
+        raise Conflict(f"The run {run.name} is deployed as {name}. Delete the deployment first.")
     session.execute(update(Run).where(Run.forked_from_id == run.id).values(forked_from_id=None))
     for share in session.scalars(select(Share).where(Share.revoked_at.is_(None))):
         if run.id in share.run_ids:

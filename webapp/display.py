@@ -21,6 +21,8 @@ STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
     "succeeded": ("Succeeded", "check-circle-fill", "good"),
     "failed": ("Failed", "x-octagon-fill", "bad"),
     "cancelled": ("Cancelled", "slash-circle", "quiet"),
+    "starting": ("Starting", "arrow-repeat", "active"),
+    "stopped": ("Stopped", "stop-circle", "quiet"),
     "waiting": ("Waiting", "circle", "quiet"),
     "reused": ("Reused", "recycle", "good"),
 }

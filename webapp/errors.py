@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, SecurityError
 from .engine.errors import PareError
 from .store.errors import StoreError
 
-PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")
+PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py
 
 TITLES = {
     400: "That request cannot be read",

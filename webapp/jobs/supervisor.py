@@ -1,4 +1,4 @@
-"""`pare serve`: the web server and the workers as children of one process, restarted when they die, ended together."""
+"""`pare serve`: web server, workers and deployer as children of one process, restarted when they die."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from ipaddress import ip_address
 from types import FrameType
 
 from webapp.config import Settings
 from webapp.engine.errors import PareError
 from webapp.jobs.errors import PortTaken
-from webapp.jobs.processes import PACKAGE_PARENT, kill_group, leashed
+from webapp.jobs.processes import PACKAGE_PARENT, kill_group
+from webapp.jobs.service import Service
 
 log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = "localhost,127.0.0.1,[::1]"
-WEB_THREADS = 8
+WEB_THREADS = 24  # requests to deployed models wait in some of them
 PATIENCE_SECONDS = 10.0  # for a child to end after SIGTERM, then it is killed
-LONGEST_BACKOFF_SECONDS = 30.0
-STEADY_SECONDS = 60.0  # a child that lived this long starts with no backoff again
 FALSE_STARTS = 3  # so often may the web server die before it ever answered
 
 
@@ -37,39 +35,6 @@ class StartFailed(PareError):
 
     code = "start_failed"
     status = 500
-
-
-@dataclass
-class Service:
-    """A child that has to be there: started, and started again when it dies."""
-
-    name: str
-    command: Sequence[str]
-    environment: dict[str, str]
-    descriptors: tuple[int, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
-    starts: int = 0
-    due_at: float = 0.0
-    started_at: float = field(default=0.0)
-
-    def keep_alive(self) -> None:
-        """Starts the process when it is not there and its pause after a death is over."""
-        at = time.monotonic()
-        if self.process is not None and (status := self.process.poll()) is not None:
-            self.starts = 0 if at - self.started_at > STEADY_SECONDS else self.starts
-            pause = min(LONGEST_BACKOFF_SECONDS, 0.5 * 2**self.starts)
-            log.warning("The %s ended with status %s; it is started again in %.1f s", self.name, status, pause)
-            kill_group(self.process.pid)
-            self.process, self.due_at = None, at + pause
-        if self.process is None and at >= self.due_at:
-            self.starts, self.started_at = self.starts + 1, at
-            self.process = subprocess.Popen(
-                leashed(self.command, signal.SIGTERM),
-                env=self.environment,
-                pass_fds=self.descriptors,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends all in order
-            )
 
 
 class Supervisor:
@@ -85,6 +50,8 @@ class Supervisor:
         self.web = Service("web server", web_command(listening.fileno()), environment, (listening.fileno(),))
         self.services = [self.web]
         self.services += [Service(f"worker {n}", worker, environment) for n in range(1, settings.workers + 1)]
+        deployer = [sys.executable, "-m", "webapp.cli", "deployer", "--instance", here]
+        self.services.append(Service("deployer", deployer, environment))
 
     def run(self, say: Callable[[str], None]) -> None:
         """Serves until SIGINT or SIGTERM. Says `Pare is ready at …` once the web server answers.

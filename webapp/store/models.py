@@ -72,6 +72,13 @@ class StageState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class DeploymentState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"  # its process answers
+    STOPPED = "stopped"
+    FAILED = "failed"  # `reason` says why; it is started again when it is asked for
+
+
 class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
         dict[str, Any]: JSON(none_as_null=True),  # None is SQL's NULL, so that `receipt IS NULL` means what it says
@@ -80,6 +87,7 @@ class Base(DeclarativeBase):
         UploadState: state_column(UploadState),
         RunState: state_column(RunState),
         StageState: state_column(StageState),
+        DeploymentState: state_column(DeploymentState),
     }
 
 
@@ -220,3 +228,35 @@ class Worker(Base):
     pid: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(default=now)
     seen_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Deployment(Base):
+    """A model that is served, or (without a token) one that a run's page tries. What is wanted is written by requests,
+    what is there by the deployer of the machine."""
+
+    __tablename__ = "deployments"
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(63), unique=True)  # part of its address
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    stage: Mapped[str] = mapped_column(String(80))  # of the run, whose files are served: "export-onnx", "original-onnx"
+    artifact: Mapped[str] = mapped_column(String(200))  # the file among them: "model.onnx"
+    about: Mapped[dict[str, Any]]  # {"architecture", "classes", "preprocessing"}
+    token_hash: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of what requests must carry
+    machine: Mapped[str] = mapped_column(String(200))  # on which it runs
+    wanted: Mapped[bool] = mapped_column(default=True)
+    attempt: Mapped[int] = mapped_column(default=1)  # one more for each time that it is asked for anew
+    asked_at: Mapped[datetime] = mapped_column(default=now)  # when it was last wanted; ends one that is only tried
+
+    state: Mapped[DeploymentState] = mapped_column(default=DeploymentState.STARTING)
+    reason: Mapped[str | None] = mapped_column(String(1000))
+    socket: Mapped[str | None] = mapped_column(String(200))
+    pid: Mapped[int | None]
+    deaths: Mapped[int] = mapped_column(default=0)  # how often its process had to be started again
+    requests: Mapped[int] = mapped_column(BigInteger, default=0)
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    signature: Mapped[dict[str, Any] | None]
+    ready_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    run: Mapped[Run] = relationship(foreign_keys=[run_id])

@@ -1,7 +1,19 @@
 """The API: one file per noun, all on one blueprint. What a route takes and gives is declared where it is defined,
 and `openapi.json` is made from that."""
 
-from . import artifacts, checkpoints, compare, datasets, document, recipes, runs, shares, techniques  # noqa: F401
+from . import (  # noqa: F401
+    artifacts,
+    checkpoints,
+    compare,
+    datasets,
+    deployments,
+    document,
+    recipes,
+    runs,
+    shares,
+    techniques,
+    trials,
+)
 from .document import pages
 from .endpoints import blueprint
 

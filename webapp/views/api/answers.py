@@ -10,8 +10,9 @@ from sqlalchemy import Select, select, tuple_
 from ...database import db
 from ...engine.recipe import Recipe
 from ...request_errors import RequestInvalid
-from ...store.models import Artifact, Checkpoint, Dataset, LogLine, Run, Share
+from ...store.models import Artifact, Checkpoint, Dataset, Deployment, LogLine, Run, Share
 from . import schemas
+from .deployment_schemas import DeploymentAnswer
 
 LOG_TAIL, LOG_MOST = 200, 1000  # lines
 HEAVY = ("layers", "bytes")  # of what was measured: one row per layer
@@ -97,3 +98,9 @@ def artifact_answer(artifact: Artifact) -> schemas.ArtifactAnswer:
 def share_answer(share: Share) -> schemas.ShareAnswer:
     url = url_for("shares.show", token=share.token, _external=True)
     return schemas.ShareAnswer(token=share.token, url=url, created_at=share.created_at)
+
+
+def deployment_answer(row: Deployment) -> DeploymentAnswer:
+    names = tuple(DeploymentAnswer.model_fields.keys() - {"url"})
+    url = url_for("serve.pass_on", name=row.name, path="v1", _external=True).removesuffix("/v1")
+    return DeploymentAnswer(**{name: getattr(row, name) for name in names}, url=url)

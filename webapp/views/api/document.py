@@ -24,6 +24,7 @@ PREFIX = "/api/v1"
 PATH_PARTS = {
     "id": {"type": "string", "pattern": "^[2-9a-z]{12}$", "description": "As the lists give it."},
     "name": {"type": "string", "minLength": 1, "description": "The artifact's name, such as model.safetensors."},
+    "deployment": {"type": "string", "minLength": 1, "maxLength": 63, "description": "The deployment's name."},
     "token": {"type": "string", "minLength": 1, "description": "The last part of a share link."},
 }
 

@@ -1,0 +1,66 @@
+// The canvas on which an image is drawn or dropped, and its pixels as a model takes them. Nothing is sent as a file.
+
+const canvas = document.getElementById("try-canvas");
+const context = canvas?.getContext("2d", { willReadFrequently: true });
+
+function clear() {
+  context.fillStyle = "#000";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+}
+
+function drawLine(event, from) {
+  const box = canvas.getBoundingClientRect();
+  const to = [((event.clientX - box.left) * canvas.width) / box.width, ((event.clientY - box.top) * canvas.height) / box.height];
+  context.strokeStyle = "#fff";
+  context.lineWidth = canvas.width / 9;
+  context.lineCap = context.lineJoin = "round";
+  context.beginPath();
+  context.moveTo(...(from ?? to));
+  context.lineTo(...to);
+  context.stroke();
+  return to;
+}
+
+async function show(file) {
+  if (!file?.type.startsWith("image/")) return;
+  const image = await createImageBitmap(file);
+  const scale = Math.max(canvas.width / image.width, canvas.height / image.height); // the middle of it, filling the square
+  const [width, height] = [image.width * scale, image.height * scale];
+  clear();
+  context.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
+  image.close();
+}
+
+if (canvas) {
+  let last = null;
+  clear();
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    last = drawLine(event, null);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (last) last = drawLine(event, last);
+  });
+  canvas.addEventListener("pointerup", () => (last = null));
+  canvas.addEventListener("dragover", (event) => event.preventDefault());
+  canvas.addEventListener("drop", (event) => {
+    event.preventDefault();
+    show(event.dataTransfer.files[0]);
+  });
+  document.getElementById("try-file").addEventListener("change", (event) => show(event.target.files[0]));
+  document.querySelector("[data-clear]").addEventListener("click", clear);
+}
+
+/** The drawing as nested lists (channels, height, width), 0 to `largest`; one channel is the mean of three. */
+export function sampleOf([channels, height, width], largest) {
+  const [rows, columns] = [height ?? 224, width ?? 224];
+  const small = new OffscreenCanvas(columns, rows);
+  const smaller = small.getContext("2d");
+  smaller.imageSmoothingQuality = "high";
+  smaller.drawImage(canvas, 0, 0, columns, rows);
+  const { data } = smaller.getImageData(0, 0, columns, rows);
+  const value = (row, column, channel) => (data[(row * columns + column) * 4 + channel] / 255) * largest;
+  const plane = (read) => Array.from({ length: rows }, (_, row) => Array.from({ length: columns }, (_, column) => read(row, column)));
+  if (channels === 1) return [plane((r, c) => (value(r, c, 0) + value(r, c, 1) + value(r, c, 2)) / 3)];
+  return Array.from({ length: channels }, (_, channel) => plane((r, c) => value(r, c, Math.min(channel, 2))));
+}

@@ -1,0 +1,119 @@
+// Trying a model: the same input for the original and the compressed one, and what differs.
+import { sampleOf } from "./try-image.js";
+
+const form = document.querySelector("[data-try]");
+const at = (name) => form.querySelector(`[data-${name}]`);
+const element = (tag, text, className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+function input() {
+  const text = form.querySelector("#try-text");
+  if (text) return { text: text.value, ...(form.querySelector("#try-other") && { other: form.querySelector("#try-other").value }) };
+  const shape = JSON.parse(form.dataset.shape);
+  if (form.querySelector("#try-canvas")) return { values: sampleOf(shape, Number(form.querySelector("#try-scale").value)) };
+  const numbers = form.querySelector("#try-row").value.split(/[\s,;]+/).filter(Boolean).map(Number);
+  if (numbers.some(Number.isNaN)) throw new Error("Write numbers, with commas or spaces between.");
+  return { values: nested(numbers, shape) };
+}
+
+function nested(flat, shape) {
+  if (shape.length < 2) return flat;
+  const size = flat.length / shape[0];
+  return Array.from({ length: shape[0] }, (_, index) => nested(flat.slice(index * size, (index + 1) * size), shape.slice(1)));
+}
+
+async function ask(side, given) {
+  for (let times = 0; times < 240; times++) {
+    const answer = await fetch(form.dataset.try, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", Accept: "application/json" },
+      body: JSON.stringify({ side, ...given }),
+    });
+    const found = await answer.json();
+    if (!answer.ok) throw new Error(found.error.message);
+    if (found.state === "ready") return found;
+    if (found.state === "failed") throw new Error(found.reason);
+    at("status").textContent = "Starting the models…";
+    await pause(500);
+  }
+  throw new Error("The models did not start; the server's log may say why.");
+}
+
+function written(found, other) {
+  const shown = element("p", "", "try-text");
+  const same = found.tokens.findIndex((token, place) => token !== other?.tokens[place]);
+  found.tokens.forEach((token, place) => {
+    const differs = other && same >= 0 && place >= same && token !== other.tokens[place];
+    shown.append(differs ? element("mark", token) : token);
+  });
+  if (!found.tokens.length) shown.append("(nothing)");
+  return shown;
+}
+
+function classes(found) {
+  const table = element("table", "", "try-classes");
+  const top = [...found.classes].sort((a, b) => b.probability - a.probability).slice(0, 10);
+  for (const [place, { name, probability }] of top.entries()) {
+    const row = table.insertRow();
+    row.className = place ? "" : "best";
+    row.append(Object.assign(element("th", name), { scope: "row" }));
+    const meter = Object.assign(document.createElement("meter"), { value: probability, max: 1 });
+    meter.setAttribute("aria-label", `Probability of ${name}`);
+    row.insertCell().append(meter);
+    row.insertCell().append(`${(probability * 100).toFixed(2)} %`);
+  }
+  return table;
+}
+
+function draw(side, found, other) {
+  const place = form.querySelector(`[data-side=${side}]`);
+  place.querySelector("[data-took]").textContent = `${found.took_ms.toFixed(found.took_ms < 10 ? 2 : 0)} ms`;
+  let shown;
+  if (found.tokens) shown = written(found, other);
+  else if (found.classes) shown = classes(found);
+  else if (found.similarity !== null) shown = element("p", `Similarity ${found.similarity.toFixed(4)}`);
+  else shown = element("p", found.values.slice(0, 50).map((value) => value.toPrecision(5)).join(", "), "try-text mono");
+  place.querySelector("[data-answer]").replaceChildren(shown);
+}
+
+function difference(one, two) {
+  if (one.tokens) {
+    const length = Math.max(one.tokens.length, two.tokens.length);
+    const first = Array.from({ length }, (_, place) => place).find((place) => one.tokens[place] !== two.tokens[place]);
+    return first === undefined ? `All ${length} tokens are the same.` : `The first ${first} of ${length} tokens are the same.`;
+  }
+  if (one.similarity !== null) return `The similarities differ by ${Math.abs(one.similarity - two.similarity).toFixed(4)}.`;
+  const pairs = one.classes
+    ? one.classes.map((each, place) => [each.probability, two.classes[place].probability])
+    : one.values.map((value, place) => [value, two.values[place]]);
+  const largest = Math.max(...pairs.map(([a, b]) => Math.abs(a - b)));
+  if (!one.classes) return `The largest difference is ${largest.toPrecision(3)}.`;
+  const best = (found) => found.classes.reduce((a, b) => (b.probability > a.probability ? b : a)).name;
+  const agree = best(one) === best(two) ? `Both say ${best(one)}` : `The original says ${best(one)}, the compressed one ${best(two)}`;
+  return `${agree}; no probability differs by more than ${(largest * 100).toFixed(2)} points.`;
+}
+
+form?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const button = form.querySelector("button[type=submit]");
+  button.disabled = true;
+  at("difference").hidden = true;
+  try {
+    at("status").textContent = "Asking…";
+    const given = input();
+    const original = await ask("original", given);
+    at("answers").hidden = false;
+    draw("original", original, null);
+    form.querySelector("[data-side=result] [data-answer]").replaceChildren("…");
+    const result = await ask("result", given);
+    draw("original", original, result);
+    draw("result", result, original);
+    at("difference").textContent = difference(original, result);
+    at("difference").hidden = false;
+    at("status").textContent = "";
+  } catch (error) {
+    at("status").textContent = error.message;
+  } finally {
+    button.disabled = false;
+  }
+});

@@ -1,0 +1,167 @@
+"""Deploying a run's artifact: what is wanted is written here, and the deployer of the machine makes it so."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from .engine.architectures import class_names
+from .engine.facts import CheckpointFacts
+from .request_errors import Conflict, NotFound
+from .serving.errors import Unauthorized
+from .store.models import Artifact, Deployment, DeploymentState, Run, RunState, now
+
+ENDING = ".onnx"
+SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
+Side = Literal["original", "result"]
+
+
+class DeploymentRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    artifact: str = Field("model.onnx", description="One of the run's ONNX files.")
+    name: str | None = Field(None, pattern=SLUG, description="Part of its address; made from the run's name if none.")
+
+
+def deployable(run: Run) -> list[Artifact]:
+    """The run's files that can be served."""
+    return [artifact for artifact in run.artifacts if artifact.name.endswith(ENDING)]
+
+
+def create_deployment(session: Session, machine: str, asked: DeploymentRequest) -> tuple[Deployment, str]:
+    """The row and its token, which is not kept. Raises NotFound, Conflict."""
+    run = session.get(Run, asked.run_id) if asked.run_id.isalnum() else None
+    if run is None:
+        raise NotFound(f"There is no run {asked.run_id[:40]!r}. It may have been deleted.", "run_id")
+    artifact = next((each for each in deployable(run) if each.name == asked.artifact), None)
+    if artifact is None:
+        names = ", ".join(each.name for each in deployable(run))
+        way = f"it has {names}" if names else "clone it with ONNX among its formats and deploy the clone"
+        raise Conflict(f"The run {run.name} has no ONNX file {asked.artifact[:80]!r}; {way}.", "artifact")
+    if asked.name and session.scalar(select(Deployment.id).where(Deployment.name == asked.name)):
+        raise Conflict(f"There is a deployment {asked.name} already; choose another name.", "name")
+    token = secrets.token_urlsafe(24)
+    row = Deployment(
+        name=asked.name or free_name(session, run.name),
+        run_id=run.id,
+        stage=f"export-{artifact.format}",
+        artifact=artifact.name,
+        about=about(run),
+        token_hash=hashed(token),
+        machine=machine,
+    )
+    session.add(row)
+    try:
+        session.commit()
+    except IntegrityError:
+        session.rollback()
+        raise Conflict(f"There is a deployment {row.name} already; choose another name.", "name") from None
+    return row, token
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What a graph cannot tell of itself; raises Conflict for weights without an architecture."""
+    spec = CheckpointFacts.model_validate(run.checkpoint.facts).architecture
+    if spec is None:
+        raise Conflict(f"The run {run.name} is of weights alone; only a model that runs can be served.")
+    data = (run.dataset.facts or {}) if run.dataset else {}
+    names = class_names(spec) or (data.get("labels") if spec.task and "classification" in spec.task else None)
+    return {
+        "architecture": spec.model_dump(mode="json"),
+        "classes": list(names) if names else None,
+        "preprocessing": data.get("preprocessing"),
+    }
+
+
+def deployment_of(session: Session, name: str) -> Deployment:
+    """Raises NotFound."""
+    found = session.scalar(select(Deployment).where(Deployment.name == name, Deployment.token_hash.is_not(None)))
+    if found is None:
+        raise NotFound(f"There is no deployment {name[:63]!r}. It may have been deleted.")
+    return found
+
+
+def deployments(session: Session) -> list[Deployment]:
+    """Newest first, those that are only tried left out."""
+    listed = select(Deployment).where(Deployment.token_hash.is_not(None))
+    return list(session.scalars(listed.order_by(Deployment.created_at.desc(), Deployment.id)))
+
+
+def restart(session: Session, row: Deployment) -> None:
+    row.wanted, row.attempt, row.state, row.reason = True, row.attempt + 1, DeploymentState.STARTING, None
+    session.commit()
+
+
+def stop(session: Session, row: Deployment) -> None:
+    row.wanted, row.state, row.reason = False, DeploymentState.STOPPED, None
+    row.pid = row.socket = row.memory_bytes = row.ready_at = None
+    session.commit()
+
+
+def delete(session: Session, row: Deployment) -> None:
+    """The deployer ends its process as soon as it sees that the row is gone."""
+    session.delete(row)
+    session.commit()
+
+
+def new_token(session: Session, row: Deployment) -> str:
+    """The one before is worth nothing any more."""
+    token = secrets.token_urlsafe(24)
+    row.token_hash = hashed(token)
+    session.commit()
+    return token
+
+
+def check_token(row: Deployment | None, header: str | None) -> None:
+    """Of `Authorization: Bearer …`. Raises Unauthorized, in the same words for an unknown name."""
+    kind, _, token = (header or "").partition(" ")
+    expected = (row.token_hash if row is not None else None) or "0" * 64
+    same = hmac.compare_digest(hashed(token.strip()), expected)
+    if row is None or kind.lower() != "bearer" or not same:
+        raise Unauthorized("Send this deployment's token: Authorization: Bearer TOKEN.")
+
+
+def hashed(token: str) -> str:
+    return hashlib.sha256(token.encode("utf8", "replace")).hexdigest()
+
+
+def tried(session: Session, machine: str, run: Run, side: Side) -> Deployment:
+    """The model that the run's page tries, wanted running. Raises Conflict where the run has no ONNX file."""
+    if run.state != RunState.SUCCEEDED or not (files := deployable(run)):
+        raise Conflict(f"The run {run.name} has no ONNX file to try; clone it with ONNX among its formats.")
+    artifact = files[0]
+    stage = f"{'original' if side == 'original' else 'export'}-{artifact.format}"
+    name = f"try-{run.id}-{side}"
+    row = session.scalar(select(Deployment).where(Deployment.name == name))
+    if row is None:
+        row = Deployment(
+            name=name, run_id=run.id, stage=stage, artifact=artifact.name, about=about(run), machine=machine
+        )
+        session.add(row)
+    elif row.state is DeploymentState.FAILED and (now() - row.asked_at).total_seconds() > 10:
+        row.attempt += 1
+    row.asked_at = now()
+    try:
+        session.commit()
+    except IntegrityError:  # another request was first
+        session.rollback()
+        return session.scalars(select(Deployment).where(Deployment.name == name)).one()
+    return row
+
+
+def free_name(session: Session, run_name: str) -> str:
+    """A slug of the run's name that no deployment has."""
+    slug = re.sub(r"[^a-z0-9]+", "-", run_name.lower()).strip("-")[:48].strip("-") or "model"
+    slug = f"model-{slug}" if slug.startswith("try-") else slug
+    taken = set(session.scalars(select(Deployment.name).where(Deployment.name.startswith(slug))))
+    numbered = (f"{slug}-{number}" for number in range(2, len(taken) + 3))
+    return slug if slug not in taken else next(name for name in numbered if name not in taken)

@@ -1,0 +1,27 @@
+"""python -m webapp.serving FOLDER SOCKET: serves the model in the folder until the process is ended."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from webapp.serving.errors import Unloadable
+from webapp.serving.model import ServedModel
+from webapp.serving.server import Server
+
+UNLOADABLE = 3  # exit status; the last line on stderr is the sentence
+
+
+def main() -> None:
+    folder, address = map(Path, sys.argv[1:])
+    try:
+        model = ServedModel(folder)
+    except Unloadable as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(UNLOADABLE)
+    with Server(address, model) as server:
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The model that a process serves: its file in onnxruntime, its signature, its tokenizer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.signature import open_session, signature_of
+from webapp.serving.errors import Refused, Unloadable
+from webapp.serving.tensors import Array, checked
+from webapp.serving.tokens import Tokens
+
+ABOUT = "about.json"  # {"name", "model": the file, "architecture", "classes", "preprocessing", "threads"}
+
+
+class ServedModel:
+    """Of a folder with the model, its tokenizer's files and ABOUT. Raises Unloadable with a sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        about = json.loads((folder / ABOUT).read_bytes())
+        self.name: str = about["name"]
+        spec = ArchitectureSpec.model_validate(about["architecture"])
+        try:
+            path = folder / about["model"]
+            self.session = open_session(path, about["threads"])
+            self.signature = signature_of(path, spec, about["classes"], about["preprocessing"], self.session)
+            self.tokens = Tokens(folder, self.signature.text) if self.signature.text else None
+        except Exception as error:  # neither library has a class of its own for a broken file
+            raise Unloadable(f"The model cannot be loaded: {first_line(error)}") from error
+        self._turn = threading.Lock()  # a run uses all its threads; two at once would only disturb each other
+        self._first_alone = _by_first_token(folder)
+        self.requests = 0
+        self.started_at = int(time.time())
+        self._counting = threading.Lock()
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The answers by name, of checked inputs. Raises Refused with onnxruntime's own words."""
+        names = [each.name for each in self.signature.outputs]
+        known = {each.name for each in self.signature.inputs}
+        try:
+            with self._turn:
+                found = self.session.run(names, {name: array for name, array in feeds.items() if name in known})
+        except Exception as error:  # see above
+            raise Refused(f"The model cannot compute with this input: {first_line(error)}") from error
+        return dict(zip(names, found, strict=True))
+
+    def feeds(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        return checked(given, self.signature.inputs)
+
+    def read(self, texts: Any, field: str = "text") -> dict[str, Array]:
+        """Texts as the model's inputs. Raises Refused where it takes none."""
+        if self.tokens is None:
+            raise Refused(f"{self.name} takes no text: it is not a model of tokens, or has no tokenizer.", field)
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise Refused("text has to be a list of texts.", field)
+        return self.feeds(self.tokens.batch(texts))
+
+    def embeddings(self, texts: Sequence[str]) -> tuple[Array, int]:
+        """One vector of length 1 for each text, pooled as the folder says (else averaged), and the count of tokens."""
+        feeds = self.read(list(texts), "input")
+        hidden = self.run(feeds)[self.signature.outputs[0].name].astype(np.float32)  # (texts, tokens, width)
+        mask = feeds["attention_mask"][..., None]
+        pooled = hidden[:, 0] if self._first_alone else (hidden * mask).sum(1) / np.maximum(mask.sum(1), 1)
+        lengths = np.linalg.norm(pooled, axis=-1, keepdims=True)
+        return pooled / np.maximum(lengths, 1e-12), int(mask.sum())
+
+    def count(self) -> None:
+        with self._counting:
+            self.requests += 1
+
+
+def first_line(error: Exception) -> str:
+    """Of a library's message, without the source file that onnxruntime puts before it."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.rsplit(" : ", 1)[-1][:300]
+
+
+def _by_first_token(folder: Path) -> bool:
+    """Whether a text's vector is its first token's and not the mean, as sentence-transformers keeps it."""
+    path = folder / "1_Pooling" / "config.json"
+    told = json.loads(path.read_bytes()) if path.exists() else {}
+    return told.get("pooling_mode_cls_token") is True

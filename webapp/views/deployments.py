@@ -1,0 +1,73 @@
+"""Deployments: the list, and the page of one with what a client needs."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+
+from .. import deployments
+from ..database import db
+from ..deployments import DeploymentRequest, deployment_of
+from ..services import services
+from ..snippets import snippets
+
+blueprint = Blueprint("deployments", __name__)
+
+TOKEN = "new_token"  # in the session, until the page has shown it  # noqa: S105
+
+
+@blueprint.get("/deployments")
+def index() -> str:
+    return render_template("deployments/index.html", deployments=deployments.deployments(db.session))
+
+
+@blueprint.get("/deployments/<name>")
+def show(name: str) -> str:
+    row = deployment_of(db.session, name)
+    token = told["token"] if (told := session.pop(TOKEN, None)) and told["name"] == name else None
+    base = url_for("serve.pass_on", name=name, path="v1", _external=True).removesuffix("/v1")
+    return render_template(
+        "deployments/show.html",
+        deployment=row,
+        base=base,
+        token=token,
+        snippets=snippets(row, base, token),
+    )
+
+
+@blueprint.post("/runs/<id>/deployments")
+def create(id: str) -> ResponseReturnValue:
+    asked = DeploymentRequest(run_id=id, artifact=request.form.get("artifact", "model.onnx"))
+    row, token = deployments.create_deployment(db.session, services().settings.machine, asked)
+    session[TOKEN] = {"name": row.name, "token": token}
+    return redirect(url_for("deployments.show", name=row.name))
+
+
+@blueprint.post("/deployments/<name>/restart")
+def restart(name: str) -> ResponseReturnValue:
+    deployments.restart(db.session, deployment_of(db.session, name))
+    return redirect((request.form.get("next") == "list" and url_for(".index")) or url_for(".show", name=name))
+
+
+@blueprint.post("/deployments/<name>/stop")
+def stop(name: str) -> ResponseReturnValue:
+    deployments.stop(db.session, deployment_of(db.session, name))
+    return redirect((request.form.get("next") == "list" and url_for(".index")) or url_for(".show", name=name))
+
+
+@blueprint.post("/deployments/<name>/token")
+def renew(name: str) -> ResponseReturnValue:
+    session[TOKEN] = {"name": name, "token": deployments.new_token(db.session, deployment_of(db.session, name))}
+    return redirect(url_for(".show", name=name))
+
+
+@blueprint.post("/deployments/<name>/delete")
+def delete(name: str) -> ResponseReturnValue:
+    deployments.delete(db.session, deployment_of(db.session, name))
+    flash(f"{name} is deleted; nothing answers at its address any more.")
+    return redirect(url_for(".index"))
+
+
+def back(name: str) -> ResponseReturnValue:
+    """To the list where the button stood there, else to the deployment's page."""
+    return redirect(url_for(".index") if request.form.get("next") == "list" else url_for(".show", name=name))
