@@ -158,9 +158,14 @@ def tried(session: Session, machine: str, run: Run, side: Side) -> Deployment:
     return row
 
 
+def slug_of(name: str) -> str:
+    """Letters, digits and dashes: part of an address, or a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-") or "model"
+
+
 def free_name(session: Session, run_name: str) -> str:
     """A slug of the run's name that no deployment has."""
-    slug = re.sub(r"[^a-z0-9]+", "-", run_name.lower()).strip("-")[:48].strip("-") or "model"
+    slug = slug_of(run_name)
     slug = f"model-{slug}" if slug.startswith("try-") else slug
     taken = set(session.scalars(select(Deployment.name).where(Deployment.name.startswith(slug))))
     numbered = (f"{slug}-{number}" for number in range(2, len(taken) + 3))

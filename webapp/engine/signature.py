@@ -14,6 +14,7 @@ from .facts import ArchitectureSpec, Facts
 
 FILE = "signature.json"  # where it lies beside the model
 TOKENIZER = "tokenizer.json"
+EXAMPLE = "example.npz"  # beside its proof: "input.NAME" for each input, and the "output" that it gave
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",

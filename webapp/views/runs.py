@@ -19,6 +19,7 @@ from ..run_requests import cancel_run, retry_run
 from ..services import services
 from ..sharing import shares_of
 from ..store.models import Checkpoint, LogLine, Run, RunState
+from ..takeaway import offered
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 
@@ -75,6 +76,7 @@ def show(id: str) -> str:
         state=RunState(run.state),
         links=shares_of(db.session, [id]),
         drawn=drawn_of(run),
+        packages=offered(run),
         trains=any(
             "training" in known[step["technique"]].needs for step in run.recipe["steps"] if step["technique"] in known
         ),

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from torch import nn
 
 from ..facts import ArchitectureSpec, CheckpointFacts
 from ..model import Model
+
+Array = np.ndarray[Any, Any]
+
+
+class Runner(Protocol):
+    """Another runtime that has the file: its inputs by name, and its answer to them."""
+
+    @property
+    def inputs(self) -> Sequence[str]: ...
+
+    def ask(self, given: Mapping[str, Array]) -> Array: ...
 
 
 @dataclass(frozen=True)
 class Loaded:
     """An artifact in its runtime. `module` answers a batch's inputs as the model's own does; None: weights alone.
 
-    `model` is there where the file can be read back weight by weight.
+    `model` is there where the file can be read back weight by weight, `runner` where it has its own names.
     """
 
     module: nn.Module | None
     loaded_by: str
     runtime: str  # with its version and what decides its speed
     model: Model | None = None
+    runner: Runner | None = None
 
 
 class Export(ABC):

@@ -52,7 +52,7 @@ class Onnx(Export):
 
         assert spec is not None
         module = SessionModule(folder / self.file, spec)
-        return Loaded(module, "onnxruntime, a process of its own", module.runtime)
+        return Loaded(module, "onnxruntime, a process of its own", module.runtime, runner=module)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         kernels, told = written["kernels"], []

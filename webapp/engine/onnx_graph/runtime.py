@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from ..facts import ArchitectureSpec
+
+Array = np.ndarray[Any, Any]
 
 
 class SessionModule(nn.Module):
@@ -22,7 +26,7 @@ class SessionModule(nn.Module):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.inputs = [given.name for given in self.session.get_inputs()]
+        self.inputs: list[str] = [given.name for given in self.session.get_inputs()]
         self.answer = self.session.get_outputs()[0].name
         self.named = spec.family == "transformers"
         self.runtime = (
@@ -32,6 +36,10 @@ class SessionModule(nn.Module):
 
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
         feed = named or dict(zip(self.inputs, given, strict=True))
-        found = self.session.run([self.answer], {name: feed[name].numpy() for name in self.inputs})
-        answer = torch.from_numpy(found[0])
+        answer = torch.from_numpy(self.ask({name: feed[name].numpy() for name in self.inputs}))
         return {self.answer: answer} if self.named else answer
+
+    def ask(self, given: Mapping[str, Array]) -> Array:
+        """The answer to arrays under the inputs' names."""
+        found: Array = self.session.run([self.answer], dict(given))[0]
+        return found

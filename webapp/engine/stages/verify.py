@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from ..artifact import read_model
-from ..batches import Batch, outputs
+from ..batches import Batch, outputs, synthetic
 from ..errors import ArtifactUnproven
+from ..example import write_example
 from ..exports import Export, Loaded, exports
 from ..facts import ArchitectureSpec
 from ..latency import interleaved, percentiles
@@ -48,8 +49,12 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         sizes["bytes"]["deflated"] = deflated_bytes(path, report)
         result = {**sizes, **result}
     facts: dict[str, Any] = {"proof": proof, "differences": {}, "baseline_latency_ms": None, "result": result}
-    if job.checkpoint.facts.architecture is not None and job.dataset is not None:
+    spec = job.checkpoint.facts.architecture
+    if spec is not None and job.dataset is not None:
         _measure(job, form, loaded, facts, report)
+    if spec is not None and loaded.runner is not None:
+        batch = job.evaluation()[0] if job.dataset is not None else synthetic(spec, job.run.seed)
+        write_example(loaded.runner, batch, job.output)
     return facts
 
 

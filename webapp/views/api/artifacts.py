@@ -5,7 +5,9 @@ from __future__ import annotations
 from flask import Response
 
 from ...store.models import Run
+from ...takeaway import offered
 from ..artifacts import artifact_of, send_artifact
+from ..packages import send_package
 from . import schemas
 from .answers import artifact_answer
 from .endpoints import endpoint, row_of
@@ -26,3 +28,30 @@ def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
 )
 def get_artifact(id: str, name: str) -> Response:
     return send_artifact(artifact_of(row_of(Run, id), name))
+
+
+@endpoint(
+    "GET",
+    "/runs/<id>/packages",
+    "What can be taken away to run elsewhere",
+    answer=schemas.PackagesAnswer,
+    errors=(404,),
+)
+def get_packages(id: str) -> schemas.PackagesAnswer:
+    items = [
+        schemas.PackageAnswer(name=target.name, title=target.title, summary=target.summary)
+        for target in offered(row_of(Run, id))
+    ]
+    return schemas.PackagesAnswer(items=items)
+
+
+@endpoint(
+    "GET",
+    "/runs/<id>/packages/<target>",
+    "A zip of the model with all that runs it there",
+    answer="application/zip",
+    errors=(404,),
+    example="-O -J",
+)
+def get_package(id: str, target: str) -> Response:
+    return send_package(row_of(Run, id), target)

@@ -194,6 +194,16 @@ class ArtifactsAnswer(BaseModel):
     items: list[ArtifactAnswer]
 
 
+class PackageAnswer(BaseModel):
+    name: str
+    title: str
+    summary: str
+
+
+class PackagesAnswer(BaseModel):
+    items: list[PackageAnswer]
+
+
 class CurveAnswer(BaseModel):
     """One series of a curve; each list of values is as long as `x`."""
 

@@ -1,0 +1,96 @@
+"""Packages are unpacked and their own tests are run: in another process, that knows nothing of Pare."""
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.test_stages import Bench
+from webapp.engine.example import EXAMPLE
+from webapp.store.files import FileStore
+from webapp.store.models import Artifact, Checkpoint, Dataset, Run, Stage
+from webapp.takeaway import TARGETS, Taken, offered, pack
+
+FORMATS = ("safetensors", "onnx")
+
+
+def finished(root, checkpoint, dataset, *steps, exports=FORMATS) -> Taken:
+    """A run whose stages were really done, with its files in a store."""
+    bench = Bench(root, checkpoint, dataset, exports)
+    concluded = bench.run(*steps)
+    files = FileStore((root / "store").as_uri())
+    stages = [Stage(name=name, key="", files=files.put_folder(folder)) for name, folder in bench.folders.items()]
+    delivered = {
+        name: entry for stage in stages if stage.name.startswith("export") for name, entry in stage.files.items()
+    }
+    delivered |= {name: entry for name, entry in files.put_folder(checkpoint[0]).items() if name not in delivered}
+    proofs = {artifact["name"]: artifact for artifact in concluded["artifacts"]}
+    artifacts = [
+        Artifact(
+            name=name,
+            format=proofs.get(name, {}).get("format", "companion"),
+            digest=entry["digest"],
+            size_bytes=entry["size_bytes"],
+            proof=proofs.get(name, {}).get("proof"),
+        )
+        for name, entry in delivered.items()
+    ]
+    facts = dataset and dataset[1].model_dump(mode="json")
+    run = Run(
+        name="Zwölf % <smaller>",
+        checkpoint=Checkpoint(facts=checkpoint[1].model_dump(mode="json")),
+        dataset=dataset and Dataset(facts=facts),
+        artifacts=artifacts,
+        stages=stages,
+    )
+    return Taken(run, files)
+
+
+def unpacked(taken: Taken, target: str, into: Path) -> Path:
+    buffer = io.BytesIO()
+    pack(buffer, "package", TARGETS[target].content(taken))
+    with zipfile.ZipFile(buffer) as archive:
+        archive.extractall(into)
+    return into / "package"
+
+
+def its_tests(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """Its own tests, where Pare cannot be imported."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    hidden = "import sys; sys.modules['webapp'] = sys.modules['torch'] = None; import runpy; "
+    start = f"{hidden}sys.argv = sys.argv[1:]; runpy.run_module('unittest', run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", start, *(command or ("unittest",))], cwd=folder, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "flask"])
+def test_a_classifier_answers_its_example_without_pare(tmp_path, mlp, labelled, target):
+    taken = finished(tmp_path, mlp, labelled, ("weight_quantization", {"bits": 8}))
+    folder = unpacked(taken, target, tmp_path / "out")
+    done = its_tests(folder)
+    assert done.returncode == 0, done.stderr
+    assert f"Ran {3 if target == 'flask' else 1} test" in done.stderr
+    assert "onnxruntime==" in (folder / "requirements.txt").read_text()
+    with np.load(folder / EXAMPLE) as example:
+        changed = dict(example)
+    changed["output"] = changed["output"] + 1
+    np.savez(folder / EXAMPLE, **changed)
+    assert its_tests(folder).returncode == 1, "a test that cannot fail proves nothing"
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path, mlp, labelled):
+    taken = finished(tmp_path, mlp, labelled, ("cast", {}))
+    first, again = io.BytesIO(), io.BytesIO()
+    for buffer in (first, again):
+        pack(buffer, "package", TARGETS["onnxruntime"].content(taken))
+    assert first.getvalue() == again.getvalue()
+
+
+def test_only_what_was_delivered_is_offered(tmp_path, mlp, labelled):
+    assert offered(finished(tmp_path, mlp, labelled, ("cast", {}), exports=("safetensors",)).run) == []

@@ -1,0 +1,89 @@
+"""What a run has stored of the model that is taken away: its files, and what no file of it tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from webapp.deployments import about, slug_of
+from webapp.engine.signature import TOKENIZER
+from webapp.store.files import FileStore
+from webapp.store.models import Artifact, Run
+
+LONGEST_BYTES = 10_000_000  # of the small JSON files that are read whole
+
+
+@dataclass(frozen=True)
+class Taken:
+    run: Run
+    files: FileStore
+
+    @property
+    def slug(self) -> str:
+        return slug_of(self.run.name)
+
+    @property
+    def title(self) -> str:
+        return str(self._about["architecture"]["title"])
+
+    @property
+    def task(self) -> str | None:
+        found: str | None = self._about["architecture"]["task"]
+        return found
+
+    def of_format(self, name: str) -> list[str]:
+        return [artifact.name for artifact in self.run.artifacts if artifact.format == name]
+
+    def has(self, name: str) -> bool:
+        return any(artifact.name == name for artifact in self.run.artifacts)
+
+    def open(self, name: str) -> BinaryIO:
+        return self.files.open(self._artifact(name).digest)
+
+    def open_stage(self, stage: str, name: str) -> BinaryIO:
+        """A file that a stage left beside what is delivered."""
+        files = next(found.files for found in self.run.stages if found.name == stage)
+        return self.files.open(files[name]["digest"])
+
+    def about(self) -> dict[str, Any]:
+        """about.json of a package: what its code has to know and the graph does not say."""
+        reads = self.has(TOKENIZER) and "vocab" in self._about["architecture"]["inputs"]
+        proof = self._artifact("model.onnx").proof or {}
+        return {
+            "title": self.title,
+            "task": self.task,
+            "model": "model.onnx",
+            "classifies": self.task in ("classification", "text-classification"),
+            "classes": self._about["classes"],
+            "preprocessing": self._about["preprocessing"],
+            "max_tokens": int(self._about["architecture"]["inputs"]["tokens"]) if reads else None,
+            "pad": self._padding() if reads else 0,
+            "ends": sorted(self._ends()) if reads else [],
+            "tolerance": proof.get("tolerance", 0.0),
+        }
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return about(self.run)
+
+    def _artifact(self, name: str) -> Artifact:
+        return next(artifact for artifact in self.run.artifacts if artifact.name == name)
+
+    def _ends(self) -> set[int]:
+        """The tokens with which a language model says that it is done."""
+        told = [self._json(name).get("eos_token_id") for name in ("generation_config.json", "config.json")]
+        each = [id_ for ids in told for id_ in (ids if isinstance(ids, list) else [ids])]
+        return {id_ for id_ in each if type(id_) is int}
+
+    def _padding(self) -> int:
+        found = self._json("config.json").get("pad_token_id")
+        return found if type(found) is int else 0
+
+    def _json(self, name: str) -> Mapping[str, Any]:
+        if not self.has(name) or self._artifact(name).size_bytes > LONGEST_BYTES:
+            return {}
+        with self.open(name) as file:
+            found = json.load(file)
+        return found if isinstance(found, dict) else {}

@@ -1,0 +1,52 @@
+"""Packages to take away: made when they are asked for, from the files that the run delivered."""
+
+from __future__ import annotations
+
+import tempfile
+
+from flask import Blueprint, Response, request
+from werkzeug.wsgi import wrap_file
+
+from ..database import db
+from ..request_errors import NotFound
+from ..services import services
+from ..store.models import Run
+from ..takeaway import TARGETS, Taken, offered, pack
+from .artifacts import CACHING, CHUNK_BYTES, disposition
+
+blueprint = Blueprint("packages", __name__)
+
+
+@blueprint.get("/runs/<id>/packages/<target>")
+def show(id: str, target: str) -> Response:
+    run = db.session.get(Run, id)
+    if run is None:
+        raise NotFound(f"There is no run {id[:40]!r}. It may have been deleted.")
+    return send_package(run, target)
+
+
+def send_package(run: Run, target: str) -> Response:
+    """Raises NotFound with the packages that there are."""
+    there = {found.name: found for found in offered(run)}
+    if target not in there:
+        names = ", ".join(there) or "none; clone it with ONNX among its formats"
+        known = "" if target in TARGETS else " There is no such package at all."
+        raise NotFound(f"This run has no package {target[:40]!r}.{known} It has {names}.")
+    taken, work = Taken(run, services().files), services().settings.work
+    work.mkdir(parents=True, exist_ok=True)
+    file = tempfile.TemporaryFile(dir=work)  # noqa: SIM115  the response closes it
+    try:
+        pack(file, f"{taken.slug}-{target}", there[target].content(taken))
+    except BaseException:
+        file.close()
+        raise
+    size = file.tell()
+    file.seek(0)
+    response = Response(
+        wrap_file(request.environ, file, CHUNK_BYTES), mimetype="application/zip", direct_passthrough=True
+    )
+    response.call_on_close(file.close)
+    response.content_length = size
+    response.headers["Cache-Control"] = CACHING
+    response.headers["Content-Disposition"] = disposition(f"{taken.slug}-{target}.zip")
+    return response
