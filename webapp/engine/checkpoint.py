@@ -21,6 +21,7 @@ from .architectures.transformers_family import Transformers, why_not
 from .errors import CheckpointRefused
 from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from .formats import FORMATS, Opened
+from .formats.quantized import dequantize_asked
 from .progress import Part, Report
 from .safetensors_file import NAMES, LazyTensor, dtype_name, read_header, write_safetensors
 
@@ -41,11 +42,15 @@ TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
 ACCEPTED = ".safetensors, a .pt/.pth/.bin state dict, a zip of a Hugging Face folder, or GGUF"
 
 
-def inspect_checkpoint(upload: Path, filename: str, out: Path, report: Report) -> CheckpointFacts:
+def inspect_checkpoint(
+    upload: Path, filename: str, out: Path, report: Report, dequantize: bool = False
+) -> CheckpointFacts:
     """Normalises `upload` into the empty folder `out` and returns what is known of it.
 
+    Integers in a Hugging Face folder become floats only where `dequantize` was asked for.
     Raises CheckpointRefused, with nothing left in `out`, or DiskFull.
     """
+    dequantize_asked.set(dequantize)
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
         head = _head(upload)
         kind = next((kind for kind in FORMATS if kind.recognises(upload, head)), None)

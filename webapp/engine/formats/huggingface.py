@@ -15,6 +15,7 @@ from ..safetensors_file import lazy_tensors
 from .archive import extract, members, read_member
 from .base import Format, Opened
 from .huggingface_names import conform
+from .quantized import dequantize
 from .state_dict import open_state_dict
 
 KEPT = (  # small files that belong to a checkpoint; none of them is code
@@ -58,7 +59,6 @@ class HuggingFace(Format):
                 if PurePosixPath(name).is_relative_to(folder)
             }
             config = _json(archive, inside["config.json"], "config.json")
-            _refuse_quantized(config, filename)
             notes: list[str] = []
             shards = _shards(archive, inside, filename, notes)
             kept = [name for name in KEPT if name in inside and inside[name].file_size <= KEPT_LIMIT_BYTES]
@@ -75,6 +75,7 @@ class HuggingFace(Format):
         for shard in shards:
             _add(opened, files[inside[shard].filename], shard)
         _without_remote_code(opened)
+        dequantize(opened, filename)
         conform(opened, filename, scratch, report)
         return opened
 
@@ -106,15 +107,6 @@ def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> dict[st
     if not isinstance(value, dict):
         raise CheckpointRefused(f"{name} in the archive must hold a JSON object")
     return value
-
-
-def _refuse_quantized(config: Mapping[str, Any], filename: str) -> None:
-    quantized = config.get("quantization_config") or config.get("compression_config")
-    if quantized:
-        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
-        raise CheckpointRefused(
-            f"{filename} is quantized already (quantization_config: {method}); upload the weights it was made from"
-        )
 
 
 def _shards(
