@@ -21,14 +21,19 @@ from .architectures.transformers_family import Transformers, why_not
 from .errors import CheckpointRefused
 from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from .formats import FORMATS, Opened
+from .formats.huggingface import FROM_KERAS
 from .formats.quantized import dequantize_asked
 from .progress import Part, Report
 from .safetensors_file import NAMES, LazyTensor, dtype_name, read_header, write_safetensors
 
 WEIGHTS = "model.safetensors"
 FOREIGN = (  # (offset, bytes) -> what it is
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it; Pare reads PyTorch and safetensors weights"),
-    (4, b"TFL3", "a TensorFlow Lite model; Pare reads the PyTorch or safetensors weights it was made from"),
+    (0, b"\x89HDF\r\n\x1a\n", f"an HDF5 file, as Keras writes it, whose layers are Python code; {FROM_KERAS}"),
+    (
+        4,
+        b"TFL3",
+        "a TensorFlow Lite model; upload the PyTorch or safetensors weights it was made from",
+    ),
     (0, b"\x1f\x8b", "a gzip archive; unpack it and upload what is inside, or make a zip of the folder"),
     (257, b"ustar", "a tar archive; make a zip of the folder instead"),
     (0, b"7z\xbc\xaf", "a 7z archive; make a zip of the folder instead"),

@@ -37,6 +37,11 @@ KEPT = (  # small files that belong to a checkpoint; none of them is code
 KEPT_LIMIT_BYTES = 100_000_000  # the largest tokenizer.json known is a third of it
 JSON_LIMIT_BYTES = 100_000_000
 NUMBERED = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+FROM_KERAS = (
+    "put its weights into the same network in PyTorch, and upload what torch.save(model.state_dict(), path) or "
+    "save_pretrained writes"
+)
+OTHER_FRAMEWORKS = {"tf_model.h5": "TensorFlow's", "flax_model.msgpack": "Flax's"}
 KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "*.bin"))
 
 
@@ -87,7 +92,9 @@ def _folder(found: Mapping[str, zipfile.ZipInfo], filename: str) -> PurePosixPat
     if any(path.name == "adapter_config.json" for path in paths) and not configs:
         raise CheckpointRefused(f"{filename} is an adapter, not a model; merge it into its model and zip that folder")
     if any(path.name == "model.weights.h5" for path in paths):
-        raise CheckpointRefused(f"{filename} is a Keras archive; Pare reads PyTorch and safetensors weights")
+        raise CheckpointRefused(f"{filename} is a Keras archive, whose layers are Python code; {FROM_KERAS}")
+    if any(path.name in ("saved_model.pb", "keras_metadata.pb") for path in paths):
+        raise CheckpointRefused(f"{filename} is a TensorFlow SavedModel, a program of its own; {FROM_KERAS}")
     if any(path.suffix == ".npy" for path in paths) and not configs:
         raise CheckpointRefused(f"{filename} holds NumPy arrays: upload it as a dataset, not as a checkpoint")
     if not configs:
@@ -139,6 +146,10 @@ def _shards(
         if left := sorted({name for name in others if "/" not in name} - set(shards) - {"training_args.bin"}):
             notes.append(f"The weights are those of {', '.join(shards[:2])}; left aside: {', '.join(left[:3])}.")
         return shards
+    if foreign := next((name for name in inside if name in OTHER_FRAMEWORKS), None):
+        raise CheckpointRefused(
+            f"{filename} has its weights in {foreign} only, which is {OTHER_FRAMEWORKS[foreign]}; {FROM_KERAS}"
+        )
     raise CheckpointRefused(
         f"{filename} has a config.json and no weights beside it; "
         "add model.safetensors or pytorch_model.bin, with all its shards"
