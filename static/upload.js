@@ -31,6 +31,7 @@ function send(file) {
   const query = new URLSearchParams({ name: file.name });
   const split = form.querySelector("input[name=split]:checked");
   if (split) query.set("split", split.value);
+  if (form.querySelector("input[name=dequantize]:checked")) query.set("dequantize", "1");
   zone.hidden = true;
   at("uploading").hidden = false;
   at("file").textContent = `${file.name} · ${megabytes(file.size)}`;

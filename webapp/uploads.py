@@ -33,15 +33,18 @@ def receive_checkpoint(
     jobs: Inspections,
     limit_bytes: int,
     expected_bytes: int | None = None,
+    dequantize: bool = False,
 ) -> Checkpoint:
     """Streams the body into the file store, makes the row (state "inspecting") and queues its inspection.
+
+    With `dequantize` a Hugging Face folder that is quantized already becomes floats again, instead of being refused.
 
     `expected_bytes` is the Content-Length, None where the client did not say. Before any row exists it raises
     RequestInvalid, UploadEmpty, or the store's UploadTooLarge, UploadBroken or StoreFull.
     """
     shown = upload_name(name)
     digest, size_bytes = receive_body(stream, shown, files, limit_bytes, expected_bytes)
-    row = Checkpoint(name=shown, filename=shown, size_bytes=size_bytes, digest=digest)
+    row = Checkpoint(name=shown, filename=shown, size_bytes=size_bytes, digest=digest, dequantize=dequantize)
     session.add(row)
     session.commit()
     jobs.enqueue_inspection("checkpoint", row.id)

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import re
 import struct
 import zipfile
 
@@ -115,7 +116,7 @@ def test_what_the_report_raises_stops_the_inspection_and_leaves_nothing(bench):
     ("content", "sentence"),
     [
         (b"", "x is empty"),
-        (b"\x89HDF\r\n\x1a\n" + b"\0" * 99, "an HDF5 file, as Keras writes it"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 99, "an HDF5 file, as Keras writes it.*upload what"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 99, "a TensorFlow Lite model"),
         (b"\x1f\x8b" + b"\0" * 99, "a gzip archive; unpack it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
@@ -124,7 +125,7 @@ def test_what_the_report_raises_stops_the_inspection_and_leaves_nothing(bench):
     ],
 )
 def test_what_is_no_checkpoint_is_named(bench, content, sentence):
-    assert sentence in bench.refusal(bench.file("x", content))
+    assert re.search(sentence, bench.refusal(bench.file("x", content)))
 
 
 def test_integers_alone_are_nothing_to_compress(bench):
@@ -217,13 +218,16 @@ def test_a_tensor_in_two_shards_is_refused(bench):
     ("files", "sentence"),
     [
         ({"adapter_config.json": "{}", "adapter_model.safetensors": "x"}, "an adapter, not a model"),
-        ({"metadata.json": "{}", "config.json": "{}", "model.weights.h5": "x"}, "a Keras archive"),
+        ({"metadata.json": "{}", "config.json": "{}", "model.weights.h5": "x"}, "a Keras archive.*upload what"),
+        ({"m/saved_model.pb": "x", "m/variables/variables.index": "x"}, "a TensorFlow SavedModel.*upload what"),
+        ({"m/config.json": "{}", "m/tf_model.h5": "x"}, "its weights in tf_model.h5 only.*upload what"),
+        ({"m/config.json": "{}", "m/flax_model.msgpack": "x"}, "its weights in flax_model.msgpack only.*upload what"),
         ({"x.npy": "x"}, "upload it as a dataset"),
         ({"readme.txt": "x"}, "a zip without a config.json"),
     ],
 )
 def test_an_archive_of_something_else_is_named(bench, files, sentence):
-    assert sentence in bench.refusal(bench.zip("a.zip", files))
+    assert re.search(sentence, bench.refusal(bench.zip("a.zip", files)))
 
 
 def test_a_damaged_archive_is_read_or_refused_and_nothing_else(bench):

@@ -32,6 +32,13 @@ def test_a_dataset_says_how_it_is_split(client, session):
     assert error_of(client.put("/api/v1/datasets?name=a.npz&split=half", data=b"x"), 400)["field"] == "split"
 
 
+@pytest.mark.parametrize(("query", "asked"), [("", False), ("&dequantize=1", True), ("&dequantize=0", False)])
+def test_a_quantized_checkpoint_is_dequantized_only_on_request(client, session, query, asked):
+    answer = client.put(f"/api/v1/checkpoints?name=model.zip{query}", data=b"weights")
+    assert answer.status_code == 201
+    assert session.get(Checkpoint, answer.json["id"]).dequantize is asked
+
+
 @pytest.mark.parametrize("noun", ["checkpoints", "datasets"])
 @pytest.mark.parametrize(
     ("query", "body", "status", "code"),

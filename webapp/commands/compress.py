@@ -24,6 +24,7 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--split", type=click.Choice(["auto", "all"]), default="auto", help="all: every sample evaluates.")
 @click.option("--training-data", type=File, help="A second dataset, to calibrate and train on.")
 @click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
+@click.option("--dequantize", is_flag=True, help="Turn a folder that is quantized already into floats again.")
 @click.option("--export", "exports", multiple=True, help="A format to write beside safetensors, such as onnx.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
 @click.option("--seed", type=int, default=0, help="Decides everything that is drawn at random.")
@@ -35,6 +36,7 @@ def compress(
     split: str,
     training_data: Path | None,
     teacher: Path | None,
+    dequantize: bool,
     exports: tuple[str, ...],
     out: Path,
     seed: int,
@@ -49,7 +51,7 @@ def compress(
     wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
-        given = _given(bench, bar, checkpoint, data, split, training_data, teacher)
+        given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize)
         conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem)
         _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
     click.echo(render_text(conclusion["receipt"]))
@@ -64,12 +66,13 @@ def _given(
     split: str,
     training_data: Path | None,
     teacher: Path | None,
+    dequantize: bool,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"dataset": None, "training_dataset": None, "teacher_checkpoint": None}
     for key, path in (("checkpoint", checkpoint), ("teacher_checkpoint", teacher)):
         if path:
             bar.stage(f"Inspecting {path.name}")
-            told = bench.upload("checkpoint", path, bar.tell)
+            told = bench.upload("checkpoint", path, bar.tell, dequantize=dequantize)
             found[key] = {**told, "filename": path.name, "size_bytes": path.stat().st_size}
     if data:
         bar.stage(f"Inspecting {data.name}")

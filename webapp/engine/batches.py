@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .datasets import Arrays, Half, LabelledText, Text
 from .errors import DatasetUnfit
-from .facts import ArchitectureSpec
+from .facts import PER_TOKEN, ArchitectureSpec
 
 CHUNK_TOKENS = 512  # of text for a language model, or the longest that it can take
 SENTENCE_TOKENS = 128  # embeddings and text classification truncate here
@@ -59,7 +59,8 @@ def batches(
             sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)], None, spec, tokenizer, batch_size or 25
         )
     else:
-        labels = torch.tensor(half.labels[:limit]) if half.labels is not None else None
+        known = half.labels is not None and spec.task not in PER_TOKEN  # a label is a text's, not a token's
+        labels = torch.tensor(half.labels[:limit]) if half.labels is not None and known else None
         yield from _padded(half.texts[:limit], labels, spec, tokenizer, batch_size or 32)
 
 
@@ -111,7 +112,7 @@ def synthetic(spec: ArchitectureSpec, seed: int) -> Batch:
 
 
 def outputs(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
-    """Float32 logits (B, C) or (B, T, V); of an encoder without a head its token vectors, averaged (B, H)."""
+    """Float32 logits (B, C), (B, T, C) or (B, T, V); of an encoder without a head its mean token vectors (B, H)."""
     if spec.family != "transformers":
         answer: Tensor = module(batch.inputs["x"])
         return answer.float()

@@ -31,7 +31,7 @@ def blocks_of(facts: CheckpointFacts, chosen: Collection[str]) -> Blocks | None:
     if spec is None or spec.family != "transformers":
         return None
     path = row_of_blocks(architectures()[spec.family].skeleton(spec))
-    if path is None:
+    if path is None or not isinstance(getattr(_parsed(spec), "hidden_size", None), int):  # stages that widen
         return None
     own: dict[int, list[str]] = {}
     for layer in facts.layers:

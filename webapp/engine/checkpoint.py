@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,15 +19,21 @@ import torch
 from .architectures import architecture, layers_from_tensors, layers_of, recognise
 from .architectures.transformers_family import Transformers, why_not
 from .errors import CheckpointRefused
-from .facts import ArchitectureSpec, CheckpointFacts
+from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from .formats import FORMATS, Opened
+from .formats.huggingface import FROM_KERAS
+from .formats.quantized import dequantize_asked
 from .progress import Part, Report
 from .safetensors_file import NAMES, LazyTensor, dtype_name, read_header, write_safetensors
 
 WEIGHTS = "model.safetensors"
 FOREIGN = (  # (offset, bytes) -> what it is
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it; Pare reads PyTorch and safetensors weights"),
-    (4, b"TFL3", "a TensorFlow Lite model; Pare reads the PyTorch or safetensors weights it was made from"),
+    (0, b"\x89HDF\r\n\x1a\n", f"an HDF5 file, as Keras writes it, whose layers are Python code; {FROM_KERAS}"),
+    (
+        4,
+        b"TFL3",
+        "a TensorFlow Lite model; upload the PyTorch or safetensors weights it was made from",
+    ),
     (0, b"\x1f\x8b", "a gzip archive; unpack it and upload what is inside, or make a zip of the folder"),
     (257, b"ustar", "a tar archive; make a zip of the folder instead"),
     (0, b"7z\xbc\xaf", "a 7z archive; make a zip of the folder instead"),
@@ -36,15 +42,20 @@ FOREIGN = (  # (offset, bytes) -> what it is
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file it points to; run `git lfs pull` first"),
     (0, b"PK", "a zip archive that was cut short; upload it again"),
 )
+STACKED_WORTH_SAYING = 0.05  # of all parameters
 TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
 ACCEPTED = ".safetensors, a .pt/.pth/.bin state dict, a zip of a Hugging Face folder, or GGUF"
 
 
-def inspect_checkpoint(upload: Path, filename: str, out: Path, report: Report) -> CheckpointFacts:
+def inspect_checkpoint(
+    upload: Path, filename: str, out: Path, report: Report, dequantize: bool = False
+) -> CheckpointFacts:
     """Normalises `upload` into the empty folder `out` and returns what is known of it.
 
+    Integers in a Hugging Face folder become floats only where `dequantize` was asked for.
     Raises CheckpointRefused, with nothing left in `out`, or DiskFull.
     """
+    dequantize_asked.set(dequantize)
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
         head = _head(upload)
         kind = next((kind for kind in FORMATS if kind.recognises(upload, head)), None)
@@ -202,6 +213,7 @@ def _facts(
             elif source not in tensors and alias in tensors:
                 tied[source] = alias
         layers = layers_of(module, spec, tied)
+        opened.notes.extend(_stacked(tensors, layers))
     return CheckpointFacts(
         format=form,
         tensors=tuple(t.model_copy(update={"zeros": zeros.get(name, 0)}) for name, t in tensors.items()),
@@ -212,6 +224,20 @@ def _facts(
         notes=tuple(opened.notes),
         weights_bytes=written,
     )
+
+
+def _stacked(tensors: Mapping[str, TensorFacts], layers: Sequence[LayerFacts]) -> list[str]:
+    """A sentence on matrices that are no layer's weight: a mixture of experts has those of all its experts in one."""
+    weights = {layer.weight for layer in layers}
+    others = [t for t in tensors.values() if t.is_float and len(t.shape) > 2 and t.name not in weights]
+    size, total = sum(t.size for t in others), sum(t.size for t in tensors.values() if t.is_float)
+    if size < STACKED_WORTH_SAYING * total:
+        return []
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return [
+        f"{size:,} of its {total:,} parameters are in tensors that stack several matrices ({others[0].name}{more}); "
+        "no technique but a cast makes those smaller."
+    ]
 
 
 __all__ = ["WEIGHTS", "inspect_checkpoint"]

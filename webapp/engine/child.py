@@ -82,7 +82,8 @@ def _work(job: dict[str, Any], lines: Lines) -> Any:
         from .formats.archive import most_unpacked_bytes
 
         most_unpacked_bytes.set(job.get("max_unpacked_bytes"))
-        return inspect_checkpoint(Path(job["upload"]), job["filename"], output, lines).model_dump(mode="json")
+        upload, asked = Path(job["upload"]), bool(job.get("dequantize"))
+        return inspect_checkpoint(upload, job["filename"], output, lines, asked).model_dump(mode="json")
     if task == "inspect_dataset":
         from .dataset_uploads import inspect_dataset
 

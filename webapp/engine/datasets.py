@@ -24,6 +24,8 @@ SUFFIX = {"arrays": "safetensors", "text": "txt", "labelled-text": "jsonl"}
 FITS = {
     "classification": ("arrays",),
     "text-classification": ("labelled-text", "text"),
+    "token-classification": ("text", "labelled-text"),
+    "masked-lm": ("text", "labelled-text"),
     "causal-lm": ("text",),
     "embedding": ("text", "labelled-text"),
 }

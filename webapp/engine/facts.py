@@ -26,7 +26,8 @@ DTYPE_BYTES = {
 }
 
 LayerKind = Literal["linear", "conv", "embedding", "other"]  # other: biases, norms, buffers; each tensor for itself
-Task = Literal["classification", "text-classification", "causal-lm", "embedding"]
+Task = Literal["classification", "text-classification", "token-classification", "masked-lm", "causal-lm", "embedding"]
+PER_TOKEN = ("token-classification", "masked-lm")  # an answer for each token of a text, judged by the original's
 
 
 class Facts(BaseModel):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import Batch, outputs
-from .facts import ArchitectureSpec
+from .facts import PER_TOKEN, ArchitectureSpec
 from .progress import Report
 
 RESAMPLES = 2000
@@ -114,10 +114,14 @@ def _against_reference(scores: Scores, spec: ArchitectureSpec, expected: Tensor,
     same = (expected.argmax(-1) == out.argmax(-1)).double().flatten(1 if out.dim() > 2 else 0)
     log_p, log_q = torch.log_softmax(expected.float(), -1), torch.log_softmax(out.float(), -1)
     kl = (log_p.exp() * (log_p - log_q)).sum(-1).double()
-    rows = (kl.sum(-1), same.sum(-1), kl.shape[-1]) if kl.dim() > 1 else (kl, same, 1)
-    counts = [float(rows[2])] * len(rows[0])
-    _add(scores, "kl_divergence", rows[0].tolist(), counts)
-    _add(scores, "agreement", rows[1].tolist(), counts)
+    if kl.dim() == 1:
+        kl, same = kl[:, None], same[:, None]
+    real = torch.ones_like(kl)  # (B, T), 0 at padding
+    if spec.task in PER_TOKEN and "attention_mask" in batch.inputs:
+        real = batch.inputs["attention_mask"].double()
+    counts = real.sum(-1).tolist()
+    _add(scores, "kl_divergence", (kl * real).sum(-1).tolist(), counts)
+    _add(scores, "agreement", (same * real).sum(-1).tolist(), counts)
 
 
 def _of_embeddings(scores: Scores, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
     }
     if isinstance(row, Dataset):
         return asked | {"task": "inspect_dataset", "split": row.split}
-    return asked | {"task": "inspect_checkpoint", "max_unpacked_bytes": place.settings.max_unpacked_bytes}
+    asked |= {"task": "inspect_checkpoint", "dequantize": row.dequantize}
+    return asked | {"max_unpacked_bytes": place.settings.max_unpacked_bytes}
 
 
 def _laid_out(

@@ -108,6 +108,7 @@ class Upload:
 
 class Checkpoint(Upload, Base):
     __tablename__ = "checkpoints"
+    dequantize: Mapped[bool] = mapped_column(default=False)  # asked by the uploader: integers become floats again
     runs: Mapped[list[Run]] = relationship(back_populates="checkpoint", foreign_keys="Run.checkpoint_id")
 
 

@@ -20,6 +20,8 @@ TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it do
     ("ForCausalLM", "causal-lm"),
     ("LMHeadModel", "causal-lm"),
     ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForMaskedLM", "masked-lm"),
     ("ForImageClassification", "classification"),
 )
 NO_POOLING = "pare_without_pooling"  # in a spec's config: the checkpoint was saved without the pooling layer
@@ -34,6 +36,19 @@ INVALID = (  # what the library raises for values that it did not expect
     AssertionError,
     ImportError,
     StrictDataclassError,
+)
+POSITIONS_AFTER_PADDING = (  # the first two of their positions are of no token
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
 )
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
@@ -145,7 +160,7 @@ def _task(kind: type[nn.Module], parsed: Any) -> Task | None:
     for ending, task in TASKS:
         if kind.__name__.endswith(ending):
             regression = getattr(parsed, "problem_type", None) == "regression" or getattr(parsed, "num_labels", 2) == 1
-            return None if regression and task != "causal-lm" else task
+            return None if regression and task not in ("causal-lm", "masked-lm") else task
     bare = kind.__name__.endswith("Model") and hasattr(parsed, "vocab_size")
     return "embedding" if bare and not getattr(parsed, "is_decoder", False) else None
 
@@ -158,8 +173,8 @@ def _inputs(parsed: Any) -> dict[str, Any]:
     if not hasattr(parsed, "vocab_size"):
         return {"shape": [getattr(parsed, "num_channels", 3), None, None]} if hasattr(parsed, "num_channels") else {}
     tokens = getattr(parsed, "max_position_embeddings", None) or 512
-    if parsed.model_type in ("roberta", "xlm-roberta", "camembert"):
-        tokens -= 2  # its positions begin after the padding index
+    if parsed.model_type in POSITIONS_AFTER_PADDING:
+        tokens -= 2
     return {"tokens": tokens, "vocab": parsed.vocab_size}
 
 

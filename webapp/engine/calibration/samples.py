@@ -11,11 +11,12 @@ import torch
 from ..batches import SENTENCE_TOKENS, Batch, batches
 from ..datasets import Arrays, Half, LabelledText, Text
 from ..errors import DatasetUnfit
-from ..facts import ArchitectureSpec
+from ..facts import PER_TOKEN, ArchitectureSpec
 
-SAMPLES = {"causal-lm": 32, "embedding": 128, "text-classification": 128}  # chunks of 512 tokens; texts of 128
+TEXTS = ("embedding", "text-classification", *PER_TOKEN)
+SAMPLES = {"causal-lm": 32} | dict.fromkeys(TEXTS, 128)  # chunks of 512 tokens; texts of 128
 IMAGES = 512
-BATCH = {"causal-lm": 1, "embedding": 16, "text-classification": 16}
+BATCH = {"causal-lm": 1} | dict.fromkeys(TEXTS, 16)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TechniqueData:
         A language model gets chunks of 512 tokens; an encoder of plain text full chunks of 128 tokens.
         """
         count = samples or SAMPLES.get(self.spec.task or "", IMAGES)
-        if isinstance(self.half, Text) and self.spec.task == "embedding":
+        if isinstance(self.half, Text) and self.spec.task in ("embedding", *PER_TOKEN):
             return list(self._chunks_of_text(self.half, count))
         size = BATCH.get(self.spec.task or "")
         if isinstance(self.half, Text):

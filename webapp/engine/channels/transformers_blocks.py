@@ -26,10 +26,9 @@ QUERY, KEY, VALUE, OUTPUT = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 def block_groups(module: nn.Module, spec: ArchitectureSpec) -> Iterator[Group]:
     """For each block its MLP's neurons and, where the config can hold fewer, its heads (key-value groups)."""
-    path = row_of_blocks(module)
-    if path is None:
+    path, config = row_of_blocks(module), _parsed(spec)
+    if path is None or not isinstance(getattr(config, "hidden_size", None), int):  # stages that widen
         return
-    config = _parsed(spec)
     for name, block in module.get_submodule(path).named_children():
         prefix = f"{path}.{name}"
         for group in (_neurons(prefix, block, config), _heads(prefix, block, config)):

@@ -15,6 +15,7 @@ from ..safetensors_file import lazy_tensors
 from .archive import extract, members, read_member
 from .base import Format, Opened
 from .huggingface_names import conform
+from .quantized import dequantize
 from .state_dict import open_state_dict
 
 KEPT = (  # small files that belong to a checkpoint; none of them is code
@@ -36,6 +37,11 @@ KEPT = (  # small files that belong to a checkpoint; none of them is code
 KEPT_LIMIT_BYTES = 100_000_000  # the largest tokenizer.json known is a third of it
 JSON_LIMIT_BYTES = 100_000_000
 NUMBERED = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+FROM_KERAS = (
+    "put its weights into the same network in PyTorch, and upload what torch.save(model.state_dict(), path) or "
+    "save_pretrained writes"
+)
+OTHER_FRAMEWORKS = {"tf_model.h5": "TensorFlow's", "flax_model.msgpack": "Flax's"}
 KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "*.bin"))
 
 
@@ -58,7 +64,6 @@ class HuggingFace(Format):
                 if PurePosixPath(name).is_relative_to(folder)
             }
             config = _json(archive, inside["config.json"], "config.json")
-            _refuse_quantized(config, filename)
             notes: list[str] = []
             shards = _shards(archive, inside, filename, notes)
             kept = [name for name in KEPT if name in inside and inside[name].file_size <= KEPT_LIMIT_BYTES]
@@ -75,6 +80,7 @@ class HuggingFace(Format):
         for shard in shards:
             _add(opened, files[inside[shard].filename], shard)
         _without_remote_code(opened)
+        dequantize(opened, filename)
         conform(opened, filename, scratch, report)
         return opened
 
@@ -86,7 +92,9 @@ def _folder(found: Mapping[str, zipfile.ZipInfo], filename: str) -> PurePosixPat
     if any(path.name == "adapter_config.json" for path in paths) and not configs:
         raise CheckpointRefused(f"{filename} is an adapter, not a model; merge it into its model and zip that folder")
     if any(path.name == "model.weights.h5" for path in paths):
-        raise CheckpointRefused(f"{filename} is a Keras archive; Pare reads PyTorch and safetensors weights")
+        raise CheckpointRefused(f"{filename} is a Keras archive, whose layers are Python code; {FROM_KERAS}")
+    if any(path.name in ("saved_model.pb", "keras_metadata.pb") for path in paths):
+        raise CheckpointRefused(f"{filename} is a TensorFlow SavedModel, a program of its own; {FROM_KERAS}")
     if any(path.suffix == ".npy" for path in paths) and not configs:
         raise CheckpointRefused(f"{filename} holds NumPy arrays: upload it as a dataset, not as a checkpoint")
     if not configs:
@@ -106,15 +114,6 @@ def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> dict[st
     if not isinstance(value, dict):
         raise CheckpointRefused(f"{name} in the archive must hold a JSON object")
     return value
-
-
-def _refuse_quantized(config: Mapping[str, Any], filename: str) -> None:
-    quantized = config.get("quantization_config") or config.get("compression_config")
-    if quantized:
-        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
-        raise CheckpointRefused(
-            f"{filename} is quantized already (quantization_config: {method}); upload the weights it was made from"
-        )
 
 
 def _shards(
@@ -147,6 +146,10 @@ def _shards(
         if left := sorted({name for name in others if "/" not in name} - set(shards) - {"training_args.bin"}):
             notes.append(f"The weights are those of {', '.join(shards[:2])}; left aside: {', '.join(left[:3])}.")
         return shards
+    if foreign := next((name for name in inside if name in OTHER_FRAMEWORKS), None):
+        raise CheckpointRefused(
+            f"{filename} has its weights in {foreign} only, which is {OTHER_FRAMEWORKS[foreign]}; {FROM_KERAS}"
+        )
     raise CheckpointRefused(
         f"{filename} has a config.json and no weights beside it; "
         "add model.safetensors or pytorch_model.bin, with all its shards"

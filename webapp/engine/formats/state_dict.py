@@ -42,6 +42,7 @@ DAMAGED = (  # what a pickle of nonsense makes the unpickler raise
     struct.error,
 )
 PICKLE_LIMIT_BYTES = 500_000_000  # of names and shapes alone
+FROM_SCRIPT = "upload its weights alone: torch.save(torch.jit.load(path).state_dict(), other_path)"
 HOW_TO_SAVE = "save the state dict instead: torch.save(model.state_dict(), path)"
 
 
@@ -93,7 +94,7 @@ def _look_through(upload: Path, filename: str) -> None:
     with archive:
         parts = {name.partition("/")[2] for name in found}
         if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
-            raise CheckpointRefused(f"{filename} is a TorchScript archive, which holds code; {HOW_TO_SAVE}")
+            raise CheckpointRefused(f"{filename} is a TorchScript archive, which holds code; {FROM_SCRIPT}")
         if compressed := [name for name, info in found.items() if info.compress_type != zipfile.ZIP_STORED]:
             raise CheckpointRefused(
                 f"{filename} holds {compressed[0]} compressed, which torch.save never does; save it again"

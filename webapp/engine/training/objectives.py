@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..batches import Batch
 from ..errors import DatasetUnfit
-from ..facts import ArchitectureSpec
+from ..facts import PER_TOKEN, ArchitectureSpec
 from ..math import losses
 from .student import Student
 
@@ -39,9 +39,10 @@ def label_loss(spec: ArchitectureSpec, answers: Tensor, batch: Batch) -> Tensor:
     """Nats per sample, or per token of a language model. Raises DatasetUnfit where there is nothing to compare with."""
     if spec.task == "causal-lm":
         return losses.next_tokens(answers, batch.inputs["input_ids"])
-    if batch.targets is None or spec.task == "embedding":
+    unlabelled = spec.task in ("embedding", *PER_TOKEN)
+    if batch.targets is None or unlabelled:
         raise DatasetUnfit(
             f"{spec.title} learns from labels here, and there are none; "
-            + ("use distillation, which needs none." if spec.task == "embedding" else "upload a dataset with labels.")
+            + ("use distillation, which needs none." if unlabelled else "upload a dataset with labels.")
         )
     return losses.hard_labels(answers, batch.targets)

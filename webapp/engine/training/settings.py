@@ -11,7 +11,13 @@ from ..math.schedules import Schedule
 from ..techniques.base import Settings, setting
 
 RATES = {"adamw": (5e-3, 1e-4), "sgd": (1e-1, 5e-3)}  # of networks of ours, of transformers
-BATCHES = {"causal-lm": 2, "embedding": 32, "text-classification": 32}  # chunks of 512 tokens; texts
+BATCHES = {
+    "causal-lm": 2,
+    "embedding": 32,
+    "text-classification": 32,
+    "token-classification": 32,
+    "masked-lm": 16,
+}  # chunks of 512 tokens; texts
 IMAGES = 32
 
 

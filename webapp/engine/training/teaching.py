@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..architectures import classes
 from ..batches import Batch, outputs
 from ..errors import RecipeInvalid
-from ..facts import ArchitectureSpec
+from ..facts import PER_TOKEN, ArchitectureSpec
 from ..math import losses
 from ..model import Model
 from ..modules import build
@@ -68,7 +68,10 @@ class Teaching(Objective):
         if spec.task == "embedding":
             total = losses.cosine_distance(answers, expected) + losses.relative_squares(answers, expected)
         else:
-            total = (1 - self.hard) * losses.soft_targets(answers, expected, weights.temperature)
+            own, taught = answers, expected
+            if spec.task in PER_TOKEN:
+                own, taught = _rows(answers, batch), _rows(expected, batch)
+            total = (1 - self.hard) * losses.soft_targets(own, taught, weights.temperature)
             if self.hard:
                 total = total + self.hard * label_loss(spec, answers, batch)
         if weights.hidden:

@@ -35,6 +35,7 @@ def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
         jobs=found.jobs,
         limit_bytes=found.settings.max_upload_bytes,
         expected_bytes=body_length(),
+        dequantize=query.dequantize,
     )
     return checkpoint_answer(row)
 

@@ -38,6 +38,9 @@ class PageQuery(Asked):
 
 class CheckpointQuery(Asked):
     name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
+    dequantize: bool = Field(
+        False, description="Turn the weights of a Hugging Face folder that is quantized already into floats again."
+    )
 
 
 class DatasetQuery(Asked):

@@ -1,0 +1,219 @@
+"""The weights of a Hugging Face folder that is quantized already, as floats again: only when that was asked for.
+
+Compressed-tensors (integers, packed or not, and 8-bit floats; unpacked by the library of that name) and 8-bit floats
+with a scale per block, as DeepSeek has them. One weight at a time; what rounding took away does not come back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointRefused
+from ..safetensors_file import LazyTensor
+from .base import Opened
+
+dequantize_asked: ContextVar[bool] = ContextVar("dequantize_asked", default=False)  # by whoever uploads
+
+PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+OTHERS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point", "k_scale", "v_scale", "q_scale")
+CLASSES = ("Linear", "Embedding")  # that a target may name instead of a layer
+FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
+UPLOAD_INSTEAD = "upload the weights it was made from"
+Module = Mapping[str, LazyTensor]  # a module's tensors by their own names
+
+
+def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What config.json says of integers or 8-bit floats in the weights; None where it says nothing."""
+    found = config.get("quantization_config") or config.get("compression_config")
+    return None if not found else found if isinstance(found, dict) else {}
+
+
+def dequantize(opened: Opened, filename: str) -> None:
+    """Puts lazily dequantized weights into `opened`, in place, and takes the quantization out of its config.
+
+    Raises CheckpointRefused where that was not asked for, or the format is not one of those that are known here.
+    """
+    config = opened.config or {}
+    about = quantization_of(config)
+    if about is None:
+        return
+    method = str(about.get("quant_method", "unknown"))[:40]
+    reader = {"compressed-tensors": _compressed_tensors, "fp8": _blocks_of_floats}.get(method)
+    if reader is None:
+        raise CheckpointRefused(
+            f"{filename} is quantized already (quantization_config: {method}), in a form that Pare does not turn back; "
+            f"{UPLOAD_INSTEAD}"
+        )
+    if not dequantize_asked.get():
+        raise CheckpointRefused(
+            f"{filename} is quantized already (quantization_config: {method}); {UPLOAD_INSTEAD}, or upload it again "
+            "and ask for its weights to be dequantized (the box in the form, ?dequantize=1, --dequantize)"
+        )
+    modules: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in opened.tensors.items():
+        path, _, own = name.rpartition(".")
+        modules.setdefault(path, {})[own] = tensor
+    found, count = reader(modules, about, filename)
+    opened.tensors = {
+        name: tensor for name, tensor in found.items() if name.rpartition(".")[2] not in (*PARTS, *OTHERS)
+    }
+    opened.config = {k: v for k, v in config.items() if k not in ("quantization_config", "compression_config")}
+    opened.notes.append(
+        f"{count} weights were dequantized from {method} as asked: they are the rounded values, as floats, and every "
+        "figure compares with these, not with the model before it was quantized."
+    )
+
+
+def _compressed_tensors(
+    modules: Mapping[str, Module], about: dict[str, Any], filename: str
+) -> tuple[dict[str, LazyTensor], int]:
+    groups = _groups(about, filename)
+    found: dict[str, LazyTensor] = {}
+    count = 0
+    for path, module in modules.items():
+        dot = f"{path}." if path else ""
+        found |= {dot + own: tensor for own, tensor in module.items()}
+        if "weight_scale" not in module:
+            continue
+        scheme = next((g for g in groups if path in g.targets), None) or next(
+            (g for g in groups if any(target in CLASSES for target in g.targets)),
+            groups[0] if len(groups) == 1 else None,
+        )
+        if scheme is None:
+            raise CheckpointRefused(f"the quantization_config of {filename} does not name {path}; {UPLOAD_INSTEAD}")
+        found[f"{dot}weight"] = _decompressed(path, module, scheme, _form(scheme, about), filename)
+        count += 1
+    if not count:
+        raise CheckpointRefused(f"{filename} says that it is quantized, and no tensor of it has a weight_scale")
+    return found, count
+
+
+def _groups(about: dict[str, Any], filename: str) -> list[Any]:
+    """The ways in which layers are quantized. Raises CheckpointRefused for one that is not turned back here."""
+    from compressed_tensors.quantization import QuantizationConfig
+    from pydantic import ValidationError
+
+    if about.get("sparsity_config") or about.get("transform_config"):
+        raise CheckpointRefused(f"{filename} is sparse or rotated as well as quantized; {UPLOAD_INSTEAD}")
+    try:
+        every = QuantizationConfig.model_validate(about).config_groups.values()
+    except (ValidationError, ValueError, TypeError, AttributeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise CheckpointRefused(
+            f"the quantization_config of {filename} is not one of compressed-tensors: {first}"
+        ) from error
+    groups = [group for group in every if getattr(group, "weights", None) is not None]
+    if unknown := {_form(group, about) for group in groups} - set(FORMATS):
+        known = ", ".join(FORMATS)
+        raise CheckpointRefused(
+            f"{filename} is quantized as {sorted(unknown)[0]!r}; Pare turns back {known}; {UPLOAD_INSTEAD}"
+        )
+    if len(groups) > 1 and any(target.startswith("re:") for group in groups for target in group.targets):
+        raise CheckpointRefused(
+            f"{filename} is quantized in several ways, told apart by patterns of names, which Pare does not follow; "
+            f"{UPLOAD_INSTEAD}"
+        )
+    return groups
+
+
+def _form(group: Any, about: Mapping[str, Any]) -> str:
+    return str(getattr(group.format, "value", group.format) or about.get("format"))[:40]
+
+
+def _decompressed(path: str, module: Module, scheme: Any, form: str, filename: str) -> LazyTensor:
+    scale = module["weight_scale"]
+    if form == "pack-quantized":
+        shape = _packed_shape(path, module, int(scheme.weights.num_bits), filename)
+    elif "weight" not in module or len(module["weight"].shape) != 2:
+        raise CheckpointRefused(f"{path} in {filename} has a weight_scale and no matrix that it scales")
+    else:
+        shape = module["weight"].shape
+    if not scale.dtype.is_floating_point or scale.dtype.itemsize < 2:
+        raise CheckpointRefused(f"{path}.weight_scale in {filename} is {scale.dtype}; scales are floats")
+
+    def load() -> Tensor:
+        from compressed_tensors.compressors.base import BaseCompressor
+
+        given = {name: tensor.load() for name, tensor in module.items() if name in (*PARTS, "weight")}
+        compressor = BaseCompressor.get_value_from_registry(form)
+        value: Tensor = compressor.decompress(given, scheme)["weight"]
+        return value.to(scale.dtype)
+
+    return LazyTensor(tuple(shape), scale.dtype, _named(load, path, tuple(shape), filename))
+
+
+def _packed_shape(path: str, module: Module, bits: int, filename: str) -> tuple[int, int]:
+    """(rows, columns) by weight_shape, held against the bytes that are there: the header may lie."""
+    told = module.get("weight_shape")
+    packed = module.get("weight_packed")
+    if told is None or packed is None or math.prod(told.shape) != 2 or len(packed.shape) != 2:
+        raise CheckpointRefused(f"{path} in {filename} lacks weight_packed or weight_shape, which pack-quantized has")
+    rows, columns = (int(size) for size in told.load().reshape(-1))
+    per_word = 32 // bits
+    if packed.shape != (rows, -(-columns // per_word)) or columns < 1:
+        raise CheckpointRefused(
+            f"{path}.weight_packed in {filename} has shape {list(packed.shape)}; {rows} rows of {columns} values of "
+            f"{bits} bits take [{rows}, {-(-columns // per_word)}]"
+        )
+    return rows, columns
+
+
+def _blocks_of_floats(
+    modules: Mapping[str, Module], about: dict[str, Any], filename: str
+) -> tuple[dict[str, LazyTensor], int]:
+    """float8 weights (rows, columns) times weight_scale_inv, one float for each block of `weight_block_size`."""
+    block: list[int] = about.get("weight_block_size") or []
+    sized = isinstance(block, list) and len(block) == 2 and all(type(n) is int and 0 < n < 10_000 for n in block)
+    if not sized:
+        raise CheckpointRefused(f"the fp8 of {filename} has no weight_block_size of two numbers; {UPLOAD_INSTEAD}")
+    found: dict[str, LazyTensor] = {}
+    count = 0
+    for path, module in modules.items():
+        dot = f"{path}." if path else ""
+        found |= {dot + own: tensor for own, tensor in module.items() if own != "weight_scale_inv"}
+        scale, weight = module.get("weight_scale_inv"), module.get("weight")
+        if scale is None or weight is None:
+            continue
+        blocks = tuple(-(-size // step) for size, step in zip(weight.shape, block, strict=False))
+        if len(weight.shape) != 2 or scale.shape != blocks:
+            raise CheckpointRefused(
+                f"{path}.weight_scale_inv in {filename} has shape {list(scale.shape)}; {list(weight.shape)} in blocks "
+                f"of {block} takes {list(blocks)}"
+            )
+        load = _times_scales(weight, scale, block)
+        found[f"{dot}weight"] = LazyTensor(weight.shape, torch.float32, _named(load, path, weight.shape, filename))
+        count += 1
+    if not count:
+        raise CheckpointRefused(f"{filename} says that it is quantized, and no tensor of it has a weight_scale_inv")
+    return found, count
+
+
+def _times_scales(weight: LazyTensor, scale: LazyTensor, block: list[int]) -> Callable[[], Tensor]:
+    def load() -> Tensor:
+        rows, columns = weight.shape
+        scales = scale.load().float().repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+        return weight.load().float() * scales[:rows, :columns]
+
+    return load
+
+
+def _named(load: Callable[[], Tensor], path: str, shape: tuple[int, ...], filename: str) -> Callable[[], Tensor]:
+    """`load`, whose errors on parts that do not fit each other are a sentence."""
+
+    def checked() -> Tensor:
+        try:
+            value = load()
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, KeyError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise CheckpointRefused(f"{path} in {filename} cannot be dequantized: {first}") from error
+        if tuple(value.shape) != shape:
+            raise CheckpointRefused(f"{path} in {filename} gives {list(value.shape)} and should give {list(shape)}")
+        return value
+
+    return checked
