@@ -76,8 +76,7 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
     )
     recipe = parse_recipe(asked.recipe)
     facts = CheckpointFacts.model_validate(checkpoint.facts)
-    check_recipe(facts, recipe)
-    check_exports(facts, asked.exports)
+    check_exports(facts, asked.exports, check_recipe(facts, recipe).kinds)
     for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
         if given is not None:
             check_dataset_fits(facts, DatasetFacts.model_validate(given.facts), given.name, field)

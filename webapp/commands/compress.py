@@ -99,9 +99,9 @@ def _run(
     from webapp.engine.receipt import conclude
 
     about = CheckpointFacts.model_validate(given["checkpoint"]["facts"])
-    check_recipe(about, recipe)
+    predicted = check_recipe(about, recipe)
     wanted = list(dict.fromkeys((*ALWAYS, *exports)))
-    check_exports(about, wanted)
+    check_exports(about, wanted, predicted.kinds)
     run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed}
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}

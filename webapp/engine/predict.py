@@ -47,6 +47,7 @@ class Prediction(BaseModel):
     exact: bool  # False: the values decide too, and `after` is an estimate
     steps: list[StepPrediction]
     warnings: list[str]
+    kinds: list[str]  # the forms in which weights will be stored: "dense", "quantized", "factored", ...
 
 
 class PatternMatch(BaseModel):
@@ -94,9 +95,9 @@ def prepare(facts: CheckpointFacts, recipe: Recipe) -> list[PreparedStep]:
     return found
 
 
-def check_recipe(facts: CheckpointFacts, recipe: Recipe) -> None:
+def check_recipe(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     """Raises RecipeInvalid where the recipe cannot be applied to this checkpoint, with the reason and the field."""
-    predict(facts, recipe)
+    return predict(facts, recipe)
 
 
 def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepMatches:
@@ -140,7 +141,8 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     after = _totals(facts, plans, original)
     if after.size_bytes >= before.size_bytes:
         warnings.append("The file will not be smaller than the original.")
-    return Prediction(before=before, after=after, exact=exact, steps=steps, warnings=warnings)
+    kinds = sorted({plan.kind for plan in plans.values()})
+    return Prediction(before=before, after=after, exact=exact, steps=steps, warnings=warnings, kinds=kinds)
 
 
 def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedStep:

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from webapp.engine.encodings import Quantized
-from webapp.engine.errors import ExportUnfit
-from webapp.engine.exports import exports
+from webapp.engine.errors import ExportUnfit, RecipeInvalid
+from webapp.engine.exports import check_exports, exports
+from webapp.engine.predict import check_recipe
 from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.recipe import Recipe
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 WIDTH = {"intermediate_size": 96, "vocab_size": 64}
@@ -166,3 +168,14 @@ def test_factors_are_refused_with_the_way_out(language_model, apply_steps, tmp_p
     with pytest.raises(ExportUnfit, match="thin factors, for which llama"):
         FORM.write(model, tmp_path)
     assert list(tmp_path.glob("*.gguf")) == []
+
+
+def test_factors_are_refused_before_anything_runs(language_model):
+    _, facts = language_model()
+    recipe = Recipe.read({"steps": [{"technique": "low_rank", "settings": {"ratio": 0.5}}]})
+    kinds = check_recipe(facts, recipe).kinds
+    assert "pivoted" in kinds
+    for name in ("gguf", "compressed_tensors"):
+        with pytest.raises(RecipeInvalid, match="the recipe leaves thin factors"):
+            check_exports(facts, ["safetensors", name], kinds)
+    check_exports(facts, ["safetensors", "program", "onnx"], kinds)

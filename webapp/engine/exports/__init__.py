@@ -23,8 +23,14 @@ def exports() -> dict[str, Export]:
     return {export.name: export for export in found}
 
 
-def check_exports(facts: CheckpointFacts, asked: Sequence[str]) -> None:
-    """Raises RecipeInvalid for a format that there is none of, or not of this checkpoint, or where one is missing."""
+FACTORS = {"factored", "pivoted", "factored_conv"}  # kinds of plans
+
+
+def check_exports(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[str] = ()) -> None:
+    """Raises RecipeInvalid for a format that there is none of, or not of this checkpoint, or where one is missing.
+
+    `kinds` are those in which the recipe will leave the weights.
+    """
     known = exports()
     for position, name in enumerate(asked):
         if name not in known:
@@ -32,6 +38,12 @@ def check_exports(facts: CheckpointFacts, asked: Sequence[str]) -> None:
             raise RecipeInvalid(f"There is no export {name[:40]!r}; there are {there}.", f"exports.{position}")
         if reason := known[name].unfit(facts):
             raise RecipeInvalid(f"{known[name].title} cannot be written. {reason}", f"exports.{position}")
+        if not known[name].factors and FACTORS & set(kinds):
+            raise RecipeInvalid(
+                f"{known[name].title} cannot be written: the recipe leaves thin factors, which have no place in it. "
+                "Leave the step that makes them out, or this format.",
+                f"exports.{position}",
+            )
     for name, form in known.items():
         if form.always and name not in asked:
             raise RecipeInvalid(f"`exports` has to name {name}: the receipt is measured on that file.", "exports")

@@ -51,6 +51,7 @@ class Export(ABC):
     beside_original: ClassVar[bool] = True  # the original is written too, and timed in the same runtime
     rounds: ClassVar[bool] = False  # it cannot hold every weight as it is: `rounded` says what it makes of them
     timed: ClassVar[bool] = True  # the runtime that `open` uses is the one that a user will run it in
+    factors: ClassVar[bool] = True  # a weight that is a product of thin ones can stay so
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions the receipt names
 
     @abstractmethod

@@ -27,6 +27,7 @@ class CompressedTensors(Export):
     file = "transformers.zip"
     beside_original = False  # the original is a folder for transformers itself
     rounds = True
+    factors = False
     packages = ("compressed-tensors",)
 
     def unfit(self, facts: CheckpointFacts) -> str | None:

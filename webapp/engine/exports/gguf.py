@@ -28,6 +28,7 @@ class Gguf(Export):
     beside_original = False
     timed = False  # llama.cpp runs it, which is not here
     rounds = True
+    factors = False
     packages = ("gguf",)
 
     def unfit(self, facts: CheckpointFacts) -> str | None:

@@ -66,9 +66,9 @@ def traced(model: Model) -> ir.Model:
     choose_attention: Any = getattr(module, "set_attn_implementation", None)
     if choose_attention is not None:
         choose_attention("eager")  # plain operators, where the fused call leaves guards around them
-    batch = _example(spec)
+    batch = example(spec)
     served = Served(module, spec, batch.inputs).eval()
-    sizes = (tuple(_dynamic(spec) for _ in batch.inputs),)
+    sizes = (tuple(free_axes(spec) for _ in batch.inputs),)
     with _quietly(), torch.no_grad():
         try:
             program = torch.export.export(served, tuple(batch.inputs.values()), dynamic_shapes=sizes, strict=False)
@@ -86,11 +86,11 @@ def traced(model: Model) -> ir.Model:
     assert exported is not None
     _open(exported.model, set(state))
     optimizer.optimize(exported.model)
-    _name_axes(exported.model, _dynamic(spec), len(batch.inputs))
+    _name_axes(exported.model, free_axes(spec), len(batch.inputs))
     return exported.model
 
 
-def _example(spec: ArchitectureSpec) -> Batch:
+def example(spec: ArchitectureSpec) -> Batch:
     """Of small odd sizes wherever a size is free."""
     batch = synthetic(spec, 0)
     if "vocab" in spec.inputs:
@@ -102,7 +102,7 @@ def _example(spec: ArchitectureSpec) -> Batch:
     return Batch(inputs, None, SAMPLES)
 
 
-def _dynamic(spec: ArchitectureSpec) -> dict[int, Any]:
+def free_axes(spec: ArchitectureSpec) -> dict[int, Any]:
     """Which axes of the inputs are free, by the names that they get in the graph."""
     free: dict[int, Any] = {0: torch.export.Dim("batch")}
     if "vocab" in spec.inputs:

@@ -1,0 +1,67 @@
+"""An exported program (`.pt2`): torch loads and runs it, with neither Pare nor the model's own code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..encodings import Dense, Quantized
+from ..facts import ArchitectureSpec, CheckpointFacts
+from ..model import Model
+from .base import Export, Loaded
+
+
+class Program(Export):
+    name = "program"
+    title = "Exported program"
+    summary = (
+        "Loads with torch.export.load where torch is all there is; factors stay two products, integers stay integers "
+        "and are decoded at each call, zeros take their room."
+    )
+    file = "model.pt2"
+    packages = ("torch",)
+
+    def unfit(self, facts: CheckpointFacts) -> str | None:
+        if facts.architecture is None:
+            return f"An exported program is a model that runs. {facts.weights_only_because}"
+        if not facts.architecture.inputs:
+            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
+        return None
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        from ..program.tracing import exported
+
+        torch.export.save(exported(model), folder / self.file)
+        held: Counter[str] = Counter()
+        for encoded in model.weights.values():
+            for leaf in encoded.leaves:
+                if isinstance(leaf, Quantized):
+                    held["integers"] += 1
+                elif isinstance(leaf, Dense) and leaf.dtype in (torch.float16, torch.bfloat16):
+                    held["16-bit floats"] += 1
+        return {"size_bytes": (folder / self.file).stat().st_size, "held": dict(held)}
+
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        assert spec is not None
+        module = ProgramModule(torch.export.load(folder / self.file).module(), spec)
+        return Loaded(module, "torch.export.load, a process of its own", f"torch {torch.__version__}, its ATen graph")
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        told = " and ".join(f"{count} weights as {what}" for what, count in written["held"].items())
+        return f"Holds {told}, which it decodes to float32 at each call: small, and slower." if told else ""
+
+
+class ProgramModule(nn.Module):
+    """The program, called like the model's own module."""
+
+    def __init__(self, program: nn.Module, spec: ArchitectureSpec) -> None:
+        super().__init__()
+        self.program, self.named = program, spec.family == "transformers"
+
+    def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
+        return self.program(**named) if self.named else self.program(x=given[0])

@@ -1,0 +1,85 @@
+"""From a model to an exported program that is called by the names of its inputs, with free batch and length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import UserError
+from torch.export import ExportedProgram
+
+from ..errors import ExportUnfit
+from ..model import Model
+from ..modules import build, leaves_of
+from ..onnx_graph.trace import Served, example, free_axes
+from .stored import hold, stored
+
+
+class Named(nn.Module):
+    """Called by the names of the inputs; a transformer answers by the name of what it puts out."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__()
+        self.served = served
+
+    def answered(self, *inputs: Tensor) -> Any:
+        found = self.served(*inputs)
+        return {self.served.answer: found} if self.served.named else found
+
+
+class OfTokens(Named):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return self.answered(input_ids, attention_mask)
+
+
+class OfImages(Named):
+    def forward(self, pixel_values: Tensor) -> Any:
+        return self.answered(pixel_values)
+
+
+class OfArrays(Named):
+    def forward(self, x: Tensor) -> Any:
+        return self.answered(x)
+
+
+REMARKS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")  # of the tracer: lines of the files here
+BY_INPUT = {"input_ids": OfTokens, "pixel_values": OfImages, "x": OfArrays}
+
+
+def exported(model: Model) -> ExportedProgram:
+    """The program. Raises ExportUnfit where the module's forward cannot be traced."""
+    spec = model.architecture
+    assert spec is not None
+    module, batch = holding(model), example(spec)
+    named = BY_INPUT[next(iter(batch.inputs))]
+    served = named(Served(module, spec, batch.inputs)).eval()
+    sizes = {name: free_axes(spec) for name in batch.inputs}
+    with torch.no_grad():
+        try:
+            program = torch.export.export(served, (), batch.inputs, dynamic_shapes=sizes, strict=False)
+        except (UserError, RuntimeError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ExportUnfit(f"This model cannot be written as an exported program: {first}") from error
+    program.example_inputs = None  # they would be pickled
+    for graph in program.graph_module.modules():
+        for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
+            for remark in REMARKS:
+                node.meta.pop(remark, None)
+    return program
+
+
+def holding(model: Model) -> nn.Module:
+    """The module of a model, with each weight as small as it is stored."""
+    module, holders = build(model), {}
+    choose_attention: Any = getattr(module, "set_attn_implementation", None)
+    if choose_attention is not None:
+        choose_attention("eager")  # plain operators, where the fused call leaves guards around them
+    for name, (leaf, turned) in leaves_of(model).items():
+        path, _, last = name.rpartition(".")
+        key = (id(leaf), turned)  # tied weights are held once
+        if key not in holders:
+            holders[key] = stored(leaf, turned)
+        if (held := holders[key]) is not None:
+            hold(module.get_submodule(path), last, held)
+    return module
