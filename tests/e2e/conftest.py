@@ -95,7 +95,7 @@ def with_onnx(api, samples) -> str:
     """A run of the sample that was also written as ONNX."""
     asked = api.run(
         samples["digits_cnn.safetensors"],
-        PRUNE_HALF,
+        {"version": 1, "steps": [{"technique": "weight_quantization", "settings": {"bits": 8}}]},
         samples["digits.npz"],
         "To deploy",
         exports=["safetensors", "onnx"],
