@@ -50,12 +50,18 @@ function written(found, other) {
   return shown;
 }
 
-function classes(found) {
+const best = (found) => found.classes.reduce((a, b) => (b.probability > a.probability ? b : a)).name;
+
+// Both sides list the same classes in the same order: the likeliest of the original's.
+function classes(found, original) {
   const table = element("table", "", "try-classes");
-  const top = [...found.classes].sort((a, b) => b.probability - a.probability).slice(0, 10);
-  for (const [place, { name, probability }] of top.entries()) {
+  const order = original.classes.map((each, place) => [each.probability, place]).sort(([a], [b]) => b - a);
+  const rows = order.slice(0, 10).map(([, place]) => found.classes[place]);
+  const likeliest = found.classes.find(({ name }) => name === best(found));
+  if (!rows.includes(likeliest)) rows.push(likeliest);
+  for (const { name, probability } of rows) {
     const row = table.insertRow();
-    row.className = place ? "" : "best";
+    row.className = name === best(found) ? "best" : "";
     row.append(Object.assign(element("th", name), { scope: "row" }));
     const meter = Object.assign(document.createElement("meter"), { value: probability, max: 1 });
     meter.setAttribute("aria-label", `Probability of ${name}`);
@@ -70,7 +76,7 @@ function draw(side, found, other) {
   place.querySelector("[data-took]").textContent = `${found.took_ms.toFixed(found.took_ms < 10 ? 2 : 0)} ms`;
   let shown;
   if (found.tokens) shown = written(found, other);
-  else if (found.classes) shown = classes(found);
+  else if (found.classes) shown = classes(found, side === "original" ? found : other);
   else if (found.similarity !== null) shown = element("p", `Similarity ${found.similarity.toFixed(4)}`);
   else shown = element("p", found.values.slice(0, 50).map((value) => value.toPrecision(5)).join(", "), "try-text mono");
   place.querySelector("[data-answer]").replaceChildren(shown);
@@ -88,9 +94,8 @@ function difference(one, two) {
     : one.values.map((value, place) => [value, two.values[place]]);
   const largest = Math.max(...pairs.map(([a, b]) => Math.abs(a - b)));
   if (!one.classes) return `The largest difference is ${largest.toPrecision(3)}.`;
-  const best = (found) => found.classes.reduce((a, b) => (b.probability > a.probability ? b : a)).name;
   const agree = best(one) === best(two) ? `Both say ${best(one)}` : `The original says ${best(one)}, the compressed one ${best(two)}`;
-  return `${agree}; no probability differs by more than ${(largest * 100).toFixed(2)} points.`;
+  return `${agree}; the largest difference between two probabilities is ${(largest * 100).toFixed(2)} points.`;
 }
 
 form?.addEventListener("submit", async (event) => {

@@ -69,18 +69,18 @@ def _requests(row: Deployment, base: str, key: str, sample: Any) -> str:
     shape = shape_of(row)
     made = repr(sample) if isinstance(sample, dict) or not shape else f"np.zeros({shape}, np.float32).tolist()"
     numpy = "import numpy as np\n" if made.startswith("np.") else ""
-    return textwrap.dedent(
+    return numpy + textwrap.dedent(
         f"""\
-        {numpy}import requests
+        import requests
 
         answer = requests.post(
             "{base}/v1/models/{row.name}:predict",
-            headers={{"Authorization": f"Bearer {{{key}}}"}},
+            headers={{"Authorization": "Bearer " + {key}}},
             json={{"instances": [{made}]}},
         )
         answer.raise_for_status()
         print(answer.json()["predictions"][0])"""
-    ).replace(f'f"Bearer {{{key}}}"', f'"Bearer " + {key}')
+    )
 
 
 def _openai(row: Deployment, base: str, key: str) -> str:

@@ -90,6 +90,21 @@ def runs(api, samples) -> list[str]:
     return made
 
 
+@pytest.fixture(scope="session")
+def with_onnx(api, samples) -> str:
+    """A run of the sample that was also written as ONNX."""
+    asked = api.run(
+        samples["digits_cnn.safetensors"],
+        {"version": 1, "steps": [{"technique": "weight_quantization", "settings": {"bits": 8}}]},
+        samples["digits.npz"],
+        "To deploy",
+        exports=["safetensors", "onnx"],
+    )
+    run = api.finished(asked["id"], 300)
+    assert run["state"] == "succeeded", run["error"]
+    return run["id"]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Browser:
     if not Path(CHROMIUM).exists():

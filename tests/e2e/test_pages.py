@@ -27,6 +27,9 @@ PAGES = {
     "receipt": "/runs/{run}/receipt",
     "compare": "/compare?run={run}&run={other}",
     "shared": "{shared}",
+    "deployments": "/deployments",
+    "deployment": "/deployments/{deployment}",
+    "run-deployable": "/runs/{deployable}",
     "techniques": "/techniques",
     "not-found": "/nowhere",
 }
@@ -41,8 +44,12 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def places(api, samples, runs) -> dict[str, str]:
+def places(api, samples, runs, with_onnx) -> dict[str, str]:
+    deployed = api.post("/deployments", {"run_id": with_onnx, "name": "shown"})["name"]
+    api.wait(f"/deployments/{deployed}", lambda row: row["state"] == "ready", 90)
     return {
+        "deployment": deployed,
+        "deployable": with_onnx,
         "checkpoint": samples["digits_cnn.safetensors"],
         "dataset": samples["digits.npz"],
         "run": runs[0],

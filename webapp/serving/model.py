@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.signature import open_session, signature_of
 from webapp.serving.errors import Refused, Unloadable
-from webapp.serving.tensors import Array, checked
+from webapp.serving.tensors import WHOLE, Array, checked
 from webapp.serving.tokens import Tokens
 
 ABOUT = "about.json"  # {"name", "model": the file, "architecture", "classes", "preprocessing", "threads"}
+FREE = {"batch": 1, "sequence": 8}  # of a sample to warm up with; other axes are sides of an image
 
 
 class ServedModel:
@@ -39,6 +41,7 @@ class ServedModel:
         self.requests = 0
         self.started_at = int(time.time())
         self._counting = threading.Lock()
+        self._warm_up()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The answers by name, of checked inputs. Raises Refused with onnxruntime's own words."""
@@ -70,6 +73,15 @@ class ServedModel:
         pooled = hidden[:, 0] if self._first_alone else (hidden * mask).sum(1) / np.maximum(mask.sum(1), 1)
         lengths = np.linalg.norm(pooled, axis=-1, keepdims=True)
         return pooled / np.maximum(lengths, 1e-12), int(mask.sum())
+
+    def _warm_up(self) -> None:
+        """Computes one sample of zeros: the first run takes longer than all others."""
+        feeds = {}
+        for each in self.signature.inputs:
+            shape = [size if isinstance(size, int) else FREE.get(size, 64) for size in each.shape]
+            feeds[each.name] = np.full(shape, WHOLE.get(each.name, 0), each.dtype)
+        with suppress(Refused):  # another size may suit it; a request will tell
+            self.run(feeds)
 
     def count(self) -> None:
         with self._counting:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
@@ -78,32 +79,29 @@ def answer_of(address: str, path: str, body: bytes) -> Response:
     """Raises Unavailable where the process is not there, hangs, or has too much to do."""
     if not waiting.acquire(blocking=False):
         raise Unavailable(f"{AT_ONCE} requests are being answered; try again in a moment.")
-    connection = Connection(address, services().settings.request_timeout_seconds)
+    held = ExitStack()  # closed once: when the answer is through, or when the client went away before
+    held.callback(waiting.release)
+    connection = held.enter_context(closing(Connection(address, services().settings.request_timeout_seconds)))
     try:
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         connection.request(request.method, path, body if request.method == "POST" else None, headers)
         answer = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        connection.close()
-        waiting.release()
+        held.close()
         raise Unavailable("The model's process does not answer; it is started again if it ended.") from error
-    response = Response(pieces_of(answer), status=answer.status)
+    response = Response(pieces_of(answer, held), status=answer.status)
+    response.call_on_close(held.close)
     response.headers.clear()
     for name in PASSED_BACK:
         if value := answer.headers.get(name):
             response.headers[name] = value
-
-    @response.call_on_close
-    def done() -> None:
-        connection.close()  # a client that went away ends the stream in the process too
-        waiting.release()
-
     return response
 
 
-def pieces_of(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    while piece := answer.read1(PIECE_BYTES):
-        yield piece
+def pieces_of(answer: http.client.HTTPResponse, held: ExitStack) -> Iterator[bytes]:
+    with held:
+        while piece := answer.read1(PIECE_BYTES):
+            yield piece
 
 
 @blueprint.errorhandler(PareError)

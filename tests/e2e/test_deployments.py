@@ -1,0 +1,136 @@
+"""A compressed model from the page to its clients: deployed by a click, asked, stopped, killed; Pare killed too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.error
+import urllib.request
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.api_client import Api
+from tests.pare_process import serving
+from webapp import samples as shipped
+
+BLANK = [[[0.0] * 8] * 8]
+
+
+def predicted(url: str, token: str, row=BLANK):
+    name = url.rsplit("/", 1)[1]
+    request = urllib.request.Request(
+        f"{url}/v1/models/{name}:predict",
+        json.dumps({"instances": [row]}).encode(),
+        {"Authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())["predictions"]
+
+
+def test_deployed_by_a_click_asked_and_stopped(page: Page, with_onnx, api):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"/runs/{with_onnx}")
+    page.get_by_role("button", name="Deploy model.onnx").click()
+    page.wait_for_url(re.compile(r"/deployments/to-deploy"))
+    expect(page.locator("[data-badge] [data-state=ready]")).to_be_visible(timeout=60_000)
+    token, url = (page.get_by_role("textbox", name=name).input_value() for name in ("Token", "Address"))
+    page.get_by_role("button", name="Copy Python, requests").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert token in copied
+    said: list[object] = []
+    exec(copied, {"print": said.append})  # noqa: S102 - the page's own snippet, run as a reader would
+    assert said == predicted(url, token)
+    assert len(said[0]) == 10
+    expect(page.locator("[data-requests]").first).to_have_text("2")
+
+    page.goto("/deployments")
+    page.get_by_role("button", name="Stop to-deploy").click()
+    expect(page.locator("[data-deployment=to-deploy] [data-state=stopped]")).to_be_visible()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        predicted(url, token)
+    with refused.value as answer:
+        assert answer.code == 503
+        assert "is stopped" in json.loads(answer.read())["error"]
+    page.get_by_role("button", name="Start to-deploy").click()
+    expect(page.locator("[data-deployment=to-deploy] [data-state=ready]").first).to_be_visible(timeout=60_000)
+    assert predicted(url, token) == said
+    api.send("DELETE", "/deployments/to-deploy")
+
+
+def test_a_digit_is_drawn_and_both_models_answer(page: Page, with_onnx):
+    page.goto(f"/runs/{with_onnx}")
+    canvas = page.locator("#try-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 112, box["y"] + 25)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 112, box["y"] + 200, steps=8)
+    page.mouse.up()
+    page.locator("#try-scale").fill("16")
+    page.get_by_role("button", name="Try", exact=True).click()
+    expect(page.locator("[data-difference]")).to_contain_text("say", timeout=60_000)
+    for side in ("original", "result"):
+        expect(page.locator(f"[data-side={side}] tr")).to_have_count(10)
+        expect(page.locator(f"[data-side={side}] [data-took]")).to_contain_text("ms")
+        expect(page.locator(f"[data-side={side}] tr.best th")).to_have_text("1")
+
+
+def until(what, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.1)
+    return found
+
+
+def models_of(instance) -> list[psutil.Process]:
+    """The serving processes of an installation that live."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if "webapp.serving" in line and any(str(instance) in part for part in line):
+                found += [process] if process.status() != psutil.STATUS_ZOMBIE else []
+        except psutil.Error:
+            continue
+    return found
+
+
+def ready(api: Api, name: str):
+    return api.wait(f"/deployments/{name}", lambda row: row["state"] == "ready", 90)
+
+
+def test_a_model_is_healed_and_outlives_pare_itself(tmp_path):
+    instance = tmp_path / "instance"
+    with serving(instance) as pare:
+        api = Api(pare.url)
+        checkpoint = next(r for r in api.get("/checkpoints")["items"] if r["name"] == shipped.CHECKPOINT.name)
+        api.wait(f"/checkpoints/{checkpoint['id']}", lambda row: row["state"] == "ready", 120)
+        recipe = {"version": 1, "steps": [{"technique": "cast", "settings": {"dtype": "float16"}}]}
+        run = api.finished(api.run(checkpoint["id"], recipe, exports=["safetensors", "onnx"], name="Kept")["id"], 300)
+        assert run["state"] == "succeeded", run["error"]
+        made = api.post("/deployments", {"run_id": run["id"]})
+        ready(api, "kept")
+        expected = predicted(made["url"], made["token"])
+
+        (process,) = models_of(instance)
+        process.kill()
+        until(lambda: [p for p in models_of(instance) if p.pid != process.pid])
+        healed = api.wait("/deployments/kept", lambda row: row["state"] == "ready" and row["deaths"] == 1, 60)
+        assert healed["reason"] is None
+        assert predicted(made["url"], made["token"]) == expected
+
+        os.kill(pare.pid, signal.SIGKILL)
+        until(lambda: not models_of(instance), 30)
+
+    with serving(instance) as pare:  # the same installation on another port
+        ready(Api(pare.url), "kept")
+        until(lambda: models_of(instance))
+        url = f"{pare.url}/serve/kept"
+        assert predicted(url, made["token"]) == expected
+    assert models_of(instance) == []
