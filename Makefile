@@ -24,6 +24,7 @@ $(VENV)/.ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-deps tensorflow-serving-api  # it would bring a second TensorFlow
 	@touch $@
 
 lint: setup  ## ruff, mypy and the arrows between the rooms

@@ -136,6 +136,6 @@ def test_cloning_an_unknown_run_is_not_found(client):
 
 def test_a_format_is_chosen_in_the_form_and_the_run_writes_it(client, checkpoint, session):
     page = Page(client.get(f"/runs/new?checkpoint={checkpoint.id}").text)
-    assert [box["value"] for box in page.of("input", name="exports")] == ["onnx"]
+    assert "onnx" in [box["value"] for box in page.of("input", name="exports")]
     client.post("/runs/new", data=form(checkpoint, exports="onnx"))
     assert session.query(Run).one().exports == ["safetensors", "onnx"]

@@ -83,7 +83,7 @@ def _chunks(half: Half, spec: ArchitectureSpec, tokenizer: Any, limit: int | Non
     tokens = torch.tensor(ids[: count * length]).view(count, length)
     for start in range(0, count, size):
         part = tokens[start : start + size]
-        yield Batch({"input_ids": part}, None, len(part))
+        yield Batch({"input_ids": part, "attention_mask": torch.ones_like(part)}, None, len(part))
 
 
 def _padded(

@@ -1,0 +1,85 @@
+"""TensorFlow SavedModel: what TensorFlow Serving loads. TensorFlow itself runs in processes of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExportUnfit
+from ..facts import ArchitectureSpec, CheckpointFacts
+from ..model import Model
+from ..zipped_folder import unzip_folder, zip_folder
+from .base import Export, Loaded
+
+FOLDER = "model/1"  # TensorFlow Serving's model_base_path is the first part, and the second its version
+ONNX = "model.onnx"
+
+
+def _installed(*names: str) -> tuple[str, ...]:
+    """Those of the names under which a package may be installed that one is."""
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            version(name)
+            found.append(name)
+    return tuple(found)
+
+
+class SavedModel(Export):
+    name = "savedmodel"
+    title = "TensorFlow SavedModel"
+    summary = (
+        "Loads in TensorFlow Serving, from the folder in the zip file; factors stay two products, integers are stored "
+        "and decoded to floats once when it loads, zeros take their room."
+    )
+    file = "model.savedmodel.zip"
+    packages = ("onnxscript", *_installed("tensorflow", "tensorflow-cpu"))
+
+    def unfit(self, facts: CheckpointFacts) -> str | None:
+        if facts.architecture is None:
+            return f"A SavedModel is a model that runs. {facts.weights_only_because}"
+        if not facts.architecture.inputs:
+            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
+        if find_spec("tensorflow") is None:
+            return "TensorFlow is not installed where Pare runs: pip install 'pare[tensorflow]' adds it."
+        return None
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        import onnx_ir
+
+        from ..onnx_graph.assembly import assembled
+        from ..onnx_graph.trace import Untraceable
+        from ..tensorflow_graph.processes import converted
+
+        try:
+            made = assembled(model)
+        except Untraceable as error:
+            raise ExportUnfit(f"This model cannot be written as a SavedModel: {error}") from error
+        with tempfile.TemporaryDirectory() as given:
+            scratch = Path(given)
+            onnx_ir.save(made.model, scratch / ONNX, external_data=f"{ONNX}.data")
+            told = converted(scratch / ONNX, scratch / "zipped" / FOLDER)
+            size = zip_folder(scratch / "zipped", folder / self.file)
+        return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes, **told}
+
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        from ..tensorflow_graph.runtime import ServedModule
+
+        assert spec is not None
+        unpacked = tempfile.TemporaryDirectory()
+        unzip_folder(folder / self.file, Path(unpacked.name))
+        module = ServedModule(Path(unpacked.name) / FOLDER, spec, unpacked)
+        return Loaded(module, "TensorFlow, a process without torch and Pare's engine", module.runtime)
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        told = ["All products multiply floats"]
+        if written["decoded"]:
+            told.append(f"{written['decoded']} weights are stored smaller and decoded once, when the model is loaded")
+        if written["kernels"].get("integers"):
+            told.append("activations are rounded as integers would be, which takes time here and saves none")
+        return f"{'; '.join(told)}."
