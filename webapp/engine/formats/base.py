@@ -21,6 +21,8 @@ class Opened:
     files: dict[str, Path] = field(default_factory=dict)  # path in the normalised folder -> where it lies now
     metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors upload
     notes: list[str] = field(default_factory=list)
+    weights_only_because: str | None = None  # a sentence, where the format has an architecture that cannot be run
+    infinite: frozenset[str] = frozenset()  # tensors that may hold infinities: masks, for one
 
 
 class Format(ABC):
