@@ -38,7 +38,8 @@ FOREIGN = (  # (offset, bytes) -> what it is
 )
 TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
 ACCEPTED = (
-    ".safetensors, a .pt/.pth/.bin state dict, an exported program (.pt2), a zip of a Hugging Face folder, or GGUF"
+    ".safetensors, a .pt/.pth/.bin state dict, an exported program (.pt2), "
+    "a zip of a Hugging Face folder, ONNX, or GGUF"
 )
 
 
@@ -198,7 +199,7 @@ def _facts(
     _, tensors, _ = read_header(out / WEIGHTS)
     tied = dict(opened.tied)
     if spec is None:
-        layers = layers_from_tensors(tensors.values(), tied)
+        layers = opened.layers if opened.layers is not None else layers_from_tensors(tensors.values(), tied)
     else:
         module = architecture(spec).skeleton(spec)
         for alias, source in architecture(spec).ties(module).items():

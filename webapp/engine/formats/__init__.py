@@ -4,9 +4,10 @@ from .base import Format, Opened
 from .exported_program import ExportedProgram
 from .gguf_file import Gguf
 from .huggingface import HuggingFace
+from .onnx_file import Onnx
 from .safetensors_upload import Safetensors
 from .state_dict import StateDict
 
-FORMATS: tuple[type[Format], ...] = (Gguf, Safetensors, ExportedProgram, StateDict, HuggingFace)
+FORMATS: tuple[type[Format], ...] = (Gguf, Safetensors, ExportedProgram, StateDict, Onnx, HuggingFace)
 
 __all__ = ["FORMATS", "Format", "Opened"]
