@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from tests.engine.programs.exported import CASES, export
 from webapp.engine.batches import outputs, synthetic
@@ -103,18 +104,28 @@ def test_what_the_facts_hold_is_plain_json(bench, tmp_path):
     assert json.loads(json.dumps(facts.model_dump(mode="json"), allow_nan=False))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "bert"])
+@pytest.mark.parametrize("model_type", ["llama", "bert", "gpt2"])
 def test_models_of_transformers(bench, tiny, tmp_path, model_type):
-    name = {"llama": "LlamaForCausalLM", "bert": "BertForSequenceClassification"}[model_type]
+    name = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}.get(model_type, "BertForSequenceClassification")
     module, ids = tiny(name, model_type), torch.randint(0, 40, (3, 7))
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=20)}
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     sizes = dict.fromkeys(given, free)
-    if model_type == "llama":
+    if model_type != "bert":
         given, sizes = {**given, "use_cache": False}, {**sizes, "use_cache": None}
     facts = bench.checkpoint(export(module, (), tmp_path / "m.pt2", sizes, **given))
     ours = build(Model.of_checkpoint(bench.out, facts))
     batch = synthetic(facts.architecture, 1)
     torch.testing.assert_close(outputs(ours, facts.architecture, batch), module(**batch.inputs)["logits"])
-    names = {layer.name for layer in facts.layers}
-    assert names == {n for n, part in module.named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Embedding)}
+    names = {name for layer in facts.layers for name in (layer.name, *layer.aliases)}
+    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    assert names == {n for n, part in module.named_modules() if isinstance(part, kinds)}
+
+
+def test_an_example_of_one_sample_does_not_fix_the_batch(bench, tiny, tmp_path):
+    module, ids = tiny("BertForSequenceClassification", "bert"), torch.randint(0, 40, (1, 7))
+    facts = bench.checkpoint(export(module, (ids,), tmp_path / "m.pt2", ()))
+    ours = build(Model.of_checkpoint(bench.out, facts))
+    batch = synthetic(facts.architecture, 1)
+    expected = module(batch.inputs["input_ids"])["logits"]
+    torch.testing.assert_close(outputs(ours, facts.architecture, batch), expected)

@@ -89,6 +89,9 @@ class _Freeing:
         known = prod(size for size in sizes if size != -1)
         whole = [prod(shape) // known if size == -1 else size for size in sizes]
         outer, inner = prod(shape[axis:]), prod(shape[axis + 1 :])
+        same = [i for i, size in enumerate(sizes) if size == shape[axis] and prod(whole[i + 1 :]) == inner]
+        if same:
+            return axis if axis in same else same[0]
         first = max((i for i in range(len(whole)) if prod(whole[i:]) >= outer), default=0)
         span = [i for i in range(first, len(whole)) if i == first or prod(whole[i + 1 :]) >= inner]
         if any(sizes[i] == -1 for i in span):

@@ -20,6 +20,7 @@ TEXT = ("input_ids", "attention_mask", "token_type_ids")  # what a tokenizer giv
 TOKENS = 512  # where the program allows any number
 MOST_TOKENS = 1_000_000
 EXPORT_AGAIN = "export it with dynamic_shapes, its first axis free"
+SAME = ("aten.view.default", "aten.reshape.default", "aten.to.dtype", "aten.contiguous.default", "aten.clone.default")
 FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError, AssertionError)
 
 
@@ -78,10 +79,13 @@ def _shape(given: Given) -> tuple[int | None, ...]:
 
 def _vocabulary(program: Mapping[str, Any], ids: str) -> int:
     """The rows of the embedding in which the input is looked up."""
-    for name, _, args, *_ in program["steps"]:
-        if name == LAYER and args[1] == ids and program["layers"][args[0]]["kind"] == "embedding":
+    same = {ids}  # the input, in whatever shape
+    for name, result, args, *_ in program["steps"]:
+        if name in SAME and args[0] in same:
+            same.add(result)
+        if name == LAYER and args[1] in same and program["layers"][args[0]]["kind"] == "embedding":
             return int(program["layers"][args[0]]["rows"])
-        if name == "aten.embedding.default" and args[1] == ids and args[0][1:] in program["tensors"]:
+        if name == "aten.embedding.default" and args[1] in same and args[0][1:] in program["tensors"]:
             return int(program["tensors"][args[0][1:]][1][0])
     raise NotRun("takes whole numbers and does not look them up in an embedding")
 
