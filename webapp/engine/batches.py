@@ -65,11 +65,30 @@ def batches(
 
 
 def _of_arrays(half: Arrays, spec: ArchitectureSpec, limit: int | None, size: int) -> Iterator[Batch]:
-    name = "pixel_values" if spec.family == "transformers" else "x"
     x, y = half.x[:limit], half.y[:limit] if half.y is not None else None
     for start in range(0, len(x), size):
         part = x[start : start + size]
-        yield Batch({name: part.float()}, y[start : start + size] if y is not None else None, len(part))
+        yield Batch(_inputs_of(part, spec), y[start : start + size] if y is not None else None, len(part))
+
+
+def _inputs_of(part: Tensor, spec: ArchitectureSpec) -> dict[str, Tensor]:
+    """Arrays as the module takes them. Raises DatasetUnfit for tokens that it does not know."""
+    if "vocab" not in spec.inputs:
+        return {"pixel_values" if spec.family == "transformers" else "x": part.float()}
+    ids, vocab = part.long(), int(spec.inputs["vocab"])
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocab:
+        raise DatasetUnfit(f"The samples are not tokens from 0 to {vocab - 1}, which {spec.title} takes.")
+    return _named({"input_ids": ids}, spec)
+
+
+def _named(inputs: dict[str, Tensor], spec: ArchitectureSpec) -> dict[str, Tensor]:
+    """Those that a program takes, in its order; all of them for others."""
+    if "names" not in spec.inputs:
+        return inputs
+    missing = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}
+    return {
+        name: inputs[name] if name in inputs else missing[name](inputs["input_ids"]) for name in spec.inputs["names"]
+    }
 
 
 def _chunks(half: Half, spec: ArchitectureSpec, tokenizer: Any, limit: int | None, size: int) -> Iterator[Batch]:
@@ -83,7 +102,8 @@ def _chunks(half: Half, spec: ArchitectureSpec, tokenizer: Any, limit: int | Non
     tokens = torch.tensor(ids[: count * length]).view(count, length)
     for start in range(0, count, size):
         part = tokens[start : start + size]
-        yield Batch({"input_ids": part, "attention_mask": torch.ones_like(part)}, None, len(part))
+        inputs = {"input_ids": part, "attention_mask": torch.ones_like(part)}
+        yield Batch(_named(inputs, spec), None, len(part))
 
 
 def _padded(
@@ -96,6 +116,7 @@ def _padded(
         part = texts[start : start + size]
         encoded = tokenizer(part, truncation=True, max_length=longest, return_tensors="pt", **pad)
         inputs = {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoded}
+        inputs = _named(inputs, spec)
         yield Batch(inputs, labels[start : start + size] if labels is not None else None, len(part))
 
 
@@ -103,9 +124,9 @@ def synthetic(spec: ArchitectureSpec, seed: int) -> Batch:
     """Seeded inputs of the architecture's own shape: normal values, or tokens drawn evenly from the vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     if "vocab" in spec.inputs:
-        length = min(64, int(spec.inputs["tokens"]))
+        length = int(spec.inputs.get("length") or min(64, int(spec.inputs["tokens"])))
         ids = torch.randint(0, int(spec.inputs["vocab"]), (2, length), generator=generator)
-        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, None, 2)
+        return Batch(_named({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, spec), None, 2)
     shape = [SIDE if size is None else int(size) for size in spec.inputs["shape"]]
     name = "pixel_values" if spec.family == "transformers" else "x"
     return Batch({name: torch.randn(SYNTHETIC, *shape, generator=generator)}, None, SYNTHETIC)
@@ -114,7 +135,7 @@ def synthetic(spec: ArchitectureSpec, seed: int) -> Batch:
 def outputs(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
     """Float32 logits (B, C), (B, T, C) or (B, T, V); of an encoder without a head its mean token vectors (B, H)."""
     if spec.family != "transformers":
-        answer: Tensor = module(batch.inputs["x"])
+        answer: Tensor = module(*(batch.inputs[name] for name in spec.inputs.get("names", ("x",))))
         return answer.float()
     extra = {"use_cache": False} if spec.task == "causal-lm" else {}
     found = module(**batch.inputs, **extra)

@@ -44,7 +44,10 @@ FOREIGN = (  # (offset, bytes) -> what it is
 )
 STACKED_WORTH_SAYING = 0.05  # of all parameters
 TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
-ACCEPTED = ".safetensors, a .pt/.pth/.bin state dict, a zip of a Hugging Face folder, or GGUF"
+ACCEPTED = (
+    ".safetensors, a .pt/.pth/.bin state dict, an exported program (.pt2), "
+    "a zip of a Hugging Face folder, ONNX, or GGUF"
+)
 
 
 def inspect_checkpoint(
@@ -73,7 +76,7 @@ def inspect_checkpoint(
         if "pare_architecture" in opened.metadata:
             metadata["pare_architecture"] = opened.metadata["pare_architecture"]
         zeros: dict[str, int] = {}
-        written = _write_weights(out / WEIGHTS, opened.tensors, metadata, zeros, Part(report, 0.3, 0.95))
+        written = _write_weights(out / WEIGHTS, opened, metadata, zeros, Part(report, 0.3, 0.95))
         _write_files(out, opened)
     if spec is not None and spec.family == Transformers.family and "tokens" in spec.inputs:
         spec = _with_tokenizer(spec, out, opened)
@@ -108,6 +111,8 @@ def _check_dtypes(tensors: Mapping[str, LazyTensor], filename: str) -> None:
 
 def _recognised(opened: Opened) -> tuple[ArchitectureSpec | None, str | None]:
     """The spec, or why there is none."""
+    if opened.weights_only_because is not None:
+        return None, opened.weights_only_because
     tensors = {name: tensor.facts(name) for name, tensor in opened.tensors.items()}
     tensors |= {alias: tensors[source].model_copy(update={"name": alias}) for alias, source in opened.tied.items()}
     config = opened.config
@@ -133,9 +138,10 @@ def _recognised(opened: Opened) -> tuple[ArchitectureSpec | None, str | None]:
 
 
 def _write_weights(
-    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], zeros: dict[str, int], report: Report
+    path: Path, opened: Opened, metadata: Mapping[str, str], zeros: dict[str, int], report: Report
 ) -> int:
     """Writes the tensors and counts their zeros on the way. Returns the file's bytes."""
+    tensors = opened.tensors
     total = sum(tensor.bytes for tensor in tensors.values()) or 1
     done = 0
 
@@ -143,7 +149,7 @@ def _write_weights(
         def load() -> torch.Tensor:
             nonlocal done
             value = tensor.load()
-            _refuse_not_finite(name, value)
+            _refuse_not_finite(name, value, infinite=name in opened.infinite)
             if value.dtype.is_floating_point and value.dtype.itemsize > 1:
                 zeros[name] = value.numel() - int(torch.count_nonzero(value))
             report.progress(done / total, f"Checking {name}")
@@ -155,11 +161,11 @@ def _write_weights(
     return write_safetensors(path, {name: checked(name, tensor) for name, tensor in tensors.items()}, metadata)
 
 
-def _refuse_not_finite(name: str, value: torch.Tensor) -> None:
+def _refuse_not_finite(name: str, value: torch.Tensor, infinite: bool) -> None:
     if not value.dtype.is_floating_point:
         return
     wide = value.float() if value.dtype.itemsize == 1 else value  # there is no isfinite for 8-bit floats
-    if bool(torch.isfinite(wide).all()):
+    if bool(torch.isfinite(wide).all()) or (infinite and not bool(torch.isnan(wide).any())):
         return
     nans, infinities = int(torch.isnan(wide).sum()), int(torch.isinf(wide).sum())
     counts = [f"{count} {word}" for count, word in ((nans, "NaN"), (infinities, "infinite")) if count]
@@ -204,7 +210,7 @@ def _facts(
     _, tensors, _ = read_header(out / WEIGHTS)
     tied = dict(opened.tied)
     if spec is None:
-        layers = layers_from_tensors(tensors.values(), tied)
+        layers = opened.layers if opened.layers is not None else layers_from_tensors(tensors.values(), tied)
     else:
         module = architecture(spec).skeleton(spec)
         for alias, source in architecture(spec).ties(module).items():

@@ -82,7 +82,7 @@ class ArchitectureSpec(Facts):
 
 
 class CheckpointFacts(Facts):
-    format: str  # what was uploaded: "safetensors", "state_dict", "huggingface", "gguf"
+    format: str  # what was uploaded: "safetensors", "state_dict", "huggingface", "gguf", "exported_program", "onnx"
     tensors: tuple[TensorFacts, ...]  # tied tensors once
     layers: tuple[LayerFacts, ...]
     tied: dict[str, str] = Field(default_factory=dict)  # alias tensor name -> name of the tensor that is stored

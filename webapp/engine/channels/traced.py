@@ -6,17 +6,20 @@ takes shapes only, and no weight is read.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from ..batches import synthetic
 from ..facts import ArchitectureSpec
-from .groups import Group, Member
+from ..widths import fit_widths
+from .groups import Group, Member, cut_shapes
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -35,8 +38,25 @@ def traced_groups(module: nn.Module, spec: ArchitectureSpec) -> Iterator[Group]:
             for traced in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
             for group in _groups(traced)
         ]
+    if spec.family == "program":  # whose steps may hold a width as a number
+        found = [group for group in found if _runs_cut(module, group, spec)]
     order = {name: index for index, name in enumerate(module.state_dict())}
     yield from sorted(found, key=lambda group: min(order[member.tensor] for member in group.members))
+
+
+def _runs_cut(module: nn.Module, group: Group, spec: ArchitectureSpec) -> bool:
+    """Whether the module still gives an answer of the same shape with half of the group's channels."""
+    state = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if any(m.offset + group.width * m.repeat > state[m.tensor][m.dim] for m in group.members):
+        return False
+    given = [tensor.to("meta") for tensor in synthetic(spec, 0).inputs.values()]
+    smaller = copy.deepcopy(module)
+    fit_widths(smaller, cut_shapes(state, [(group, max(1, group.width // 2))]))
+    with torch.no_grad():
+        try:
+            return bool(smaller(*given).shape == module(*given).shape)
+        except (RuntimeError, ValueError):
+            return False
 
 
 def _groups(traced: Any) -> Iterator[Group]:
@@ -47,6 +67,8 @@ def _groups(traced: Any) -> Iterator[Group]:
     runs: list[tuple[Member, int, int]] = []  # a member for channel `first` on, and how many it has
     for item in traced.items:
         part, name = item.dep.target.module, item.dep.target.name.partition(" (")[0]
+        if isinstance(part, nn.Parameter):  # used by no layer: how is not known
+            return
         if not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding, *NORMS)):
             if any(True for _ in part.parameters()):
                 return

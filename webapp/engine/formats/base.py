@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..facts import LayerFacts
 from ..progress import Report
 from ..safetensors_file import LazyTensor
 
@@ -21,6 +22,9 @@ class Opened:
     files: dict[str, Path] = field(default_factory=dict)  # path in the normalised folder -> where it lies now
     metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors upload
     notes: list[str] = field(default_factory=list)
+    weights_only_because: str | None = None  # a sentence, where the format has an architecture that cannot be run
+    layers: tuple[LayerFacts, ...] | None = None  # where the format tells them and there is no architecture
+    infinite: frozenset[str] = frozenset()  # tensors that may hold infinities: masks, for one
 
 
 class Format(ABC):

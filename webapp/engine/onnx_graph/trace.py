@@ -94,8 +94,10 @@ def example(spec: ArchitectureSpec) -> Batch:
     """Of small odd sizes wherever a size is free."""
     batch = synthetic(spec, 0)
     if "vocab" in spec.inputs:
-        inputs = {name: tensor.new_zeros((SAMPLES, TOKENS)) for name, tensor in batch.inputs.items()}
-        inputs["attention_mask"] += 1
+        tokens = int(spec.inputs.get("length") or TOKENS)
+        inputs = {name: tensor.new_zeros((SAMPLES, tokens)) for name, tensor in batch.inputs.items()}
+        if "attention_mask" in inputs:
+            inputs["attention_mask"] += 1
     else:
         shape = [PIXELS if size is None else int(size) for size in spec.inputs["shape"]]
         inputs = {name: tensor.new_zeros((SAMPLES, *shape)) for name, tensor in batch.inputs.items()}
@@ -105,6 +107,8 @@ def example(spec: ArchitectureSpec) -> Batch:
 def free_axes(spec: ArchitectureSpec) -> dict[int, Any]:
     """Which axes of the inputs are free, by the names that they get in the graph."""
     free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if "length" in spec.inputs:
+        return free
     if "vocab" in spec.inputs:
         return free | {1: torch.export.Dim("sequence", max=int(spec.inputs["tokens"]))}
     sides = ((axis, size) for axis, size in enumerate(spec.inputs["shape"], start=1) if size is None)

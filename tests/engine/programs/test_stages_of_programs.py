@@ -1,0 +1,75 @@
+"""Recipes on exported programs, stage by stage: proven in a file of Pare's own and in onnxruntime."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.programs.exported import CASES, export
+from tests.engine.test_stages import Bench as Run
+from webapp.engine import load
+from webapp.engine.thin_modules import Thin
+
+PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
+
+
+@pytest.fixture
+def run(bench, tmp_path):
+    """Runs a recipe on a case and on 160 samples that the module labels itself."""
+
+    def go(name, *steps, exports=("safetensors",)):
+        make, given, dynamic = CASES[name]
+        torch.manual_seed(0)
+        module = make().eval()
+        checkpoint = bench.checkpoint(export(module, given, tmp_path / "m.pt2", dynamic))
+        folder, dataset = bench.out, None
+        if checkpoint.architecture.task == "classification":
+            shape = (160, *given[0].shape[1:])
+            tokens = given[0].dtype == torch.int64
+            x = torch.randint(0, checkpoint.architecture.inputs["vocab"], shape) if tokens else torch.randn(shape)
+            np.savez(tmp_path / "d.npz", x=x.numpy(), y=module(x).argmax(-1).numpy())
+            facts = bench.dataset(tmp_path / "d.npz")
+            dataset = bench.out, facts
+        work = tmp_path / "run"
+        work.mkdir()
+        made = Run(work, (folder, checkpoint), dataset, exports)
+        return made, made.run(*steps)
+
+    return go
+
+
+@pytest.mark.parametrize("name", ["conv_embed_attend", "residual"])
+def test_pruned_and_quantized_it_is_proven_in_both_runtimes(run, name):
+    _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx"))
+    assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True, True]
+    assert concluded["result"]["size_bytes"] < 0.5 * concluded["baseline"]["size_bytes"]
+    assert concluded["receipt"]["runtimes"][1]["runtime"].startswith("onnxruntime")
+
+
+def test_factors_stay_apart(run):
+    made, concluded = run("conv_embed_attend", ("low_rank", {"ratio": 0.5}))
+    assert isinstance(load(made.artifact).attention.out_proj, Thin)
+    assert concluded["result"]["params_stored"] < concluded["baseline"]["params_stored"]
+
+
+def test_calibration_and_training_reach_its_layers(run):
+    _, concluded = run("residual", ("gptq", {"bits": 4}), ("distillation", {"epochs": 1}))
+    assert concluded["result"]["metrics"]["accuracy"]["value"] > 0.6  # of ten classes
+    assert not [row for row in concluded["receipt"]["requested"] if not row["ok"]]
+
+
+@pytest.mark.parametrize("name", ["residual", "functional", "gpt"])
+def test_channels_are_cut_where_the_steps_allow_it(run, name):
+    _, concluded = run(name, ("structured_pruning", {"ratio": 0.3}))
+    assert concluded["receipt"]["proof"][0]["agreed"]
+    assert concluded["result"]["params_total"] < concluded["baseline"]["params_total"]
+
+
+def test_samples_that_are_no_tokens_are_refused(bench, tmp_path, run):
+    from webapp.engine.batches import batches
+    from webapp.engine.datasets import Arrays
+    from webapp.engine.errors import DatasetUnfit
+
+    make, given, dynamic = CASES["conv_embed_attend"]
+    spec = bench.checkpoint(export(make(), given, tmp_path / "m.pt2", dynamic)).architecture
+    with pytest.raises(DatasetUnfit, match="tokens from 0 to 59"):
+        list(batches(Arrays(torch.full((4, 7), 60), None), spec, None))

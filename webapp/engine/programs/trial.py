@@ -1,0 +1,156 @@
+"""What a program is called with and what it does, found by running it on seeded inputs with its own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batches import synthetic
+from ..errors import CheckpointRefused
+from ..facts import ArchitectureSpec, Task
+from ..safetensors_file import LazyTensor
+from .batching import any_batch
+from .module import LAYER, ProgramModule
+from .serialized import Draft, Given, NotRun
+
+TEXT = ("input_ids", "attention_mask", "token_type_ids")  # what a tokenizer gives, by the names transformers has
+TOKENS = 512  # where the program allows any number
+MOST_TOKENS = 1_000_000
+EXPORT_AGAIN = "export it with dynamic_shapes, its first axis free"
+SAME = ("aten.view.default", "aten.reshape.default", "aten.to.dtype", "aten.contiguous.default", "aten.clone.default")
+FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError, AssertionError)
+
+
+def described(
+    draft: Draft, make: Callable[[list[str]], dict[str, Any]], tensors: Mapping[str, LazyTensor]
+) -> dict[str, Any]:
+    """{"program", "inputs", "task", "classes", "title"}. Raises NotRun where it cannot be called or does not run."""
+    names = _names(draft)
+    program = make(names)
+    inputs = _inputs(draft, program, names)
+    module = _filled(program, tensors)
+    spec = ArchitectureSpec(family="program", title="", task=None, config={}, inputs=inputs)
+    first = draft.inputs[0]
+    if first.shape[0] is not None:
+        program, module = _freed(program, module, spec, first.shape[0], tensors)
+    given = [synthetic(spec, 0).inputs[name] for name in names]
+    answer = _answer(module, given)
+    if not isinstance(answer, Tensor) or answer.dim() == 0 or len(answer) != len(given[0]):
+        raise NotRun("does not answer with one row for each sample")
+    task = _task(module, given, answer, inputs)
+    title = f"{draft.title} (exported program)" if draft.title else "Exported program"
+    classes = int(answer.shape[-1]) if task == "classification" else None
+    return {"program": program, "inputs": inputs, "task": task, "classes": classes, "title": title}
+
+
+def _names(draft: Draft) -> list[str]:
+    """What its inputs are called here."""
+    found = draft.inputs
+    if not found or any(len(given.shape) < 2 for given in found):
+        raise NotRun("takes no input whose first axis counts samples")
+    if len(found) == 1:
+        return ["x"] if "float" in found[0].dtype else ["input_ids"]
+    names = [given.name for given in found]
+    if not set(names) <= set(TEXT) or "input_ids" not in names:
+        raise NotRun(f"takes several inputs ({', '.join(names[:6])}); Pare gives one, or what a tokenizer makes")
+    return names
+
+
+def _inputs(draft: Draft, program: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    ids = names.index("input_ids") if "input_ids" in names else None
+    if ids is None:
+        return {"shape": list(_shape(draft.inputs[0])), "names": names}
+    given = draft.inputs[ids]
+    if len(given.shape) != 2:
+        raise NotRun(f"takes whole numbers of {len(given.shape)} axes; Pare gives rows of tokens")
+    vocab = _vocabulary(program, f"%{ids}")
+    length = given.shape[1]
+    most = length or min(given.most[1] or TOKENS, MOST_TOKENS)
+    told = {"tokens": most, "vocab": vocab, "shape": [length], "names": names}
+    return {**told, "length": length} if length else told
+
+
+def _shape(given: Given) -> tuple[int | None, ...]:
+    return given.shape[1:]
+
+
+def _vocabulary(program: Mapping[str, Any], ids: str) -> int:
+    """The rows of the embedding in which the input is looked up."""
+    same = {ids}  # the input, in whatever shape
+    for name, result, args, *_ in program["steps"]:
+        if name in SAME and args[0] in same:
+            same.add(result)
+        if name == LAYER and args[1] in same and program["layers"][args[0]]["kind"] == "embedding":
+            return int(program["layers"][args[0]]["rows"])
+        if name == "aten.embedding.default" and args[1] in same and args[0][1:] in program["tensors"]:
+            return int(program["tensors"][args[0][1:]][1][0])
+    raise NotRun("takes whole numbers and does not look them up in an embedding")
+
+
+def _filled(program: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> ProgramModule:
+    """The module with its weights in float32."""
+    with torch.device("meta"):
+        module = ProgramModule(program).eval()
+    read = {name: value.load() for name in module.state_dict() if (value := tensors.get(name)) is not None}
+    floats = {name: value.float() if value.is_floating_point() else value for name, value in read.items()}
+    floats |= {alias: floats[name] for alias, name in program["ties"].items()}
+    module.load_state_dict(floats, assign=True)
+    return module
+
+
+def _freed(
+    program: dict[str, Any], module: ProgramModule, spec: ArchitectureSpec, size: int, tensors: Mapping[str, LazyTensor]
+) -> tuple[dict[str, Any], ProgramModule]:
+    """The same program for batches of any size; NotRun where its answers then differ from those that it gives now."""
+    names = spec.inputs["names"]
+    given = [synthetic(spec, 0).inputs[name] for name in names]
+    exact = [tensor.repeat(-(-size // len(tensor)), *[1] * (tensor.dim() - 1))[:size] for tensor in given]
+    expected = _answer(module, exact)
+    try:
+        free = any_batch(program, module, exact, size)
+        freed = _filled(free, tensors)
+        for count in (size, 1, size + 2):
+            there = torch.arange(count) % size
+            found = _answer(freed, [tensor[there] for tensor in exact])
+            if not torch.allclose(found, expected[there], rtol=1e-3, atol=1e-4):
+                raise NotRun("answers otherwise")
+    except (NotRun, *FAILURES):
+        raise NotRun(f"was exported for batches of exactly {size} and cannot take others; {EXPORT_AGAIN}") from None
+    return free, freed
+
+
+@torch.inference_mode()
+def _answer(module: nn.Module, given: list[Tensor]) -> Any:
+    """Of a run that may change neither its inputs nor its weights."""
+    watched = {**dict(module.state_dict()), **{f"input {index}": tensor for index, tensor in enumerate(given)}}
+    before = {name: tensor.clone() for name, tensor in watched.items() if tensor.numel() < 2**24}
+    try:
+        answer = module(*given)
+    except CheckpointRefused:
+        raise
+    except FAILURES as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotRun(f"does not run here ({first[:200]})") from error
+    for name, value in before.items():
+        if not torch.equal(watched[name].nan_to_num(), value.nan_to_num()):
+            raise NotRun(f"changes {name} whenever it runs")
+    return answer
+
+
+def _task(module: nn.Module, given: list[Tensor], answer: Tensor, inputs: Mapping[str, Any]) -> Task | None:
+    if not answer.is_floating_point():
+        return None
+    if answer.dim() == 2 and answer.shape[1] > 1:
+        return "classification"
+    if "vocab" not in inputs or answer.dim() != 3 or answer.shape[-1] != inputs["vocab"]:
+        return None
+    tokens = given[inputs["names"].index("input_ids")]
+    if answer.shape[1] != tokens.shape[1] or tokens.shape[1] < 2:
+        return None
+    other = [tensor.clone() for tensor in given]
+    other[inputs["names"].index("input_ids")][:, -1] = (tokens[:, -1] + 1) % inputs["vocab"]
+    ahead = torch.allclose(_answer(module, other)[:, :-1], answer[:, :-1], rtol=1e-4, atol=1e-5)
+    return "causal-lm" if ahead else None  # a position that sees the next token does not foretell it
