@@ -230,7 +230,7 @@ def test_paragraphs_that_evaluate_are_left_out_of_training(bench):
         ("a.txt", b"caf\xe9", "is not UTF-8 text: byte 3 is 0xe9"),
         ("a.txt", b"a\0b", "holds zero bytes"),
         ("a.txt", b"short", "too short to divide"),
-        ("a.parquet", b"PAR1....", "a Parquet file"),
+        ("a.parquet", b"PAR1....", "a damaged Parquet file"),
         ("a.npy", b"\x93NUMPY....", "a single NumPy array"),
         ("a.pkl", b"\x80\x04....", "a Python pickle, which runs code"),
         ("a.doc", b"hello", "of no format that Pare knows"),

@@ -30,8 +30,8 @@ def digest(path: Path) -> str:
 class Bench:
     """Runs every stage of a recipe in this process, each with a folder of its own."""
 
-    def __init__(self, root: Path, checkpoint, dataset=None, exports=("safetensors",)) -> None:
-        self.exports = exports
+    def __init__(self, root: Path, checkpoint, dataset=None, exports=("safetensors",), options=None) -> None:
+        self.exports, self.options = exports, options or {}
         self.root, self.facts, self.folders = root, {}, {}
         folder, facts = checkpoint
         about = {"name": "a", "filename": "a.pt", "digest": "0" * 64, "size_bytes": 1}
@@ -48,7 +48,7 @@ class Bench:
         return StageJob.model_validate(
             {
                 "stage": plan.name,
-                "run": {"recipe": recipe.as_dict(), "exports": self.exports},
+                "run": {"recipe": recipe.as_dict(), "exports": self.exports, "options": self.options},
                 "checkpoint": self.checkpoint,
                 "dataset": self.dataset,
                 "inputs": {name: str(self.folders[name]) for name in plan.inputs},
@@ -66,7 +66,7 @@ class Bench:
             stage: {p.name: {"digest": digest(p), "size_bytes": p.stat().st_size} for p in folder.iterdir()}
             for stage, folder in self.folders.items()
         }
-        run = {"name": "A run", "recipe": recipe.as_dict(), "seed": 0}
+        run = {"name": "A run", "recipe": recipe.as_dict(), "seed": 0, "options": self.options}
         return conclude(run, self.checkpoint, self.dataset, None, self.facts, files)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from .datasets import Arrays, Half, LabelledText, Text
 from .errors import DatasetUnfit
 from .facts import PER_TOKEN, ArchitectureSpec
+from .images import Images
+from .questions import LONGEST, Question, Questions, tokens_of
 
 CHUNK_TOKENS = 512  # of text for a language model, or the longest that it can take
 SENTENCE_TOKENS = 128  # embeddings and text classification truncate here
@@ -22,6 +24,19 @@ SYNTHETIC = 8  # samples of a probe
 SIDE = 32  # height and width of a synthetic image where any would do
 
 
+PICTURES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Of a question whose choices are a batch's rows: `ends` (B,) tokens, the last `lengths` (B,) the choice's own."""
+
+    ends: list[int]
+    lengths: list[int]
+    characters: list[int]
+    answer: int
+
+
 @dataclass(frozen=True)
 class Batch:
     """`inputs` by the name that the module's forward gives them ("x" for our own modules); targets (B,) or None."""
@@ -29,6 +44,7 @@ class Batch:
     inputs: dict[str, Tensor]
     targets: Tensor | None
     n: int
+    choices: Choices | None = None
 
     def first(self, count: int) -> Batch:
         """Its first samples; padding that only the others needed is cut off."""
@@ -47,9 +63,15 @@ def batches(
     if isinstance(half, Arrays):
         yield from _of_arrays(half, spec, limit, batch_size or 256)
         return
+    if isinstance(half, Images):
+        yield from Pictures(half, spec, limit, batch_size or PICTURES_AT_ONCE)
+        return
     if tokenizer is None:
         raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
-    if spec.task == "causal-lm":
+    if isinstance(half, Questions):
+        longest = min(LONGEST, int(spec.inputs.get("tokens") or LONGEST))
+        yield from (_of_question(question, tokenizer, longest) for question in half.questions[:limit])
+    elif spec.task == "causal-lm":
         yield from _chunks(half, spec, tokenizer, limit, batch_size or 1)
     elif isinstance(half, Text):
         sentences = [s.strip() for s in SENTENCES.split(half.text) if 6 <= len(s.split()) <= 60]
@@ -62,6 +84,37 @@ def batches(
         known = half.labels is not None and spec.task not in PER_TOKEN  # a label is a text's, not a token's
         labels = torch.tensor(half.labels[:limit]) if half.labels is not None and known else None
         yield from _padded(half.texts[:limit], labels, spec, tokenizer, batch_size or 32)
+
+
+class Pictures(Sequence[Batch]):
+    """Pictures as batches, each decoded and prepared when it is asked for: all of them at once fill no memory."""
+
+    def __init__(self, half: Images, spec: ArchitectureSpec, limit: int | None, size: int = PICTURES_AT_ONCE) -> None:
+        self.half, self.spec, self.size = half, spec, size
+        self.n = len(half) if limit is None else min(limit, len(half))
+
+    def __len__(self) -> int:
+        return -(-self.n // self.size)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        x, y = self.half.numbers(index * self.size, min(self.n, (index + 1) * self.size))
+        return Batch(_inputs_of(x, self.spec), y, len(x))
+
+
+def _of_question(question: Question, tokenizer: Any, longest: int) -> Batch:
+    """Its choices as rows, padded at the right."""
+    rows = tokens_of(question, tokenizer, longest)
+    ends = [len(tokens) for tokens, _ in rows]
+    ids, mask = (
+        torch.zeros(len(rows), max(ends), dtype=torch.int64),
+        torch.zeros(len(rows), max(ends), dtype=torch.int64),
+    )
+    for row, (tokens, _) in enumerate(rows):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+    choices = Choices(ends, [length for _, length in rows], [len(c) for c in question.choices], question.answer)
+    return Batch({"input_ids": ids, "attention_mask": mask}, None, 1, choices)
 
 
 def _of_arrays(half: Arrays, spec: ArchitectureSpec, limit: int | None, size: int) -> Iterator[Batch]:

@@ -23,6 +23,7 @@ from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from .formats import FORMATS, Opened
 from .formats.huggingface import FROM_KERAS
 from .formats.quantized import dequantize_asked
+from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
 from .safetensors_file import NAMES, LazyTensor, dtype_name, read_header, write_safetensors
 
@@ -80,6 +81,9 @@ def inspect_checkpoint(
         _write_files(out, opened)
     if spec is not None and spec.family == Transformers.family and "tokens" in spec.inputs:
         spec = _with_tokenizer(spec, out, opened)
+    if spec is not None and (told := told_preprocessing(out)) is not None:
+        inputs = {**spec.inputs, "preprocessing": told.model_dump(mode="json")}
+        spec = spec.model_copy(update={"inputs": inputs})
     return _facts(kind.name, out, opened, spec, because, written, zeros)
 
 

@@ -18,18 +18,44 @@ from torch import Tensor
 from .architectures import class_names, classes
 from .errors import DatasetUnfit
 from .facts import ArchitectureSpec, DatasetFacts
+from .images import Images, open_images
+from .preprocessing import Preprocessing, default_preprocessing
+from .questions import Questions, open_questions
 from .safetensors_file import lazy_tensors
 
-SUFFIX = {"arrays": "safetensors", "text": "txt", "labelled-text": "jsonl"}
+SUFFIX = {
+    "arrays": "safetensors",
+    "text": "txt",
+    "labelled-text": "jsonl",
+    "images": "zip",
+    "multiple-choice": "jsonl",
+}
 FITS = {
-    "classification": ("arrays",),
+    "classification": ("arrays", "images"),
     "text-classification": ("labelled-text", "text"),
     "token-classification": ("text", "labelled-text"),
     "masked-lm": ("text", "labelled-text"),
-    "causal-lm": ("text",),
+    "causal-lm": ("text", "multiple-choice"),
     "embedding": ("text", "labelled-text"),
 }
-UPLOAD_AS = {"arrays": "an .npz with x and y", "text": "a .txt", "labelled-text": "a .csv or .jsonl of text and label"}
+HELD = {  # what a dataset of this kind holds, in a sentence
+    "arrays": "arrays",
+    "text": "text",
+    "labelled-text": "labelled text",
+    "images": "pictures",
+    "multiple-choice": "multiple-choice questions",
+}
+UPLOAD_AS = {
+    "arrays": "an .npz with x and y",
+    "text": "a .txt",
+    "labelled-text": "a .csv or .jsonl of text and label",
+    "images": "a zip of pictures by class folder",
+    "multiple-choice": "a .jsonl of questions with their choices",
+}
+RENUMBER = (
+    "Write class numbers into the file instead of names.",
+    "Name each folder after the number of its class instead.",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,9 @@ class Arrays:
 
     x: Tensor
     y: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.x)
 
     def hashes(self) -> Iterator[str]:
         for sample in self.x:
@@ -68,6 +97,9 @@ class LabelledText:
     texts: list[str]
     labels: list[int] | None
 
+    def __len__(self) -> int:
+        return len(self.texts)
+
     def hashes(self) -> Iterator[str]:
         for text in self.texts:
             yield hashlib.sha256(text.strip().encode()).hexdigest()
@@ -80,13 +112,14 @@ class LabelledText:
         )
 
 
-Half = Arrays | Text | LabelledText
+Half = Arrays | Text | LabelledText | Images | Questions
 
 
 @dataclass(frozen=True)
 class Dataset:
     folder: Path
     facts: DatasetFacts
+    preprocessing: Preprocessing | None = None  # of pictures
 
     def evaluation(self) -> Half:
         return self._read("evaluation")
@@ -104,13 +137,17 @@ class Dataset:
             return Arrays(tensors["x"], tensors.get("y"))
         if self.facts.kind == "text":
             return Text(path.read_text(encoding="utf8"))
+        if self.facts.kind == "images":
+            return open_images(path, self.preprocessing)
+        if self.facts.kind == "multiple-choice":
+            return open_questions(path)
         rows = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
         labels = [row["label"] for row in rows] if rows and "label" in rows[0] else None
         return LabelledText([row["text"] for row in rows], labels)
 
 
-def open_dataset(folder: Path, facts: DatasetFacts) -> Dataset:
-    return Dataset(folder, facts)
+def open_dataset(folder: Path, facts: DatasetFacts, preprocessing: Preprocessing | None = None) -> Dataset:
+    return Dataset(folder, facts, preprocessing)
 
 
 def without(training: Half, evaluation: Half) -> Half:
@@ -126,8 +163,10 @@ def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
     wanted = FITS[spec.task]
     if facts.kind not in wanted:
         ways = " or ".join(UPLOAD_AS[kind] for kind in wanted)
-        raise DatasetUnfit(f"The dataset holds {facts.kind}; {spec.title} is judged on {ways}.", "dataset_id")
-    if facts.kind != "arrays" and spec.inputs.get("tokenizer") is False:
+        raise DatasetUnfit(f"The dataset holds {HELD[facts.kind]}; {spec.title} is judged on {ways}.", "dataset_id")
+    if facts.kind == "images":
+        default_preprocessing(spec)
+    elif facts.kind != "arrays" and spec.inputs.get("tokenizer") is False:
         raise DatasetUnfit(
             f"{spec.title} came without a tokenizer, so text cannot be turned into its tokens; "
             "upload its folder with tokenizer.json.",
@@ -156,6 +195,6 @@ def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
         if ours != theirs[: len(ours)]:
             raise DatasetUnfit(
                 f"The dataset numbers its labels {', '.join(facts.labels[:5])} in this order; {spec.title} numbers "
-                f"them {', '.join(names[:5])}. Write class numbers into the file instead of names.",
+                f"them {', '.join(names[:5])}. {RENUMBER[facts.kind == 'images']}",
                 "dataset_id",
             )

@@ -75,3 +75,10 @@ class DiskFull(PareError):
 
     code = "disk_full"
     status = 507
+
+
+class PreprocessingInvalid(PareError):
+    """Pictures cannot be prepared as asked for this checkpoint."""
+
+    code = "preprocessing_invalid"
+    status = 422

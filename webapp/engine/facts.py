@@ -113,10 +113,14 @@ class CheckpointFacts(Facts):
         return [*self.layers, *(LayerFacts(name=t.name, weight=t.name, kind="other", shape=t.shape) for t in rest)]
 
 
+DatasetKind = Literal["arrays", "text", "labelled-text", "images", "multiple-choice"]
+
+
 class SplitFacts(Facts):
     """One half of a dataset."""
 
     n: int  # samples: rows, or characters of text
+    per_class: tuple[int, ...] | None = None  # samples of each label, in the labels' order; None beyond 1,000 of them
     digest: str  # sha256 of its file
 
 
@@ -125,12 +129,15 @@ class DatasetFacts(Facts):
 
     arrays: *.safetensors with `x` (N, ...) and optional `y` (N,) int64.
     text: *.txt, UTF-8. labelled-text: *.jsonl of {"text", "label"} with integer labels (or without "label").
+    images: *.zip of the files as they came, with an index.json. multiple-choice: *.jsonl of {"context", "choices",
+    "answer"}. Some samples of the evaluation half are told for the page; of images their pixels are in `shown.npz`.
     """
 
-    kind: Literal["arrays", "text", "labelled-text"]
+    kind: DatasetKind
     split: Literal["70/30", "given", "all"]
     evaluation: SplitFacts
     training: SplitFacts | None = None
     sample_shape: tuple[int, ...] | None = None  # arrays: one x
     labels: tuple[str, ...] | None = None  # class names, in order; None where there are no labels
     notes: tuple[str, ...] = ()
+    samples: tuple[dict[str, Any], ...] = ()  # {"text"}, {"context", "choices", "answer"} or {"width"}; and "label"

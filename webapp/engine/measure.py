@@ -32,13 +32,14 @@ class Metric:
 
 METRICS = {
     "accuracy": Metric("Accuracy", "", True),
+    "accuracy_norm": Metric("Accuracy by length", "", True),
     "perplexity": Metric("Perplexity", "", False, math.exp),
     "agreement": Metric("Agreement with the original", "", True),
     "kl_divergence": Metric("KL divergence from the original", "nats", False),
     "cosine": Metric("Cosine to the original's embeddings", "", True),
     "spearman": Metric("Rank correlation of similarities", "", True),
 }
-SHARES = ("accuracy", "agreement")
+SHARES = ("accuracy", "accuracy_norm", "agreement")
 
 
 @dataclass
@@ -82,7 +83,9 @@ def evaluate(
         _against_targets(scores, spec, out, batch)
         if reference is not None:
             expected = outputs(reference, spec, batch)
-            if spec.task == "embedding":
+            if batch.choices is not None:
+                _choices_against_reference(scores, batch, expected, out)
+            elif spec.task == "embedding":
                 embeddings.append((expected, out))
             else:
                 _against_reference(scores, spec, expected, out, batch)
@@ -98,7 +101,12 @@ def _add(scores: Scores, metric: str, sums: Iterable[float], counts: Iterable[fl
 
 
 def _against_targets(scores: Scores, spec: ArchitectureSpec, out: Tensor, batch: Batch) -> None:
-    if spec.task == "causal-lm":  # logits (B, T, V): position t is judged on token t + 1
+    if batch.choices is not None:
+        likelihoods = choice_likelihoods(out, batch)
+        by_length = likelihoods / torch.tensor(batch.choices.characters)
+        for metric, found in (("accuracy", likelihoods), ("accuracy_norm", by_length)):
+            _add(scores, metric, [float(int(found.argmax()) == batch.choices.answer)], [1.0])
+    elif spec.task == "causal-lm":  # logits (B, T, V): position t is judged on token t + 1
         tokens = batch.inputs["input_ids"]
         log_p = torch.log_softmax(out[:, :-1].float(), -1)
         nll = -log_p.gather(-1, tokens[:, 1:, None])[..., 0].double()
@@ -106,6 +114,24 @@ def _against_targets(scores: Scores, spec: ArchitectureSpec, out: Tensor, batch:
     elif batch.targets is not None:
         right = (out.argmax(-1) == batch.targets).double()
         _add(scores, "accuracy", right.tolist(), [1.0] * len(right))
+
+
+def choice_likelihoods(out: Tensor, batch: Batch) -> Tensor:
+    """(choices,) float64: the summed log-likelihood of each choice's own tokens, from logits (choices, T, V)."""
+    assert batch.choices is not None
+    found = []
+    for row, (end, length) in enumerate(zip(batch.choices.ends, batch.choices.lengths, strict=True)):
+        own = batch.inputs["input_ids"][row, end - length : end]
+        log_p = torch.log_softmax(out[row, end - length - 1 : end - 1].float(), -1)  # position t is judged on t + 1
+        found.append(log_p.gather(-1, own[:, None]).double().sum())
+    return torch.stack(found)
+
+
+def _choices_against_reference(scores: Scores, batch: Batch, expected: Tensor, out: Tensor) -> None:
+    """Whether both choose alike, and the divergence between their distributions over the choices."""
+    log_p, log_q = (torch.log_softmax(choice_likelihoods(side, batch), -1) for side in (expected, out))
+    _add(scores, "kl_divergence", [float((log_p.exp() * (log_p - log_q)).sum())], [1.0])
+    _add(scores, "agreement", [float(log_p.argmax() == log_q.argmax())], [1.0])
 
 
 def _against_reference(scores: Scores, spec: ArchitectureSpec, expected: Tensor, out: Tensor, batch: Batch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .facts import CheckpointFacts, DatasetFacts
 from .pipeline import code_digest
+from .preprocessing import preprocessing_of
 from .receipt_artifacts import delivered, files_of, packages, runtimes
 from .recipe import Recipe
 
@@ -29,8 +30,8 @@ def conclude(
 ) -> dict[str, Any]:
     """{"baseline", "result", "receipt", "artifacts"} of a run whose stages have all succeeded.
 
-    `run` has name, recipe, exports and seed; `checkpoint` and the datasets have facts, name, filename, digest and
-    size_bytes, and `checkpoint["files"]` lists its normalised files, which travel with the artifact.
+    `run` has name, recipe, exports, options and seed; `checkpoint` and the datasets have facts, name, filename, digest
+    and size_bytes, and `checkpoint["files"]` lists its normalised files, which travel with the artifact.
     """
     baseline, verified = dict(stage_facts["baseline"]), stage_facts["verify-safetensors"]
     result = dict(verified["result"])
@@ -180,12 +181,17 @@ def _provenance(
     recipe: Recipe,
     packages: tuple[str, ...],
 ) -> dict[str, Any]:
+    facts = CheckpointFacts.model_validate(checkpoint["facts"])
+    given = [DatasetFacts.model_validate(one["facts"]) for one in (dataset, training) if one]
+    prepared = preprocessing_of(facts.architecture, given, run.get("options", {}).get("preprocessing"))
+    packages = (*packages, "pillow") if prepared else packages
     versions = {name: version(name) for name in (*PACKAGES, *packages)}
     return {
         "checkpoint": _named(checkpoint),
         "teacher_checkpoint": _named(run.get("teacher_checkpoint")),
         "dataset": _dataset(dataset),
         "training_dataset": _dataset(training),
+        "preprocessing": prepared.model_dump(mode="json") if prepared else None,
         "recipe_digest": recipe.digest,
         "recipe_yaml": recipe.to_yaml(),
         "code": code_digest(),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .datasets import LabelledText
 from .errors import DatasetRefused
+from .question_uploads import holds_questions, read_questions
+from .questions import Questions
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "document", "input")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment")
@@ -37,32 +39,44 @@ def read_text(upload: Path, filename: str) -> str:
     return text
 
 
-def read_labelled_text(upload: Path, filename: str, notes: list[str]) -> tuple[LabelledText, tuple[str, ...] | None]:
+def read_rows(upload: Path, filename: str, notes: list[str]) -> tuple[LabelledText | Questions, tuple[str, ...] | None]:
     """The rows, and the classes' names in order (None without labels). Raises DatasetRefused that names the line."""
-    content = read_text(upload, filename)
-    suffix = Path(filename).suffix.lower()
-    rows = _json_rows(content, filename) if suffix in (".jsonl", ".ndjson") else _table_rows(content, filename, suffix)
+    content, suffix = read_text(upload, filename), Path(filename).suffix.lower()
+    if suffix not in (".jsonl", ".ndjson"):
+        return labelled(_table_rows(content, filename, suffix), filename, notes)
+    _, first = next(json_rows(content, filename))
+    if holds_questions(first):
+        rows = ((f"line {line} of {filename}", row) for line, row in json_rows(content, filename))
+        return read_questions(rows, filename, notes), None
+    return labelled(_text_and_label(json_rows(content, filename), filename), filename, notes)
+
+
+def labelled(
+    rows: Iterable[tuple[int, Any, Any]], filename: str, notes: list[str], noun: str = "line"
+) -> tuple[LabelledText, tuple[str, ...] | None]:
+    """Of (line, text, label or None); `noun` is what a line is called. Raises DatasetRefused that names the line."""
     texts: list[str] = []
     raw: list[Any] = []
     for line, text, label in rows:
         if not isinstance(text, str) or not text.strip():
-            raise DatasetRefused(f"line {line} of {filename} has no text")
+            raise DatasetRefused(f"{noun} {line} of {filename} has no text")
         texts.append(text)
         raw.append(label)
         if (label is None) != (raw[0] is None):
             raise DatasetRefused(
-                f"line {line} of {filename} {'lacks' if label is None else 'has'} a label, unlike line 1"
+                f"{noun} {line} of {filename} {'lacks' if label is None else 'has'} a label, unlike {noun} 1"
             )
     if not texts:
         raise DatasetRefused(f"{filename} holds no rows")
     if raw[0] is None:
         return LabelledText(texts, None), None
-    labels, names = _numbered(raw, filename)
+    labels, names = numbered(raw, filename)
     notes.append(f"Labels: {', '.join(f'{index} is {name}' for index, name in enumerate(names[:10]))}.")
     return LabelledText(texts, labels), names
 
 
-def _json_rows(content: str, filename: str) -> Iterator[tuple[int, Any, Any]]:
+def json_rows(content: str, filename: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of every line that is not empty. Raises DatasetRefused."""
     for line, raw in enumerate(content.split("\n"), 1):
         if not raw.strip():
             continue
@@ -72,7 +86,12 @@ def _json_rows(content: str, filename: str) -> Iterator[tuple[int, Any, Any]]:
             raise DatasetRefused(f"line {line} of {filename} is not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise DatasetRefused(f'line {line} of {filename} must be an object such as {{"text": "...", "label": 0}}')
-        text, label = _columns([str(key) for key in row], f"line {line} of {filename}")
+        yield line, row
+
+
+def _text_and_label(rows: Iterable[tuple[int, dict[str, Any]]], filename: str) -> Iterator[tuple[int, Any, Any]]:
+    for line, row in rows:
+        text, label = columns([str(key) for key in row], f"line {line} of {filename}")
         yield line, row[text], row[label] if label is not None else None
 
 
@@ -83,7 +102,7 @@ def _table_rows(content: str, filename: str, suffix: str) -> Iterator[tuple[int,
     reader = csv.reader(io.StringIO(content), delimiter=delimiter, strict=True)
     try:
         names = next(reader)
-        text, label = _columns(names, f"the header of {filename}")
+        text, label = columns(names, f"the header of {filename}")
         places = names.index(text), names.index(label) if label is not None else None
         for row in reader:
             if not row:
@@ -97,7 +116,7 @@ def _table_rows(content: str, filename: str, suffix: str) -> Iterator[tuple[int,
         raise DatasetRefused(f"line {reader.line_num} of {filename} is not valid CSV: {error}") from error
 
 
-def _columns(names: list[str], where: str) -> tuple[str, str | None]:
+def columns(names: list[str], where: str) -> tuple[str, str | None]:
     """The names of the text's and the label's column. Raises DatasetRefused where there is no text."""
     known = {name.strip().lower(): name for name in names}
     text = next((known[name] for name in TEXT_NAMES if name in known), None)
@@ -108,7 +127,7 @@ def _columns(names: list[str], where: str) -> tuple[str, str | None]:
     return text, next((known[name] for name in LABEL_NAMES if name in known), None)
 
 
-def _numbered(raw: list[Any], filename: str) -> tuple[list[int], tuple[str, ...]]:
+def numbered(raw: list[Any], filename: str) -> tuple[list[int], tuple[str, ...]]:
     """Class numbers and names: numbers are kept as they are, names are numbered in sorted order."""
     if any(isinstance(label, float | list | dict) for label in raw):
         raise DatasetRefused(f"{filename} has labels that are neither whole numbers nor names")

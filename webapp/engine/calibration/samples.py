@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..batches import SENTENCE_TOKENS, Batch, batches
-from ..datasets import Arrays, Half, LabelledText, Text
+from ..datasets import Half, Text
 from ..errors import DatasetUnfit
 from ..facts import PER_TOKEN, ArchitectureSpec
 
@@ -39,7 +39,7 @@ class TechniqueData:
         if isinstance(self.half, Text):
             every = list(batches(self.half, self.spec, self.tokenizer, batch_size=1))
             return [every[index] for index in _spread(len(every), count)]
-        half = self.half.only(_kept(_length(self.half), count))
+        half = self.half.only(_kept(len(self.half), count))
         return list(batches(half, self.spec, self.tokenizer, batch_size=size or 64))
 
     def _chunks_of_text(self, half: Text, count: int) -> Iterator[Batch]:
@@ -64,7 +64,3 @@ def _spread(have: int, want: int) -> list[int]:
 def _kept(have: int, want: int) -> list[bool]:
     chosen = set(_spread(have, want))
     return [index in chosen for index in range(have)]
-
-
-def _length(half: Arrays | LabelledText) -> int:
-    return len(half.x) if isinstance(half, Arrays) else len(half.texts)

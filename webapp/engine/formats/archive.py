@@ -29,7 +29,11 @@ Refuse = Callable[[str], PareError]
 
 
 def members(
-    path: Path, filename: str, refuse: Refuse = CheckpointRefused
+    path: Path,
+    filename: str,
+    refuse: Refuse = CheckpointRefused,
+    most: int = MEMBER_LIMIT,
+    noun: str = "a checkpoint",
 ) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     """The open archive and its files by name. Raises `refuse` for one that is cut short, hostile, or a bomb."""
     try:
@@ -38,8 +42,8 @@ def members(
         raise refuse(f"{filename} is a zip archive that was cut short or damaged ({error}); upload it again") from error
     infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
     found = {info.filename: info for info in infos}
-    if len(infos) > MEMBER_LIMIT:
-        raise refuse(f"{filename} holds {len(infos)} files; a checkpoint has at most {MEMBER_LIMIT}")
+    if len(infos) > most:
+        raise refuse(f"{filename} holds {len(infos)} files; {noun} has at most {most}")
     if len(found) < len(infos):
         raise refuse(f"{filename} holds two files of the same name")
     for name, info in found.items():

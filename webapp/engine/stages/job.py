@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..architectures import architectures
-from ..batches import Batch, batches
+from ..batches import Batch, Pictures, batches
 from ..calibration.samples import TechniqueData
-from ..datasets import fit, open_dataset, without
+from ..datasets import Text, fit, open_dataset, without
 from ..facts import CheckpointFacts, DatasetFacts
+from ..images import Images
 from ..model import Model
+from ..preprocessing import Preprocessing, preprocessing_of
+from ..questions import Questions
 from ..recipe import Recipe
 
-EVALUATE_AT_MOST = {"text": 20, "sentences": 500, "arrays": 10_000, "labelled-text": 2_000}  # chunks, or samples
+EVALUATE_AT_MOST = {  # chunks of text, or samples
+    "text": 20,
+    "sentences": 500,
+    "arrays": 10_000,
+    "labelled-text": 2_000,
+    "images": 5_000,
+    "multiple-choice": 1_000,
+}
 
 
 class Given(BaseModel):
@@ -44,7 +55,7 @@ class RunGiven(Given):
     recipe: Recipe
     exports: tuple[str, ...] = ("safetensors",)
     seed: int = 0
-    options: dict[str, Any] = Field(default_factory=dict)  # {"evaluate_at_most": 20}
+    options: dict[str, Any] = Field(default_factory=dict)  # {"evaluate_at_most": 20, "preprocessing": {...}}
 
 
 class StageJob(Given):
@@ -74,10 +85,17 @@ class StageJob(Given):
         spec, given = self.checkpoint.facts.architecture, self.training_dataset or self.dataset
         if spec is None or given is None or given.facts.training is None:
             return None
-        half = open_dataset(given.folder, given.facts).training()
+        half = open_dataset(given.folder, given.facts, self.preprocessing()).training()
         if self.training_dataset is not None and self.dataset is not None:
             half = without(half, open_dataset(self.dataset.folder, self.dataset.facts).evaluation())
+        if isinstance(half, Questions):
+            half = Text(half.answered())
         return TechniqueData(half, spec, self.tokenizer())
+
+    def preprocessing(self) -> Preprocessing | None:
+        """How pictures are prepared; None where no dataset holds any."""
+        given = [one.facts for one in (self.dataset, self.training_dataset) if one is not None]
+        return preprocessing_of(self.checkpoint.facts.architecture, given, self.run.options.get("preprocessing"))
 
     def tokenizer(self) -> Any:
         spec = self.checkpoint.facts.architecture
@@ -91,7 +109,7 @@ class StageJob(Given):
             return "Accuracy is not available: the run has no dataset."
         return None
 
-    def evaluation(self) -> list[Batch]:
+    def evaluation(self) -> Sequence[Batch]:
         """The batches that every run on this dataset is judged on. Raises DatasetUnfit."""
         spec, dataset = self.checkpoint.facts.architecture, self.dataset
         assert spec is not None
@@ -99,5 +117,7 @@ class StageJob(Given):
         fit(spec, dataset.facts)
         form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
         most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[form])
-        half = open_dataset(dataset.folder, dataset.facts).evaluation()
+        half = open_dataset(dataset.folder, dataset.facts, self.preprocessing()).evaluation()
+        if isinstance(half, Images):
+            return Pictures(half, spec, most)
         return list(batches(half, spec, self.tokenizer(), limit=most))

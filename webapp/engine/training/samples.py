@@ -12,6 +12,8 @@ from ..batches import SENTENCES, Batch, batches
 from ..calibration.samples import TechniqueData
 from ..datasets import Arrays, LabelledText, Text
 from ..errors import DatasetUnfit
+from ..images import Images
+from ..questions import Questions
 
 MOST_VALIDATION = {"causal-lm": 64}  # chunks of 512 tokens
 MOST_SAMPLES = 1000
@@ -61,7 +63,7 @@ class Source:
     """
 
     data: TechniqueData
-    half: Arrays | LabelledText
+    half: Arrays | LabelledText | Images
     tokens: Tensor | None
 
     @classmethod
@@ -75,12 +77,13 @@ class Source:
         if isinstance(half, Text):
             sentences = [found.strip() for found in SENTENCES.split(half.text)]
             half = LabelledText([found for found in sentences if len(found.split()) > 2], None)
+        assert not isinstance(half, Questions)  # technique data has them as text
         return cls(data, half, None)
 
     def __len__(self) -> int:
         if self.tokens is not None:
             return len(self.tokens)
-        return len(self.half.x) if isinstance(self.half, Arrays) else len(self.half.texts)
+        return len(self.half)
 
     def batches(self, numbers: Tensor) -> Iterator[Batch]:
         """One batch of these samples, or several where the tokenizer cannot pad. Raises DatasetUnfit."""
@@ -91,7 +94,9 @@ class Source:
         yield from batches(_chosen(self.half, numbers), self.data.spec, self.data.tokenizer, batch_size=len(numbers))
 
 
-def _chosen(half: Arrays | LabelledText, numbers: Tensor) -> Arrays | LabelledText:
+def _chosen(half: Arrays | LabelledText | Images, numbers: Tensor) -> Arrays | LabelledText | Images:
+    if isinstance(half, Images):
+        return half.at(numbers.tolist())
     if isinstance(half, Arrays):
         return Arrays(half.x[numbers], None if half.y is None else half.y[numbers])
     picked = numbers.tolist()

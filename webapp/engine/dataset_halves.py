@@ -1,0 +1,119 @@
+"""Dividing a dataset into two halves that share no sample, and writing a half down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from .datasets import SUFFIX, Arrays, Half, LabelledText, Text, without
+from .errors import DatasetRefused
+from .facts import DatasetKind, SplitFacts
+from .images import Images, write_images
+from .questions import Questions, write_questions
+from .safetensors_file import write_safetensors
+
+TRAINING_SHARE = 0.7
+MOST_COUNTED = 1000  # labels that are counted one by one
+
+
+def kind_of(half: Half) -> DatasetKind:
+    kinds: dict[type, DatasetKind] = {
+        Arrays: "arrays",
+        Text: "text",
+        LabelledText: "labelled-text",
+        Images: "images",
+        Questions: "multiple-choice",
+    }
+    return kinds[type(half)]
+
+
+def labels_of(half: Half) -> list[int] | None:
+    if isinstance(half, Arrays):
+        return None if half.y is None else half.y.tolist()
+    if isinstance(half, LabelledText | Images):
+        return None if half.labels is None else list(half.labels)
+    return None
+
+
+def joined(training: Half, evaluation: Half) -> Half:
+    if isinstance(training, Images) and isinstance(evaluation, Images):
+        return training.joined(evaluation)
+    assert isinstance(training, Arrays)  # only arrays and pictures are given in two parts
+    assert isinstance(evaluation, Arrays)
+    labelled = training.y is not None and evaluation.y is not None
+    y = torch.cat([training.y, evaluation.y]) if labelled else None  # type: ignore[list-item]
+    return Arrays(torch.cat([training.x, evaluation.x]), y)
+
+
+def divided(half: Half, filename: str, notes: list[str]) -> tuple[Half, Half]:
+    """(the first 70 %, the last 30 %)"""
+    if isinstance(half, Text):
+        return _divided_text(half.text, filename)
+    n = len(half)
+    if n < 2:
+        raise DatasetRefused(f"{filename} holds {n} sample; to divide it takes 2, or say that all of it evaluates")
+    cut = min(n - 1, max(1, int(n * TRAINING_SHARE)))
+    labels = labels_of(half)
+    if labels and labels[0] != labels[-1] and all(a <= b for a, b in pairwise(labels)):
+        notes.append(
+            "The samples are sorted by label, so the two halves hold different classes: shuffle them and upload again."
+        )
+    return half.only([index < cut for index in range(n)]), half.only([index >= cut for index in range(n)])
+
+
+def _divided_text(text: str, filename: str) -> tuple[Text, Text]:
+    """At a paragraph, after 70 % of them; text without paragraphs at a line, or else a space, after 70 % of it."""
+    for separator in ("\n\n", "\n", " "):
+        parts = text.split(separator)
+        if len(parts) >= 4:
+            if separator == "\n\n":
+                cut = int(len(parts) * TRAINING_SHARE)
+            else:
+                lengths, cut = 0, 0
+                while lengths + len(parts[cut]) < len(text) * TRAINING_SHARE and cut < len(parts) - 2:
+                    lengths, cut = lengths + len(parts[cut]) + 1, cut + 1
+            first, last = separator.join(parts[:cut]), separator.join(parts[cut:])
+            if first.strip() and last.strip():
+                return Text(first), Text(last)
+    raise DatasetRefused(f"{filename} is too short to divide into two halves; say that all of it evaluates")
+
+
+def apart(training: Half, evaluation: Half, notes: list[str]) -> Half | None:
+    """Training less what evaluates too; None if nothing is left."""
+    kept = without(training, evaluation)
+    before, after = sum(1 for _ in training.hashes()), sum(1 for _ in kept.hashes())
+    empty = not kept.text.strip() if isinstance(kept, Text) else after == 0
+    if dropped := before - (0 if empty else after):
+        unit = "paragraph" if isinstance(training, Text) else "sample"
+        notes.append(
+            f"{dropped} {unit}{'s' * (dropped > 1)} of the training half evaluate too and were left out of it."
+        )
+    return None if empty else kept
+
+
+def write_half(half: Half, name: str, out: Path, classes: int | None) -> SplitFacts:
+    """Writes `name`.* into `out`; `classes` is how many labels there are."""
+    path = out / f"{name}.{SUFFIX[kind_of(half)]}"
+    if isinstance(half, Arrays):
+        write_safetensors(path, {"x": half.x} | ({"y": half.y} if half.y is not None else {}), {})
+    elif isinstance(half, Text):
+        path.write_text(half.text, encoding="utf8", newline="")
+    elif isinstance(half, Images):
+        write_images(half, path)
+    elif isinstance(half, Questions):
+        write_questions(half, path)
+    else:
+        with path.open("w", encoding="utf8", newline="") as file:
+            for index, text in enumerate(half.texts):
+                row = {"text": text} | ({"label": half.labels[index]} if half.labels is not None else {})
+                file.write(json.dumps(row) + "\n")
+    labels, counts = labels_of(half), None
+    if labels is not None and classes is not None and classes <= MOST_COUNTED:
+        counts = tuple(torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=classes).tolist())
+    n = len(half.text) if isinstance(half, Text) else len(half)
+    with path.open("rb") as file:
+        return SplitFacts(n=n, per_class=counts, digest=hashlib.file_digest(file, "sha256").hexdigest())

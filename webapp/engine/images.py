@@ -1,0 +1,86 @@
+"""Pictures as a half of a dataset: the files as they were uploaded, in a zip that anything reads, decoded when read.
+
+Nothing is resized when they are stored, so a model that takes 384 pixels and one that takes 224 are judged on the same
+pictures, each prepared once and from the original.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import DatasetUnfit
+from .pictures import decoded
+from .preprocessing import Preprocessing
+
+INDEX = "index.json"  # in the zip: what the names of its files do not say
+WRITTEN_AT = (1980, 1, 1, 0, 0, 0)  # the same pictures give the same bytes
+
+
+@dataclass(frozen=True)
+class Images:
+    """`names` are files in `archive`, in the half's order; `digests` are of their pixels."""
+
+    archive: zipfile.ZipFile
+    names: Sequence[str]
+    labels: Sequence[int]
+    digests: Sequence[str]
+    preprocessing: Preprocessing | None = None  # how a model is given them; None while nobody asks for numbers
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def hashes(self) -> Iterator[str]:
+        yield from self.digests
+
+    def only(self, keep: list[bool]) -> Images:
+        return self.at([index for index, kept in enumerate(keep) if kept])
+
+    def at(self, numbers: Sequence[int]) -> Images:
+        """These of them, in this order."""
+        return replace(
+            self,
+            names=[self.names[n] for n in numbers],
+            labels=[self.labels[n] for n in numbers],
+            digests=[self.digests[n] for n in numbers],
+        )
+
+    def joined(self, other: Images) -> Images:
+        """These, then those of another half of the same archive."""
+        return replace(
+            self,
+            names=[*self.names, *other.names],
+            labels=[*self.labels, *other.labels],
+            digests=[*self.digests, *other.digests],
+        )
+
+    def numbers(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """x (n, C, height, width) float32 and y (n,) int64 of the pictures `start` to `end`."""
+        if self.preprocessing is None:
+            raise DatasetUnfit("Pictures need a preprocessing before a model can be given them.")
+        fitted = (self.preprocessing.fitted(decoded(self.archive.read(name))) for name in self.names[start:end])
+        x = torch.from_numpy(np.stack([self.preprocessing.numbers(image) for image in fitted]))
+        return x, torch.tensor(self.labels[start:end], dtype=torch.int64)
+
+
+def write_images(half: Images, path: Path) -> None:
+    """A stored zip: 0.jpg, 1.png, … and an index of labels and digests."""
+    with zipfile.ZipFile(path, "w") as archive:
+        names = [f"{index}{PurePosixPath(name).suffix.lower()}" for index, name in enumerate(half.names)]
+        for name, source in zip(names, half.names, strict=True):
+            archive.writestr(zipfile.ZipInfo(name, WRITTEN_AT), half.archive.read(source))
+        index = {"names": names, "labels": list(half.labels), "digests": list(half.digests)}
+        archive.writestr(zipfile.ZipInfo(INDEX, WRITTEN_AT), json.dumps(index))
+
+
+def open_images(path: Path, preprocessing: Preprocessing | None) -> Images:
+    """What `write_images` wrote."""
+    archive = zipfile.ZipFile(path)
+    return Images(archive, **json.loads(archive.read(INDEX)), preprocessing=preprocessing)

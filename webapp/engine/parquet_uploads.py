@@ -1,0 +1,232 @@
+"""A Parquet file: text, text and label, pictures and label, numbers and label, or questions, by its columns.
+
+Read by row groups, a thousand rows at a time. What the footer declares is held against the file before anything of that
+size is allocated, and what comes is counted as it comes.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .datasets import Arrays, Half, LabelledText, Text
+from .errors import DatasetRefused
+from .image_uploads import mixed, note_unread, pixel_digest
+from .images import Images
+from .parquet_columns import Columns, choose
+from .pictures import PictureBomb, PictureUnread
+from .progress import Report
+from .question_uploads import read_questions
+from .text_uploads import labelled, numbered
+
+ROWS_AT_ONCE = 1000
+MOST_ROWS = 10_000_000
+MOST_BYTES = 4 * 2**30  # of what is read, decoded
+CHUNK_LIMIT_BYTES = 2**31  # of one column in one row group, decoded
+THRIFT_LIMIT_BYTES = 100_000_000
+
+Read = tuple[Half, None, tuple[str, ...] | None]
+
+
+@dataclass
+class Table:
+    """The open file; `rows` gives chosen columns as Python objects, `batches` as they are."""
+
+    file: Any
+    filename: str
+
+    @property
+    def count(self) -> int:
+        return int(self.file.metadata.num_rows)
+
+    def batches(self, columns: list[str]) -> Iterator[Any]:
+        """Raises DatasetRefused where the file is damaged, or holds other than it declares."""
+        import pyarrow
+
+        seen = size = 0
+        try:
+            for batch in self.file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                seen, size = seen + batch.num_rows, size + batch.nbytes
+                if size > MOST_BYTES:
+                    raise DatasetRefused(
+                        f"{self.filename} holds more than {MOST_BYTES:,} bytes in {', '.join(columns[:4])}; "
+                        "upload a part of it"
+                    )
+                if seen > self.count:
+                    break
+                yield batch
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise DatasetRefused(f"{self.filename} is damaged: {_first_line(error)}; write it again") from error
+        if seen != self.count:
+            raise DatasetRefused(f"{self.filename} declares {self.count:,} rows and holds {seen:,}; write it again")
+
+    def rows(self, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number from 1, row)"""
+        number = 0
+        for batch in self.batches(columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def read_parquet(upload: Path, filename: str, notes: list[str], scratch: Path, report: Report) -> Read:
+    """(all of it, None, class names). Raises DatasetRefused that names the columns or the row."""
+    table = _opened(upload, filename)
+    chosen = choose(table.file.schema_arrow, filename)
+    notes.append(f"Taken: {chosen.taken}.")
+    if chosen.left:
+        more = f" and {len(chosen.left) - 8} more" if len(chosen.left) > 8 else ""
+        notes.append(f"Not used: {', '.join(chosen.left[:8])}{more}.")
+    names = _class_names(table, chosen)
+    if chosen.kind == "questions":
+        rows = ((f"row {number} of {filename}", row) for number, row in table.rows(chosen.values))
+        return read_questions(rows, filename, notes), None, None
+    if chosen.kind == "images":
+        return _images(table, chosen, names, notes, scratch, report)
+    if chosen.kind == "arrays":
+        return _arrays(table, chosen, names)
+    return _text(table, chosen, names, notes)
+
+
+def _opened(upload: Path, filename: str) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    size = upload.stat().st_size
+    try:
+        file = pyarrow.parquet.ParquetFile(
+            upload, thrift_string_size_limit=THRIFT_LIMIT_BYTES, thrift_container_size_limit=1_000_000
+        )
+        about = file.metadata
+        groups = [about.row_group(index) for index in range(about.num_row_groups)]
+        parts = [group.column(index) for group in groups for index in range(group.num_columns)]
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DatasetRefused(f"{filename} is a damaged Parquet file: {_first_line(error)}; write it again") from error
+    if about.num_rows != sum(group.num_rows for group in groups) or any(group.num_rows < 0 for group in groups):
+        raise DatasetRefused(f"{filename} declares {about.num_rows:,} rows, and its row groups others; write it again")
+    if about.num_rows == 0:
+        raise DatasetRefused(f"{filename} holds no rows")
+    if about.num_rows > MOST_ROWS:
+        raise DatasetRefused(f"{filename} declares {about.num_rows:,} rows; at most {MOST_ROWS:,} are read")
+    for part in parts:
+        start = part.dictionary_page_offset if part.has_dictionary_page else part.data_page_offset
+        if start < 0 or part.total_compressed_size < 0 or start + part.total_compressed_size > size:
+            raise DatasetRefused(
+                f"{filename} declares {part.total_compressed_size:,} bytes of {part.path_in_schema} at {start:,} "
+                f"and has {size:,} bytes in all; it was cut short or damaged"
+            )
+        if not 0 <= part.total_uncompressed_size <= CHUNK_LIMIT_BYTES:
+            raise DatasetRefused(
+                f"{filename} declares {part.total_uncompressed_size:,} bytes of {part.path_in_schema} in one row "
+                f"group; at most {CHUNK_LIMIT_BYTES:,} are read: write it with smaller row groups"
+            )
+    return Table(file, filename)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def _class_names(table: Table, chosen: Columns) -> tuple[str, ...] | None:
+    """What the `datasets` library noted about the label: the names of its numbers."""
+    noted = (table.file.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(noted)["info"]["features"][chosen.label]["names"] if noted else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return tuple(names) if isinstance(names, list) and names and all(isinstance(n, str) for n in names) else None
+
+
+def _named(labels: list[int], found: tuple[str, ...], told: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The told names where the labels are numbers among them."""
+    return told if told is not None and found[0].isdigit() and max(labels) < len(told) else found
+
+
+def _text(table: Table, chosen: Columns, told: tuple[str, ...] | None, notes: list[str]) -> Read:
+    column, label = chosen.values[0], chosen.label
+    if label is None:
+        rows = (row[column] for _, row in table.rows([column]))
+        text = "\n\n".join(part.strip("\n") for part in rows if isinstance(part, str) and part.strip())
+        if not text:
+            raise DatasetRefused(f"{table.filename} holds nothing but white space in {column}")
+        return Text(text.replace("\r\n", "\n").replace("\0", "")), None, None
+    triples = ((number, row[column], row[label]) for number, row in table.rows([column, label]))
+    half, names = labelled(triples, table.filename, notes, "row")
+    if half.labels is not None and names is not None:
+        names = _named(half.labels, names, told)
+    return LabelledText(half.texts, half.labels), None, names
+
+
+def _labels(raw: list[Any], chosen: Columns, table: Table) -> tuple[list[int], tuple[str, ...]]:
+    if None in raw:
+        raise DatasetRefused(f"row {raw.index(None) + 1} of {table.filename} has no {chosen.label}")
+    numbers, names = numbered(raw, table.filename)
+    return numbers, names
+
+
+def _arrays(table: Table, chosen: Columns, told: tuple[str, ...] | None) -> Read:
+    assert chosen.label is not None
+    parts, raw = [], []
+    for batch in table.batches([*chosen.values, chosen.label]):
+        columns = [_numbers(batch.column(name), name, table.filename) for name in chosen.values]
+        parts.append(columns[0] if columns[0].ndim > 1 else np.stack(columns, axis=1))
+        raw += batch.column(chosen.label).to_pylist()
+        if parts[-1].shape[1:] != parts[0].shape[1:]:
+            raise DatasetRefused(f"{chosen.values[0]} in {table.filename} has rows of different lengths")
+    labels, names = _labels(raw, chosen, table)
+    x, y = torch.from_numpy(np.concatenate(parts)), torch.tensor(labels, dtype=torch.int64)
+    return Arrays(x, y), None, _named(labels, names, told)
+
+
+def _numbers(column: Any, name: str, filename: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(rows,) or (rows, length) float32. Raises DatasetRefused for missing or infinite values."""
+    values = column.to_pylist()
+    try:
+        found = np.array(values, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise DatasetRefused(f"{name} in {filename} has rows of different lengths, or without a number") from error
+    if not np.isfinite(found).all():
+        raise DatasetRefused(f"{name} in {filename} holds missing, NaN or infinite values")
+    return found
+
+
+def _images(
+    table: Table, chosen: Columns, told: tuple[str, ...] | None, notes: list[str], scratch: Path, report: Report
+) -> Read:
+    assert chosen.label is not None
+    column, place = chosen.values[0], scratch / "pictures.zip"
+    raw: list[Any] = []
+    digests: dict[str, str] = {}
+    unread: list[str] = []
+    with zipfile.ZipFile(place, "w") as archive:
+        for number, row in table.rows([column, chosen.label]):
+            content, where = row[column], f"row {number}"
+            content = content.get("bytes") if isinstance(content, dict) else content
+            try:
+                if not content:
+                    raise PictureUnread("has no bytes (its picture may lie in a file beside, which is not read)")
+                digests[f"{number}"] = pixel_digest(content)
+            except PictureBomb as bomb:
+                raise DatasetRefused(f"{where} of {table.filename} {bomb}; make it smaller") from bomb
+            except PictureUnread as error:
+                unread.append(f"{where} {error}")
+                continue
+            archive.writestr(f"{number}", content)
+            raw.append(row[chosen.label])
+            if number % 100 == 0:
+                report.progress(0.05 + 0.5 * number / table.count, f"Decoding picture {number:,} of {table.count:,}")
+    note_unread(unread, len(unread) + len(raw), table.filename, notes)
+    labels, names = _labels(raw, chosen, table)
+    label = dict(zip(digests, labels, strict=True))
+    if len(set(labels)) < 2:
+        raise DatasetRefused(f"{table.filename} holds pictures of one class, {raw[0]}; it takes two")
+    order = mixed([(label[name], name) for name in digests])
+    half = Images(zipfile.ZipFile(place), order, [label[n] for n in order], [digests[n] for n in order])
+    return half, None, _named(labels, names, told)

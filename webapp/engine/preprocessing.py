@@ -1,0 +1,209 @@
+"""From a picture to the numbers that a model was trained on: size, range, mean and standard deviation.
+
+One place for every use: evaluation, calibration, training, and the preview. Resizing is Pillow's, with antialiasing,
+as in torchvision's transforms of pictures and in the slow image processors of transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import DatasetUnfit, PreprocessingInvalid
+from .facts import ArchitectureSpec, DatasetFacts
+
+LARGEST_SIDE = 2048
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NATURAL_SIDE = 96  # from here on three channels are taken for photographs, normalised as ImageNet's
+RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+Numbers = tuple[float, ...]
+Pixels = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Preprocessing(BaseModel):
+    """What happens to every picture, in this order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: Literal["rgb", "grey"] = Field(
+        default="rgb", title="Channels", description="Grey is the luminance of ITU-R 601."
+    )
+    resize: Literal["crop", "stretch", "pad"] = Field(
+        default="crop",
+        title="Resize",
+        description="Crop cuts the centre out; stretch ignores the proportions; pad adds black at the sides.",
+    )
+    shortest: int = Field(
+        default=256,
+        ge=1,
+        le=LARGEST_SIDE,
+        title="Shortest side",
+        description="What the shorter side is resized to before the centre is cut out.",
+        json_schema_extra={"unit": "pixels", "show_when": {"resize": "crop"}},
+    )
+    height: int = Field(
+        default=224,
+        ge=1,
+        le=LARGEST_SIDE,
+        title="Height",
+        description="What the model is given.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    width: int = Field(
+        default=224,
+        ge=1,
+        le=LARGEST_SIDE,
+        title="Width",
+        description="What the model is given.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = Field(
+        default="bilinear", title="Interpolation", description="With antialiasing, but for nearest."
+    )
+    values: Literal["0 to 1", "0 to 255"] = Field(
+        default="0 to 1", title="Values", description="0 to 1 divides the bytes by 255, before the mean is taken away."
+    )
+    mean: Numbers = Field(
+        default=(0.0,), title="Mean", description="Taken away: one number, or one per channel with commas between."
+    )
+    std: Numbers = Field(
+        default=(1.0,), title="Standard deviation", description="Divided by: one number, or one per channel."
+    )
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        """A number or "0.485, 0.456, 0.406" is as good as a list."""
+        if isinstance(given, str):
+            return [part.strip() for part in given.split(",") if part.strip()]
+        return [given] if isinstance(given, int | float) and not isinstance(given, bool) else given
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _finite(cls, given: Numbers) -> Numbers:
+        if len(given) not in (1, 3) or not all(math.isfinite(number) for number in given):
+            raise ValueError("it takes one number, or three: one per channel")
+        return given
+
+    @model_validator(mode="after")
+    def _whole(self) -> Preprocessing:
+        if min(abs(number) for number in self.std) < 1e-12:
+            raise ValueError("the standard deviation is divided by and cannot be 0")
+        if self.channels == "grey" and 3 in (len(self.mean), len(self.std)):
+            raise ValueError("grey pictures have one channel, so mean and standard deviation are one number each")
+        if self.resize == "crop" and self.shortest < max(self.height, self.width):
+            raise ValueError(
+                f"the shortest side, {self.shortest}, is less than the {self.height} × {self.width} to be cut out of it"
+            )
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (1 if self.channels == "grey" else 3, self.height, self.width)
+
+    def fitted(self, image: Image.Image) -> Image.Image:
+        """The picture in its channels and size; still bytes."""
+        image = image.convert("L" if self.channels == "grey" else "RGB")
+        how = RESAMPLE[self.interpolation]
+        wide, high = image.size
+        if self.resize == "stretch":
+            return image.resize((self.width, self.height), how)
+        if self.resize == "crop":
+            share = self.shortest / min(wide, high)
+            wide, high = max(self.shortest, int(wide * share)), max(self.shortest, int(high * share))
+            left, top = round((wide - self.width) / 2), round((high - self.height) / 2)
+            return image.resize((wide, high), how).crop((left, top, left + self.width, top + self.height))
+        share = min(self.width / wide, self.height / high)
+        wide, high = max(1, round(wide * share)), max(1, round(high * share))
+        canvas = Image.new(image.mode, (self.width, self.height))
+        canvas.paste(image.resize((wide, high), how), ((self.width - wide) // 2, (self.height - high) // 2))
+        return canvas
+
+    def numbers(self, fitted: Image.Image) -> Pixels:
+        """(C, height, width) float32 of what `fitted` gave."""
+        pixels = np.asarray(fitted, np.float32).reshape(self.height, self.width, -1).transpose(2, 0, 1)  # (C, H, W)
+        if self.values == "0 to 1":
+            pixels = pixels / np.float32(255)
+        mean, std = (np.array(given, np.float32)[:, None, None] for given in (self.mean, self.std))
+        return np.ascontiguousarray((pixels - mean) / std, np.float32)
+
+
+def read_preprocessing(given: Mapping[str, Any], defaults: Preprocessing) -> Preprocessing:
+    """What was asked, the rest by default. Raises PreprocessingInvalid that names the field."""
+    try:
+        return Preprocessing.model_validate({**defaults.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:1])
+        said = first["msg"].removeprefix("Value error, ")
+        field = f"preprocessing.{where}" if where else "preprocessing"
+        raise PreprocessingInvalid(f"`{field}`: {said[:1].lower()}{said[1:]}.", field) from error
+
+
+def preprocessing_of(
+    spec: ArchitectureSpec | None, given: Iterable[DatasetFacts], asked: Mapping[str, Any] | None
+) -> Preprocessing | None:
+    """What a run prepares its pictures with: what was asked, else the architecture's own values.
+
+    None where no dataset holds pictures. Raises PreprocessingInvalid, or DatasetUnfit for a model that takes none.
+    """
+    pictures = any(facts.kind == "images" for facts in given)
+    if asked and not pictures:
+        raise PreprocessingInvalid(
+            "Preprocessing is for pictures, and no dataset of the run holds any; leave it away.", "preprocessing"
+        )
+    if spec is None or not pictures:
+        return None
+    found = read_preprocessing(asked or {}, default_preprocessing(spec))
+    check_preprocessing(spec, found)
+    return found
+
+
+def check_preprocessing(spec: ArchitectureSpec, asked: Preprocessing) -> None:
+    """Raises PreprocessingInvalid where the model takes pictures of another shape."""
+    shape: list[int | None] = spec.inputs.get("shape") or []
+    if len(shape) != 3:
+        raise DatasetUnfit(f"{spec.title} does not take pictures.", "dataset_id")
+    if any(want not in (None, have) for want, have in zip(shape, asked.shape, strict=True)):
+        wants = " × ".join("any" if side is None else str(side) for side in shape)
+        gives = " × ".join(str(side) for side in asked.shape)
+        raise PreprocessingInvalid(
+            f"The preprocessing gives {gives} (channels, height, width); {spec.title} takes {wants}.", "preprocessing"
+        )
+
+
+def default_preprocessing(spec: ArchitectureSpec) -> Preprocessing:
+    """The architecture's own values: what its preprocessor_config.json says, or what its kind is trained with.
+
+    Photographs as torchvision's weights take them (224 out of 256, ImageNet's mean and standard deviation); small
+    or grey pictures in the model's own size, 0 to 1. Raises DatasetUnfit for a model that takes no pictures.
+    """
+    if told := spec.inputs.get("preprocessing"):
+        return Preprocessing.model_validate(told)
+    shape: list[int | None] = spec.inputs.get("shape") or []
+    if len(shape) != 3 or shape[0] not in (None, 1, 3):
+        raise DatasetUnfit(f"{spec.title} does not take pictures of one or three channels.", "dataset_id")
+    size = int(spec.config.get("size", 224))
+    height, width = (size if side is None else int(side) for side in shape[1:])
+    if shape[0] == 1 or min(height, width) < NATURAL_SIDE:
+        return Preprocessing(
+            channels="grey" if shape[0] == 1 else "rgb",
+            resize="stretch",
+            height=height,
+            width=width,
+            shortest=min(LARGEST_SIDE, max(height, width)),
+        )
+    shortest = min(LARGEST_SIDE, round(max(height, width) * 256 / 224))
+    return Preprocessing(height=height, width=width, shortest=shortest, mean=IMAGENET_MEAN, std=IMAGENET_STD)
