@@ -1,6 +1,7 @@
 """The command line does the whole job without a server, and its result can be checked again."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from tests.engine.drawn import tone
 from webapp.cli import pare
 from webapp.engine import load
 
@@ -61,6 +63,24 @@ def test_another_checkpoint_of_the_same_name_can_teach(given):
     provenance = json.loads((given / "out/receipt.json").read_text())["provenance"]
     digests = {provenance[key]["digest"] for key in ("checkpoint", "teacher_checkpoint")}
     assert len(digests) == 2
+
+
+def test_pictures_are_prepared_as_a_file_says(given):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 2))
+    torch.save(module.state_dict(), given / "cnn.pt")
+    with zipfile.ZipFile(given / "pets.zip", "w") as archive:
+        for n in range(8):
+            archive.writestr(f"{'ab'[n % 2]}/{n}.png", tone(100 * (n % 2) + 50, seed=n))
+    (given / "how.yaml").write_text("resize: pad\nmean: [0.5, 0.25, 0]\n")
+    files = {"--recipe": "recipe.yaml", "--data": "pets.zip", "--preprocessing": "how.yaml", "--out": "out"}
+    said = call("compress", given / "cnn.pt", "--quiet", *(x for k, v in files.items() for x in (k, given / v)))
+    assert "exit 0" in said, said
+    told = json.loads((given / "out/receipt.json").read_text())["provenance"]["preprocessing"]
+    assert (told["resize"], told["mean"], told["height"]) == ("pad", [0.5, 0.25, 0.0], 8)
+    (given / "how.yaml").write_text("- pad")
+    files["--out"] = "again"
+    said = call("compress", given / "cnn.pt", "--quiet", *(x for k, v in files.items() for x in (k, given / v)))
+    assert "how.yaml must name settings and their values" in said
 
 
 def test_verify_notices_one_changed_byte(given):

@@ -159,6 +159,7 @@ class RunForm(FlaskForm):
         render_kw={"min": 0, "max": 2**31 - 1, "step": 1},
     )
     recipe = HiddenField("Recipe")
+    preprocessing = HiddenField("Preprocessing")
     forked_from = HiddenField()
 
     def problems(self) -> dict[str, list[str]]:

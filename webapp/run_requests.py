@@ -15,6 +15,7 @@ from .engine.errors import DatasetUnfit, RecipeInvalid
 from .engine.exports import check_exports
 from .engine.facts import CheckpointFacts, DatasetFacts
 from .engine.predict import check_recipe
+from .engine.preprocessing import preprocessing_of
 from .engine.recipe import Recipe
 from .engine.techniques import needs_of, techniques
 from .engine.training.teaching import check_alike
@@ -43,6 +44,9 @@ class RunRequest(BaseModel):
     exports: list[str] = Field(default_factory=lambda: ["safetensors"], min_length=1, max_length=8)
     seed: int = Field(0, ge=0, lt=2**31)
     name: str | None = Field(None, max_length=200)
+    preprocessing: dict[str, Any] | None = Field(
+        None, description="Of pictures: what differs from the architecture's own, such as height, mean or resize."
+    )
 
 
 class RunChanges(BaseModel):
@@ -57,12 +61,14 @@ class RunChanges(BaseModel):
     exports: list[str] | None = Field(None, min_length=1, max_length=8)
     seed: int | None = Field(None, ge=0, lt=2**31)
     name: str | None = Field(None, max_length=200)
+    preprocessing: dict[str, Any] | None = None
 
 
 def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_id: str | None = None) -> Run:
     """Makes a queued run and hands it to the workers.
 
-    Raises NotFound (field says which id), Conflict (something is not ready), RecipeInvalid or DatasetUnfit.
+    Raises NotFound (field says which id), Conflict (something is not ready), RecipeInvalid, DatasetUnfit or
+    PreprocessingInvalid.
     """
     checkpoint = ready(session, Checkpoint, asked.checkpoint_id, "checkpoint_id")
     dataset = ready(session, Dataset, asked.dataset_id, "dataset_id") if asked.dataset_id else None
@@ -82,6 +88,8 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
         if given is not None:
             check_dataset_fits(facts, DatasetFacts.model_validate(given.facts), given.name, field)
     check_data_for_steps(recipe, dataset, training)
+    data = [DatasetFacts.model_validate(given.facts) for given in (dataset, training) if given is not None]
+    prepared = preprocessing_of(facts.architecture, data, asked.preprocessing)
     if teacher is not None:
         check_teacher(facts, CheckpointFacts.model_validate(teacher.facts), recipe)
     run = Run(
@@ -94,6 +102,7 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
         recipe=with_versions(recipe).as_dict(),
         exports=list(dict.fromkeys(asked.exports)),
         seed=asked.seed,
+        preprocessing=prepared.model_dump(mode="json") if prepared else None,
     )
     session.add(run)
     session.commit()
@@ -113,6 +122,8 @@ def fork_run(session: Session, jobs: RunQueue, run: Run, changes: RunChanges) ->
         "seed": run.seed,
     }
     changed = changes.model_dump(exclude_unset=True)
+    if run.preprocessing and not {"dataset_id", "training_dataset_id"} & set(changed):  # else by default
+        kept["preprocessing"] = run.preprocessing
     for field in ("recipe", "exports", "seed"):  # null here means: as before
         if changed.get(field, 0) is None:
             del changed[field]

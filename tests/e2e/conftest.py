@@ -137,3 +137,33 @@ def clear_recipe(page: Page) -> None:
     expect(page.locator("#steps > li")).not_to_have_count(0)
     while page.locator("#steps > li").count():
         page.locator("#steps [data-remove]").first.click()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    folder = Path(os.environ.get("PARE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def drawn(page: Page) -> None:
+    """Waits until what the page fetches and draws by itself is there."""
+    page.wait_for_load_state("networkidle")
+    for chart in page.locator("[data-figure]").all():
+        chart.scroll_into_view_if_needed()
+        expect(chart.locator(".main-svg").first).to_be_visible()
+    page.evaluate("scrollTo(0, 0)")
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def visitor(browser, served, scheme, request):
+    context = browser.new_context(base_url=served.url, color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    context.close()

@@ -3,14 +3,10 @@
 The pictures go to the folder PARE_SCREENSHOTS where it is set (`make screenshots`), else to a temporary one.
 """
 
-import os
-from pathlib import Path
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
 
-from .conftest import NARROW, WIDE
+from .conftest import NARROW, WIDE, drawn
 
 PAGES = {
     "home": "/",
@@ -34,13 +30,6 @@ README = {"readme-run": "run", "readme-compare": "compare"}
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    folder = Path(os.environ.get("PARE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def places(api, samples, runs) -> dict[str, str]:
     return {
         "checkpoint": samples["digits_cnn.safetensors"],
@@ -50,29 +39,6 @@ def places(api, samples, runs) -> dict[str, str]:
         "trained": runs[2],
         "shared": api.post(f"/runs/{runs[0]}/shares")["url"],
     }
-
-
-def drawn(page: Page) -> None:
-    """Waits until what the page fetches and draws by itself is there."""
-    page.wait_for_load_state("networkidle")
-    for chart in page.locator("[data-figure]").all():
-        chart.scroll_into_view_if_needed()
-        expect(chart.locator(".main-svg").first).to_be_visible()
-    page.evaluate("scrollTo(0, 0)")
-
-
-@pytest.fixture(params=["light", "dark"])
-def scheme(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def visitor(browser, served, scheme, request):
-    context = browser.new_context(base_url=served.url, color_scheme=scheme, reduced_motion="reduce")
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    yield page
-    context.close()
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -14,7 +14,11 @@ AXES = {
     "bits_per_weight": "Bits per weight",
     "latency_ms": "Latency, median (ms)",
 }
-ABSOLUTE_METRICS = ("accuracy", "perplexity")  # the others are measured against each run's own original
+ABSOLUTE_METRICS = (
+    "accuracy",
+    "accuracy_norm",
+    "perplexity",
+)  # the others are measured against each run's own original
 Run = Mapping[str, Any]
 Group = tuple[str, str]  # checkpoint id, dataset id
 

@@ -21,7 +21,7 @@ from .drawing import (
 )
 from .points import AXES, Point, Run, collected, metric_of, pareto_front, pools
 
-FRACTIONS = ("accuracy", "agreement")
+FRACTIONS = ("accuracy", "accuracy_norm", "agreement")
 LABELLED_RUNS = 12  # with more, names would lie on top of each other; the hover has them
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from webapp.jobs.child import Point
 
@@ -20,9 +21,10 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("checkpoint", type=File)
 @click.option("--recipe", required=True, type=File, help="The recipe, YAML or JSON.")
-@click.option("--data", type=File, help="The dataset to evaluate on: .npz, .txt, .csv or .jsonl.")
+@click.option("--data", type=File, help="The dataset to evaluate on: .npz, a zip of pictures, .txt, .csv, .jsonl…")
 @click.option("--split", type=click.Choice(["auto", "all"]), default="auto", help="all: every sample evaluates.")
 @click.option("--training-data", type=File, help="A second dataset, to calibrate and train on.")
+@click.option("--preprocessing", type=File, help="How pictures are prepared, YAML or JSON; else the model's own way.")
 @click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
 @click.option("--export", "exports", multiple=True, help="A format to write beside safetensors, such as onnx.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
@@ -34,6 +36,7 @@ def compress(
     data: Path | None,
     split: str,
     training_data: Path | None,
+    preprocessing: Path | None,
     teacher: Path | None,
     exports: tuple[str, ...],
     out: Path,
@@ -47,10 +50,11 @@ def compress(
     if out.exists() and any(out.iterdir()):
         raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
     wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
+    prepared = _mapping(preprocessing) if preprocessing else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
         given = _given(bench, bar, checkpoint, data, split, training_data, teacher)
-        conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem)
+        conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem, prepared)
         _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
     click.echo(render_text(conclusion["receipt"]))
     click.echo(f"{out / 'model.safetensors'}, its receipt.json beside it. Check it again with: pare verify {out}")
@@ -88,18 +92,23 @@ def _run(
     exports: tuple[str, ...],
     seed: int,
     name: str,
+    preprocessing: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Path]]:
     from webapp.engine.exports import check_exports
-    from webapp.engine.facts import CheckpointFacts
+    from webapp.engine.facts import CheckpointFacts, DatasetFacts
     from webapp.engine.pipeline import ALWAYS, stages
     from webapp.engine.predict import check_recipe
+    from webapp.engine.preprocessing import preprocessing_of
     from webapp.engine.receipt import conclude
 
     about = CheckpointFacts.model_validate(given["checkpoint"]["facts"])
     check_recipe(about, recipe)
     wanted = list(dict.fromkeys((*ALWAYS, *exports)))
     check_exports(about, wanted)
-    run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed}
+    data = [DatasetFacts.model_validate(given[key]["facts"]) for key in ("dataset", "training_dataset") if given[key]]
+    prepared = preprocessing_of(about.architecture, data, preprocessing)
+    options = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
+    run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}
     for plan in stages(recipe, wanted):
@@ -119,6 +128,17 @@ def _run(
     told = {**run, "name": name, "teacher_checkpoint": given["teacher_checkpoint"]}
     found = conclude(told, checkpoint, given["dataset"], given["training_dataset"], facts, files)
     return found, [folders[f"export-{form}"] for form in wanted]
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file of settings."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path.name} is neither YAML nor JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise click.ClickException(f"{path.name} must name settings and their values, such as height: 224")
+    return found
 
 
 def _deliver(out: Path, original: Path, exported: list[Path], receipt: dict[str, Any], recipe: str) -> None:

@@ -85,7 +85,9 @@ def _work(job: dict[str, Any], lines: Lines) -> Any:
         return inspect_checkpoint(Path(job["upload"]), job["filename"], output, lines).model_dump(mode="json")
     if task == "inspect_dataset":
         from .dataset_uploads import inspect_dataset
+        from .formats.archive import most_unpacked_bytes
 
+        most_unpacked_bytes.set(job.get("max_unpacked_bytes"))
         upload, split = Path(job["upload"]), job["split"]
         return inspect_dataset(upload, job["filename"], split, output, lines).model_dump(mode="json")
     import torch

@@ -11,7 +11,8 @@ from webapp.store.models import Checkpoint, Dataset, Run
 
 
 def told_of_run(run: Run) -> dict[str, Any]:
-    return {"recipe": run.recipe, "exports": run.exports, "seed": run.seed, "options": {}}
+    options = {"preprocessing": run.preprocessing} if run.preprocessing else {}
+    return {"recipe": run.recipe, "exports": run.exports, "seed": run.seed, "options": options}
 
 
 def told_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -65,10 +66,11 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
         "filename": row.filename,
         "output": str(folder / "output"),
         "memory_limit_bytes": place.settings.run_memory_limit_bytes,
+        "max_unpacked_bytes": place.settings.max_unpacked_bytes,
     }
     if isinstance(row, Dataset):
         return asked | {"task": "inspect_dataset", "split": row.split}
-    return asked | {"task": "inspect_checkpoint", "max_unpacked_bytes": place.settings.max_unpacked_bytes}
+    return asked | {"task": "inspect_checkpoint"}
 
 
 def _laid_out(

@@ -9,12 +9,19 @@ from sqlalchemy import func, or_, select
 from ..database import db
 from ..deletion import delete_dataset
 from ..engine.facts import DatasetFacts
+from ..previews import thumbnails
 from ..services import services
 from ..store.models import Dataset, Run, UploadState
 
 blueprint = Blueprint("datasets", __name__, url_prefix="/datasets")
 
-KINDS = {"arrays": "Arrays", "text": "Plain text", "labelled-text": "Labelled text"}
+KINDS = {
+    "arrays": "Arrays",
+    "text": "Plain text",
+    "labelled-text": "Labelled text",
+    "images": "Pictures",
+    "multiple-choice": "Multiple-choice questions",
+}
 
 
 @blueprint.get("")
@@ -38,7 +45,10 @@ def show(id: str) -> str:
     used = or_(Run.dataset_id == id, Run.training_dataset_id == id)
     runs = db.session.scalars(select(Run).where(used).order_by(Run.created_at.desc()).limit(6)).all()
     facts = DatasetFacts.model_validate(dataset.facts)
-    return render_template("datasets/show.html", dataset=dataset, facts=facts, runs=runs, kinds=KINDS)
+    pictures = thumbnails(services().files, dataset)
+    return render_template(
+        "datasets/show.html", dataset=dataset, facts=facts, runs=runs, kinds=KINDS, pictures=pictures
+    )
 
 
 @blueprint.post("/<id>/delete")

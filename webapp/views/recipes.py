@@ -12,13 +12,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import load_only
 
 from ..database import db
-from ..engine.errors import PareError
+from ..engine.errors import PareError, PreprocessingInvalid
 from ..engine.exports import exports as formats
+from ..engine.facts import DatasetFacts
 from ..engine.pipeline import ALWAYS
+from ..engine.preprocessing import Preprocessing, preprocessing_of
 from ..engine.techniques import techniques
-from ..fitting import exports_against, first_choice, reasons_against
+from ..fitting import architecture_only, exports_against, first_choice, reasons_against
 from ..forms import RunForm, setting_rows, settings_form
 from ..presets import PRESETS
+from ..previews import seen_by_the_model
 from ..run_requests import RunRequest, create_run
 from ..services import services
 from ..store.models import Checkpoint, Dataset, Run, UploadState
@@ -41,6 +44,7 @@ def new() -> str:
         form.teacher_checkpoint.data = source.teacher_checkpoint_id or ""
         form.exports.data = [name for name in source.exports if name in dict(form.exports.choices)]
         form.forked_from.data = source.id
+        form.preprocessing.data = json.dumps(source.preprocessing) if source.preprocessing else ""
         recipe = source.recipe
     else:
         recipe = PRESETS[0].recipe.as_dict()
@@ -69,6 +73,7 @@ def start() -> ResponseReturnValue:
             exports=[*ALWAYS, *(form.exports.data or [])],
             seed=form.seed.data or 0,
             name=form.name.data or None,
+            preprocessing=asked_preprocessing(form.preprocessing.data),
         )
         run = create_run(db.session, services().jobs, asked, forked_from_id=source.id if source else None)
     except PareError as error:
@@ -81,6 +86,49 @@ def datasets() -> dict[str, Any]:
     """What fits `?checkpoint=ID`: {"datasets": {id: null or the reason why not}, "exports": {name: the same}}."""
     asked = request.args.get("checkpoint")
     return {"datasets": fit(asked), "exports": exports_fit(asked)}
+
+
+@blueprint.get("/preprocessing")
+def preprocessing() -> dict[str, Any]:
+    """{"defaults", "samples", "error"} of `?checkpoint=ID&dataset=ID&preprocessing=JSON`.
+
+    `samples` are pictures as the model will see them: prepared as the JSON says, else by the defaults, which are null
+    where no dataset holds pictures.
+    """
+    checkpoint = db.session.get(Checkpoint, request.args.get("checkpoint", ""))
+    ids = (request.args.get("dataset", ""), request.args.get("training_dataset", ""))
+    datasets = [
+        row for id_ in ids if (row := db.session.get(Dataset, id_)) and (row.facts or {}).get("kind") == "images"
+    ]
+    if not datasets or checkpoint is None or checkpoint.facts is None:
+        return {"defaults": None}
+    spec = architecture_only(checkpoint.facts).architecture
+    given = [DatasetFacts.model_validate(row.facts) for row in datasets]
+    try:
+        if (defaults := preprocessing_of(spec, given, None)) is None:
+            return {"defaults": None}
+        told = {"defaults": defaults.model_dump(mode="json")}
+    except PareError as error:
+        return {"defaults": None, "error": error.message}
+    try:
+        prepared = preprocessing_of(spec, given, asked_preprocessing(request.args.get("preprocessing")))
+    except PareError as error:
+        return told | {"error": plain(error.message)}
+    assert prepared is not None
+    return told | {"samples": seen_by_the_model(services().files, datasets[0], prepared), "error": None}
+
+
+def asked_preprocessing(text: str | None) -> dict[str, Any] | None:
+    """What the form sent. Raises PreprocessingInvalid where it is no JSON object."""
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise PreprocessingInvalid("The preprocessing is not a JSON object.", "preprocessing")
+    return found
 
 
 def offer(form: RunForm) -> None:
@@ -120,13 +168,17 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
         fit=fit(form.checkpoint.data),
         formats=formats(),
         exports_fit=exports_fit(form.checkpoint.data),
+        preparing=settings_form(Preprocessing)(prefix="preprocessing-"),
+        preparing_rows=setting_rows(Preprocessing),
         error=shown(error) if error else None,
     )
 
 
 def shown(error: PareError) -> dict[str, str]:
     """The error, its field as a person would name it: "Step 1, sparsity: input should be …"."""
-    message = re.sub(
-        r"^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`", lambda m: f"Step {int(m[1]) + 1}, {m[2]}", error.message
-    )
-    return {**error.as_dict(), "message": message}
+    return {**error.as_dict(), "message": plain(error.message)}
+
+
+def plain(message: str) -> str:
+    message = re.sub(r"^`preprocessing\.(\w+)`", lambda m: m[1].capitalize(), message)
+    return re.sub(r"^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`", lambda m: f"Step {int(m[1]) + 1}, {m[2]}", message)

@@ -75,6 +75,7 @@ def run_answer(run: Run, after: int | None = None) -> schemas.RunAnswer:
         recipe_yaml=Recipe.read(run.recipe).to_yaml(),
         exports=run.exports,
         seed=run.seed,
+        preprocessing=run.preprocessing,
         attempt=run.attempt,
         stages=[schemas.StageAnswer(**{n: getattr(stage, n) for n in stage_names}) for stage in run.stages],
         artifacts=[artifact_answer(artifact) for artifact in run.artifacts],

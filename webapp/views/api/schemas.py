@@ -43,7 +43,8 @@ class CheckpointQuery(Asked):
 class DatasetQuery(Asked):
     name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
     split: str | None = Field(
-        None, description='"auto" (the first 70 % train, or as an .npz says) or "all" (everything evaluates).'
+        None,
+        description='"auto" (the first 70 % train, or as an .npz or the folders say) or "all" (all evaluates).',
     )
 
 
@@ -248,6 +249,7 @@ class RunAnswer(RunSummary):
     recipe_yaml: str
     exports: list[str]
     seed: int
+    preprocessing: dict[str, Any] | None = Field(description="How pictures are prepared; null without pictures.")
     attempt: int
     stages: list[StageAnswer]
     artifacts: list[ArtifactAnswer]

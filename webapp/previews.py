@@ -1,0 +1,55 @@
+"""Sample pictures of a dataset, drawn from the pixels that inspection left: for its page, and as a model sees them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from PIL import Image
+
+from .engine.dataset_samples import SHOWN_FILE, shown_pictures
+from .engine.facts import DatasetFacts
+from .engine.preprocessing import Preprocessing
+from .store.files import FileStore
+from .store.models import Dataset
+
+THUMBNAIL = (160, 160)
+
+
+def pictures_of(files: FileStore, dataset: Dataset) -> list[Image.Image]:
+    """Empty where the dataset holds none."""
+    shown = dataset.files.get(SHOWN_FILE)
+    return shown_pictures(files.path(shown["digest"])) if shown else []
+
+
+def thumbnails(files: FileStore, dataset: Dataset) -> list[str]:
+    """As data: addresses."""
+    found = pictures_of(files, dataset)
+    for picture in found:
+        picture.thumbnail(THUMBNAIL)
+    return [data_address(picture) for picture in found]
+
+
+def seen_by_the_model(files: FileStore, dataset: Dataset, asked: Preprocessing) -> list[dict[str, Any]]:
+    """For each sample what is cut out of it, as a data: address, and the numbers that the model is given."""
+    facts, found = DatasetFacts.model_validate(dataset.facts), []
+    for told, picture in zip(facts.samples, pictures_of(files, dataset), strict=True):
+        fitted = asked.fitted(picture)
+        numbers = asked.numbers(fitted)
+        found.append(
+            {
+                "image": data_address(fitted),
+                "label": facts.labels[told["label"]] if facts.labels else "",
+                "low": float(numbers.min()),
+                "high": float(numbers.max()),
+                "mean": float(numbers.mean()),
+            }
+        )
+    return found
+
+
+def data_address(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
