@@ -41,7 +41,8 @@ class ServedModule(nn.Module):
         if not (hello := self._out.readline()):
             raise self._death()
         version = json.loads(hello)["version"]
-        self.runtime = f"TensorFlow {version}, CPU, {threads} threads within an operator, asked through a pipe"
+        several = "threads" if threads > 1 else "thread"
+        self.runtime = f"TensorFlow {version}, CPU, {threads} {several} within an operator, asked through a pipe"
 
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
         inputs = named or dict(zip(("x",), given, strict=True))

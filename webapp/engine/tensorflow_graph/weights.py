@@ -95,7 +95,7 @@ class Weights(tf.Module):  # type: ignore[misc]
 
     def read(self, weight: Weight, axes: tuple[int, ...] = ()) -> Tensor:
         """Its values in the graph that is being made, transposed to `axes` before it is loaded or at loading."""
-        name = _escaped(weight.name) + "".join(f"_{axis}" for axis in axes)
+        name = f"{weight.name} {axes}" if axes else weight.name
         if weight.stored is not None:
             return self._variable(name, weight.stored.transpose(axes) if axes else weight.stored)
         if name not in self.decoded_by_name:
@@ -125,10 +125,6 @@ class Weights(tf.Module):  # type: ignore[misc]
 def _hidden(traced: Callable[[], Tensor]) -> Compute:
     """The function so that it is not found, and saved, as one of the model's own."""
     return lambda: traced()
-
-
-def _escaped(name: str) -> str:
-    return name.replace("/", "_")
 
 
 def _packed(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
