@@ -1,6 +1,7 @@
 """Packages are unpacked and their own tests are run: in another process, that knows nothing of Pare."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 from tests.engine.test_stages import Bench
-from webapp.engine.example import EXAMPLE
+from webapp.engine.preprocessing import Preprocessing
+from webapp.engine.signature import EXAMPLE
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Checkpoint, Dataset, Run, Stage
 from webapp.takeaway import TARGETS, Taken, offered, pack
+from webapp.takeaway.targets import FILES
 
 FORMATS = ("safetensors", "onnx")
 
@@ -94,3 +97,24 @@ def test_the_same_run_gives_the_same_bytes(tmp_path, mlp, labelled):
 
 def test_only_what_was_delivered_is_offered(tmp_path, mlp, labelled):
     assert offered(finished(tmp_path, mlp, labelled, ("cast", {}), exports=("safetensors",)).run) == []
+
+
+@pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
+def test_pictures_are_prepared_as_the_run_prepared_them(tmp_path, resize):
+    from PIL import Image
+
+    how = Preprocessing(resize=resize, shortest=40, height=24, width=32, mean=(0.1, 0.2, 0.3), std=0.5)
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "about.json").write_text(json.dumps({"preprocessing": how.model_dump(mode="json"), "model": ""}))
+    for name in ("model.py", "pictures.py"):
+        (package / name).write_text((FILES / name).read_text())
+    pixels = np.random.default_rng(0).integers(0, 256, (57, 83, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    asked = "import sys, numpy, pictures; numpy.save(sys.argv[2], pictures.numbers(sys.argv[1]))"
+    subprocess.run(
+        [sys.executable, "-c", asked, tmp_path / "picture.png", tmp_path / "found.npy"], cwd=package, check=True
+    )
+    with Image.open(tmp_path / "picture.png") as image:
+        expected = how.numbers(how.fitted(image))
+    assert np.array_equal(np.load(tmp_path / "found.npy")[0], expected)

@@ -13,8 +13,8 @@ from webapp.takeaway.stored import Taken
 
 def requirements(taken: Taken, names: tuple[str, ...]) -> str:
     """The versions with which the model was proven."""
-    wanted = (*names, "tokenizers") if taken.has(TOKENIZER) else names
-    return "".join(f"{name}=={version(name)}\n" for name in sorted(wanted))
+    beside = [*(["tokenizers"] if taken.has(TOKENIZER) else []), *(["pillow"] if taken.run.preprocessing else [])]
+    return "".join(f"{name}=={version(name)}\n" for name in sorted((*names, *beside)))
 
 
 def onnxruntime(taken: Taken) -> str:
@@ -34,7 +34,7 @@ the model was proven. `model.py` is all that runs it; `about.json` has what the 
 
 def flask(taken: Taken) -> str:
     body = '{"text": ["A text"]}' if taken.has(TOKENIZER) else '{"inputs": {"NAME": [[...]]}}'
-    more = ""
+    more = "\n    curl http://127.0.0.1:8080/predict -F picture=@a.png\n" if taken.run.preprocessing else ""
     if taken.task == "causal-lm" and taken.has(TOKENIZER):
         more = """
     curl http://127.0.0.1:8080/continue --json '{"prompt": "Once upon a time", "tokens": 32}'

@@ -74,7 +74,7 @@ class SavedModel(Export):
         unpacked = tempfile.TemporaryDirectory()
         unzip_folder(folder / self.file, Path(unpacked.name))
         module = ServedModule(Path(unpacked.name) / FOLDER, spec, unpacked)
-        return Loaded(module, "TensorFlow's own loader, in a process without torch", module.runtime)
+        return Loaded(module, "TensorFlow's own loader, in a process without torch", module.runtime, runner=module)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ["All products multiply floats"]

@@ -53,7 +53,7 @@ def main(folder: Path, threads: int) -> None:
     loaded = tf.saved_model.load(str(folder))
     answer = loaded.signatures[SIGNATURE]
     known = set(answer.structured_input_signature[1])
-    out.write(json.dumps({"version": tf.__version__}).encode() + b"\n")
+    out.write(json.dumps({"version": tf.__version__, "inputs": sorted(known)}).encode() + b"\n")
     out.flush()
     while (given := receive(sys.stdin.buffer)) is not None:
         found = answer(**{name: tf.constant(tensor) for name, tensor in given.items() if name in known})

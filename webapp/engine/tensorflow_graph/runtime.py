@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactUnproven
 from ..facts import ArchitectureSpec
-from .answering import receive, send
+from .answering import Array, receive, send
 from .processes import LAST_WORDS, command, environment
 
 
@@ -40,21 +41,30 @@ class ServedModule(nn.Module):
         self.named = spec.family == "transformers"
         if not (hello := self._out.readline()):
             raise self._death()
-        version = json.loads(hello)["version"]
+        told = json.loads(hello)
+        version, self.inputs = told["version"], list[str](told["inputs"])
         several = "threads" if threads > 1 else "thread"
         self.runtime = f"TensorFlow {version}, CPU, {threads} {several} within an operator, asked through a pipe"
 
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
         inputs = named or dict(zip(("x",), given, strict=True))
+        answers = self._asked({name: tensor.numpy() for name, tensor in inputs.items()})
+        tensors = {name: torch.from_numpy(array) for name, array in answers.items()}
+        return tensors if self.named else next(iter(tensors.values()))
+
+    def ask(self, given: Mapping[str, Array]) -> Array:
+        """The answer to arrays under the inputs' names."""
+        return next(iter(self._asked(given).values()))
+
+    def _asked(self, given: Mapping[str, Array]) -> dict[str, Array]:
         try:
-            send(self._in, {name: tensor.numpy() for name, tensor in inputs.items()})
+            send(self._in, given)
             found = receive(self._out)
         except (BrokenPipeError, EOFError) as error:
             raise self._death() from error
         if found is None:
             raise self._death()
-        answers = {name: torch.from_numpy(array) for name, array in found.items()}
-        return answers if self.named else next(iter(answers.values()))
+        return found
 
     def _death(self) -> ArtifactUnproven:
         status = self._process.wait()

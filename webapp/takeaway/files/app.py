@@ -1,4 +1,4 @@
-"""A Flask endpoint for the model: POST /predict with {"text": [...]} or {"inputs": {...}}, GET /health."""
+"""A Flask endpoint for the model: POST /predict with {"text": [...]}, {"inputs": {...}} or a picture; GET /health."""
 
 import os
 
@@ -20,10 +20,7 @@ def health():
 
 @app.post("/predict")
 def predict():
-    asked = request.get_json()
-    if not isinstance(asked, dict):
-        raise ValueError('Send a JSON object with "text" or "inputs".')
-    given = model.read(asked["text"]) if "text" in asked else asked.get("inputs")
+    given = _given()
     if not isinstance(given, dict):
         raise ValueError(
             'Send "text": [...], or "inputs" by name: {"' + '": [...], "'.join(model.inputs) + '": [...]}.'
@@ -37,6 +34,22 @@ def predict():
         {"class": names[row.argmax()], "probabilities": dict(zip(names, row.tolist(), strict=True))} for row in shares
     ]
     return {"predictions": answers}
+
+
+def _given():
+    if "picture" in request.files:
+        if not ABOUT["preprocessing"]:
+            raise ValueError("It is not known how pictures become this model's numbers; send its inputs by name.")
+        from pictures import numbers
+
+        try:
+            return {next(iter(model.inputs)): numbers(request.files["picture"].stream)}
+        except OSError:
+            raise ValueError("The file is no picture that Pillow can read.") from None
+    asked = request.get_json()
+    if not isinstance(asked, dict):
+        raise ValueError('Send a JSON object with "text" or "inputs".')
+    return model.read(asked["text"]) if "text" in asked else asked.get("inputs")
 
 
 @app.post("/continue")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
+from ...takeaway import TARGETS
 from .endpoints import ENDPOINTS, Endpoint, blueprint
 from .schemas import ErrorAnswer
 
@@ -24,6 +25,7 @@ PREFIX = "/api/v1"
 PATH_PARTS = {
     "id": {"type": "string", "pattern": "^[2-9a-z]{12}$", "description": "As the lists give it."},
     "name": {"type": "string", "minLength": 1, "description": "The artifact's name, such as model.safetensors."},
+    "target": {"type": "string", "enum": list(TARGETS), "description": "Where the package is to run."},
     "deployment": {"type": "string", "minLength": 1, "maxLength": 63, "description": "The deployment's name."},
     "token": {"type": "string", "minLength": 1, "description": "The last part of a share link."},
 }
