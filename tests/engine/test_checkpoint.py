@@ -1,8 +1,8 @@
 """Inspection: one normalised form, the same bytes each time; what cannot be trusted is refused and leaves nothing."""
 
 import json
-import stat
 import re
+import stat
 import struct
 import zipfile
 
