@@ -94,7 +94,7 @@ def tokenizers():
 def tiny_gguf(tmp_path):
     """A tiny model with a tokenizer, inspected, compressed and exported: the file, and its model."""
 
-    def made(tokenizer=None, bits=8, name="LlamaForCausalLM", model_type="llama", **changes):
+    def made(tokenizer=None, name="LlamaForCausalLM", model_type="llama", **changes):
         from transformers import PreTrainedTokenizerFast
 
         from tests.engine.conftest import SIZES as TINY
