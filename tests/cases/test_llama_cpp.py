@@ -20,7 +20,8 @@ from webapp.engine.modules import build, load
 pytest.importorskip("xllamacpp", reason="`make cases` installs it")
 
 TEXT = "It's 12345 o'clock,  and I'll\n\nsay: Привет, 世界 🦙!! \tDON'T   STOP "
-NEAR = 0.1  # nats of a log probability: llama.cpp rounds what it multiplies with integers to 8 bits
+NEAR = 0.1  # nats of a log probability, where llama.cpp multiplies floats
+NEAR_IN_INTEGERS = 0.5  # where it rounds what it multiplies with integers to 8 bits
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 CASED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,13 +45,13 @@ def next_of(path, ids):
     return {each["id"]: each["logprob"] for each in told["completion_probabilities"][0]["top_logprobs"]}
 
 
-def assert_answers_near(path, module, ids):
+def assert_answers_near(path, module, ids, near=NEAR):
     with torch.inference_mode():
         expected = module(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
     found = next_of(path, ids)
     worst = max(abs(found[token] - float(expected[token])) for token in found)
     print(f"{path.name}: largest difference of ten log probabilities {worst:.4f}")
-    assert worst < NEAR
+    assert worst < near
     assert int(expected.argmax()) in found
 
 
@@ -93,7 +94,7 @@ def tokenizers():
 def tiny_gguf(tmp_path):
     """A tiny model with a tokenizer, inspected, compressed and exported: the file, and its model."""
 
-    def made(tokenizer=None, bits=8, name="LlamaForCausalLM", model_type="llama", **changes):
+    def made(tokenizer=None, name="LlamaForCausalLM", model_type="llama", **changes):
         from transformers import PreTrainedTokenizerFast
 
         from tests.engine.conftest import SIZES as TINY
@@ -154,6 +155,6 @@ def test_a_real_model_in_few_bits(smollm2, compressed, bits):
     step = {"technique": "weight_quantization", "settings": {"bits": bits, **groups}}
     run, folder = compressed(smollm2, step, exports=["safetensors", "gguf"])
     ids = tokens_of(folder / "model.gguf", "The capital of France is the city of")
-    assert_answers_near(folder / "model.gguf", load(folder / "model.safetensors"), ids)
+    assert_answers_near(folder / "model.gguf", load(folder / "model.safetensors"), ids, NEAR_IN_INTEGERS)
     sizes = {artifact["name"]: artifact["size_bytes"] for artifact in run["artifacts"]}
     assert sizes["model.gguf"] < 1.2 * sizes["model.safetensors"]
