@@ -28,6 +28,7 @@ from .progress import Part, Report
 from .safetensors_file import NAMES, LazyTensor, dtype_name, read_header, write_safetensors
 
 WEIGHTS = "model.safetensors"
+BARE = "linear"
 FOREIGN = (  # (offset, bytes) -> what it is
     (0, b"\x89HDF\r\n\x1a\n", f"an HDF5 file, as Keras writes it, whose layers are Python code; {FROM_KERAS}"),
     (
@@ -69,6 +70,7 @@ def inspect_checkpoint(
         opened = kind.open(upload, filename, Path(scratch), Part(report, 0.0, 0.3))
         if not opened.tensors:
             raise CheckpointRefused(f"{filename} holds no tensors")
+        _name_bare_layer(opened)
         _check_dtypes(opened.tensors, filename)
         spec, because = _recognised(opened)
         if spec is not None and spec.config.get("assumed"):
@@ -101,6 +103,16 @@ def _unknown(head: bytes, filename: str) -> str:
     if filename.endswith(".safetensors"):
         return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
     return f"{filename} is of no format that Pare knows (it begins with {head[:8]!r}); upload {ACCEPTED}"
+
+
+def _name_bare_layer(opened: Opened) -> None:
+    """The state dict of one nn.Linear has no layer's name before its tensors'; everything here goes by such names."""
+    alone = opened.config is None and "weight" in opened.tensors and set(opened.tensors) <= {"weight", "bias"}
+    if alone and len(opened.tensors["weight"].shape) == 2 and not opened.metadata.get("pare_architecture"):
+        opened.tensors = {f"{BARE}.{name}": tensor for name, tensor in opened.tensors.items()}
+        opened.notes.append(
+            f"Its tensors belong to a layer without a name; it is called {BARE} here and in what is made."
+        )
 
 
 def _check_dtypes(tensors: Mapping[str, LazyTensor], filename: str) -> None:

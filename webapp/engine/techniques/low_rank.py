@@ -162,7 +162,7 @@ def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None] | 
     goal.keep(split.encoded(chosen, goal.dtype))
     of = " and ".join(map(str, chosen))
     share, energy = form.values(chosen) / form.size, 1 - split.lost(chosen)
-    done = f"rank {of}, {share:.1%} of its parameters, {energy:.1%} of its energy"
+    done = f"rank {of}, {share:.1%} of its parameters ({1 - share:.1%} saved), {energy:.1%} of its energy"
     return Outcome(goal.layer.name, _asked(settings), done, note=goal.note)
 
 
