@@ -119,7 +119,7 @@ def test_integers_are_kept_where_the_format_has_their_like(
         ([("layer_drop", {"blocks": 1}), quantized(8)], {"F32", "Q8_0"}),
         ([quantized(8), ("dynamic_quantization", {})], {"F32", "Q8_0"}),
     ],
-    ids=str,
+    ids=["pruned", "pruned, 4 bits", "bfloat16", "float16", "cut, 8 bits", "shortened, 8 bits", "dynamic"],
 )
 def test_a_recipe_answers_as_the_compressed_model(language_model, apply_steps, given_batches, tmp_path, steps, kinds):
     checkpoint = language_model()
