@@ -79,7 +79,7 @@ def test_a_small_network_is_taught_by_a_large_one(api, done, tmp_path):
     np.savez(tmp_path / "taught.npz", x=x.numpy(), y=y.numpy())
     teacher, student = (ready(api, "checkpoints", tmp_path / f"{name}.pt") for name in ("large", "small"))
     dataset = ready(api, "datasets", tmp_path / "taught.npz")
-    settings = {"epochs": 20, "learning_rate": 0.01}
+    settings = {"epochs": 8, "learning_rate": 0.02}
     run, path = done(student, "distillation", settings, dataset=dataset, teacher_checkpoint_id=teacher)
     before, after = (run[side]["metrics"]["accuracy"]["value"] for side in ("baseline", "result"))
     assert after > max(0.7, before + 0.2)
