@@ -107,6 +107,13 @@ SMOLLM2 = [
         [("gptq", {"bits": 4, **GROUPS_OF_128})],
     ),
     Bar(
+        "int8 weights and activations",
+        "torchao",
+        language(28.06, 0.029, 0.900, cpu_s=7.5, peak_mb=1378, mb=220.5),
+        [("dynamic_quantization", {})],
+        NO_HEAD,
+    ),
+    Bar(
         "8 bits, whole file",
         "llama.cpp Q8_0",
         language(27.44, 0.0041, 0.961, peak_mb=374, mb=144.8),
@@ -166,6 +173,19 @@ MINILM = [
         "HQQ",
         encoder(0.849, 0.883, cpu_s=10, peak_mb=625, mb=54),
         [("weight_quantization", {"bits": 3, "symmetric": False, "scale": "search", **GROUPS_OF_64})],
+        {"exclude": ["*embeddings*"]},
+    ),
+    Bar(
+        "int8 dynamic, per channel",
+        "onnxruntime",
+        encoder(0.9928, 0.9923, cpu_s=3.7, peak_mb=659, mb=22.8),
+        [("dynamic_quantization", {})],
+    ),
+    Bar(
+        "int8 static",
+        "onnxruntime",
+        encoder(0.932, 0.937, cpu_s=8.5, peak_mb=684, mb=58.6),
+        [("static_quantization", {})],
         {"exclude": ["*embeddings*"]},
     ),
     Bar(

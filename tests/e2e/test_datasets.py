@@ -114,7 +114,8 @@ def test_the_preprocessing_that_the_form_asks_is_the_runs(page, api, held):
     page.wait_for_url(re.compile(r"/runs/[2-9a-z]{12}$"))
     asked = api.get(f"/runs/{page.url.rsplit('/', 1)[1]}")["preprocessing"]
     assert (asked["resize"], asked["mean"], asked["std"]) == ("pad", [0.5, 0.25, 0.0], [0.25])
-    page.goto(f"/runs/new?from={page.url.rsplit('/', 1)[1]}")
-    expect(page.get_by_label("Resize")).to_have_value("pad")
-    page.get_by_label("Dataset", exact=True).select_option("")
-    expect(page.locator("#preprocessing")).to_be_hidden()
+    again = page.context.new_page()  # the run's own page loads itself anew when the run ends
+    again.goto(f"/runs/new?from={page.url.rsplit('/', 1)[1]}")
+    expect(again.get_by_label("Resize")).to_have_value("pad")
+    again.get_by_label("Dataset", exact=True).select_option("")
+    expect(again.locator("#preprocessing")).to_be_hidden()

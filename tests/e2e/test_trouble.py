@@ -32,7 +32,7 @@ def compressing(pid: int) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "webapp.engine.child" in child.cmdline():
+            if "/work/" in child.cwd():
                 found.append(child)
     return found
 

@@ -113,7 +113,7 @@ class Bench:
         here, found = str(self.settings.work), []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if any(here in part for part in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd().startswith(here):
                     found.append(process)
         return found
 

@@ -11,9 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-job = json.loads(Path(sys.argv[1]).read_text())
-output = Path(job["output"])
-
 
 def leave_with_the_worker() -> None:
     while os.read(0, 1024):
@@ -25,7 +22,8 @@ def say(**message: object) -> None:
     print(json.dumps(message), flush=True)
 
 
-def perform(verb: str, argument: object) -> None:
+def perform(job: dict, verb: str, argument: object) -> None:
+    output = Path(job["output"])
     match verb:
         case "sleep":
             for _ in range(int(argument * 20)):
@@ -57,6 +55,9 @@ def perform(verb: str, argument: object) -> None:
             os._exit(3)
         case "exit":
             os._exit(argument)
+        case "talk":  # facts of so many megabytes
+            say(done=["x" * 1000] * argument * 1000)
+            os._exit(0)
         case "kill_self":
             os.kill(os.getpid(), argument)
         case "kill_self_once":
@@ -86,24 +87,26 @@ def perform(verb: str, argument: object) -> None:
                 os._exit(3)
 
 
-def note(event: str) -> None:
+def note(job: dict, event: str) -> None:
     if ledger := job.get("run", {}).get("recipe", {}).get("ledger"):
         with open(ledger, "a") as file:
             file.write(f"{event} {job['stage']} {os.getpid()}\n")
 
 
-if not os.environ.get("IGNORE_STDIN"):
-    threading.Thread(target=leave_with_the_worker, daemon=True).start()
-facts = {"task": job["task"]}
-if job["task"] == "stage":
-    script = job["run"]["recipe"]["stages"][job["stage"]]
-    facts |= {"stage": job["stage"], "inputs": sorted(job["inputs"])}
-else:
-    asked = json.loads(Path(job["upload"]).read_text())
-    script, facts = asked["script"], facts | asked["facts"] | {"filename": job["filename"]}
-note("start")
-for verb, argument in script:
-    perform(verb, argument)
-note("end")
-say(done=facts)
-os._exit(0)
+def main(job_file: str) -> int:
+    job = json.loads(Path(job_file).read_text())
+    if not os.environ.get("IGNORE_STDIN"):
+        threading.Thread(target=leave_with_the_worker, daemon=True).start()
+    facts = {"task": job["task"]}
+    if job["task"] == "stage":
+        script = job["run"]["recipe"]["stages"][job["stage"]]
+        facts |= {"stage": job["stage"], "inputs": sorted(job["inputs"])}
+    else:
+        asked = json.loads(Path(job["upload"]).read_text())
+        script, facts = asked["script"], facts | asked["facts"] | {"filename": job["filename"]}
+    note(job, "start")
+    for verb, argument in script:
+        perform(job, verb, argument)
+    note(job, "end")
+    say(done=facts)
+    return 0

@@ -11,7 +11,7 @@ from typing import Any
 from webapp.config import Settings
 from webapp.jobs.worker import run_worker
 
-COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_child.py")))
+CHILD = "tests.jobs.scripted_child"
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,4 @@ class ScriptedPipeline:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_worker(Settings.load(Path(sys.argv[1])), pipeline=ScriptedPipeline(), command=COMMAND)
+    run_worker(Settings.load(Path(sys.argv[1])), pipeline=ScriptedPipeline(), entry=CHILD)

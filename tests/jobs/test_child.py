@@ -1,6 +1,5 @@
 """Whatever a child does, its supervisor gets facts or a sentence out of it, and no process stays."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.jobs.scripted_worker import COMMAND
+from tests.jobs.scripted_worker import CHILD
 from webapp.engine.errors import OutOfMemory
 from webapp.jobs import child as child_module
 from webapp.jobs.child import ChildSupervisor
@@ -46,7 +45,7 @@ def supervise(tmp_path, told):
     """Has a child perform the script."""
 
     def supervise(*script, unwanted=lambda: False, memory_limit_bytes=10**9, **options):
-        supervisor = ChildSupervisor(command=COMMAND, **{"poll_seconds": 0.05, "tell_seconds": 0.05} | options)
+        supervisor = ChildSupervisor(entry=CHILD, **{"poll_seconds": 0.05, "tell_seconds": 0.05} | options)
         recipe = {"stages": {"s": script}, "ledger": str(tmp_path / "ledger")}
         job = {
             "task": "stage",
@@ -60,6 +59,7 @@ def supervise(tmp_path, told):
             return supervisor.run(job, tmp_path / "work", told, unwanted)
         finally:
             assert supervisor.processes == set()
+            supervisor.forks.close()
 
     return supervise
 
@@ -92,11 +92,8 @@ def test_a_flood_of_log_lines_is_cut_and_says_so(supervise, told):
     assert any("lines left out" in line for line in told.lines)
 
 
-def test_facts_of_many_megabytes_are_one_line(tmp_path):
-    code = "import json; print(json.dumps({'done': ['x' * 1000] * 20_000}))"
-    supervisor = ChildSupervisor(command=(sys.executable, "-c", code))
-    facts = supervisor.run({"output": str(tmp_path / "output")}, tmp_path, Told(), lambda: False)
-    assert facts == ["x" * 1000] * 20_000
+def test_facts_of_many_megabytes_are_one_line(supervise):
+    assert supervise(["talk", 20]) == ["x" * 1000] * 20_000
 
 
 def test_garbage_on_stdout_is_logged_and_does_no_harm(supervise):
@@ -169,14 +166,15 @@ def test_unwanted_work_ends_within_three_seconds_with_all_its_processes(supervis
     assert time.monotonic() - wanted_until < 3.0
     for process in psutil.process_iter():
         if process not in before and process.is_running():
-            assert str(tmp_path) not in " ".join(_command(process))
+            assert str(tmp_path) not in _folder(process)
 
 
-def _command(process):
+def _folder(process):
+    """Where it works; every child and what it starts do that in the child's own folder."""
     try:
-        return process.cmdline() if process.status() != psutil.STATUS_ZOMBIE else []
+        return process.cwd() if process.status() != psutil.STATUS_ZOMBIE else ""
     except psutil.Error:
-        return []
+        return ""
 
 
 def test_a_grandchild_that_holds_the_pipes_open_holds_nobody_up(supervise):
@@ -204,15 +202,15 @@ from webapp.jobs.child import ChildSupervisor
 folder = Path(sys.argv[1])
 job = {"task": "stage", "stage": "s", "inputs": {}, "output": str(folder / "output"),
        "run": {"recipe": {"stages": {"s": [["sleep", 60]]}, "ledger": str(folder / "ledger")}}}
-ChildSupervisor(command=json.loads(sys.argv[2])).run(job, folder, print, lambda: False)
+ChildSupervisor(entry=sys.argv[2]).run(job, folder, print, lambda: False)
 """
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["child watches stdin", "child watches nothing"])
 def test_a_child_does_not_outlive_a_killed_supervisor(tmp_path, deaf):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | ({"IGNORE_STDIN": "1"} if deaf else {})
-    arguments = [str(tmp_path), json.dumps(COMMAND)]
-    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISE_FOREVER, *arguments], env=environment)
+    arguments = [sys.executable, "-c", SUPERVISE_FOREVER, str(tmp_path), CHILD]
+    supervisor = subprocess.Popen(arguments, env=environment)
     while not (tmp_path / "ledger").exists() or not (tmp_path / "ledger").read_text().endswith("\n"):
         time.sleep(0.02)
     child = int((tmp_path / "ledger").read_text().split()[2])
@@ -225,8 +223,48 @@ def test_a_child_does_not_outlive_a_killed_supervisor(tmp_path, deaf):
     assert not is_running(child)
 
 
+def test_children_and_their_server_may_die_and_the_next_child_starts(tmp_path):
+    supervisor = ChildSupervisor(entry=CHILD, poll_seconds=0.05)
+    told = Told()
+
+    def job(name, *script):
+        run = {"recipe": {"stages": {"s": script}, "ledger": str(tmp_path / "ledger")}}
+        return {"task": "stage", "stage": "s", "inputs": {}, "run": run, "output": str(tmp_path / name / "output")}
+
+    supervisor.run(job("first"), tmp_path / "first", told, lambda: False)
+    os.kill(supervisor.forks.server_pid, signal.SIGKILL)
+    supervisor.run(job("second"), tmp_path / "second", told, lambda: False)
+    assert told.lines == []  # nothing had begun: nothing was lost
+
+    def kill_the_server():
+        while len(started(tmp_path)) < 3:
+            time.sleep(0.02)
+        os.kill(supervisor.forks.server_pid, signal.SIGKILL)
+
+    threading.Thread(target=kill_the_server).start()
+    supervisor.run(job("third", ["sleep", 1]), tmp_path / "third", told, lambda: False)
+    assert told.lines == ["The computing process was killed from outside; it is started again"]
+    assert len(started(tmp_path)) == 4
+    supervisor.forks.close()
+
+
+def test_what_cannot_be_imported_is_told_in_a_sentence(tmp_path):
+    supervisor = ChildSupervisor(entry="tests.jobs.no_such_module", poll_seconds=0.05)
+    with pytest.raises(ChildDied, match=r"does not start: what it needs cannot be imported.*The worker's log"):
+        supervisor.run({"output": str(tmp_path / "output")}, tmp_path, Told(), lambda: False)
+
+
+def test_cancel_does_not_wait_for_the_imports(tmp_path):
+    supervisor = ChildSupervisor(poll_seconds=0.05)
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        supervisor.run({"output": str(tmp_path / "output")}, tmp_path, Told(), lambda: time.monotonic() > began + 0.2)
+    assert time.monotonic() - began < 1.5
+    supervisor.forks.close()
+
+
 def test_when_the_worker_ends_nothing_of_the_killed_child_is_reported(tmp_path):
-    supervisor = ChildSupervisor(command=COMMAND, poll_seconds=0.05)
+    supervisor = ChildSupervisor(entry=CHILD, poll_seconds=0.05)
     outcome = []
     job = {
         "task": "stage",

@@ -2,6 +2,7 @@
 
 import io
 import signal
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ RECIPE = {
         {"technique": "weight_quantization", "settings": {"bits": 8}},
     ],
 }
+STAGES = ("baseline", "step-1", "score-1", "step-2", "export-safetensors", "verify-safetensors")
 FEATURES, HIDDEN, CLASSES, SAMPLES = 6, 16, 3, 60
 
 
@@ -44,7 +46,16 @@ def samples() -> bytes:
 class RealBench(Bench):
     def __init__(self, instance, **settings):
         instance.mkdir(exist_ok=True)
-        super().__init__(instance, "webapp.cli", "worker", "--instance", worker_stale_seconds="30", **settings)
+        super().__init__(instance, "tests.jobs.held_worker", worker_stale_seconds="30", **settings)
+        self._hold = instance / "hold"
+        self.environment["HOLD"] = str(self._hold)
+        self.hold("")
+
+    def hold(self, stage):
+        """From now on the child of this stage does not end by itself; "" holds none."""
+        beside = self._hold.with_suffix(".new")
+        beside.write_text(stage)
+        beside.rename(self._hold)
 
     def start_run(self, recipe=RECIPE, **changed):
         """Uploads the checkpoint and its dataset, and queues the run."""
@@ -55,13 +66,13 @@ class RealBench(Bench):
             assert row.state is UploadState.READY, row.reason
         return self.run(recipe, checkpoint_id, dataset_id=dataset_id, **changed)
 
-    def at_work_on(self, run_id, position):
-        """The child that computes this stage, once it does; None where the run ended before that."""
+    def at_work_on(self, run_id, name):
+        """The child that computes this stage, once it does."""
 
         def look():
             run = self.get(Run, run_id)
             assert run.state is not RunState.FAILED, run.error
-            stage = run.stages[position] if len(run.stages) > position else None
+            stage = next((stage for stage in run.stages if stage.name == name), None)
             return stage and stage.state is StageState.RUNNING and self.children()
 
         return self.until(look, 60)[0]
@@ -91,22 +102,23 @@ def test_a_worker_and_a_child_killed_at_every_stage_change_nothing(benches):
     worker = disturbed.start_worker()
     undisturbed.start_worker()
     reference = undisturbed.start_run()
+    disturbed.hold(STAGES[0])
     run_id = disturbed.start_run()
-    stages = len(disturbed.until(lambda: disturbed.get(Run, run_id).stages, 60))
-    assert stages == 6
-    for position in range(stages):
-        child = disturbed.at_work_on(run_id, position)
+    for stage, following in pairwise((*STAGES, "")):
+        child = disturbed.at_work_on(run_id, stage)
         child.send_signal(signal.SIGKILL)
         disturbed.until(lambda child=child: disturbed.children() and child not in disturbed.children())
-        disturbed.at_work_on(run_id, position)
+        disturbed.at_work_on(run_id, stage)
         worker.kill()
         worker.wait()
         disturbed.until(lambda: not disturbed.children(), seconds=3)
+        disturbed.hold(following)
         worker = disturbed.start_worker()
     run = disturbed.ended(run_id, 120)
     never_killed = undisturbed.ended(reference, 120)
     assert run.state is RunState.SUCCEEDED, run.error
     assert never_killed.state is RunState.SUCCEEDED, never_killed.error
+    assert tuple(stage.name for stage in run.stages) == STAGES
     assert run.artifacts
     assert what_it_made(run) == what_it_made(never_killed)
 
@@ -121,8 +133,9 @@ def bench(tmp_path):
 @pytest.mark.timeout(200)
 def test_cancel_ends_the_run_within_three_seconds_and_not_the_worker(bench):
     worker = bench.start_worker()
+    bench.hold("step-1")
     run_id = bench.start_run()
-    bench.at_work_on(run_id, 1)
+    bench.at_work_on(run_id, "step-1")
     bench.jobs.cancel_run(run_id)
     bench.until(lambda: not bench.children(), seconds=3)
     assert bench.get(Run, run_id).state is RunState.CANCELLED

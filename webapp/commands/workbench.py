@@ -50,9 +50,11 @@ def workbench(parent: Path) -> Iterator[Workbench]:
     """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens."""
     folder = parent / f".pare-{os.getpid()}"
     folder.mkdir()
+    supervisor = ChildSupervisor(threads=os.cpu_count() or 1)
     try:
-        yield Workbench(folder, ChildSupervisor(threads=os.cpu_count() or 1))
+        yield Workbench(folder, supervisor)
     finally:
+        supervisor.forks.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""The child process: one piece of work, then gone. `python -m webapp.engine.child JOB.json`
+"""The child process: one piece of work, then gone. The worker's jobs fork it; `python -m webapp.engine.child JOB.json`.
 
 It speaks JSON lines on stdout (progress, log, point, and last `done` or `error`) and leaves at once when its stdin
 closes, because then whoever started it is dead. Uploaded bytes are parsed here and nowhere else.
@@ -19,6 +19,20 @@ from typing import Any
 from .errors import DiskFull, OutOfMemory, PareError
 
 DONE, FAILED = 0, 3
+
+
+def preload() -> None:
+    """Imports what tasks need, once for all children that are forked afterwards. Starts no thread, touches no GPU."""
+    import transformers.modeling_utils
+    from transformers.models.auto import modeling_auto, tokenization_auto
+
+    from . import checkpoint, dataset_uploads, stages
+
+    assert transformers
+    assert modeling_auto, tokenization_auto
+    assert checkpoint
+    assert dataset_uploads
+    assert stages
 
 
 class Lines:

@@ -10,8 +10,6 @@ import json
 import logging
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -22,13 +20,13 @@ from typing import Any, NamedTuple, Protocol
 
 from webapp.engine.errors import OutOfMemory
 from webapp.jobs.errors import ChildDied, ChildFailed, Stopped
+from webapp.jobs.forks import Forks
 from webapp.jobs.lines import LineReader
-from webapp.jobs.processes import child_environment, kill_group, leashed, oom_kills
+from webapp.jobs.processes import kill_group, oom_kills
 
 log = logging.getLogger(__name__)
 
-ENGINE_CHILD = (sys.executable, "-m", "webapp.engine.child")
-OOM_SCORE = 700  # the kernel takes the child's memory before the worker's
+ENGINE_CHILD = "webapp.engine.child"
 LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
 MEMORY_WORDS = ("memoryerror", "bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory")
@@ -52,15 +50,22 @@ class Tell(Protocol):
 
 @dataclass
 class ChildSupervisor:
-    """Runs one child at a time per call; `processes` are those alive now, of all threads."""
+    """Runs one child at a time per call; `processes` are those alive now, of all threads.
 
-    command: Sequence[str] = ENGINE_CHILD
+    `entry` is the module that they run (see fork_server).
+    """
+
+    entry: str = ENGINE_CHILD
     threads: int = 1
     restarts: int = 3
     poll_seconds: float = 0.5
     tell_seconds: float = 0.5
     closing: threading.Event = field(default_factory=threading.Event)  # the worker ends: kill, and report nothing
     processes: set[int] = field(default_factory=set)
+    forks: Forks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forks = Forks(self.entry, self.threads)
 
     def run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
         """Has the job done with `folder` for its files, and returns the child's facts.
@@ -68,14 +73,19 @@ class ChildSupervisor:
         `tell` is called at most every `tell_seconds`, `unwanted` every `poll_seconds`. Raises ChildFailed with the
         engine's own error, OutOfMemory, ChildDied, or Stopped when the work was unwanted.
         """
+
+        def stop() -> bool:
+            self.hold_if_closing()
+            return unwanted()
+
         for attempt in range(self.restarts + 1):
             output = Path(job["output"])
             shutil.rmtree(output, ignore_errors=True)
             output.mkdir(parents=True)
             killed_for_memory = oom_kills()
-            child = _Child(self, job, folder)
+            child = _Child(self, job, folder, stop)
             try:
-                child.follow(tell, unwanted)
+                child.follow(tell, stop)
             finally:
                 child.end()
                 self.hold_if_closing()
@@ -99,6 +109,7 @@ class ChildSupervisor:
         """Kills every child and returns at once; to be called when the worker ends, after `closing` is set."""
         for process_id in tuple(self.processes):
             kill_group(process_id)
+        self.forks.close()
 
     def hold_if_closing(self) -> None:
         """When the worker ends, its threads stand still here, so that nothing they half did is recorded."""
@@ -107,31 +118,22 @@ class ChildSupervisor:
 
 
 class _Child:
-    def __init__(self, supervisor: ChildSupervisor, job: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self, supervisor: ChildSupervisor, job: Mapping[str, Any], folder: Path, stop: Callable[[], bool]
+    ) -> None:
         self.supervisor = supervisor
         self.answer: dict[str, Any] | None = None
         self.status: int | None = None
         self.last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._news = _News()
-        temporary = folder / "tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
+        (folder / "tmp").mkdir(parents=True, exist_ok=True)
         job_file = folder / "job.json"
         job_file.write_text(json.dumps(job), encoding="utf8")
-        supervisor.hold_if_closing()
-        self.process = subprocess.Popen(
-            leashed([*supervisor.command, str(job_file)], signal.SIGKILL, OOM_SCORE),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=child_environment(supervisor.threads, temporary),
-        )
+        self.process = supervisor.forks.start(job_file, supervisor.poll_seconds, stop)
         supervisor.processes.add(self.process.pid)
 
-    def follow(self, tell: Tell, unwanted: Callable[[], bool]) -> None:
+    def follow(self, tell: Tell, stop: Callable[[], bool]) -> None:
         """Returns when the child has ended; raises Stopped when it became unwanted."""
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
         supervisor, told_at, looked_at = self.supervisor, 0.0, time.monotonic()
         with LineReader(out=self.process.stdout, err=self.process.stderr) as reader:
             while (running := self.process.poll() is None) or reader.open:
@@ -144,8 +146,7 @@ class _Child:
                     self._news.tell(tell)
                 if running and at - looked_at >= supervisor.poll_seconds:
                     looked_at = at
-                    supervisor.hold_if_closing()
-                    if unwanted():
+                    if stop():
                         raise Stopped("the work is not wanted any more")
                 if not running and not reader.more:
                     break
@@ -158,9 +159,7 @@ class _Child:
         kill_group(self.process.pid)
         self.process.wait()
         self.supervisor.processes.discard(self.process.pid)
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
+        self.process.close()
 
     def facts(self) -> Any:
         assert self.answer is not None

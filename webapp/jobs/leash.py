@@ -14,17 +14,22 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def main() -> None:
-    signal_number, parent, oom_score, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+def leash(signal_number: int, parent: int, oom_score: str) -> None:
+    """Puts this process on it. Leaves when the parent has died before."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
         if os.getppid() != parent:
-            sys.exit("the parent is gone")  # it died before the leash was on
+            sys.exit("the parent is gone")
         try:
             with open("/proc/self/oom_score_adj", "w") as file:
                 file.write(oom_score)
         except OSError:
             pass  # not permitted here; only a preference is lost
+
+
+def main() -> None:
+    signal_number, parent, oom_score, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    leash(signal_number, parent, oom_score)
     os.execvp(command[0], command)  # noqa: S606
 
 

@@ -21,8 +21,8 @@ def leashed(command: Sequence[str], signal_at_death: signal.Signals, oom_score: 
     return [*leash, str(int(signal_at_death)), str(os.getpid()), str(oom_score), *command]
 
 
-def child_environment(threads: int, temporary: Path) -> dict[str, str]:
-    """The worker's own, with the threads limited, temporary files kept in `temporary`, and no way to a model hub."""
+def child_environment(threads: int) -> dict[str, str]:
+    """The worker's own, with the threads limited and no way to a model hub."""
     count = str(threads)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PARE_")}
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -31,10 +31,10 @@ def child_environment(threads: int, temporary: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # a process that has only looked for a GPU can still fork
         "NUMEXPR_NUM_THREADS": count,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "TMPDIR": str(temporary),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
     }

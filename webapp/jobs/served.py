@@ -44,7 +44,7 @@ class Served:
         self.service = Service(
             f"model {row.name}",
             [sys.executable, "-m", "webapp.serving", str(self.folder), str(self.socket)],
-            child_environment(settings.threads_per_child, self.folder),
+            child_environment(settings.threads_per_child) | {"TMPDIR": str(self.folder)},
             signal_at_death=signal.SIGKILL,
             oom_score=OOM_SCORE,
             errors=self.folder / "errors.log",

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from types import FrameType
 
 from dbos import DBOS
@@ -35,12 +34,12 @@ LOST_SIGHT = 75  # exit status of a worker that was taken for dead
 CHILDREN_GONE_SECONDS = 3.0
 
 
-def run_worker(settings: Settings, *, pipeline: Pipeline | None = None, command: Sequence[str] = ENGINE_CHILD) -> None:
+def run_worker(settings: Settings, *, pipeline: Pipeline | None = None, entry: str = ENGINE_CHILD) -> None:
     """Works until SIGTERM or SIGINT, then ends the process: the child is killed and its run taken up again later."""
     slot = Slot.claim(settings)
     engine = make_engine(settings.database_url)
     upgrade(engine)
-    place = Workplace.of(settings, slot.executor_id, make_sessions(engine), pipeline, command)
+    place = Workplace.of(settings, slot.executor_id, make_sessions(engine), pipeline, entry)
     shutil.rmtree(place.folder, ignore_errors=True)
     worker = Worker(place, JobClient(settings, engine))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,6 +56,7 @@ class Worker:
 
     def work(self) -> None:
         """Does not return."""
+        self.place.children.forks.prepare()
         self.place.pipeline.prepare()
         self.heartbeat.start()
         self._launch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,10 @@ class Workplace:
         executor_id: str,
         sessions: sessionmaker[Session],
         pipeline: Pipeline | None = None,
-        command: Sequence[str] = ENGINE_CHILD,
+        entry: str = ENGINE_CHILD,
     ) -> Workplace:
         children = ChildSupervisor(
-            command=command,
+            entry=entry,
             threads=settings.threads_per_child,
             restarts=settings.child_restarts,
             poll_seconds=settings.cancel_poll_seconds,

@@ -18,7 +18,7 @@ def scores(rows, columns, seed, ties):
 def test_every_row_loses_its_smallest_and_the_total_is_exact(rows, columns, seed, share, ties):
     given_scores = scores(rows, columns, seed, ties)
     keep = masks.largest_by_row(given_scores, share)
-    assert int((~keep).sum()) == round(share * rows * columns)
+    assert int((~keep).sum()) == round(share * (rows * columns))
     gone = (~keep).sum(1)
     assert int(gone.max() - gone.min()) <= 1
     for row, stays in zip(given_scores, keep, strict=True):

@@ -1,0 +1,130 @@
+"""Started as a process: imports once what every child needs, then makes each child by fork, in milliseconds.
+
+    python -m webapp.jobs.fork_server ENTRY OOM_SCORE
+
+ENTRY is a module with `main(job_file) -> exit status`, and maybe `preload()`. An order comes on the Unix socket that
+is stdin: JSON {"job": path} with four file descriptors, which become the child's stdin, stdout, stderr and its
+channel. On the channel the child says its process id when it may be killed, and this process its exit status. When
+the socket closes, whoever gave the orders is gone: this process leaves, and the kernel takes its children.
+
+It stays single-threaded and computes nothing, for a fork copies one thread and no pool.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from types import FrameType, ModuleType
+
+from webapp.jobs.leash import leash
+
+ORDER_BYTES = 1 << 16
+
+
+class ForkServer:
+    def __init__(self, work: ModuleType, oom_score: str, orders: socket.socket) -> None:
+        self.work, self.oom_score, self.orders = work, oom_score, orders
+        self.channels: dict[int, int] = {}  # of the children that live, by process id
+        self._deaths, self._death = os.pipe()
+        os.set_blocking(self._death, False)
+        os.set_blocking(self._deaths, False)
+        signal.set_wakeup_fd(self._death)
+        signal.signal(signal.SIGCHLD, _nothing)  # the wake-up tells
+
+    def serve(self) -> None:
+        """Returns when the orders end."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.orders, selectors.EVENT_READ)
+            selector.register(self._deaths, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj == self._deaths:
+                        self._bury()
+                    elif not self._obey():
+                        return
+
+    def _obey(self) -> bool:
+        order, descriptors, *_ = socket.recv_fds(self.orders, ORDER_BYTES, 4)
+        if not order:
+            return False
+        *pipes, channel = descriptors
+        process_id = os.fork()
+        if process_id == 0:
+            self._become(json.loads(order)["job"], pipes, channel)
+        self.channels[process_id] = channel
+        for descriptor in pipes:
+            os.close(descriptor)
+        return True
+
+    def _bury(self) -> None:
+        os.read(self._deaths, 1 << 16)
+        while self.channels:
+            process_id, status = os.waitpid(-1, os.WNOHANG)
+            if not process_id:
+                return
+            _say(channel := self.channels.pop(process_id), {"status": os.waitstatus_to_exitcode(status)})
+            os.close(channel)
+
+    def _become(self, job: str, pipes: list[int], channel: int) -> None:
+        """The child's life. Does not return."""
+        status = 1
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            parent = os.getppid()
+            for descriptor in (self._deaths, self._death, *self.channels.values()):
+                os.close(descriptor)
+            for number, descriptor in enumerate(pipes):
+                os.dup2(descriptor, number)  # the first takes the place of the orders
+                os.close(descriptor)
+            leash(signal.SIGKILL, parent, self.oom_score)
+            if _say(channel, {"pid": os.getpid()}):
+                os.close(channel)
+                folder = Path(job).parent
+                os.chdir(folder)
+                os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+                status = self.work.main(job)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)  # no teardown: the answer is out
+
+
+def _say(channel: int, message: dict[str, int]) -> bool:
+    """Whether somebody listens."""
+    try:
+        os.write(channel, json.dumps(message).encode() + b"\n")
+    except OSError:
+        return False
+    return True
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def main(entry: str, oom_score: str) -> None:
+    work = importlib.import_module(entry)
+    if hasattr(work, "preload"):
+        work.preload()
+    gc.freeze()  # what is here stays: the collector of a child need not look at it, nor copy its pages
+    ForkServer(work, oom_score, socket.socket(fileno=0)).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
+    os._exit(0)

@@ -1,0 +1,169 @@
+"""Children from the fork server: started, watched and waited for like those of `subprocess.Popen`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from webapp.jobs.errors import ChildDied, Stopped
+from webapp.jobs.processes import child_environment, kill_group
+
+log = logging.getLogger(__name__)
+
+OOM_SCORE = 700  # the kernel takes the child's memory before the worker's
+STARTS = 3  # of the server, before a child is given up
+
+
+class Fork:
+    """A child that runs. `pid` is the id of its process, its group and its session."""
+
+    def __init__(
+        self, pid: int, channel: socket.socket, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]
+    ) -> None:
+        self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
+        self.status: int | None = None  # negative: the signal that ended it
+        self._channel = channel
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._look(0.0)
+
+    def wait(self) -> int:
+        """Like `poll`, but waits for the end."""
+        status = self._look(None)
+        assert status is not None
+        return status
+
+    def close(self) -> None:
+        for end in (self._channel, self.stdin, self.stdout, self.stderr):
+            end.close()
+
+    def _look(self, wait_seconds: float | None) -> int | None:
+        if self.status is None and select.select([self._channel], [], [], wait_seconds)[0]:
+            told = _heard(self._channel)
+            self.status = told["status"] if told else -signal.SIGKILL  # the server has died, and its children with it
+        return self.status
+
+
+@dataclass(frozen=True)
+class _Server:
+    process: subprocess.Popen[bytes]
+    orders: socket.socket
+
+    @classmethod
+    def started(cls, entry: str, threads: int) -> _Server:
+        """Returns before it is ready."""
+        orders, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "webapp.jobs.fork_server", entry, str(OOM_SCORE)]
+            environment = child_environment(threads)
+            return cls(subprocess.Popen(command, stdin=theirs, start_new_session=True, env=environment), orders)
+
+    def end(self) -> None:
+        """And with it every child."""
+        self.orders.close()
+        kill_group(self.process.pid)
+        self.process.wait()
+
+
+class Forks:
+    """Starts children of the module `entry` (see fork_server); thread-safe."""
+
+    def __init__(self, entry: str, threads: int) -> None:
+        self.entry, self.threads = entry, threads
+        self._server: _Server | None = None
+        self._one_at_a_time = threading.RLock()
+
+    @property
+    def server_pid(self) -> int | None:
+        """None while there is none."""
+        return self._server and self._server.process.pid
+
+    def prepare(self) -> _Server:
+        """Starts the server if there is none."""
+        with self._one_at_a_time:
+            if self._server is not None and self._server.process.poll() is not None:
+                self._drop(self._server)
+            if self._server is None:
+                self._server = _Server.started(self.entry, self.threads)
+            return self._server
+
+    def start(self, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]) -> Fork:
+        """The child, once it has a process. `unwanted` is asked every `wait_seconds` while the server gets ready.
+
+        Raises Stopped when it is unwanted by then, ChildDied when the server does not live.
+        """
+        for _ in range(STARTS):
+            if unwanted():
+                raise Stopped("the work is not wanted any more")
+            server = self.prepare()
+            if fork := self._order(server, job_file, wait_seconds, unwanted):
+                return fork
+            log.warning("The process that makes the computing processes has ended")
+            self._drop(server)
+        raise ChildDied(
+            "The computing process does not start: what it needs cannot be imported, or something kills it at once. "
+            "The worker's log says which."
+        )
+
+    def close(self) -> None:
+        """Ends the server, and with it every child; the next child starts another."""
+        if (server := self._server) is not None:
+            self._drop(server)
+
+    def _drop(self, server: _Server) -> None:
+        with self._one_at_a_time:
+            if self._server is server:
+                server.end()
+                self._server = None
+
+    def _order(self, server: _Server, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]) -> Fork | None:
+        """None where the server has ended."""
+        channel, theirs = socket.socketpair()
+        (their_in, stdin), (stdout, their_out), (stderr, their_err) = os.pipe(), os.pipe(), os.pipe()
+        own = (os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb"))
+        fork = None
+        try:
+            with theirs, self._one_at_a_time:
+                order = json.dumps({"job": str(job_file.resolve())}).encode()
+                socket.send_fds(server.orders, [order], [their_in, their_out, their_err, theirs.fileno()])
+            while not select.select([channel], [], [], wait_seconds)[0]:
+                if unwanted():
+                    raise Stopped("the work is not wanted any more")
+            if told := _heard(channel):
+                fork = Fork(told["pid"], channel, *own)
+        except OSError:
+            log.info("An order did not arrive", exc_info=True)
+        finally:
+            for descriptor in (their_in, their_out, their_err):
+                os.close(descriptor)
+            if fork is None:
+                for end in (channel, *own):
+                    end.close()
+        return fork
+
+
+def _heard(channel: socket.socket) -> dict[str, int] | None:
+    """The next line of the channel; None at its end."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        try:
+            byte = channel.recv(1)
+        except ConnectionError:
+            return None
+        if not byte:
+            return None
+        line += byte
+    told: dict[str, int] = json.loads(line)
+    return told
