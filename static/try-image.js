@@ -1,14 +1,20 @@
-// The canvas on which an image is drawn or dropped, and its pixels as a model takes them. Nothing is sent as a file.
+// The canvas on which an image is drawn or dropped, and its pixels as a model takes them. Where it is known how
+// pictures were prepared for the model, the chosen file itself is sent, and prepared by the same code.
 
+const LARGEST_FILE = 12_000_000; // bytes that are sent
 const canvas = document.getElementById("try-canvas");
 const context = canvas?.getContext("2d", { willReadFrequently: true });
 
+let chosen = null; // the file that is shown, until it is drawn on
+
 function clear() {
+  chosen = null;
   context.fillStyle = "#000";
   context.fillRect(0, 0, canvas.width, canvas.height);
 }
 
 function drawLine(event, from) {
+  chosen = null;
   const box = canvas.getBoundingClientRect();
   const to = [((event.clientX - box.left) * canvas.width) / box.width, ((event.clientY - box.top) * canvas.height) / box.height];
   context.strokeStyle = "#fff";
@@ -29,6 +35,7 @@ async function show(file) {
   clear();
   context.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
   image.close();
+  chosen = file;
 }
 
 if (canvas) {
@@ -49,6 +56,17 @@ if (canvas) {
   });
   document.getElementById("try-file").addEventListener("change", (event) => show(event.target.files[0]));
   document.querySelector("[data-clear]").addEventListener("click", clear);
+}
+
+/** The file that is shown, or the drawing as PNG, in base64. */
+export async function pictureOf() {
+  const file = chosen ?? (await new Promise((done) => canvas.toBlob(done, "image/png")));
+  if (file.size > LARGEST_FILE) throw new Error(`The image has ${file.size} bytes; at most ${LARGEST_FILE} are taken.`);
+  const url = await new Promise((done, failed) => {
+    const reader = Object.assign(new FileReader(), { onload: () => done(reader.result), onerror: () => failed(reader.error) });
+    reader.readAsDataURL(file);
+  });
+  return url.slice(url.indexOf(",") + 1);
 }
 
 /** The drawing as nested lists (channels, height, width), 0 to `largest`; one channel is the mean of three. */

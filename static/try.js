@@ -1,15 +1,16 @@
 // Trying a model: the same input for the original and the compressed one, and what differs.
-import { sampleOf } from "./try-image.js";
+import { pictureOf, sampleOf } from "./try-image.js";
 
 const form = document.querySelector("[data-try]");
 const at = (name) => form.querySelector(`[data-${name}]`);
 const element = (tag, text, className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-function input() {
+async function input() {
   const text = form.querySelector("#try-text");
   if (text) return { text: text.value, ...(form.querySelector("#try-other") && { other: form.querySelector("#try-other").value }) };
   const shape = JSON.parse(form.dataset.shape);
+  if ("prepared" in form.dataset) return { picture: await pictureOf() };
   if (form.querySelector("#try-canvas")) return { values: sampleOf(shape, Number(form.querySelector("#try-scale").value)) };
   const numbers = form.querySelector("#try-row").value.split(/[\s,;]+/).filter(Boolean).map(Number);
   if (numbers.some(Number.isNaN)) throw new Error("Write numbers, with commas or spaces between.");
@@ -105,7 +106,7 @@ form?.addEventListener("submit", async (event) => {
   at("difference").hidden = true;
   try {
     at("status").textContent = "Asking…";
-    const given = input();
+    const given = await input();
     const original = await ask("original", given);
     at("answers").hidden = false;
     draw("original", original, null);

@@ -78,7 +78,7 @@ def about(run: Run) -> dict[str, Any]:
     return {
         "architecture": spec.model_dump(mode="json"),
         "classes": list(names) if names else None,
-        "preprocessing": run.preprocessing,
+        "preprocessing": run.preprocessing or spec.inputs.get("preprocessing"),
     }
 
 

@@ -26,13 +26,19 @@ def snippets(row: Deployment, base: str, token: str | None) -> list[tuple[str, s
             ("Python, openai", _openai(row, base, key)),
         ]
     sample = sample_of(row)
-    found = [
-        (
-            "curl, TensorFlow Serving's REST",
-            _curl(base, f"v1/models/{row.name}:predict", shell, {"instances": [sample]}),
-        ),
-        ("Python, requests", imports + _requests(row, base, key, sample)),
-    ]
+    if row.about["preprocessing"]:
+        found = [
+            ("curl, a picture", _curl_picture(row, base, shell)),
+            ("Python, requests", ("" if token else "import os\n") + _requests_picture(row, base, key)),
+        ]
+    else:
+        found = [
+            (
+                "curl, TensorFlow Serving's REST",
+                _curl(base, f"v1/models/{row.name}:predict", shell, {"instances": [sample]}),
+            ),
+            ("Python, requests", imports + _requests(row, base, key, sample)),
+        ]
     if task == "embedding":
         body = {"model": row.name, "input": "A text to read."}
         found.insert(0, ("curl, OpenAI's embeddings", _curl(base, "v1/embeddings", shell, body)))
@@ -54,8 +60,8 @@ def sample_of(row: Deployment) -> Any:
 
 
 def shape_of(row: Deployment) -> list[int]:
-    """Of one sample; 32 where any size will do."""
-    return [size or 32 for size in row.about["architecture"]["inputs"].get("shape") or []]
+    """Of one sample; 64 where any size will do."""
+    return [size or 64 for size in row.about["architecture"]["inputs"].get("shape") or []]
 
 
 def _curl(base: str, path: str, token: str, body: dict[str, Any]) -> str:
@@ -63,6 +69,33 @@ def _curl(base: str, path: str, token: str, body: dict[str, Any]) -> str:
     if len(text) > 400:  # an image: the sample is made by a program
         text = text[:200] + " … ]}"
     return f"curl {base}/{path} \\\n  -H \"Authorization: Bearer {token}\" \\\n  --json '{text}'"
+
+
+def _curl_picture(row: Deployment, base: str, token: str) -> str:
+    body = '{"instances": [{"b64": "%s"}]}'
+    return (
+        f"printf '{body}' \"$(base64 < picture.jpg | tr -d '\\n')\" |\n"
+        f'  curl {base}/v1/models/{row.name}:predict -H "Authorization: Bearer {token}" --json @-'
+    )
+
+
+def _requests_picture(row: Deployment, base: str, key: str) -> str:
+    return textwrap.dedent(
+        f"""\
+        import base64
+        from pathlib import Path
+
+        import requests
+
+        picture = base64.b64encode(Path("picture.jpg").read_bytes()).decode()
+        answer = requests.post(
+            "{base}/v1/models/{row.name}:predict",
+            headers={{"Authorization": "Bearer " + {key}}},
+            json={{"instances": [{{"b64": picture}}]}},
+        )
+        answer.raise_for_status()
+        print(answer.json()["predictions"][0])"""
+    )
 
 
 def _requests(row: Deployment, base: str, key: str, sample: Any) -> str:

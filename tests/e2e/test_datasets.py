@@ -1,5 +1,6 @@
 """Pictures, Parquet and questions in a real browser: the page of each, the preprocessing form and its samples."""
 
+import base64
 import json
 import re
 import zipfile
@@ -69,7 +70,7 @@ def held(api, tmp_path_factory) -> dict[str, str]:
         assert row["state"] == "ready", row["reason"]
         ids[name] = row["id"]
     asked = {"checkpoint_id": ids["cnn"], "dataset_id": ids["pictures"], "recipe": CAST, "preprocessing": {"mean": 0.5}}
-    ids["run"] = api.post("/runs", asked)["id"]
+    ids["run"] = api.post("/runs", {**asked, "exports": ["safetensors", "onnx"]})["id"]
     assert api.finished(ids["run"])["state"] == "succeeded"
     return ids
 
@@ -96,6 +97,19 @@ def test_page(name, visitor, scheme, held, pictures):
         assert over <= 0, f"{name} is {over} px wider than a {width} window"
         broken = Axe().run(visitor).response["violations"]
         assert not broken, [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in broken]
+
+
+def test_a_picture_is_tried_as_the_files_that_judged_the_model(page, held, tmp_path):
+    (tmp_path / "light.png").write_bytes(encoded(picture(3, (48, 36))))
+    page.goto(f"/runs/{held['run']}")
+    expect(page.locator("#try-scale")).to_have_count(0)
+    page.locator("#try-file").set_input_files(tmp_path / "light.png")
+    with page.expect_request("**/try") as sent:
+        page.get_by_role("button", name="Try", exact=True).click()
+    content = base64.b64decode(sent.value.post_data_json["picture"])
+    assert content == (tmp_path / "light.png").read_bytes()
+    expect(page.locator("[data-difference]")).to_contain_text("Both say", timeout=60_000)
+    expect(page.locator("[data-side=result] tr")).to_have_count(2)
 
 
 def test_the_preprocessing_that_the_form_asks_is_the_runs(page, api, held):

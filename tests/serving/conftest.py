@@ -77,6 +77,7 @@ def served(make):
     return fixture
 
 
+averager = served(small_models.averager)
 classifier = served(small_models.classifier)
 writer = served(small_models.writer)
 encoder = served(small_models.encoder)

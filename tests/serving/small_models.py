@@ -89,3 +89,16 @@ def writer(folder: Path, name: str = "writer") -> Path:
 def encoder(folder: Path, name: str = "encoder") -> Path:
     """Each word is a corner of the cube."""
     return of_tokens(folder, name, "embedding", np.eye(len(WORDS), dtype=np.float32), "last_hidden_state")
+
+
+def averager(folder: Path, name: str = "pictures") -> Path:
+    """x (batch, 3, 2, 2) -> logits (batch, 3), the mean of each channel; pictures are stretched and normalised."""
+    prepared = {"resize": "stretch", "height": 2, "width": 2, "shortest": 2, "mean": [0.5], "std": [0.5]}
+    return save(
+        folder,
+        [helper.make_node("ReduceMean", ["x", "axes"], ["logits"], keepdims=0)],
+        [tensor("x", TensorProto.FLOAT, "batch", 3, 2, 2)],
+        [tensor("logits", TensorProto.FLOAT, "batch", 3)],
+        {"axes": np.array([2, 3], np.int64)},
+        {"name": name, "architecture": architecture("classification", shape=[3, 2, 2]), "preprocessing": prepared},
+    )

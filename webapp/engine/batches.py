@@ -21,7 +21,7 @@ SENTENCE_TOKENS = 128  # embeddings and text classification truncate here
 SENTENCES = re.compile(r"(?<=[.!?])\s+")
 SENTENCE_LIMIT = 500  # of a text that is embedded
 SYNTHETIC = 8  # samples of a probe
-SIDE = 32  # height and width of a synthetic image where any would do
+SIDE = 64  # height and width of a synthetic image where any would do
 
 
 PICTURES_AT_ONCE = 32

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.preprocessing import Preprocessing
 from webapp.engine.signature import open_session, signature_of
 from webapp.serving.errors import Refused, Unloadable
+from webapp.serving.pictures import batch_of
 from webapp.serving.tensors import WHOLE, Array, checked
 from webapp.serving.tokens import Tokens
 
@@ -34,6 +36,8 @@ class ServedModel:
             self.session = open_session(path, about["threads"])
             self.signature = signature_of(path, spec, about["classes"], about["preprocessing"], self.session)
             self.tokens = Tokens(folder, self.signature.text) if self.signature.text else None
+            prepared = self.signature.preprocessing
+            self.preprocessing = Preprocessing.model_validate(prepared) if prepared else None
         except Exception as error:  # neither library has a class of its own for a broken file
             raise Unloadable(f"The model cannot be loaded: {first_line(error)}") from error
         self._turn = threading.Lock()  # a run uses all its threads; two at once would only disturb each other
@@ -64,6 +68,12 @@ class ServedModel:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise Refused("text has to be a list of texts.", field)
         return self.feeds(self.tokens.batch(texts))
+
+    def look(self, pictures: Any, field: str) -> dict[str, Array]:
+        """Pictures in base64 as the model's input. Raises Refused where it is not known how they are prepared."""
+        if self.preprocessing is None or len(self.signature.inputs) != 1:
+            raise Refused(f"{self.name} takes numbers: no pictures judged it, so how to prepare one is unknown.", field)
+        return self.feeds({self.signature.inputs[0].name: batch_of(pictures, self.preprocessing, field)})
 
     def embeddings(self, texts: Sequence[str]) -> tuple[Array, int]:
         """One vector of length 1 for each text, pooled as the folder says (else averaged), and the count of tokens."""

@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST interface: https://www.tensorflow.org/tfx/serving/api_rest.
 
-Beside the graph's own inputs a model of tokens takes `text`, which is made to tokens here.
+Beside the graph's own inputs a model of tokens takes `text`, which is made to tokens here, and a model of pictures
+takes their files, in base64 as {"b64": "…"}.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 from webapp.serving.answers import Answer, Request, as_json
 from webapp.serving.errors import Refused
 from webapp.serving.model import ServedModel
+from webapp.serving.pictures import BYTES
 from webapp.serving.tensors import Array, array_of, required
 
 SIGNATURE = "serving_default"
@@ -44,24 +46,26 @@ def predict(model: ServedModel, request: Request) -> Answer:
     if ("instances" in asked) == ("inputs" in asked):
         raise Refused("A request has either instances (rows) or inputs (columns).")
     if "instances" in asked:
-        found = model.run(_feeds(model, columns(model, asked["instances"])))
+        found = model.run(_feeds(model, columns(model, asked["instances"], "instances"), "instances"))
         return as_json({"predictions": rows(found)})
     given = asked["inputs"]
-    found = model.run(_feeds(model, given if isinstance(given, dict) else {_only(model, given): given}))
+    if isinstance(given, list) and given and isinstance(given[0], dict):
+        given = columns(model, given, "inputs")
+    found = model.run(_feeds(model, given if isinstance(given, dict) else {_only(model, given): given}, "inputs"))
     named = {name: array.tolist() for name, array in found.items()}
     return as_json({"outputs": next(iter(named.values())) if len(named) == 1 else named})
 
 
-def columns(model: ServedModel, instances: Any) -> dict[str, list[Any]]:
+def columns(model: ServedModel, instances: Any, field: str) -> dict[str, list[Any]]:
     """Rows, objects or bare values, as {input: list}. Raises Refused."""
     if not isinstance(instances, list) or not instances:
-        raise Refused("instances has to be a list with at least one row.", "instances")
+        raise Refused(f"{field} has to be a list with at least one row.", field)
     if not isinstance(instances[0], dict):
         return {_only(model, instances[0]): instances}
     names = list(instances[0])
     for place, row in enumerate(instances):
         if not isinstance(row, dict) or set(row) != set(names):
-            raise Refused(f"Row {place} of instances does not have the inputs of row 0.", f"instances.{place}")
+            raise Refused(f"Row {place} of {field} does not have the inputs of row 0.", f"{field}.{place}")
     return {name: [row[name] for row in instances] for name in names}
 
 
@@ -74,7 +78,10 @@ def rows(found: dict[str, Array]) -> list[Any]:
     return [dict(zip(named, values, strict=True)) for values in zip(*named.values(), strict=True)]
 
 
-def _feeds(model: ServedModel, given: dict[str, Any]) -> dict[str, Array]:
+def _feeds(model: ServedModel, given: dict[str, Any], field: str) -> dict[str, Array]:
+    if set(given) == {BYTES}:
+        pictures = given[BYTES]
+        return model.look([pictures] if isinstance(pictures, str) else pictures, field)
     if "text" in given and not any(each.name == "text" for each in model.signature.inputs):
         if len(given) > 1:
             raise Refused("Send either text or the model's own inputs.", "text")

@@ -33,6 +33,12 @@ class Taken:
         found: str | None = self._about["architecture"]["task"]
         return found
 
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """Of pictures, where they judged the model or it brought its own."""
+        found: dict[str, Any] | None = self._about["preprocessing"]
+        return found
+
     def of_format(self, name: str) -> list[str]:
         return [artifact.name for artifact in self.run.artifacts if artifact.format == name]
 
@@ -57,7 +63,7 @@ class Taken:
             "model": "model.onnx",
             "classifies": self.task in ("classification", "text-classification"),
             "classes": self._about["classes"],
-            "preprocessing": self._about["preprocessing"],
+            "preprocessing": self.preprocessing,
             "max_tokens": int(self._about["architecture"]["inputs"]["tokens"]) if reads else None,
             "pad": self._padding() if reads else 0,
             "ends": sorted(self._ends()) if reads else [],

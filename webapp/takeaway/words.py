@@ -13,7 +13,7 @@ from webapp.takeaway.stored import Taken
 
 def requirements(taken: Taken, names: tuple[str, ...]) -> str:
     """The versions with which the model was proven."""
-    beside = [*(["tokenizers"] if taken.has(TOKENIZER) else []), *(["pillow"] if taken.run.preprocessing else [])]
+    beside = [*(["tokenizers"] if taken.has(TOKENIZER) else []), *(["pillow"] if taken.preprocessing else [])]
     return "".join(f"{name}=={version(name)}\n" for name in sorted((*names, *beside)))
 
 
@@ -34,7 +34,7 @@ the model was proven. `model.py` is all that runs it; `about.json` has what the 
 
 def flask(taken: Taken) -> str:
     body = '{"text": ["A text"]}' if taken.has(TOKENIZER) else '{"inputs": {"NAME": [[...]]}}'
-    more = "\n    curl http://127.0.0.1:8080/predict -F picture=@a.png\n" if taken.run.preprocessing else ""
+    more = "\n    curl http://127.0.0.1:8080/predict -F picture=@a.png\n" if taken.preprocessing else ""
     if taken.task == "causal-lm" and taken.has(TOKENIZER):
         more = """
     curl http://127.0.0.1:8080/continue --json '{"prompt": "Once upon a time", "tokens": 32}'

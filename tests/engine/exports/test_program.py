@@ -97,6 +97,16 @@ def test_a_transformer_answers_as_the_compressed_model(transformer, apply_steps,
     assert proof["agreed"], proof
 
 
+def test_what_a_tokenizer_tells_beyond_the_programs_inputs_is_passed_over(transformer, apply_steps, tmp_path):
+    model, _ = apply_steps(transformer("BertForSequenceClassification", "bert", num_hidden_layers=1), quantized(8))
+    FORM.write(model, tmp_path)
+    loaded = FORM.open(tmp_path, model.architecture).module
+    given = tokens(2, 5)
+    with torch.inference_mode():
+        more = loaded(**given, token_type_ids=torch.zeros_like(given["input_ids"]))
+        assert torch.equal(more["logits"], loaded(**given)["logits"])
+
+
 def test_torch_alone_answers_at_other_lengths_and_a_tied_weight_is_stored_once(transformer, apply_steps, tmp_path):
     checkpoint = transformer("LlamaForCausalLM", "llama", num_hidden_layers=1, tie_word_embeddings=True)
     model, _ = apply_steps(checkpoint, quantized(8))

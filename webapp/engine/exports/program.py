@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from ..encodings import Dense, Quantized
 from ..facts import ArchitectureSpec, CheckpointFacts
@@ -48,7 +49,7 @@ class Program(Export):
 
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         assert spec is not None
-        module = ProgramModule(torch.export.load(folder / self.file).module(), spec)
+        module = ProgramModule(torch.export.load(folder / self.file), spec)
         return Loaded(module, "torch.export.load, a process of its own", f"torch {torch.__version__}, its ATen graph")
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
@@ -59,9 +60,13 @@ class Program(Export):
 class ProgramModule(nn.Module):
     """The program, called like the model's own module."""
 
-    def __init__(self, program: nn.Module, spec: ArchitectureSpec) -> None:
+    def __init__(self, program: ExportedProgram, spec: ArchitectureSpec) -> None:
         super().__init__()
-        self.program, self.named = program, spec.family == "transformers"
+        self.program, self.named = program.module(), spec.family == "transformers"
+        self.known = program.graph_signature.user_inputs
 
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
-        return self.program(**named) if self.named else self.program(x=given[0])
+        """A tokenizer may tell more than the program was made to take: of single texts, the kinds of tokens, all 0."""
+        if not self.named:
+            return self.program(x=given[0])
+        return self.program(**{name: tensor for name, tensor in named.items() if name in self.known})
