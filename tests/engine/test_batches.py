@@ -132,15 +132,3 @@ def test_what_fits_is_accepted(spec, dataset):
 def test_what_does_not_fit_is_refused_with_both_sides(spec, dataset, sentence):
     with pytest.raises(DatasetUnfit, match=sentence):
         fit(spec, dataset)
-
-
-def test_labels_that_the_model_numbers_otherwise_are_refused():
-    config = {"id2label": {"0": "POSITIVE", "1": "NEGATIVE"}}
-    spec = LM.model_copy(update={"task": "text-classification", "config": config})
-    with pytest.raises(
-        DatasetUnfit, match=r"numbers its labels negative, positive .* LM numbers them POSITIVE, NEGATIVE"
-    ):
-        fit(spec, facts("labelled-text", labels=("negative", "positive")))
-    right = spec.model_copy(update={"config": {"id2label": {"0": "NEGATIVE", "1": "POSITIVE"}}})
-    fit(right, facts("labelled-text", labels=("negative", "positive")))
-    fit(spec, facts("labelled-text", labels=("0", "1")))

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .architectures import class_names, classes
+from .architectures import classes
+from .class_numbers import class_numbers
 from .errors import DatasetUnfit
 from .facts import ArchitectureSpec, DatasetFacts
 from .images import Images, open_images
@@ -52,10 +53,6 @@ UPLOAD_AS = {
     "images": "a zip of pictures by class folder",
     "multiple-choice": "a .jsonl of questions with their choices",
 }
-RENUMBER = (
-    "Write class numbers into the file instead of names.",
-    "Name each folder after the number of its class instead.",
-)
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,9 @@ class Arrays:
     def only(self, keep: list[bool]) -> Arrays:
         mask = torch.tensor(keep, dtype=torch.bool)
         return Arrays(self.x[mask], None if self.y is None else self.y[mask])
+
+    def renumbered(self, numbers: Sequence[int]) -> Arrays:
+        return self if self.y is None else replace(self, y=torch.tensor(numbers)[self.y])
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,9 @@ class LabelledText:
             None if labels is None else [label for label, kept in zip(labels, keep, strict=True) if kept],
         )
 
+    def renumbered(self, numbers: Sequence[int]) -> LabelledText:
+        return self if self.labels is None else replace(self, labels=[numbers[label] for label in self.labels])
+
 
 Half = Arrays | Text | LabelledText | Images | Questions
 
@@ -120,6 +123,7 @@ class Dataset:
     folder: Path
     facts: DatasetFacts
     preprocessing: Preprocessing | None = None  # of pictures
+    numbers: Sequence[int] | None = None  # of the model's classes, for each label; None where they are numbered alike
 
     def evaluation(self) -> Half:
         return self._read("evaluation")
@@ -130,7 +134,13 @@ class Dataset:
             raise DatasetUnfit("All of this dataset evaluates; name a second one to calibrate and train on.")
         return self._read("training")
 
-    def _read(self, half: str) -> Half:
+    def _read(self, name: str) -> Half:
+        half = self._stored(name)
+        if self.numbers is not None and isinstance(half, Arrays | LabelledText | Images):
+            return half.renumbered(self.numbers)
+        return half
+
+    def _stored(self, half: str) -> Half:
         path = self.folder / f"{half}.{SUFFIX[self.facts.kind]}"
         if self.facts.kind == "arrays":
             tensors = {name: tensor.load() for name, tensor in lazy_tensors(path).items()}
@@ -146,8 +156,11 @@ class Dataset:
         return LabelledText([row["text"] for row in rows], labels)
 
 
-def open_dataset(folder: Path, facts: DatasetFacts, preprocessing: Preprocessing | None = None) -> Dataset:
-    return Dataset(folder, facts, preprocessing)
+def open_dataset(
+    folder: Path, facts: DatasetFacts, preprocessing: Preprocessing | None = None, spec: ArchitectureSpec | None = None
+) -> Dataset:
+    """With `spec`, its labels are the classes of that model."""
+    return Dataset(folder, facts, preprocessing, class_numbers(spec, facts) if spec else None)
 
 
 def without(training: Half, evaluation: Half) -> Half:
@@ -189,12 +202,4 @@ def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
         raise DatasetUnfit(
             f"The dataset has {len(facts.labels)} labels; {spec.title} answers with {known} classes.", "dataset_id"
         )
-    names = class_names(spec)
-    if names is not None and facts.labels is not None and not all(label.isdigit() for label in facts.labels):
-        ours, theirs = ([name.casefold() for name in side] for side in (facts.labels, names))
-        if ours != theirs[: len(ours)]:
-            raise DatasetUnfit(
-                f"The dataset numbers its labels {', '.join(facts.labels[:5])} in this order; {spec.title} numbers "
-                f"them {', '.join(names[:5])}. {RENUMBER[facts.kind == 'images']}",
-                "dataset_id",
-            )
+    class_numbers(spec, facts)

@@ -52,6 +52,9 @@ class Images:
             digests=[self.digests[n] for n in numbers],
         )
 
+    def renumbered(self, numbers: Sequence[int]) -> Images:
+        return replace(self, labels=[numbers[label] for label in self.labels])
+
     def joined(self, other: Images) -> Images:
         """These, then those of another half of the same archive."""
         return replace(

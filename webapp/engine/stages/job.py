@@ -85,7 +85,7 @@ class StageJob(Given):
         spec, given = self.checkpoint.facts.architecture, self.training_dataset or self.dataset
         if spec is None or given is None or given.facts.training is None:
             return None
-        half = open_dataset(given.folder, given.facts, self.preprocessing()).training()
+        half = open_dataset(given.folder, given.facts, self.preprocessing(), spec).training()
         if self.training_dataset is not None and self.dataset is not None:
             half = without(half, open_dataset(self.dataset.folder, self.dataset.facts).evaluation())
         if isinstance(half, Questions):
@@ -117,7 +117,7 @@ class StageJob(Given):
         fit(spec, dataset.facts)
         form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
         most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[form])
-        half = open_dataset(dataset.folder, dataset.facts, self.preprocessing()).evaluation()
+        half = open_dataset(dataset.folder, dataset.facts, self.preprocessing(), spec).evaluation()
         if isinstance(half, Images):
             return Pictures(half, spec, most)
         return list(batches(half, spec, self.tokenizer(), limit=most))
