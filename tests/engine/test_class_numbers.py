@@ -21,7 +21,9 @@ def model(*names):
 
 
 def dataset(*labels, **more):
-    return DatasetFacts(kind="labelled-text", split="all", evaluation=SplitFacts(n=2, digest="0"), labels=labels, **more)
+    return DatasetFacts(
+        kind="labelled-text", split="all", evaluation=SplitFacts(n=2, digest="0"), labels=labels, **more
+    )
 
 
 @pytest.mark.parametrize(
