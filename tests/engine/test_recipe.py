@@ -112,3 +112,16 @@ def test_excluding_one_name_of_a_tied_tensor_excludes_it(inspected):
 def test_a_step_that_changes_nothing_is_told_before_it_runs(mlp):
     told = predict(mlp[1], Recipe.read({"steps": [step("low_rank", settings={"by": "rank", "rank": 4000})]}))
     assert any("will change nothing" in warning for warning in told.warnings)
+
+
+@pytest.mark.parametrize("text", ["version: 1\nsteps: []\nversion: 1", '{"version": 1, "steps": [], "version": 1}'])
+def test_a_key_that_is_said_twice_is_named_with_its_line(text):
+    with pytest.raises(RecipeInvalid, match=r"says 'version' twice in one place \(line [13]\)"):
+        Recipe.parse(text)
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
+def test_a_number_that_is_none_is_refused(mlp, number):
+    text = f"version: 1\nsteps:\n- technique: magnitude_pruning\n  settings: {{sparsity: {number}}}\n"
+    with pytest.raises(RecipeInvalid, match="sparsity"):
+        check_recipe(mlp[1], Recipe.parse(text))

@@ -38,6 +38,21 @@ class Step(BaseModel):
     layers: LayerPatterns = Field(default_factory=lambda: LayerPatterns.model_validate({}))
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes no key twice: YAML forbids it, and the library lets the last one win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise RecipeInvalid(
+                    f"The recipe says {key.value!r} twice in one place (line {line}); leave one of them."
+                )
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +67,7 @@ class Recipe(BaseModel):
         if "&" in text or "*" in text:
             refuse_aliases(text)
         try:
-            data = yaml.safe_load(text)
+            data = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             where = getattr(error, "problem_mark", None)
             place = f" (line {where.line + 1}, column {where.column + 1})" if where else ""

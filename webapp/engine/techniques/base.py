@@ -28,7 +28,7 @@ Need = Literal["calibration", "calibration_if_any", "training", "gradients", "ar
 class Settings(BaseModel):
     """Base of every technique's settings: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def setting(
