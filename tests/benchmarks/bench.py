@@ -1,6 +1,7 @@
 """What a recipe costs and keeps on a real model: CPU seconds and peak memory of each step's process, and the scores.
 
     python -m tests.benchmarks.bench smollm2 'wanda(sparsity=0.5)' 'weight_quantization(bits=8)'
+    python -m tests.benchmarks.bench smollm2 'gptq(bits=4) @ model.layers.*' 'weight_quantization(bits=8) @ lm_head'
     python -m tests.benchmarks.bench minilm 'low_rank(ratio=0.8)' --layers '*' --exclude 'pooler*'
 
 Models: smollm2, minilm (from their packages), digits (the sample). The original is prepared once, in a folder of the
@@ -148,7 +149,11 @@ def scored(given: dict[str, Any], path: Path) -> dict[str, float]:
 
 
 def step_of(text: str, layers: dict[str, Any]) -> dict[str, Any]:
-    """ "wanda(sparsity=0.5)" as a step of a recipe."""
+    """ "wanda(sparsity=0.5)" as a step of a recipe; "gptq(bits=4) @ model.layers.*" on layers of its own."""
+    text, _, own = text.partition("@")
+    if own.strip():
+        layers = {"include": own.split()}
+    text = text.strip()
     call = ast.parse(text if "(" in text else f"{text}()", mode="eval").body
     assert isinstance(call, ast.Call)
     settings = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
