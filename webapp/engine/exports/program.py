@@ -63,10 +63,9 @@ class ProgramModule(nn.Module):
     def __init__(self, program: ExportedProgram, spec: ArchitectureSpec) -> None:
         super().__init__()
         self.program, self.named = program.module(), spec.family == "transformers"
-        self.known = program.graph_signature.user_inputs
+        self.inputs = list(program.graph_signature.user_inputs)
 
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
         """A tokenizer may tell more than the program was made to take: of single texts, the kinds of tokens, all 0."""
-        if not self.named:
-            return self.program(x=given[0])
-        return self.program(**{name: tensor for name, tensor in named.items() if name in self.known})
+        inputs = named if self.named else dict(zip(self.inputs, given, strict=True))
+        return self.program(**{name: inputs[name] for name in self.inputs})

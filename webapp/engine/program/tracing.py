@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from inspect import Parameter, Signature
 from typing import Any
 
 import torch
@@ -19,32 +21,23 @@ from .stored import hold, stored
 class Named(nn.Module):
     """Called by the names of the inputs; a transformer answers by the name of what it puts out."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, names: Iterable[str]) -> None:
         super().__init__()
         self.served = served
+        self.forward: Any = self._taking(names)
 
-    def answered(self, *inputs: Tensor) -> Any:
-        found = self.served(*inputs)
-        return {self.served.answer: found} if self.served.named else found
+    def _taking(self, names: Iterable[str]) -> Callable[..., Any]:
+        """The forward of an exported program has the signature that was traced."""
 
+        def forward(**inputs: Tensor) -> Any:
+            found = self.served(*inputs.values())
+            return {self.served.answer: found} if self.served.named else found
 
-class OfTokens(Named):
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        return self.answered(input_ids, attention_mask)
-
-
-class OfImages(Named):
-    def forward(self, pixel_values: Tensor) -> Any:
-        return self.answered(pixel_values)
-
-
-class OfArrays(Named):
-    def forward(self, x: Tensor) -> Any:
-        return self.answered(x)
+        forward.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])  # type: ignore[attr-defined]
+        return forward
 
 
 REMARKS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")  # of the tracer: lines of the files here
-BY_INPUT = {"input_ids": OfTokens, "pixel_values": OfImages, "x": OfArrays}
 
 
 def exported(model: Model) -> ExportedProgram:
@@ -52,8 +45,7 @@ def exported(model: Model) -> ExportedProgram:
     spec = model.architecture
     assert spec is not None
     module, batch = holding(model), example(spec)
-    named = BY_INPUT[next(iter(batch.inputs))]
-    served = named(Served(module, spec, batch.inputs)).eval()
+    served = Named(Served(module, spec, batch.inputs), batch.inputs).eval()
     sizes = {name: free_axes(spec) for name in batch.inputs}
     with torch.no_grad():
         try:
