@@ -21,6 +21,7 @@ ENDED_WITHIN_SECONDS = 30
 class Served:
     url: str
     pid: int
+    instance: Path
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def serving(instance: Path, **settings: str) -> Iterator[Served]:
         assert url, f"Pare did not start:\n{(instance / 'serve.log').read_text()}"
         drained = threading.Thread(target=process.stdout.read, daemon=True)
         drained.start()
-        yield Served(url, process.pid)
+        yield Served(url, process.pid, instance)
     finally:
         overdue.cancel()
         process.send_signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -10,6 +11,7 @@ import torch
 from playwright.sync_api import expect
 from safetensors.torch import save_file
 
+from tests.pare_process import Served
 from webapp import samples as shipped
 
 from .conftest import clear_recipe
@@ -27,12 +29,12 @@ def slow_checkpoint(api, tmp_path_factory) -> str:
     return api.upload("checkpoints", path)["id"]
 
 
-def compressing(pid: int) -> list[psutil.Process]:
+def compressing(served: Served) -> list[psutil.Process]:
     """The living children that compress; one that ends while we look is not among them."""
     found = []
-    for child in psutil.Process(pid).children(recursive=True):
+    for child in psutil.Process(served.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "/work/" in child.cwd():
+            if Path(child.cwd()).is_relative_to(served.instance / "work"):
                 found.append(child)
     return found
 
@@ -42,11 +44,11 @@ def test_cancel_ends_the_run_and_its_process_within_3_seconds(page, api, served,
     run_id = api.run(slow_checkpoint, recipe)["id"]
     page.goto(f"/runs/{run_id}")
     expect(page.locator("[data-stage=step-1] [data-state=running]")).to_be_visible(timeout=120_000)
-    assert compressing(served.pid)
+    assert compressing(served)
     page.get_by_role("button", name="Cancel").click()
     asked = time.monotonic()
     expect(page.locator("#run-state[data-state=cancelled]")).to_be_visible(timeout=CANCELLED_WITHIN_SECONDS * 1000)
-    while compressing(served.pid):
+    while compressing(served):
         assert time.monotonic() - asked < CANCELLED_WITHIN_SECONDS
         time.sleep(0.05)
     expect(page.get_by_role("button", name="Retry")).to_be_visible()

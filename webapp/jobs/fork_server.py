@@ -57,9 +57,10 @@ class ForkServer:
         if not order:
             return False
         *pipes, channel = descriptors
+        server = os.getpid()
         process_id = os.fork()
         if process_id == 0:
-            self._become(json.loads(order)["job"], pipes, channel)
+            self._become(server, json.loads(order)["job"], pipes, channel)
         self.channels[process_id] = channel
         for descriptor in pipes:
             os.close(descriptor)
@@ -74,20 +75,19 @@ class ForkServer:
             _say(channel := self.channels.pop(process_id), {"status": os.waitstatus_to_exitcode(status)})
             os.close(channel)
 
-    def _become(self, job: str, pipes: list[int], channel: int) -> None:
+    def _become(self, server: int, job: str, pipes: list[int], channel: int) -> None:
         """The child's life. Does not return."""
         status = 1
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            parent = os.getppid()
             for descriptor in (self._deaths, self._death, *self.channels.values()):
                 os.close(descriptor)
             for number, descriptor in enumerate(pipes):
                 os.dup2(descriptor, number)  # the first takes the place of the orders
                 os.close(descriptor)
-            leash(signal.SIGKILL, parent, self.oom_score)
+            leash(signal.SIGKILL, server, self.oom_score)
             if _say(channel, {"pid": os.getpid()}):
                 os.close(channel)
                 folder = Path(job).parent

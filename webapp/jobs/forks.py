@@ -129,7 +129,7 @@ class Forks:
                 self._server = None
 
     def _order(self, server: _Server, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]) -> Fork | None:
-        """None where the server has ended."""
+        """None where the server, or the child itself, has ended at once."""
         channel, theirs = socket.socketpair()
         (their_in, stdin), (stdout, their_out), (stderr, their_err) = os.pipe(), os.pipe(), os.pipe()
         own = (os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb"))
@@ -141,7 +141,7 @@ class Forks:
             while not select.select([channel], [], [], wait_seconds)[0]:
                 if unwanted():
                     raise Stopped("the work is not wanted any more")
-            if told := _heard(channel):
+            if (told := _heard(channel)) and "pid" in told:  # else it has ended before it had said a word
                 fork = Fork(told["pid"], channel, *own)
         except OSError:
             log.info("An order did not arrive", exc_info=True)
