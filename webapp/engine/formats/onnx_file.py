@@ -89,7 +89,7 @@ def _running(graph: Graph) -> Opened:
             return opened_program(archived(graph, free, side), "ONNX graph", rows_apart=True)
         except NotRun as reason:
             reasons.append(reason)
-    raise reasons[0]
+    raise reasons[-1 if first and first[0] not in (None, 1) else 0]
 
 
 def _names(upload: Path) -> list[str]:

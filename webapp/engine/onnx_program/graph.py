@@ -14,11 +14,15 @@ from ..safetensors_file import LazyTensor
 from .operators import OPERATORS
 from .values import constant
 
-MOST_NODES = 20_000
+MOST_NODES, MOST_FOLLOWED = 200_000, 10_000  # in the file, and of those that the answer depends on
 STANDARD = ("", "ai.onnx")
 FLOATS = (1, 10, 11, 16)  # TensorProto.DataType
 INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
 NAMED = 5  # operators that a reason lists
+DESCRIBING = (  # attributes that repeat what inputs say, or that hold for another mode
+    "kernel_shape seed ratio stash_type saturate cubic_coeff_a extrapolation_value spatial consumed_inputs num_outputs "
+    "nearest_mode pads auto_pad softmax_precision round_mode output_padding storage_order momentum training_mode dtype"
+)
 Read = Callable[[Any], "LazyTensor | None"]
 
 
@@ -32,9 +36,19 @@ class Node:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     opset: int = 0
     path: str = ""
+    freed: bool = False  # the file is for one sample, and more are given
+    asked: set[str] = field(default_factory=set, compare=False)
 
     def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
         return self.attributes.get(name, default)
+
+    def disregarded(self) -> list[str]:
+        """Attributes that say something and that nobody asked for: an operator of a newer kind, for one."""
+        found = set(self.attributes) - self.asked - set(DESCRIBING.split())
+        return sorted(
+            name for name in found if not isinstance(self.attributes[name], (int, float)) or self.attributes[name]
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ def graph_of(model: Any, initializers: Mapping[str, LazyTensor], read: Read) -> 
     """Of a ModelProto; `read` reads the tensor that a Constant holds."""
     proto = model.graph
     if len(proto.node) > MOST_NODES:
-        raise NotRun(f"has {len(proto.node)} nodes; at most {MOST_NODES} are followed")
+        raise NotRun(f"has {len(proto.node)} nodes; at most {MOST_NODES} are read")
     if len(proto.sparse_initializer):
         raise NotRun("has sparse initializers")
     if not proto.output:
@@ -93,6 +107,8 @@ def graph_of(model: Any, initializers: Mapping[str, LazyTensor], read: Read) -> 
             tensors[node.output[0]] = _constant(node, read)
         else:
             nodes.append(_node(node, opset, read))
+    if len(nodes) > MOST_FOLLOWED:
+        raise NotRun(f"has {len(nodes)} steps; at most {MOST_FOLLOWED} are followed")
     inputs = tuple(_input(item) for item in proto.input if item.name in given)
     return Graph(inputs, tuple(_in_order(nodes, given | set(tensors))), output, tensors)
 

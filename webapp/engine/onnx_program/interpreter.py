@@ -13,9 +13,10 @@ from ..programs.module import put_tensor
 from ..programs.serialized import NotRun
 from .graph import Graph, GraphInput, Node
 from .operators import OPERATORS
-from .values import MOST_KNOWN, Known, Value, constant, kind_of, tensor
+from .values import MOST_KNOWN, Known, Value, constant, hint_of, kind_of, tensor
 
 MOST_ELEMENTS = 2**29  # of one tensor, for the few samples that are traced
+ALL_KNOWN = 1_000_000  # numbers of a file that are followed one by one
 SETTINGS: dict[str, tuple[int, ...]] = {  # inputs that are settings, where a float is a known number
     "Clip": (1, 2),
     "Pad": (2,),
@@ -86,11 +87,13 @@ def made_up(item: GraphInput, given: Mapping[str, Tensor]) -> Tensor:
 def known_tensors(graph: Graph) -> dict[str, Known]:
     """Numbers and small lists of whole ones, which are followed themselves, and floats that are but settings."""
     elsewhere = {name for node, place, name in graph.uses() if place not in SETTINGS.get(node.op, ())}
-    found = {}
+    found: dict[str, Known] = {}
+    left = ALL_KNOWN
     for name, held in graph.tensors.items():
         floats, count = held.dtype.is_floating_point, math.prod(held.shape)
-        if not held.shape or (count <= MOST_KNOWN and (not floats or name not in elsewhere)):
+        if not held.shape or (count <= min(MOST_KNOWN, left) and (not floats or name not in elsewhere)):
             found[name] = constant(held.load())
+            left -= count
     return found
 
 
@@ -110,7 +113,10 @@ def trained(graph: Graph, parts: Mapping[str, Any]) -> frozenset[str]:
 
 def _run(node: Node, given: list[Value | None]) -> Any:
     try:
-        return OPERATORS[node.op](node, *given)
+        found = OPERATORS[node.op](node, *given)
+        if extra := node.disregarded():
+            raise NotRun(f"sets {extra[0][:80]} of a {node.op}, which Pare does not know")
+        return found
     except NotRun:
         raise
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError) as error:
@@ -120,12 +126,7 @@ def _run(node: Node, given: list[Value | None]) -> Any:
 
 def _check_size(node: Node, value: Any) -> None:
     if isinstance(value, Tensor):
-        if not value.dim() <= 64 or math.prod(map(_hint, value.shape)) > MOST_ELEMENTS:
-            raise NotRun(f"makes a tensor of shape {[_hint(size) for size in value.shape]} with a {node.op}")
+        if not value.dim() <= 64 or math.prod(map(hint_of, value.shape)) > MOST_ELEMENTS:
+            raise NotRun(f"makes a tensor of shape {[hint_of(size) for size in value.shape]} with a {node.op}")
     elif isinstance(value, Known) and value.values.size > 16 * MOST_KNOWN:
         raise NotRun(f"follows {value.values.size} numbers of a {node.op} one by one")
-
-
-def _hint(size: Any) -> int:
-    """What a free size is while it is traced."""
-    return size if isinstance(size, int) else int(size.node.hint or 1)

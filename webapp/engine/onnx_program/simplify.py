@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from ..safetensors_file import LazyTensor
 from .graph import Graph, Node, renamed
 from .operators.products import LINEAR
 
@@ -76,20 +77,27 @@ def _with_biases(graph: Graph) -> Graph:
         and node.inputs[0] not in graph.tensors
     }
     fused: dict[str, Node] = {}
+    tensors = dict(graph.tensors)
     gone: set[str] = set()
     for node in graph.nodes:
         if node.op == "Add":
             for product, bias in (node.inputs, node.inputs[::-1]):
-                if product in products and _rank(graph, bias) == 1:
-                    weight = graph.tensors[products[product].inputs[1]]
-                    if graph.tensors[bias].shape[0] == weight.shape[1]:
+                if product in products and _rank(graph, bias) in (1, 2):
+                    weight, held = graph.tensors[products[product].inputs[1]], tensors[bias]
+                    if held.shape == (1, weight.shape[1]) and readers[bias] == 1:
+                        tensors[bias] = held = _flat(held)
+                    if held.shape == weight.shape[1:]:
                         inputs = (*products[product].inputs, bias)
                         path = products[product].path or node.path
                         fused[node.outputs[0]] = replace(node, op=LINEAR, inputs=inputs, path=path)
                         gone.add(product)
                     break
     nodes = [fused.get(node.outputs[0], node) for node in graph.nodes if node.outputs[0] not in gone]
-    return replace(graph, nodes=tuple(nodes))
+    return replace(graph, nodes=tuple(nodes), tensors=tensors)
+
+
+def _flat(held: LazyTensor) -> LazyTensor:
+    return LazyTensor(held.shape[1:], held.dtype, lambda: held.load().flatten())
 
 
 def _rank(graph: Graph, name: str) -> int | None:

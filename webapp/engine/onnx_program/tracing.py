@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +48,8 @@ def archived(graph: Graph, free: bool, side: int | None = None) -> ProgramArchiv
 
     Raises NotRun.
     """
+    if free and graph.inputs and graph.inputs[0].shape[:1] == (1,):
+        graph = replace(graph, nodes=tuple(replace(node, freed=True) for node in graph.nodes))
     graph, parts = simplified(graph)
     names = names_of(graph.tensors, parts, LIFTED)
     layered = trained(graph, parts)
@@ -86,7 +90,7 @@ def _traced(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with _quiet("torch.export", "torch.fx", "torch._dynamo", "torch._export"):
+            with _quiet():
                 program = torch.export.export(module, given, dynamic_shapes=(axes,), strict=False)
                 made = serialize(
                     program,
@@ -103,20 +107,15 @@ def _traced(
     return json.loads(made.exported_program), constants
 
 
-class _quiet:
-    """Loggers that tell of what is raised anyway."""
-
-    def __init__(self, *names: str) -> None:
-        self._loggers = [logging.getLogger(name) for name in names]
-
-    def __enter__(self) -> None:
-        self._before = [logger.disabled for logger in self._loggers]
-        for logger in self._loggers:
-            logger.disabled = True
-
-    def __exit__(self, *_: object) -> None:
-        for logger, before in zip(self._loggers, self._before, strict=True):
-            logger.disabled = before
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log of what is raised anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _sizes(item: GraphInput, free: bool, side: int | None) -> Sequence[int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..programs.serialized import NotRun
 
 MOST_KNOWN = 4096  # numbers that are followed one by one
+LONGEST_FORMULA = 200  # operations on sizes, one after the other
 INT, FLOAT = torch.int64, torch.float32  # all integers are followed as the first, all floats as the second
 
 
@@ -113,8 +114,8 @@ def shape_of(value: Value) -> tuple[Any, ...]:
 
 
 def count_of(shape: Sequence[Any]) -> int | None:
-    """Elements; None where that is not known."""
-    return math.prod(shape) if all(isinstance(size, int) for size in shape) else None
+    """Elements; None where that is not known, or no size."""
+    return math.prod(shape) if all(isinstance(size, int) and size >= 0 for size in shape) else None
 
 
 def small(shape: Sequence[Any]) -> bool:
@@ -126,4 +127,23 @@ def each(run: Callable[..., Any], dtype: torch.dtype, *values: Known) -> Known:
     """`run` on each number of arrays that are broadcast against each other."""
     if not small(np.broadcast_shapes(*(value.values.shape for value in values))):
         raise NotRun("computes with more constants than are followed")
-    return held(np.frompyfunc(run, len(values), 1)(*(value.values for value in values)), dtype)
+    made = held(np.frompyfunc(run, len(values), 1)(*(value.values for value in values)), dtype)
+    for item in made.values.flat:
+        _check(item)
+    return made
+
+
+def _check(item: Any) -> None:
+    """Numbers and formulas that grow at each step are not followed for ever."""
+    if isinstance(item, torch.SymInt):
+        formula = item.node.expr
+        if formula.count_ops() > LONGEST_FORMULA:
+            raise NotRun("computes with its sizes in more steps than are followed")
+        item = hint_of(item)
+    if isinstance(item, int) and abs(item) >= 2**63:
+        raise NotRun("computes with numbers of more than 64 bits")
+
+
+def hint_of(size: Any) -> int:
+    """What a free size is while it is traced."""
+    return size if isinstance(size, int) else int(size.node.hint or 1)

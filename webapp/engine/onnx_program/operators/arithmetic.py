@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...programs.serialized import NotRun
 from ..values import FLOAT, INT, Known, Value, each, largest, operand, smallest, tensor
 from .table import operator
+
+TYPES = frozenset((1, 2, 3, 5, 6, 7, 9, 10, 11, 12, 13, 16))  # of TensorProto.DataType, those that are cast to
 
 
 def _two(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any], dtype: torch.dtype | None = None) -> Any:
@@ -69,6 +72,8 @@ def _bools(*values: Any) -> list[Tensor]:
 @operator("Pow")
 def power(_: Any, a: Value, b: Value) -> Value:
     if isinstance(a, Known) and isinstance(b, Known):
+        if b.values.size and not (b.plain and max(map(abs, b.values.flat)) <= 64):
+            raise NotRun("raises constants to high powers")
         return each(python.pow, a.dtype, a, b)
     exponent = operand(b)
     if isinstance(exponent, float) and exponent.is_integer():
@@ -138,22 +143,6 @@ def prelu(_: Any, x: Value, slope: Value) -> Value:
     return torch.where(value < 0, value * operand(slope), value)
 
 
-@operator("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
-def bits(node: Any, a: Value, b: Value) -> Value:
-    x, y = tensor(a), tensor(b)
-    match node.op, node.get("direction", ""):
-        case "BitShift", "LEFT":
-            return x * torch.pow(2, y)
-        case "BitShift", _:
-            return torch.div(x, torch.pow(2, y), rounding_mode="floor")
-        case "BitwiseAnd", _:
-            return torch.bitwise_and(x, y)
-        case "BitwiseOr", _:
-            return torch.bitwise_or(x, y)
-        case _:
-            return torch.bitwise_xor(x, y)
-
-
 @operator("Cast", "CastLike")
 def cast(node: Any, x: Value, like: Value | None = None) -> Value:
     """To a float, an integer or a bool: all floats are followed as float32 and all integers as int64."""
@@ -161,6 +150,8 @@ def cast(node: Any, x: Value, like: Value | None = None) -> Value:
         dtype = like.dtype if like is not None else FLOAT
     else:
         to = node.get("to", 1)
+        if to not in TYPES:
+            raise NotRun(f"casts to the type {to} of ONNX")
         dtype = torch.bool if to == 9 else FLOAT if to in (1, 10, 11, 16) else INT
     if x.dtype == dtype:
         return x

@@ -45,7 +45,6 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "Round": torch.round,  # halves to even, as ONNX has it
     "IsNaN": torch.isnan,
     "Not": torch.logical_not,
-    "BitwiseNot": torch.bitwise_not,
     "com.microsoft.Gelu": functional.gelu,
     "com.microsoft.QuickGelu": lambda x: x * torch.sigmoid(1.702 * x),
 }

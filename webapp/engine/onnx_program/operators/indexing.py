@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...programs.serialized import NotRun
-from ..values import INT, Known, Value, held, integers, numbers, shape_of, tensor
+from ..values import INT, MOST_KNOWN, Known, Value, held, integers, numbers, shape_of, tensor
 from .shapes import axes_of
 from .table import operator
 
@@ -21,7 +22,8 @@ FAR = 2**31 - 2  # a bound beyond this is "to the end", as exporters write it
 @operator("Gather")
 def gather(node: Any, x: Value, indices: Value) -> Value:
     axis = node.get("axis", 0) % max(len(shape_of(x)), 1)
-    if isinstance(x, Known) and isinstance(indices, Known) and indices.plain:
+    many = isinstance(x, Known) and x.values.size * max(1, math.prod(shape_of(indices))) > MOST_KNOWN**2 // 16
+    if isinstance(x, Known) and isinstance(indices, Known) and indices.plain and not many:
         return held(np.take(x.values, indices.values.astype(np.int64), axis=axis), x.dtype)
     value = tensor(x)
     if isinstance(indices, Known) and not indices.values.shape and indices.plain:
@@ -52,6 +54,7 @@ def gather_elements(node: Any, x: Value, indices: Value) -> Value:
 def gather_nd(node: Any, x: Value, indices: Value) -> Value:
     """The last axis of `indices` is a place in `x`, after `batch_dims` axes that both have."""
     value, at, batch = tensor(x), tensor(indices), node.get("batch_dims", 0)
+    _check_places(value, at)
     places: list[Tensor] = [
         torch.arange(value.shape[axis]).reshape([-1 if i == axis else 1 for i in range(at.dim() - 1)])
         for axis in range(batch)
@@ -64,7 +67,14 @@ def gather_nd(node: Any, x: Value, indices: Value) -> Value:
 def scatter_nd(node: Any, x: Value, indices: Value, updates: Value) -> Value:
     if node.get("reduction", "none") != "none":
         raise NotRun("adds up what it scatters")
-    return torch.index_put(tensor(x), tensor(indices).unbind(-1), tensor(updates))
+    value, at = tensor(x), tensor(indices)
+    _check_places(value, at)
+    return torch.index_put(value, at.unbind(-1), tensor(updates))
+
+
+def _check_places(value: Tensor, at: Tensor) -> None:
+    if not (at.dim() and isinstance(at.shape[-1], int) and 0 < at.shape[-1] <= value.dim()):
+        raise NotRun(f"takes places of a tensor of {value.dim()} axes that are no places of it")
 
 
 @operator("ScatterElements", "Scatter")

@@ -39,7 +39,16 @@ def reshape(node: Any, x: Value, to: Value | None = None) -> Value:
         sizes = [own[i] if isinstance(item, int) and item == 0 else item for i, item in enumerate(sizes)]
     if isinstance(x, Known):
         return Known(x.values.reshape([int(item) for item in sizes]), x.dtype)
-    return torch.reshape(x, sizes)
+    return torch.reshape(x, _with_batch(list(sizes), x.shape) if node.freed and sizes else sizes)
+
+
+def _with_batch(sizes: list[Any], own: Any) -> list[Any]:
+    """Sizes that were written for one sample: the batch is outermost."""
+    if isinstance(own[0], int) or not isinstance(sizes[0], int):
+        return sizes
+    if -1 not in sizes:
+        return [sizes[0] * (math.prod(own) // math.prod(sizes)), *sizes[1:]]
+    return [own[0], *sizes[1:]] if sizes[0] == 1 else sizes
 
 
 @operator("Flatten")
@@ -88,10 +97,14 @@ def unsqueeze(node: Any, x: Value, axes: Value | None = None) -> Value:
 def concat(node: Any, *values: Value) -> Value:
     axis = node.get("axis", 0)
     if all(isinstance(value, Known) for value in values):
-        parts = [value.values for value in values if isinstance(value, Known)]
-        if small([sum(part.size for part in parts)]):
-            return held(np.concatenate(parts, axis), values[0].dtype)
-    return torch.cat([tensor(value) for value in values], axis)
+        arrays = [value.values for value in values if isinstance(value, Known)]
+        if small([sum(array.size for array in arrays)]):
+            return held(np.concatenate(arrays, axis), values[0].dtype)
+    parts = [tensor(value) for value in values]
+    if node.freed and axis % parts[0].dim():
+        batch = next((part.shape[0] for part in parts if not isinstance(part.shape[0], int)), 1)
+        parts = [part.expand(batch, *part.shape[1:]) if _is_one(part.shape[0]) else part for part in parts]
+    return torch.cat(parts, axis)
 
 
 @operator("Split")
@@ -101,8 +114,8 @@ def split(node: Any, x: Value, parts: Value | None = None) -> list[Value]:
     sizes = node.get("split") if parts is None else integers(parts, "sizes of a split")
     if sizes is None:
         whole, count = shape_of(x)[axis], node.get("num_outputs") or len(node.outputs)
-        if not isinstance(whole, int):
-            raise NotRun("splits an axis whose size is free")
+        if not isinstance(whole, int) or not 0 < count <= len(node.outputs):
+            raise NotRun("splits an axis whose size is free, or into more parts than it keeps")
         one = -(-whole // count)
         sizes = [min(one, whole - start) for start in range(0, whole, max(one, 1))]
     if isinstance(x, Known):
@@ -151,6 +164,8 @@ def depth_to_space(node: Any, x: Value) -> Value:
 @operator("SpaceToDepth")
 def space_to_depth(node: Any, x: Value) -> Value:
     value, s = tensor(x), node.get("blocksize", 1)
+    if node.get("mode", "DCR") != "DCR":
+        raise NotRun("brings space to depth column by column")
     b, c, h, w = value.shape
     apart = torch.reshape(value, (b, c, h // s, s, w // s, s)).permute(0, 3, 5, 1, 2, 4)
     return torch.reshape(apart, (b, c * s * s, h // s, w // s))
