@@ -132,6 +132,6 @@ def _example(item: GraphInput, free: bool, side: int | None) -> torch.Tensor:
 def _free_axes(item: GraphInput, free: bool, side: int | None) -> dict[int, Any]:
     """AUTO is as free as the graph allows."""
     return {
-        axis: Dim.AUTO if (size is None and (axis == 0 or side is None)) or (free and axis == 0) else Dim.STATIC
+        axis: Dim.AUTO if (size is None and (not item.floats or side is None)) or (axis == 0 and free) else Dim.STATIC
         for axis, size in enumerate(item.shape)
     }

@@ -68,6 +68,8 @@ def tensor(value: Any) -> Tensor:
     flat = list(value.values.flat)
     if not value.values.shape:
         return torch.scalar_tensor(flat[0], dtype=value.dtype)
+    if value.plain and len(set(flat)) == 1:  # torch follows a constant of one number by computing with it
+        return torch.full(value.values.shape, flat[0], dtype=value.dtype)
     if value.plain:
         return torch.tensor(flat, dtype=value.dtype).reshape(value.values.shape)
     return torch.stack([torch.scalar_tensor(item, dtype=value.dtype) for item in flat]).reshape(value.values.shape)

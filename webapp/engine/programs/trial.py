@@ -41,6 +41,7 @@ def described(
     spec = ArchitectureSpec(family="program", title="", task=None, config={}, inputs=inputs)
     if "vocab" in inputs and not draft.inputs[0].most[1] and "length" not in inputs:
         inputs["tokens"] = _longest(module, spec)
+        spec = spec.model_copy(update={"inputs": inputs})
     first = draft.inputs[0]
     if first.shape[0] is not None:
         program, module = _freed(program, module, spec, first.shape[0], tensors)
