@@ -104,12 +104,12 @@ def resize(
     if node.get("antialias", 0) or node.get("axes"):
         raise NotRun("resizes with antialias, or along axes that it lists")
     corners = how == "align_corners"
-    whole = factor is None or all(
+    exact = factor is None or all(
         f == int(f) or float(n * f).is_integer() for n, f in zip(value.shape[2:], factor, strict=True)
     )
-    if not whole and not corners and node.opset >= 11:  # the factor counts, and not the rounded size
+    if not exact and not corners and node.opset >= 11:  # the factor counts, and not the rounded size
         return functional.interpolate(value, scale_factor=factor, mode=linear, align_corners=False)
-    if not whole or (how == "pytorch_half_pixel" and 1 in size):
+    if not exact or (how == "pytorch_half_pixel" and 1 in size):
         raise NotRun(f"resizes to sizes that are not whole by {how[:40]}")
     return functional.interpolate(value, size, mode=linear, align_corners=corners)
 
