@@ -1,4 +1,7 @@
-"""ONNX files: initializers under their names, orientations told by the graph, and what may not be in them."""
+"""ONNX files: initializers under their names, orientations told by the graph, and what may not be in them.
+
+What its graph answers is in tests/engine/onnx_program.
+"""
 
 import warnings
 
@@ -28,18 +31,32 @@ def two_layers(tmp_path):
     """x (B, 6) through a MatMul (6, 40) and a Gemm with (5, 40)."""
     torch.manual_seed(0)
     weights = {"first": torch.randn(6, 40), "second.weight": torch.randn(5, 40), "second.bias": torch.randn(5)}
-    nodes = [("MatMul", ["x", "first"], {}), ("Gemm", ["y0", "second.weight", "second.bias"], {"transB": 1})]
-    return weights, lambda **save: model(weights, nodes, tmp_path / "two.onnx", **save)
+    nodes = [
+        ("MatMul", ["x", "first"], {}),
+        ("Gemm", ["y0", "second.weight", "second.bias"], {"transB": 1}),
+        ("NonZero", ["y1"], {}),
+    ]
+    return weights, lambda run=False, **save: model(weights, nodes[: 3 - run], tmp_path / "two.onnx", **save)
+
+
+def test_a_graph_that_runs_is_a_program_with_its_layers(bench, two_layers):
+    weights, write = two_layers
+    facts = bench.checkpoint(write(run=True))
+    assert (facts.format, facts.weights_only_because, facts.architecture.family) == ("onnx", None, "program")
+    assert [(layer.name, layer.transposed) for layer in facts.layers] == [("first", False), ("second", False)]
+    assert torch.equal(bench.tensors()["first.weight"], weights["first"].t())
+    assert any("turned" in note for note in facts.notes)
 
 
 def test_initializers_keep_names_values_and_orientations(bench, two_layers):
+    """Of a graph that is not run."""
     weights, write = two_layers
     facts = bench.checkpoint(write())
     assert facts.format == "onnx"
     assert all(torch.equal(tensor, weights[name]) for name, tensor in bench.tensors().items())
     assert set(bench.tensors()) == set(weights)
     assert [(layer.name, layer.transposed) for layer in facts.layers] == [("first", True), ("second", False)]
-    assert "not run" in facts.weights_only_because
+    assert "it uses NonZero, which Pare does not run" in facts.weights_only_because
 
 
 @pytest.mark.parametrize(
@@ -128,6 +145,7 @@ def test_nodes_of_another_domain_are_never_run(bench, tmp_path):
     nodes = [("MatMul", ["x", "w"], {}), ("RunCommand", ["y0"], {"domain": "evil.example"})]
     facts = bench.checkpoint(model({"w": torch.randn(6, 4)}, nodes, tmp_path / "m.onnx"))
     assert [layer.name for layer in facts.layers] == ["w"]
+    assert "evil.example.RunCommand" in facts.weights_only_because
 
 
 def test_one_that_is_quantized_already(bench, tmp_path):

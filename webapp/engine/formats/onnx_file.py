@@ -1,45 +1,32 @@
-"""An ONNX file, or a zip of one with its external data: its initializers as a checkpoint. Its graph is not run.
+"""An ONNX file, or a zip of one with its external data: its graph as a program, its initializers as the weights.
 
-The graph tells what each initializer is multiplied with, so that a matrix (in, out) of MatMul is known as one.
-https://github.com/onnx/onnx/blob/main/docs/IR.md and ExternalData.md
+Where the graph cannot be run, it still tells what each initializer is multiplied with, so that a matrix (in, out) of
+MatMul is known as one.
 """
 
 from __future__ import annotations
 
-import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import torch
-
 from ..errors import CheckpointRefused
 from ..facts import LayerFacts, LayerKind
+from ..onnx_program.graph import Graph, graph_of
+from ..onnx_program.tracing import archived
+from ..programs.serialized import NotRun
 from ..progress import Report
 from ..safetensors_file import LazyTensor
 from .archive import DAMAGED, extract, members
 from .base import Format, Opened
+from .onnx_tensors import ELEMENTS, constant_tensor, lazy_tensor
+from .running_program import opened_program
 
-ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values which are not raw
-    1: (torch.float32, "float_data"),
-    2: (torch.uint8, "int32_data"),
-    3: (torch.int8, "int32_data"),
-    5: (torch.int16, "int32_data"),
-    6: (torch.int32, "int32_data"),
-    7: (torch.int64, "int64_data"),
-    9: (torch.bool, "int32_data"),
-    10: (torch.float16, "int32_data"),
-    11: (torch.float64, "double_data"),
-    16: (torch.bfloat16, "int32_data"),
-}
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 NEWEST = 30  # version of the format, far beyond today's
 QUANTIZED = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "MatMulNBits")
-BECAUSE = (
-    "The graph of an ONNX file is not run here: its weights are compressed and delivered as safetensors. "
-    "Upload the module as an exported program (.pt2) to have it run and scored."
-)
+UNFIXED = 224  # places along free axes of a graph that does not take few
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -59,7 +46,8 @@ class Onnx(Format):
         beside: dict[str, Path] = {}
         if zipfile.is_zipfile(upload):
             upload, beside = _unpacked(upload, filename, scratch)
-        graph = _graph(upload, filename)
+        model = _model(upload, filename)
+        graph = model.graph
         if used := sorted({node.op_type for node in graph.node} & set(QUANTIZED)):
             raise CheckpointRefused(f"{filename} is quantized already ({used[0]}); upload the model it was made from")
         tensors, left = {}, []
@@ -69,14 +57,39 @@ class Onnx(Format):
             elif tensor.name in tensors or not tensor.name:
                 raise CheckpointRefused(f"{filename} holds two initializers called {tensor.name!r}")
             else:
-                tensors[tensor.name] = _tensor(tensor, beside, filename)
+                tensors[tensor.name] = lazy_tensor(tensor, beside, filename)
+        notes = [f"Left out, of types that hold no weights: {', '.join(left[:5])}."] if left else []
+        report.progress(0.2, "Following its graph")
+        try:
+            opened = _running(graph_of(model, tensors, lambda held: constant_tensor(held, beside, filename)))
+        except NotRun as reason:
+            because = f"The graph cannot be run: it {reason}. Its weights are compressed and delivered as safetensors."
+        else:
+            opened.notes += notes
+            return opened
         if not tensors:
             raise CheckpointRefused(f"{filename} holds no initializers: its weights are in its nodes, or not there")
-        notes = [f"Left out, of types that hold no weights: {', '.join(left[:5])}."] if left else []
         layers = tuple(_layers(graph, tensors))
         return Opened(
-            tensors, notes=notes, weights_only_because=BECAUSE, layers=layers, infinite=_constants(tensors, layers)
+            tensors, notes=notes, weights_only_because=because, layers=layers, infinite=_constants(tensors, layers)
         )
+
+
+def _running(graph: Graph) -> Opened:
+    """With free batches if it can be, else as the file says. Raises NotRun with the first reason."""
+    first = graph.inputs[0].shape if graph.inputs else ()
+    ways: list[tuple[bool, int | None]] = [(True, None)]
+    if any(item.floats and None in item.shape[1:] for item in graph.inputs):
+        ways.append((True, UNFIXED))
+    if first and first[0] is not None:
+        ways.append((False, None))
+    reasons = []
+    for free, side in ways:
+        try:
+            return opened_program(archived(graph, free, side), "ONNX graph", rows_apart=True)
+        except NotRun as reason:
+            reasons.append(reason)
+    raise reasons[-1 if first and first[0] not in (None, 1) else 0]
 
 
 def _names(upload: Path) -> list[str]:
@@ -100,7 +113,7 @@ def _unpacked(upload: Path, filename: str, scratch: Path) -> tuple[Path, dict[st
     return files[models[0]], {str(PurePosixPath(name).relative_to(folder)): path for name, path in inside.items()}
 
 
-def _graph(path: Path, filename: str) -> Any:
+def _model(path: Path, filename: str) -> Any:
     from google.protobuf.message import DecodeError
     from onnx import ModelProto
 
@@ -115,71 +128,7 @@ def _graph(path: Path, filename: str) -> Any:
         raise CheckpointRefused(f"{filename} is no ONNX file, or it was cut short; upload it again") from error
     if not model.HasField("graph"):
         raise CheckpointRefused(f"{filename} is an ONNX file without a graph, or another protobuf message")
-    return model.graph
-
-
-def _tensor(tensor: Any, beside: Mapping[str, Path], filename: str) -> LazyTensor:
-    dtype, field = ELEMENTS[tensor.data_type]
-    shape = tuple(int(size) for size in tensor.dims)
-    wanted = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or max(*shape, wanted, 0) > 2**46:
-        raise CheckpointRefused(f"{tensor.name} in {filename} claims the shape {list(shape)}")
-    if tensor.data_location == 1:
-        return LazyTensor(shape, dtype, _external(tensor, beside, wanted, filename, shape, dtype))
-    held = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, field)) * dtype.itemsize
-    if held != wanted:
-        raise CheckpointRefused(
-            f"{tensor.name} in {filename} claims the shape {list(shape)}, which takes {wanted} bytes, and holds {held}"
-        )
-    if tensor.HasField("raw_data"):
-        return LazyTensor(shape, dtype, lambda: _raw(tensor.raw_data, shape, dtype))
-    return LazyTensor(shape, dtype, lambda: _listed(list(getattr(tensor, field)), shape, dtype))
-
-
-def _raw(content: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    if not content:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(dtype).reshape(shape)
-
-
-def _listed(values: list[Any], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    if dtype in (torch.float16, torch.bfloat16):  # their bits, each in a whole number
-        return torch.tensor(values, dtype=torch.int32).to(torch.int16).view(dtype).reshape(shape)
-    return torch.tensor(values, dtype=dtype).reshape(shape)
-
-
-def _external(
-    tensor: Any, beside: Mapping[str, Path], wanted: int, filename: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> Callable[[], torch.Tensor]:
-    about = {entry.key: entry.value for entry in tensor.external_data}
-    location = about.get("location", "")
-    pure = PurePosixPath(location)
-    if not location or pure.is_absolute() or ".." in pure.parts or "\\" in location or ":" in location:
-        raise CheckpointRefused(f"{tensor.name} in {filename} lies at {location[:80]!r}, which leads out of its folder")
-    if str(pure) not in beside:
-        raise CheckpointRefused(
-            f"{filename} keeps {tensor.name} in a file beside it, {location[:80]}; upload a zip that holds both"
-        )
-    path = beside[str(pure)]
-    offset, length = (_number(about.get(key), default) for key, default in (("offset", 0), ("length", wanted)))
-    if offset < 0 or length != wanted or offset + length > path.stat().st_size:
-        raise CheckpointRefused(
-            f"{tensor.name} in {filename} takes {wanted} bytes; {location[:80]} has {length} for it from {offset} on, "
-            f"and {path.stat().st_size} in all"
-        )
-
-    def load() -> torch.Tensor:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return _raw(file.read(wanted), shape, dtype)
-
-    return load
-
-
-def _number(text: str | None, default: int) -> int:
-    if text is None:
-        return default
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
+    return model
 
 
 def _layers(graph: Any, tensors: Mapping[str, LazyTensor]) -> list[LayerFacts]:

@@ -11,13 +11,14 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointRefused
+from ..programs.archived import ProgramArchive
 from ..programs.serialized import SCALARS, STRIDED
 from ..safetensors_file import NAMES, LazyTensor
 from .archive import damage_named, members, read_member
@@ -26,16 +27,6 @@ JSON_LIMIT_BYTES = 100_000_000
 SCHEMA = 8  # the major version of torch/_export/serde/schema.py that is known here
 PICKLES = ("custom_obj_", "opaque_obj_")  # what constants of these names hold
 SAVE_AGAIN = "export the module again and save it with torch.export.save"
-
-
-@dataclass
-class ProgramArchive:
-    """`content` is the program's JSON; tensors are not in memory yet, each storage under the first of its names."""
-
-    content: dict[str, Any]
-    tensors: dict[str, LazyTensor]
-    aliases: dict[str, list[str]] = field(default_factory=dict)
-    buffers: frozenset[str] = frozenset()
 
 
 def opened_archive(upload: Path, filename: str) -> ProgramArchive:

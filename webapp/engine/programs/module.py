@@ -55,7 +55,7 @@ class ProgramModule(nn.Module):
         for path, about in program["layers"].items():
             put(self, path, layer_of(about))
         for name, (dtype, shape, trained) in program["tensors"].items():
-            _put_tensor(self, name, torch.empty(shape, dtype=NAMED[dtype]), trained)
+            put_tensor(self, name, torch.empty(shape, dtype=NAMED[dtype]), trained)
         self._steps = [(_runner(step), *_rest(step)) for step in program["steps"]]
         self._last = _last_uses(self._steps, self._output)
 
@@ -106,7 +106,8 @@ def put(root: nn.Module, path: str, part: nn.Module) -> None:
         raise CheckpointRefused(f"a layer is called {path}, which torch modules keep for themselves") from error
 
 
-def _put_tensor(root: nn.Module, name: str, tensor: Tensor, trained: bool) -> None:
+def put_tensor(root: nn.Module, name: str, tensor: Tensor, trained: bool) -> None:
+    """Sets a parameter or a buffer under a dotted name. Raises CheckpointRefused for a name that is taken."""
     path, _, last = name.rpartition(".")
     try:
         if path and (path.split(".")[0] not in root._modules or not _has(root, path)):

@@ -31,14 +31,15 @@ REDUCTIONS = """
     linalg_vector_norm linalg_norm prod softmax _softmax sort std sum topk var var_mean std_mean
 """
 SHAPES = """
-    _to_copy _unsafe_view alias arange broadcast_to broadcast_tensors cat channel_shuffle chunk clone concat concatenate
-    constant_pad_nd contiguous copy detach diagonal diff expand eye flatten flip full full_like expand_as gather hstack
-    index index_select lift_fresh lift_fresh_copy linspace masked_select meshgrid movedim moveaxis narrow new_full
-    new_ones new_zeros ones ones_like pad permute pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat
-    repeat_interleave replication_pad1d replication_pad2d reshape resolve_conj resolve_neg roll rot90 scalar_tensor
-    scatter scatter_add select slice split split_with_sizes squeeze stack swapaxes swapdims sym_size sym_numel
-    sym_stride t take_along_dim tensor_split tile to transpose tril_indices triu_indices type_as unbind unflatten unfold
-    unsafe_split unsqueeze vstack view view_as zeros zeros_like im2col one_hot select_scatter slice_scatter numpy_T mT
+    _to_copy _unsafe_view alias arange broadcast_to broadcast_tensors cat channel_shuffle chunk clone concat
+    concatenate constant_pad_nd contiguous copy detach diagonal diff expand eye flatten flip full full_like
+    expand_as gather hstack index index_put index_select lift_fresh lift_fresh_copy linspace masked_select meshgrid
+    movedim moveaxis narrow new_full new_ones new_zeros ones ones_like pad permute pixel_shuffle pixel_unshuffle
+    reflection_pad1d reflection_pad2d repeat repeat_interleave replication_pad1d replication_pad2d reshape
+    resolve_conj resolve_neg roll rot90 scalar_tensor scatter scatter_add select slice split split_with_sizes
+    squeeze stack swapaxes swapdims sym_size sym_numel sym_stride t take_along_dim tensor_split tile to transpose
+    tril_indices triu_indices type_as unbind unflatten unfold unsafe_split unsqueeze vstack view view_as zeros
+    zeros_like im2col one_hot select_scatter slice_scatter numpy_T mT
 """
 PRODUCTS = """
     addbmm addmm addmv baddbmm bilinear bmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d

@@ -30,6 +30,8 @@ def _tensor(arg: Any) -> bool:
 
 def _linear(number: int, args: list[Any], shapes: Shapes, views: Mapping[str, str], _: Draft) -> Product | None:
     x, weight, bias = (*args, None)[:3] if len(args) < 3 else args[:3]
+    if weight in views:  # the transpose of one that is (in, out)
+        return _product(number, x, views[weight], bias, True, shapes)
     return _product(number, x, weight, bias, False, shapes)
 
 

@@ -67,7 +67,9 @@ class Draft:
     outputs: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)  # value -> the module that made it
+    called: list[str] = field(default_factory=list)  # the inputs, where their own names are not told
     title: str = ""
+    made: str = "exported program"  # what it was read from
     trains: bool = False  # was exported in training mode
 
 

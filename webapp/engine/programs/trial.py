@@ -25,14 +25,23 @@ FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, No
 
 
 def described(
-    draft: Draft, make: Callable[[list[str]], dict[str, Any]], tensors: Mapping[str, LazyTensor]
+    draft: Draft,
+    make: Callable[[list[str]], dict[str, Any]],
+    tensors: Mapping[str, LazyTensor],
+    rows_apart: bool = False,
 ) -> dict[str, Any]:
-    """{"program", "inputs", "task", "classes", "title"}. Raises NotRun where it cannot be called or does not run."""
+    """{"program", "inputs", "task", "classes", "title"}. Raises NotRun where it cannot be called or does not run.
+
+    With `rows_apart`, each sample of a batch has to be answered as it is alone.
+    """
     names = _names(draft)
     program = make(names)
     inputs = _inputs(draft, program, names)
     module = _filled(program, tensors)
     spec = ArchitectureSpec(family="program", title="", task=None, config={}, inputs=inputs)
+    if "vocab" in inputs and not draft.inputs[0].most[1] and "length" not in inputs:
+        inputs["tokens"] = _longest(module, spec)
+        spec = spec.model_copy(update={"inputs": inputs})
     first = draft.inputs[0]
     if first.shape[0] is not None:
         program, module = _freed(program, module, spec, first.shape[0], tensors)
@@ -40,8 +49,10 @@ def described(
     answer = _answer(module, given)
     if not isinstance(answer, Tensor) or answer.dim() == 0 or len(answer) != len(given[0]):
         raise NotRun("does not answer with one row for each sample")
+    if rows_apart:
+        _compare_rows(module, given, answer)
     task = _task(module, given, answer, inputs)
-    title = f"{draft.title} (exported program)" if draft.title else "Exported program"
+    title = f"{draft.title} ({draft.made})" if draft.title else f"{draft.made[0].upper()}{draft.made[1:]}"
     classes = int(answer.shape[-1]) if task == "classification" else None
     return {"program": program, "inputs": inputs, "task": task, "classes": classes, "title": title}
 
@@ -53,9 +64,10 @@ def _names(draft: Draft) -> list[str]:
         raise NotRun("takes no input whose first axis counts samples")
     if len(found) == 1:
         return ["x"] if "float" in found[0].dtype else ["input_ids"]
-    names = [given.name for given in found]
+    names = draft.called or [given.name for given in found]
     if not set(names) <= set(TEXT) or "input_ids" not in names:
-        raise NotRun(f"takes several inputs ({', '.join(names[:6])}); Pare gives one, or what a tokenizer makes")
+        listed = ", ".join(name[:80] for name in names[:6])
+        raise NotRun(f"takes several inputs ({listed}); Pare gives one, or what a tokenizer makes")
     return names
 
 
@@ -120,6 +132,28 @@ def _freed(
     except (NotRun, *FAILURES):
         raise NotRun(f"was exported for batches of exactly {size} and cannot take others; {EXPORT_AGAIN}") from None
     return free, freed
+
+
+def _longest(module: ProgramModule, spec: ArchitectureSpec) -> int:
+    """The most tokens, of powers of two, with which it runs: a table of places that ends is not told by its shapes."""
+    names, tokens = spec.inputs["names"], int(spec.inputs["tokens"])
+    while tokens > 8:
+        probe = spec.model_copy(update={"inputs": {**spec.inputs, "length": tokens}})
+        try:
+            _answer(module, [synthetic(probe, 0).inputs[name][:1] for name in names])
+        except NotRun:
+            tokens //= 2
+        else:
+            break
+    return tokens
+
+
+def _compare_rows(module: ProgramModule, given: list[Tensor], answer: Tensor) -> None:
+    for row in range(2):
+        alone = _answer(module, [tensor[row : row + 1] for tensor in given])
+        same = isinstance(alone, Tensor) and alone.shape[1:] == answer.shape[1:] and len(alone) == 1
+        if not same or not torch.allclose(alone[0], answer[row], rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise NotRun("mixes the samples of a batch")
 
 
 @torch.inference_mode()

@@ -1,0 +1,201 @@
+"""The nodes of an ONNX graph that its answer depends on, with attributes as plain values. Raises NotRun for others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..programs.serialized import NotRun
+from ..safetensors_file import LazyTensor
+from .operators import OPERATORS
+from .values import constant
+
+MOST_NODES, MOST_FOLLOWED = 200_000, 10_000  # in the file, and of those that the answer depends on
+STANDARD = ("", "ai.onnx")
+FLOATS = (1, 10, 11, 16)  # TensorProto.DataType
+INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
+NAMED = 5  # operators that a reason lists
+DESCRIBING = (  # attributes that repeat what inputs say, or that hold for another mode
+    "kernel_shape seed ratio stash_type saturate cubic_coeff_a extrapolation_value spatial consumed_inputs num_outputs "
+    "nearest_mode pads auto_pad softmax_precision round_mode output_padding storage_order momentum training_mode dtype"
+)
+Read = Callable[[Any], "LazyTensor | None"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """`op` has its domain before it where that is not ONNX's own; `path` is the module that the node tells it is of."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    opset: int = 0
+    path: str = ""
+    freed: bool = False  # the file is for one sample, and more are given
+    asked: set[str] = field(default_factory=set, compare=False)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return self.attributes.get(name, default)
+
+    def disregarded(self) -> list[str]:
+        """Attributes that say something and that nobody asked for: an operator of a newer kind, for one."""
+        found = set(self.attributes) - self.asked - set(DESCRIBING.split())
+        return sorted(
+            name for name in found if not isinstance(self.attributes[name], (int, float)) or self.attributes[name]
+        )
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """A size is None where it is free."""
+
+    name: str
+    floats: bool
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`tensors` are its initializers and constants, by their names in the file."""
+
+    inputs: tuple[GraphInput, ...]
+    nodes: tuple[Node, ...]
+    output: str
+    tensors: Mapping[str, LazyTensor]
+
+    def uses(self) -> Iterator[tuple[Node, int, str]]:
+        """Node, place among its inputs, and what stands there."""
+        for node in self.nodes:
+            for place, name in enumerate(node.inputs):
+                if name:
+                    yield node, place, name
+
+
+def graph_of(model: Any, initializers: Mapping[str, LazyTensor], read: Read) -> Graph:
+    """Of a ModelProto; `read` reads the tensor that a Constant holds."""
+    proto = model.graph
+    if len(proto.node) > MOST_NODES:
+        raise NotRun(f"has {len(proto.node)} nodes; at most {MOST_NODES} are read")
+    if len(proto.sparse_initializer):
+        raise NotRun("has sparse initializers")
+    if not proto.output:
+        raise NotRun("answers with no tensor")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=1)
+    floats = (made.name for made in proto.output if made.type.tensor_type.elem_type in FLOATS)
+    output = next(floats, proto.output[0].name)
+    makers: dict[str, Any] = {}
+    for node in proto.node:
+        for name in filter(None, node.output):
+            if name in makers:
+                raise NotRun(f"makes {name[:80]!r} twice")
+            makers[name] = node
+    given = {item.name for item in proto.input} - set(initializers)
+    wanted = _ancestors(output, makers, given | set(initializers))
+    kept = [node for node in proto.node if any(name in wanted for name in node.output)]
+    if unknown := sorted({_full(node) for node in kept} - set(OPERATORS) - {"Constant"}):
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        raise NotRun(f"uses {', '.join(name[:80] for name in unknown[:NAMED])}{more}, which Pare does not run")
+    tensors, nodes = dict(initializers), []
+    for node in kept:
+        if node.op_type == "Constant":
+            tensors[node.output[0]] = _constant(node, read)
+        else:
+            nodes.append(_node(node, opset, read))
+    if len(nodes) > MOST_FOLLOWED:
+        raise NotRun(f"has {len(nodes)} steps; at most {MOST_FOLLOWED} are followed")
+    inputs = tuple(_input(item) for item in proto.input if item.name in given)
+    return Graph(inputs, tuple(_in_order(nodes, given | set(tensors))), output, tensors)
+
+
+def _full(node: Any) -> str:
+    return str(node.op_type) if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+
+
+def _ancestors(output: str, makers: Mapping[str, Any], known: set[str]) -> set[str]:
+    wanted, waiting = set(), [output]
+    while waiting:
+        name = waiting.pop()
+        if name in wanted or name in known:
+            continue
+        if name not in makers:
+            raise NotRun(f"needs {name[:80]!r}, which nothing in it makes")
+        wanted.add(name)
+        waiting += filter(None, makers[name].input)
+    return wanted
+
+
+def _in_order(nodes: list[Node], known: set[str]) -> Iterator[Node]:
+    seen = set(known)
+    for node in nodes:
+        for name in node.inputs:
+            if name and name not in seen:
+                raise NotRun(f"needs {name[:80]!r} before it is made: its nodes go in a circle or are out of order")
+        seen |= set(node.outputs)
+        yield node
+
+
+def _node(node: Any, opset: int, read: Read) -> Node:
+    about = {item.name: _attribute(item, node.op_type, read) for item in node.attribute}
+    return Node(_full(node), tuple(node.input), tuple(node.output), about, opset, _path(node))
+
+
+def _attribute(item: Any, op: str, read: Read) -> Any:
+    match item.type:
+        case 1 | 2:
+            return float(item.f) if item.type == 1 else int(item.i)
+        case 3:
+            return item.s.decode("utf-8", "replace")
+        case 4 if (held := read(item.t)) is not None:
+            return constant(held.load()) if math.prod(held.shape) == 1 else held
+        case 6:
+            return [float(value) for value in item.floats]
+        case 7:
+            return [int(value) for value in item.ints]
+        case 8:
+            return [value.decode("utf-8", "replace") for value in item.strings]
+        case _:
+            raise NotRun(f"gives {op[:80]} something that is neither number, text nor plain tensor ({item.name[:80]})")
+
+
+def _constant(node: Any, read: Read) -> LazyTensor:
+    item = next(iter(node.attribute), None)
+    if item is None:
+        raise NotRun("has a Constant without a value")
+    if item.type == 4 and (held := read(item.t)) is not None:
+        return held
+    value = _attribute(item, "Constant", read)
+    if item.name in ("value_int", "value_ints", "value_float", "value_floats"):
+        dtype = torch.float32 if "float" in item.name else torch.int64
+        made = torch.tensor(value, dtype=dtype)
+        return LazyTensor(tuple(made.shape), dtype, lambda: made)
+    raise NotRun(f"has a Constant that holds {item.name[:80]}, which is no plain tensor")
+
+
+def _input(item: Any) -> GraphInput:
+    about = item.type.tensor_type
+    if about.elem_type not in (*FLOATS, *INTEGERS, 9) or not about.HasField("shape"):
+        raise NotRun(f"does not tell the shape of its input {item.name[:80]!r}, or it is no tensor of numbers")
+    sizes = [int(size.dim_value) if size.HasField("dim_value") else None for size in about.shape.dim]
+    sizes = [None if size is not None and size < 0 else size for size in sizes]  # -1, as some write it
+    if 0 in sizes[1:] or math.prod(size or 1 for size in sizes) > 2**31:
+        raise NotRun(f"takes an input of shape {sizes}")
+    return GraphInput(item.name, about.elem_type in FLOATS, tuple(sizes))
+
+
+def _path(node: Any) -> str:
+    """The module: "/bert/encoder/layer.0/query/MatMul" and pkg.torch.onnx.name_scopes both tell it."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = [part.strip(" '\"[]") for part in entry.value[:20_000].split(",")]
+            return scopes[-2] if len(scopes) > 2 else ""
+    return ".".join(node.name.split("/")[1:-1]) if node.name.startswith("/") else ""
+
+
+def renamed(node: Node, names: Mapping[str, str]) -> Node:
+    return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))

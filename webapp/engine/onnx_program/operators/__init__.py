@@ -1,0 +1,21 @@
+"""The operators that are run, by the names that the ONNX standard gives them: https://onnx.ai/onnx/operators/.
+
+Each is a function of its node and of its inputs (None for one that is left out), and gives a value or a list of them.
+"""
+
+from . import arithmetic, attention, elementwise, indexing, norms, pools, products, reductions, shapes, sizes
+from .table import OPERATORS
+
+__all__ = [
+    "OPERATORS",
+    "arithmetic",
+    "attention",
+    "elementwise",
+    "indexing",
+    "norms",
+    "pools",
+    "products",
+    "reductions",
+    "shapes",
+    "sizes",
+]

@@ -1,0 +1,147 @@
+"""A graph made plainer before it is followed, so that its layers can be found in it.
+
+Exporters write a layer as a product and the addition of a bias, give several names to one tensor, and one name to all
+biases that happen to be equal. Which tensors a layer owns is told here, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from ..safetensors_file import LazyTensor
+from .graph import Graph, Node, renamed
+from .operators.products import LINEAR
+
+PARTS: dict[str, dict[int, str]] = {  # operator -> the parts of its layer, by their places among its inputs
+    LINEAR: {1: "weight", 2: "bias"},
+    "MatMul": {1: "weight"},
+    "Gemm": {1: "weight", 2: "bias"},
+    "Conv": {1: "weight", 2: "bias"},
+    "ConvTranspose": {1: "weight", 2: "bias"},
+    "BatchNormalization": {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"},
+    "LayerNormalization": {1: "weight", 2: "bias"},
+    "RMSNormalization": {1: "weight"},
+    "GroupNormalization": {1: "weight", 2: "bias"},
+    "InstanceNormalization": {1: "weight", 2: "bias"},
+    "com.microsoft.SkipLayerNormalization": {2: "weight", 3: "bias", 4: "skip_bias"},
+    "PRelu": {1: "weight"},
+}
+NORM = "Normalization"
+COPY = "//"  # before the number of a copy
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a tensor is used first: the layer's path (perhaps ""), and what it is of it."""
+
+    path: str
+    part: str
+    op: str
+
+
+def simplified(graph: Graph) -> tuple[Graph, dict[str, Part]]:
+    """The plainer graph, and which of its tensors are parts of layers."""
+    graph = _without_copies(graph)
+    graph = _with_biases(graph)
+    return _apart(graph)
+
+
+def _without_copies(graph: Graph) -> Graph:
+    """Tensors go by their own names: Identity, and Cast from float to float, only give another."""
+    same: dict[str, str] = {}
+    nodes = []
+    for found in graph.nodes:
+        node = renamed(found, same)
+        first = node.inputs[0] if node.inputs else ""
+        held = graph.tensors.get(first)
+        if held is not None and node.outputs[0] != graph.output:
+            widens = node.op == "Cast" and held.dtype.is_floating_point and node.get("to") in (1, 10, 11, 16)
+            if node.op == "Identity" or widens:
+                same[node.outputs[0]] = first
+                continue
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _with_biases(graph: Graph) -> Graph:
+    """A MatMul with a weight, whose one reader adds a vector to it, as a linear layer with a bias."""
+    readers = Counter(name for _, _, name in graph.uses())
+    products = {
+        node.outputs[0]: node
+        for node in graph.nodes
+        if node.op == "MatMul"
+        and readers[node.outputs[0]] == 1
+        and node.outputs[0] != graph.output
+        and _rank(graph, node.inputs[1]) == 2
+        and node.inputs[0] not in graph.tensors
+    }
+    fused: dict[str, Node] = {}
+    tensors = dict(graph.tensors)
+    gone: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "Add":
+            for product, bias in (node.inputs, node.inputs[::-1]):
+                if product in products and _rank(graph, bias) in (1, 2):
+                    weight, held = graph.tensors[products[product].inputs[1]], tensors[bias]
+                    if held.shape == (1, weight.shape[1]) and readers[bias] == 1:
+                        tensors[bias] = held = _flat(held)
+                    if held.shape == weight.shape[1:]:
+                        inputs = (*products[product].inputs, bias)
+                        path = products[product].path or node.path
+                        fused[node.outputs[0]] = replace(node, op=LINEAR, inputs=inputs, path=path)
+                        gone.add(product)
+                    break
+    nodes = [fused.get(node.outputs[0], node) for node in graph.nodes if node.outputs[0] not in gone]
+    return replace(graph, nodes=tuple(nodes), tensors=tensors)
+
+
+def _flat(held: LazyTensor) -> LazyTensor:
+    return LazyTensor(held.shape[1:], held.dtype, lambda: held.load().flatten())
+
+
+def _rank(graph: Graph, name: str) -> int | None:
+    held = graph.tensors.get(name)
+    return len(held.shape) if held is not None and held.dtype.is_floating_point else None
+
+
+def _apart(graph: Graph) -> tuple[Graph, dict[str, Part]]:
+    """Each layer has its own vectors: those that were equal were written once."""
+    owners: dict[str, set[tuple[str, str]]] = {}
+    for node in graph.nodes:
+        for _, part, name in _parts(graph, node):
+            owners.setdefault(name, set()).add(_owner(node, part))
+    for node, place, name in graph.uses():
+        if name in owners and place not in PARTS.get(node.op, {}):
+            owners[name].add(("", ""))
+    tensors, parts, nodes = dict(graph.tensors), dict[str, Part](), []
+    copies: dict[tuple[str, str, str], str] = {}
+    for node in graph.nodes:
+        inputs = list(node.inputs)
+        for place, part, name in _parts(graph, node):
+            if len(owners[name]) > 1 and len(tensors[name].shape) == 1:
+                own = (name, *_owner(node, part))
+                if own not in copies:
+                    copies[own] = f"{name}{COPY}{len(copies)}"
+                    tensors[copies[own]] = tensors[name]
+                name = inputs[place] = copies[own]
+            parts.setdefault(name, Part(node.path, part, node.op))
+        nodes.append(replace(node, inputs=tuple(inputs)))
+    used = {name for node in nodes for name in node.inputs}
+    kept = {name: held for name, held in tensors.items() if name in used or name not in owners}
+    return replace(graph, nodes=tuple(nodes), tensors=kept), parts
+
+
+def _parts(graph: Graph, node: Node) -> list[tuple[int, str, str]]:
+    """Place, part and tensor."""
+    places = PARTS.get(node.op, {}).items()
+    return [
+        (place, part, node.inputs[place])
+        for place, part in places
+        if place < len(node.inputs) and _rank(graph, node.inputs[place]) is not None
+    ]
+
+
+def _owner(node: Node, part: str) -> tuple[str, str]:
+    """A layer goes by its weight, a norm by its answer: the weights of norms may be written once, too."""
+    return (node.outputs[0] if node.op.endswith(NORM) else node.inputs[1]), part

@@ -1,0 +1,19 @@
+"""What a program is made from: the JSON that torch.export writes, and its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..safetensors_file import LazyTensor
+
+
+@dataclass
+class ProgramArchive:
+    """`content` is the program's JSON; tensors are not in memory yet, each storage under the first of its names."""
+
+    content: dict[str, Any]
+    tensors: dict[str, LazyTensor]
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    buffers: frozenset[str] = frozenset()
+    inputs: list[str] = field(default_factory=list)  # what they are called, where the JSON does not tell
