@@ -13,16 +13,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bar:
-    """`best` has what the tool reached: perplexity, kl_divergence, agreement, cosine, spearman, cpu_s, peak_mb, mb."""
+    """`best` has what the tool reached: perplexity, kl_divergence, agreement, cosine, spearman, cpu_s, peak_mb, mb.
+
+    A step may have layers of its own.
+    """
 
     title: str
     tool: str
     best: dict[str, float]
-    steps: list[tuple[str, dict[str, Any]]]
+    steps: list[tuple[str, dict[str, Any]] | tuple[str, dict[str, Any], dict[str, Any]]]
     layers: dict[str, Any] = field(default_factory=dict)
 
     def recipe(self) -> list[dict[str, Any]]:
-        return [{"technique": name, "settings": values, "layers": self.layers} for name, values in self.steps]
+        return [
+            {"technique": name, "settings": values, "layers": own[0] if own else self.layers}
+            for name, values, *own in self.steps
+        ]
 
 
 def language(perplexity: float, kl: float, top1: float, **more: float) -> dict[str, float]:
@@ -36,6 +42,7 @@ def encoder(cosine: float, spearman: float | None = None, **more: float) -> dict
 GROUPS_OF_64 = {"granularity": "group", "group_size": 64}
 GROUPS_OF_128 = {"granularity": "group", "group_size": 128}
 NO_HEAD = {"exclude": ["lm_head"]}
+BLOCKS, HEAD = {"include": ["model.layers.*"]}, {"include": ["lm_head"]}
 WHITENED = {"method": "whitened"}
 
 SMOLLM2 = [
@@ -112,6 +119,18 @@ SMOLLM2 = [
         language(28.06, 0.029, 0.900, cpu_s=7.5, peak_mb=1378, mb=220.5),
         [("dynamic_quantization", {})],
         NO_HEAD,
+    ),
+    Bar(
+        "4.2 bits per weight, whole file",
+        "llama.cpp Q3_K_M",
+        language(30.3, 0.125, 0.805, cpu_s=4.3, peak_mb=374, mb=93.5),
+        [("gptq", {"bits": 4, **GROUPS_OF_64}, BLOCKS), ("weight_quantization", {"bits": 8}, HEAD)],
+    ),
+    Bar(
+        "5.2 bits per weight, whole file",
+        "llama.cpp Q4_K_M",
+        language(28.5, 0.051, 0.868, cpu_s=4.0, peak_mb=374, mb=105.5),
+        [("gptq", {"bits": 5, **GROUPS_OF_64}, BLOCKS), ("weight_quantization", {"bits": 8}, HEAD)],
     ),
     Bar(
         "8 bits, whole file",

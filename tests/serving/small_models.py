@@ -68,6 +68,46 @@ def of_tokens(folder: Path, name: str, task: str, table: np.ndarray, answer: str
         {"table": table, "last": np.array([-1], np.int64)},
         {"name": name, "architecture": architecture(task, tokens=8, vocab=len(WORDS))},
     )
+    return with_tokenizer(folder)
+
+
+def keeper(folder: Path) -> Path:
+    """Writes the word whose place in WORDS is the count of tokens so far, which it knows from what it keeps."""
+    ids = tensor("input_ids", TensorProto.INT64, "batch", "sequence")
+    mask = tensor("attention_mask", TensorProto.INT64, "batch", "total_sequence")
+    past, kept = (
+        [tensor(f"{name}.0.{part}", TensorProto.FLOAT, "batch", 1, sizes, 1) for part in ("key", "value")]
+        for name, sizes in (("past_key_values", "past_sequence"), ("present", "total"))
+    )
+    save(
+        folder,
+        [
+            helper.make_node("Cast", ["input_ids"], ["read"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["read", "ends"], ["new"]),
+            *(
+                helper.make_node("Concat", [f"past_key_values.0.{part}", "new"], [f"present.0.{part}"], axis=2)
+                for part in ("key", "value")
+            ),
+            helper.make_node("Shape", ["present.0.key"], ["count"], start=2, end=3),
+            helper.make_node("Gather", ["words", "count"], ["row"]),
+            helper.make_node("Unsqueeze", ["read", "last"], ["wide"]),
+            helper.make_node("Mul", ["wide", "zero"], ["nothing"]),
+            helper.make_node("Add", ["nothing", "row"], ["logits"]),
+        ],
+        [ids, mask, *past],
+        [tensor("logits", TensorProto.FLOAT, "batch", "sequence", len(WORDS)), *kept],
+        {
+            "words": 50 * np.eye(len(WORDS), dtype=np.float32),
+            "ends": np.array([1, 3], np.int64),
+            "last": np.array([-1], np.int64),
+            "zero": np.zeros(1, np.float32),
+        },
+        {"name": "keeper", "architecture": architecture("causal-lm", tokens=8, vocab=len(WORDS))},
+    )
+    return with_tokenizer(folder)
+
+
+def with_tokenizer(folder: Path) -> Path:
     words = Tokenizer(models.WordLevel({word: id for id, word in enumerate(WORDS)}, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.decoder = WordPiece(prefix="##", cleanup=False)  # words with a space between them

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.serving.small_models import keeper
 from tests.serving.small_models import writer as make_writer
 from webapp.serving.generation import Sampling, Written, choose, generate
 from webapp.serving.model import ServedModel
@@ -144,3 +145,14 @@ def test_nothing_is_given_out_that_a_stop_may_still_take_back(model):
     pieces = list(generate(model, [2], Sampling(3, temperature=0, stop=("three four",)), written))
     assert "".join(pieces) == "two "
     assert written.ended == "stop"
+
+
+def test_what_was_read_is_kept_and_not_read_again(tmp_path):
+    model, written = ServedModel(keeper(tmp_path / "keeper")), Written(2)
+    assert "".join(generate(model, [2, 3], Sampling(4, temperature=0), written)) == "one two three four"
+    assert [each.name for each in model.signature.inputs] == ["input_ids", "attention_mask"]
+    assert {each.shape for each in model.signature.inputs} == {("batch", "sequence")}
+    assert [each.name for each in model.signature.outputs] == ["logits"]
+    answer = model.run(model.feeds({"input_ids": np.array([[2, 3, 4], [5, 4, 3]])}))["logits"]
+    assert answer.shape == (2, 3, 8)
+    assert answer[:, -1].argmax(-1).tolist() == [3, 3]

@@ -63,11 +63,17 @@ def compare_probe(
     if rounded is not None:
         kept, expected = expected, _answers(build(rounded), spec, batch)
         more, moved = {"rounding": float((expected - kept).abs().max())}, 0.0
-    largest = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    largest = _largest(found, expected)
+    if loaded.in_parts is not None:
+        largest = max(largest, _largest(_answers(loaded.in_parts, spec, batch), expected))
     tolerance = RELATIVE * float(expected.abs().max().clamp(min=1e-6))
     if loaded.model is None:  # another runtime's arithmetic, which may round the other way
         tolerance = max(tolerance, ROUNDING * moved)
     return _proof(loaded.loaded_by, loaded.runtime, largest, tolerance) | more
+
+
+def _largest(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
 
 
 def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> dict[str, Any]:

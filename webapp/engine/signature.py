@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .facts import ArchitectureSpec, Facts
+from .kept import PAST, PRESENT, WHOLE
 
 FILE = "signature.json"  # where it lies beside the model
 TOKENIZER = "tokenizer.json"
@@ -60,16 +61,19 @@ def signature_of(
     preprocessing: dict[str, Any] | None = None,
     session: Any = None,
 ) -> Signature:
-    """Of an ONNX file; its tokenizer is looked for beside it. `session` is the file in onnxruntime, if it is open."""
+    """Of an ONNX file; its tokenizer is looked for beside it. `session` is the file in onnxruntime, if it is open.
+
+    What a language model keeps between its tokens (see `kept`) is no input of whoever asks it.
+    """
     opened = session or open_session(model, threads=1)
-    answer = tuple(_tensor(found) for found in opened.get_outputs())
+    answer = tuple(_tensor(found) for found in opened.get_outputs() if not found.name.startswith(PRESENT))
     text = None
     if "vocab" in spec.inputs and (model.parent / TOKENIZER).exists():
         text = TextSignature(max_tokens=int(spec.inputs["tokens"]))
     return Signature(
         title=spec.title,
         task=spec.task,
-        inputs=tuple(_tensor(found) for found in opened.get_inputs()),
+        inputs=tuple(_tensor(found) for found in opened.get_inputs() if not found.name.startswith(PAST)),
         outputs=answer,
         classes=_fitting(classes, answer),
         text=text,
@@ -93,7 +97,11 @@ def write_signature(signature: Signature, folder: Path) -> None:
 
 def _tensor(found: Any) -> TensorSignature:
     """Of a session's input or output; an axis that has no name is called by its place."""
-    shape = (size if isinstance(size, int) else size or f"axis_{place}" for place, size in enumerate(found.shape))
+    names = {WHOLE: "sequence"}  # of a text that is read at once
+    shape = (
+        size if isinstance(size, int) else names.get(size, size) or f"axis_{place}"
+        for place, size in enumerate(found.shape)
+    )
     return TensorSignature(name=found.name, dtype=DTYPES[found.type], shape=tuple(shape))
 
 

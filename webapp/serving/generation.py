@@ -1,14 +1,13 @@
 """Text written on by a language model, one token after the other.
 
-The exported graph keeps no keys and values, so every token reads the whole text again: the time of one grows with
-what stands before it.
+A graph that keeps keys and values reads each token once; of another the whole text is read again for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -49,9 +48,10 @@ def generate(model: ServedModel, prompt: Sequence[int], how: Sampling, written: 
     if len(prompt) >= window:
         raise Refused(f"The prompt has {len(prompt)} tokens; this model's window is {window}.", "prompt")
     random = np.random.default_rng(how.seed)
-    text, given = "", 0
+    text, given, after, unread = "", 0, model.reading(), list(prompt)
     for _ in range(min(how.max_tokens, window - len(prompt))):
-        token, logprob = choose(_next_logits(model, [*prompt, *written.ids]), how, random)
+        token, logprob = choose(after(unread), how, random)
+        unread = [token]
         if token in model.tokens.ends:
             written.ended = "stop"
             break
@@ -83,13 +83,6 @@ def choose(logits: Array, how: Sampling, random: np.random.Generator) -> tuple[i
     kept = int(np.searchsorted(np.cumsum(shares), how.top_p)) + 1  # the least many that reach top_p
     token = int(random.choice(order[:kept], p=shares[:kept] / shares[:kept].sum()))
     return token, float(logprobs[token])
-
-
-def _next_logits(model: ServedModel, ids: list[int]) -> Array:
-    """(V,) after the last token."""
-    given: dict[str, Any] = {"input_ids": np.array([ids], np.int64)}
-    answer: Array = model.run(model.feeds(given))[model.signature.outputs[0].name][0, -1]
-    return answer
 
 
 def _first_stop(text: str, stops: Sequence[str]) -> int | None:

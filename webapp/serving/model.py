@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.kept import Reading, nothing, pasts
 from webapp.engine.preprocessing import Preprocessing
 from webapp.engine.signature import open_session, signature_of
 from webapp.serving.errors import Refused, Unloadable
@@ -35,6 +36,7 @@ class ServedModel:
             path = folder / about["model"]
             self.session = open_session(path, about["threads"])
             self.signature = signature_of(path, spec, about["classes"], about["preprocessing"], self.session)
+            self._kept = pasts(self.session)
             self.tokens = Tokens(folder, self.signature.text) if self.signature.text else None
             prepared = self.signature.preprocessing
             self.preprocessing = Preprocessing.model_validate(prepared) if prepared else None
@@ -50,13 +52,39 @@ class ServedModel:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The answers by name, of checked inputs. Raises Refused with onnxruntime's own words."""
         names = [each.name for each in self.signature.outputs]
-        known = {each.name for each in self.signature.inputs}
+        known = {name: feeds[name] for name in (each.name for each in self.signature.inputs) if name in feeds}
+        past = nothing(self._kept, len(next(iter(known.values()), ())))
+        with self._computing():
+            found = self.session.run(names, known | past)
+        return dict(zip(names, found, strict=True))
+
+    def reading(self) -> Callable[[Sequence[int]], Array]:
+        """Reads a text part by part: the next tokens -> the logits (V,) after the last. Raises Refused, as `run`."""
+        read: list[int] = []
+        answer = self.signature.outputs[0].name
+        keeping = Reading(self.session, answer)
+
+        def on(ids: Sequence[int]) -> Array:
+            with self._computing():
+                return keeping.after(np.array([ids], np.int64))
+
+        def again(ids: Sequence[int]) -> Array:
+            read.extend(ids)
+            return self.run(self.feeds({"input_ids": np.array([read], np.int64)}))[answer]
+
+        def after(ids: Sequence[int]) -> Array:
+            logits: Array = (on if self._kept else again)(ids)[0, -1]
+            return logits
+
+        return after
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
         try:
             with self._turn:
-                found = self.session.run(names, {name: array for name, array in feeds.items() if name in known})
+                yield
         except Exception as error:  # see above
             raise Refused(f"The model cannot compute with this input: {first_line(error)}") from error
-        return dict(zip(names, found, strict=True))
 
     def feeds(self, given: Mapping[str, Array]) -> dict[str, Array]:
         return checked(given, self.signature.inputs)

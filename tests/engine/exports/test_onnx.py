@@ -10,6 +10,7 @@ from webapp.engine.batches import Batch, outputs
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import check_exports, exports
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.kept import nothing, pasts
 from webapp.engine.modules import build
 
 INT8 = ("weight_quantization", {"bits": 8})
@@ -37,7 +38,9 @@ def answered(path, inputs) -> torch.Tensor:
     """By onnxruntime, which knows nothing of Pare."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     known = {given.name for given in session.get_inputs()}
-    return torch.from_numpy(session.run(None, {n: t.numpy() for n, t in inputs.items() if n in known})[0])
+    given = {n: t.numpy() for n, t in inputs.items() if n in known}
+    before = nothing(pasts(session), len(next(iter(given.values()))))
+    return torch.from_numpy(session.run(None, given | before)[0])
 
 
 def tokens(batch, length):

@@ -9,12 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
 
 from tests.engine.tensorflow_graph.modules import Efficient, Lines, Mixed, seeded
-from webapp.engine.exports import exports
+from webapp.engine.onnx_graph.assembly import assembled
 from webapp.engine.onnx_graph.trace import OPSET, _quietly
 from webapp.engine.tensorflow_graph.processes import environment
 
@@ -102,7 +103,7 @@ def prepared(bench, tiny, apply_steps, given_batches, tmp_path) -> Prepared:
         tiny(class_name, model_type).save_pretrained(tmp_path / name)
         facts = bench.checkpoint(bench.zip_folder(tmp_path / name, f"{name}.zip"))
         model, _ = apply_steps((bench.out, facts), *steps, data=given_batches(facts.architecture))
-        exports()["onnx"].write(model, made.folder(name))
+        onnx_ir.save(assembled(model).model, made.folder(name) / "model.onnx")
         made.add(name)
     for name, kind in MODULES.items():
         words = kind is Lines

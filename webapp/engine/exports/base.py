@@ -30,7 +30,8 @@ class Runner(Protocol):
 class Loaded:
     """An artifact in its runtime. `module` answers a batch's inputs as the model's own does; None: weights alone.
 
-    `model` is there where the file can be read back weight by weight, `runner` where it has its own names.
+    `model` is there where the file can be read back weight by weight, `runner` where it has its own names, `in_parts`
+    where it can read a text part by part: it does, and has to answer as `module`.
     """
 
     module: nn.Module | None
@@ -38,6 +39,7 @@ class Loaded:
     runtime: str  # with its version and what decides its speed
     model: Model | None = None
     runner: Runner | None = None
+    in_parts: nn.Module | None = None
 
 
 class Export(ABC):

@@ -39,7 +39,7 @@ class Onnx(Export):
         from ..onnx_graph.trace import Untraceable
 
         try:
-            made = assembled(model)
+            made = assembled(model, keep=True)
         except Untraceable as error:
             raise ExportUnfit(f"This model cannot be written as ONNX: {error}") from error
         held = sum(v.const_value.nbytes for v in made.model.graph.initializers.values() if v.const_value is not None)
@@ -48,11 +48,12 @@ class Onnx(Export):
         return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes}
 
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
-        from ..onnx_graph.runtime import SessionModule
+        from ..onnx_graph.runtime import InParts, SessionModule
 
         assert spec is not None
         module = SessionModule(folder / self.file, spec)
-        return Loaded(module, "onnxruntime, a process of its own", module.runtime, runner=module)
+        in_parts = InParts(module) if module.kept else None
+        return Loaded(module, "onnxruntime, a process of its own", module.runtime, runner=module, in_parts=in_parts)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         kernels, told = written["kernels"], []

@@ -30,9 +30,9 @@ class Assembled:
     notes: list[str] = field(default_factory=list)
 
 
-def assembled(model: Model) -> Assembled:
-    """The graph of a model with an architecture. Values are read when it is written."""
-    graph, leaves = traced(model), leaves_of(model)
+def assembled(model: Model, keep: bool = False) -> Assembled:
+    """The graph of a model with an architecture (`keep`: see `traced`). Values are read when it is written."""
+    graph, leaves = traced(model, keep), leaves_of(model)
     drawing = Drawing(graph)
     integers, made = Integers(drawing, leaves), Assembled(graph)
     for weight in [value for value in graph.graph.inputs if value.name in leaves]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..facts import ArchitectureSpec
+from ..kept import PAST, Reading, nothing, pasts
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +27,8 @@ class SessionModule(nn.Module):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.inputs: list[str] = [given.name for given in self.session.get_inputs()]
+        self.kept = pasts(self.session)
+        self.inputs = [given.name for given in self.session.get_inputs() if not given.name.startswith(PAST)]
         self.answer = self.session.get_outputs()[0].name
         self.named = spec.family == "transformers"
         self.runtime = (
@@ -41,5 +43,21 @@ class SessionModule(nn.Module):
 
     def ask(self, given: Mapping[str, Array]) -> Array:
         """The answer to arrays under the inputs' names."""
-        found: Array = self.session.run([self.answer], dict(given))[0]
+        past = nothing(self.kept, len(given[self.inputs[0]]))
+        found: Array = self.session.run([self.answer], {**given, **past})[0]
         return found
+
+
+class InParts(nn.Module):
+    """A file that keeps keys and values reads a text's first half, then a token, then the rest."""
+
+    def __init__(self, whole: SessionModule) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> Any:
+        reading, half = Reading(self.whole.session, self.whole.answer, len(input_ids)), input_ids.shape[1] // 2
+        parts = [slice(0, half), slice(half, half + 1), slice(half + 1, None)]
+        pairs = [(input_ids[:, part].numpy(), attention_mask[:, part].numpy()) for part in parts]
+        answers = [reading.after(ids, mask) for ids, mask in pairs if ids.size]
+        return {self.whole.answer: torch.from_numpy(np.concatenate(answers, axis=1))}

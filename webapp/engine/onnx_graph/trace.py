@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.exc import UserError
 from torch.onnx import OnnxExporterError
 
@@ -24,6 +24,10 @@ from ..batches import Batch, synthetic
 from ..facts import ArchitectureSpec
 from ..model import Model
 from ..modules import fill, skeleton_of
+from .keeping import keeping
+from .served import Call, Served, with_plain_operators
+
+log = logging.getLogger(__name__)
 
 OPSET = 21
 SAMPLES, TOKENS, PIXELS = 3, 7, 97  # of the traced input: where a size becomes 1, it would be taken for a constant
@@ -33,61 +37,62 @@ INNER = "module."
 
 
 class Untraceable(Exception):
-    """The module's forward does something that the exporter cannot follow; the message is its own first line."""
+    """The module's forward does something that the exporter cannot follow; the message is its own."""
 
 
-class Served(nn.Module):
-    """The module as a runtime calls it: tensors in, and the one answer out that is called `answer`."""
+def traced(model: Model, keep: bool = False) -> ir.Model:
+    """The graph of `model`, its weights open. The batch is dynamic, and so are tokens, and sides that may be any.
 
-    module: Any
-
-    def __init__(self, module: Any, spec: ArchitectureSpec, names: Iterable[str]) -> None:
-        super().__init__()
-        self.module = module
-        self.names = tuple(names)
-        self.named = spec.family == "transformers"
-        self.extra = {"use_cache": False} if spec.task == "causal-lm" else {}
-        bare = self.named and module.base_model is module
-        self.answer = "last_hidden_state" if bare else "logits"
-
-    def forward(self, *given: Tensor) -> Any:
-        if not self.named:
-            return self.module(*given)
-        return self.module(**dict(zip(self.names, given, strict=True)), **self.extra)[self.answer]
-
-
-def traced(model: Model) -> ir.Model:
-    """The graph of `model`, its weights open. The batch is dynamic, and so are tokens, and sides that may be any."""
+    With `keep`, a language model's keys and values go in and out (see `..kept`) wherever that can be traced.
+    """
     spec = model.architecture
     assert spec is not None
-    module = skeleton_of(replace(model, activations={}))
+    module = skeleton_of(replace(model, activations={})).eval()
     state = module.state_dict()
     fill(module, {name: _unfilled(tensor) for name, tensor in state.items()}, state, model.tied)
-    choose_attention: Any = getattr(module, "set_attn_implementation", None)
-    if choose_attention is not None:
-        choose_attention("eager")  # plain operators, where the fused call leaves guards around them
+    with_plain_operators(module)
     batch = example(spec)
-    served = Served(module, spec, batch.inputs).eval()
-    sizes = (tuple(free_axes(spec) for _ in batch.inputs),)
+    if keep:
+        try:
+            if call := keeping(module, spec, batch):
+                return _graph(call, set(state))
+        except Exception:  # of the model's own code, which nobody may have run with a cache in this way
+            log.info("%s cannot be traced with what it keeps", spec.title, exc_info=True)
+    served, sizes = Served(module, spec, batch.inputs), [free_axes(spec)] * len(batch.inputs)
+    axes = [{axis: dim.__name__ for axis, dim in free.items()} for free in sizes]
+    return _graph(Call(served, batch.inputs, sizes, axes, [served.answer]), set(state))
+
+
+def _graph(call: Call, weights: Set[str]) -> ir.Model:
+    """Raises Untraceable."""
     with _quietly(), torch.no_grad():
         try:
-            program = torch.export.export(served, tuple(batch.inputs.values()), dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(
+                call.served.eval(), tuple(call.inputs.values()), dynamic_shapes=(tuple(call.sizes),), strict=False
+            )
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
-                input_names=list(batch.inputs),
-                output_names=[served.answer],
+                input_names=list(call.inputs),
+                output_names=list(call.answers),
                 opset_version=OPSET,
                 optimize=False,
                 verbose=False,
             )
         except (UserError, OnnxExporterError, RuntimeError) as error:
-            raise Untraceable(str(error).strip().partition("\n")[0]) from error
+            raise Untraceable(_reason(error)) from error
     assert exported is not None
-    _open(exported.model, set(state))
+    _open(exported.model, weights)
     optimizer.optimize(exported.model)
-    _name_axes(exported.model, free_axes(spec), len(batch.inputs))
+    _name_axes(exported.model, call.axes)
     return exported.model
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong first: the exporter wraps it into the step and the node that it was at."""
+    while isinstance(error, OnnxExporterError) and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]
 
 
 def example(spec: ArchitectureSpec) -> Batch:
@@ -120,7 +125,7 @@ def _unfilled(tensor: Tensor) -> Any:
     return lambda: torch.empty(tensor.shape, dtype=dtype)
 
 
-def _open(model: ir.Model, names: set[str]) -> None:
+def _open(model: ir.Model, names: Set[str]) -> None:
     """Makes inputs of the weights, under their names in the module."""
     graph = model.graph
     for name in list(graph.initializers):
@@ -131,12 +136,12 @@ def _open(model: ir.Model, names: set[str]) -> None:
             graph.inputs.append(value)
 
 
-def _name_axes(model: ir.Model, free: Mapping[int, Any], inputs: int) -> None:
-    """The tracer's symbols (s47) by the names of the axes, wherever they stand."""
+def _name_axes(model: ir.Model, axes: Sequence[Mapping[int, str]]) -> None:
+    """The tracer's symbols (s47) by the names of the inputs' axes, wherever they stand."""
     names: dict[str, str] = {}
-    for value in model.graph.inputs[:inputs]:
+    for value, named in zip(model.graph.inputs, axes, strict=False):
         assert value.shape is not None
-        names |= {str(value.shape[axis]): dim.__name__ for axis, dim in free.items()}
+        names |= {str(value.shape[axis]): name for axis, name in named.items()}
     produced = (value for node in model.graph for value in node.outputs)
     for value in (*model.graph.inputs, *produced):
         if value.shape is not None:

@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from ..errors import ExportUnfit
 from ..model import Model
 from ..modules import build, leaves_of
-from ..onnx_graph.trace import Served, example, free_axes
+from ..onnx_graph.served import Served, with_plain_operators
+from ..onnx_graph.trace import example, free_axes
 from .stored import hold, stored
 
 
@@ -64,9 +65,7 @@ def exported(model: Model) -> ExportedProgram:
 def holding(model: Model) -> nn.Module:
     """The module of a model, with each weight as small as it is stored."""
     module, holders = build(model), {}
-    choose_attention: Any = getattr(module, "set_attn_implementation", None)
-    if choose_attention is not None:
-        choose_attention("eager")  # plain operators, where the fused call leaves guards around them
+    with_plain_operators(module)
     for name, (leaf, turned) in leaves_of(model).items():
         path, _, last = name.rpartition(".")
         key = (id(leaf), turned)  # tied weights are held once

@@ -8,6 +8,7 @@ import onnxruntime
 
 HERE = Path(__file__).parent
 ABOUT = json.loads((HERE / "about.json").read_text(encoding="utf8"))
+PAST = "past_key_values."
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -26,13 +27,16 @@ class Model:
         options.intra_op_num_threads = threads
         path, providers = HERE / ABOUT["model"], ["CPUExecutionProvider"]
         self.session = onnxruntime.InferenceSession(path, options, providers=providers)
-        self.inputs = {each.name: (DTYPES[each.type], each.shape) for each in self.session.get_inputs()}
+        given = {each.name: (DTYPES[each.type], each.shape) for each in self.session.get_inputs()}
+        self.kept = {name: given.pop(name) for name in list(given) if name.startswith(PAST)}
+        self.inputs = given
         self.output = self.session.get_outputs()[0].name
         self.tokenizer = _tokenizer()
 
     def run(self, given):
         """Arrays by input name, the batch first -> the answers (batch, ...). Raises ValueError with a sentence."""
-        return self.session.run([self.output], {name: self._checked(name, given) for name in self.inputs})[0]
+        feed = {name: self._checked(name, given) for name in self.inputs}
+        return self.session.run([self.output], feed | self._nothing(len(next(iter(feed.values())))))[0]
 
     def read(self, texts):
         """Texts as the model's inputs, each cut after the model's window."""
@@ -48,13 +52,21 @@ class Model:
 
     def continued(self, text, tokens=32):
         """A language model's most probable continuation, one token after the other."""
-        ids = self.tokenizer.encode(text).ids
-        for _ in range(tokens):
-            window = np.array([ids[-ABOUT["max_tokens"] :]])
-            ids.append(int(self.run({"input_ids": window, "attention_mask": np.ones_like(window)})[0, -1].argmax()))
+        ids, read, kept = self.tokenizer.encode(text).ids, 0, self._nothing(1)
+        for _ in range(min(tokens, ABOUT["max_tokens"] - len(ids))):
+            feed = {"input_ids": np.array([ids[read:]]), "attention_mask": np.ones((1, len(ids)), np.int64)}
+            wanted = [self.output, *(name.replace(PAST, "present.") for name in kept)]
+            answer, *found = self.session.run(wanted, feed | kept)
+            if kept:  # keys and values of what was read; else all is read again
+                read, kept = len(ids), dict(zip(kept, found, strict=True))
+            ids.append(int(answer[0, -1].argmax()))
             if ids[-1] in ABOUT["ends"]:
                 break
         return self.tokenizer.decode(ids)
+
+    def _nothing(self, batch):
+        """What a language model keeps before its first token."""
+        return {name: np.zeros((batch, shape[1], 0, shape[3]), dtype) for name, (dtype, shape) in self.kept.items()}
 
     def _checked(self, name, given):
         dtype, shape = self.inputs[name]

@@ -1,0 +1,49 @@
+"""The module as a runtime calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..facts import ArchitectureSpec
+
+
+class Served(nn.Module):
+    """Tensors in, in the order of `names`, and the one answer out that is called `answer`."""
+
+    module: Any
+
+    def __init__(self, module: Any, spec: ArchitectureSpec, names: Iterable[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = tuple(names)
+        self.named = spec.family == "transformers"
+        self.extra = {"use_cache": False} if spec.task == "causal-lm" else {}
+        bare = self.named and module.base_model is module
+        self.answer = "last_hidden_state" if bare else "logits"
+
+    def forward(self, *given: Tensor) -> Any:
+        if not self.named:
+            return self.module(*given)
+        return self.module(**dict(zip(self.names, given, strict=True)), **self.extra)[self.answer]
+
+
+def with_plain_operators(module: Any) -> None:
+    """Chooses what can be traced where transformers has several ways to compute the same."""
+    for choose, way in (("set_attn_implementation", "eager"), ("set_experts_implementation", "batched_mm")):
+        if hasattr(module, choose):
+            getattr(module, choose)(way)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is traced: the call of a module with `inputs`, of which some axes have free `sizes` and get names."""
+
+    served: Served
+    inputs: Mapping[str, Tensor]
+    sizes: Sequence[Mapping[int, Any]]  # an axis and torch.export.Dim, for each input
+    axes: Sequence[Mapping[int, str]]
+    answers: Sequence[str]
