@@ -121,13 +121,13 @@ SMOLLM2 = [
         NO_HEAD,
     ),
     Bar(
-        "4.2 bits per weight, whole file",
+        "4 bits, embedding 8, whole file",
         "llama.cpp Q3_K_M",
         language(30.3, 0.125, 0.805, cpu_s=4.3, peak_mb=374, mb=93.5),
         [("gptq", {"bits": 4, **GROUPS_OF_64}, BLOCKS), ("weight_quantization", {"bits": 8}, HEAD)],
     ),
     Bar(
-        "5.2 bits per weight, whole file",
+        "5 bits, embedding 8, whole file",
         "llama.cpp Q4_K_M",
         language(28.5, 0.051, 0.868, cpu_s=4.0, peak_mb=374, mb=105.5),
         [("gptq", {"bits": 5, **GROUPS_OF_64}, BLOCKS), ("weight_quantization", {"bits": 8}, HEAD)],
