@@ -58,5 +58,14 @@ def test_the_gguf_file_is_the_one_that_was_proven(tmp_path, language_model, pros
     assert model.stat().st_size == artifact.size_bytes
     fields = GGUFReader(model).fields
     assert fields["general.architecture"].contents() == "llama"
-    said = (folder / "README.md").read_text()
-    assert set(re.findall(r"-m (\S+)", said)) == {model.name}
+    assert f"{model.name} has no tokenizer" in (folder / "README.md").read_text(), "llama.cpp has none of single words"
+
+
+def test_a_file_that_reads_text_comes_with_its_commands(tmp_path, language_model, prose):
+    taken = finished(tmp_path, language_model, prose, ("cast", {}), exports=("safetensors", "gguf"))
+    (stage,) = (stage for stage in taken.run.stages if stage.name == "export-gguf")
+    stage.facts |= {"reads_text": True, "notes": ["Its tokens split otherwise."]}
+    said = (unpacked(taken, "llama-cpp", tmp_path / "out") / "README.md").read_text()
+    assert set(re.findall(r"-m (\S+)", said)) == {"model.gguf"}
+    assert "- Its tokens split otherwise." in said
+    assert "no tokenizer" not in said

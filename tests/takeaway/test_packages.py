@@ -27,7 +27,10 @@ def finished(root, checkpoint, dataset, *steps, exports=FORMATS) -> Taken:
     bench = Bench(root, checkpoint, dataset, exports)
     concluded = bench.run(*steps)
     files = FileStore((root / "store").as_uri())
-    stages = [Stage(name=name, key="", files=files.put_folder(folder)) for name, folder in bench.folders.items()]
+    stages = [
+        Stage(name=name, key="", files=files.put_folder(folder), facts=bench.facts[name])
+        for name, folder in bench.folders.items()
+    ]
     delivered = {
         name: entry for stage in stages if stage.name.startswith("export") for name, entry in stage.files.items()
     }

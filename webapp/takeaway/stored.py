@@ -53,6 +53,10 @@ class Taken:
         files = next(found.files for found in self.run.stages if found.name == stage)
         return self.files.open(files[name]["digest"])
 
+    def written(self, format_name: str) -> Mapping[str, Any]:
+        """What was said of a file when it was written."""
+        return next((stage.facts or {} for stage in self.run.stages if stage.name == f"export-{format_name}"), {})
+
     def about(self) -> dict[str, Any]:
         """about.json of a package: what its code has to know and the graph does not say."""
         reads = self.has(TOKENIZER) and "vocab" in self._about["architecture"]["inputs"]

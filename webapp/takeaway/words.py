@@ -84,13 +84,28 @@ compressed model does; TensorFlow Serving itself was not run where this package 
 
 
 def llama_cpp(taken: Taken, model: str) -> str:
+    written = taken.written("gguf")
+    notes = "".join(f"- {note}\n" for note in written.get("notes", ()))
     return f"""# {taken.run.name}
 
 {taken.title}, compressed by Pare, for llama.cpp.
 
-    llama-cli -m {model} -p "Once upon a time" -n 64
+{(TALKS if written.get("reads_text") else COUNTS).format(model=model)}{
+        f'''
+To know of the file:
+
+{notes}'''
+        if notes
+        else ""
+    }"""
+
+
+TALKS = """    llama-cli -m {model} -p "Once upon a time" -n 64
     llama-server -m {model} --port 8080
 
-The tokenizer and the chat template are in the file. The server answers OpenAI's requests at
+The tokenizer is in the file, with its chat template if it has one. The server answers OpenAI's requests at
 http://127.0.0.1:8080/v1/chat/completions.
+"""
+COUNTS = """{model} has no tokenizer, so it is for programs that give llama.cpp's library token ids and read its logits;
+llama-cli and llama-server would have to read text.
 """

@@ -49,7 +49,7 @@ class Gguf(Export):
         from ..llama_cpp.blocks import choose, packed
         from ..llama_cpp.metadata import rope_factors, write_hyperparameters
         from ..llama_cpp.names import ARCHITECTURES, ROPE_FREQS, interleaved, their_name, turned_heads
-        from ..llama_cpp.vocabulary import write_vocabulary
+        from ..llama_cpp.vocabulary import WITHOUT, write_vocabulary
 
         assert model.architecture is not None
         config, weights = parsed_config(model.architecture.config), _weights(model)
@@ -75,8 +75,10 @@ class Gguf(Export):
             heads, rows = turned_heads(name, config), packed(weights[name], choice)
             writer.write_tensor_data((interleaved(rows, heads) if heads else rows).numpy())
         writer.close()
+        reads_text = not WITHOUT & set(notes)
         notes += _lost(weights, choices) + _elsewhere(model, config)
-        return {"size_bytes": (folder / self.file).stat().st_size, "kinds": dict(kinds), "notes": notes}
+        size = (folder / self.file).stat().st_size
+        return {"size_bytes": size, "kinds": dict(kinds), "reads_text": reads_text, "notes": notes}
 
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         from importlib.metadata import version

@@ -27,6 +27,7 @@ UNKNOWN_KIND = (
     "Its tokenizer is of a kind that llama.cpp does not have, so the file has none: llama.cpp takes token ids only."
 )
 NONE = "The checkpoint has no tokenizer.json, so the file has none either: llama.cpp takes token ids only."
+WITHOUT = {UNKNOWN_KIND, NONE}  # with one of these notes the file reads no text
 
 
 def write_vocabulary(writer: GGUFWriter, folder: Path | None, size: int) -> list[str]:
