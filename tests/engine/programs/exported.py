@@ -85,6 +85,18 @@ class Functional(nn.Module):
         return self.up(h.view(-1, 4, 5)).flatten(1)
 
 
+class Masked(nn.Module):
+    """Two inputs, called as a tokenizer calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(60, 64), nn.Linear(64, 10)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        words = self.words(input_ids) * attention_mask.unsqueeze(-1)
+        return self.out(words.sum(1) / attention_mask.sum(1, keepdim=True))
+
+
 class TinyGpt(nn.Module):
     """A causal language model whose head is its embedding."""
 
@@ -127,6 +139,11 @@ CASES: dict[str, tuple[Any, tuple[Tensor, ...], Any]] = {  # name -> module, exa
     "residual": (Residual, (torch.zeros(3, 3, 16, 16),), None),
     "functional": (Functional, (torch.zeros(3, 12),), None),
     "conv_embed_attend": (ConvEmbedAttend, (torch.zeros(3, 7, dtype=torch.int64),), ({0: BATCH, 1: LENGTH},)),
+    "masked": (
+        Masked,
+        (torch.zeros(3, 7, dtype=torch.int64), torch.ones(3, 7, dtype=torch.int64)),
+        ({0: BATCH, 1: LENGTH}, {0: BATCH, 1: LENGTH}),
+    ),
     "gpt": (TinyGpt, (torch.zeros(3, 7, dtype=torch.int64),), ({0: BATCH, 1: LENGTH},)),
     "lstm": (Recurrent, (torch.zeros(3, 5, 8),), None),
     "conv3d": (

@@ -26,7 +26,8 @@ def run(bench, tmp_path):
             shape = (160, *given[0].shape[1:])
             tokens = given[0].dtype == torch.int64
             x = torch.randint(0, checkpoint.architecture.inputs["vocab"], shape) if tokens else torch.randn(shape)
-            np.savez(tmp_path / "d.npz", x=x.numpy(), y=module(x).argmax(-1).numpy())
+            answers = module(x, *(torch.ones_like(x) for _ in given[1:]))
+            np.savez(tmp_path / "d.npz", x=x.numpy(), y=answers.argmax(-1).numpy())
             facts = bench.dataset(tmp_path / "d.npz")
             dataset = bench.out, facts
         work = tmp_path / "run"
@@ -37,10 +38,10 @@ def run(bench, tmp_path):
     return go
 
 
-@pytest.mark.parametrize("name", ["conv_embed_attend", "residual"])
-def test_pruned_and_quantized_it_is_proven_in_both_runtimes(run, name):
-    _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx"))
-    assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True, True]
+@pytest.mark.parametrize("name", ["conv_embed_attend", "residual", "masked"])
+def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
+    _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx", "program", "savedmodel"))
+    assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 4
     assert concluded["result"]["size_bytes"] < 0.5 * concluded["baseline"]["size_bytes"]
     assert concluded["receipt"]["runtimes"][1]["runtime"].startswith("onnxruntime")
 

@@ -39,6 +39,7 @@ class ServedModule(nn.Module):
         self._in: IO[bytes] = self._process.stdin
         self._out: IO[bytes] = self._process.stdout
         self.named = spec.family == "transformers"
+        self.takes = tuple(spec.inputs.get("names", ("x",)))  # in the order in which our own module takes them
         if not (hello := self._out.readline()):
             raise self._death()
         told = json.loads(hello)
@@ -47,7 +48,7 @@ class ServedModule(nn.Module):
         self.runtime = f"TensorFlow {version}, CPU, {threads} {several} within an operator, asked through a pipe"
 
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
-        inputs = named or dict(zip(("x",), given, strict=True))
+        inputs = named or dict(zip(self.takes, given, strict=True))
         answers = self._asked({name: tensor.numpy() for name, tensor in inputs.items()})
         tensors = {name: torch.from_numpy(array) for name, array in answers.items()}
         return tensors if self.named else next(iter(tensors.values()))
