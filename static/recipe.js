@@ -53,6 +53,8 @@ function changed() {
   timer = setTimeout(look, 150);
 }
 
+const DATA = ["dataset", "training_dataset"]; // some steps need it, and the forecast says so
+
 // Asks the server what the recipe gives, and what each step's patterns match. Only the newest answer counts.
 let asked = new AbortController();
 async function look() {
@@ -64,7 +66,8 @@ async function look() {
   if (!recipe.steps.length) return forecast({ error: { message: "The recipe has no steps yet." } });
   document.getElementById("forecast").classList.add("stale");
   try {
-    const answer = await post(address("predict"), { checkpoint_id, recipe }, signal);
+    const [dataset_id, training_dataset_id] = DATA.map((name) => form.elements[name].value || null);
+    const answer = await post(address("predict"), { checkpoint_id, recipe, dataset_id, training_dataset_id }, signal);
     if (answer.error) answer.error.message = plain(answer.error.message);
     forecast(answer);
     mark(answer.error);
@@ -191,6 +194,8 @@ for (const end of ["pointerup", "pointercancel"]) {
   });
 }
 
+for (const name of DATA) form.elements[name].addEventListener("change", changed);
+
 form.elements.checkpoint.addEventListener("change", async (event) => {
   changed();
   const answer = await fetch(`${address("fit")}?checkpoint=${encodeURIComponent(event.target.value)}`);
@@ -211,6 +216,7 @@ form.elements.checkpoint.addEventListener("change", async (event) => {
   }
   if (form.elements.dataset.selectedOptions[0]?.disabled) {
     form.elements.dataset.value = Object.keys(datasets).find((id) => datasets[id] === null) ?? "";
+    changed();
   }
 });
 

@@ -5,6 +5,7 @@ The form and the API both come through here, so a run that cannot work is refuse
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -191,15 +192,21 @@ def check_dataset_fits(facts: CheckpointFacts, dataset: DatasetFacts, name: str,
 
 def check_data_for_steps(recipe: Recipe, dataset: Dataset | None, training: Dataset | None) -> None:
     """Raises RecipeInvalid where a technique calibrates or trains and there is nothing to do it on."""
+    for index, message in without_data(recipe, dataset, training):
+        raise RecipeInvalid(message, f"steps.{index}.technique")
+
+
+def without_data(recipe: Recipe, dataset: Dataset | None, training: Dataset | None) -> Iterator[tuple[int, str]]:
+    """The steps, by their places, that calibrate or train with nothing to do it on; and what to do."""
+    if training is not None or (dataset is not None and (dataset.facts or {}).get("training")):
+        return
     known = techniques()
-    has_training = training is not None or bool(dataset is not None and (dataset.facts or {}).get("training"))
     for index, step in enumerate(recipe.steps):
-        needs = needs_of(step.technique, step.settings) & {"calibration", "training"}
-        if needs and not has_training:
-            raise RecipeInvalid(
+        if needs := needs_of(step.technique, step.settings) & {"calibration", "training"}:
+            yield (
+                index,
                 f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "
                 "training part, or a second dataset to train on.",
-                f"steps.{index}.technique",
             )
 
 

@@ -5,6 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from .conftest import clear_recipe
+
 
 @pytest.fixture
 def builder(page, samples) -> Page:
@@ -43,6 +45,16 @@ def test_the_slider_and_the_number_are_one_value_and_the_forecast_follows(builde
     expect(builder.locator("#forecast-after")).not_to_have_text(before)
     builder.get_by_role("spinbutton", name="Sparsity").fill("0.25")
     expect(builder.get_by_role("slider", name="Sparsity, slider")).to_have_value("0.25")
+
+
+def test_the_forecast_says_which_step_lacks_data(builder):
+    clear_recipe(builder)
+    builder.get_by_role("button", name="Wanda Removes").click()
+    warnings = builder.locator("#forecast-warnings")
+    expect(builder.locator("#forecast-steps tbody tr")).to_contain_text(["Wanda"])
+    expect(warnings).not_to_contain_text("Wanda")
+    builder.get_by_label("Dataset", exact=True).select_option("")
+    expect(warnings).to_contain_text("Wanda needs calibration data")
 
 
 def test_a_recipe_goes_out_as_text_and_comes_back(builder):

@@ -49,6 +49,22 @@ def test_a_prediction_says_bytes_and_matches(client, checkpoint):
     assert answer.json["recipe_yaml"].startswith("version: 1\n")
 
 
+def test_a_prediction_warns_of_steps_that_lack_data(client, session, checkpoint, dataset):
+    body = {"checkpoint_id": checkpoint.id, "recipe": {"version": 1, "steps": [{"technique": "wanda"}]}}
+
+    def warnings(**data):
+        return client.post("/api/v1/recipes/predict", json=body | data).json["prediction"]["warnings"]
+
+    unwarned = warnings()
+    (told,) = [warning for warning in warnings(dataset_id=None) if warning not in unwarned]
+    assert told.startswith("Wanda needs calibration data; choose a dataset")
+    dataset.facts = {**(dataset.facts or {}), "training": 7}
+    session.commit()
+    assert warnings(dataset_id=dataset.id) == unwarned
+    assert warnings(dataset_id=None, training_dataset_id=dataset.id) == unwarned
+    error_of(client.post("/api/v1/recipes/predict", json=body | {"dataset_id": "nothere"}), 404)
+
+
 def test_a_pattern_that_matches_nothing_is_an_error_and_shown_as_matching_nothing(client, checkpoint):
     recipe = RECIPE | {"steps": [RECIPE["steps"][0] | {"layers": {"include": ["layers.0", "encoder.*"]}}]}
     body = {"checkpoint_id": checkpoint.id, "recipe": recipe}

@@ -6,8 +6,8 @@ from ...database import db
 from ...engine.facts import CheckpointFacts
 from ...engine.predict import match_layers, predict
 from ...engine.recipe import Recipe
-from ...run_requests import parse_recipe, ready
-from ...store.models import Checkpoint
+from ...run_requests import parse_recipe, ready, without_data
+from ...store.models import Checkpoint, Dataset
 from . import schemas
 from .endpoints import endpoint
 
@@ -23,10 +23,14 @@ from .endpoints import endpoint
 )
 def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
     facts, recipe = asked(body)
-    prediction = predict(facts, recipe)
-    return schemas.PredictAnswer(
-        prediction=prediction.model_dump(mode="json"), recipe_yaml=recipe.to_yaml(), matches=matches(facts, recipe)
-    )
+    prediction = predict(facts, recipe).model_dump(mode="json")
+    if "dataset_id" in body.model_fields_set:
+        dataset, training = (
+            ready(db.session, Dataset, given, field) if (given := getattr(body, field)) else None
+            for field in ("dataset_id", "training_dataset_id")
+        )
+        prediction["warnings"] = [*dict(without_data(recipe, dataset, training)).values(), *prediction["warnings"]]
+    return schemas.PredictAnswer(prediction=prediction, recipe_yaml=recipe.to_yaml(), matches=matches(facts, recipe))
 
 
 @endpoint(

@@ -69,6 +69,8 @@ class CompareQuery(Asked):
 class PredictRequest(Asked):
     checkpoint_id: str
     recipe: dict[str, Any] | str = Field(description="The recipe, or its text in YAML or JSON.")
+    dataset_id: str | None = Field(None, description="With it, or null, the warnings name steps that lack data.")
+    training_dataset_id: str | None = None
 
 
 class ParseRequest(Asked):
