@@ -15,7 +15,6 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import optimizer
 from torch import Tensor
 from torch._dynamo.exc import UserError
 from torch.onnx import OnnxExporterError
@@ -26,6 +25,7 @@ from ..model import Model
 from ..modules import fill, skeleton_of
 from .keeping import keeping
 from .served import Call, Served, with_plain_operators
+from .tidying import tidy
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _graph(call: Call, weights: Set[str]) -> ir.Model:
             raise Untraceable(_reason(error)) from error
     assert exported is not None
     _open(exported.model, weights)
-    optimizer.optimize(exported.model)
+    tidy(exported.model)
     _name_axes(exported.model, call.axes)
     return exported.model
 
