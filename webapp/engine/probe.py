@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,24 +23,29 @@ from .safetensors_file import lazy_tensors, write_safetensors
 
 PROBE, HASHES = "probe.safetensors", "hashes.json"
 RELATIVE = 1e-4  # of the largest answer: threads may add up in another order
-ROUNDING = 2.0  # times what rounding the activations changes, where a model rounds them
+ROUNDING = 2.0  # times what rounding moves: the last bits of layers' answers, activations where a model rounds them
 
 
 def write_probe(model: Model, folder: Path, seed: int) -> None:
     """Keeps seeded inputs with the answers of the model in memory; without an architecture, a hash of each weight.
 
-    Of a model that rounds its activations also how far that moves the answers: which way a value is rounded hangs on
-    its last bit, so that two runtimes may be as far apart as either is from the answers without rounding.
+    Also how far the last bits of what its layers put out move the answers: that far apart two runtimes may be, which add
+    up in different orders. And of a model that rounds its activations how far that moves them: which way a value is
+    rounded hangs on its last bit, so that runtimes may be as far apart as either is from the answers without rounding.
     """
     if model.architecture is None:
         (folder / HASHES).write_text(json.dumps(_hashes(model)), encoding="utf8")
         return
     spec, batch = model.architecture, synthetic(model.architecture, seed)
-    answers, moved = _answers(build(model), spec, batch), torch.zeros(())
+    module = build(model)
+    answers, moved = _answers(module, spec, batch), torch.zeros(())
+    with _other_last_bits(module):
+        last_bits = (answers - _answers(module, spec, batch)).abs().max()
+    del module
     if model.activations:
         moved = (answers - _answers(build(replace(model, activations={})), spec, batch)).abs().max()
     inputs = {f"input.{name}": t for name, t in batch.inputs.items()}
-    write_safetensors(folder / PROBE, inputs | {"output": answers, "moved": moved}, {})
+    write_safetensors(folder / PROBE, inputs | {"output": answers, "moved": moved, "last_bits": last_bits}, {})
 
 
 def compare_probe(
@@ -56,7 +63,7 @@ def compare_probe(
         runtime = f"torch {torch.__version__}: every weight compared bit for bit"
         return _proof(loaded.loaded_by, runtime, 0.0 if same else float("inf"), 0.0)
     tensors = {name: tensor.load() for name, tensor in lazy_tensors(folder / PROBE).items()}
-    expected, moved = tensors.pop("output"), float(tensors.pop("moved"))
+    expected, moved, last_bits = tensors.pop("output"), *(float(tensors.pop(name)) for name in ("moved", "last_bits"))
     batch = Batch({name.removeprefix("input."): t for name, t in tensors.items()}, None, len(expected))
     found = _answers(loaded.module, spec, batch)
     more: dict[str, float] = {}
@@ -66,7 +73,7 @@ def compare_probe(
     largest = _largest(found, expected)
     if loaded.in_parts is not None:
         largest = max(largest, _largest(_answers(loaded.in_parts, spec, batch), expected))
-    tolerance = RELATIVE * float(expected.abs().max().clamp(min=1e-6))
+    tolerance = max(RELATIVE * float(expected.abs().max().clamp(min=1e-6)), ROUNDING * last_bits)
     if loaded.model is None:  # another runtime's arithmetic, which may round the other way
         tolerance = max(tolerance, ROUNDING * moved)
     return _proof(loaded.loaded_by, loaded.runtime, largest, tolerance) | more
@@ -85,6 +92,24 @@ def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> di
 @torch.inference_mode()
 def _answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
     return outputs(module, spec, batch).float().contiguous()
+
+
+@contextmanager
+def _other_last_bits(module: nn.Module) -> Iterator[None]:
+    """Every layer's answers are off by about their last bit, at random but the same each time."""
+    generator = torch.Generator().manual_seed(0)
+
+    def off(layer: nn.Module, given: Any, answer: Any) -> Any:
+        if not isinstance(answer, Tensor) or not answer.is_floating_point():
+            return answer
+        return answer * (1 + torch.finfo(answer.dtype).eps * torch.randn(answer.shape, generator=generator))
+
+    hooks = [layer.register_forward_hook(off) for layer in module.modules() if not any(layer.children())]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _hashes(model: Model) -> dict[str, str]:
