@@ -29,9 +29,9 @@ ROUNDING = 2.0  # times what rounding moves: the last bits of layers' answers, a
 def write_probe(model: Model, folder: Path, seed: int) -> None:
     """Keeps seeded inputs with the answers of the model in memory; without an architecture, a hash of each weight.
 
-    Also how far the last bits of what its layers put out move the answers: that far apart two runtimes may be, which add
-    up in different orders. And of a model that rounds its activations how far that moves them: which way a value is
-    rounded hangs on its last bit, so that runtimes may be as far apart as either is from the answers without rounding.
+    Also how far the last bits of what its layers put out move the answers: two runtimes, which add up in different
+    orders, may be that far apart. And of a model that rounds its activations how far that moves the answers: which way
+    a value is rounded hangs on its last bit, so that runtimes may be as far apart as either is from answers without it.
     """
     if model.architecture is None:
         (folder / HASHES).write_text(json.dumps(_hashes(model)), encoding="utf8")
