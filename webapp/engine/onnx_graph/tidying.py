@@ -67,7 +67,7 @@ AT_LAST = Sequential(
 def tidy(model: ir.Model) -> None:
     optimizer.inline(model)
     for _ in range(ROUNDS):
-        optimizer.fold_constants(model)
+        optimizer.fold_constants(model, onnx_shape_inference=True)
         RewritePass(RULES)(model)
         optimizer.remove_unused_nodes(model)
     AT_LAST(model)
