@@ -1,9 +1,6 @@
 """A language model's package writes a text on as the compressed model does, and reads each token once."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -12,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.engine.exports.test_delivered import language_model, prose
-from tests.takeaway.test_packages import finished, its_tests, unpacked
+from tests.takeaway.test_packages import finished, its_tests, unpacked, without_pare
 from webapp.engine.artifact import read_model
 from webapp.engine.modules import build
 from webapp.engine.signature import TOKENIZER
@@ -20,8 +17,6 @@ from webapp.engine.signature import TOKENIZER
 __all__ = ["language_model", "prose"]
 
 ASKED = """
-import sys
-sys.modules["webapp"] = sys.modules["torch"] = None
 import json, onnxruntime
 read, run = [], onnxruntime.InferenceSession.run
 
@@ -43,9 +38,9 @@ def test_it_writes_on_as_the_model_does(tmp_path, language_model, prose, target)
     folder = unpacked(taken, target, tmp_path / "out")
     done = its_tests(folder)
     assert done.returncode == 0, done.stderr
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-c", ASKED]
-    told = json.loads(subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True).stdout)
+    asked = without_pare(folder, ASKED)
+    assert asked.returncode == 0, asked.stderr
+    told = json.loads(asked.stdout)
     (artifact,) = (each for each in taken.run.artifacts if each.format == "safetensors")
     module, tokenizer = (
         build(read_model(taken.files.path(artifact.digest))),

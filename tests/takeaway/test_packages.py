@@ -65,14 +65,19 @@ def unpacked(taken: Taken, target: str, into: Path) -> Path:
     return into / "package"
 
 
+def without_pare(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Code run in a package's folder, where neither Pare nor torch can be imported."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    hidden = "import sys; sys.modules['webapp'] = sys.modules['torch'] = None\n"
+    return subprocess.run(
+        [sys.executable, "-c", hidden + code, *arguments], cwd=folder, env=env, capture_output=True, text=True
+    )
+
+
 def its_tests(folder: Path, *command: str) -> subprocess.CompletedProcess:
     """Its own tests, where Pare cannot be imported."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    hidden = "import sys; sys.modules['webapp'] = sys.modules['torch'] = None; import runpy; "
-    start = f"{hidden}sys.argv = sys.argv[1:]; runpy.run_module('unittest', run_name='__main__')"
-    return subprocess.run(
-        [sys.executable, "-c", start, *(command or ("unittest",))], cwd=folder, env=env, capture_output=True, text=True
-    )
+    start = "import runpy; sys.argv = sys.argv[1:]; runpy.run_module('unittest', run_name='__main__')"
+    return without_pare(folder, start, *(command or ("unittest",)))
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "flask"])
