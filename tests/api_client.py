@@ -11,6 +11,8 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from tests.patience import PATIENCE_SECONDS
+
 Answer = dict[str, Any]
 
 
@@ -59,7 +61,7 @@ class Api:
     def finished(self, run_id: str, seconds: float = 180) -> Answer:
         return self.wait(f"/runs/{run_id}", lambda run: run["state"] in ("succeeded", "failed", "cancelled"), seconds)
 
-    def wait(self, path: str, until: Callable[[Answer], bool], seconds: float) -> Answer:
+    def wait(self, path: str, until: Callable[[Answer], bool], seconds: float = PATIENCE_SECONDS) -> Answer:
         end = time.monotonic() + seconds
         while not until(row := self.get(path)):
             assert time.monotonic() < end, f"{path} is still {row['state']} after {seconds} s: {row}"

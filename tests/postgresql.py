@@ -15,6 +15,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) + [
     Path(found) for found in [shutil.which("postgres")] if found
 ]
@@ -57,7 +59,7 @@ def cluster() -> str:
 
     atexit.register(stop)
     url = f"postgresql://pare@127.0.0.1:{port}/postgres"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             psycopg.connect(url).close()

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.api_client import Api
 from tests.pare_process import Served, serving
+from tests.patience import PATIENCE_SECONDS
 from webapp import samples as shipped
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -24,6 +25,7 @@ ARGUMENTS = [
     "--disable-quic",
     "--no-first-run",
 ]
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 PRUNE_HALF = {
     "version": 1,
@@ -66,7 +68,7 @@ def samples(api) -> dict[str, str]:
     for path in shipped.FILES:
         kind = "checkpoints" if path == shipped.CHECKPOINT else "datasets"
         row = next(row for row in api.get(f"/{kind}")["items"][::-1] if row["name"] == path.name)
-        ready = api.wait(f"/{kind}/{row['id']}", lambda row: row["state"] != "inspecting", 120)
+        ready = api.wait(f"/{kind}/{row['id']}", lambda row: row["state"] != "inspecting")
         assert ready["state"] == "ready", ready
         ids[path.name] = row["id"]
     return ids
@@ -140,7 +142,7 @@ def page(browser, served) -> Page:
     """A fresh visitor's page. The test fails where the page's scripts failed, or where it asked another host."""
     context = browser.new_context(base_url=served.url, viewport=WIDE, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(PATIENCE_SECONDS * 1000)
     watched = Watched(page, served.url)
     yield page
     context.close()
@@ -179,6 +181,6 @@ def scheme(request) -> str:
 def visitor(browser, served, scheme, request):
     context = browser.new_context(base_url=served.url, color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE_SECONDS * 1000)
     yield page
     context.close()

@@ -108,7 +108,7 @@ def test_a_picture_is_tried_as_the_files_that_judged_the_model(page, held, tmp_p
         page.get_by_role("button", name="Try", exact=True).click()
     content = base64.b64decode(sent.value.post_data_json["picture"])
     assert content == (tmp_path / "light.png").read_bytes()
-    expect(page.locator("[data-difference]")).to_contain_text("Both say", timeout=60_000)
+    expect(page.locator("[data-difference]")).to_contain_text("Both say")
     expect(page.locator("[data-side=result] tr")).to_have_count(2)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import time
 import urllib.error
 import urllib.request
 
@@ -16,6 +15,7 @@ from playwright.sync_api import Page, expect
 
 from tests.api_client import Api
 from tests.pare_process import serving
+from tests.patience import PATIENCE_SECONDS, until
 from webapp import samples as shipped
 
 BLANK = [[[0.0] * 8] * 8]
@@ -28,7 +28,7 @@ def predicted(url: str, token: str, row=BLANK):
         json.dumps({"instances": [row]}).encode(),
         {"Authorization": f"Bearer {token}"},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return json.loads(answer.read())["predictions"]
 
 
@@ -37,7 +37,7 @@ def test_deployed_by_a_click_asked_and_stopped(page: Page, with_onnx, api):
     page.goto(f"/runs/{with_onnx}")
     page.get_by_role("button", name="Deploy model.onnx").click()
     page.wait_for_url(re.compile(r"/deployments/to-deploy"))
-    expect(page.locator("[data-badge] [data-state=ready]")).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-badge] [data-state=ready]")).to_be_visible()
     token, url = (page.get_by_role("textbox", name=name).input_value() for name in ("Token", "Address"))
     page.get_by_role("button", name="Copy Python, requests").click()
     copied = page.evaluate("navigator.clipboard.readText()")
@@ -57,7 +57,7 @@ def test_deployed_by_a_click_asked_and_stopped(page: Page, with_onnx, api):
         assert answer.code == 503
         assert "is stopped" in json.loads(answer.read())["error"]
     page.get_by_role("button", name="Start to-deploy").click()
-    expect(page.locator("[data-deployment=to-deploy] [data-state=ready]").first).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-deployment=to-deploy] [data-state=ready]").first).to_be_visible()
     assert predicted(url, token) == said
     api.send("DELETE", "/deployments/to-deploy")
 
@@ -73,19 +73,11 @@ def test_a_digit_is_drawn_and_both_models_answer(page: Page, with_onnx):
     page.mouse.up()
     page.locator("#try-scale").fill("16")
     page.get_by_role("button", name="Try", exact=True).click()
-    expect(page.locator("[data-difference]")).to_contain_text("say", timeout=60_000)
+    expect(page.locator("[data-difference]")).to_contain_text("say")
     for side in ("original", "result"):
         expect(page.locator(f"[data-side={side}] tr")).to_have_count(10)
         expect(page.locator(f"[data-side={side}] [data-took]")).to_contain_text("ms")
         expect(page.locator(f"[data-side={side}] tr.best th")).to_have_text("1")
-
-
-def until(what, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        time.sleep(0.1)
-    return found
 
 
 def models_of(instance) -> list[psutil.Process]:
@@ -102,7 +94,7 @@ def models_of(instance) -> list[psutil.Process]:
 
 
 def ready(api: Api, name: str):
-    return api.wait(f"/deployments/{name}", lambda row: row["state"] == "ready", 90)
+    return api.wait(f"/deployments/{name}", lambda row: row["state"] == "ready")
 
 
 def test_a_model_is_healed_and_outlives_pare_itself(tmp_path):
@@ -110,7 +102,7 @@ def test_a_model_is_healed_and_outlives_pare_itself(tmp_path):
     with serving(instance) as pare:
         api = Api(pare.url)
         checkpoint = next(r for r in api.get("/checkpoints")["items"] if r["name"] == shipped.CHECKPOINT.name)
-        api.wait(f"/checkpoints/{checkpoint['id']}", lambda row: row["state"] == "ready", 120)
+        api.wait(f"/checkpoints/{checkpoint['id']}", lambda row: row["state"] == "ready")
         recipe = {"version": 1, "steps": [{"technique": "cast", "settings": {"dtype": "float16"}}]}
         run = api.finished(api.run(checkpoint["id"], recipe, exports=["safetensors", "onnx"], name="Kept")["id"], 300)
         assert run["state"] == "succeeded", run["error"]
@@ -121,12 +113,12 @@ def test_a_model_is_healed_and_outlives_pare_itself(tmp_path):
         (process,) = models_of(instance)
         process.kill()
         until(lambda: [p for p in models_of(instance) if p.pid != process.pid])
-        healed = api.wait("/deployments/kept", lambda row: row["state"] == "ready" and row["deaths"] == 1, 60)
+        healed = api.wait("/deployments/kept", lambda row: row["state"] == "ready" and row["deaths"] == 1)
         assert healed["reason"] is None
         assert predicted(made["url"], made["token"]) == expected
 
         os.kill(pare.pid, signal.SIGKILL)
-        until(lambda: not models_of(instance), 30)
+        until(lambda: not models_of(instance))
 
     with serving(instance) as pare:  # the same installation on another port
         ready(Api(pare.url), "kept")

@@ -31,7 +31,7 @@ def upload(page: Page, kind: str, file: Path) -> None:
     page.get_by_role("link", name="Upload").first.click()
     page.locator("input[type=file]").set_input_files(file)
     page.wait_for_url(re.compile(rf"/{kind.lower()}/[2-9a-z]{{12}}$"))
-    expect(page.locator("[data-state=ready]").first).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-state=ready]").first).to_be_visible()
     expect(page.get_by_role("heading", level=1)).to_have_text(file.name)
 
 

@@ -35,7 +35,7 @@ README = {"readme-run": "run", "readme-compare": "compare"}
 @pytest.fixture(scope="session")
 def places(api, samples, runs, with_onnx) -> dict[str, str]:
     deployed = api.post("/deployments", {"run_id": with_onnx, "name": "shown"})["name"]
-    api.wait(f"/deployments/{deployed}", lambda row: row["state"] == "ready", 90)
+    api.wait(f"/deployments/{deployed}", lambda row: row["state"] == "ready")
     return {
         "deployment": deployed,
         "deployable": with_onnx,

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 from sqlalchemy import select
 
+from tests.patience import until
 from webapp.config import Settings
 from webapp.jobs.client import JobClient
 from webapp.jobs.workplace import file_store
@@ -89,23 +89,16 @@ class Bench:
         with self.sessions() as session:
             return list(session.scalars(select(LogLine.text).where(LogLine.run_id == run_id).order_by(LogLine.id)))
 
-    def until(self, what, seconds: float = 30.0):
+    def until(self, what):
         """Waits for a truth; returns it."""
-        deadline = time.monotonic() + seconds
-        while not (found := what()):
-            if time.monotonic() > deadline:
-                self.log.flush()
-                said = Path(self.log.name).read_text()[-3000:]
-                raise AssertionError(f"waited {seconds} s in vain; the workers said:\n{said}")
-            time.sleep(0.02)
-        return found
+        return until(what, said=lambda: f"the workers said:\n{Path(self.log.name).read_text()[-3000:]}")
 
-    def ended(self, run_id: str, seconds: float = 30.0) -> Run:
-        self.until(lambda: self.get(Run, run_id).state.final, seconds)
+    def ended(self, run_id: str) -> Run:
+        self.until(lambda: self.get(Run, run_id).state.final)
         return self.get(Run, run_id)
 
-    def inspected(self, table: type, id: str, seconds: float = 30.0):
-        self.until(lambda: self.get(table, id).state != UploadState.INSPECTING, seconds)
+    def inspected(self, table: type, id: str):
+        self.until(lambda: self.get(table, id).state != UploadState.INSPECTING)
         return self.get(table, id)
 
     def children(self) -> list[psutil.Process]:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.jobs.scripted_worker import CHILD
+from tests.patience import PATIENCE_SECONDS, quickest, until
 from webapp.engine.errors import OutOfMemory
 from webapp.jobs import child as child_module
 from webapp.jobs.child import ChildSupervisor
@@ -160,10 +161,14 @@ def test_a_library_that_aborts_for_want_of_memory_is_recognised(supervise):
 @pytest.mark.parametrize("spawn", ["spawn", "spawn_session"])
 def test_unwanted_work_ends_within_three_seconds_with_all_its_processes(supervise, tmp_path, spawn):
     before = set(psutil.Process().children(recursive=True))
-    wanted_until = time.monotonic() + 1.0
-    with pytest.raises(Stopped):
-        supervise([spawn, 60], ["sleep", 60], unwanted=lambda: time.monotonic() > wanted_until)
-    assert time.monotonic() - wanted_until < 3.0
+
+    def stopped():
+        wanted_until = time.monotonic() + 1.0
+        with pytest.raises(Stopped):
+            supervise([spawn, 60], ["sleep", 60], unwanted=lambda: time.monotonic() > wanted_until)
+        return time.monotonic() - wanted_until
+
+    assert quickest(stopped, 3.0) < 3.0
     for process in psutil.process_iter():
         if process not in before and process.is_running():
             assert str(tmp_path) not in _folder(process)
@@ -179,8 +184,8 @@ def _folder(process):
 
 def test_a_grandchild_that_holds_the_pipes_open_holds_nobody_up(supervise):
     began = time.monotonic()
-    assert supervise(["spawn", 60])["stage"] == "s"
-    assert time.monotonic() - began < 10
+    assert supervise(["spawn", 600])["stage"] == "s"
+    assert time.monotonic() - began < PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
@@ -201,7 +206,7 @@ from pathlib import Path
 from webapp.jobs.child import ChildSupervisor
 folder = Path(sys.argv[1])
 job = {"task": "stage", "stage": "s", "inputs": {}, "output": str(folder / "output"),
-       "run": {"recipe": {"stages": {"s": [["sleep", 60]]}, "ledger": str(folder / "ledger")}}}
+       "run": {"recipe": {"stages": {"s": [["sleep", 600]]}, "ledger": str(folder / "ledger")}}}
 ChildSupervisor(entry=sys.argv[2]).run(job, folder, print, lambda: False)
 """
 
@@ -217,10 +222,7 @@ def test_a_child_does_not_outlive_a_killed_supervisor(tmp_path, deaf):
     assert is_running(child)
     supervisor.kill()
     supervisor.wait()
-    deadline = time.monotonic() + 3
-    while is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_running(child)
+    until(lambda: not is_running(child))
 
 
 def test_children_and_their_server_may_die_and_the_next_child_starts(tmp_path):
@@ -255,12 +257,18 @@ def test_what_cannot_be_imported_is_told_in_a_sentence(tmp_path):
 
 
 def test_cancel_does_not_wait_for_the_imports(tmp_path):
-    supervisor = ChildSupervisor(poll_seconds=0.05)
-    began = time.monotonic()
-    with pytest.raises(Stopped):
-        supervisor.run({"output": str(tmp_path / "output")}, tmp_path, Told(), lambda: time.monotonic() > began + 0.2)
-    assert time.monotonic() - began < 1.5
-    supervisor.forks.close()
+    def stopped():
+        supervisor = ChildSupervisor(poll_seconds=0.05)
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            supervisor.run(
+                {"output": str(tmp_path / "output")}, tmp_path, Told(), lambda: time.monotonic() > began + 0.2
+            )
+        took = time.monotonic() - began
+        supervisor.forks.close()
+        return took
+
+    assert quickest(stopped, 1.5) < 1.5
 
 
 def test_when_the_worker_ends_nothing_of_the_killed_child_is_reported(tmp_path):

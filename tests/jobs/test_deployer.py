@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.jobs.bench import Bench
+from tests.patience import PATIENCE_SECONDS, until
 from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, seed_onnx_run
 from webapp.jobs.processes import is_running
@@ -60,11 +61,16 @@ class Deployments:
             for name, value in values.items():
                 setattr(row, name, value)
 
-    def until(self, id: str, what, seconds: float = 30) -> Deployment:
-        deadline = time.monotonic() + seconds
-        while not what(row := self.row(id)):
-            assert time.monotonic() < deadline, (row.state, row.reason)
-            time.sleep(0.05)
+    def until(self, id: str, what) -> Deployment:
+        """The row, once `what` is true of it."""
+        row = self.row(id)
+
+        def arrived():
+            nonlocal row
+            row = self.row(id)
+            return what(row)
+
+        until(arrived, said=lambda: (row.state, row.reason))
         return row
 
     def ready(self, id: str) -> Deployment:
@@ -77,16 +83,12 @@ def place(tmp_path):
     yield Deployments(bench, tmp_path)
     for deployer in bench.workers:
         deployer.terminate()
-        deployer.wait(20)
+        deployer.wait(PATIENCE_SECONDS)
     bench.close()
 
 
 def gone(process_id):
-    deadline = time.monotonic() + 10
-    while is_running(process_id):
-        assert time.monotonic() < deadline, f"process {process_id} is still there"
-        time.sleep(0.05)
-    return True
+    return until(lambda: not is_running(process_id), said=lambda: f"process {process_id} is still there")
 
 
 def test_it_starts_heals_and_stops_what_is_deployed(place):
@@ -127,7 +129,7 @@ def test_it_ends_with_its_processes_and_takes_them_up_again(place):
     after = place.until(id, lambda row: row.state is READY and row.pid != before.pid)
     assert not os.path.exists(before.socket), "the sockets of an earlier life are removed"
     told.terminate()
-    assert told.wait(20) == 0
+    assert told.wait(PATIENCE_SECONDS) == 0
     assert not psutil.pid_exists(after.pid)
     assert not os.path.exists(os.path.dirname(after.socket))
 

@@ -62,7 +62,7 @@ class RealBench(Bench):
         checkpoint_id = self.upload("checkpoint", "net.safetensors", weights())
         dataset_id = self.upload("dataset", "data.npz", samples())
         for table, id in ((Checkpoint, checkpoint_id), (Dataset, dataset_id)):
-            row = self.inspected(table, id, seconds=60)
+            row = self.inspected(table, id)
             assert row.state is UploadState.READY, row.reason
         return self.run(recipe, checkpoint_id, dataset_id=dataset_id, **changed)
 
@@ -75,7 +75,7 @@ class RealBench(Bench):
             stage = next((stage for stage in run.stages if stage.name == name), None)
             return stage and stage.state is StageState.RUNNING and self.children()
 
-        return self.until(look, 60)[0]
+        return self.until(look)[0]
 
 
 @pytest.fixture
@@ -111,11 +111,11 @@ def test_a_worker_and_a_child_killed_at_every_stage_change_nothing(benches):
         disturbed.at_work_on(run_id, stage)
         worker.kill()
         worker.wait()
-        disturbed.until(lambda: not disturbed.children(), seconds=3)
+        disturbed.until(lambda: not disturbed.children())
         disturbed.hold(following)
         worker = disturbed.start_worker()
-    run = disturbed.ended(run_id, 120)
-    never_killed = undisturbed.ended(reference, 120)
+    run = disturbed.ended(run_id)
+    never_killed = undisturbed.ended(reference)
     assert run.state is RunState.SUCCEEDED, run.error
     assert never_killed.state is RunState.SUCCEEDED, never_killed.error
     assert tuple(stage.name for stage in run.stages) == STAGES
@@ -137,7 +137,7 @@ def test_cancel_ends_the_run_within_three_seconds_and_not_the_worker(bench):
     run_id = bench.start_run()
     bench.at_work_on(run_id, "step-1")
     bench.jobs.cancel_run(run_id)
-    bench.until(lambda: not bench.children(), seconds=3)
+    bench.until(lambda: not bench.children())
     assert bench.get(Run, run_id).state is RunState.CANCELLED
     assert worker.poll() is None
 
@@ -150,15 +150,15 @@ MEMORY_BYTES = 500_000_000
 def test_want_of_memory_fails_the_run_and_not_the_worker(bench):
     roomy = bench.start_worker()
     large = bench.upload("checkpoint", "large.safetensors", save({"0.weight": torch.ones(LARGE)}))
-    checkpoint = bench.inspected(Checkpoint, large, seconds=60)
+    checkpoint = bench.inspected(Checkpoint, large)
     assert checkpoint.state is UploadState.READY, checkpoint.reason
     roomy.terminate()
     roomy.wait()
     bench.environment["PARE_RUN_MEMORY_LIMIT_BYTES"] = str(MEMORY_BYTES)
     worker = bench.start_worker()
-    run = bench.ended(bench.run(RECIPE, large), 90)
+    run = bench.ended(bench.run(RECIPE, large))
     assert (run.state, run.error["code"]) == (RunState.FAILED, "out_of_memory"), run.error
     assert "memory" in run.error["message"]
     small = bench.upload("checkpoint", "net.safetensors", weights())
-    assert bench.inspected(Checkpoint, small, seconds=60).state is UploadState.READY
+    assert bench.inspected(Checkpoint, small).state is UploadState.READY
     assert worker.poll() is None

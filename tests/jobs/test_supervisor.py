@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from tests.jobs.bench import QUICK
+from tests.patience import PATIENCE_SECONDS, until
 from webapp.jobs.errors import PortTaken
 from webapp.jobs.supervisor import listen, url_of
 
@@ -40,14 +40,6 @@ def named(instance, word):
         with contextlib.suppress(psutil.Error):
             if word in process.cmdline():
                 found.append(process)
-    return found
-
-
-def until(what, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        time.sleep(0.05)
     return found
 
 
@@ -78,7 +70,7 @@ def serve(tmp_path):
             process.kill()
         process.wait()
         process.stdout.close()
-    until(gone(tmp_path), 15)
+    until(gone(tmp_path))
 
 
 def get(url):
@@ -100,8 +92,8 @@ def test_it_serves_with_its_workers_heals_what_dies_and_leaves_nothing_at_ctrl_c
     until(lambda: _answers(url))
 
     process.send_signal(signal.SIGINT)
-    assert process.wait(15) == 0
-    until(gone(tmp_path), 5)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    until(gone(tmp_path))
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -109,7 +101,7 @@ def test_a_killed_supervisor_leaves_no_orphans(serve, tmp_path):
     process, _ = serve()
     until(lambda: named(tmp_path, "worker"))
     process.kill()
-    until(gone(tmp_path), 15)
+    until(gone(tmp_path))
 
 
 def _answers(url):

@@ -38,17 +38,17 @@ def test_a_training_whose_child_and_worker_are_killed_goes_on_and_ends_with_the_
     worker = disturbed.start_worker()
     undisturbed.start_worker()
     reference, run_id = (bench.start_run(RECIPE) for bench in (undisturbed, disturbed))
-    disturbed.until(lambda: trained_to(disturbed, run_id) >= 100, 90)
+    disturbed.until(lambda: trained_to(disturbed, run_id) >= 100)
     for child in disturbed.children():
         child.send_signal(signal.SIGKILL)
-    disturbed.until(lambda: any("goes on at step" in line for line in disturbed.lines(run_id)), 60)
+    disturbed.until(lambda: any("goes on at step" in line for line in disturbed.lines(run_id)))
     before = trained_to(disturbed, run_id)
-    disturbed.until(lambda: trained_to(disturbed, run_id) > before, 60)
+    disturbed.until(lambda: trained_to(disturbed, run_id) > before)
     worker.kill()
     worker.wait()
-    disturbed.until(lambda: not disturbed.children(), seconds=3)
+    disturbed.until(lambda: not disturbed.children())
     disturbed.start_worker()
-    run, never_killed = disturbed.ended(run_id, 120), undisturbed.ended(reference, 120)
+    run, never_killed = disturbed.ended(run_id), undisturbed.ended(reference)
     assert run.state is RunState.SUCCEEDED, run.error
     assert never_killed.state is RunState.SUCCEEDED, never_killed.error
     assert len([line for line in disturbed.lines(run_id) if "goes on at step" in line]) == 2

@@ -34,5 +34,5 @@ def deployed_models(tmp_path_factory, *names: str) -> Iterator[dict[str, tuple[s
         api = Api(pare.url)
         made = {name: api.post("/deployments", {"run_id": id, "name": name}) for name, id in runs.items()}
         for name in made:
-            api.wait(f"/deployments/{name}", lambda row: row["state"] == "ready", 90)
+            api.wait(f"/deployments/{name}", lambda row: row["state"] == "ready")
         yield {name: (each["url"], each["token"]) for name, each in made.items()}

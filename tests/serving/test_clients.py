@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import openai
 import pytest
 import requests
 
 from tests.api_client import Api
+from tests.patience import until
 from tests.serving.deployed_models import MODELS, deployed_models
 
 
@@ -79,7 +78,4 @@ def test_one_connection_asks_often_and_is_counted(deployed):
             answer = session.post(f"{url}/v1/models/rows:predict", json={"instances": [[1, 2, 3]]}, headers=headers)
             assert answer.json() == {"predictions": [[7.0, -1.0]]}
         api = Api(url.split("/serve/")[0])
-        deadline = time.monotonic() + 10
-        while api.get("/deployments/rows")["requests"] < 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: api.get("/deployments/rows")["requests"] >= 20)

@@ -35,11 +35,24 @@ def load(path: str | Path, dtype: torch.dtype | None = torch.float32) -> nn.Modu
     return build(read_model(Path(path)), dtype)
 
 
-def build(model: Model, dtype: torch.dtype | None = torch.float32) -> nn.Module:
-    """The module of a model's architecture with its weights. Raises CheckpointRefused where a tensor is missing."""
+def build(model: Model, dtype: torch.dtype | None = torch.float32, keep: bool = True) -> nn.Module:
+    """The module of a model's architecture with its weights. Raises CheckpointRefused where a tensor is missing.
+
+    Without `keep` the model gives its weights away and has none in the end: memory never holds both.
+    """
     module = skeleton_of(model)
-    fill(module, sources(model, module), module.state_dict(), model.tied, dtype)
+    given = _Given(sources(model, module))
+    if not keep:
+        model.weights.clear()
+    fill(module, given, module.state_dict(), model.tied, dtype)
     return module.eval()
+
+
+class _Given(dict[str, Callable[[], Tensor]]):
+    """Readers that are gone once they are looked up, and with them what only they still held."""
+
+    def __getitem__(self, name: str) -> Callable[[], Tensor]:
+        return self.pop(name)
 
 
 def skeleton_of(model: Model) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .activations import simulate
 from .batches import Batch, outputs, synthetic
 from .encodings import dtype_name
 from .exports.base import Loaded
@@ -26,24 +27,28 @@ RELATIVE = 1e-4  # of the largest answer: threads may add up in another order
 ROUNDING = 2.0  # times what rounding moves: the last bits of layers' answers, activations where a model rounds them
 
 
-def write_probe(model: Model, folder: Path, seed: int) -> None:
+def write_probe(model: Model, folder: Path, seed: int, keep: bool = True) -> None:
     """Keeps seeded inputs with the answers of the model in memory; without an architecture, a hash of each weight.
 
     Also how far the last bits of what its layers put out move the answers: two runtimes, which add up in different
     orders, may be that far apart. And of a model that rounds its activations how far that moves the answers: which way
     a value is rounded hangs on its last bit, so that runtimes may be as far apart as either is from answers without it.
+
+    Without `keep` the model has no weights afterwards, which saves their memory.
     """
     if model.architecture is None:
         (folder / HASHES).write_text(json.dumps(_hashes(model)), encoding="utf8")
         return
     spec, batch = model.architecture, synthetic(model.architecture, seed)
-    module = build(model)
+    module = build(replace(model, activations={}), keep=keep)
     answers, moved = _answers(module, spec, batch), torch.zeros(())
+    if model.activations:
+        unrounded = answers
+        simulate(module, model.activations)
+        answers = _answers(module, spec, batch)
+        moved = (answers - unrounded).abs().max()
     with _other_last_bits(module):
         last_bits = (answers - _answers(module, spec, batch)).abs().max()
-    del module
-    if model.activations:
-        moved = (answers - _answers(build(replace(model, activations={})), spec, batch)).abs().max()
     inputs = {f"input.{name}": t for name, t in batch.inputs.items()}
     write_safetensors(folder / PROBE, inputs | {"output": answers, "moved": moved, "last_bits": last_bits}, {})
 

@@ -47,7 +47,8 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     report.progress(0.85, "Storing what the step made")
     size = write_model(model, job.output / STATE)
     give_back()
-    write_probe(model, job.output, job.run.seed)
+    half_bytes = half_precision_bytes(model)
+    write_probe(model, job.output, job.run.seed, keep=False)
     for outcome in outcomes:
         if not outcome.ok:
             report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")
@@ -59,7 +60,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         "settings": prepared.settings.model_dump(mode="json"),
         "seconds": seconds,
         "size_bytes": size,
-        "half_bytes": half_precision_bytes(model),
+        "half_bytes": half_bytes,
         "layers": [asdict(outcome) for outcome in outcomes],
     }
 
