@@ -33,6 +33,7 @@ from webapp.samples import CHECKPOINT, DATASET
 
 MADE = Path(tempfile.gettempdir()) / "pare-benchmarks"
 TEXTS = ("smollm2", "minilm")
+TOKENS = 32 * 512  # as many as 128 × 128
 
 
 def prepared(model: str) -> dict[str, Any]:
@@ -41,14 +42,23 @@ def prepared(model: str) -> dict[str, Any]:
     if not (folder / "given.json").exists():
         given: dict[str, Any] = {"checkpoint": _inspected(_upload(model), folder / "checkpoint")}
         if model in TEXTS:
-            for name, half, split in (("training_dataset", 0, "auto"), ("dataset", 1, "all")):
-                path = MADE / f"{name}.txt"
-                path.write_text(corpus.halves()[half], encoding="utf8")
+            texts = (("training_dataset", _calibration(folder), "auto"), ("dataset", corpus.halves()[1], "all"))
+            for name, text, split in texts:
+                path = folder / f"{name}.txt"
+                path.write_text(text, encoding="utf8")
                 given[name] = _dataset(path, folder / name, split)
         else:
             given["dataset"] = _dataset(DATASET, folder / "dataset", "auto")
         (folder / "given.json").write_text(json.dumps(given))
     return json.loads((folder / "given.json").read_text())
+
+
+def _calibration(folder: Path) -> str:
+    """What the public tools were given: the first tokens of the book."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "checkpoint", local_files_only=True)
+    return corpus.first(TOKENS, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 def _upload(model: str) -> Path:

@@ -7,8 +7,9 @@ first 70 % are for calibration, the rest for evaluation.
 from __future__ import annotations
 
 import html
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 BOOK = Path("/usr/share/doc/debian-handbook/html/en-US")
@@ -23,6 +24,16 @@ def paragraphs() -> Iterator[str]:
             plain = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", part))).strip()
             if len(plain) > SHORTEST:
                 yield plain
+
+
+def first(tokens: int, length: Callable[[str], int]) -> str:
+    """So much of the book that what trains holds these tokens and hardly more, once 30 % are split off to evaluate."""
+    found, held = list(paragraphs()), 0
+    for number, paragraph in enumerate(found, 1):
+        held += length(f"{paragraph}\n\n")
+        if held >= tokens:
+            return "\n\n".join(found[: math.ceil(number / SHARE)])
+    raise ValueError(f"The book holds {held} tokens, and not {tokens}")
 
 
 def halves() -> tuple[str, str]:

@@ -17,6 +17,7 @@ from ..calibration.samples import TechniqueData
 from ..encodings import Encoded
 from ..errors import DatasetUnfit
 from ..facts import ArchitectureSpec, CheckpointFacts, LayerFacts
+from ..memory import give_back
 from ..model import Model
 from ..plans import Plan
 from ..progress import Report, tracked
@@ -157,6 +158,7 @@ class LayerByLayer(Technique):
                 continue
             model.weights[layer.weight] = changed
             outcomes.append(outcome)
+            give_back()
         return outcomes
 
     @abstractmethod

@@ -15,6 +15,7 @@ from ..calibration import Slot
 from ..encodings import Dense, Encoded
 from ..facts import LayerFacts
 from ..math import masks
+from ..memory import give_back
 from ..model import Model
 from ..plans import DensePlan, Plan, QuantizedPlan
 from ..progress import tracked
@@ -104,6 +105,7 @@ class PruningWithoutData(Pruning):
                 parts.append(self.result(slot, encoded, settings, self.least(settings)))
                 slot.keep(encoded)
             outcomes.append(parts[0] if len(parts) == 1 else joined(parts))
+            give_back()
         return outcomes
 
     def least(self, settings: Any) -> float | None:
