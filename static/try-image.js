@@ -69,15 +69,15 @@ export async function pictureOf() {
   return url.slice(url.indexOf(",") + 1);
 }
 
-/** The drawing as nested lists (channels, height, width), 0 to `largest`; one channel is the mean of three. */
-export function sampleOf([channels, height, width], largest) {
+/** The drawing as nested lists (channels, height, width), from `black` to `white`; one channel is the mean of three. */
+export function sampleOf([channels, height, width], black, white) {
   const [rows, columns] = [height ?? 224, width ?? 224];
   const small = new OffscreenCanvas(columns, rows);
   const smaller = small.getContext("2d");
   smaller.imageSmoothingQuality = "high";
   smaller.drawImage(canvas, 0, 0, columns, rows);
   const { data } = smaller.getImageData(0, 0, columns, rows);
-  const value = (row, column, channel) => (data[(row * columns + column) * 4 + channel] / 255) * largest;
+  const value = (row, column, channel) => (data[(row * columns + column) * 4 + channel] / 255) * (white - black) + black;
   const plane = (read) => Array.from({ length: rows }, (_, row) => Array.from({ length: columns }, (_, column) => read(row, column)));
   if (channels === 1) return [plane((r, c) => (value(r, c, 0) + value(r, c, 1) + value(r, c, 2)) / 3)];
   return Array.from({ length: channels }, (_, channel) => plane((r, c) => value(r, c, Math.min(channel, 2))));

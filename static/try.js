@@ -11,7 +11,7 @@ async function input() {
   if (text) return { text: text.value, ...(form.querySelector("#try-other") && { other: form.querySelector("#try-other").value }) };
   const shape = JSON.parse(form.dataset.shape);
   if ("prepared" in form.dataset) return { picture: await pictureOf() };
-  if (form.querySelector("#try-canvas")) return { values: sampleOf(shape, Number(form.querySelector("#try-scale").value)) };
+  if (form.querySelector("#try-canvas")) return { values: sampleOf(shape, Number(form.querySelector("#try-black").value), Number(form.querySelector("#try-white").value)) };
   const numbers = form.querySelector("#try-row").value.split(/[\s,;]+/).filter(Boolean).map(Number);
   if (numbers.some(Number.isNaN)) throw new Error("Write numbers, with commas or spaces between.");
   return { values: nested(numbers, shape) };

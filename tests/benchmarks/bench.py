@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -119,22 +121,24 @@ def run(model: str, steps: list[dict[str, Any]], score: bool = True) -> dict[str
                 print(f"  {layer['layer']}: {layer['done']}; {layer['note']}", file=sys.stderr)
         found: dict[str, Any] = {"model": model, "steps": rows}
         if score:
-            found["scores"] = scored(given, Path(folders[f"step-{len(steps)}"]) / "state.safetensors")
+            path = Path(folders[f"step-{len(steps)}"]) / "state.safetensors"
+            with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # a child's peak begins with its parent's
+                found["scores"] = apart.submit(scored, given, path).result()
     return found
 
 
 def _child(job: dict[str, Any], path: Path) -> tuple[dict[str, Any], float, float]:
     path.write_text(json.dumps(job))
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "webapp.engine.child", str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
-    )
-    assert process.stdout is not None
-    *_, last = process.stdout
-    _, status, used = os.wait4(process.pid, 0)
+    ) as process:
+        assert process.stdout is not None
+        *_, last = process.stdout
+        _, status, used = os.wait4(process.pid, 0)
     said = json.loads(last)
     if status or "done" not in said:
         sys.exit(f"{job['stage']} failed: {said}")

@@ -102,7 +102,7 @@ def test_page(name, visitor, scheme, held, pictures):
 def test_a_picture_is_tried_as_the_files_that_judged_the_model(page, held, tmp_path):
     (tmp_path / "light.png").write_bytes(encoded(picture(3, (48, 36))))
     page.goto(f"/runs/{held['run']}")
-    expect(page.locator("#try-scale")).to_have_count(0)
+    expect(page.locator("#try-white")).to_have_count(0)
     page.locator("#try-file").set_input_files(tmp_path / "light.png")
     with page.expect_request("**/try") as sent:
         page.get_by_role("button", name="Try", exact=True).click()

@@ -71,7 +71,8 @@ def test_a_digit_is_drawn_and_both_models_answer(page: Page, with_onnx):
     page.mouse.down()
     page.mouse.move(box["x"] + 112, box["y"] + 200, steps=8)
     page.mouse.up()
-    page.locator("#try-scale").fill("16")
+    expect(page.get_by_label("Black is")).to_have_value("0")
+    expect(page.get_by_label("white is")).to_have_value("1")  # as in the digits that judged the model
     page.get_by_role("button", name="Try", exact=True).click()
     expect(page.locator("[data-difference]")).to_contain_text("say")
     for side in ("original", "result"):

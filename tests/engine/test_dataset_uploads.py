@@ -40,6 +40,7 @@ def test_arrays_are_divided_70_to_30_in_their_order(bench, compressed):
     assert torch.equal(torch.cat([training.x, evaluation.x]), torch.from_numpy(X))
     assert torch.equal(torch.cat([training.y, evaluation.y]), torch.from_numpy(Y))
     assert evaluation.y.dtype == torch.int64
+    assert facts.value_range == (float(X[14:].min()), float(X[14:].max()))
     assert DatasetFacts.model_validate_json(facts.model_dump_json()) == facts
 
 

@@ -60,6 +60,7 @@ def inspect_dataset(upload: Path, filename: str, split: Split, out: Path, report
             evaluation=write_half(evaluation, "evaluation", out, classes),
             training=write_half(training, "training", out, classes) if training is not None else None,
             sample_shape=tuple(evaluation.x.shape[1:]) if isinstance(evaluation, Arrays) else None,
+            value_range=evaluation.value_range if isinstance(evaluation, Arrays) else None,
             labels=labels,
             notes=tuple(notes),
             samples=samples_of(evaluation, out),

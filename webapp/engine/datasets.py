@@ -65,6 +65,11 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """The least and the largest number of x; None where it has none."""
+        return (float(self.x.min()), float(self.x.max())) if self.x.numel() else None
+
     def hashes(self) -> Iterator[str]:
         for sample in self.x:
             yield hashlib.sha256(sample.contiguous().numpy().tobytes()).hexdigest()

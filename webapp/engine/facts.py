@@ -138,6 +138,7 @@ class DatasetFacts(Facts):
     evaluation: SplitFacts
     training: SplitFacts | None = None
     sample_shape: tuple[int, ...] | None = None  # arrays: one x
+    value_range: tuple[float, float] | None = None  # arrays: the least and the largest number that evaluates
     labels: tuple[str, ...] | None = None  # class names, in order; None where there are no labels
     notes: tuple[str, ...] = ()
     samples: tuple[dict[str, Any], ...] = ()  # {"text"}, {"context", "choices", "answer"} or {"width"}; and "label"
