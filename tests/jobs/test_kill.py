@@ -96,7 +96,7 @@ def what_it_made(run):
     return stages, artifacts, figures
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_a_worker_and_a_child_killed_at_every_stage_change_nothing(benches):
     disturbed, undisturbed = benches
     worker = disturbed.start_worker()
@@ -130,7 +130,6 @@ def bench(tmp_path):
     bench.close()
 
 
-@pytest.mark.timeout(200)
 def test_cancel_ends_the_run_within_three_seconds_and_not_the_worker(bench):
     worker = bench.start_worker()
     bench.hold("step-1")
@@ -146,7 +145,6 @@ LARGE = (30_000, 2_000)  # 240 MB in float32; an idle child takes less than 300 
 MEMORY_BYTES = 500_000_000
 
 
-@pytest.mark.timeout(200)
 def test_want_of_memory_fails_the_run_and_not_the_worker(bench):
     roomy = bench.start_worker()
     large = bench.upload("checkpoint", "large.safetensors", save({"0.weight": torch.ones(LARGE)}))

@@ -32,7 +32,7 @@ def trained_to(bench, run_id):
     return curves["Training"]["x"][-1] if "Training" in curves else 0
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_a_training_whose_child_and_worker_are_killed_goes_on_and_ends_with_the_same_bytes(benches):
     disturbed, undisturbed = benches
     worker = disturbed.start_worker()
