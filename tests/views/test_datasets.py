@@ -17,6 +17,16 @@ def test_a_dataset_that_evaluates_as_a_whole_says_so(client, session):
     assert "all of it evaluates" in Page(client.get(f"/datasets/{dataset.id}").text).text
 
 
+def test_a_dataset_of_rows_shows_some_with_their_class(client, session):
+    dataset = seed_dataset(session, shape=(20,))
+    samples = [{"numbers": [0.5] * 20, "label": 7}, {"numbers": [1e-9] * 20}]
+    dataset.facts = dataset.facts | {"samples": samples, "value_range": [1e-9, 0.5]}
+    session.commit()
+    text = " ".join(Page(client.get(f"/datasets/{dataset.id}").text).text.split())
+    assert "values from 1e-09 to 0.5" in text
+    assert f"{', '.join(['0.5'] * 16)}, … 7 {', '.join(['1e-09'] * 16)}, …" in text
+
+
 def test_the_upload_offers_the_two_splits(client):
     page = Page(client.get("/datasets/new").text)
     assert [own["value"] for own in page.of("input", name="split")] == ["auto", "all"]

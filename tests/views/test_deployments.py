@@ -6,6 +6,7 @@ import pytest
 
 from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, WRITER, seed_onnx_run
+from tests.views.seeded import seed_dataset
 
 
 @pytest.fixture
@@ -36,6 +37,15 @@ def test_a_run_without_onnx_says_how_to_get_one(client, run):
     assert refused.status_code == 409
     assert "clone it with ONNX" in refused.json["error"]["message"]
     assert client.post(f"/api/v1/runs/{run.id}/try", json={"side": "result", "values": [1]}).status_code == 409
+
+
+def test_a_row_to_try_is_one_of_the_dataset(client, session, small):
+    assert ">0, 0, 0</textarea>" in client.get(f"/runs/{small.id}").text
+    dataset = seed_dataset(session, shape=(3,))
+    dataset.facts = dataset.facts | {"samples": [{"numbers": [0.5, -1.0, 2.25], "label": 1}]}
+    small.dataset = dataset
+    session.commit()
+    assert ">0.5, -1.0, 2.25</textarea>" in client.get(f"/runs/{small.id}").text
 
 
 def test_names_are_free_or_refused(client, small):

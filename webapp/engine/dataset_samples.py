@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from .datasets import Half, LabelledText
+from .datasets import Arrays, Half, LabelledText
 from .images import Images
 from .pictures import decoded
 from .questions import Questions
 
 SHOWN = 10
 SHOWN_CHARACTERS = 400
+SHOWN_NUMBERS = 512  # of a row
 SHOWN_FILE = "shown.npz"  # arr_0, arr_1, …: (height, width, 3) uint8
 LARGEST_SIDE = 640  # of a shown picture; a larger one is made smaller for the preview only
 
@@ -26,6 +28,8 @@ def samples_of(half: Half, out: Path) -> tuple[dict[str, Any], ...]:
     """What is told of them, evenly from the half; pictures leave `shown.npz` in `out`."""
     if isinstance(half, Images):
         return _pictures(half, out)
+    if isinstance(half, Arrays):
+        return _arrays(half, out)
     if isinstance(half, Questions):
         chosen = [half.questions[n] for n in _spread(len(half))]
         return tuple(
@@ -43,6 +47,26 @@ def samples_of(half: Half, out: Path) -> tuple[dict[str, Any], ...]:
             for n in _spread(len(half))
         )
     return ()
+
+
+def _arrays(half: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
+    """Arrays of one or three channels (N, C, H, W) are drawn, rows (N, F) told; of other shapes nothing is shown."""
+    chosen = _spread(len(half))
+    told: list[dict[str, Any]] = [{"label": int(half.y[n])} if half.y is not None else {} for n in chosen]
+    if half.x.dim() == 2:
+        return tuple(each | {"numbers": _short_numbers(half.x[n])} for each, n in zip(told, chosen, strict=True))
+    if half.value_range is None or half.x.dim() != 4 or half.x.shape[1] not in (1, 3):
+        return ()
+    low, high = half.value_range
+    pixels = []
+    for n in chosen:
+        shares = (half.x[n].double() - low) / max(high - low, 1e-30)  # (C, H, W), 0 to 1
+        image = Image.fromarray((shares * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+        pixels.append(np.asarray(image))
+    np.savez_compressed(out / SHOWN_FILE, *pixels)
+    height, width = half.x.shape[2:]
+    return tuple(each | {"width": width, "height": height} for each in told)
 
 
 def _pictures(half: Images, out: Path) -> tuple[dict[str, Any], ...]:
@@ -64,6 +88,10 @@ def shown_pictures(path: Path) -> list[Image.Image]:
 
 def _spread(have: int) -> list[int]:
     return sorted({index * have // SHOWN for index in range(SHOWN)}) if have > SHOWN else list(range(have))
+
+
+def _short_numbers(row: Tensor) -> list[float]:
+    return [float(f"{number:.5g}") for number in row[:SHOWN_NUMBERS].tolist()]
 
 
 def _short(text: str) -> str:

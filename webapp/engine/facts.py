@@ -130,7 +130,7 @@ class DatasetFacts(Facts):
     arrays: *.safetensors with `x` (N, ...) and optional `y` (N,) int64.
     text: *.txt, UTF-8. labelled-text: *.jsonl of {"text", "label"} with integer labels (or without "label").
     images: *.zip of the files as they came, with an index.json. multiple-choice: *.jsonl of {"context", "choices",
-    "answer"}. Some samples of the evaluation half are told for the page; of images their pixels are in `shown.npz`.
+    "answer"}. Some samples of the evaluation half are told for the page; the pixels of pictures are in `shown.npz`.
     """
 
     kind: DatasetKind
@@ -141,4 +141,4 @@ class DatasetFacts(Facts):
     value_range: tuple[float, float] | None = None  # arrays: the least and the largest number that evaluates
     labels: tuple[str, ...] | None = None  # class names, in order; None where there are no labels
     notes: tuple[str, ...] = ()
-    samples: tuple[dict[str, Any], ...] = ()  # {"text"}, {"context", "choices", "answer"} or {"width"}; and "label"
+    samples: tuple[dict[str, Any], ...] = ()  # {"text"}, {"context", …}, {"numbers"} or {"width", …}; and "label"
