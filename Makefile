@@ -40,7 +40,7 @@ format: setup  ## what ruff can mend by itself
 	$(BIN)/ruff format webapp tests
 
 test: setup lint  ## every test but the slow cases
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --no-loadscope-reorder
 
 docs: setup  ## the pages of docs/ that the code itself tells
 	$(BIN)/python -m webapp.config > docs/settings.md

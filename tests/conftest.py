@@ -1,0 +1,16 @@
+"""How the tests are spread over processes: by file, but those of the browser stay together, for they share one Pare."""
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+BROWSER = "tests/e2e/"
+
+
+class Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid):
+        return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
