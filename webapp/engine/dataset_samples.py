@@ -55,7 +55,7 @@ def _arrays(half: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
     told: list[dict[str, Any]] = [{"label": int(half.y[n])} if half.y is not None else {} for n in chosen]
     if half.x.dim() == 2:
         return tuple(each | {"numbers": _short_numbers(half.x[n])} for each, n in zip(told, chosen, strict=True))
-    if half.value_range is None or half.x.dim() != 4 or half.x.shape[1] not in (1, 3):
+    if half.x.dim() != 4 or half.x.shape[1] not in (1, 3):
         return ()
     low, high = half.value_range
     pixels = []

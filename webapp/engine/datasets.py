@@ -66,9 +66,9 @@ class Arrays:
         return len(self.x)
 
     @property
-    def value_range(self) -> tuple[float, float] | None:
-        """The least and the largest number of x; None where it has none."""
-        return (float(self.x.min()), float(self.x.max())) if self.x.numel() else None
+    def value_range(self) -> tuple[float, float]:
+        """The least and the largest number of x, which is never empty."""
+        return float(self.x.min()), float(self.x.max())
 
     def hashes(self) -> Iterator[str]:
         for sample in self.x:

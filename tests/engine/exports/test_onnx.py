@@ -60,7 +60,11 @@ def test_a_network_answers_alike(mlp, apply_steps, tmp_path, steps, batch):
 
 @pytest.mark.parametrize(
     ("name", "model_type"),
-    [("BertForSequenceClassification", "bert"), ("LlamaForCausalLM", "llama"), ("GPT2LMHeadModel", "gpt2")],
+    [
+        ("BertForSequenceClassification", "bert"),
+        ("LlamaForCausalLM", "llama"),
+        pytest.param("GPT2LMHeadModel", "gpt2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_transformer_answers_alike_at_other_lengths(transformer, apply_steps, tmp_path, name, model_type):
     checkpoint = transformer(name, model_type)

@@ -20,6 +20,7 @@ KEEPING = {  # class -> model type, config
     "MistralForCausalLM": ("mistral", {**DECODER, "sliding_window": 20}),
     "MixtralForCausalLM": ("mixtral", {**DECODER, "num_local_experts": 4}),
 }
+MORE = ("BloomForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 @pytest.fixture
@@ -44,7 +45,9 @@ def delivered(model, folder):
     return onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in MORE else ()) for name in KEEPING]
+)
 def test_token_by_token_is_as_at_once(language_model, tmp_path, name):
     model = Model.of_checkpoint(*language_model(name, *KEEPING[name]))
     session = delivered(model, tmp_path / "out")

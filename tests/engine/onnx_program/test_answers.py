@@ -45,7 +45,10 @@ def compare(path, facts, module, tolerance=1e-4):
         torch.testing.assert_close(ours, answered(path, batch), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("name", "dynamo"), [*((name, True) for name in CASES), *OLDER])
+@pytest.mark.parametrize(
+    ("name", "dynamo"),
+    [*(pytest.param(name, True, marks=pytest.mark.slow if name == "gpt2" else ()) for name in CASES), *OLDER],
+)
 def test_it_answers_as_onnxruntime_does(bench, tmp_path, name, dynamo):
     path = export(name, tmp_path / "m.onnx", dynamo)
     facts, module = opened(bench, path)

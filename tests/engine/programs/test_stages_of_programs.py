@@ -38,7 +38,7 @@ def run(bench, tmp_path):
     return go
 
 
-@pytest.mark.parametrize("name", ["conv_embed_attend", "residual", "masked"])
+@pytest.mark.parametrize("name", ["conv_embed_attend", pytest.param("residual", marks=pytest.mark.slow), "masked"])
 def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
     _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx", "program", "savedmodel"))
     assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 4

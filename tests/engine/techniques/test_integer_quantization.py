@@ -151,7 +151,9 @@ def test_factors_are_products_of_their_own(mlp, apply_steps, tmp_path):
     assert (found - rounded).norm() <= 0.3 * (rounded - exact).norm()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("GPT2LMHeadModel", "gpt2"), ("LlamaForCausalLM", "llama")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param("GPT2LMHeadModel", "gpt2", marks=pytest.mark.slow), ("LlamaForCausalLM", "llama")]
+)
 def test_language_models_keep_a_shared_head_in_floats(bench, tiny, apply_steps, tmp_path, name, kind):
     tiny(name, kind, tie_word_embeddings=True).save_pretrained(tmp_path / "model")
     facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
