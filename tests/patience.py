@@ -9,6 +9,7 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 PATIENCE_SECONDS = 120.0  # for what must come by itself
+CANCELLED_WITHIN_SECONDS = 3.0  # as is promised
 
 
 def until(what: Callable[[], Found], seconds: float = PATIENCE_SECONDS, said: Callable[[], object] = str) -> Found:
@@ -20,11 +21,9 @@ def until(what: Callable[[], Found], seconds: float = PATIENCE_SECONDS, said: Ca
     return found
 
 
-def quickest(attempt: Callable[[], float], enough: float, attempts: int = 3) -> float:
-    """The least of the seconds that the attempts return, which end with the first that is quick `enough`."""
-    least = attempt()
-    for _ in range(attempts - 1):
-        if least <= enough:
-            break
-        least = min(least, attempt())
-    return least
+def within(seconds: float, attempt: Callable[[], float], attempts: int = 3) -> None:
+    """Fails unless one of the attempts, which return the seconds that they took, is as quick as was promised."""
+    took = [attempt()]
+    while took[-1] >= seconds and len(took) < attempts:
+        took.append(attempt())
+    assert took[-1] < seconds, f"took {took} s; {seconds} are promised"

@@ -61,9 +61,8 @@ def _arrays(half: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
     pixels = []
     for n in chosen:
         shares = (half.x[n].double() - low) / max(high - low, 1e-30)  # (C, H, W), 0 to 1
-        image = Image.fromarray((shares * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
-        pixels.append(np.asarray(image))
+        colours = (shares * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0)
+        pixels.append(_pixels(Image.fromarray(colours.contiguous().numpy())))
     np.savez_compressed(out / SHOWN_FILE, *pixels)
     height, width = half.x.shape[2:]
     return tuple(each | {"width": width, "height": height} for each in told)
@@ -74,10 +73,15 @@ def _pictures(half: Images, out: Path) -> tuple[dict[str, Any], ...]:
     for n in _spread(len(half)):
         image = decoded(half.archive.read(half.names[n]))
         told.append({"label": half.labels[n], "width": image.width, "height": image.height})
-        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
-        pixels.append(np.asarray(image))
+        pixels.append(_pixels(image))
     np.savez_compressed(out / SHOWN_FILE, *pixels)
     return tuple(told)
+
+
+def _pixels(image: Image.Image) -> Any:
+    """(height, width, 3) of a picture that is made small enough to show."""
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def shown_pictures(path: Path) -> list[Image.Image]:
