@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (".py", ".html", ".js", ".css")
-LONGEST_FILE = 300  # lines; about 100 is the habit
 NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 TOP_LEVEL = {
     # the house
@@ -91,13 +90,6 @@ def test_importing_a_room_brings_no_stranger_along(package, strangers):
 def test_the_top_level_holds_only_what_a_newcomer_expects():
     unexpected = {path.parts[0] for path in COMMITTED} - TOP_LEVEL
     assert not unexpected, f"{', '.join(sorted(unexpected))} at the top: give it a room, or say here why it is there"
-
-
-@needs_git
-def test_no_file_is_longer_than_300_lines():
-    counted = {path: len((ROOT / path).read_text().splitlines()) for path in COMMITTED if path.suffix in SOURCES}
-    longer = [f"{path} has {lines} lines" for path, lines in counted.items() if lines > LONGEST_FILE]
-    assert not longer, "\n".join(longer)
 
 
 @needs_git
