@@ -17,7 +17,7 @@ PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol 
 TITLES = {
     400: "That request cannot be read",
     403: "Not allowed",
-    404: "Nothing lives here",
+    404: "Page not found",
     405: "Not allowed",
     409: "Not possible right now",
     410: "No longer here",
@@ -28,7 +28,7 @@ TITLES = {
     507: "No space left",
 }
 SENTENCES = {
-    404: "Nothing lives at this address. It may have been deleted, or the link may be incomplete.",
+    404: "There is no page at this address. It may have been deleted, or the link may be incomplete.",
     405: "This address does not take that kind of request.",
     413: "The request is larger than this address takes.",
     500: "Pare made a mistake. What happened is in the server's log; try again, and report it if it stays.",

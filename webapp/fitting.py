@@ -1,4 +1,4 @@
-"""Which datasets can judge a checkpoint and which formats it can be written in, for the form and the first page."""
+"""Which datasets can evaluate a checkpoint and which formats it can be written in, for the form and the first page."""
 
 from __future__ import annotations
 

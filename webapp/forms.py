@@ -132,7 +132,7 @@ class RunForm(FlaskForm):
         validators=[Length(max=200, message="A name has at most 200 characters.")],
         render_kw={"maxlength": 200, "autocomplete": "off", "placeholder": "Named after its recipe"},
     )
-    dataset = SelectField("Dataset", description="Judges the original and the result on the same samples.")
+    dataset = SelectField("Dataset", description="Evaluates the original and the result on the same samples.")
     training_dataset = SelectField(
         "Second dataset to calibrate and train on",
         description="Takes the place of the dataset's own training part. Samples that both hold are left out.",
@@ -140,7 +140,7 @@ class RunForm(FlaskForm):
     teacher_checkpoint = SelectField(
         "Teacher of a distillation",
         default="",
-        description="Another checkpoint for the same classes or vocabulary, which answers better than the original.",
+        description="Another checkpoint with the same classes or vocabulary, more accurate than the original.",
     )
     exports = SelectMultipleField(
         "Also write",

@@ -20,7 +20,7 @@ class UploadEmpty(PareError):
 
 
 class NotFound(PareError):
-    """Nothing lives at this address."""
+    """There is nothing at this address."""
 
     code = "not_found"
     status = 404

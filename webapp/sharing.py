@@ -26,7 +26,7 @@ def open_share(session: Session, token: str) -> Share:
     """Raises NotFound, in the same words for an unknown link and for a revoked one."""
     share = session.get(Share, token) if len(token) <= TOKEN_LENGTH and token.isprintable() else None
     if share is None or share.revoked_at is not None:
-        raise NotFound("This link leads nowhere (any more). It may have been revoked; ask whoever sent it to you.")
+        raise NotFound("This link does not work. It may have been revoked; ask the person who sent it to you.")
     return share
 
 

@@ -85,5 +85,5 @@ def test_a_recipe_that_is_refused_comes_back_as_it_was_typed(builder):
 
 def test_a_setting_without_a_meaning_is_not_shown(builder):
     expect(builder.get_by_label("Group size")).to_be_hidden()
-    builder.get_by_label("A scale for each").select_option("group")
+    builder.get_by_label("Scale granularity").select_option("group")
     expect(builder.get_by_label("Group size")).to_be_visible()

@@ -123,10 +123,10 @@ def test_what_fits_is_accepted(spec, dataset):
         (CNN, facts("arrays", sample_shape=(64,)), r"shape \[64\]; CNN takes"),
         (MLP, facts("arrays", sample_shape=(1, 9, 9)), r"shape \[1, 9, 9\]; CNN takes \[64\]"),
         (CNN, facts("arrays", sample_shape=(1, 8, 8), labels=("a", "b", "c", "d")), "4 labels; CNN answers with 3"),
-        (CNN, facts("text"), "holds text; CNN is judged on an .npz"),
-        (LM, facts("arrays", sample_shape=(3,)), "holds arrays; LM is judged on a .txt"),
+        (CNN, facts("text"), "holds text; CNN is evaluated on an .npz"),
+        (LM, facts("arrays", sample_shape=(3,)), "holds arrays; LM is evaluated on a .txt"),
         (LM.model_copy(update={"inputs": {**LM.inputs, "tokenizer": False}}), facts("text"), "without a tokenizer"),
-        (CNN.model_copy(update={"task": None}), facts("text"), "has no task that Pare can judge"),
+        (CNN.model_copy(update={"task": None}), facts("text"), "has no task that Pare can evaluate"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_both_sides(spec, dataset, sentence):

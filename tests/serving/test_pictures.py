@@ -65,5 +65,5 @@ def test_a_model_of_numbers_says_so(classifier):
     status, told = classifier.post("/v1/models/rows:predict", {"instances": [picture((0, 0, 0))]})
     assert (status, told) == (
         400,
-        {"error": "rows takes numbers: no pictures judged it, so how to prepare one is unknown."},
+        {"error": "rows takes numbers: no pictures evaluated it, so how to prepare one is unknown."},
     )

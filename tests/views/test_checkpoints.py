@@ -81,4 +81,4 @@ def test_a_checkpoint_without_runs_is_deleted(client, session):
 def test_an_unknown_checkpoint_is_a_page_that_says_so(client):
     answer = client.get("/checkpoints/nothinghere2")
     assert answer.status_code == 404
-    assert "Nothing lives at this address" in Page(answer.text).text
+    assert "There is no page at this address" in Page(answer.text).text

@@ -7,8 +7,8 @@ def test_the_page_shows_every_part(client, run):
     page = client.get(f"/runs/{run.id}/receipt").text
     for heading in (
         "Quality",
-        "Requested beside done",
-        "What saved how much",
+        "Requested vs. achieved",
+        "Savings by step",
         "Every byte",
         "Speed",
         "Proof",
@@ -22,8 +22,8 @@ def test_the_page_shows_every_part(client, run):
 
 
 def test_what_was_not_reached_is_red_and_comes_first(client, run):
-    table = client.get(f"/runs/{run.id}/receipt").text.split("Requested beside done</h2>")[1].split("</table>")[0]
-    assert "1 of 2 not as asked" in table
+    table = client.get(f"/runs/{run.id}/receipt").text.split("Requested vs. achieved</h2>")[1].split("</table>")[0]
+    assert "1 of 2 not as requested" in table
     assert table.index('class="missed"') < table.index(">layers.0<")
     assert "It is too small to be pruned." in table
 

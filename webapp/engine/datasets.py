@@ -175,13 +175,13 @@ def without(training: Half, evaluation: Half) -> Half:
 
 
 def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
-    """Raises DatasetUnfit, with what does not fit what, unless a model of this spec can be judged on the dataset."""
+    """Raises DatasetUnfit, with what does not fit what, unless a model of this spec can be evaluated on the dataset."""
     if spec.task is None:
-        raise DatasetUnfit(f"{spec.title} has no task that Pare can judge; run it without a dataset.", "dataset_id")
+        raise DatasetUnfit(f"{spec.title} has no task that Pare can evaluate; run it without a dataset.", "dataset_id")
     wanted = FITS[spec.task]
     if facts.kind not in wanted:
         ways = " or ".join(UPLOAD_AS[kind] for kind in wanted)
-        raise DatasetUnfit(f"The dataset holds {HELD[facts.kind]}; {spec.title} is judged on {ways}.", "dataset_id")
+        raise DatasetUnfit(f"The dataset holds {HELD[facts.kind]}; {spec.title} is evaluated on {ways}.", "dataset_id")
     if facts.kind == "images":
         default_preprocessing(spec)
     elif facts.kind != "arrays" and spec.inputs.get("tokenizer") is False:

@@ -73,13 +73,13 @@ class Preprocessing(BaseModel):
         default="bilinear", title="Interpolation", description="With antialiasing, but for nearest."
     )
     values: Literal["0 to 1", "0 to 255"] = Field(
-        default="0 to 1", title="Values", description="0 to 1 divides the bytes by 255, before the mean is taken away."
+        default="0 to 1", title="Values", description="0 to 1 divides the bytes by 255, before the mean is subtracted."
     )
     mean: Numbers = Field(
-        default=(0.0,), title="Mean", description="Taken away: one number, or one per channel with commas between."
+        default=(0.0,), title="Mean", description="Subtracted: one number, or one per channel with commas between."
     )
     std: Numbers = Field(
-        default=(1.0,), title="Standard deviation", description="Divided by: one number, or one per channel."
+        default=(1.0,), title="Standard deviation", description="Divides the values: one number, or one per channel."
     )
 
     @field_validator("mean", "std", mode="before")

@@ -79,10 +79,10 @@ def _verdict(baseline: Facts, result: Facts, differences: Facts) -> dict[str, An
         before, after = about["value"], result["metrics"][metric]["value"]
         sentence = (
             f"{size}; {about['title'].lower()} {_number_text(before)} → {_number_text(after)}: {found['verdict']} "
-            f"(n = {about['n']:,}, 95 % interval of the difference {found['ci95'][0]:+.4g} to {found['ci95'][1]:+.4g})."
+            f"(n = {about['n']:,}, 95 % CI of the difference {found['ci95'][0]:+.4g} to {found['ci95'][1]:+.4g})."
         )
         return {"metric": metric, "sentence": sentence, "n": about["n"], **found}
-    sentence = f"{size}. {result['metrics_unavailable'] or 'There are no labels to judge the answers by.'}"
+    sentence = f"{size}. {result['metrics_unavailable'] or 'There are no labels to evaluate the outputs with.'}"
     return {"metric": None, "verdict": None, "sentence": sentence, "difference": None, "ci95": None, "n": None}
 
 

@@ -28,7 +28,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield from _speed(receipt["speed"])
     short = [row for row in receipt["requested"] if not row["ok"]]
     rows = ((str(r["step"]), r["layer"], r["asked"], r["done"], r["note"]) for r in short)
-    yield from _table("Asked and not done", ("step", "layer", "asked", "done", "why"), rows)
+    yield from _table("Not achieved as requested", ("step", "layer", "requested", "achieved", "why"), rows)
     if not short:
         yield f"Asked and done: all of {len(receipt['requested'])} layers."
     yield from _runtimes(receipt["runtimes"])

@@ -1,4 +1,4 @@
-"""What a delivered ONNX file takes and answers with, as plain data: for whoever serves it, or packs it to take away.
+"""What a delivered ONNX file takes and answers with, as plain data: for what serves it or packs it.
 
 Read from the file itself by onnxruntime; what a graph cannot tell (the task, names of classes, how text becomes
 tokens) comes from the facts. Nothing here imports torch.

@@ -100,7 +100,9 @@ class ServedModel:
     def look(self, pictures: Any, field: str) -> dict[str, Array]:
         """Pictures in base64 as the model's input. Raises Refused where it is not known how they are prepared."""
         if self.preprocessing is None or len(self.signature.inputs) != 1:
-            raise Refused(f"{self.name} takes numbers: no pictures judged it, so how to prepare one is unknown.", field)
+            raise Refused(
+                f"{self.name} takes numbers: no pictures evaluated it, so how to prepare one is unknown.", field
+            )
         return self.feeds({self.signature.inputs[0].name: batch_of(pictures, self.preprocessing, field)})
 
     def embeddings(self, texts: Sequence[str]) -> tuple[Array, int]:

@@ -1,4 +1,4 @@
-"""Pictures in requests, as TensorFlow Serving takes bytes, {"b64": "…"}; prepared as those that judged the model."""
+"""Pictures in requests, as TensorFlow Serving takes bytes, {"b64": "…"}; prepared as in its evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has stored of the model that is taken away: its files, and what no file of it tells."""
+"""What a run has stored of the model that is packed: its files, and what no file of it tells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Taken:
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """Of pictures, where they judged the model or it brought its own."""
+        """Of pictures, where they evaluated the model or it brought its own."""
         found: dict[str, Any] | None = self._about["preprocessing"]
         return found
 

@@ -1,4 +1,4 @@
-"""What can be taken away from a run: for each place to deploy a package of the model and all that runs it there."""
+"""The deployment packages of a run: for each place to deploy, the model and all that runs it there."""
 
 from __future__ import annotations
 

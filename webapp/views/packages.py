@@ -1,4 +1,4 @@
-"""Packages to take away: made when they are asked for, from the files that the run delivered."""
+"""Deployment packages: made when they are asked for, from the files that the run delivered."""
 
 from __future__ import annotations
 

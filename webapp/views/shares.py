@@ -22,7 +22,7 @@ blueprint = Blueprint("shares", __name__)
 def create(id: str) -> ResponseReturnValue:
     run = db.get_or_abort(Run, id)
     share_runs(db.session, [run.id])
-    flash("The link is made. Whoever has it sees this run, and nothing else.")
+    flash("The link is made. Anyone with the link can view this run only.")
     return redirect(url_for("runs.show", id=run.id) + "#share")
 
 
@@ -31,7 +31,7 @@ def create_comparison() -> ResponseReturnValue:
     view = View.read(request.form)
     compare(view, drawn(runs_of(db.session, view.run_ids)))
     share_runs(db.session, view.run_ids, view.settings())
-    flash("The link is made. Whoever has it sees this comparison, and nothing else.")
+    flash("The link is made. Anyone with the link can view this comparison only.")
     return redirect(f"{url_for('compare.index')}?{view.query()}#share")
 
 

@@ -47,8 +47,8 @@ class Awq(Rounding, BlockByBlock):
     class Settings(RoundingSettings):
         samples: int = setting(
             0,
-            "Samples",
-            "Calibration samples; 0 takes as many as suit the task.",
+            "Calibration samples",
+            "0 takes as many as suit the task.",
             unit="samples",
             ge=0,
             le=100_000,

@@ -25,7 +25,7 @@ MEASURING = 0.3  # of the time
 class CalibratedPruningSettings(PruningSettings):
     allocation: Literal["uniform", "sensitivity"] = setting(
         "uniform",
-        "Ratio of each layer",
+        "Sparsity allocation",
         "uniform: the same everywhere. sensitivity: less where a weight carries more of its layer's output, up to a "
         "tenth more or less, with the same total; takes one more pass over the samples. At half of the weights it "
         "has gained next to nothing in our trials: compare both.",

@@ -27,15 +27,15 @@ class Distillation(ByTraining):
         temperature: float = setting(
             2.0,
             "Temperature",
-            "Softens the answers of both: above 1 the classes that are unlikely count for more.",
+            "Divides the logits of teacher and student before the softmax: above 1, unlikely classes count for more.",
             step=0.5,
             ge=0.1,
             le=100.0,
         )
         hard_weight: float = setting(
             0.1,
-            "Weight of the labels",
-            "Share of the loss that labels, or next tokens, have; the teacher's answers have the rest.",
+            "Weight of the label loss",
+            "Share of the loss on the labels (or next tokens); the divergence from the teacher's outputs has the rest.",
             widget="slider",
             step=0.05,
             ge=0.0,
@@ -43,23 +43,23 @@ class Distillation(ByTraining):
         )
         hidden_weight: float = setting(
             0.0,
-            "Weight of hidden states",
-            "How much what the blocks put out counts, beside the answers; where widths differ a projection is trained "
-            "along and dropped.",
+            "Weight of the hidden-state loss",
+            "How much the difference between the two models' block outputs counts, beside their logits; where widths "
+            "differ, a projection is trained with the student and dropped afterwards.",
             step=0.1,
             ge=0.0,
             le=100.0,
         )
         hidden_by: Literal["squares", "cosine"] = setting(
             "squares",
-            "Hidden states compared by",
-            "squares: mean squared difference over the teacher's mean square. cosine: one minus the cosine.",
+            "Hidden-state loss",
+            "squares: mean squared error (MSE), divided by the teacher's mean square. cosine: one minus the cosine.",
             widget="choice",
         )
         attention_weight: float = setting(
             0.0,
-            "Weight of attention maps",
-            "How much the divergence of the attention maps counts; transformers only.",
+            "Weight of the attention loss",
+            "How much the KL divergence between the attention maps counts; transformers only.",
             step=0.1,
             ge=0.0,
             le=100.0,

@@ -17,8 +17,8 @@ class DynamicQuantization(IntegerProducts):
     title = "Dynamic quantization"
     family = "Quantization"
     summary = (
-        "Stores weights as 8-bit integers and rounds activations to 8 bits as they come, so that onnxruntime works on "
-        "integers: two to four times as fast, and less than a point lost where outliers keep floats."
+        "Stores weights as 8-bit integers and rounds activations to 8 bits at run time, so that onnxruntime multiplies "
+        "integers: two to four times as fast, and loses under 1 point when outlier layers keep float inputs."
     )
     paper = "https://arxiv.org/abs/2206.01861"
     needs = frozenset({"calibration_if_any", "architecture"})
@@ -27,7 +27,7 @@ class DynamicQuantization(IntegerProducts):
     class Settings(IntegerSettings):
         ranges: Literal["token", "tensor"] = setting(
             "token",
-            "A range for each",
+            "Range granularity",
             "token: each token's activations get a range of their own, so one outlier costs only its own token. "
             "tensor: one range for all of an input, which is quicker and coarser.",
             widget="choice",

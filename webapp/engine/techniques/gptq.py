@@ -58,8 +58,8 @@ class Gptq(Rounding, BlockByBlock):
     class Settings(RoundingSettings):
         act_order: bool = setting(
             True,
-            "Loudest inputs first",
-            "Rounds the columns whose inputs are largest first, while most others can still make up for them.",
+            "Activation order (act-order)",
+            "Rounds the columns with the largest input activations first, while most columns are left to compensate.",
             widget="switch",
         )
         damping: float = setting(
@@ -73,7 +73,7 @@ class Gptq(Rounding, BlockByBlock):
         )
         refine: int = setting(
             1,
-            "Refining passes",
+            "Refinement passes",
             "Times that scales and codes are improved in turn after the first rounding. Each takes as long as it.",
             unit="passes",
             ge=0,
@@ -81,8 +81,8 @@ class Gptq(Rounding, BlockByBlock):
         )
         samples: int = setting(
             0,
-            "Samples",
-            "Calibration samples; 0 takes as many as suit the task.",
+            "Calibration samples",
+            "0 takes as many as suit the task.",
             unit="samples",
             ge=0,
             le=100_000,

@@ -35,7 +35,7 @@ SECOND_TIME = "its inputs are rounded by an earlier step already"
 class IntegerSettings(BaseSettings):
     most_change: float = setting(
         0.1,
-        "Largest change of a layer",
+        "Outlier threshold",
         "A layer whose output changes by more than this share when its inputs are rounded keeps float inputs; "
         "its weights become integers all the same. 1 rounds every layer's inputs.",
         step=0.01,
@@ -44,15 +44,15 @@ class IntegerSettings(BaseSettings):
     )
     reduce_range: Literal["auto", "on", "off"] = setting(
         "auto",
-        "7-bit weights",
+        "Reduced range (7-bit weights)",
         "Processors without VNNI add products of 8 bits in 16, which overflow; weights of 7 bits cannot. "
         "auto: where this machine's processor is of that kind.",
         widget="choice",
     )
     samples: int = setting(
         0,
-        "Samples",
-        "Calibration samples; 0 takes as many as suit the task.",
+        "Calibration samples",
+        "0 takes as many as suit the task.",
         unit="samples",
         ge=0,
         le=10_000,

@@ -32,8 +32,8 @@ class LayerDrop(Technique):
         blocks: int = setting(1, "Blocks to drop", "How many of the model's blocks leave.", unit="blocks", ge=1, le=500)
         by: Literal["influence", "influence_again", "evenly", "last"] = setting(
             "influence",
-            "Choose them by",
-            "influence: one minus the cosine between what goes into a block and what comes out, on calibration data. "
+            "Block importance",
+            "influence: one minus the cosine between a block's input and its output, on calibration data. "
             "influence_again: the same, measured again after each block that left. evenly: spread over the model, "
             "without data. last: the last ones but one.",
             widget="choice",

@@ -44,7 +44,7 @@ class LowRank(Technique):
         )
         by: Literal["ratio", "rank", "energy"] = setting(
             "ratio",
-            "Choose the rank by",
+            "Rank selection",
             "ratio: the share of the parameters that the factors may hold. rank: the same rank everywhere. "
             "energy: the share to keep of the squared weights (plain) or outputs (whitened).",
             widget="choice",
@@ -61,8 +61,8 @@ class LowRank(Technique):
         )
         allocation: Literal["layer", "global"] = setting(
             "layer",
-            "Budget of",
-            "layer: each layer keeps this share. global: all together do, and those that would lose more get more.",
+            "Parameter budget",
+            "layer: each layer keeps this share. global: all layers together do; those that would lose more get more.",
             widget="choice",
             show_when={"by": "ratio"},
         )
@@ -81,16 +81,16 @@ class LowRank(Technique):
         )
         form: Literal["pivots", "factors"] = setting(
             "pivots",
-            "Matrices become",
-            "pivots: some of the rows, and how the others are made of them; a higher rank in the same bytes. "
-            "factors: two thin matrices.",
+            "Matrix decomposition",
+            "pivots: interpolative, some of the rows and the coefficients that make the others of them; a higher rank "
+            "in the same bytes. factors: two thin matrices.",
             widget="choice",
         )
         convolutions: Literal["tucker", "spatial", "matrix"] = setting(
             "tucker",
-            "Convolutions become",
-            "tucker: 1 x 1, a smaller core, 1 x 1. spatial: a column, then a row. matrix: filters are the rows of a "
-            "matrix. 1 x 1 convolutions are matrices in any case.",
+            "Convolution decomposition",
+            "tucker: 1 x 1, a smaller core, 1 x 1. spatial: a vertical, then a horizontal filter. matrix: filters are "
+            "the rows of a matrix. 1 x 1 convolutions are matrices in any case.",
             widget="choice",
         )
         samples: int = setting(

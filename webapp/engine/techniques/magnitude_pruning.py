@@ -28,7 +28,7 @@ class MagnitudePruning(PruningWithoutData):
     class Settings(PruningSettings):
         scope: Literal["layer", "row", "global"] = setting(
             "layer",
-            "Compared within",
+            "Scope",
             "layer: every layer loses the same share. row: every output of every layer does. "
             "global: the smallest weights of all chosen layers go, wherever they are.",
             widget="choice",

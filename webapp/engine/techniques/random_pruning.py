@@ -21,7 +21,7 @@ class RandomPruning(PruningWithoutData):
     title = "Random pruning"
     family = "Pruning"
     summary = (
-        "Removes weights by chance, as a baseline for the others; at the same ratio it costs far more accuracy than "
+        "Removes weights at random, as a baseline for the others; at the same ratio it costs far more accuracy than "
         "magnitude does."
     )
     paper = "https://arxiv.org/abs/2003.03033"

@@ -24,21 +24,22 @@ class RoundingSettings(BaseSettings):
     bits: Literal[8, 6, 5, 4, 3, 2] = setting(4, "Bits", "Bits of each stored code.", unit="bits", widget="choice")
     bits_by_layer: str = setting(
         "",
-        "Other bits for some layers",
+        "Bits by layer",
         "Patterns of layers with their bits, such as: *.down_proj=4, lm_head=8. Where several match, the last counts.",
         max_length=2000,
     )
     numbers: Numbers = setting(
         "int",
-        "Numbers",
-        "int: evenly spaced. normal: spaced as a normal distribution is dense (NormalFloat; NF4 at 4 bits). "
-        "fitted: a table of levels for each layer, chosen for the least error.",
+        "Number format",
+        "int: integers, evenly spaced. normal: NormalFloat, spaced as a normal distribution is dense (NF4 at 4 bits). "
+        "fitted: a codebook of levels for each layer, chosen for the least error.",
         widget="choice",
     )
     granularity: Literal["channel", "group"] = setting(
         "group",
-        "A scale for each",
-        "channel: one scale for each row of the matrix. group: one for each run of inputs; finer, and a little larger.",
+        "Scale granularity",
+        "channel: one scale for each output channel (row of the matrix). group: one for each group of consecutive "
+        "inputs; finer, and a little larger.",
         widget="choice",
     )
     group_size: int = setting(
@@ -53,15 +54,15 @@ class RoundingSettings(BaseSettings):
     symmetric: bool = setting(
         True,
         "Symmetric",
-        "On: zero lies in the middle. Off: each scale has a zero point too, for weights that lean to one side.",
+        "On: the range is centred on zero. Off: each scale has a zero point too, for weights mostly of one sign.",
         widget="switch",
         show_when={"numbers": "int"},
     )
     scale: Literal["search", "range"] = setting(
         "search",
-        "Scale by",
-        "search: the scale that leaves the least error, though it cuts off a few large weights. range: the scale that "
-        "reaches every weight, which is quicker. At 8 bits nothing is gained by cutting off, and it is the range.",
+        "Scale selection",
+        "search: the scale with the least squared error, which clips a few large weights. range: the scale that "
+        "reaches every weight (min-max), which is quicker. At 8 bits clipping gains nothing, and the range is used.",
         widget="choice",
     )
 

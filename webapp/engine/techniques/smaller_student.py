@@ -29,8 +29,8 @@ class SmallerStudent(Technique):
     title = "Smaller student"
     family = "Training"
     summary = (
-        "Makes a student of fewer blocks and narrower layers, begun from the model's own weights or afresh; "
-        "it answers badly until the distillation that has to follow."
+        "Makes a student of fewer blocks and narrower layers, initialized from the model's own weights or at random; "
+        "its accuracy is poor until the distillation that has to follow."
     )
     paper = "https://arxiv.org/abs/1910.01108"
     needs = frozenset({"architecture"})
@@ -66,7 +66,7 @@ class SmallerStudent(Technique):
         )
         initialise: Literal["teacher", "random"] = setting(
             "teacher",
-            "Begin from",
+            "Initialization",
             "teacher: what stays keeps the model's weights, which learns faster. random: all weights are drawn afresh.",
             widget="choice",
         )

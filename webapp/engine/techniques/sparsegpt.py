@@ -31,9 +31,9 @@ class SparseGPT(CalibratedPruning):
     class Settings(CalibratedPruningSettings):
         rounds: int = setting(
             10,
-            "Rounds of exchange",
-            "After the paper's one pass over the columns, rounds in which removed and kept weights change places "
-            "(ADMM, arXiv 2406.07831). 0: the paper's alone, quicker and less accurate.",
+            "ADMM rounds",
+            "After the paper's one pass over the columns, rounds in which removed and kept weights are exchanged "
+            "(arXiv 2406.07831). 0: the paper's alone, quicker and less accurate.",
             ge=0,
             le=100,
         )

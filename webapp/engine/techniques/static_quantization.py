@@ -36,14 +36,14 @@ class StaticQuantization(IntegerProducts):
     class Settings(IntegerSettings):
         method: Method = setting(
             "minmax",
-            "Range by",
+            "Calibration method",
             "minmax: from the least to the largest value that was seen. percentile: all but the rarest. entropy: "
-            "where the rounded values tell most of the distribution. error: where rounding and cutting off cost least.",
+            "where the rounded distribution diverges least (KL). error: where rounding and clipping cost least (MSE).",
             widget="choice",
         )
         percentile: float = setting(
             99.999,
-            "Share within",
+            "Percentile",
             "Values that lie within the range.",
             unit="%",
             step=0.001,
@@ -53,7 +53,7 @@ class StaticQuantization(IntegerProducts):
         )
         bias_correction: bool = setting(
             True,
-            "Correct the bias",
+            "Bias correction",
             "Moves each layer's bias by what rounding changes its mean output.",
             widget="switch",
         )

@@ -47,7 +47,7 @@ class StructuredPruning(Technique):
         )
         cut: Literal["neurons", "heads", "both"] = setting(
             "neurons",
-            "Cut",
+            "Removed units",
             "neurons: channels of convolutions and neurons between layers. heads: attention heads, key-value groups "
             "with their query heads. both: each by the ratio.",
             widget="choice",
@@ -56,13 +56,13 @@ class StructuredPruning(Technique):
             "l2",
             "Importance",
             "l1, l2: norms of the weights. batch_norm: its scale. With calibration data: taylor (loss by gradients), "
-            "activation (what is carried, times the weights that read it), reconstruction (the output error that is "
-            "left after the other channels took over: the best, as a rule).",
+            "activation (the channel's activations times the weights that read them), reconstruction (the output error "
+            "that is left after the other channels compensate: usually the best).",
             widget="choice",
         )
         scope: Literal["uniform", "global"] = setting(
             "uniform",
-            "Compared within",
+            "Scope",
             "uniform: every group loses the same share. global: the least important channels of all groups go "
             "(not in transformers' models, whose config has one width for all blocks).",
             widget="choice",

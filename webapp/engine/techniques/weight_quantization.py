@@ -27,9 +27,9 @@ class WeightQuantization(Rounding, LayerByLayer):
         bits: Literal[8, 6, 5, 4, 3, 2] = setting(8, "Bits", "Bits of each stored code.", unit="bits", widget="choice")
         granularity: Literal["channel", "group"] = setting(
             "channel",
-            "A scale for each",
-            "channel: one scale for each row of the matrix. "
-            "group: one for each run of inputs; finer, and a little larger.",
+            "Scale granularity",
+            "channel: one scale for each output channel (row of the matrix). group: one for each group of consecutive "
+            "inputs; finer, and a little larger.",
             widget="choice",
         )
 

@@ -68,7 +68,7 @@ class TrainingSettings(Settings):
         le=65_536,
     )
     accumulate: int = setting(
-        1, "Batches per step", "Gradients of so many batches are added up before the weights change.", ge=1, le=1024
+        1, "Gradient accumulation", "Batches whose gradients are added up before the weights change.", ge=1, le=1024
     )
     weight_decay: float = setting(
         0.01, "Weight decay", "Pull of matrices towards zero; biases and norms have none.", step=0.01, ge=0.0, le=1.0
@@ -79,7 +79,7 @@ class TrainingSettings(Settings):
     validation: float = setting(
         0.1,
         "Validation share",
-        "Share of the training samples that are held back to judge the training by: the best weights are kept, which "
+        "Share of the training samples that are held out to validate on: the best weights are kept, which "
         "may be those from before it. 0: none are, and the last weights are kept.",
         widget="slider",
         ge=0.0,
@@ -104,7 +104,7 @@ class TrainingSettings(Settings):
     )
     train_scales: bool = setting(
         True,
-        "Train scales of integers",
+        "Train quantization scales",
         "On: the scales of quantized weights are learned as well as the integers.",
         widget="switch",
     )

@@ -33,7 +33,7 @@ def get_artifact(id: str, name: str) -> Response:
 @endpoint(
     "GET",
     "/runs/<id>/packages",
-    "What can be taken away to run elsewhere",
+    "Deployment packages that the run can be downloaded as",
     answer=schemas.PackagesAnswer,
     errors=(404,),
 )
