@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request, url_for
 
 from .icons import icon
 from .units import byte_text
+
+if TYPE_CHECKING:
+    from .engine.formats import Accepted
 
 STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
     "inspecting": ("Inspecting", "search", "active"),
@@ -39,7 +44,7 @@ def init_display(app: Flask) -> None:
         when=when_text,
     )
     app.after_request(keep_versioned_assets)
-    app.jinja_env.globals.update(icon=icon, state_looks=STATE_LOOKS, asset=asset)
+    app.jinja_env.globals.update(icon=icon, state_looks=STATE_LOOKS, asset=asset, suffixes=suffixes)
 
 
 def count_text(value: float) -> str:
@@ -84,6 +89,11 @@ def when_text(moment: datetime, now: datetime | None = None) -> str:
     if seconds < 86400:
         return f"{int(seconds // 3600)} h ago"
     return f"{moment:%-d %b %Y}"
+
+
+def suffixes(accepted: Iterable[Accepted]) -> list[str]:
+    """How the files end that can be uploaded, each once."""
+    return list(dict.fromkeys(suffix for one in accepted for suffix in one.suffixes))
 
 
 def asset(name: str) -> str:

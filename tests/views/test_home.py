@@ -1,5 +1,7 @@
 from tests.views.page import Page
 from tests.views.seeded import seed_checkpoint, seed_dataset
+from webapp.engine.dataset_uploads import READ
+from webapp.engine.formats import FORMATS
 
 
 def test_without_a_checkpoint_the_way_is_to_upload_one(client):
@@ -12,6 +14,17 @@ def test_a_sample_is_one_click_from_a_run(client, session):
     page = Page(client.get("/").text)
     assert "Try it with the sample" in page.text
     assert page.of("a", href=f"/runs/new?checkpoint={checkpoint.id}&dataset={dataset.id}")
+
+
+def test_every_format_is_named_on_the_first_page_and_where_files_are_chosen(client):
+    home, upload = client.get("/").text, client.get("/checkpoints/new").text
+    for one in (format_.accepts for format_ in FORMATS):
+        assert one.title in upload
+        assert one.sentence in Page(upload).text
+        assert all(suffix in home for suffix in one.suffixes)
+    for address, declared in (("/checkpoints/new", [f.accepts for f in FORMATS]), ("/datasets/new", READ)):
+        (chosen,) = Page(client.get(address).text).of("input", type="file")
+        assert set(chosen["accept"].split(",")) == {suffix for one in declared for suffix in one.suffixes}
 
 
 def test_the_latest_runs_are_listed(client, run):

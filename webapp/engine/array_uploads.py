@@ -12,10 +12,16 @@ import torch
 
 from .datasets import Arrays
 from .errors import DatasetRefused
+from .formats import Accepted
 from .formats.archive import damage_named, members
 
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
 LABEL_LIMIT = 100_000
+ACCEPTS = Accepted(
+    (".npz",),
+    "NumPy arrays",
+    "x, with y as labels; x_train and y_train beside x_test and y_test keep their own split.",
+)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 

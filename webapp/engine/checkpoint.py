@@ -20,7 +20,7 @@ from .architectures import architecture, layers_from_tensors, layers_of, recogni
 from .architectures.transformers_family import Transformers, why_not
 from .errors import CheckpointRefused
 from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
-from .formats import FORMATS, Opened
+from .formats import FORMATS, Opened, one_of
 from .formats.huggingface import FROM_KERAS
 from .formats.quantized import dequantize_asked
 from .preprocessor_config import told_preprocessing
@@ -46,10 +46,6 @@ FOREIGN = (  # (offset, bytes) -> what it is
 )
 STACKED_WORTH_SAYING = 0.05  # of all parameters
 TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
-ACCEPTED = (
-    ".safetensors, a .pt/.pth/.bin state dict, an exported program (.pt2), "
-    "a zip of a Hugging Face folder, ONNX, or GGUF"
-)
 
 
 def inspect_checkpoint(
@@ -102,7 +98,8 @@ def _unknown(head: bytes, filename: str) -> str:
             return f"{filename} is {sentence}"
     if filename.endswith(".safetensors"):
         return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
-    return f"{filename} is of no format that Pare knows (it begins with {head[:8]!r}); upload {ACCEPTED}"
+    known = one_of(format_.accepts for format_ in FORMATS)
+    return f"{filename} is of no format that Pare knows (it begins with {head[:8]!r}); upload {known}"
 
 
 def _name_bare_layer(opened: Opened) -> None:

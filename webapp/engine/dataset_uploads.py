@@ -10,23 +10,22 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from . import array_uploads, image_uploads, parquet_uploads
 from .array_uploads import read_arrays
 from .dataset_halves import apart, divided, joined, kind_of, write_half
 from .dataset_samples import samples_of
 from .datasets import Arrays, Half, Text
 from .errors import DatasetRefused
 from .facts import DatasetFacts
+from .formats import one_of
 from .formats.archive import members
 from .image_uploads import MOST_FILES, read_images
 from .parquet_uploads import read_parquet
 from .progress import Report
-from .text_uploads import read_rows, read_text
+from .text_uploads import PROSE, QUESTIONS, ROWS, read_rows, read_text
 
 Split = Literal["auto", "all"]
-ACCEPTED = (
-    "an .npz with x and y, a zip of pictures by class folder, a .txt, a .csv or .jsonl with text and label, "
-    "a .jsonl of questions with choices, or a .parquet of any of these"
-)
+READ = (array_uploads.ACCEPTS, image_uploads.ACCEPTS, PROSE, ROWS, QUESTIONS, parquet_uploads.ACCEPTS)
 PARQUET = b"PAR1"
 FOREIGN = (
     (b"\x93NUMPY", "a single NumPy array; save it with np.savez(path, x=..., y=...)"),
@@ -87,12 +86,12 @@ def _read(
         if head.startswith(magic):
             raise DatasetRefused(f"{filename} is {sentence}")
     suffix = Path(filename).suffix.lower()
-    if suffix in (".txt", ".md"):
+    if suffix in PROSE.suffixes:
         return Text(read_text(upload, filename)), None, None
-    if suffix in (".csv", ".tsv", ".jsonl", ".ndjson"):
+    if suffix in ROWS.suffixes:
         rows, labels = read_rows(upload, filename, notes)
         return rows, None, labels
-    raise DatasetRefused(f"{filename} is of no format that Pare knows; upload {ACCEPTED}")
+    raise DatasetRefused(f"{filename} is of no format that Pare knows; upload {one_of(READ)}")
 
 
 __all__ = ["inspect_dataset"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .errors import DatasetRefused
+from .formats import Accepted
 from .formats.archive import damage_named, members
 from .images import Images
 from .pictures import MOST_BYTES, SUFFIXES, PictureBomb, PictureUnread, decoded
@@ -19,6 +20,11 @@ from .text_uploads import numbered
 MOST_FILES = 100_000
 TRAINING_NAMES = ("train", "training")
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
+ACCEPTS = Accepted(
+    (".zip",),
+    "Pictures",
+    "A folder for each class, for classification; train/ and test/ or val/ above the folders keep their own split.",
+)
 HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 

@@ -18,6 +18,7 @@ import torch
 
 from .datasets import Arrays, Half, LabelledText, Text
 from .errors import DatasetRefused
+from .formats import Accepted
 from .image_uploads import mixed, note_unread, pixel_digest
 from .images import Images
 from .parquet_columns import Columns, choose
@@ -26,6 +27,7 @@ from .progress import Report
 from .question_uploads import read_questions
 from .text_uploads import labelled, numbered
 
+ACCEPTS = Accepted((".parquet",), "Parquet", "Any of these as columns; pictures as {bytes, path}.")
 ROWS_AT_ONCE = 1000
 MOST_ROWS = 10_000_000
 MOST_BYTES = 4 * 2**30  # of what is read, decoded

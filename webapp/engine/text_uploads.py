@@ -11,11 +11,19 @@ from typing import Any
 
 from .datasets import LabelledText
 from .errors import DatasetRefused
+from .formats import Accepted
 from .question_uploads import holds_questions, read_questions
 from .questions import Questions
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "document", "input")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment")
+PROSE = Accepted((".txt", ".md"), "Plain text", "UTF-8, for language models.")
+ROWS = Accepted((".csv", ".tsv", ".jsonl", ".ndjson"), "Labelled text", "Columns or keys named text and label.")
+QUESTIONS = Accepted(
+    (".jsonl", ".ndjson"),
+    "Multiple-choice questions",
+    "question or context, choices and answer, for language models.",
+)
 SIZE_LIMIT_BYTES = 2**30
 FIELD_LIMIT = 10_000_000  # characters of one text
 

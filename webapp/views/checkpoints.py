@@ -11,6 +11,7 @@ from .. import charts
 from ..database import db
 from ..deletion import delete_checkpoint
 from ..engine.facts import CheckpointFacts
+from ..engine.formats import FORMATS, Accepted
 from ..services import services
 from ..store.models import Checkpoint, Run, UploadState
 
@@ -24,12 +25,14 @@ def index() -> str:
         select(Checkpoint, runs).options(defer(Checkpoint.files)).order_by(Checkpoint.created_at.desc(), Checkpoint.id)
     ).all()
     shown = [(checkpoint, summary(checkpoint), count) for checkpoint, count in rows]
-    return render_template("checkpoints/index.html", rows=shown)
+    return render_template("checkpoints/index.html", rows=shown, accepted=accepted())
 
 
 @blueprint.get("/new")
 def new() -> str:
-    return render_template("checkpoints/new.html", limit_bytes=services().settings.max_upload_bytes)
+    return render_template(
+        "checkpoints/new.html", accepted=accepted(), limit_bytes=services().settings.max_upload_bytes
+    )
 
 
 @blueprint.get("/<id>")
@@ -56,6 +59,11 @@ def delete(id: str) -> ResponseReturnValue:
     delete_checkpoint(db.session, checkpoint)
     flash(f"{checkpoint.name} was deleted.")
     return redirect(url_for("checkpoints.index"))
+
+
+def accepted() -> list[Accepted]:
+    """What can be uploaded, as the importers declare it."""
+    return [format_.accepts for format_ in FORMATS]
 
 
 def summary(checkpoint: Checkpoint) -> dict[str, object]:

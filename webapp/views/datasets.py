@@ -8,6 +8,7 @@ from sqlalchemy import func, or_, select
 
 from ..database import db
 from ..deletion import delete_dataset
+from ..engine.dataset_uploads import READ
 from ..engine.facts import DatasetFacts
 from ..previews import thumbnails
 from ..services import services
@@ -34,7 +35,7 @@ def index() -> str:
 
 @blueprint.get("/new")
 def new() -> str:
-    return render_template("datasets/new.html", limit_bytes=services().settings.max_upload_bytes)
+    return render_template("datasets/new.html", accepted=READ, limit_bytes=services().settings.max_upload_bytes)
 
 
 @blueprint.get("/<id>")

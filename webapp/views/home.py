@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from ..database import db
 from ..fitting import first_choice
 from ..store.models import Checkpoint, Dataset, Run, UploadState
+from .checkpoints import accepted
 
 blueprint = Blueprint("home", __name__)
 
@@ -23,6 +24,7 @@ def index() -> str:
         run_count=db.session.scalar(select(func.count()).select_from(Run)),
         checkpoint_count=db.session.scalar(select(func.count()).select_from(Checkpoint)),
         sample=sample(),
+        accepted=accepted(),
     )
 
 

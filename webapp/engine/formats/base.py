@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,21 @@ from typing import Any, ClassVar
 from ..facts import LayerFacts
 from ..progress import Report
 from ..safetensors_file import LazyTensor
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What pages say of a kind of file: how such files end, what it is called, and a sentence on what it must hold."""
+
+    suffixes: tuple[str, ...]
+    title: str
+    sentence: str
+
+
+def one_of(accepted: Iterable[Accepted]) -> str:
+    """ "GGUF (.gguf), ONNX (.onnx, .zip) or Text (.txt)", for the refusal of what is none of them."""
+    *most, last = (f"{one.title} ({', '.join(one.suffixes)})" for one in accepted)
+    return f"{', '.join(most)} or {last}"
 
 
 @dataclass
@@ -31,6 +47,7 @@ class Format(ABC):
     """One format."""
 
     name: ClassVar[str]  # CheckpointFacts.format
+    accepts: ClassVar[Accepted]
 
     @classmethod
     @abstractmethod

@@ -13,7 +13,7 @@ from ..programs.serialized import NotRun
 from ..progress import Report
 from ..safetensors_file import LazyTensor
 from .archive import DAMAGED
-from .base import Format, Opened
+from .base import Accepted, Format, Opened
 from .program_archive import SAVE_AGAIN, opened_archive
 from .running_program import opened_program
 
@@ -22,6 +22,11 @@ LEGACY = "serialized_exported_program.json"  # of torch 2.7 and before
 
 class ExportedProgram(Format):
     name: ClassVar[str] = "exported_program"
+    accepts = Accepted(
+        (".pt2",),
+        "Exported program",
+        "A whole module of any architecture, as torch.export.save() writes it.",
+    )
 
     @classmethod
     def recognises(cls, upload: Path, head: bytes) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import CheckpointRefused
 from ..progress import Report
 from ..safetensors_file import LazyTensor
-from .base import Format, Opened
+from .base import Accepted, Format, Opened
 
 TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -45,6 +45,11 @@ UNQUANTIZED = ("F64", "F32", "F16", "BF16")
 
 class Gguf(Format):
     name: ClassVar[str] = "gguf"
+    accepts = Accepted(
+        (".gguf",),
+        "GGUF",
+        "A language model as llama.cpp reads it, of the LLaMA type; quantized weights become floats again.",
+    )
 
     @classmethod
     def recognises(cls, upload: Path, head: bytes) -> bool:

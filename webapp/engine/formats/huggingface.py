@@ -13,7 +13,7 @@ from ..errors import CheckpointRefused
 from ..progress import Report
 from ..safetensors_file import lazy_tensors
 from .archive import extract, members, read_member
-from .base import Format, Opened
+from .base import Accepted, Format, Opened
 from .huggingface_names import conform
 from .quantized import dequantize
 from .state_dict import open_state_dict
@@ -47,6 +47,11 @@ KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "*.bin"))
 
 class HuggingFace(Format):
     name: ClassVar[str] = "huggingface"
+    accepts = Accepted(
+        (".zip",),
+        "Hugging Face folder",
+        "A zip of config.json, the weights in one file or in shards, and the tokenizer.",
+    )
 
     @classmethod
     def recognises(cls, upload: Path, head: bytes) -> bool:

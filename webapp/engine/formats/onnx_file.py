@@ -19,7 +19,7 @@ from ..programs.serialized import NotRun
 from ..progress import Report
 from ..safetensors_file import LazyTensor
 from .archive import DAMAGED, extract, members
-from .base import Format, Opened
+from .base import Accepted, Format, Opened
 from .onnx_tensors import ELEMENTS, constant_tensor, lazy_tensor
 from .running_program import opened_program
 
@@ -32,6 +32,11 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 class Onnx(Format):
     name: ClassVar[str] = "onnx"
+    accepts = Accepted(
+        (".onnx", ".zip"),
+        "ONNX",
+        "A graph with its weights; with external data, a zip of all its files.",
+    )
 
     @classmethod
     def recognises(cls, upload: Path, head: bytes) -> bool:

@@ -11,11 +11,16 @@ from typing import ClassVar
 from ..errors import CheckpointRefused
 from ..progress import Report
 from ..safetensors_file import HEADER_LIMIT_BYTES, lazy_tensors, read_header
-from .base import Format, Opened
+from .base import Accepted, Format, Opened
 
 
 class Safetensors(Format):
     name: ClassVar[str] = "safetensors"
+    accepts = Accepted(
+        (".safetensors",),
+        "safetensors",
+        "Any tensors. Those of a known architecture become a model that runs; others are weights only.",
+    )
 
     @classmethod
     def recognises(cls, upload: Path, head: bytes) -> bool:

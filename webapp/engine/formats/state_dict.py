@@ -23,7 +23,7 @@ from ..progress import Report
 from ..safetensors_file import NAMES, LazyTensor, dtype_name
 from .archive import DAMAGED as DAMAGED_ZIP
 from .archive import members, read_member
-from .base import Format, Opened
+from .base import Accepted, Format, Opened
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 NOT_THE_MODEL = re.compile(r"optim|sched|scaler|ema|callback|loop|hyper|grad|rng", re.IGNORECASE)
@@ -48,6 +48,11 @@ HOW_TO_SAVE = "save the state dict instead: torch.save(model.state_dict(), path)
 
 class StateDict(Format):
     name: ClassVar[str] = "state_dict"
+    accepts = Accepted(
+        (".pt", ".pth", ".bin", ".ckpt"),
+        "PyTorch state dict",
+        "As torch.save(model.state_dict()) writes it, or a training checkpoint with one. Not a whole pickled module.",
+    )
 
     @classmethod
     def recognises(cls, upload: Path, head: bytes) -> bool:
