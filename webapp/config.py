@@ -98,6 +98,16 @@ class Settings:
         "80 % of the memory of the machine or its control group",
         lambda s: memory_bytes() * 8 // 10,
     )
+    inspection_memory_bytes: int = setting(
+        "The memory that the inspection of an upload may allocate beside sixteen times its size (unpacked), "
+        "in bytes; never more than run_memory_limit_bytes.",
+        2_000_000_000,
+    )
+    inspection_seconds: float = setting(
+        "How long the inspection of an upload may take, in seconds; it gets one more for every megabyte of the upload.",
+        120.0,
+    )
+    inspections_at_once: int = setting("How many uploads a worker inspects at once.", 2)
     workers: int = setting("How many worker processes `pare serve` starts; each does one run at a time.", 1)
     threads_per_child: int = setting(
         "How many threads one compressing process computes with.",

@@ -72,7 +72,23 @@ def test_a_refused_upload_says_why_and_leaves_nothing(bench):
     assert checkpoint.state is dataset.state is UploadState.REFUSED
     assert checkpoint.reason["message"] == "It holds a foreign global."
     assert dataset.reason["code"] == "child_died"
+    assert dataset.reason["message"].startswith("The process that read bad.npz did not survive it")
     bench.until(lambda: not bench.files._fs.find(bench.files._root))
+
+
+def test_inspections_have_a_limit_of_time_and_run_two_at_once(tmp_path):
+    bench = Bench(tmp_path, "tests.jobs.scripted_worker", inspection_seconds="2")
+    try:
+        bench.start_worker()
+        endless = bench.upload("checkpoint", "endless.pt", bench.script(["wait_for", str(tmp_path / "never")]))
+        quick = bench.upload("dataset", "quick.npz", bench.script())
+        assert bench.inspected(Dataset, quick).state is UploadState.READY
+        reason = bench.inspected(Checkpoint, endless).reason
+        assert reason["code"] == "inspection_too_long"
+        assert "Reading endless.pt took longer than the 2 seconds" in reason["message"]
+        assert bench.children() == []
+    finally:
+        bench.close()
 
 
 def test_a_stage_that_fails_fails_the_run_and_the_worker_lives_on(bench):

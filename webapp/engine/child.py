@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DiskFull, OutOfMemory, PareError
+from .memory import is_want_of_memory
 
 DONE, FAILED = 0, 3
 
@@ -26,12 +27,11 @@ def preload() -> None:
     import transformers.modeling_utils
     from transformers.models.auto import modeling_auto, tokenization_auto
 
-    from . import checkpoint, dataset_uploads, stages
+    from . import inspection, stages
 
     assert transformers
     assert modeling_auto, tokenization_auto
-    assert checkpoint
-    assert dataset_uploads
+    assert inspection
     assert stages
 
 
@@ -78,8 +78,7 @@ def main(job_file: str) -> int:
 
 def _known(error: Exception) -> PareError | None:
     """The sentence for a machine that is out of memory or disk; None for what nobody foresaw."""
-    said = str(error)
-    if isinstance(error, MemoryError) or "can't allocate memory" in said or "not enough memory" in said:
+    if is_want_of_memory(error):
         return OutOfMemory(
             "The process ran out of memory. Give it more (setting run_memory_limit_bytes), or a smaller model."
         )
@@ -90,26 +89,16 @@ def _known(error: Exception) -> PareError | None:
 
 def _work(job: dict[str, Any], lines: Lines) -> Any:
     """The task's facts. The imports are here because they take seconds, and the watch on stdin should not wait."""
-    task, output = job.pop("task"), Path(job["output"])
-    if task == "inspect_checkpoint":
-        from .checkpoint import inspect_checkpoint
-        from .formats.archive import most_unpacked_bytes
+    task, output = job["task"], Path(job["output"])
+    if task.startswith("inspect_"):
+        from .inspection import inspected
 
-        most_unpacked_bytes.set(job.get("max_unpacked_bytes"))
-        upload, asked = Path(job["upload"]), bool(job.get("dequantize"))
-        return inspect_checkpoint(upload, job["filename"], output, lines, asked).model_dump(mode="json")
-    if task == "inspect_dataset":
-        from .dataset_uploads import inspect_dataset
-        from .formats.archive import most_unpacked_bytes
-
-        most_unpacked_bytes.set(job.get("max_unpacked_bytes"))
-        upload, split = Path(job["upload"]), job["split"]
-        return inspect_dataset(upload, job["filename"], split, output, lines).model_dump(mode="json")
+        return inspected(job, output, lines, _limit_memory)
     import torch
 
     from .stages import StageJob, run_stage
 
-    stage = StageJob.model_validate(job)
+    stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})
     torch.manual_seed(stage.run.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     return run_stage(stage, lines)
@@ -122,8 +111,11 @@ def _leave_with_the_worker() -> None:
 
 
 def _limit_memory(limit_bytes: int | None) -> None:
+    """At most; a limit that is lower already stays."""
     if limit_bytes:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+        _, now = resource.getrlimit(resource.RLIMIT_DATA)
+        most = limit_bytes if now == resource.RLIM_INFINITY else min(limit_bytes, now)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system: the allocator would keep what tensors of many sizes leave between them."""
+"""Memory: freed memory goes back to the system, and the errors of those that got none are known."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
+WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc", "out of memory")
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Of Python, NumPy and torch; also where another error came of one."""
+    said = str(error).lower()
+    wanting = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in said for w in WORDS))
+    return wanting or (error.__cause__ is not None and is_want_of_memory(error.__cause__))
+
 
 def give_back() -> None:
-    """Where the C library is glibc; elsewhere nothing. Takes milliseconds, so it is for the end of a piece of work."""
+    """Where the C library is glibc; elsewhere nothing. Takes milliseconds, so it is for the end of a piece of work.
+
+    The allocator would keep what tensors of many sizes leave between them.
+    """
     if (trim := _trim()) is not None:
         trim(0)
 

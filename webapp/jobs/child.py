@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from webapp.engine.errors import OutOfMemory
+from webapp.engine.memory import WORDS
 from webapp.jobs.errors import ChildDied, ChildFailed, Stopped
 from webapp.jobs.forks import Forks
 from webapp.jobs.lines import LineReader
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 ENGINE_CHILD = "webapp.engine.child"
 LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
-MEMORY_WORDS = ("memoryerror", "bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory")
+MEMORY_WORDS = (*WORDS, "memoryerror", "memory allocation of")  # the last is what Rust says
 
 
 class Point(NamedTuple):

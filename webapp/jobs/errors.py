@@ -34,6 +34,13 @@ class ChildDied(PareError):
     status = 500
 
 
+class InspectionTooLong(PareError):
+    """The inspection of an upload took longer than it may."""
+
+    code = "inspection_too_long"
+    status = 422
+
+
 class PortTaken(PareError):
     """Another program listens where Pare was to be served."""
 

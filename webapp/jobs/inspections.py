@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from webapp.engine.errors import PareError
+from webapp.engine.errors import OutOfMemory, PareError
 from webapp.jobs.child import Point
-from webapp.jobs.errors import Stopped
+from webapp.jobs.errors import ChildDied, InspectionTooLong, Stopped
 from webapp.jobs.job_files import inspection_job
 from webapp.jobs.queues import Kind
 from webapp.jobs.workplace import Workplace
@@ -21,6 +22,8 @@ from webapp.store.errors import StoreError
 from webapp.store.models import Checkpoint, Dataset, UploadState
 
 log = logging.getLogger(__name__)
+
+BYTES_PER_SECOND = 1_000_000  # beside the setting: a tenth of what a slow disk does
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,30 @@ class InspectionWork:
         try:
             with self.place.folder_for(f"{self.kind}-{self.id}") as folder:
                 job = inspection_job(self.place, row, folder)
-                facts = self.place.children.run(job, folder, _tell_nobody, self.unwanted)
+                seconds = self.place.settings.inspection_seconds + row.size_bytes / BYTES_PER_SECOND
+                until = time.monotonic() + seconds
+
+                def unwanted() -> bool:
+                    if time.monotonic() > until:
+                        raise InspectionTooLong(
+                            f"Reading {row.filename} took longer than the {seconds:.0f} seconds that an upload of its "
+                            "size may take (setting inspection_seconds). If it is what it should be, raise that, or "
+                            "upload a smaller one."
+                        )
+                    return self.unwanted()
+
+                facts = self.place.children.run(job, folder, _tell_nobody, unwanted)
                 files = self.place.files.put_folder(folder / "output")
             self._record(UploadState.READY, files, facts, None)
         except Stopped:
             log.info("The %s %s was deleted while it was inspected", self.kind, self.id)
+        except OutOfMemory as error:
+            told = f"Reading {row.filename} took more memory than there is. Upload a smaller one, or give Pare more."
+            self.refuse(error.as_dict() | {"message": told})
+        except ChildDied as error:
+            log.error("The inspection of the %s %s: %s", self.kind, self.id, error)
+            told = f"The process that read {row.filename} did not survive it: it is damaged, or was made to do that."
+            self.refuse(error.as_dict() | {"message": f"{told} Write it again; the worker's log says more."})
         except (PareError, StoreError) as error:
             self.refuse(error.as_dict())
 

@@ -66,6 +66,7 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
         "filename": row.filename,
         "output": str(folder / "output"),
         "memory_limit_bytes": place.settings.run_memory_limit_bytes,
+        "inspection_memory_bytes": place.settings.inspection_memory_bytes,
         "max_unpacked_bytes": place.settings.max_unpacked_bytes,
     }
     if isinstance(row, Dataset):

@@ -95,8 +95,8 @@ class Worker:
             }
         )
         DBOS.launch()
-        for queue in (RUNS, INSPECTIONS):
-            DBOS.register_queue(queue, worker_concurrency=1, polling_interval_sec=settings.queue_poll_seconds)
+        for queue, at_once in ((RUNS, 1), (INSPECTIONS, max(1, settings.inspections_at_once))):
+            DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=settings.queue_poll_seconds)
 
     def _leave(self, status: int) -> None:
         """Ends the process without a word to DBOS: what was in progress stays so, and is taken up again."""

@@ -23,6 +23,9 @@ CHUNK_BYTES = 2**20
 
 most_unpacked_bytes: ContextVar[int | None] = ContextVar("most_unpacked_bytes", default=None)  # whoever hosts Pare says
 
+DIRECTORY_LIMIT_BYTES = 64 * 2**20  # of an archive: names, 100,000 of which take a fifth
+END = struct.Struct("<4s4H2LH")  # of the directory: its size is the last but two
+
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError)
 
 Refuse = Callable[[str], PareError]
@@ -65,6 +68,31 @@ def members(
             f"Pare unpacks at most {RATIO_LIMIT} times the size"
         )
     return archive, found
+
+
+def unpacked_bytes(path: Path, filename: str, refuse: Refuse = CheckpointRefused) -> int:
+    """The bytes of a file, or of what it holds where it is a zip archive and that is more, as its directory says.
+
+    Raises `refuse` for a directory that would take minutes to read: all of it is read before anything else.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - END.size - 2**16))
+        tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < END.size:
+        return size
+    directory = END.unpack_from(tail, at)[-3]
+    if DIRECTORY_LIMIT_BYTES < directory < min(size, 2**32 - 1):
+        raise refuse(
+            f"{filename} is a zip archive whose directory takes {directory} bytes; at most {DIRECTORY_LIMIT_BYTES} are "
+            "read: put fewer files into it"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return max(size, sum(info.file_size for info in archive.infolist()))
+    except (*DAMAGED, OSError):
+        return size
 
 
 def extract(

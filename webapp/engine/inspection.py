@@ -1,0 +1,62 @@
+"""An inspection as the child process does it: the memory that it may take, and a sentence for what nobody foresaw."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import inspect_checkpoint
+from .dataset_uploads import inspect_dataset
+from .errors import CheckpointRefused, DatasetRefused, PareError
+from .formats.archive import Refuse, most_unpacked_bytes, unpacked_bytes
+from .memory import is_want_of_memory
+from .progress import Report
+
+log = logging.getLogger(__name__)
+
+TIMES_THE_UPLOAD = 16  # of memory: two bits become a float32, and a tensor is held while it is turned
+
+
+def inspected(
+    job: dict[str, Any], output: Path, report: Report, limit_memory: Callable[[int], None] = lambda limit_bytes: None
+) -> dict[str, Any]:
+    """The facts of the upload that the job names, as JSON; its files are in `output`.
+
+    `limit_memory` is told the bytes that this may allocate. Raises PareError, or OSError where the disk is full.
+    """
+    most_unpacked_bytes.set(job.get("max_unpacked_bytes"))
+    upload, filename = Path(job["upload"]), job["filename"]
+    refuse = DatasetRefused if job["task"] == "inspect_dataset" else CheckpointRefused
+    with _with_a_sentence(filename, refuse):
+        size = unpacked_bytes(upload, filename, refuse)
+        if beside := job.get("inspection_memory_bytes"):
+            limit_memory(beside + TIMES_THE_UPLOAD * size)
+        if job["task"] == "inspect_dataset":
+            return inspect_dataset(upload, filename, job["split"], output, report).model_dump(mode="json")
+        dequantize = bool(job.get("dequantize"))
+        return inspect_checkpoint(upload, filename, output, report, dequantize).model_dump(mode="json")
+
+
+@contextmanager
+def _with_a_sentence(filename: str, refuse: Refuse) -> Iterator[None]:
+    try:
+        yield
+    except PareError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        log.exception("The inspection of %s failed for a reason that nobody foresaw", filename)
+        if is_want_of_memory(error):
+            raise refuse(
+                f"{filename} asks for more memory than an inspection of its size may take "
+                "(setting inspection_memory_bytes); if it is what it should be, raise that, or upload a smaller one"
+            ) from error
+        raise refuse(
+            f"{filename} is not as its format says, in a way that Pare has no sentence for. Write it again with a "
+            "current version of what made it, or in another format; the log says more"
+        ) from error
