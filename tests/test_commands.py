@@ -49,6 +49,28 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
     assert [p.name for p in given.iterdir() if p.name.startswith(".pare")] == []
 
 
+def test_a_format_that_fails_leaves_the_others_in_the_folder(given, monkeypatch):
+    """TensorFlow is found and does not start: what a run cannot know before."""
+    monkeypatch.setattr("webapp.engine.exports.savedmodel.find_spec", lambda name: name)
+    monkeypatch.setenv("PYTHONPATH", str(given / "modules"))
+    (given / "modules/tensorflow").mkdir(parents=True)
+    (given / "modules/tensorflow/__init__.py").write_text("raise ImportError('no such instruction')")
+    wanted = ("--export", "savedmodel", "--export", "program", "--out", given / "out")
+    said = call("compress", given / "mlp.pt", "--quiet", "--recipe", given / "recipe.yaml", *wanted)
+    assert "exit 3" in said, said
+    assert "Not delivered: model.savedmodel.zip" in said
+    receipt = json.loads((given / "out/receipt.json").read_text())
+    assert [row["format"] for row in receipt["undelivered"]] == ["savedmodel"]
+    assert {"model.safetensors", "model.pt2"} < {path.name for path in (given / "out").iterdir()}
+    assert "checks passed" in call("verify", given / "out")
+
+
+def test_the_help_lists_the_formats():
+    said = " ".join(call("compress", "--help").split())
+    assert "compressed_tensors" in said
+    assert "gguf (GGUF)" in said
+
+
 def test_another_checkpoint_of_the_same_name_can_teach(given):
     torch.manual_seed(1)
     (given / "teacher").mkdir()

@@ -17,7 +17,7 @@ from .engine.architectures import class_names
 from .engine.facts import CheckpointFacts
 from .request_errors import Conflict, NotFound
 from .serving.errors import Unauthorized
-from .store.models import Artifact, Deployment, DeploymentState, Run, RunState, now
+from .store.models import Artifact, Deployment, DeploymentState, Run, now
 
 ENDING = ".onnx"
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
@@ -34,7 +34,7 @@ class DeploymentRequest(BaseModel):
 
 def deployable(run: Run) -> list[Artifact]:
     """The run's files that can be served."""
-    return [artifact for artifact in run.artifacts if artifact.name.endswith(ENDING)]
+    return [artifact for artifact in run.delivered if artifact.name.endswith(ENDING)]
 
 
 def create_deployment(session: Session, machine: str, asked: DeploymentRequest) -> tuple[Deployment, str]:
@@ -44,6 +44,9 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
         raise NotFound(f"There is no run {asked.run_id[:40]!r}. It may have been deleted.", "run_id")
     artifact = next((each for each in deployable(run) if each.name == asked.artifact), None)
     if artifact is None:
+        missing = next((row for row in run.undelivered if row["artifact"] == asked.artifact), None)
+        if missing is not None:
+            raise Conflict(f"{asked.artifact} was not delivered. {missing['reason']['message']}", "artifact")
         names = ", ".join(each.name for each in deployable(run))
         way = f"it has {names}" if names else "clone it with ONNX among its formats and deploy the clone"
         raise Conflict(f"The run {run.name} has no ONNX file {asked.artifact[:80]!r}; {way}.", "artifact")
@@ -136,7 +139,7 @@ def hashed(token: str) -> str:
 
 def tried(session: Session, machine: str, run: Run, side: Side) -> Deployment:
     """The model that the run's page tries, wanted running. Raises Conflict where the run has no ONNX file."""
-    if run.state != RunState.SUCCEEDED or not (files := deployable(run)):
+    if not (files := deployable(run)):
         raise Conflict(f"The run {run.name} has no ONNX file to try; clone it with ONNX among its formats.")
     artifact = files[0]
     stage = f"{'original' if side == 'original' else 'export'}-{artifact.format}"

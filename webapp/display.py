@@ -28,6 +28,7 @@ STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
     "cancelled": ("Cancelled", "slash-circle", "quiet"),
     "starting": ("Starting", "arrow-repeat", "active"),
     "stopped": ("Stopped", "stop-circle", "quiet"),
+    "skipped": ("Skipped", "dash-circle", "quiet"),
     "waiting": ("Waiting", "circle", "quiet"),
     "reused": ("Reused", "recycle", "good"),
 }

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from .engine.datasets import fit
 from .engine.errors import DatasetUnfit, RecipeInvalid
-from .engine.exports import check_exports
+from .engine.exports import check_exports, with_always
 from .engine.facts import CheckpointFacts, DatasetFacts
 from .engine.predict import check_recipe
 from .engine.preprocessing import preprocessing_of
@@ -21,7 +21,7 @@ from .engine.recipe import Recipe
 from .engine.techniques import needs_of, techniques
 from .engine.training.teaching import check_alike
 from .request_errors import Conflict, NotFound
-from .store.models import Checkpoint, Dataset, Run, RunState, UploadState
+from .store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
 
 class RunQueue(Protocol):
@@ -29,7 +29,7 @@ class RunQueue(Protocol):
 
     def enqueue_run(self, run_id: str) -> Any: ...
     def cancel_run(self, run_id: str) -> Any: ...
-    def retry_run(self, run_id: str) -> Any: ...
+    def retry_run(self, run_id: str, format: str | None = None) -> Any: ...
 
 
 class RunRequest(BaseModel):
@@ -42,7 +42,9 @@ class RunRequest(BaseModel):
     training_dataset_id: str | None = Field(None, description="Calibrates and trains, in place of the dataset's own.")
     teacher_checkpoint_id: str | None = Field(None, description="Teaches in distillation, in place of the original.")
     recipe: dict[str, Any] | str
-    exports: list[str] = Field(default_factory=lambda: ["safetensors"], min_length=1, max_length=8)
+    exports: list[str] = Field(
+        default_factory=list, max_length=8, description="Formats to write beside safetensors, which always is."
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     name: str | None = Field(None, max_length=200)
     preprocessing: dict[str, Any] | None = Field(
@@ -59,7 +61,7 @@ class RunChanges(BaseModel):
     training_dataset_id: str | None = None
     teacher_checkpoint_id: str | None = None
     recipe: dict[str, Any] | str | None = None
-    exports: list[str] | None = Field(None, min_length=1, max_length=8)
+    exports: list[str] | None = Field(None, max_length=8)
     seed: int | None = Field(None, ge=0, lt=2**31)
     name: str | None = Field(None, max_length=200)
     preprocessing: dict[str, Any] | None = None
@@ -100,7 +102,7 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
         teacher_checkpoint_id=teacher.id if teacher else None,
         forked_from_id=forked_from_id,
         recipe=with_versions(recipe).as_dict(),
-        exports=list(dict.fromkeys(asked.exports)),
+        exports=with_always(asked.exports),
         seed=asked.seed,
         preprocessing=prepared.model_dump(mode="json") if prepared else None,
     )
@@ -139,13 +141,29 @@ def cancel_run(session: Session, jobs: RunQueue, run: Run) -> None:
 
 
 def retry_run(session: Session, jobs: RunQueue, run: Run) -> None:
-    """Raises Conflict unless the run failed or was cancelled."""
-    if run.state not in (RunState.FAILED, RunState.CANCELLED):
+    """Of a run that succeeded without some formats, those. Raises Conflict where there is nothing to retry."""
+    if not RunState(run.state).final or (run.state == RunState.SUCCEEDED and not run.undelivered):
         raise Conflict(
-            f"The run {run.name} is {run.state}; only a failed or cancelled run can be retried. "
-            "Fork it to run it again."
+            f"The run {run.name} is {run.state}; only a failed or cancelled run can be retried, or a format that "
+            "failed. Fork it to run it again."
         )
     jobs.retry_run(run.id)
+    session.expire(run)
+
+
+def retry_artifact(session: Session, jobs: RunQueue, run: Run, name: str) -> None:
+    """Has one format that failed written and proven again; the others keep what they have.
+
+    Raises NotFound, or Conflict where the file is there or the run is under way.
+    """
+    artifact = next((artifact for artifact in run.artifacts if artifact.name == name), None)
+    if artifact is None:
+        raise NotFound(f"This run has no file {name[:80]!r}. Clone it with that format to have it written.")
+    if artifact.state is ArtifactState.SUCCEEDED:
+        raise Conflict(f"{name} was delivered; there is nothing to retry.")
+    if not RunState(run.state).final:
+        raise Conflict(f"The run {run.name} is {run.state}; retry {name} when it has ended.")
+    jobs.retry_run(run.id, artifact.format)
     session.expire(run)
 
 

@@ -237,3 +237,26 @@ def test_the_original_in_another_format_is_shared_by_every_recipe():
     keys = {stage_key("original-onnx", recipe, exports, 0, {}, "c", "d") for recipe in recipes}
     assert len(keys) == 1
     assert "original-onnx" in next(p.inputs for p in stages(recipes[0], exports) if p.name == "verify-onnx")
+
+
+def test_a_format_that_failed_is_named_with_its_reason(tmp_path, mlp):
+    bench = Bench(tmp_path, mlp)
+    bench.run(("cast", {}))
+    run = {"name": "A run", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}, "seed": 0, "options": {}}
+    files = {stage: {"model.safetensors": {"digest": "0", "size_bytes": 1}} for stage in bench.folders}
+    why = {"code": "artifact_unproven", "message": "model.onnx answered differently."}
+    concluded = conclude(run, bench.checkpoint, None, None, bench.facts, files, {"onnx": why})
+    row = {"artifact": "model.onnx", "format": "onnx", "title": "ONNX", "reason": why}
+    assert concluded["receipt"]["undelivered"] == [row]
+    assert "model.onnx" not in [artifact["name"] for artifact in concluded["receipt"]["artifacts"]]
+    assert concluded["artifacts"][-1] | {"state": "failed", "reason": why, "digest": None} == concluded["artifacts"][-1]
+    assert "Not delivered: model.onnx. model.onnx answered differently." in render_text(concluded["receipt"])
+
+
+def test_what_every_run_writes_comes_first_and_need_not_be_asked_for():
+    recipe = Recipe.read({"steps": [{"technique": "cast"}]})
+    assert stages(recipe, ["onnx"]) == stages(recipe, ["onnx", "safetensors"])
+    found = {plan.name: plan.format for plan in stages(recipe, ["onnx"])}
+    assert list(found)[2:4] == ["export-safetensors", "verify-safetensors"]
+    assert {name for name, form in found.items() if form == "onnx"} == {"original-onnx", "export-onnx", "verify-onnx"}
+    assert set(found.values()) == {None, "onnx"}

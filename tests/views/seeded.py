@@ -11,6 +11,7 @@ from tests.views.seeded_receipt import receipt
 from webapp.store.files import FileStore
 from webapp.store.models import (
     Artifact,
+    ArtifactState,
     Checkpoint,
     Dataset,
     LogLine,
@@ -160,3 +161,17 @@ def seed_run(
     session.add_all([artifact, stage, *(LogLine(run_id=run.id, text=f"line {n}") for n in range(3))])
     session.commit()
     return run
+
+
+def fail_format(session: Session, run: Run, reason: str) -> None:
+    """As a run whose ONNX file failed leaves it."""
+    why = {"code": "export_unfit", "message": reason}
+    session.add(Artifact(run_id=run.id, name="model.onnx", format="onnx", state=ArtifactState.FAILED, reason=why))
+    done = (StageState.SUCCEEDED, StageState.FAILED, StageState.SKIPPED)
+    for position, (kind, state) in enumerate(zip(("original", "export", "verify"), done, strict=True), start=1):
+        error = why if state is StageState.FAILED else None
+        named = {"name": f"{kind}-onnx", "title": kind, "key": kind}
+        session.add(Stage(run_id=run.id, position=position, state=state, error=error, **named))
+    row = {"artifact": "model.onnx", "format": "onnx", "title": "ONNX", "reason": why}
+    run.receipt = {**(run.receipt or {}), "undelivered": [row]}
+    session.commit()

@@ -15,7 +15,19 @@ from webapp.jobs.child import Point
 
 from .workbench import Workbench, files_in, workbench
 
+NOT_ALL_DELIVERED = 3  # exit status
 File = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _Formats(click.Option):
+    """Its help lists the formats, which are known only once the engine is imported."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from webapp.engine.exports import exports
+
+        listed = [f"{name} ({form.title})" for name, form in exports().items() if not form.always]
+        self.help = f"{self.help}\n\nFormats: {', '.join(listed)}"
+        return super().get_help_record(ctx)
 
 
 @click.command()
@@ -27,7 +39,14 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--preprocessing", type=File, help="How pictures are prepared, YAML or JSON; else the model's own way.")
 @click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
 @click.option("--dequantize", is_flag=True, help="Turn a folder that is quantized already into floats again.")
-@click.option("--export", "exports", multiple=True, help="A format to write beside safetensors, such as onnx.")
+@click.option(
+    "--export",
+    "exports",
+    cls=_Formats,
+    multiple=True,
+    metavar="FORMAT",
+    help="A format to write beside safetensors, which always is; may be given more than once.",
+)
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
 @click.option("--seed", type=int, default=0, help="Decides everything that is drawn at random.")
 @click.option("--quiet", is_flag=True, help="Print the receipt only.")
@@ -45,7 +64,10 @@ def compress(
     seed: int,
     quiet: bool,
 ) -> None:
-    """Apply a recipe to CHECKPOINT and write the smaller one, with its receipt, into a new folder."""
+    """Apply a recipe to CHECKPOINT and write the smaller one, with its receipt, into a new folder.
+
+    Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
+    """
     from webapp.engine.receipt_text import render_text
     from webapp.engine.recipe import Recipe
 
@@ -59,7 +81,11 @@ def compress(
         conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem, prepared)
         _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
     click.echo(render_text(conclusion["receipt"]))
+    if missing := conclusion["receipt"]["undelivered"]:
+        click.echo(f"Not delivered: {', '.join(row['artifact'] for row in missing)}. The receipt says why.", err=True)
     click.echo(f"{out / 'model.safetensors'}, its receipt.json beside it. Check it again with: pare verify {out}")
+    if missing:
+        raise click.exceptions.Exit(NOT_ALL_DELIVERED)
 
 
 def _given(
@@ -97,16 +123,17 @@ def _run(
     name: str,
     preprocessing: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Path]]:
-    from webapp.engine.exports import check_exports
+    from webapp.engine.errors import PareError
+    from webapp.engine.exports import check_exports, with_always
     from webapp.engine.facts import CheckpointFacts, DatasetFacts
-    from webapp.engine.pipeline import ALWAYS, stages
+    from webapp.engine.pipeline import stages
     from webapp.engine.predict import check_recipe
     from webapp.engine.preprocessing import preprocessing_of
     from webapp.engine.receipt import conclude
 
     about = CheckpointFacts.model_validate(given["checkpoint"]["facts"])
     predicted = check_recipe(about, recipe)
-    wanted = list(dict.fromkeys((*ALWAYS, *exports)))
+    wanted = with_always(exports)
     check_exports(about, wanted, predicted.kinds)
     data = [DatasetFacts.model_validate(given[key]["facts"]) for key in ("dataset", "training_dataset") if given[key]]
     prepared = preprocessing_of(about.architecture, data, preprocessing)
@@ -114,7 +141,10 @@ def _run(
     run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}
+    failed: dict[str, Any] = {}
     for plan in stages(recipe, wanted):
+        if plan.format in failed:
+            continue
         bar.stage(plan.title)
         job = {
             "task": "stage",
@@ -125,12 +155,17 @@ def _run(
             "inputs_facts": {other: facts[other] for other in plan.inputs},
             "scratch": str(bench.folder / f"{plan.name}-scratch"),
         }
-        folders[plan.name], facts[plan.name] = bench.work(plan.name, job, bar.tell)
+        try:
+            folders[plan.name], facts[plan.name] = bench.work(plan.name, job, bar.tell)
+        except PareError as error:
+            if plan.format is None:
+                raise
+            failed[plan.format] = error.as_dict()
     checkpoint = {**given["checkpoint"], "files": files_in(Path(given["checkpoint"]["folder"]))}
     files = {stage: files_in(folder) for stage, folder in folders.items()}
     told = {**run, "name": name, "teacher_checkpoint": given["teacher_checkpoint"]}
-    found = conclude(told, checkpoint, given["dataset"], given["training_dataset"], facts, files)
-    return found, [folders[f"export-{form}"] for form in wanted]
+    found = conclude(told, checkpoint, given["dataset"], given["training_dataset"], facts, files, failed)
+    return found, [folders[f"export-{form}"] for form in wanted if form not in failed]
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from webapp.jobs.child import ChildSupervisor, Tell
-from webapp.jobs.errors import ChildDied, ChildFailed
 
 Files = dict[str, dict[str, Any]]
 
@@ -27,15 +24,11 @@ class Workbench:
     supervisor: ChildSupervisor
 
     def work(self, name: str, job: dict[str, Any], tell: Tell) -> tuple[Path, Any]:
-        """(where its files lie, what it returned). Raises ClickException with the child's own sentence."""
+        """(where its files lie, what it returned). Raises ChildFailed, ChildDied or OutOfMemory."""
         place = self.folder / name
         place.mkdir()
         output = place / "output"
-        try:
-            facts = self.supervisor.run({**job, "output": str(output)}, place, tell, lambda: False)
-        except (ChildFailed, ChildDied) as error:
-            raise click.ClickException(str(error)) from None
-        return output, facts
+        return output, self.supervisor.run({**job, "output": str(output)}, place, tell, lambda: False)
 
     def upload(self, kind: str, path: Path, tell: Tell, **more: Any) -> dict[str, Any]:
         """A checkpoint or a dataset after inspection, as stages want it."""

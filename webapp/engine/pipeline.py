@@ -20,26 +20,30 @@ from pathlib import Path
 from typing import Any
 
 from .exports import exports as formats
+from .exports import with_always
 from .recipe import Recipe
 from .techniques import DATA_NEEDS, needs_of, technique
 
-ALWAYS = tuple(name for name, form in formats().items() if form.always)
 STATE = "state.safetensors"  # what a step leaves
 ARTIFACT = "model.safetensors"  # what is delivered
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """`weight` is the share of a run's time that the stage is expected to take, before anything is known."""
+    """`weight` is the share of a run's time that the stage is expected to take, before anything is known.
+
+    Where a stage with a `format` fails, that format does, and the run goes on; without one the run fails.
+    """
 
     name: str
     title: str
     inputs: tuple[str, ...]
     weight: float
+    format: str | None = None
 
 
-def stages(recipe: Recipe, exports: Sequence[str] = ALWAYS) -> list[StagePlan]:
-    """The stages of a run in their order."""
+def stages(recipe: Recipe, exports: Sequence[str] = ()) -> list[StagePlan]:
+    """The stages of a run in their order, those of the file that the receipt is measured on before other formats'."""
     found = [StagePlan("baseline", "Measure the original", (), 2.0)]
     last: tuple[str, ...] = ()
     for number, step in enumerate(recipe.steps, start=1):
@@ -48,13 +52,14 @@ def stages(recipe: Recipe, exports: Sequence[str] = ALWAYS) -> list[StagePlan]:
         last = (f"step-{number}",)
         if number < len(recipe.steps):  # after the last one the delivered file itself is measured
             found.append(StagePlan(f"score-{number}", f"Measure what step {number} left", last, 1.0))
-    for form in exports:
+    for form in with_always(exports):
+        own = None if formats()[form].always else form
         title, proof = formats()[form].title, ("baseline", *last, f"export-{form}")
         if formats()[form].beside_original:
-            found.append(StagePlan(f"original-{form}", f"Write the original as {title} too", (), 1.0))
+            found.append(StagePlan(f"original-{form}", f"Write the original as {title} too", (), 1.0, own))
             proof = (*proof, f"original-{form}")
-        found.append(StagePlan(f"export-{form}", f"Write {title}", last, 1.0))
-        found.append(StagePlan(f"verify-{form}", f"Load {title} again and measure it", proof, 3.0))
+        found.append(StagePlan(f"export-{form}", f"Write {title}", last, 1.0, own))
+        found.append(StagePlan(f"verify-{form}", f"Load {title} again and measure it", proof, 3.0, own))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from .facts import CheckpointFacts, DatasetFacts
 from .pipeline import code_digest
 from .preprocessing import preprocessing_of
-from .receipt_artifacts import delivered, files_of, packages, runtimes
+from .receipt_artifacts import delivered, files_of, lacking, packages, runtimes, undelivered
 from .recipe import Recipe
 
 PACKAGES = ("transformers", "numpy")
@@ -27,11 +27,13 @@ def conclude(
     training_dataset: Facts | None,
     stage_facts: Mapping[str, Facts],
     stage_files: Mapping[str, Mapping[str, Facts]],
+    failed: Mapping[str, Facts] | None = None,
 ) -> dict[str, Any]:
-    """{"baseline", "result", "receipt", "artifacts"} of a run whose stages have all succeeded.
+    """{"baseline", "result", "receipt", "artifacts"} of a run whose stages are done, but for the formats in `failed`.
 
     `run` has name, recipe, exports, options and seed; `checkpoint` and the datasets have facts, name, filename, digest
     and size_bytes, and `checkpoint["files"]` lists its normalised files, which travel with the artifact.
+    `failed` says why formats are not delivered, {"code", "message"} each; `artifacts` has them beside those that are.
     """
     baseline, verified = dict(stage_facts["baseline"]), stage_facts["verify-safetensors"]
     result = dict(verified["result"])
@@ -43,7 +45,7 @@ def conclude(
     recipe = Recipe.model_validate(run["recipe"])
     facts = CheckpointFacts.model_validate(checkpoint["facts"])
     own, written, _ = delivered(stage_facts)[0]
-    artifacts = files_of(checkpoint, stage_facts, stage_files)
+    artifacts, missing = files_of(checkpoint, stage_facts, stage_files), undelivered(failed or {})
     receipt = {
         "version": 1,
         "title": run.get("name", ""),
@@ -61,9 +63,15 @@ def conclude(
         "runtimes": runtimes(stage_facts),
         "proof": [found["proof"] for _, _, found in delivered(stage_facts)],
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
+        "undelivered": missing,
         "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe, packages(stage_facts)),
     }
-    return {"baseline": baseline, "result": result, "receipt": receipt, "artifacts": artifacts}
+    return {
+        "baseline": baseline,
+        "result": result,
+        "receipt": receipt,
+        "artifacts": [*artifacts, *map(lacking, missing)],
+    }
 
 
 def _number(name: str) -> tuple[int, str]:

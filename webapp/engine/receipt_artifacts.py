@@ -19,6 +19,21 @@ def delivered(stage_facts: Mapping[str, Facts]) -> list[tuple[Export, Facts, Fac
     ]
 
 
+def undelivered(failed: Mapping[str, Facts]) -> list[dict[str, Any]]:
+    """A row for each format that failed, with its reason."""
+    return [
+        {"artifact": form.file, "format": name, "title": form.title, "reason": dict(failed[name])}
+        for name, form in exports().items()
+        if name in failed
+    ]
+
+
+def lacking(row: Facts) -> dict[str, Any]:
+    """An undelivered format as an artifact without a file."""
+    nothing = {"digest": None, "size_bytes": None, "proof": None}
+    return {"name": row["artifact"], "format": row["format"], "state": "failed", "reason": row["reason"], **nothing}
+
+
 def files_of(
     checkpoint: Facts, stage_facts: Mapping[str, Facts], stage_files: Mapping[str, Mapping[str, Facts]]
 ) -> list[dict[str, Any]]:

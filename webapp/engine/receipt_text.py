@@ -32,6 +32,8 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     if not short:
         yield f"Asked and done: all of {len(receipt['requested'])} layers."
     yield from _runtimes(receipt["runtimes"])
+    for row in receipt.get("undelivered", ()):
+        yield f"Not delivered: {row['artifact']}. {row['reason']['message']}"
     yield from ("", "Proof")
     for proof in receipt["proof"]:
         yield f"  {proof['artifact']}: loaded by {proof['loaded_by']} ({proof['runtime']}); largest difference "

@@ -22,7 +22,7 @@ from webapp.jobs.queues import (
     run_workflow_id,
 )
 from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import Run, RunState, StageState, now
+from webapp.store.models import Run, RunState, StageState
 
 logging.getLogger("dbos").setLevel(logging.WARNING)
 
@@ -52,33 +52,37 @@ class JobClient:
             self._enqueue(RUN_WORKFLOW, RUNS, run_workflow_id(run_id, run.attempt), run_id, run.attempt)
 
     def cancel_run(self, run_id: str) -> None:
-        """The run is cancelled at once; its worker kills the child soon after. Raises RunMissing."""
+        """The run is cancelled at once; its worker kills the child soon after. Raises RunMissing.
+
+        One that has delivered, and only tries a format again, has succeeded as before.
+        """
         with writing(self._sessions) as session:
             run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
             if run.state.final:
                 return
-            run.state, run.finished_at, run.message, run.seconds_left = RunState.CANCELLED, now(), "Cancelled", None
-            for stage in run.stages:
-                if stage.state == StageState.RUNNING:
-                    stage.state, stage.finished_at = StageState.CANCELLED, now()
+            run.end(RunState.CANCELLED, "Cancelled")
         self._connected().cancel_workflow(run_workflow_id(run_id, run.attempt))
 
-    def retry_run(self, run_id: str) -> None:
+    def retry_run(self, run_id: str, format: str | None = None) -> None:
         """Starts a failed or cancelled run again; stages that are done stay done. Raises RunMissing, RunNotRetryable.
 
-        A run that is already queued or running again stays as it is.
+        Of one that succeeded, the stages of `format`, or of all formats that failed, are done anew and no others. A
+        run that is already queued or running again stays as it is.
         """
         with writing(self._sessions) as session:
             run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
-            if run.state == RunState.SUCCEEDED:
+            failed = {each["format"] for each in run.undelivered if format in (None, each["format"])}
+            if run.state == RunState.SUCCEEDED and not failed:
                 raise RunNotRetryable(f"The run {run.name} has succeeded; there is nothing to retry. Clone it instead.")
             if run.state.final:
                 run.attempt += 1
                 run.state, run.error, run.finished_at = RunState.QUEUED, None, None
                 run.message, run.progress = "", 0.0
                 for stage in run.stages:
-                    if stage.state not in (StageState.SUCCEEDED, StageState.REUSED):
+                    done = stage.state in (StageState.SUCCEEDED, StageState.REUSED)
+                    if stage.name.partition("-")[2] in failed or not (done or failed):
                         stage.state, stage.started_at, stage.finished_at = StageState.WAITING, None, None
+                        stage.error = None
         self.enqueue_run(run_id)
 
     def close(self) -> None:

@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 
 class Plan(Protocol):
-    """A stage: `inputs` names the earlier ones it reads, `weight` is its share of the run's time."""
+    """A stage: `inputs` names the earlier ones it reads, `weight` is its share of the run's time.
+
+    Where one with a `format` fails, only that format does.
+    """
 
     @property
     def name(self) -> str: ...
@@ -17,6 +20,8 @@ class Plan(Protocol):
     def inputs(self) -> tuple[str, ...]: ...
     @property
     def weight(self) -> float: ...
+    @property
+    def format(self) -> str | None: ...
 
 
 class Pipeline(Protocol):
@@ -46,8 +51,10 @@ class Pipeline(Protocol):
         training_dataset: Mapping[str, Any] | None,
         stage_facts: Mapping[str, Any],
         stage_files: Mapping[str, Any],
+        failed: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """{"baseline", "result", "receipt", "artifacts"}."""
+        """{"baseline", "result", "receipt", "artifacts"}; of the stages that are done, and why the formats in `failed`
+        are not."""
 
 
 class EnginePipeline:
@@ -87,7 +94,8 @@ class EnginePipeline:
         training_dataset: Mapping[str, Any] | None,
         stage_facts: Mapping[str, Any],
         stage_files: Mapping[str, Any],
+        failed: Mapping[str, Any],
     ) -> dict[str, Any]:
         from webapp.engine import receipt
 
-        return receipt.conclude(run, checkpoint, dataset, training_dataset, stage_facts, stage_files)
+        return receipt.conclude(run, checkpoint, dataset, training_dataset, stage_facts, stage_files, failed)

@@ -77,11 +77,11 @@ class RunProgress:
 
 
 def seconds_taken(stages: list[Stage]) -> dict[str, float]:
-    """The stages that are done: {name: seconds}."""
+    """The stages that are behind: {name: seconds}; 0 for those that say nothing about how fast stages are."""
     done = {}
     for stage in stages:
         if stage.state == StageState.SUCCEEDED and stage.started_at and stage.finished_at:
             done[stage.name] = (stage.finished_at - stage.started_at).total_seconds()
-        elif stage.state in (StageState.SUCCEEDED, StageState.REUSED):
+        elif stage.state in (StageState.SUCCEEDED, StageState.REUSED, StageState.FAILED, StageState.SKIPPED):
             done[stage.name] = 0.0
     return done

@@ -26,6 +26,7 @@ from webapp.store.stages import find_reusable
 log = logging.getLogger(__name__)
 
 DONE = (StageState.SUCCEEDED, StageState.REUSED)
+SETTLED = (*DONE, StageState.FAILED, StageState.SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,31 @@ class RunWork:
             return []
 
     def stage(self, name: str) -> bool:
-        """Does one stage, or finds its output. False when the run has ended here: failed, cancelled or retried."""
+        """Does one stage, or finds its output. False when the run has ended here: failed, cancelled or retried.
+
+        What fails in a format's own stage fails that format; its other stages are skipped, and the run goes on.
+        """
+        form = None
         try:
             run = self._read()
             if run is None:
                 return False
+            plans = {plan.name: plan for plan in self.place.pipeline.stages(told_of_run(run))}
+            form = plans[name].format
             stage = next(stage for stage in run.stages if stage.name == name)
             whole = all(self.place.files.exists(entry["digest"]) for entry in stage.files.values())
-            if not (stage.state in DONE and whole):
-                return self._reuse(run, stage) or self._compute(run, stage)
-            return True
+            if (stage.state in DONE and whole) or stage.state == StageState.FAILED:
+                return True
+            if form and any(one.state == StageState.FAILED and plans[one.name].format == form for one in run.stages):
+                self._record(stage, StageState.SKIPPED, {}, None)
+                return True
+            return self._reuse(run, stage) or self._compute(run, stage)
         except Stopped:
             self._forget_scratch()
             return False
         except (PareError, StoreError) as error:
+            if form:
+                return self._give_up(name, error.as_dict())
             self.fail(error.as_dict(), name)
             return False
 
@@ -69,6 +81,8 @@ class RunWork:
                 run = self._mine(session)
                 if run is None:
                     return
+                done = [stage for stage in run.stages if stage.state in DONE]
+                forms = {plan.name: plan.format for plan in self.place.pipeline.stages(told_of_run(run))}
                 checkpoint = told_of_checkpoint(run.checkpoint) | {"files": run.checkpoint.files}
                 told = told_of_run(run) | {
                     "name": run.name,
@@ -80,8 +94,9 @@ class RunWork:
                     checkpoint,
                     told_of_dataset(run.dataset),
                     told_of_dataset(run.training_dataset),
-                    {stage.name: stage.facts for stage in run.stages},
-                    {stage.name: stage.files for stage in run.stages},
+                    {stage.name: stage.facts for stage in done},
+                    {stage.name: stage.files for stage in done},
+                    {forms[stage.name]: stage.error for stage in run.stages if stage.state == StageState.FAILED},
                 )
                 run.baseline, run.result, run.receipt = (concluded[part] for part in ("baseline", "result", "receipt"))
                 run.artifacts.clear()
@@ -100,12 +115,11 @@ class RunWork:
             run = self._mine(session)
             if run is None:
                 return
-            run.state, run.error, run.finished_at = RunState.FAILED, error, now()
-            run.message, run.seconds_left = "Failed", None
             session.add(LogLine(run_id=run.id, stage=stage_name or "", text=error["message"].replace("\0", "")))
             for stage in run.stages:
-                if stage.name == stage_name or stage.state == StageState.RUNNING:
+                if stage.name == stage_name:
                     stage.state, stage.finished_at = StageState.FAILED, now()
+            run.end(RunState.FAILED, "Failed", error)
         log.warning("Run %s failed: %s", self.run_id, error["message"])
 
     def unwanted(self) -> bool:
@@ -136,7 +150,8 @@ class RunWork:
                 key = self.place.pipeline.key(plan.name, told, checkpoint, *others)
                 stage = known.get(plan.name) or Stage(name=plan.name, key="")
                 stage.position, stage.title = position, plan.title
-                if stage.key != key:  # new, or Pare was updated between two attempts
+                # new, or Pare was updated between two attempts; what was delivered already stays as it is
+                if stage.key != key and not (run.receipt is not None and stage.state in SETTLED):
                     stage.key, stage.state, stage.files, stage.facts = key, StageState.WAITING, {}, None
                     stage.curves = None
                 if stage.name not in known:
@@ -169,6 +184,21 @@ class RunWork:
         progress.tell(1.0, stage.title, [])
         return True
 
+    def _give_up(self, stage_name: str, error: dict[str, Any]) -> bool:
+        """Fails the stage, and with it its format. False when the run has ended meanwhile."""
+        with writing(self.place.sessions) as session:
+            run = self._mine(session)
+            if run is None:
+                return False
+            stage = next(stage for stage in run.stages if stage.name == stage_name)
+            stage.state, stage.error, stage.finished_at = StageState.FAILED, error, now()
+            text = f"{stage.title} failed, and the run goes on without it: {error['message']}"
+            session.add(LogLine(run_id=run.id, stage=stage_name, text=text.replace("\0", "")))
+            key = stage.key
+        self._forget_scratch(key)
+        log.warning("%s of run %s failed: %s", stage_name, self.run_id, error["message"])
+        return True
+
     def _forget_scratch(self, stage_key: str = "") -> None:
         shutil.rmtree(self.place.scratch(self.run_id, self.attempt, stage_key), ignore_errors=True)
 
@@ -183,7 +213,7 @@ class RunWork:
             if self._mine(session) is None:
                 raise Stopped(f"run {self.run_id} has ended")
             row = session.get_one(Stage, stage.id)
-            row.state, row.files, row.facts = state, files, facts
+            row.state, row.files, row.facts, row.error = state, files, facts, None
             row.curves = curves or row.curves
             if state != StageState.SUCCEEDED:
                 row.started_at = now()
@@ -203,4 +233,5 @@ class RunWork:
 
 
 def _artifact(found: dict[str, Any]) -> Artifact:
-    return Artifact(**{name: found[name] for name in ("name", "format", "digest", "size_bytes", "proof")})
+    names = ("name", "format", "state", "reason", "digest", "size_bytes", "proof")
+    return Artifact(**{name: found[name] for name in names if name in found})

@@ -22,7 +22,7 @@ def digest_of_files(files: Mapping[str, Any]) -> str:
 
 def named_digests(session: Session) -> set[str]:
     """The digests of all files that a row refers to; of uploads the raw bytes only until they are inspected."""
-    named: set[str] = set(session.scalars(select(Artifact.digest)))
+    named: set[str] = {digest for digest in session.scalars(select(Artifact.digest)) if digest}
     for kind in (Checkpoint, Dataset):
         named.update(session.scalars(select(kind.digest).where(kind.state == UploadState.INSPECTING)))
         for files in session.scalars(select(kind.files)):

@@ -54,7 +54,7 @@ class UploadState(StrEnum):
 class RunState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
-    SUCCEEDED = "succeeded"  # every artifact was loaded by a clean process and agreed
+    SUCCEEDED = "succeeded"  # what was delivered was loaded by a clean process and agreed
     FAILED = "failed"  # `error` says why
     CANCELLED = "cancelled"
 
@@ -68,8 +68,14 @@ class StageState(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     REUSED = "reused"  # another run had made the same output
-    FAILED = "failed"
+    FAILED = "failed"  # `error` says why
+    SKIPPED = "skipped"  # an earlier stage of its format failed
     CANCELLED = "cancelled"
+
+
+class ArtifactState(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # there is no file: `reason` says why
 
 
 class DeploymentState(StrEnum):
@@ -87,6 +93,7 @@ class Base(DeclarativeBase):
         UploadState: state_column(UploadState),
         RunState: state_column(RunState),
         StageState: state_column(StageState),
+        ArtifactState: state_column(ArtifactState),
         DeploymentState: state_column(DeploymentState),
     }
 
@@ -156,6 +163,28 @@ class Run(Base):
         back_populates="run", order_by="Artifact.name", cascade="all, delete-orphan"
     )
 
+    @property
+    def delivered(self) -> list[Artifact]:
+        """The artifacts that there is a file of."""
+        return [artifact for artifact in self.artifacts if artifact.digest is not None]
+
+    @property
+    def undelivered(self) -> list[dict[str, Any]]:
+        """The formats that failed, as the receipt has them."""
+        return list((self.receipt or {}).get("undelivered", ()))
+
+    def end(self, state: RunState, message: str, error: dict[str, Any] | None = None) -> None:
+        """Failed or cancelled; but a run that has delivered, and only tried a format again, is left as it was."""
+        done = self.receipt is not None
+        self.state, self.error = (RunState.SUCCEEDED, None) if done else (state, error)
+        self.message, self.seconds_left, self.finished_at = "Done" if done else message, None, now()
+        self.progress = 1.0 if done else self.progress
+        stage_state = StageState(state.value)
+        for stage in self.stages:
+            if stage.state == StageState.RUNNING or (done and stage.state == StageState.WAITING):
+                stage.state, stage.finished_at = stage_state, now()
+                stage.error = error
+
 
 class Stage(Base):
     """One durable step of a run, and the cache of what it made: `key` is the hash of everything it depends on."""
@@ -172,6 +201,7 @@ class Stage(Base):
     state: Mapped[StageState] = mapped_column(default=StageState.WAITING)
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)  # its output: {path: {"digest", "size_bytes"}}
     facts: Mapped[dict[str, Any] | None]  # what the stage returned
+    error: Mapped[dict[str, Any] | None]  # {"code", "message"} where it failed and the run goes on
     curves: Mapped[dict[str, Any] | None]  # drawn while it went on: {series: {"x": [...], "values": {name: [...]}}}
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -180,7 +210,7 @@ class Stage(Base):
 
 
 class Artifact(Base):
-    """A file that the user can download."""
+    """A file that the user can download; or one that was asked for and failed, of which nothing is kept."""
 
     __tablename__ = "artifacts"
     __table_args__ = (UniqueConstraint("run_id", "name"),)
@@ -189,8 +219,10 @@ class Artifact(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
     name: Mapped[str] = mapped_column(String(200))  # "model.safetensors"
     format: Mapped[str] = mapped_column(String(40))
-    digest: Mapped[str] = mapped_column(String(64))
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[ArtifactState] = mapped_column(default=ArtifactState.SUCCEEDED)
+    reason: Mapped[dict[str, Any] | None]  # {"code", "message"} where it failed
+    digest: Mapped[str | None] = mapped_column(String(64))
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     proof: Mapped[dict[str, Any] | None]  # who loaded it, with what, largest difference
 
     run: Mapped[Run] = relationship(back_populates="artifacts")

@@ -40,10 +40,10 @@ class Taken:
         return found
 
     def of_format(self, name: str) -> list[str]:
-        return [artifact.name for artifact in self.run.artifacts if artifact.format == name]
+        return [artifact.name for artifact in self.run.delivered if artifact.format == name]
 
     def has(self, name: str) -> bool:
-        return any(artifact.name == name for artifact in self.run.artifacts)
+        return any(artifact.name == name for artifact in self.run.delivered)
 
     def open(self, name: str) -> BinaryIO:
         return self.files.open(self._artifact(name).digest)
@@ -79,7 +79,7 @@ class Taken:
         return about(self.run)
 
     def _artifact(self, name: str) -> Artifact:
-        return next(artifact for artifact in self.run.artifacts if artifact.name == name)
+        return next(artifact for artifact in self.run.delivered if artifact.name == name)
 
     def _ends(self) -> set[int]:
         """The tokens with which a language model says that it is done."""

@@ -110,7 +110,7 @@ TARGETS = {
 
 def offered(run: Any) -> list[Target]:
     """Those whose file the run has delivered."""
-    formats = {artifact.format for artifact in run.artifacts}
+    formats = {artifact.format for artifact in run.delivered}
     return [target for target in TARGETS.values() if target.format in formats]
 
 

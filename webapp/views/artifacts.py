@@ -31,10 +31,12 @@ def show(id: str, name: str) -> Response:
 
 
 def artifact_of(run: Run, name: str) -> Artifact:
-    """Raises NotFound with the names that there are."""
+    """Raises NotFound with the names that there are, or with why this one was not delivered."""
     found = next((artifact for artifact in run.artifacts if artifact.name == name), None)
+    if found is not None and found.digest is None:
+        raise NotFound(f"{name} was not delivered. {(found.reason or {}).get('message', '')}".strip())
     if found is None:
-        names = ", ".join(artifact.name for artifact in run.artifacts) or "none (yet)"
+        names = ", ".join(artifact.name for artifact in run.delivered) or "none (yet)"
         raise NotFound(f"This run has no file {name[:80]!r}. It has {names}.")
     return found
 
@@ -45,6 +47,7 @@ def send_artifact(artifact: Artifact) -> Response:
 
     Raises PreconditionFailed, RequestedRangeNotSatisfiable, or FileMissing where the store lost the file.
     """
+    assert artifact.digest is not None
     size = services().files.size(artifact.digest)
     file = services().files.open(artifact.digest)
     body = wrap_file(request.environ, file, CHUNK_BYTES)

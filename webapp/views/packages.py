@@ -30,6 +30,10 @@ def send_package(run: Run, target: str) -> Response:
     there = {found.name: found for found in offered(run)}
     if target not in there:
         names = ", ".join(there) or "none; clone it with ONNX among its formats"
+        wanted = TARGETS[target].format if target in TARGETS else None
+        for missing in run.undelivered:
+            if missing["format"] == wanted:
+                raise NotFound(f"{missing['artifact']} was not delivered. {missing['reason']['message']}")
         known = "" if target in TARGETS else " There is no such package at all."
         raise NotFound(f"This run has no package {target[:40]!r}.{known} It has {names}.")
     taken, work = Taken(run, services().files), services().settings.work

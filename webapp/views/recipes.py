@@ -15,7 +15,6 @@ from ..database import db
 from ..engine.errors import PareError, PreprocessingInvalid
 from ..engine.exports import exports as formats
 from ..engine.facts import DatasetFacts
-from ..engine.pipeline import ALWAYS
 from ..engine.preprocessing import Preprocessing, preprocessing_of
 from ..engine.techniques import techniques
 from ..fitting import architecture_only, exports_against, first_choice, reasons_against
@@ -70,7 +69,7 @@ def start() -> ResponseReturnValue:
             training_dataset_id=form.training_dataset.data or None,
             teacher_checkpoint_id=form.teacher_checkpoint.data or None,
             recipe=form.recipe.data or "",
-            exports=[*ALWAYS, *(form.exports.data or [])],
+            exports=form.exports.data or [],
             seed=form.seed.data or 0,
             name=form.name.data or None,
             preprocessing=asked_preprocessing(form.preprocessing.data),

@@ -15,7 +15,7 @@ from ..database import db
 from ..deletion import delete_run
 from ..engine.recipe import Recipe
 from ..engine.techniques import techniques
-from ..run_requests import cancel_run, retry_run
+from ..run_requests import cancel_run, retry_artifact, retry_run
 from ..services import services
 from ..sharing import shares_of
 from ..store.models import Checkpoint, LogLine, Run, RunState
@@ -126,6 +126,12 @@ def cancel(id: str) -> ResponseReturnValue:
 @blueprint.post("/<id>/retry")
 def retry(id: str) -> ResponseReturnValue:
     retry_run(db.session, services().jobs, db.get_or_abort(Run, id))
+    return redirect(url_for("runs.show", id=id))
+
+
+@blueprint.post("/<id>/artifacts/<path:name>/retry")
+def retry_format(id: str, name: str) -> ResponseReturnValue:
+    retry_artifact(db.session, services().jobs, db.get_or_abort(Run, id), name)
     return redirect(url_for("runs.show", id=id))
 
 

@@ -27,7 +27,7 @@ FACTORS = {"factored", "pivoted", "factored_conv"}  # kinds of plans
 
 
 def check_exports(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[str] = ()) -> None:
-    """Raises RecipeInvalid for a format that there is none of, or not of this checkpoint, or where one is missing.
+    """Raises RecipeInvalid for a format that there is none of, or not of this checkpoint.
 
     `kinds` are those in which the recipe will leave the weights.
     """
@@ -44,9 +44,11 @@ def check_exports(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[
                 "Leave the step that makes them out, or this format.",
                 f"exports.{position}",
             )
-    for name, form in known.items():
-        if form.always and name not in asked:
-            raise RecipeInvalid(f"`exports` has to name {name}: the receipt is measured on that file.", "exports")
 
 
-__all__ = ["Export", "Loaded", "check_exports", "exports"]
+def with_always(asked: Sequence[str]) -> list[str]:
+    """The formats that are asked for, each once, after those that every run writes."""
+    return list(dict.fromkeys((*(name for name, form in exports().items() if form.always), *asked)))
+
+
+__all__ = ["Export", "Loaded", "check_exports", "exports", "with_always"]

@@ -89,10 +89,12 @@ def artifact_answer(artifact: Artifact) -> schemas.ArtifactAnswer:
     return schemas.ArtifactAnswer(
         name=artifact.name,
         format=artifact.format,
+        state=artifact.state.value,
+        reason=artifact.reason,  # type: ignore[arg-type]
         digest=artifact.digest,
         size_bytes=artifact.size_bytes,
         proof=artifact.proof,
-        url=url_for("api.get_artifact", id=artifact.run_id, name=artifact.name),
+        url=url_for("api.get_artifact", id=artifact.run_id, name=artifact.name) if artifact.digest else None,
     )
 
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from flask import Response
 
+from ... import run_requests
+from ...database import db
+from ...services import services
 from ...store.models import Run
 from ...takeaway import offered
 from ..artifacts import artifact_of, send_artifact
 from ..packages import send_package
 from . import schemas
-from .answers import artifact_answer
+from .answers import artifact_answer, run_answer
 from .endpoints import endpoint, row_of
 
 
-@endpoint("GET", "/runs/<id>/artifacts", "The files of a run", answer=schemas.ArtifactsAnswer, errors=(404,))
+@endpoint(
+    "GET",
+    "/runs/<id>/artifacts",
+    "The files of a run, and the formats that failed",
+    answer=schemas.ArtifactsAnswer,
+    errors=(404,),
+)
 def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
     return schemas.ArtifactsAnswer(items=[artifact_answer(artifact) for artifact in row_of(Run, id).artifacts])
 
@@ -28,6 +37,20 @@ def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
 )
 def get_artifact(id: str, name: str) -> Response:
     return send_artifact(artifact_of(row_of(Run, id), name))
+
+
+@endpoint(
+    "POST",
+    "/runs/<id>/artifacts/<path:name>/retry",
+    "Write and prove a format again that failed; the others keep their files",
+    status=202,
+    answer=schemas.RunAnswer,
+    errors=(404, 409),
+)
+def retry_artifact(id: str, name: str) -> schemas.RunAnswer:
+    run = row_of(Run, id)
+    run_requests.retry_artifact(db.session, services().jobs, run, name)
+    return run_answer(run)
 
 
 @endpoint(

@@ -60,7 +60,7 @@ def cancel_run(id: str) -> schemas.RunAnswer:
 @endpoint(
     "POST",
     "/runs/<id>/retry",
-    "Start a failed or cancelled run again, at the stage where it ended",
+    "Start a failed or cancelled run again, at the stage where it ended, or the formats that failed",
     status=202,
     answer=schemas.RunAnswer,
     errors=(404, 409),

@@ -188,12 +188,16 @@ class MeasuredAnswer(Open):
 
 
 class ArtifactAnswer(BaseModel):
+    """A file to download, or a format that was asked for and failed: it has a reason in place of a file."""
+
     name: str
     format: str
-    digest: str = Field(description="SHA-256; also the download's ETag.")
-    size_bytes: int
+    state: Literal["succeeded", "failed"]
+    reason: Problem | None = Field(description="Why the format failed, where it did.")
+    digest: str | None = Field(description="SHA-256; also the download's ETag.")
+    size_bytes: int | None
     proof: dict[str, Any] | None
-    url: str
+    url: str | None = Field(description="Where to download it.")
 
 
 class ArtifactsAnswer(BaseModel):
@@ -220,7 +224,8 @@ class CurveAnswer(BaseModel):
 class StageAnswer(BaseModel):
     name: str
     title: str
-    state: Literal["waiting", "running", "succeeded", "reused", "failed", "cancelled"]
+    state: Literal["waiting", "running", "succeeded", "reused", "failed", "skipped", "cancelled"]
+    error: Problem | None = Field(None, description="Why a format's stage failed; skipped are those that follow it.")
     started_at: datetime | None
     finished_at: datetime | None
     curves: dict[str, CurveAnswer] | None = Field(
@@ -257,6 +262,7 @@ class RunSummary(BaseModel):
     finished_at: datetime | None
     baseline: MeasuredAnswer | None
     result: MeasuredAnswer | None
+    undelivered: list[dict[str, Any]] = Field(description="Formats that failed: artifact, format, title, reason.")
 
 
 class RunAnswer(RunSummary):
