@@ -135,6 +135,14 @@ class Settings:
     request_timeout_seconds: float = setting(
         "How long a deployed model may be silent before its client is told that it does not answer, in seconds.", 120.0
     )
+    transfers_at_once: int = setting(
+        "How many uploads and downloads may be on their way at once; more are asked to come again (503). Pages are "
+        "answered besides.",
+        16,
+    )
+    client_idle_seconds: float = setting(
+        "How long a client may send or take nothing before its connection is ended, in seconds.", 30.0
+    )
     secret_key: str = setting(
         "Signs the session cookie and the form tokens. Whoever knows it can forge them.",
         "made once, in the file secret_key of the instance folder",

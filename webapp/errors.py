@@ -10,15 +10,18 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from .engine.errors import PareError
+from .request_errors import Busy
 from .store.errors import StoreError
 
 PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py
+RETRY_SECONDS = 5  # after which one who was refused because of others may come again
 
 TITLES = {
     400: "That request cannot be read",
     403: "Not allowed",
     404: "Page not found",
     405: "Not allowed",
+    408: "That took too long",
     409: "Not possible right now",
     410: "No longer here",
     413: "Too large",
@@ -60,9 +63,12 @@ def answer(status: int, error: dict[str, Any]) -> ResponseReturnValue:
 
 
 def answer_known(error: PareError | StoreError) -> ResponseReturnValue:
-    if error.status >= 500:
+    if error.status >= 500 and not isinstance(error, Busy):
         current_app.logger.error("%s %s: %s", request.method, request.path, error)
-    return answer(error.status, error.as_dict())
+    response = current_app.make_response(answer(error.status, error.as_dict()))
+    if isinstance(error, Busy):
+        response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return response
 
 
 def answer_expired(error: CSRFError) -> ResponseReturnValue:

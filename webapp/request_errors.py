@@ -52,3 +52,17 @@ class BodyInvalid(PareError):
 
     code = "body_invalid"
     status = 422
+
+
+class Busy(PareError):
+    """As much is done at once as Pare does at once; soon it will be less."""
+
+    code = "busy"
+    status = 503
+
+
+class BodyStalled(PareError):
+    """The client stopped sending in the middle of a request."""
+
+    code = "body_stalled"
+    status = 408

@@ -25,7 +25,7 @@ from webapp.jobs.service import Service
 log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = "localhost,127.0.0.1,[::1]"
-WEB_THREADS = 24  # requests to deployed models wait in some of them
+WEB_THREADS = 24  # beside those that wait for clients; requests to deployed models wait in 16 of them
 PATIENCE_SECONDS = 10.0  # for a child to end after SIGTERM, then it is killed
 FALSE_STARTS = 3  # so often may the web server die before it ever answered
 
@@ -47,7 +47,12 @@ class Supervisor:
         environment = service_environment(settings, listening)
         here = str(settings.instance)
         worker = [sys.executable, "-m", "webapp.cli", "worker", "--instance", here]
-        self.web = Service("web server", web_command(listening.fileno()), environment, (listening.fileno(),))
+        self.web = Service(
+            "web server",
+            web_command(listening.fileno(), settings.transfers_at_once),
+            environment,
+            (listening.fileno(),),
+        )
         self.services = [self.web]
         self.services += [Service(f"worker {n}", worker, environment) for n in range(1, settings.workers + 1)]
         deployer = [sys.executable, "-m", "webapp.cli", "deployer", "--instance", here]
@@ -123,12 +128,12 @@ def answers(url: str) -> bool:
         return False
 
 
-def web_command(descriptor: int) -> list[str]:
+def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
     options = {
         "bind": f"fd://{descriptor}",
-        "worker-class": "gthread",
+        "worker-class": "webapp.connections.Worker",
         "workers": "1",
-        "threads": str(WEB_THREADS),
+        "threads": str(WEB_THREADS + transfers_at_once),
         "timeout": "120",
         "graceful-timeout": "5",
         "log-level": "warning",

@@ -11,6 +11,7 @@ from werkzeug.exceptions import PreconditionFailed
 from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
+from ..connections import hold_place
 from ..database import db
 from ..request_errors import NotFound
 from ..services import services
@@ -45,9 +46,10 @@ def send_artifact(artifact: Artifact) -> Response:
     """Answers GET and HEAD with If-Match, If-None-Match, If-Range and a single Range (else the whole file, as RFC 9110
     allows).
 
-    Raises PreconditionFailed, RequestedRangeNotSatisfiable, or FileMissing where the store lost the file.
+    Raises Busy, PreconditionFailed, RequestedRangeNotSatisfiable, or FileMissing where the store lost the file.
     """
     assert artifact.digest is not None
+    hold_place()
     size = services().files.size(artifact.digest)
     file = services().files.open(artifact.digest)
     body = wrap_file(request.environ, file, CHUNK_BYTES)

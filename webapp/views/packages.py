@@ -7,6 +7,7 @@ import tempfile
 from flask import Blueprint, Response, request
 from werkzeug.wsgi import wrap_file
 
+from ..connections import hold_place
 from ..database import db
 from ..request_errors import NotFound
 from ..services import services
@@ -36,6 +37,7 @@ def send_package(run: Run, target: str) -> Response:
                 raise NotFound(f"{missing['artifact']} was not delivered. {missing['reason']['message']}")
         known = "" if target in TARGETS else " There is no such package at all."
         raise NotFound(f"This run has no package {target[:40]!r}.{known} It has {names}.")
+    hold_place()
     taken, work = Taken(run, services().files), services().settings.work
     work.mkdir(parents=True, exist_ok=True)
     file = tempfile.TemporaryFile(dir=work)  # noqa: SIM115  the response closes it

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from ..database import db
 from ..deployments import check_token
 from ..engine.errors import PareError
+from ..request_errors import Busy
 from ..services import services
 from ..serving.client import Connection
 from ..serving.errors import TooLarge, Unavailable, Unknown, error_body
@@ -108,7 +109,7 @@ def pieces_of(answer: http.client.HTTPResponse, held: ExitStack) -> Iterator[byt
 def refuse(error: PareError) -> ResponseReturnValue:
     path = request.path.removeprefix("/serve/").partition("/")[2]
     response = Response(error_body(f"/{path}", error), error.status, mimetype="application/json")
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | Busy):
         response.headers["Retry-After"] = "2"
     if error.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="Pare"'
