@@ -13,7 +13,7 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", 
 
 
 def stored(path):
-    """(metadata, name -> array) of any safetensors file; bfloat16 widened to float32."""
+    """(metadata, name -> array) of any safetensors file; floats of 16 bits widened to float32."""
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         data = file.read()
@@ -25,6 +25,7 @@ def stored(path):
             array = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
         else:
             array = np.frombuffer(raw, DTYPES[about["dtype"]])
+            array = array.astype("f4") if about["dtype"] == "F16" else array
         arrays[name] = array.reshape(about["shape"])
     return metadata, arrays
 
@@ -71,7 +72,7 @@ def decode(arrays, name, about):
         values = np.zeros(len(mask), arrays[name + ".values"].dtype)
         values[mask] = arrays[name + ".values"]
         return values.reshape(shape)
-    scale, width = arrays[name + ".scale"].astype("f4"), about["bits"]  # (rows, groups)
+    scale, width = arrays[name + ".scale"], about["bits"]  # (rows, groups)
     levels = arrays.get(name + ".levels", np.arange(2**width))
     if name + ".zero_point" in arrays:
         zero = bits(arrays[name + ".zero_point"], scale.size, width).reshape(scale.shape)

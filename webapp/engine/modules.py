@@ -26,16 +26,17 @@ LARGE_BYTES = 1 << 20
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module
 
 
-def load(path: str | Path, dtype: torch.dtype | None = torch.float32) -> nn.Module:
+def load(path: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A file that Pare made, as a working module in eval mode.
 
-    Integers and sparse values are decoded to `dtype` (None: the dtype that the checkpoint had); factors stay factors.
+    Integers and sparse values are decoded in float32 and, where `dtype` is another, rounded to that; factors stay
+    factors.
     Raises CheckpointRefused where the file has no architecture: use `read_model` for its tensors.
     """
     return build(read_model(Path(path)), dtype)
 
 
-def build(model: Model, dtype: torch.dtype | None = torch.float32, keep: bool = True) -> nn.Module:
+def build(model: Model, dtype: torch.dtype = torch.float32, keep: bool = True) -> nn.Module:
     """The module of a model's architecture with its weights. Raises CheckpointRefused where a tensor is missing.
 
     Without `keep` the model gives its weights away and has none in the end: memory never holds both.
@@ -114,7 +115,7 @@ def fill(
     given: Sources,
     names: Iterable[str],
     tied: Mapping[str, str] | None = None,
-    dtype: torch.dtype | None = torch.float32,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Reads these tensors into the module, floats as `dtype`. Raises CheckpointRefused where one is missing."""
     tied, wanted = tied or {}, list(names)
@@ -124,7 +125,8 @@ def fill(
     read = [name for name in wanted if tied.get(name) not in wanted]
     values = {}
     for name in read:
-        values[name] = _floats_as(given[name](), dtype)
+        value = given[name]()
+        values[name] = value.to(dtype) if value.is_floating_point() else value
         if values[name].nbytes >= LARGE_BYTES:
             give_back()  # what its decoding took
     module.load_state_dict(values, strict=False, assign=True)
@@ -143,10 +145,6 @@ def release(module: nn.Module, names: Iterable[str]) -> None:
 
 def _named(model: Model) -> dict[str, Encoded]:
     return {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
-
-
-def _floats_as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

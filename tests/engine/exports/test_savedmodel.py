@@ -22,7 +22,7 @@ INT8 = ("weight_quantization", {"bits": 8})
 @needs_tensorflow
 def test_a_clean_process_answers_as_the_model_in_memory(inspected, apply_steps, tmp_path):
     torch.manual_seed(0)
-    given = inspected(nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)))
+    given = inspected(nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)).to(torch.bfloat16))
     model, _ = apply_steps(given, INT8)
     form, spec = exports()["savedmodel"], model.architecture
     out = tmp_path / "out"

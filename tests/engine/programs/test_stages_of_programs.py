@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.programs.exported import CASES, export
+from tests.engine.programs.exported import CASES, ConvEmbedAttend, Masked, Residual, export
 from tests.engine.test_stages import Bench as Run
 from webapp.engine import load
+from webapp.engine.signature import open_session
 from webapp.engine.thin_modules import Thin
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
+IDS = torch.zeros(3, 24, dtype=torch.int64)
+FIXED = {  # as CASES
+    "tokens": (ConvEmbedAttend, (IDS,), None),
+    "masked tokens": (Masked, (IDS, IDS + 1), None),
+    "one picture": (Residual, (torch.zeros(1, 3, 16, 16),), ({},)),
+}
 
 
 @pytest.fixture
@@ -17,7 +24,7 @@ def run(bench, tmp_path):
     """Runs a recipe on a case and on 160 samples that the module labels itself."""
 
     def go(name, *steps, exports=("safetensors",)):
-        make, given, dynamic = CASES[name]
+        make, given, dynamic = (CASES | FIXED)[name]
         torch.manual_seed(0)
         module = make().eval()
         checkpoint = bench.checkpoint(export(module, given, tmp_path / "m.pt2", dynamic))
@@ -26,7 +33,8 @@ def run(bench, tmp_path):
             shape = (160, *given[0].shape[1:])
             tokens = given[0].dtype == torch.int64
             x = torch.randint(0, checkpoint.architecture.inputs["vocab"], shape) if tokens else torch.randn(shape)
-            answers = module(x, *(torch.ones_like(x) for _ in given[1:]))
+            with torch.no_grad():
+                answers = module(x, *(torch.ones_like(x) for _ in given[1:]))
             np.savez(tmp_path / "d.npz", x=x.numpy(), y=answers.argmax(-1).numpy())
             facts = bench.dataset(tmp_path / "d.npz")
             dataset = bench.out, facts
@@ -44,6 +52,21 @@ def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
     assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 4
     assert concluded["result"]["size_bytes"] < 0.5 * concluded["baseline"]["size_bytes"]
     assert concluded["receipt"]["runtimes"][1]["runtime"].startswith("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "name", ["tokens", *(pytest.param(name, marks=pytest.mark.slow) for name in ("masked tokens", "one picture"))]
+)
+def test_a_size_that_is_fixed_stays_so_in_every_file_beside_the_model(run, name):
+    made, concluded = run(name, ("weight_quantization", {"bits": 8}), exports=("safetensors", "onnx", "program"))
+    assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 3
+    size = FIXED[name][1][0].shape[1:]
+    with np.load(made.folders["verify-onnx"] / "example.npz") as example:
+        given = {key.removeprefix("input."): example[key] for key in example.files if key != "output"}
+        assert {array.shape for array in given.values()} == {(1, *size)}
+        session = open_session(made.folders["export-onnx"] / "model.onnx", threads=1)
+        assert np.allclose(session.run(None, given)[0], example["output"], atol=1e-5)
+    assert {tuple(each.shape) for each in session.get_inputs()} == {("batch", *size)}
 
 
 def test_factors_stay_apart(run):

@@ -100,7 +100,7 @@ def prepared(bench, tiny, apply_steps, given_batches, tmp_path) -> Prepared:
     made = Prepared(tmp_path / "prepared")
     made.root.mkdir()
     for name, (class_name, model_type, steps) in FAMILIES.items():
-        tiny(class_name, model_type).save_pretrained(tmp_path / name)
+        tiny(class_name, model_type).to(torch.bfloat16).save_pretrained(tmp_path / name)
         facts = bench.checkpoint(bench.zip_folder(tmp_path / name, f"{name}.zip"))
         model, _ = apply_steps((bench.out, facts), *steps, data=given_batches(facts.architecture))
         onnx_ir.save(assembled(model).model, made.folder(name) / "model.onnx")

@@ -1,6 +1,6 @@
 """The forms in which a weight can be held and stored; `decoder_of` finds the one that a manifest names."""
 
-from .base import Encoded, dtype_name, dtype_of
+from .base import Encoded, dtype_name, dtype_of, half_dtype
 from .composite import Composite
 from .dense import Dense
 from .factored import Factored, Pivoted
@@ -27,4 +27,5 @@ __all__ = [
     "decoder_of",
     "dtype_name",
     "dtype_of",
+    "half_dtype",
 ]

@@ -9,11 +9,16 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..math.quantizers import LARGEST_HALF
 from ..plans import Plan
 
 
 class Encoded(ABC):
-    """One weight of logical `shape` and `dtype` in some stored form. `kinds` are the plan kinds it reads back."""
+    """One weight of logical `shape` in some stored form. `kinds` are the plan kinds it reads back.
+
+    It has one value, what `decode` gives, and that is what proof, receipt and every exporter use. `dtype` is that of
+    the checkpoint: whatever has to store the values as plain floats rounds them to it, and nothing else does.
+    """
 
     kinds: ClassVar[tuple[str, ...]]
     shape: tuple[int, ...]
@@ -25,7 +30,9 @@ class Encoded(ABC):
 
     @abstractmethod
     def decode(self) -> Tensor:
-        """The values: a tensor of `shape` and `dtype`. Factors are multiplied; a module keeps them apart instead."""
+        """The values, of `shape`: plain ones as they are stored, float32 where they are computed of codes and scales,
+        or of factors, which a module keeps apart instead.
+        """
 
     @abstractmethod
     def parts(self) -> dict[str, Tensor]:
@@ -49,6 +56,13 @@ class Encoded(ABC):
     @abstractmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
         """The inverse of `parts`, with what `plan.meta` said."""
+
+
+def half_dtype(encoded: Encoded) -> torch.dtype:
+    """The 16-bit floats for its values: the checkpoint's own, else float16; bfloat16 where one is beyond float16."""
+    if encoded.dtype == torch.bfloat16:
+        return torch.bfloat16
+    return torch.float16 if float(encoded.decode().abs().max()) <= LARGEST_HALF else torch.bfloat16
 
 
 def dtype_name(dtype: torch.dtype) -> str:

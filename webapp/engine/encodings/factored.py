@@ -35,7 +35,7 @@ class Factored(Composite):
         return FactoredPlan(self.shape, dtype_name(self.dtype), left=self.left.plan, right=self.right.plan)
 
     def decode(self) -> Tensor:
-        return (self.left.decode().float() @ self.right.decode().float()).to(self.dtype)
+        return self.left.decode().float() @ self.right.decode().float()
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
@@ -82,9 +82,9 @@ class Pivoted(Composite):
     def decode(self) -> Tensor:
         basis, mix = self.basis.decode().float(), self.mix.decode().float()
         if self.transposed:
-            return torch.cat((basis, basis @ mix), 1)[:, self.order].to(self.dtype)
+            return torch.cat((basis, basis @ mix), 1)[:, self.order]
         made = torch.cat((basis.flatten(1), mix.flatten(1) @ basis.flatten(1)))[self.order]
-        return made.reshape(self.shape).to(self.dtype)
+        return made.reshape(self.shape)
 
     def parts(self) -> dict[str, Tensor]:
         return {**super().parts(), ".pivots": bits.pack_mask(self.pivots)}

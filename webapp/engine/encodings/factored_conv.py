@@ -36,7 +36,7 @@ class FactoredConv(Composite):
         return FactoredConvPlan(self.shape, dtype_name(self.dtype), chain=tuple(f.plan for f in self.chain))
 
     def decode(self) -> Tensor:
-        return reduce(composed, (factor.decode().float() for factor in self.chain)).to(self.dtype)
+        return reduce(composed, (factor.decode().float() for factor in self.chain))
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:

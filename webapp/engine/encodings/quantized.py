@@ -63,7 +63,7 @@ class Quantized(Encoded):
 
     def decode(self) -> Tensor:
         matrix = quantizers.dequantize(self.codes, self.grid)
-        return (matrix.t() if self.transposed else matrix).reshape(self.shape).to(self.dtype).contiguous()
+        return (matrix.t() if self.transposed else matrix).reshape(self.shape).contiguous()
 
     def parts(self) -> dict[str, Tensor]:
         found, codes, bits = {".scale": self.grid.scale}, self.codes, self.grid.bits

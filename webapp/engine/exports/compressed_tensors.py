@@ -64,17 +64,11 @@ class CompressedTensors(Export):
         return Loaded(module, "from_pretrained of transformers, a process of its own", runtime)
 
     def rounded(self, model: Model) -> Model:
-        from ..encodings import Quantized
         from ..transformers_folder.folder import Layout
-        from ..transformers_folder.packing import as_float, unrounded
+        from ..transformers_folder.packing import as_float
 
-        layout, weights = Layout.of(model), dict(model.weights)
-        for name, encoded in model.weights.items():
-            if name in layout.floats:
-                weights[name] = as_float(encoded)
-            elif isinstance(encoded, Quantized):
-                weights[name] = unrounded(encoded)
-        return replace(model, weights=weights, activations={})
+        floats = {name: as_float(model.weights[name]) for name in Layout.of(model).floats}
+        return replace(model, weights={**model.weights, **floats}, activations={})
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         if not written["packed"]:

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..encodings import Dense, Encoded, Quantized
+from ..encodings import Dense, Encoded, Quantized, half_dtype
 from ..math.quantizers import LARGEST_HALF
 
 BLOCK = 32
@@ -47,10 +47,14 @@ def choose(encoded: Encoded) -> Choice:
         return Choice(_float_kind(encoded))
     grid, columns = encoded.grid, encoded.codes.shape[1]
     if columns % BLOCK:
-        return Choice("F16", note=f"its rows of {columns} are no whole blocks of {BLOCK}")
+        return Choice(_float_kind(encoded), note=f"its rows of {columns} are no whole blocks of {BLOCK}")
     whole = grid.group % BLOCK == 0 and grid.scale.dtype == torch.float16
+    if grid.zero_point is not None:  # the lowest value m of a block is float16 too
+        whole = whole and float((grid.zero_point * grid.scale.float()).abs().max()) <= LARGEST_HALF
     if grid.levels is not None or not whole or (grid.zero_point is not None and grid.bits > 4):
         what = "a codebook" if grid.levels is not None else "its zero points" if whole else "its groups or scales"
+        if float(encoded.decode().abs().max()) > 127 * LARGEST_HALF:  # beyond what a block's scale can be
+            return Choice("BF16", note=f"{what} cannot be kept, and its values are beyond those of 8-bit blocks")
         return Choice("Q8_0", note=f"{what} cannot be kept, so it was rounded to 8 bits")
     if grid.zero_point is not None:
         return Choice("Q4_1", codes=True)
@@ -101,10 +105,7 @@ def rounded(encoded: Encoded, choice: Choice) -> Encoded:
 
 
 def _float_kind(encoded: Encoded) -> Kind:
-    """Half precision: the one that the weight has, or float16 where its values are within that range."""
-    if encoded.dtype in (torch.float32, torch.float64):
-        return "F16" if float(encoded.decode().abs().amax()) <= LARGEST_HALF else "BF16"
-    return "BF16" if encoded.dtype == torch.bfloat16 else "F16"
+    return "BF16" if half_dtype(encoded) == torch.bfloat16 else "F16"
 
 
 def _units(encoded: Quantized, kind: Kind) -> tuple[Tensor, Tensor, Tensor | None]:

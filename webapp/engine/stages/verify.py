@@ -54,7 +54,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         _measure(job, form, loaded, facts, report)
     if spec is not None and loaded.runner is not None:
         batch = job.evaluation()[0] if job.dataset is not None else synthetic(spec, job.run.seed)
-        write_example(loaded.runner, batch, job.output)
+        write_example(loaded.runner, spec, batch, job.output)
     return facts
 
 

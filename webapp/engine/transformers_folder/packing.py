@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..encodings import Dense, Encoded, Quantized
-from ..math.quantizers import LARGEST_HALF, Grid
+from ..encodings import Dense, Encoded, Quantized, half_dtype
+from ..math.quantizers import Grid
 from ..safetensors_file import LazyTensor
 
 
@@ -80,13 +80,5 @@ def stored(name: str, encoded: Quantized) -> dict[str, LazyTensor]:
 
 
 def as_float(encoded: Encoded) -> Encoded:
-    """A quantized weight that is not packed, in half precision; others as they are, pruned zeros among them."""
-    values = encoded.decode()
-    if isinstance(encoded, Quantized) and values.dtype in (torch.float32, torch.float64):
-        values = values.to(torch.float16 if float(values.abs().amax()) <= LARGEST_HALF else torch.bfloat16)
-    return Dense(values)
-
-
-def unrounded(encoded: Quantized) -> Encoded:
-    """The weight as the library decodes it: the product of scale and integer, not rounded to the weight's dtype."""
-    return Quantized(encoded.codes, encoded.grid, encoded.shape, torch.float32, encoded.transposed)
+    """A quantized weight that is not packed: its values in half precision."""
+    return Dense(encoded.decode().to(half_dtype(encoded)))
