@@ -1,10 +1,12 @@
-// The recipe as text: shown, copied, downloaded, and pasted back.
+// The recipe as text: typed, with a fault shown at its line, copied and downloaded.
 
-export function yamlTab(post, address, replace) {
+export function yamlTab(typed) {
   const tabs = [...document.querySelectorAll("[role=tab]")];
   const text = document.getElementById("yaml");
   const error = document.getElementById("yaml-error");
-  let shown = "";
+  const numbers = document.getElementById("yaml-lines");
+  const band = document.getElementById("yaml-fault");
+  let faulty = 0; // the line, from 1; 0: none
 
   function select(tab, focus = false) {
     for (const other of tabs) {
@@ -14,6 +16,7 @@ export function yamlTab(post, address, replace) {
       document.getElementById(other.getAttribute("aria-controls")).hidden = !chosen;
     }
     if (focus) tab.focus();
+    draw();
   }
   for (const tab of tabs) {
     tab.addEventListener("click", () => select(tab));
@@ -23,23 +26,22 @@ export function yamlTab(post, address, replace) {
     });
   }
 
-  function say(message) {
-    error.textContent = message;
-    error.hidden = !message;
-    text.classList.toggle("is-invalid", Boolean(message));
-  }
-
-  document.getElementById("yaml-use").addEventListener("click", async () => {
-    let answer;
-    try {
-      answer = await post(address, { text: text.value });
-    } catch {
-      return say("Pare does not answer. Check that it is running, and try again.");
+  // The numbers of the lines and the mark of a fault keep to the text as it scrolls.
+  function draw() {
+    const count = text.value.split("\n").length;
+    if (numbers.childElementCount !== count) {
+      numbers.replaceChildren(...Array.from({ length: count }, (_, index) => Object.assign(document.createElement("span"), { textContent: index + 1 })));
     }
-    if (answer.error) return say(answer.error.message);
-    const problem = replace(answer.recipe);
-    say(problem);
-    if (!problem) select(tabs[0], true);
+    for (const [index, number] of [...numbers.children].entries()) number.className = index + 1 === faulty ? "faulty" : "";
+    numbers.scrollTop = text.scrollTop;
+    band.hidden = !faulty;
+    const { lineHeight, paddingTop } = getComputedStyle(text);
+    band.style.top = `${parseFloat(paddingTop) + (faulty - 1) * parseFloat(lineHeight) - text.scrollTop}px`;
+  }
+  text.addEventListener("scroll", draw);
+  text.addEventListener("input", () => {
+    draw();
+    typed();
   });
 
   document.getElementById("yaml-download").addEventListener("click", () => {
@@ -51,13 +53,26 @@ export function yamlTab(post, address, replace) {
   });
 
   return {
-    // Text that somebody is writing is not overwritten by the answer to an earlier change.
-    show(yaml) {
-      if (text.value === shown || document.getElementById("panel-yaml").hidden) {
-        text.value = yaml;
-        say("");
-      }
-      shown = yaml;
+    get value() {
+      return text.value;
     },
+    get open() {
+      return !document.getElementById("panel-yaml").hidden;
+    },
+    show(yaml) {
+      text.value = yaml;
+      draw();
+    },
+    fault(message) {
+      const line = Number(/\bline (\d+)\b/.exec(message)?.[1] ?? 1);
+      faulty = message ? Math.min(line, text.value.split("\n").length) : 0;
+      band.firstElementChild.textContent = message;
+      error.textContent = message;
+      error.hidden = !message;
+      text.classList.toggle("is-invalid", Boolean(message));
+      text.setAttribute("aria-invalid", String(Boolean(message)));
+      draw();
+    },
+    select: (open, focus = false) => select(tabs[open ? 1 : 0], focus),
   };
 }

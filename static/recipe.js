@@ -1,5 +1,7 @@
-// The recipe builder: cards that are added, ordered and filled in; everything else follows from `read()`.
+// The recipe builder: cards that are added, ordered and filled in, and the same as text. What was changed last, cards or
+// text, is the recipe (`current`); the other follows it.
 import { forecast } from "./forecast.js";
+import { draftOf, keepDraft } from "./recipe-draft.js";
 import { fill, readCard, showMatches, showWhen } from "./recipe-card.js";
 import { yamlTab } from "./recipe-yaml.js";
 
@@ -10,8 +12,11 @@ const initial = JSON.parse(document.getElementById("form-state").textContent);
 const { error } = initial;
 const cards = () => [...list.children];
 const address = (name) => form.getAttribute(`data-${name}`); // `form.dataset` is the field of that name
+const start = document.getElementById("start");
 let made = 0;
 let ready = false;
+let typed = false; // the text was changed last
+let before = null; // the recipe that Undo brings back: {typed, recipe, sentence}
 
 export function read() {
   return { version: 1, steps: cards().map(readCard) };
@@ -29,17 +34,15 @@ function add(step, before = null) {
 }
 
 function replace(recipe) {
-  const steps = recipe.steps ?? [];
-  const unknown = steps.find((step) => !document.getElementById(`card-${step.technique}`));
-  if (unknown) return `There is no technique ${unknown.technique}. Nothing was changed.`;
   list.replaceChildren();
-  for (const step of steps) add(step);
-  changed();
-  return "";
+  for (const step of recipe.steps ?? []) add(step);
+  numbered();
 }
 
-let timer = 0;
-function changed() {
+const unknown = (recipe) => (recipe.steps ?? []).some((step) => !document.getElementById(`card-${step.technique}`));
+const current = () => (typed ? yaml.value : JSON.stringify(read()));
+
+function numbered() {
   for (const [index, card] of cards().entries()) {
     card.querySelector("[data-number]").textContent = index + 1;
     card.querySelector('[data-move="-1"]').disabled = index === 0;
@@ -47,46 +50,115 @@ function changed() {
     showWhen(card);
   }
   document.getElementById("steps-empty").hidden = cards().length > 0;
-  if (ready) document.getElementById("form-error")?.remove(); // it was about what has just been changed
-  field.value = JSON.stringify(read());
+}
+
+// The cards were changed by hand, so that they are the recipe.
+function changed() {
+  if (typed) {
+    offerUndo("The steps took the place of the text.");
+    typed = false;
+    fault(null);
+  }
+  numbered();
+  keep();
+  look();
+}
+
+let timer = 0;
+function textChanged() {
+  typed = true;
+  keep();
   clearTimeout(timer);
-  timer = setTimeout(look, 150);
+  timer = setTimeout(look, 250); // half a word is not worth a complaint
+}
+
+function keep() {
+  if (ready) document.getElementById("form-error")?.remove(); // it was about what has just been changed
+  field.value = current();
+  keepDraft(form, { typed, recipe: field.value, before });
+}
+
+function offerUndo(sentence) {
+  before = { typed, recipe: current(), sentence };
+  showUndo();
+}
+
+function showUndo() {
+  const place = document.getElementById("undo");
+  place.hidden = !before;
+  place.firstElementChild.textContent = before?.sentence ?? "";
+}
+
+function bring({ typed: asText, recipe }) {
+  let steps = null;
+  try {
+    steps = JSON.parse(recipe);
+  } catch {
+    // text that is not JSON; or what came back from the server was neither, and the error above the form says so
+  }
+  typed = asText || !Array.isArray(steps?.steps) || unknown(steps);
+  if (typed) yaml.show(recipe);
+  else {
+    replace(steps);
+    fault(null);
+  }
+  yaml.select(typed);
+}
+
+// What is wrong with the text: at its line, and nothing can be started while it is.
+function fault(error) {
+  yaml.fault(error?.message ?? "");
+  start.disabled = Boolean(error);
+  document.getElementById("text-fault").hidden = !error;
 }
 
 const DATA = ["dataset", "training_dataset"]; // some steps need it, and the forecast says so
 
-// Asks the server what the recipe gives, and what each step's patterns match. Only the newest answer counts.
-let asked = new AbortController();
+// Asks the server what the recipe gives, and what each step's patterns match; one question at a time, and another one
+// as soon as it is answered where something was changed meanwhile: the forecast keeps up with a slider as it moves.
+let asking = false;
+let again = false;
 async function look() {
-  asked.abort();
-  asked = new AbortController();
-  const { signal } = asked;
-  const checkpoint_id = form.elements.checkpoint.value;
-  const recipe = read();
-  if (!recipe.steps.length) return forecast({ error: { message: "The recipe has no steps yet." } });
+  again = true;
+  if (asking) return;
+  asking = true;
+  while (again) {
+    again = false;
+    await ask();
+  }
+  asking = false;
+}
+
+async function ask() {
+  const [asText, checkpoint_id] = [typed, form.elements.checkpoint.value];
+  const recipe = asText ? yaml.value : read();
+  if (!asText && !recipe.steps.length) return forecast({ error: { message: "The recipe has no steps yet." } });
   document.getElementById("forecast").classList.add("stale");
   try {
     const [dataset_id, training_dataset_id] = DATA.map((name) => form.elements[name].value || null);
-    const answer = await post(address("predict"), { checkpoint_id, recipe, dataset_id, training_dataset_id }, signal);
+    const answer = await post(address("predict"), { checkpoint_id, recipe, dataset_id, training_dataset_id });
     if (answer.error) answer.error.message = plain(answer.error.message);
-    forecast(answer);
-    mark(answer.error);
-    if (answer.recipe_yaml) yaml.show(answer.recipe_yaml);
     // A pattern that matches nothing is refused by the forecast; what the others match is still worth seeing.
-    const { matches } = answer.error ? await post(address("match"), { checkpoint_id, recipe }, signal) : answer;
+    const { matches } = answer.error && !asText ? await post(address("match"), { checkpoint_id, recipe }) : answer;
+    if (asText !== typed || (asText && again)) return; // another text is there meanwhile, and is asked about next
+    forecast(answer);
+    if (asText) {
+      fault(answer.error);
+      if (answer.recipe) replace(answer.recipe);
+    }
+    mark(asText ? null : answer.error);
+    if (answer.recipe_yaml && !asText) yaml.show(answer.recipe_yaml);
     for (const [index, card] of cards().entries()) showMatches(card, matches?.[index]);
-  } catch (problem) {
-    if (problem.name === "AbortError") return;
+  } catch {
     forecast({ error: { message: "Pare does not answer; the forecast is out of date. Check that it is running." } });
   }
 }
 
-async function post(address, body, signal) {
+async function post(address, body) {
   const response = await fetch(address, {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "application/json" },
     body: JSON.stringify(body),
-    signal,
   });
   return response.json();
 }
@@ -142,7 +214,19 @@ form.addEventListener("click", (event) => {
   if (button.dataset.add) {
     const added = add({ technique: button.dataset.add, settings: {} });
     added.querySelector("input, select")?.focus();
-  } else if (button.dataset.preset) replace(JSON.parse(button.dataset.preset));
+  } else if (button.dataset.preset) {
+    offerUndo(`${button.textContent.trim()} took the place of your recipe.`);
+    typed = false;
+    fault(null);
+    replace(JSON.parse(button.dataset.preset));
+  } else if ("undo" in button.dataset) {
+    const wanted = before;
+    offerUndo("That was undone.");
+    bring(wanted);
+    keep();
+    return look();
+  } else if ("showText" in button.dataset) return yaml.select(true, true);
+  else if ("useSteps" in button.dataset) return changed();
   else if (button.dataset.move) {
     move(card, Number(button.dataset.move));
     changed();
@@ -150,6 +234,7 @@ form.addEventListener("click", (event) => {
   } else if ("duplicate" in button.dataset) add(readCard(card), card.nextElementSibling)?.querySelector("button")?.focus();
   else if ("remove" in button.dataset) {
     const next = card.nextElementSibling ?? card.previousElementSibling;
+    offerUndo(`${title(card)} was removed.`);
     card.remove();
     (next?.querySelector("[data-remove]") ?? document.querySelector("[data-add]")).focus();
   } else return;
@@ -194,20 +279,30 @@ for (const end of ["pointerup", "pointercancel"]) {
   });
 }
 
-for (const name of DATA) form.elements[name].addEventListener("change", changed);
+for (const name of DATA) form.elements[name].addEventListener("change", look);
+form.addEventListener("input", keep);
+form.elements.checkpoint.addEventListener("change", () => {
+  look();
+  fit();
+});
 
-form.elements.checkpoint.addEventListener("change", async (event) => {
-  changed();
-  const answer = await fetch(`${address("fit")}?checkpoint=${encodeURIComponent(event.target.value)}`);
+// Which datasets and formats fit the chosen checkpoint.
+async function fit() {
+  const answer = await fetch(`${address("fit")}?checkpoint=${encodeURIComponent(form.elements.checkpoint.value)}`);
   const { datasets, exports } = await answer.json();
   for (const box of form.querySelectorAll("[data-export]")) {
     const reason = exports[box.value];
+    const choice = box.closest("label");
     box.disabled = Boolean(reason);
     if (reason) box.checked = false;
-    const place = box.closest("label").querySelector("[data-reason]");
-    place.textContent = reason ?? "";
-    place.hidden = !reason;
+    choice.querySelector("[data-summary]").hidden = Boolean(reason);
+    choice.querySelector("[data-reason]").textContent = reason ?? "";
+    choice.querySelector("[data-reason]").hidden = !reason;
+    document.getElementById(reason ? "exports-unfit" : "exports-fit").append(choice);
   }
+  const folded = document.getElementById("exports-unfit");
+  folded.parentElement.hidden = !folded.childElementCount;
+  folded.parentElement.querySelector("[data-count]").textContent = folded.childElementCount;
   for (const option of form.elements.dataset.options) {
     const reason = datasets[option.value];
     option.disabled = Boolean(reason);
@@ -216,22 +311,24 @@ form.elements.checkpoint.addEventListener("change", async (event) => {
   }
   if (form.elements.dataset.selectedOptions[0]?.disabled) {
     form.elements.dataset.value = Object.keys(datasets).find((id) => datasets[id] === null) ?? "";
-    changed();
+    form.elements.dataset.dispatchEvent(new Event("change", { bubbles: true })); // the preprocessing follows it too
   }
-});
-
-form.addEventListener("submit", () => (field.value = JSON.stringify(read())));
-
-const yaml = yamlTab(post, address("parse"), replace);
-let given = {};
-try {
-  given = JSON.parse(field.value);
-} catch {
-  // what came back from the server was not JSON; the error above the form says so
+  keep();
 }
-replace(given);
+
+form.addEventListener("submit", keep);
+
+const yaml = yamlTab(textChanged);
+const draft = error ? null : draftOf(form);
+before = draft?.before ?? null;
+showUndo();
+bring(draft ?? { typed: false, recipe: field.value });
+if (draft) fit();
+field.value = current();
+look();
 ready = true;
 if (error) {
-  mark(error);
+  if (typed) fault(error);
+  else mark(error);
   document.getElementById("form-error")?.focus();
 }

@@ -38,11 +38,14 @@ def test_steps_are_ordered_by_dragging(builder):
 def test_the_slider_and_the_number_are_one_value_and_the_forecast_follows(builder):
     expect(builder.locator("#forecast-after")).to_have_text(re.compile(r"\d"))
     before = builder.locator("#forecast-after").text_content()
-    builder.get_by_role("slider", name="Sparsity, slider").focus()
-    for _ in range(20):
-        builder.keyboard.press("ArrowRight")
-    expect(builder.get_by_role("spinbutton", name="Sparsity")).to_have_value("0.7")
-    expect(builder.locator("#forecast-after")).not_to_have_text(before)
+    slider = builder.get_by_role("slider", name="Sparsity, slider")
+    box = slider.bounding_box()
+    builder.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    builder.mouse.down()
+    builder.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] / 2, steps=5)
+    expect(builder.locator("#forecast-after")).not_to_have_text(before)  # while it is held
+    builder.mouse.up()
+    expect(builder.get_by_role("spinbutton", name="Sparsity")).not_to_have_value("0.5")
     builder.get_by_role("spinbutton", name="Sparsity").fill("0.25")
     expect(builder.get_by_role("slider", name="Sparsity, slider")).to_have_value("0.25")
 
@@ -57,17 +60,55 @@ def test_the_forecast_says_which_step_lacks_data(builder):
     expect(warnings).to_contain_text("Wanda needs calibration data")
 
 
-def test_a_recipe_goes_out_as_text_and_comes_back(builder):
+def test_text_that_is_typed_is_what_runs_and_a_fault_in_it_stands_at_its_line(builder, api):
     builder.get_by_role("tab", name="YAML").click()
-    text = builder.get_by_label("The same recipe as text")
+    text, start = builder.get_by_label("The same recipe as text"), builder.get_by_role("button", name="Start run")
     expect(text).to_have_value(re.compile("technique: magnitude_pruning"))
-    changed = text.input_value().replace("sparsity: 0.5", "sparsity: 0.9")
-    text.fill("version: 1\nsteps:\n- technique: no_such_thing\n")
-    builder.get_by_role("button", name="Use this text").click()
-    expect(builder.locator("#yaml-error")).to_contain_text("no_such_thing")
-    text.fill(changed)
-    builder.get_by_role("button", name="Use this text").click()
+    right = text.input_value().replace("sparsity: 0.5", "sparsity: 0.9  # a tenth stays")
+    text.fill(right.replace("bits: 8", "bits: 9"))
+    line = next(n for n, row in enumerate(right.splitlines(), start=1) if "bits: 8" in row)
+    expect(builder.locator("#yaml-error")).to_contain_text("Step 2, bits: input should be 8, 6, 5, 4, 3 or 2")
+    expect(builder.locator("#yaml-lines .faulty")).to_have_text(str(line))
+    expect(start).to_be_disabled()
+    text.fill("steps: [")
+    expect(builder.locator("#yaml-error")).to_contain_text("neither YAML nor JSON")
+    expect(start).to_be_disabled()
+    text.fill(right)
+    expect(start).to_be_enabled()
+    builder.get_by_role("tab", name="Steps").click()
     expect(builder.get_by_role("spinbutton", name="Sparsity")).to_have_value("0.9")
+    start.click()
+    builder.wait_for_url(re.compile(r"/runs/[2-9a-z]{12}$"))
+    run = api.post(f"/runs/{builder.url.rsplit('/', 1)[1]}/cancel")
+    assert run["recipe"]["steps"][0]["settings"]["sparsity"] == 0.9
+    expect(builder.locator("#run-state[data-state=cancelled]")).to_be_visible()
+
+
+def test_a_draft_survives_a_reload_and_back_and_a_preset(builder):
+    sparsity = builder.get_by_role("spinbutton", name="Sparsity")
+    sparsity.fill("0.37")
+    builder.get_by_label("Name of the run").fill("Half done")
+    builder.get_by_role("checkbox", name="ONNX").check()
+    builder.reload()
+    expect(sparsity).to_have_value("0.37")
+    builder.get_by_role("link", name="Techniques").first.click()
+    builder.wait_for_url(re.compile("/techniques"))
+    builder.go_back()
+    expect(sparsity).to_have_value("0.37")
+    expect(builder.get_by_label("Name of the run")).to_have_value("Half done")
+    expect(builder.get_by_role("checkbox", name="ONNX")).to_be_checked()
+    builder.get_by_role("button", name="GPTQ, 4-bit").click()
+    expect(builder.locator("#steps h3")).to_have_text(["GPTQ"])
+    builder.get_by_role("button", name="Undo").click()
+    expect(sparsity).to_have_value("0.37")
+    builder.get_by_role("tab", name="YAML").click()  # text with a fault is a draft too
+    builder.get_by_label("The same recipe as text").fill("# not yet\nsteps: [")
+    builder.reload()
+    expect(builder.get_by_label("The same recipe as text")).to_have_value("# not yet\nsteps: [")
+    expect(builder.get_by_role("button", name="Start run")).to_be_disabled()
+    builder.get_by_role("link", name="New run").click()  # a new visit begins anew
+    builder.wait_for_url(re.compile("/runs/new$"))
+    expect(builder.get_by_label("Name of the run")).to_have_value("")
 
 
 def test_a_recipe_that_is_refused_comes_back_as_it_was_typed(builder):

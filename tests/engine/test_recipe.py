@@ -5,7 +5,7 @@ import torch
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.predict import check_recipe, match_layers, predict
-from webapp.engine.recipe import Recipe, Step
+from webapp.engine.recipe import Recipe, Step, lines_named
 
 
 def step(technique="magnitude_pruning", **more):
@@ -35,13 +35,31 @@ def test_yaml_and_json_are_the_same_recipe_and_come_back():
         ("version: 1\nsteps: []", "steps", "at least 1"),
         ("version: 1\nsteps: [{technique: cast, colour: red}]", "steps.0.colour", "not a setting"),
         ("version: 1", "steps", "missing"),
-        ("a: &a [x]\nb: *a", None, "aliases"),
+        ("a: &a [x]\nb: *a", None, r"alias, `\*a` \(line 2\)"),
     ],
 )
 def test_a_malformed_recipe_gets_a_sentence(text, field, says):
     with pytest.raises(RecipeInvalid, match=says) as caught:
         Recipe.parse(text)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("version: 1\nsteps:\n- technique: cast\n  settings:\n    dtype: int8\n", 5),
+        ("version: 1\nsteps:\n- technique: cast\n- technique: magic\n", 4),
+        ("version: 1\nsteps:\n- settings: {}\n", 3),  # what is missing: where it should stand
+        (
+            "version: 1\nsteps:\n- technique: cast\n  layers:\n    include: ['*']\n    exclude:\n    - no.layer\n",
+            7,
+        ),
+        ('{"version": 1,\n "steps": [{"technique": "cast",\n   "settings": {"colour": 1}}]}', 3),
+    ],
+)
+def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
+    with pytest.raises(RecipeInvalid, match=rf" \(line {line}\)\.$"), lines_named(text):
+        check_recipe(mlp[1], Recipe.parse(text))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -105,12 +106,45 @@ class Recipe(BaseModel):
 def refuse_aliases(text: str) -> None:
     """YAML aliases can unfold into gigabytes; no recipe needs them."""
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise RecipeInvalid(
-                "The recipe uses YAML aliases (`*name`); write the values out, and quote patterns with a `*`."
-            )
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken):
+                raise RecipeInvalid(
+                    f"The recipe uses a YAML alias, `*{token.value}` (line {token.start_mark.line + 1}); "
+                    "write its value out, and put patterns with a `*` in quotes."
+                )
     except yaml.YAMLError:
         return  # safe_load says it better
+
+
+@contextmanager
+def lines_named(given: Any) -> Iterator[None]:
+    """Where a recipe was given as lines of text, a RecipeInvalid about a field of it says in which line that stands."""
+    try:
+        yield
+    except RecipeInvalid as error:
+        of_lines = isinstance(given, str) and "\n" in given.strip()
+        line = line_of(given, error.field) if of_lines and error.field else None
+        if line is None:
+            raise
+        raise RecipeInvalid(f"{error.message.removesuffix('.')} (line {line}).", error.field) from None
+
+
+def line_of(text: str, field: str) -> int | None:
+    """The line, from 1, in which a field such as `steps.1.settings.sparsity` stands, or what should hold it."""
+    line, rest = None, field
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    while rest and node is not None:
+        children: list[tuple[str, yaml.Node, yaml.Node]] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [(str(key.value), key, value) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            children = [(str(index), value, value) for index, value in enumerate(node.value)]
+        held = [child for child in children if f"{rest}.".startswith(f"{child[0]}.")]
+        if not held:
+            break
+        name, at, node = max(held, key=lambda child: len(child[0]))  # a pattern may hold dots itself
+        line, rest = at.start_mark.line + 1, rest[len(name) + 1 :]
+    return line
 
 
 def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:

@@ -16,6 +16,7 @@ from ..engine.errors import PareError, PreprocessingInvalid
 from ..engine.exports import exports as formats
 from ..engine.facts import DatasetFacts
 from ..engine.preprocessing import Preprocessing, preprocessing_of
+from ..engine.recipe import lines_named
 from ..engine.techniques import techniques
 from ..fitting import architecture_only, exports_against, first_choice, reasons_against
 from ..forms import RunForm, setting_rows, settings_form
@@ -74,7 +75,8 @@ def start() -> ResponseReturnValue:
             name=form.name.data or None,
             preprocessing=asked_preprocessing(form.preprocessing.data),
         )
-        run = create_run(db.session, services().jobs, asked, forked_from_id=source.id if source else None)
+        with lines_named(asked.recipe):
+            run = create_run(db.session, services().jobs, asked, forked_from_id=source.id if source else None)
     except PareError as error:
         return page(form, error, source), error.status
     return redirect(url_for("runs.show", id=run.id))

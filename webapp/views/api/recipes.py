@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...database import db
 from ...engine.facts import CheckpointFacts
 from ...engine.predict import match_layers, predict
-from ...engine.recipe import Recipe
+from ...engine.recipe import Recipe, lines_named
 from ...run_requests import parse_recipe, ready, without_data
 from ...store.models import Checkpoint, Dataset
 from . import schemas
@@ -22,15 +22,18 @@ from .endpoints import endpoint
     example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}}'""",
 )
 def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
-    facts, recipe = asked(body)
-    prediction = predict(facts, recipe).model_dump(mode="json")
+    with lines_named(body.recipe):
+        facts, recipe = asked(body)
+        prediction = predict(facts, recipe).model_dump(mode="json")
     if "dataset_id" in body.model_fields_set:
         dataset, training = (
             ready(db.session, Dataset, given, field) if (given := getattr(body, field)) else None
             for field in ("dataset_id", "training_dataset_id")
         )
         prediction["warnings"] = [*dict(without_data(recipe, dataset, training)).values(), *prediction["warnings"]]
-    return schemas.PredictAnswer(prediction=prediction, recipe_yaml=recipe.to_yaml(), matches=matches(facts, recipe))
+    return schemas.PredictAnswer(
+        prediction=prediction, recipe=recipe.as_dict(), recipe_yaml=recipe.to_yaml(), matches=matches(facts, recipe)
+    )
 
 
 @endpoint(
@@ -53,7 +56,8 @@ def match_recipe(body: schemas.PredictRequest) -> schemas.MatchesAnswer:
     body=schemas.ParseRequest,
 )
 def parse_recipe_text(body: schemas.ParseRequest) -> schemas.ParseAnswer:
-    recipe = Recipe.parse(body.text)
+    with lines_named(body.text):
+        recipe = Recipe.parse(body.text)
     return schemas.ParseAnswer(recipe=recipe.as_dict(), recipe_yaml=recipe.to_yaml())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ... import run_requests
 from ...database import db
 from ...deletion import delete_run as delete_row
+from ...engine.recipe import lines_named
 from ...run_requests import RunChanges, RunRequest
 from ...services import services
 from ...store.models import Run
@@ -24,7 +25,8 @@ from .endpoints import endpoint, row_of
     example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}}'""",
 )
 def create_run(body: RunRequest) -> schemas.RunAnswer:
-    return run_answer(run_requests.create_run(db.session, services().jobs, body))
+    with lines_named(body.recipe):
+        return run_answer(run_requests.create_run(db.session, services().jobs, body))
 
 
 @endpoint("GET", "/runs", "Runs, newest first", answer=schemas.RunPage, query=schemas.PageQuery)

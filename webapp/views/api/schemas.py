@@ -151,6 +151,7 @@ class MatchesAnswer(BaseModel):
 
 class PredictAnswer(MatchesAnswer):
     prediction: dict[str, Any] = Field(description="before and after (bytes, parameters, sparsity), steps, warnings.")
+    recipe: dict[str, Any]
     recipe_yaml: str
 
 
