@@ -160,7 +160,7 @@ def test_what_fell_short_is_a_row_of_its_own(tmp_path, mlp):
     receipt = Bench(tmp_path, mlp).run(("low_rank", {"by": "rank", "rank": 10}))["receipt"]
     short = [row for row in receipt["requested"] if not row["ok"]]
     assert [row["layer"] for row in short] == ["2"]
-    assert "Not achieved as requested" in render_text(receipt)
+    assert "Requested vs. achieved" in render_text(receipt)
 
 
 def test_without_a_dataset_it_says_so_and_still_proves(tmp_path, mlp):

@@ -24,6 +24,11 @@ class Blocks:
     key: str  # of the config that says how many
     candidates: tuple[int, ...]
 
+    def of(self, weight: str) -> int | None:
+        """The number of the block that a tensor is in; None outside of them."""
+        found = re.match(re.escape(self.path) + r"\.(\d+)\.", weight)
+        return int(found[1]) if found else None
+
 
 def blocks_of(facts: CheckpointFacts, chosen: Collection[str]) -> Blocks | None:
     """Blocks may leave whose layers' weights are all in `chosen`. None where the model has no such row."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,8 @@ from .plans import DensePlan, Plan
 from .recipe import Recipe, Step, invalid, matches, select_layers
 from .structure import reshaped_facts, reshaped_plans
 from .techniques import Reshaped, Skip, Technique, technique
+
+Answer = TypeVar("Answer")
 
 
 class Totals(BaseModel):
@@ -74,8 +76,16 @@ class PreparedStep:
 
     def reshaped(self, facts: CheckpointFacts) -> Reshaped | None:
         """Raises RecipeInvalid where nothing of the model can be reshaped in this way."""
+        return self._doable(lambda: self.technique.reshape(facts, self.layers, self.settings))
+
+    def untouched(self, facts: CheckpointFacts) -> Iterator[SkippedLayer]:
+        """What of the chosen layers will stay as it is because of others. Raises RecipeInvalid like `reshaped`."""
+        for layer, reason in self._doable(lambda: self.technique.untouched(facts, self.layers, self.settings)).items():
+            yield SkippedLayer(layer=layer, reason=reason)
+
+    def _doable(self, answer: Callable[[], Answer]) -> Answer:
         try:
-            return self.technique.reshape(facts, self.layers, self.settings)
+            return answer()
         except Skip as reason:
             raise RecipeInvalid(
                 f"Step {self.position + 1} ({self.technique.title}) cannot be done: {reason}.", f"steps.{self.position}"
@@ -124,7 +134,7 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     original = facts
     for position, asked in enumerate(recipe.steps):
         step = prepare_step(facts, asked, position)
-        skipped = list(_advance(plans, step))
+        skipped = [*_advance(plans, step), *step.untouched(facts)]
         if change := step.reshaped(facts):
             plans, facts = reshaped_plans(plans, change), reshaped_facts(facts, change)
         exact = exact and step.technique.exact(step.settings)

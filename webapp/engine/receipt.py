@@ -58,6 +58,7 @@ def conclude(
         "quality_unavailable": result["metrics_unavailable"],
         "speed": _speed(baseline, result, own.arithmetic(written)),
         "requested": _requested(steps),
+        "shortfall": _shortfall(steps),
         "steps": steps,
         "notes": list(facts.notes),
         "runtimes": runtimes(stage_facts),
@@ -179,6 +180,17 @@ def _requested(steps: Sequence[Facts]) -> list[dict[str, Any]]:
         for number, step in enumerate(steps, start=1)
         for layer in step["layers"]
     ]
+
+
+def _shortfall(steps: Sequence[Facts]) -> str | None:
+    """What was not done as asked, as sentences; None where every row is as asked and every step changed something."""
+    rows = [layer for step in steps for layer in step["layers"]]
+    skipped = sum(row["skipped"] for row in rows)
+    short = sum(not row["ok"] for row in rows) - skipped
+    idle = [f"Step {n} ({step['title']}) changed nothing." for n, step in enumerate(steps, 1) if not step["changed"]]
+    counts = [f"{n:,} {what}" for n, what in ((skipped, "not done"), (short, "off what was asked")) if n]
+    told = [f"Requested vs. achieved, {len(rows):,} rows: {', '.join(counts)}."] if counts else []
+    return " ".join([*idle, *told]) or None
 
 
 def _provenance(

@@ -17,6 +17,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield "=" * WIDTH
     yield receipt["title"] or "Receipt"
     yield receipt["verdict"]["sentence"]
+    yield from filter(None, [receipt["shortfall"]])
     yield from _table("", ("", "before", "after"), (_summary_row(row) for row in receipt["summary"]))
     yield from _bytes(receipt["bytes"])
     credit = ((r["label"], f"{r['saved']:,}", f"{r['share']:.1%}", r["note"]) for r in receipt["credit"])
@@ -26,11 +27,11 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     if receipt.get("quality_unavailable"):
         yield receipt["quality_unavailable"]
     yield from _speed(receipt["speed"])
-    short = [row for row in receipt["requested"] if not row["ok"]]
+    short = sorted((row for row in receipt["requested"] if not row["ok"]), key=lambda row: not row["skipped"])
     rows = ((str(r["step"]), r["layer"], r["asked"], r["done"], r["note"]) for r in short)
-    yield from _table("Not achieved as requested", ("step", "layer", "requested", "achieved", "why"), rows)
+    yield from _table("Requested vs. achieved", ("step", "layer", "requested", "achieved", "why"), rows)
     if not short:
-        yield f"Asked and done: all of {len(receipt['requested'])} layers."
+        yield f"Requested vs. achieved: all {len(receipt['requested'])} rows as requested."
     yield from _runtimes(receipt["runtimes"])
     for row in receipt.get("undelivered", ()):
         yield f"Not delivered: {row['artifact']}. {row['reason']['message']}"

@@ -146,6 +146,16 @@ def lazy_tensors(path: Path, filename: str | None = None) -> dict[str, LazyTenso
     }
 
 
+def same_tensors(one: Path, other: Path) -> bool:
+    """Whether two files hold the same values under the same names; what their metadata say is not compared."""
+    ours, theirs = lazy_tensors(one), lazy_tensors(other)
+    return ours.keys() == theirs.keys() and all(
+        (tensor.shape, tensor.dtype) == (theirs[name].shape, theirs[name].dtype)
+        and _raw(name, tensor) == _raw(name, theirs[name])
+        for name, tensor in ours.items()
+    )
+
+
 def _read(path: Path, facts: TensorFacts, start: int) -> torch.Tensor:
     dtype: torch.dtype = getattr(torch, facts.dtype)
     if not facts.size:

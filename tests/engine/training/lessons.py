@@ -75,7 +75,7 @@ def trained(
     settings = {"precision": "float32", "batch_size": 16} | settings
     context = Context(layers, seed, report or Silent(), data, scratch, (lambda: teacher) if teacher else None)
     with one_thread():
-        (outcome,) = technique.apply(model, technique.Settings(**settings), context)
+        outcome, *_ = technique.apply(model, technique.Settings(**settings), context)
     return outcome
 
 

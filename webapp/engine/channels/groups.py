@@ -12,6 +12,10 @@ from torch import Tensor
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+class Uncuttable(Exception):
+    """Channels that have to stay, and why: a sentence about the layers that make them."""
+
+
 @dataclass(frozen=True)
 class Member:
     """A dimension of a tensor: channel c takes `repeat` places of it from offset + c * repeat on.
@@ -42,6 +46,11 @@ class Group:
 
     def of_role(self, role: str) -> list[Member]:
         return [member for member in self.members if member.role == role]
+
+    @property
+    def widths(self) -> frozenset[str]:
+        """The tensors that are as long as there are channels: the makers, and what scales the channels after them."""
+        return frozenset(member.tensor for member in self.members if member.role != "reads")
 
     @property
     def makers(self) -> frozenset[str]:

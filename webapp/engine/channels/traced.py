@@ -19,13 +19,18 @@ from torch import nn
 from ..batches import synthetic
 from ..facts import ArchitectureSpec
 from ..widths import fit_widths
-from .groups import Group, Member, cut_shapes
+from .groups import Group, Member, Uncuttable, cut_shapes
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def traced_groups(module: nn.Module, spec: ArchitectureSpec) -> Iterator[Group]:
-    """Every group whose channels some later layer reads; the model's own answers are in none."""
+ANSWERS = "its outputs are the model's answers"
+LOST = "its channels are put in another order in a way that is not followed"
+FIXED = "a step of the program holds their number, so it could not run with fewer of its channels"
+
+
+def traced_groups(module: nn.Module, spec: ArchitectureSpec) -> tuple[list[Group], dict[str, str]]:
+    """Every group whose channels some later layer reads; and of the other weights that make channels, why not they."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch_pruning
@@ -33,15 +38,19 @@ def traced_groups(module: nn.Module, spec: ArchitectureSpec) -> Iterator[Group]:
         inputs = {name: tensor.to("meta") for name, tensor in synthetic(spec, 0).inputs.items()}
         graph = torch_pruning.DependencyGraph()
         graph.build_dependency(module, example_inputs=inputs if len(inputs) > 1 else next(iter(inputs.values())))
-        found = [
-            group
-            for traced in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
-            for group in _groups(traced)
-        ]
+        found: list[Group] = []
+        why_not: dict[str, str] = {}
+        for traced in graph.get_all_groups(root_module_types=[nn.Conv1d, nn.Conv2d, nn.Linear]):
+            try:
+                found += _groups(traced)
+            except Uncuttable as reason:
+                why_not |= {f"{name}.weight": _mixed(name, part) or str(reason) for name, part in _makers(traced)}
     if spec.family == "program":  # whose steps may hold a width as a number
-        found = [group for group in found if _runs_cut(module, group, spec)]
+        fixed = [group for group in found if not _runs_cut(module, group, spec)]
+        why_not |= {weight: FIXED for group in fixed for weight in group.makers}
+        found = [group for group in found if group not in fixed]
     order = {name: index for index, name in enumerate(module.state_dict())}
-    yield from sorted(found, key=lambda group: min(order[member.tensor] for member in group.members))
+    return sorted(found, key=lambda group: min(order[member.tensor] for member in group.members)), why_not
 
 
 def _runs_cut(module: nn.Module, group: Group, spec: ArchitectureSpec) -> bool:
@@ -62,27 +71,32 @@ def _runs_cut(module: nn.Module, group: Group, spec: ArchitectureSpec) -> bool:
 def _groups(traced: Any) -> Iterator[Group]:
     """The groups in one of torch-pruning's: concatenated channels are one group for each of the parts.
 
-    None where it cannot be cut: nothing reads it, or a layer in it mixes channels in a way that is not followed.
+    Raises Uncuttable where nothing reads it, or a layer in it mixes channels in a way that is not followed.
     """
     runs: list[tuple[Member, int, int]] = []  # a member for channel `first` on, and how many it has
     for item in traced.items:
         part, name = item.dep.target.module, item.dep.target.name.partition(" (")[0]
         if isinstance(part, nn.Parameter):  # used by no layer: how is not known
-            return
+            raise Uncuttable(f"{name} runs along its channels, and it belongs to no layer")
         if not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding, *NORMS)):
             if any(True for _ in part.parameters()):
-                return
+                raise Uncuttable(f"its channels run through {name}, a {type(part).__name__}, which is not followed")
             continue
         channels = list(dict.fromkeys(item.root_idxs))
         repeat = len(item.idxs) // len(channels)
-        mixed = getattr(part, "groups", 1) > 1 and part.groups != part.in_channels  # who meets whom would change
-        if mixed or not (_in_a_row(channels) and _in_a_row(item.idxs) and len(item.idxs) == repeat * len(channels)):
-            return
+        if mixed := _mixed(name, part):
+            raise Uncuttable(mixed)
+        if not (_in_a_row(channels) and _in_a_row(item.idxs) and len(item.idxs) == repeat * len(channels)):
+            raise Uncuttable(LOST)
         reads = item.dep.handler.__name__ == "prune_in_channels" and not isinstance(part, NORMS)
         runs += [(m, channels[0], len(channels)) for m in _members(part, name, reads, repeat, item.idxs[0])]
     kind: Literal["channels", "neurons"] = (
-        "channels" if any(isinstance(item.dep.target.module, nn.Conv2d) for item in traced.items) else "neurons"
+        "channels"
+        if any(isinstance(item.dep.target.module, nn.Conv1d | nn.Conv2d) for item in traced.items)
+        else "neurons"
     )
+    if not any(member.role == "reads" for member, _, _ in runs):
+        raise Uncuttable(ANSWERS)
     edges = sorted({edge for _, first, count in runs for edge in (first, first + count)})
     for start, end in pairwise(edges):
         members = {
@@ -95,6 +109,23 @@ def _groups(traced: Any) -> Iterator[Group]:
             title = makers[0] if len(makers) == 1 else f"{makers[0]} and {len(makers) - 1} more"
             ordered = sorted(members, key=lambda member: (member.tensor, member.dim))
             yield Group(title, kind, end - start, tuple(ordered))
+
+
+def _mixed(name: str, part: nn.Module) -> str | None:
+    """Why the channels of a convolution in groups have to stay; None where each output has an input of its own."""
+    groups = getattr(part, "groups", 1)
+    if groups == 1 or groups == part.in_channels == part.out_channels:
+        return None
+    return f"{name} has {groups} groups of channels, and which of them meet would change"
+
+
+def _makers(traced: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The layers whose outputs are a group of torch-pruning's."""
+    for item in traced.items:
+        part, name = item.dep.target.module, item.dep.target.name.partition(" (")[0]
+        makes = item.dep.handler.__name__ == "prune_out_channels" or getattr(part, "groups", 1) > 1
+        if makes and isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            yield name, part
 
 
 def _in_a_row(places: list[int]) -> bool:

@@ -16,24 +16,37 @@ from torch import nn
 from ..architectures import architectures
 from ..calibration.walk import row_of_blocks
 from ..facts import ArchitectureSpec
-from .groups import Group, Member
+from .groups import Group, Member, Uncuttable
 
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "ffn_hidden_size")
 HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+NO_ROW = "the model is not a row of blocks of one width"
+OUTSIDE = "it stands outside the blocks: its outputs are the model's answers, or as wide as the residual stream"
+RESIDUAL = "its outputs are as wide as the residual stream, which the config has once for all blocks"
 QUERY, KEY, VALUE, OUTPUT = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def block_groups(module: nn.Module, spec: ArchitectureSpec) -> Iterator[Group]:
-    """For each block its MLP's neurons and, where the config can hold fewer, its heads (key-value groups)."""
+def block_groups(module: nn.Module, spec: ArchitectureSpec) -> tuple[list[Group], dict[str, str]]:
+    """For each block its MLP's neurons and, where the config can hold fewer, its heads (key-value groups).
+
+    And of every other weight that makes outputs, why they stay.
+    """
     path, config = row_of_blocks(module), _parsed(spec)
     if path is None or not isinstance(getattr(config, "hidden_size", None), int):  # stages that widen
-        return
+        return [], dict.fromkeys(_weights("", module), NO_ROW)
+    found: list[Group] = []
+    why_not = dict.fromkeys(_weights("", module), OUTSIDE)
     for name, block in module.get_submodule(path).named_children():
         prefix = f"{path}.{name}"
-        for group in (_neurons(prefix, block, config), _heads(prefix, block, config)):
-            if group is not None:
-                yield group
+        why_not |= dict.fromkeys(_weights(f"{prefix}.", block), RESIDUAL)
+        for ours, seek in ((False, _neurons), (True, _heads)):
+            try:
+                found.append(seek(prefix, block, config))
+            except Uncuttable as reason:
+                names = (name for name in _weights(f"{prefix}.", block) if bool(ATTENTION.search(name)) is ours)
+                why_not |= dict.fromkeys(names, str(reason))
+    return found, why_not
 
 
 def narrowed(spec: ArchitectureSpec, kind: str, kept: int, of: int) -> ArchitectureSpec:
@@ -68,30 +81,40 @@ def _inner_key(config: Any) -> str | None:
     return next((key for key in INNER if hasattr(config, key)), None)
 
 
-def _neurons(prefix: str, block: nn.Module, config: Any) -> Group | None:
+def _weights(prefix: str, module: nn.Module) -> list[str]:
+    """What makes outputs in it: linear layers and convolutions."""
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    return [
+        f"{prefix}{name}.weight" for name, part in module.named_modules() if _sizes(part) or isinstance(part, kinds)
+    ]
+
+
+def _neurons(prefix: str, block: nn.Module, config: Any) -> Group:
     """The layers that widen the residual stream to the MLP's width, and the one that narrows it again."""
     hidden, key = int(config.hidden_size), _inner_key(config)
     if key is None:
-        return None
+        raise Uncuttable("the config has no width of the MLP that could be made smaller")
     inner = int(getattr(config, key) or 4 * hidden)
     if inner == hidden:
-        return None
+        raise Uncuttable(f"its MLP is as wide as the residual stream ({hidden}), so shapes do not tell them apart")
     outside = (name for name, _ in block.named_modules() if not ATTENTION.search(name.partition(".")[0]))
     wide = {name: sizes for name in outside if (sizes := _sizes(block.get_submodule(name))) and inner in sizes}
     makers = [name for name, sizes in wide.items() if sizes == (hidden, inner)]
     readers = [name for name, sizes in wide.items() if sizes == (inner, hidden)]
     if not makers or len(readers) != 1 or len(makers) + 1 != len(wide):
-        return None
+        raise Uncuttable(f"its MLP is not of layers from {hidden} to {inner} and one from {inner} back to {hidden}")
     members = [m for name in makers for m in _rows(block, prefix, name)]
     members.append(_columns(block, prefix, readers[0]))
     return Group(f"{prefix} MLP", "neurons", inner, tuple(members))
 
 
-def _heads(prefix: str, block: nn.Module, config: Any) -> Group | None:
+def _heads(prefix: str, block: nn.Module, config: Any) -> Group:
     """Key-value groups with their query heads, where the model type takes `head_dim` from its config."""
     parts = {name.rpartition(".")[2]: name for name, part in block.named_modules() if _sizes(part)}
-    if not all(name in parts for name in (QUERY, KEY, VALUE, OUTPUT)) or "head_dim" not in config.to_dict():
-        return None
+    if not all(name in parts for name in (QUERY, KEY, VALUE, OUTPUT)):
+        raise Uncuttable("its queries, keys and values are not layers of their own")
+    if "head_dim" not in config.to_dict():
+        raise Uncuttable("the config has no head_dim, so it cannot say that there are fewer heads of the same size")
     size, width = _head_dim(config), int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     queries = size * int(config.num_attention_heads) // width
     members = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..artifact import read_model, write_model
@@ -14,6 +15,7 @@ from ..pipeline import STATE
 from ..predict import prepare_step
 from ..probe import write_probe
 from ..progress import Part, Report
+from ..safetensors_file import same_tensors
 from ..sizes import half_precision_bytes
 from ..structure import facts_of
 from ..techniques import DATA_NEEDS, Context
@@ -42,16 +44,20 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         job.teacher,
         facts,
     )
+    activations = dict(model.activations)
     outcomes = prepared.technique.apply(model, prepared.settings, context)
     seconds = time.perf_counter() - start
     report.progress(0.85, "Storing what the step made")
     size = write_model(model, job.output / STATE)
     give_back()
+    changed = model.activations != activations or not same_tensors(_source(job, number), job.output / STATE)
     half_bytes = half_precision_bytes(model)
     write_probe(model, job.output, job.run.seed, keep=False)
     for outcome in outcomes:
         if not outcome.ok:
             report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")
+    if not changed:
+        report.log(f"{prepared.technique.title} changed nothing.")
     report.log(f"{prepared.technique.title}: {len(outcomes)} results, {size:,} bytes, {seconds:.1f} s")
     return {
         "technique": prepared.technique.name,
@@ -61,11 +67,15 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         "seconds": seconds,
         "size_bytes": size,
         "half_bytes": half_bytes,
+        "changed": changed,
         "layers": [asdict(outcome) for outcome in outcomes],
     }
 
 
 def _before(job: StageJob, number: int) -> Model:
-    if number == 1:
-        return job.original()
-    return read_model(job.inputs[f"step-{number - 1}"] / STATE)
+    return job.original() if number == 1 else read_model(_source(job, number))
+
+
+def _source(job: StageJob, number: int) -> Path:
+    """The file that the step begins from."""
+    return job.checkpoint.folder / "model.safetensors" if number == 1 else job.inputs[f"step-{number - 1}"] / STATE

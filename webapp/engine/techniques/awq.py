@@ -62,7 +62,7 @@ class Awq(Rounding, BlockByBlock):
         scaled = {slot.path for slots in self._folded(block, settings) for slot in slots}
         done = super().compress_block(block, settings, context)
         return [
-            (slot, outcome if slot.path in scaled or outcome.skipped else replace(outcome, note=UNSCALED))
+            (slot, outcome if slot.path in scaled or outcome.skipped else replace(outcome, ok=False, note=UNSCALED))
             for slot, outcome in done
         ]
 

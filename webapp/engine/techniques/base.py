@@ -48,13 +48,20 @@ def setting(
     return PydanticField(default, title=title, description=help, json_schema_extra=shown, **bounds)
 
 
+LEFT, NOTHING = "left as it is", "nothing"
+MISSED = 0.1  # of what was asked: as far off as a share may be and still count as reached
+
+
 class Skip(Exception):
     """This layer stays as it is, and why: a sentence for the receipt."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done to one layer: `asked` beside `done`. A layer that fell short or was skipped is not `ok`."""
+    """What was done to one layer: `asked` beside `done`.
+
+    Not `ok`: a ratio was missed or a way round was taken; `skipped` too: nothing was done to it. Then `note` says why.
+    """
 
     layer: str
     asked: str
@@ -62,6 +69,21 @@ class Outcome:
     ok: bool = True
     skipped: bool = False
     note: str = ""
+
+    @classmethod
+    def left(cls, layer: str, asked: str, why: str) -> Outcome:
+        """A layer that should have changed and did not."""
+        return cls(layer, asked, LEFT, ok=False, skipped=True, note=why)
+
+    @classmethod
+    def not_asked(cls, layer: str, why: str) -> Outcome:
+        """A layer that the step's settings leave out, though its patterns name it."""
+        return cls(layer, NOTHING, LEFT, note=why)
+
+
+def missed(asked: float, done: float) -> bool:
+    """Whether a share is off by more than a tenth of what was asked."""
+    return abs(done - asked) > MISSED * asked + 1e-9
 
 
 @dataclass(frozen=True)
@@ -133,6 +155,13 @@ class Technique(ABC):
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
         """The form that the layer will have. Raises Skip with the reason."""
 
+    def untouched(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Mapping[str, str]:
+        """Layers that will stay as they are, by name, with the reason, where that is not theirs alone to say (`plan`).
+
+        `facts` is of the model as the steps before leave it. Raises Skip like `reshape`.
+        """
+        return {}
+
     def exact(self, settings: Any) -> bool:
         """Whether `plan` knows each layer's bytes from the settings alone, without the values."""
         return True
@@ -154,7 +183,7 @@ class LayerByLayer(Technique):
                 with torch.no_grad():
                     changed, outcome = self.compress(encoded, layer, settings)
             except Skip as reason:
-                outcomes.append(Outcome(layer.name, asked, "left as it is", ok=False, skipped=True, note=str(reason)))
+                outcomes.append(Outcome.left(layer.name, asked, str(reason)))
                 continue
             model.weights[layer.weight] = changed
             outcomes.append(outcome)

@@ -53,8 +53,7 @@ class BlockByBlock(Technique):
                     with torch.no_grad():
                         encoded, outcome = self.compress_slot(slot, statistics[slot.path], settings, context)
                 except Skip as reason:
-                    left = Outcome(slot.layer.name, asked, "left as it is", ok=False, skipped=True, note=str(reason))
-                    done.append((slot, left))
+                    done.append((slot, Outcome.left(slot.layer.name, asked, str(reason))))
                     continue
                 block.keep(slot, encoded)
                 done.append((slot, outcome))
@@ -63,8 +62,7 @@ class BlockByBlock(Technique):
     def outcome(self, layer: LayerFacts, parts: Sequence[Outcome], settings: Any) -> Outcome:
         """One line for a layer out of those of its matrices; a factored layer has two."""
         if not parts:
-            asked = self.asked(layer, settings)
-            return Outcome(layer.name, asked, "left as it is", ok=False, skipped=True, note=UNREACHED)
+            return Outcome.left(layer.name, self.asked(layer, settings), UNREACHED)
         return parts[0] if len(parts) == 1 else joined(parts)
 
     @abstractmethod

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from ..encodings import Encoded
 from ..errors import DatasetUnfit, RecipeInvalid
 from ..facts import LayerFacts
 from ..model import Model
@@ -16,6 +17,7 @@ from ..training import Objective, Student, Trained, TrainingSamples, TrainingSet
 from ..training.student import Forms, best_device, whole
 from .base import Context, Outcome, Technique
 
+UNHELPFUL = "no step made it better, so the weights are left as they were"
 ENDED = {
     "time": "ended by the time limit",
     "patience": "ended early, since the validation loss had stopped falling",
@@ -49,9 +51,11 @@ class ByTraining(Technique):
         objective = self.objective(student, samples, settings, context)
         rate = self.rate(settings, student)
         trained = train(student, objective, samples, rate, context.scratch, context.report, self.title)
+        before = dict(model.weights)
         student.write_back()
         found = self.outcome(student, settings, samples, trained)
-        return [replace(found, note="; ".join(filter(None, (found.note, objective.note))))]
+        found = replace(found, note="; ".join(filter(None, (found.note, objective.note))))
+        return [found, *(_row(layer, before[layer.weight], model, found.note) for layer in context.layers)]
 
     def forms(self, settings: Any, context: Context) -> Forms:
         return whole(settings)
@@ -72,10 +76,23 @@ class ByTraining(Technique):
             done += f"; validation loss {end.first_loss:.4g} → {end.best_loss:.4g}"
         done += f"; {ENDED[end.ended]}" if end.ended else ""
         better = end.best_step > 0 or not len(samples.validation)
-        note = "" if better else "no step made it better, so the weights are left as they were"
+        note = "" if better else UNHELPFUL
         if better and end.ended == "diverged":
             note = f"the weights of step {end.best_step:,} are kept; a lower learning rate may go further"
-        return Outcome(_named(student), asked, done, ok=better and end.ended != "diverged", note=note)
+        ok = better and end.ended != "diverged"
+        return Outcome(_named(student), asked, done, ok=ok, skipped=not better, note=note)
+
+
+def _row(layer: LayerFacts, before: Encoded, model: Model, note: str) -> Outcome:
+    """How far training moved one of the chosen layers."""
+    after = model.weights[layer.weight]
+    if after is before:
+        return Outcome.not_asked(layer.name, "these settings do not train it")
+    old, new = before.decode().float(), after.decode().float()
+    moved = float((new - old).norm() / old.norm().clamp(min=1e-12))
+    if not moved:
+        return Outcome.left(layer.name, "trained", note or "no gradient moved it")
+    return Outcome(layer.name, "trained", f"moved by {moved:.2%} of its norm")
 
 
 def _named(student: Student) -> str:

@@ -131,10 +131,10 @@ class IntegerProducts(Technique):
         return Outcome(name, asked, f"{asked}; its output changes by {change:.1%}", note=note)
 
     def _floats(self, name: str, settings: Any, why: str) -> Outcome:
-        return Outcome(name, self.asked(settings), "int8 weights, float inputs", note=f"kept: {why}")
+        return Outcome(name, self.asked(settings), "int8 weights, float inputs", ok=False, note=why)
 
     def _left(self, name: str, settings: Any, why: str) -> Outcome:
-        return Outcome(name, self.asked(settings), "left as it is", ok=False, skipped=True, note=why)
+        return Outcome.left(name, self.asked(settings), why)
 
     def _looked_up(self, model: Model, layer: LayerFacts, settings: Any) -> Outcome:
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -72,8 +72,8 @@ class LayerDrop(Technique):
         if not settings.by.startswith("influence"):
             gone = spread(blocks.candidates, settings)
             _drop(model, shortened(facts, blocks, gone))
-            return [Outcome(f"{blocks.path}.{index}", asked, "left") for index in gone]
-        left, outcomes = list(range(blocks.count)), []  # the original numbers of those that are still there
+            return _rows(blocks, context.layers, asked, dict.fromkeys(gone, ""))
+        left, notes = list(range(blocks.count)), {}  # the original numbers of those that are still there
         at_once = settings.blocks if settings.by == "influence" else 1
         for _ in range(0, settings.blocks, at_once):
             now = facts_of(model, facts)
@@ -81,11 +81,24 @@ class LayerDrop(Technique):
             may_leave = [place for place, number in enumerate(left) if number in blocks.candidates]
             places = sorted(sorted(may_leave, key=lambda place: found[place])[:at_once])
             for place in places:
-                note = f"it changed the residual stream by {found[place]:.4f} (one minus the cosine)"
-                outcomes.append(Outcome(f"{blocks.path}.{left[place]}", asked, "left", note=note))
+                notes[left[place]] = f"it changed the residual stream by {found[place]:.4f} (one minus the cosine)"
             _drop(model, shortened(now, replace(blocks, count=len(left)), places))
             left = [number for place, number in enumerate(left) if place not in places]
-        return outcomes
+        return _rows(blocks, context.layers, asked, notes)
+
+
+def _rows(blocks: Blocks, layers: Sequence[LayerFacts], asked: str, gone: Mapping[int, str]) -> list[Outcome]:
+    """One for each chosen layer; `gone` has a note for each block that left, by its number."""
+    found = []
+    for layer in layers:
+        number = blocks.of(layer.weight)
+        if number is None:
+            found.append(Outcome.not_asked(layer.name, "it is in none of the blocks"))
+        elif number in gone:
+            found.append(Outcome(layer.name, asked, f"removed with block {number}", note=gone[number]))
+        else:
+            found.append(Outcome(layer.name, asked, f"stays with block {number}"))
+    return found
 
 
 def _drop(model: Model, change: Reshaped) -> None:

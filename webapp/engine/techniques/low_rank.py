@@ -12,7 +12,7 @@ from ..math import ranks
 from ..model import Model
 from ..plans import Plan, QuantizedPlan
 from ..progress import Part, Report
-from .base import Context, Need, Outcome, Skip, Technique, setting
+from .base import Context, Need, Outcome, Skip, Technique, missed, setting
 from .base import Settings as BaseSettings
 from .block_by_block import UNREACHED
 from .factor_forms import Form, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
@@ -163,7 +163,21 @@ def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None] | 
     of = " and ".join(map(str, chosen))
     share, energy = form.values(chosen) / form.size, 1 - split.lost(chosen)
     done = f"rank {of}, {share:.1%} of its parameters ({1 - share:.1%} saved), {energy:.1%} of its energy"
-    return Outcome(goal.layer.name, _asked(settings), done, note=goal.note)
+    short = _short(form, chosen, share, settings)
+    note = "; ".join(filter(None, (short, goal.note)))
+    return Outcome(goal.layer.name, _asked(settings), done, ok=not short, note=note)
+
+
+def _short(form: Form, chosen: Ranks, share: float, settings: Any) -> str:
+    """Why the factors hold another share of the parameters than was asked; "" where they do not."""
+    if settings.by != "ratio" or _shared(settings) or not missed(settings.ratio, share):
+        return ""
+    if share > settings.ratio:
+        return "its least rank holds more"
+    above = form.options.index(chosen) + 1
+    if above == len(form.options):
+        return "no higher rank saves anything"
+    return f"the next higher rank holds {form.values(form.options[above]) / form.size:.1%}"
 
 
 def _allocated(model: Model, settings: Any, context: Context) -> dict[str, Ranks | None]:
@@ -251,4 +265,4 @@ def _asked(settings: Any) -> str:
 
 
 def _left(layer: LayerFacts, settings: Any, reason: str) -> Outcome:
-    return Outcome(layer.name, _asked(settings), "left as it is", ok=False, skipped=True, note=reason)
+    return Outcome.left(layer.name, _asked(settings), reason)

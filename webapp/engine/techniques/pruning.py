@@ -83,11 +83,15 @@ class Pruning(Technique):
         """What became of one matrix that was to lose `share`; None: as much as it happens to."""
         plan = encoded.plan
         done = 1 - plan.nonzero / max(plan.params, 1)
-        reached = share is None or done >= share - max(REACHED, 1 / max(plan.params, 1))
+        within = REACHED if settings.n_of_m else max(REACHED, 1 / max(plan.params, 1))
+        reached = share is None or done >= share - within
         if not reached and settings.n_of_m:
             inputs = run_of(slot.encoded.shape, slot.transposed)
             note = f"{note} its {inputs} inputs are not groups of {settings.n_of_m[1]}".strip()
-        elif not note and plan.stored == plan.params and plan.nonzero:
+        if share and not plan.params - plan.nonzero:
+            note = note or f"{share:.1%} of its {plan.params} weights is less than one"
+            return Outcome.left(slot.layer.name, self.asked(slot.layer, settings), note)
+        if not note and plan.stored == plan.params and plan.nonzero:
             note = "a bitmask would cost more than it saves here"
         return Outcome(slot.layer.name, self.asked(slot.layer, settings), f"{done:.1%}", ok=reached, note=note)
 

@@ -16,7 +16,7 @@ from ..model import Model
 from ..modules import build
 from ..plans import DensePlan, Plan
 from ..structure import facts_of, reshaped_facts
-from .base import Context, Outcome, Reshaped, Skip, Technique, setting
+from .base import NOTHING, Context, Outcome, Reshaped, Skip, Technique, setting
 from .base import Settings as BaseSettings
 from .layer_drop import LayerDrop
 from .structured_pruning import StructuredPruning
@@ -103,14 +103,18 @@ class SmallerStudent(Technique):
 
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
         assert context.facts is not None
-        outcomes, facts, layers = [], context.facts, context.layers
+        facts, layers = context.facts, context.layers
+        rows: dict[str, list[Outcome]] = {layer.name: [] for layer in layers}
+        origins = {layer.weight: layer.name for layer in layers}  # as it was called before blocks left
         for technique, own in self._parts(facts, layers, settings):
             change = technique.reshape(facts, layers, own)
             assert change is not None
-            given = replace(context, facts=facts, layers=layers, data=None)
-            found = technique.apply(model, own, given)
-            outcomes += [replace(outcome, note="" if outcome.ok else outcome.note) for outcome in found]
+            names = {layer.name: origins[layer.weight] for layer in layers}
+            for row in technique.apply(model, own, replace(context, facts=facts, layers=layers, data=None)):
+                rows[names[row.layer]].append(replace(row, layer=names[row.layer], note="" if row.ok else row.note))
             facts, layers = facts_of(model, facts), _renamed(facts, layers, change)
+            origins = {change.renamed.get(weight, weight): name for weight, name in origins.items()}
+        outcomes = [row for own in rows.values() for row in ([r for r in own if r.asked != NOTHING] or own[:1])]
         if settings.initialise == "random":
             drawn = _drawn_afresh(model, context.seed)
             outcomes.append(Outcome("every tensor", "begun at random", f"{drawn} drawn with seed {context.seed}"))

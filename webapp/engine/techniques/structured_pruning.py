@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..channels import Group, cut_shapes, groups_of, narrowed
+from ..channels import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
 from ..channels.cutting import has_batch_norm, recalibrate_batch_norm
 from ..channels.surgery import FROM_DATA, Surgery
-from ..channels.transformers_blocks import fits
+from ..channels.transformers_blocks import ATTENTION, fits
 from ..facts import CheckpointFacts, LayerFacts
 from ..math.importance import relative
 from ..model import Model
 from ..plans import DensePlan, Plan
-from .base import Context, Need, Outcome, Reshaped, Skip, Technique, setting
+from .base import LEFT, Context, Need, Outcome, Reshaped, Skip, Technique, missed, setting
 from .base import Settings as BaseSettings
 
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
+UNEVEN = f"each keeps {LEAST_KEPT:.0%} and a multiple of what is set"
 
 
 class StructuredPruning(Technique):
@@ -147,7 +149,18 @@ class StructuredPruning(Technique):
             fresh = recalibrate_batch_norm(model, data) if data else 0
             notes.append(f"{fresh} batch norms recalibrated" if fresh else "batch norms kept: no calibration data")
         notes += [] if data else ["the layers that read them were not adjusted: no calibration data"]
-        return [_outcome(group, counts[group], settings, "; ".join(notes)) for group in groups]
+        return _outcomes(facts, context.layers, settings, counts, "; ".join(notes))
+
+    def untouched(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> dict[str, str]:
+        counts = {group: kept_of(group, settings) for group in self.chosen(facts, layers, settings)}
+        return {row.layer: row.note for row in _outcomes(facts, layers, settings, counts, "") if row.done == LEFT}
+
+
+def kind_of(facts: CheckpointFacts, layer: LayerFacts) -> str:
+    """Which of the choices of `cut` a layer is for."""
+    spec = facts.architecture
+    heads = spec is not None and spec.family == "transformers" and ATTENTION.search(layer.name)
+    return "heads" if heads else "neurons"
 
 
 def kept_of(group: Group, settings: Any) -> int:
@@ -170,12 +183,82 @@ def shared_out(scores: Mapping[Group, Tensor], settings: Any) -> dict[Group, int
     return counts
 
 
-def _outcome(group: Group, kept: int, settings: Any, note: str) -> Outcome:
-    asked = f"{settings.ratio:.0%} of {group.width} {group.kind}"
+def _outcomes(
+    facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any, counts: Mapping[Group, int], note: str
+) -> list[Outcome]:
+    """A row for each chosen layer: what it makes fewer of, what it reads fewer of, or why it stays as it is."""
+    shapes = {tensor.name: tensor.shape for tensor in facts.tensors}
+    smaller = {tensor for group, kept in counts.items() if kept < group.width for tensor in group.widths}
+    narrower = cut_shapes(shapes, counts.items())
+    short = _short_of_all(settings, counts)
+    found = []
+    for layer in layers:
+        if layer.weight in smaller:
+            of = {group: kept for group, kept in counts.items() if layer.weight in group.widths}
+            found.append(_cut(layer, of, settings, short, note))
+            continue
+        row = _untouched(facts, layer, settings, counts)
+        shape = narrower.get(layer.weight, layer.shape)
+        found.append(row if shape == layer.shape else _narrowed(layer, shape, row))
+    return found
+
+
+def _narrowed(layer: LayerFacts, shape: tuple[int, ...], row: Outcome) -> Outcome:
+    """The row of a layer that has lost inputs only: enough where its outputs are nobody's channels."""
+    axis = 0 if layer.transposed else 1
+    done = f"{shape[axis]} of {layer.shape[axis]} inputs stay"
+    if row.ok or row.note in ENDS:
+        return Outcome(layer.name, "as its inputs are cut", done)
+    return replace(row, done=f"all its outputs stay; {done}", skipped=False)
+
+
+def _cut(layer: LayerFacts, counts: Mapping[Group, int], settings: Any, short: str, note: str) -> Outcome:
+    width, kept = sum(group.width for group in counts), sum(counts.values())
+    kind = next(iter(counts)).kind
+    done = f"{kept} of {width} {kind} stay ({1 - kept / width:.1%} removed)"
+    if settings.scope == "uniform" and missed(settings.ratio, 1 - kept / width):
+        short = "; ".join(dict.fromkeys(_rounding(group, settings) for group in counts))
+    told = "; ".join(filter(None, (short, note)))
+    return Outcome(layer.name, _asked(settings, width, kind), done, ok=not short, note=told)
+
+
+def _untouched(facts: CheckpointFacts, layer: LayerFacts, settings: Any, counts: Mapping[Group, int]) -> Outcome:
+    if settings.cut != "both" and kind_of(facts, layer) != settings.cut:
+        return Outcome.not_asked(layer.name, f"it makes no {settings.cut}")
+    groups = [group for group in groups_of(facts) if layer.weight in group.widths]
+    if not groups:
+        why = why_not(facts).get(layer.weight, "what else its channels run through is not known")
+        return Outcome.left(layer.name, f"{settings.ratio:.0%} of its {settings.cut}", why)
+    width, kind = sum(group.width for group in groups), groups[0].kind
+    asked = _asked(settings, width, kind)
+    if missing := sorted(frozenset().union(*(group.makers for group in groups if group not in counts))):
+        return Outcome.left(layer.name, asked, f"the same {kind} are made by {', '.join(missing[:3])}, not all chosen")
     if settings.scope == "global":
-        asked = f"{settings.ratio:.0%} of the channels of all groups"
-    done = f"{kept} of {group.width} {group.kind} stay ({1 - kept / group.width:.1%} removed)"
-    if kept == group.width and settings.scope == "uniform":
-        short = f"{group.width} cannot lose {settings.ratio:.0%} and stay a multiple of {settings.round_to}"
-        return Outcome(group.name, asked, done, ok=False, note=short)
-    return Outcome(group.name, asked, done, note=note)
+        return Outcome(layer.name, asked, f"all {width} stay", note=f"those of other layers matter less, or {UNEVEN}")
+    return Outcome.left(layer.name, asked, "; ".join(dict.fromkeys(_rounding(group, settings) for group in groups)))
+
+
+def _asked(settings: Any, width: int, kind: str) -> str:
+    if settings.scope == "global":
+        return f"{settings.ratio:.0%} of the channels of all groups"
+    return f"{settings.ratio:.0%} of {width} {kind}"
+
+
+def _rounding(group: Group, settings: Any) -> str:
+    """Why another number of a group's channels stays than the ratio asks for."""
+    wanted, kept, multiple = (1 - settings.ratio) * group.width, kept_of(group, settings), settings.round_to
+    if group.kind == "heads":
+        if group.width == 1:
+            return "all queries share one head of keys and values (multi-query), which has to stay"
+        return f"heads are whole, and {kept} is the number nearest to {wanted:.3g}"
+    if kept == group.width < multiple or wanted < kept == multiple:
+        return f"{multiple} is the least multiple that may stay, and it has {group.width}"
+    return f"{kept} is the multiple of {multiple} nearest to {wanted:.4g}"
+
+
+def _short_of_all(settings: Any, counts: Mapping[Group, int]) -> str:
+    """Why all groups together lose another share than was asked, where they compete; else ""."""
+    removed = 1 - sum(counts.values()) / sum(group.width for group in counts)
+    if settings.scope == "uniform" or not missed(settings.ratio, removed):
+        return ""
+    return f"all groups together lost {removed:.1%}: {UNEVEN}"
