@@ -1,5 +1,7 @@
 """What every answer carries, and who may write."""
 
+import socket
+
 import pytest
 
 from webapp import create_app
@@ -79,11 +81,33 @@ def test_a_versioned_file_is_kept_and_any_other_is_asked_for_again(client):
         assert "immutable" not in plain.headers["Cache-Control"]
 
 
-def test_a_name_that_is_not_trusted_is_refused(app, client):
-    app.config["TRUSTED_HOSTS"] = ["pare.example"]
-    assert client.get("/", headers={"Host": "pare.example"}).status_code == 200
-    refused = client.get("/", headers={"Host": "rebound.example"})
-    assert refused.status_code == 400
-    assert "trusted_hosts" in refused.text
-    told = client.get("/api/v1/runs", headers={"Host": "rebound.example"}).get_json()["error"]
-    assert told["code"] == "host_not_trusted"
+@pytest.mark.parametrize(
+    ("trusted", "host", "status"),
+    [
+        ("", "localhost:8000", 200),
+        ("", "127.0.0.1", 200),
+        ("", "[::1]:8000", 200),
+        ("", "192.168.7.7:8000", 200),  # an address leads nowhere else
+        ("", socket.gethostname(), 200),
+        ("", "rebound.example", 400),
+        ("", "127.0.0.1.rebound.example", 400),
+        ("", "localhost.rebound.example", 400),
+        ("pare.example, .inner.example", "pare.example:8000", 200),
+        ("pare.example, .inner.example", "a.inner.example", 200),
+        ("pare.example, .inner.example", "rebound.example", 400),
+        ("pare.example", "127.0.0.1", 200),
+        ("*", "any.example", 200),
+    ],
+)
+def test_a_name_that_is_not_ours_is_refused(tmp_path, trusted, host, status):
+    settings = Settings.load(tmp_path / "instance", env={"PARE_TRUSTED_HOSTS": trusted})
+    app = create_app({"SETTINGS": settings, "TESTING": True})
+    client = app.test_client()
+    answer = client.get("/", headers={"Host": host})
+    assert answer.status_code == status
+    told = client.get("/api/v1/runs", headers={"Host": host})
+    assert told.status_code == status
+    if status == 400:
+        assert "trusted_hosts" in answer.text
+        assert told.get_json()["error"]["code"] == "host_not_trusted"
+    app.extensions["pare"].jobs.close()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flask import Flask
 
-# Under /api no cookie gives a right, and security.py refuses other sites. The form of a recipe checks its token
-# itself, so that it can come back with all that was typed.
+# Under /api security.py refuses other sites, and under /serve no cookie gives a right. The form of a recipe checks its
+# token itself, so that it can come back with all that was typed.
 OWN_CSRF_CHECK = ("recipes",)
 
 
@@ -23,6 +23,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from flask_bootstrap import Bootstrap5
     from flask_wtf import CSRFProtect
 
+    from .access import init_access
     from .config import Settings
     from .database import db, init_database
     from .display import init_display
@@ -44,8 +45,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         SETTINGS=settings,
         SECRET_KEY=settings.secret_key,
         BOOTSTRAP_SERVE_LOCAL=True,
-        TRUSTED_HOSTS=None if settings.trusted_hosts == "*" else settings.trusted_hosts.replace(" ", "").split(","),
         MAX_FORM_MEMORY_SIZE=2_000_000,  # bytes; uploads are streamed and have their own limit
+        SESSION_COOKIE_NAME="pare",
         SESSION_COOKIE_SAMESITE="Lax",
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session; a form may stay open overnight
         WTF_CSRF_SSL_STRICT=False,  # the Origin is checked instead: Referrer-Policy may hide the referrer
@@ -54,8 +55,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(config or {})
     app.json.sort_keys = False  # type: ignore[attr-defined]
     Bootstrap5(app)
-    csrf = CSRFProtect(app)
     init_security(app)
+    init_access(app)
+    csrf = CSRFProtect(app)  # after those: it reads the body
     init_errors(app)
     init_display(app)
     init_database(app, settings.database_url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -150,9 +151,17 @@ class Settings:
         secret=True,
     )
     trusted_hosts: str = setting(
-        "The names by which browsers may reach Pare, with commas between; another one is refused. With * any name is "
-        "taken, or, when Pare listens on this machine alone, only this machine's own.",
-        "*",
+        "The names by which browsers may reach Pare beside localhost, this machine's own name and any IP address, with "
+        "commas between; another one is refused. * takes any name.",
+        "none",
+        lambda s: "",
+    )
+    access_token: str = setting(
+        "What a browser signs in with and a program sends as Authorization: Bearer; 16 characters or more. Where it is "
+        "set it is asked for, also on this machine alone.",
+        "none on this machine alone; beyond it made once, in the file access_token of the instance folder",
+        lambda s: "",
+        secret=True,
     )
     log_level: str = setting("How much the server and the workers say: DEBUG, INFO, WARNING or ERROR.", "INFO")
 
@@ -178,6 +187,8 @@ class Settings:
         for row in rows():
             if row.metadata["derived"] and row.name not in given:
                 settings = dataclasses.replace(settings, **{row.name: row.metadata["derived"](settings)})
+        if settings.access_token and not re.fullmatch("[!-~]{16,}", settings.access_token):
+            raise SettingInvalid("access_token must have 16 or more ASCII characters, without spaces.", "access_token")
         return settings
 
     @classmethod

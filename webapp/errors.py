@@ -10,14 +10,19 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from .engine.errors import PareError
-from .request_errors import Busy
+from .request_errors import AccessRefused, Busy, TooManyTries
 from .store.errors import StoreError
 
 PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py
-RETRY_SECONDS = 5  # after which one who was refused because of others may come again
+HEADERS: dict[type[Exception], dict[str, str]] = {
+    AccessRefused: {"WWW-Authenticate": 'Bearer realm="Pare"'},
+    Busy: {"Retry-After": "5"},
+    TooManyTries: {"Retry-After": "60"},
+}
 
 TITLES = {
     400: "That request cannot be read",
+    401: "Sign in first",
     403: "Not allowed",
     404: "Page not found",
     405: "Not allowed",
@@ -26,6 +31,7 @@ TITLES = {
     410: "No longer here",
     413: "Too large",
     422: "That does not work",
+    429: "Too often",
     500: "Something went wrong",
     503: "Not available right now",
     507: "No space left",
@@ -66,8 +72,7 @@ def answer_known(error: PareError | StoreError) -> ResponseReturnValue:
     if error.status >= 500 and not isinstance(error, Busy):
         current_app.logger.error("%s %s: %s", request.method, request.path, error)
     response = current_app.make_response(answer(error.status, error.as_dict()))
-    if isinstance(error, Busy):
-        response.headers["Retry-After"] = str(RETRY_SECONDS)
+    response.headers.update(HEADERS.get(type(error), {}))
     return response
 
 
@@ -78,7 +83,7 @@ def answer_expired(error: CSRFError) -> ResponseReturnValue:
 
 def answer_foreign_name(error: SecurityError) -> ResponseReturnValue:
     """Without a page: under a name that is not trusted there are no addresses to link to."""
-    message = f"{error.description} If Pare should be reached by this name, add it to the setting trusted_hosts."
+    message = f"{error.description} If Pare should be reached by this name, name it in the setting trusted_hosts."
     if wants_json():
         return {"error": {"code": "host_not_trusted", "message": message}}, 400
     return message, 400, {"Content-Type": "text/plain; charset=utf-8"}

@@ -66,3 +66,17 @@ class BodyStalled(PareError):
 
     code = "body_stalled"
     status = 408
+
+
+class AccessRefused(PareError):
+    """The access token is missing or wrong."""
+
+    code = "access_refused"
+    status = 401
+
+
+class TooManyTries(PareError):
+    """Wrong tokens came too often."""
+
+    code = "too_many_tries"
+    status = 429

@@ -6,11 +6,16 @@ their templates call `allow_inline_styles()`.
 
 from __future__ import annotations
 
+import socket
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
+from werkzeug.exceptions import SecurityError
+from werkzeug.sansio.utils import host_is_trusted
 
 from .request_errors import CrossSite
+from .services import services
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -29,6 +34,7 @@ CONTENT_SECURITY_POLICY = {
 
 
 def init_security(app: Flask) -> None:
+    app.before_request(refuse_foreign_names)
     app.before_request(refuse_cross_site_writes)
     app.after_request(add_headers)
     app.jinja_env.globals["allow_inline_styles"] = allow_inline_styles
@@ -38,6 +44,27 @@ def allow_inline_styles() -> str:
     """Called by the template of a page with charts; shows nothing."""
     g.inline_styles = True
     return ""
+
+
+def refuse_foreign_names() -> None:
+    """Raises SecurityError for a name that is not Pare's: a page elsewhere may have had it led here.
+
+    An address cannot be led elsewhere, so each of them is good.
+    """
+    trusted = [each.strip().lower() for each in services().settings.trusted_hosts.split(",") if each.strip()]
+    name = (urlsplit(f"//{request.host}").hostname or "").rstrip(".")
+    if "*" in trusted or name in ("localhost", socket.gethostname().lower()) or is_address(name):
+        return
+    if not trusted or not host_is_trusted(name, trusted):
+        raise SecurityError(f"{name[:100]} is not a name of this Pare.")
+
+
+def is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def refuse_cross_site_writes() -> None:

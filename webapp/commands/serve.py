@@ -22,7 +22,17 @@ def serving(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         with_instance,
         click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 picks a free one."),
-        click.option("--host", default="127.0.0.1", help="0.0.0.0 makes it reachable from other machines."),
+        click.option(
+            "--open",
+            "is_open",
+            is_flag=True,
+            help="Ask nobody for an access token, also where other machines reach it: they may do everything.",
+        ),
+        click.option(
+            "--host",
+            default="127.0.0.1",
+            help="0.0.0.0 or :: makes it reachable from other machines; it then asks for its access token.",
+        ),
     ):
         command = option(command)
     return command
@@ -30,26 +40,27 @@ def serving(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @serving
-def serve(host: str, port: int, instance: Path, workers: int | None) -> None:
+def serve(host: str, is_open: bool, port: int, instance: Path, workers: int | None) -> None:
     """Serve the dashboard and work on its runs. A fresh installation gets the samples to try."""
-    start(host, port, instance, workers, always_samples=False)
+    start(host, port, instance, workers, is_open, always_samples=False)
 
 
 @click.command()
 @serving
-def demo(host: str, port: int, instance: Path, workers: int | None) -> None:
+def demo(host: str, is_open: bool, port: int, instance: Path, workers: int | None) -> None:
     """Like serve, with the samples loaded also where something else was uploaded before."""
-    start(host, port, instance, workers, always_samples=True)
+    start(host, port, instance, workers, is_open, always_samples=True)
 
 
-def start(host: str, port: int, instance: Path, workers: int | None, always_samples: bool) -> None:
+def start(host: str, port: int, instance: Path, workers: int | None, is_open: bool, always_samples: bool) -> None:
     from webapp.jobs.supervisor import Supervisor, listen
 
     settings = Settings.load(instance, os.environ if workers is None else {**os.environ, "PARE_WORKERS": str(workers)})
     start_logging(settings)
     with listen(host, port) as listening:
+        supervisor = Supervisor(settings, listening, host, is_open)
         load_samples(settings, always_samples)
-        Supervisor(settings, listening, host).run(click.echo)
+        supervisor.run(click.echo)
 
 
 def load_samples(settings: Settings, always: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from types import FrameType
 
-from webapp.config import Settings
+from webapp.config import SettingInvalid, Settings, kept_secret
 from webapp.engine.errors import PareError
 from webapp.jobs.errors import PortTaken
 from webapp.jobs.processes import PACKAGE_PARENT, kill_group
@@ -24,7 +25,6 @@ from webapp.jobs.service import Service
 
 log = logging.getLogger(__name__)
 
-LOOPBACK_NAMES = "localhost,127.0.0.1,[::1]"
 WEB_THREADS = 24  # beside those that wait for clients; requests to deployed models wait in 16 of them
 PATIENCE_SECONDS = 10.0  # for a child to end after SIGTERM, then it is killed
 FALSE_STARTS = 3  # so often may the web server die before it ever answered
@@ -38,13 +38,17 @@ class StartFailed(PareError):
 
 
 class Supervisor:
-    """`listening` is a socket that the web server takes over; it stays open while that one is restarted."""
+    """`listening` is a socket that the web server takes over; it stays open while that one is restarted.
 
-    def __init__(self, settings: Settings, listening: socket.socket, host: str) -> None:
+    With `is_open` whoever reaches it may use it, also from other machines. Raises SettingInvalid for that and a token.
+    """
+
+    def __init__(self, settings: Settings, listening: socket.socket, host: str, is_open: bool = False) -> None:
         self._told_to_stop = threading.Event()
+        self.notice, settings = access_of(settings, ip_address(listening.getsockname()[0]).is_loopback, is_open)
         self.listening = listening
         self.url = url_of(host, listening.getsockname()[1])
-        environment = service_environment(settings, listening)
+        environment = service_environment(settings, host)
         here = str(settings.instance)
         worker = [sys.executable, "-m", "webapp.cli", "worker", "--instance", here]
         self.web = Service(
@@ -75,6 +79,8 @@ class Supervisor:
                 if not ready and answers(self.url):
                     ready = True
                     say(f"Pare is ready at {self.url}")
+                    if self.notice:
+                        say(self.notice)
         finally:
             self._end()
 
@@ -142,17 +148,31 @@ def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
     return [sys.executable, "-m", "gunicorn", *named, "--no-control-socket", "webapp:create_app()"]
 
 
-def service_environment(settings: Settings, listening: socket.socket) -> dict[str, str]:
-    """The services read the same settings as this process, those from its command line included.
+def access_of(settings: Settings, alone: bool, is_open: bool) -> tuple[str, Settings]:
+    """What is to be said of who may use it, and the settings with its access token. `alone`: on this machine only."""
+    if is_open and settings.access_token:
+        raise SettingInvalid("--open asks nobody for a token, but access_token is set; leave one of them away.")
+    if settings.access_token:
+        return "It asks for the access token that is set.", settings
+    if is_open:
+        return "WARNING: it is open: whoever reaches it can see, run and delete everything (--open).", settings
+    if alone:
+        return "", settings
+    kept = settings.instance / "access_token"
+    known = kept.exists()
+    token = kept_secret(kept)
+    notice = f"It asks for the access token in {kept}." if known else f"It asks for this access token: {token}"
+    return notice, dataclasses.replace(settings, access_token=token)
 
-    On this machine alone, only its own names are trusted: a page elsewhere whose name was made to lead here is not.
-    """
-    alone = ip_address(listening.getsockname()[0]).is_loopback
+
+def service_environment(settings: Settings, host: str) -> dict[str, str]:
+    """The services read the same settings as this process, those from its command line included."""
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "PARE_INSTANCE": str(settings.instance),
         "PARE_WORKERS": str(settings.workers),
-        "PARE_TRUSTED_HOSTS": LOOPBACK_NAMES if alone and settings.trusted_hosts == "*" else settings.trusted_hosts,
+        "PARE_ACCESS_TOKEN": settings.access_token,
+        "PARE_TRUSTED_HOSTS": ",".join(filter(None, [settings.trusted_hosts, host])),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
     }

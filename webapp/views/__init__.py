@@ -8,6 +8,7 @@ from flask import Blueprint
 def blueprints() -> list[Blueprint]:
     """In the order in which they are registered."""
     from . import (
+        access,
         api,
         artifacts,
         checkpoints,
@@ -28,6 +29,7 @@ def blueprints() -> list[Blueprint]:
 
     return [
         home.blueprint,
+        access.blueprint,
         checkpoints.blueprint,
         datasets.blueprint,
         runs.blueprint,

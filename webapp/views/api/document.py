@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
+from ...services import services
 from ...takeaway import TARGETS
 from .endpoints import ENDPOINTS, Endpoint, blueprint
 from .schemas import ErrorAnswer
@@ -50,6 +51,8 @@ def curl(method: str, path: str, each: Endpoint, root: str) -> str:
     """A command that calls it; ID, NAME and TOKEN stand for what the lists give."""
     address = root.rstrip("/") + re.sub(r"{(\w+)}", lambda found: found[1].upper(), path)
     options, _, query = each.example.partition("?")
+    if services().settings.access_token:
+        options = f'-H "Authorization: Bearer $PARE_TOKEN" {options}'
     how = "" if method in ("GET", "PUT") or "--json" in options else f"-X {method} "
     asked = f"?{query.rstrip(QUOTE)}" if query else ""
     return f"curl {how}{options.rstrip(QUOTE).strip()} '{address}{asked}'".replace("  ", " ")
@@ -87,7 +90,15 @@ def document(app: Flask) -> dict[str, Any]:
         "version": version("pare"),
         "description": "Makes neural networks smaller, and proves it.",
     }
-    return {"openapi": "3.1.0", "info": title, "paths": paths, "components": {"schemas": schemas["$defs"]}}
+    token = {"type": "http", "scheme": "bearer", "description": "The access token, where Pare asks for one."}
+    components = {"schemas": schemas["$defs"], "securitySchemes": {"access_token": token}}
+    return {
+        "openapi": "3.1.0",
+        "info": title,
+        "security": [{}, {"access_token": []}],
+        "paths": paths,
+        "components": components,
+    }
 
 
 def operation(each: Endpoint, path: str, references: dict[Any, Any]) -> dict[str, Any]:
