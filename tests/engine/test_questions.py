@@ -61,10 +61,10 @@ def test_a_question_is_put_as_one(bench):
         ({"question": "q", "choices": "ab", "answer": 0}, "line 1 of q.jsonl has no choices"),
         ({"question": "q", "choices": ["a", ""], "answer": 0}, "none of them empty"),
         ({"question": "q", "choices": ["a"], "answer": 0}, "has 1 choices; a question has 2 to 64"),
-        ({"question": "q", "choices": ["a", "b"], "answer": 2}, "has the answer '2'; it must be"),
+        ({"question": "q", "choices": ["a", "b"], "answer": 2}, 'has the answer "2"; it must be'),
         ({"question": "q", "choices": ["a", "b"], "answer": "C"}, "or its letter, A to B"),
-        ({"question": "q", "choices": ["a", "b"]}, "has the answer 'None'"),
-        ({"question": "q", "choices": ["a", "b"], "answer": True}, "has the answer 'True'"),
+        ({"question": "q", "choices": ["a", "b"]}, 'has the answer "None"'),
+        ({"question": "q", "choices": ["a", "b"], "answer": True}, 'has the answer "True"'),
     ],
 )
 def test_what_is_no_question_is_refused_with_its_line(bench, row, sentence):

@@ -109,7 +109,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (struct.pack("<Q", 10**6) + b"{}", "was cut short: its header takes 1000000 bytes"),
         (struct.pack("<Q", 2**63) + b"{}", "not a safetensors file"),
         (raw(b"{nonsense"), "not valid JSON"),
-        (raw(b"[" * 100_000), "not valid JSON"),
+        (raw(b"[" * 100_000), "nested too deeply"),
         (raw(b"[1]"), "not a JSON object"),
         (raw({"a": F32}, b"\0" * 4), "was cut short: its tensors take 8 bytes and only 4"),
         (raw({"a": F32}, b"\0" * 12), "4 bytes after the last tensor"),
@@ -119,10 +119,10 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (raw({"a": {**F32, "shape": [-2]}}, b"\0" * 8), "no valid dtype, shape and data_offsets"),
         (raw({"a": {**F32, "shape": [True, 2]}}, b"\0" * 8), "no valid dtype, shape and data_offsets"),
         (raw({"a": {**F32, "shape": 2}}, b"\0" * 8), "no valid dtype, shape and data_offsets"),
-        (raw({"a": {**F32, "dtype": "C64"}}, b"\0" * 8), "of dtype C64"),
+        (raw({"a": {**F32, "dtype": "C64"}}, b"\0" * 8), "of dtype .C64."),
         (raw({"a": {**F32, "dtype": ["F32"]}}, b"\0" * 8), "of dtype"),
         (raw({"__metadata__": {"a": 1}}), "metadata that is not text"),
-        (raw(b'{"a":%b,"a":%b}' % ((json.dumps(F32).encode(),) * 2), b"\0" * 8), "names a twice"),
+        (raw(b'{"a":%b,"a":%b}' % ((json.dumps(F32).encode(),) * 2), b"\0" * 8), "names .a. twice"),
     ],
 )
 def test_what_does_not_add_up_is_refused_with_its_sentence(tmp_path, content, sentence):

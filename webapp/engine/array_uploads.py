@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +13,13 @@ import numpy as np
 import torch
 
 from .datasets import Arrays
-from .errors import DatasetRefused
+from .errors import DatasetRefused, is_text, quoted
 from .formats import Accepted
 from .formats.archive import damage_named, members
+from .safetensors_file import MOST_AXES
 
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
+NO_HEADER = (TypeError, RecursionError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError)
 LABEL_LIMIT = 100_000
 ACCEPTS = Accepted(
     (".npz",),
@@ -80,7 +84,10 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, filename:
     """One array, whose declared shape is held against its bytes before memory is taken for it."""
     with damage_named(name, DatasetRefused):
         with archive.open(info) as file:
-            dtype, declared, header_bytes = _header(file)
+            dtype, shape, header_bytes = _header(file)
+        if len(shape) > MOST_AXES or any(type(size) is not int or not 0 <= size < 2**63 for size in shape):
+            raise DatasetRefused(f"{name} in {filename} declares the shape {quoted(shape)}, which no array has")
+        declared = math.prod(shape)
         if dtype.hasobject:
             raise DatasetRefused(f"{name} in {filename} holds Python objects (a pickle), which are never read")
         if declared * dtype.itemsize != info.file_size - header_bytes:
@@ -93,18 +100,16 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, filename:
     return array if array.ndim else array.reshape(1)
 
 
-def _header(file: IO[bytes]) -> tuple[np.dtype[Any], int, int]:
+def _header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[Any, ...], int]:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
         raise ValueError("its columns have names; save plain arrays")
-    count = 1
-    for size in shape:
-        count *= int(size)
-    return dtype, count, file.tell()
+    try:
+        shape, _, dtype = readers[version](file)
+    except NO_HEADER as error:
+        raise ValueError("it has no header that describes an array") from error
+    return dtype, shape, file.tell()
 
 
 def _half(x: Array, y: Array | None, names: tuple[str, str], filename: str) -> Arrays:
@@ -135,7 +140,12 @@ def _name_labels(
         raise DatasetRefused(f"{filename} has labels for one part only; give y for both, or for none")
     flat = {part: _flat(y, filename, notes) for part, y in labelled.items()}
     if any(y.dtype.kind in "US" for y in flat.values()):
-        names = sorted({str(label) for y in flat.values() for label in np.unique(y.astype(str))})
+        try:
+            names = sorted({str(label) for y in flat.values() for label in np.unique(y.astype(str))})
+        except (ValueError, SystemError) as error:  # four bytes that are no character
+            raise DatasetRefused(f"y in {filename} holds labels that are no text") from error
+        if odd := next((name for name in names if not is_text(name) or "\0" in name), None):
+            raise DatasetRefused(f"y in {filename} holds the label {quoted(odd)}, which is no text")
         flat = {part: np.searchsorted(np.array(names), y.astype(str)) for part, y in flat.items()}
     else:
         low, high = min(int(y.min()) for y in flat.values()), max(int(y.max()) for y in flat.values())

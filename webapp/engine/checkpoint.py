@@ -18,14 +18,14 @@ import torch
 
 from .architectures import architecture, layers_from_tensors, layers_of, recognise
 from .architectures.transformers_family import Transformers, why_not
-from .errors import CheckpointRefused
+from .errors import CheckpointRefused, json_fault
 from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from .formats import FORMATS, Opened, one_of
 from .formats.huggingface import FROM_KERAS
 from .formats.quantized import dequantize_asked
 from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
-from .safetensors_file import NAMES, LazyTensor, dtype_name, read_header, write_safetensors
+from .safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name, read_header, write_safetensors
 
 WEIGHTS = "model.safetensors"
 BARE = "linear"
@@ -66,6 +66,10 @@ def inspect_checkpoint(
         opened = kind.open(upload, filename, Path(scratch), Part(report, 0.0, 0.3))
         if not opened.tensors:
             raise CheckpointRefused(f"{filename} holds no tensors")
+        if len(opened.tensors) > MOST_TENSORS:
+            raise CheckpointRefused(f"{filename} holds {len(opened.tensors)} tensors; at most {MOST_TENSORS} are read")
+        for name in (*opened.tensors, *opened.tied):
+            checked_name(name, filename)
         _name_bare_layer(opened)
         _check_dtypes(opened.tensors, filename)
         spec, because = _recognised(opened)
@@ -99,7 +103,7 @@ def _unknown(head: bytes, filename: str) -> str:
     if filename.endswith(".safetensors"):
         return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
     known = one_of(format_.accepts for format_ in FORMATS)
-    return f"{filename} is of no format that Pare knows (it begins with {head[:8]!r}); upload {known}"
+    return f"{filename} is of no format that Pare knows; upload {known}"
 
 
 def _name_bare_layer(opened: Opened) -> None:
@@ -133,7 +137,7 @@ def _recognised(opened: Opened) -> tuple[ArchitectureSpec | None, str | None]:
         try:
             config = {"pare_architecture": json.loads(opened.metadata["pare_architecture"])}
         except (ValueError, RecursionError) as error:
-            raise CheckpointRefused(f"pare_architecture in its metadata is not valid JSON: {error}") from error
+            raise CheckpointRefused(f"pare_architecture in its metadata is {json_fault(error)}") from error
     spec = recognise(tensors, config)
     if spec is not None:
         return spec, None

@@ -43,7 +43,10 @@ class Lines:
         os.dup2(2, 1)  # what a library prints goes to the log, not among the messages
 
     def send(self, message: dict[str, Any]) -> None:
-        self._out.write(json.dumps(message) + "\n")
+        text = json.dumps(message)
+        if "\\ud" in text or "\\u0000" in text:  # which no database takes
+            text = json.dumps(_storable(message))
+        self._out.write(text + "\n")
 
     def progress(self, fraction: float, message: str = "") -> None:
         self.send({"progress": fraction, "message": message})
@@ -55,6 +58,15 @@ class Lines:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no NaN
         if finite:
             self.send({"point": {"series": series, "x": x, "values": finite}})
+
+
+def _storable(given: Any) -> Any:
+    """Without zero bytes and halves of characters, which JSON, pickles and file names may hold."""
+    if isinstance(given, str):
+        return given.encode("utf8", "replace").decode().replace("\0", "\ufffd")
+    if isinstance(given, dict):
+        return {_storable(key): _storable(value) for key, value in given.items()}
+    return [_storable(value) for value in given] if isinstance(given, list | tuple) else given
 
 
 def main(job_file: str) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from typing import Any, ClassVar
 
 
 class PareError(Exception):
@@ -82,3 +83,25 @@ class PreprocessingInvalid(PareError):
 
     code = "preprocessing_invalid"
     status = 422
+
+
+def quoted(given: object) -> str:
+    """What a stranger wrote, for a sentence: in quotation marks, short, and without what cannot be printed."""
+    text = str(given)
+    return '"' + "".join(c if c.isprintable() else "\ufffd" for c in text[:80]) + ("…" if len(text) > 80 else "") + '"'
+
+
+def is_text(given: Any) -> bool:
+    """Whether it is a string that can be written down: JSON and pickles may hold halves of characters."""
+    return isinstance(given, str) and (given.isascii() or not any("\ud800" <= c <= "\udfff" for c in given))
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """What is wrong with JSON that was not read, for the end of a sentence."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply to be read"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text (byte {error.start})"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error}"
+    return "not valid JSON: a number in it has too many digits"

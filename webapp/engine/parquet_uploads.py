@@ -73,7 +73,13 @@ class Table:
         """(number from 1, row)"""
         number = 0
         for batch in self.batches(columns):
-            for row in batch.to_pylist():
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise DatasetRefused(
+                    f"{self.filename} holds bytes that are not UTF-8 in a column of text, from row {number + 1} on"
+                ) from error
+            for row in rows:
                 number += 1
                 yield number, row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import DatasetRefused
+from .errors import DatasetRefused, quoted
 from .questions import Question, Questions
 
 CONTEXT_NAMES = ("context", "ctx")  # read as it is
@@ -76,6 +76,6 @@ def _answer(given: Any, choices: tuple[str, ...], letters: tuple[str, ...], wher
     if type(given) is int and 0 <= given < len(choices):
         return given
     raise DatasetRefused(
-        f"{where} has the answer {str(given)[:40]!r}; it must be the right choice's number, 0 to {len(choices) - 1}, "
+        f"{where} has the answer {quoted(given)}; it must be the right choice's number, 0 to {len(choices) - 1}, "
         f"or its letter, A to {chr(ord('A') + min(len(choices), 26) - 1)}"
     )

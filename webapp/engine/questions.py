@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DatasetUnfit
+from .errors import DatasetUnfit, quoted
 
 LONGEST = 2048  # tokens of a context with a choice, or what the model can take
 
@@ -73,9 +73,9 @@ def tokens_of(question: Question, tokenizer: Any, longest: int) -> list[tuple[li
         whole = encoded(context + between + choice) if context else [*before, *encoded(between + choice)]
         length = len(whole) - len(before)
         if length < 1:
-            raise DatasetUnfit(f"The choice {choice[:40]!r} adds no token to its question; make it longer.")
+            raise DatasetUnfit(f"The choice {quoted(choice)} adds no token to its question; make it longer.")
         if length >= longest:
-            raise DatasetUnfit(f"The choice {choice[:40]!r} takes {length} tokens; the model takes {longest} in all.")
+            raise DatasetUnfit(f"The choice {quoted(choice)} takes {length} tokens; the model takes {longest} in all.")
         found.append((whole[-longest:], length))
     return found
 

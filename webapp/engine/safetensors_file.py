@@ -12,6 +12,8 @@ import json
 import math
 import os
 import struct
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,13 @@ from typing import Any
 
 import torch
 
-from .errors import CheckpointRefused
+from .errors import CheckpointRefused, is_text, json_fault, quoted
 from .facts import DTYPE_BYTES, TensorFacts
 
 HEADER_LIMIT_BYTES = 100_000_000  # what the reference implementation accepts
+MOST_TENSORS = 250_000  # the largest mixtures of experts have 100,000
+MOST_AXES = 64  # of torch
+LONGEST_NAME = 1000  # characters
 
 DTYPES = {  # name in the file -> torch's
     "F64": torch.float64,
@@ -184,12 +189,14 @@ def _parse(path: Path, filename: str) -> tuple[dict[str, str], dict[str, tuple[T
     try:
         header = json.loads(raw, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointRefused(f"{filename} has a safetensors header that is not valid JSON: {error}") from error
+        raise CheckpointRefused(f"{filename} has a safetensors header that is {json_fault(error)}") from error
     if not isinstance(header, dict):
         raise CheckpointRefused(f"{filename} has a safetensors header that is not a JSON object")
     metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(is_text(value) for item in metadata.items() for value in item):
         raise CheckpointRefused(f"{filename} has metadata that is not text: every value must be a string")
+    if len(header) > MOST_TENSORS:
+        raise CheckpointRefused(f"{filename} holds {len(header)} tensors; at most {MOST_TENSORS} are read")
     entries = {name: _entry(filename, name, entry) for name, entry in header.items()}
     _account_for_every_byte(filename, entries, size - 8 - length)
     return metadata, entries, 8 + length
@@ -199,12 +206,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CheckpointRefused(f"the safetensors header names {twice} twice; each tensor may be named once")
+        twice = Counter(names).most_common(1)[0][0]
+        raise CheckpointRefused(f"the safetensors header names {quoted(twice)} twice; each tensor may be named once")
     return found
 
 
+def checked_name(name: str, filename: str) -> str:
+    """A tensor's name as it is. Raises CheckpointRefused for one that no page could show."""
+    if len(name) > LONGEST_NAME or not (name.isprintable() or all(unicodedata.category(c)[0] != "C" for c in name)):
+        raise CheckpointRefused(
+            f"{filename} names a tensor {quoted(name)} ({len(name)} characters); names are text without control "
+            f"characters, of at most {LONGEST_NAME}"
+        )
+    return name
+
+
 def _entry(file: str, name: str, entry: Any) -> tuple[TensorFacts, int]:
+    checked_name(name, file)
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = all(type(number) is int and number >= 0 for number in [*shape, start, end])
@@ -212,8 +230,11 @@ def _entry(file: str, name: str, entry: Any) -> tuple[TensorFacts, int]:
         whole = False
     if not whole:
         raise CheckpointRefused(f"{name} in {file} has no valid dtype, shape and data_offsets")
+    if len(shape) > MOST_AXES or math.prod(size or 1 for size in shape) >= 2**63:
+        axes = f"{len(shape)} axes" if len(shape) > MOST_AXES else f"the shape {list(shape)}"[:200]
+        raise CheckpointRefused(f"{name} in {file} claims {axes}, which no tensor has")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointRefused(f"{name} in {file} is of dtype {dtype}; Pare reads {', '.join(DTYPES)}")
+        raise CheckpointRefused(f"{name} in {file} is of dtype {quoted(dtype)}; Pare reads {', '.join(DTYPES)}")
     facts = TensorFacts(name=name, shape=tuple(shape), dtype=dtype_name(DTYPES[dtype]))
     if facts.bytes != end - start:
         raise CheckpointRefused(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .datasets import LabelledText
-from .errors import DatasetRefused
+from .errors import DatasetRefused, is_text, json_fault
 from .formats import Accepted
 from .question_uploads import holds_questions, read_questions
 from .questions import Questions
@@ -91,10 +91,19 @@ def json_rows(content: str, filename: str) -> Iterator[tuple[int, dict[str, Any]
         try:
             row = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise DatasetRefused(f"line {line} of {filename} is not valid JSON: {error}") from error
+            raise DatasetRefused(f"line {line} of {filename} is {json_fault(error)}") from error
+        if "\\u" in raw and not _writable(row):
+            raise DatasetRefused(
+                f"line {line} of {filename} holds half of a character or a zero byte, which is no text; leave it out"
+            )
         if not isinstance(row, dict):
             raise DatasetRefused(f'line {line} of {filename} must be an object such as {{"text": "...", "label": 0}}')
         yield line, row
+
+
+def _writable(row: Any) -> bool:
+    told = json.dumps(row, ensure_ascii=False).replace(r"\\", "")  # a backslash itself
+    return is_text(told) and r"\u0000" not in told
 
 
 def _text_and_label(rows: Iterable[tuple[int, dict[str, Any]]], filename: str) -> Iterator[tuple[int, Any, Any]]:

@@ -88,7 +88,7 @@ def test_the_normalised_folder_is_one_that_transformers_reads(bench):
 
 def test_an_architecture_that_cannot_be_read_is_named(bench):
     path = write_gguf(bench.root / "a.gguf", model_of("llama"), named="bert")
-    assert "a.gguf is of architecture 'bert', which transformers does not load; it loads" in bench.refusal(path)
+    assert 'a.gguf is of architecture "bert", which transformers does not load; it loads' in bench.refusal(path)
     path = write_gguf(bench.root / "b.gguf", model_of("qwen3moe"), "qwen3moe", named="llama")
     assert "b.gguf is a LLaMA of 4 experts (Mixtral), which transformers does not load" in bench.refusal(path)
 
@@ -116,7 +116,7 @@ def test_a_file_cut_short_or_damaged_is_refused(bench):
 
     whole = write_gguf(bench.root / "a.gguf", model_of("llama")).read_bytes()
     for size in (4, 20, 200, 3000, len(whole) - 50_000, len(whole) - 10):
-        assert "cut short or damaged" in bench.refusal(bench.file("b.gguf", whole[:size]))
+        assert "cut short" in bench.refusal(bench.file("b.gguf", whole[:size]))
     generator = torch.Generator().manual_seed(0)
     for _ in range(40):
         content = bytearray(whole)

@@ -244,7 +244,7 @@ def test_remote_code_is_never_run(bench, folder, tiny, save_tokenizer):
     (folder / "config.json").write_text(json.dumps(config))
     facts = bench.checkpoint(bench.zip_folder(folder, "b.zip"))
     assert facts.architecture is None
-    assert "no model type 'evil'" in facts.weights_only_because
+    assert 'no model type "evil"' in facts.weights_only_because
     assert facts.layers
 
 

@@ -137,7 +137,7 @@ def test_a_shape_that_the_packed_bytes_do_not_have_is_refused(bench, folder):
 @pytest.mark.parametrize(
     ("about", "said"),
     [
-        ({"format": "marlin-24"}, "is quantized as 'marlin-24'; Pare turns back pack-quantized"),
+        ({"format": "marlin-24"}, "is quantized as .marlin-24.; Pare turns back pack-quantized"),
         ({"config_groups": {"a": 5}}, "is not one of compressed-tensors"),
         ({"sparsity_config": {"format": "sparse-bitmask"}}, "sparse or rotated as well"),
     ],

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, quoted
 from ..facts import TensorFacts
 
 Step = dict[str, Any]
@@ -101,11 +101,11 @@ def completed(steps: Any, tensors: Mapping[str, TensorFacts]) -> list[Step]:
         step = dict(given)
         if step["op"] not in (*WITH_TENSORS, *PLAIN, *POOLS):
             known = ", ".join((*WITH_TENSORS, *PLAIN, *POOLS))
-            raise CheckpointRefused(f"pare_architecture names the step {step['op']!r}; there are {known}")
+            raise CheckpointRefused(f"pare_architecture names the step {quoted(step['op'])}; there are {known}")
         rank = 1 if step["op"] in ("flatten", "global_avg_pool") else rank
         for key in SIZES.get(step["op"], ()):
             if type(step.get(key, 1)) is not int or not 0 <= step.get(key, 1) < 1000:
-                raise CheckpointRefused(f"pare_architecture has {key} {step[key]!r}; it must be a small whole number")
+                raise CheckpointRefused(f"pare_architecture has {key} {quoted(step[key])}; it is a small whole number")
         if step["op"] in POOLS and not step.get("size"):
             raise CheckpointRefused(f"pare_architecture has a {step['op']} without a size")
         if step["op"] in WITH_TENSORS:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, quoted
 from ..facts import ArchitectureSpec, Task, TensorFacts
 from .base import Architecture
 
@@ -25,7 +25,13 @@ TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it do
     ("ForImageClassification", "classification"),
 )
 NO_POOLING = "pare_without_pooling"  # in a spec's config: the checkpoint was saved without the pooling layer
-LARGEST = {"num_hidden_layers": 5_000, "n_layer": 5_000, "n_layers": 5_000, "max_position_embeddings": 20_000_000}
+LARGEST = (  # numbers in a config.json by their names, beyond what any model there is has
+    (re.compile(r"labels?$"), 100_000),
+    (re.compile(r"layers?$|depths?$|blocks$|block_count$|stages$|stacks$|loops$|groups$|experts$"), 5_000),
+    (re.compile(r"heads$|head_count\w*$|channels$|dims?$|sizes?$|(embedding|forward|key|value)_length$"), 50_000_000),
+    (re.compile(r"positions?(_embeddings)?$|n_ctx$|context_length$"), 20_000_000),
+)
+LONGEST_LIST = 10_000  # numbers or lists in a config.json
 INVALID = (  # what the library raises for values that it did not expect
     ValueError,
     TypeError,
@@ -113,9 +119,7 @@ def why_not(config: dict[str, Any]) -> str | None:
     if not isinstance(model_type, str):
         return "its config.json has no model_type, so the architecture is not known"
     if model_type not in CONFIG_MAPPING:
-        return f"transformers itself has no model type {model_type!r}"
-    if too_large := [key for key, most in LARGEST.items() if type(config.get(key)) is int and config[key] > most]:
-        return f"its config.json has {too_large[0]} {config[too_large[0]]}, beyond any model there is"
+        return f"transformers itself has no model type {quoted(model_type)}"
     try:
         parsed = parsed_config(config)
         if getattr(parsed, "is_encoder_decoder", False):
@@ -125,8 +129,33 @@ def why_not(config: dict[str, Any]) -> str | None:
     except CheckpointRefused as error:
         return error.message
     except INVALID as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"its config.json is not a valid {model_type} configuration: {first}"
+        return f"its config.json is not a valid {model_type} configuration{_because(error)}"
+    return None
+
+
+def _because(error: Exception) -> str:
+    """What the library says of a value, for the end of a sentence; what Python says of it is not worth repeating."""
+    if not isinstance(error, ValueError | StrictDataclassError) or not str(error).strip():
+        return ""
+    said = str(error).strip().splitlines()[-1 if isinstance(error, StrictDataclassError) else 0]
+    return f": {re.sub(r'^[A-Za-z]+Error: ', '', said.strip())[:300]}"
+
+
+def beyond_any(config: Mapping[str, Any]) -> str | None:
+    """What in a configuration is larger than any model has it, in words: building a module would take hours for it."""
+    parts = [(str(key).lower(), value) for key, value in config.items()]
+    for key, value in parts:  # grows as it goes
+        if isinstance(value, Mapping):
+            labels = key in ("id2label", "label2id")
+            if labels and len(value) > LARGEST[0][1]:
+                return f"{len(value)} entries in {key}"
+            parts += [] if labels else [(str(inner).lower(), of_it) for inner, of_it in value.items()]
+        elif isinstance(value, list):
+            if len(value) > LONGEST_LIST and not isinstance(value[0], str):
+                return f"{len(value)} values in {quoted(key)}"
+            parts += [(key, of_it) for of_it in value if not isinstance(of_it, str)]
+        elif type(value) is int and value > next((most for name, most in LARGEST if name.search(key)), value):
+            return f"{value if value < 2**63 else 'more than 2^63'} as {quoted(key)}"
     return None
 
 
@@ -148,10 +177,10 @@ def _class(config: dict[str, Any]) -> type[nn.Module]:
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
-        raise CheckpointRefused(f"transformers itself has no class {name!r}")
+        raise CheckpointRefused(f"transformers itself has no class {quoted(name)}")
     model_type = type(parsed_config(config))
     if model_type not in transformers.AutoModel._model_mapping:
-        raise CheckpointRefused(f"transformers has no model for {config['model_type']!r}")
+        raise CheckpointRefused(f"transformers has no model for {quoted(config['model_type'])}")
     bare: type[nn.Module] = transformers.AutoModel._model_mapping[model_type]
     return bare
 

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from ..errors import CheckpointRefused, DiskFull, PareError
+from ..errors import CheckpointRefused, DiskFull, PareError, quoted
 
 MEMBER_LIMIT = 10_000
 RATIO_LIMIT = 100  # weights deflate to 90 % or so, JSON to 10 %, zeros to 0.1 %
@@ -42,7 +43,7 @@ def members(
     try:
         archive = zipfile.ZipFile(path)
     except (*DAMAGED, OSError) as error:
-        raise refuse(f"{filename} is a zip archive that was cut short or damaged ({error}); upload it again") from error
+        raise refuse(f"{filename} is a zip archive that was cut short or damaged; upload it again") from error
     infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
     found = {info.filename: info for info in infos}
     if len(infos) > most:
@@ -52,11 +53,11 @@ def members(
     for name, info in found.items():
         pure = PurePosixPath(name)
         if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in pure.parts[0]:
-            raise refuse(f"{filename} holds {name!r}, which leads out of its folder; nothing was unpacked")
+            raise refuse(f"{filename} holds {quoted(name)}, which leads out of its folder; nothing was unpacked")
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise refuse(f"{filename} holds {name!r}, which is a link; only plain files are unpacked")
+            raise refuse(f"{filename} holds {quoted(name)}, which is a link; only plain files are unpacked")
         if info.flag_bits & 1:
-            raise refuse(f"{filename} holds {name!r}, which is encrypted; upload it without a password")
+            raise refuse(f"{filename} holds {quoted(name)}, which is encrypted; upload it without a password")
     declared, allowed = sum(info.file_size for info in infos), most_unpacked_bytes.get()
     if allowed is not None and declared > allowed:
         raise refuse(
@@ -68,6 +69,21 @@ def members(
             f"Pare unpacks at most {RATIO_LIMIT} times the size"
         )
     return archive, found
+
+
+def names_in(path: Path) -> tuple[str, ...]:
+    """The names in a zip archive; none where it is no archive, or a damaged one."""
+    about = path.stat()
+    return _names_in(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)  # each format looks
+def _names_in(path: Path, size: int, changed: int) -> tuple[str, ...]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(archive.namelist())
+    except (*DAMAGED, OSError):
+        return ()
 
 
 def unpacked_bytes(path: Path, filename: str, refuse: Refuse = CheckpointRefused) -> int:
@@ -127,11 +143,11 @@ def damage_named(name: str, refuse: Refuse = CheckpointRefused) -> Iterator[None
     try:
         yield
     except DAMAGED as error:
-        raise refuse(f"{name} in the archive is damaged ({error}); upload it again") from error
+        raise refuse(f"{quoted(name)} in the archive is damaged; upload it again") from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # an offset before the file's beginning; anything else is about the disk
             raise
-        raise refuse(f"{name} in the archive is damaged ({error}); upload it again") from error
+        raise refuse(f"{quoted(name)} in the archive is damaged; upload it again") from error
 
 
 def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, refuse: Refuse) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from ..programs.archived import ProgramArchive
 from ..programs.serialized import NotRun
 from ..progress import Report
 from ..safetensors_file import LazyTensor
-from .archive import DAMAGED
+from .archive import names_in
 from .base import Accepted, Format, Opened
 from .program_archive import SAVE_AGAIN, opened_archive
 from .running_program import opened_program
@@ -32,20 +31,12 @@ class ExportedProgram(Format):
     def recognises(cls, upload: Path, head: bytes) -> bool:
         if head[:4] != b"PK\x03\x04":
             return False
-        try:
-            with zipfile.ZipFile(upload) as archive:
-                names = archive.namelist()
-        except (*DAMAGED, OSError):
-            return False
-        return LEGACY in names or any(
-            re.fullmatch(r"[^/]+/(archive_format|models/[^/]+\.json)", name) for name in names
-        )
+        return any(re.fullmatch(rf"{LEGACY}|[^/]+/(archive_format|models/[^/]+\.json)", n) for n in names_in(upload))
 
     @classmethod
     def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
-        with zipfile.ZipFile(upload) as archive:
-            if LEGACY in archive.namelist():
-                raise CheckpointRefused(f"{filename} was written by torch 2.7 or before; {SAVE_AGAIN} of torch 2.13")
+        if LEGACY in names_in(upload):
+            raise CheckpointRefused(f"{filename} was written by torch 2.7 or before; {SAVE_AGAIN} of torch 2.13")
         archived = opened_archive(upload, filename)
         report.progress(0.2, "Reading its steps")
         try:
@@ -55,8 +46,7 @@ class ExportedProgram(Format):
             return Opened(*_untied(archived), weights_only_because=because, infinite=archived.buffers)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointRefused(
-                f"{filename} holds a program in a form that Pare does not know ({type(error).__name__}: {error}); "
-                f"{SAVE_AGAIN} of torch 2.13"
+                f"{filename} holds a program in a form that Pare does not know; {SAVE_AGAIN} of torch 2.13"
             ) from error
 
 

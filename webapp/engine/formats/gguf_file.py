@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from ..architectures.transformers_family import Transformers, why_not
+from ..architectures.transformers_family import Transformers, beyond_any, why_not
 from ..errors import CheckpointRefused
 from ..progress import Report
 from ..safetensors_file import LazyTensor
 from .base import Accepted, Format, Opened
+from .gguf_header import check_header
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 UNQUANTIZED = ("F64", "F32", "F16", "BF16")
@@ -45,6 +46,9 @@ class Gguf(Format):
         from ..llama_cpp import importing
 
         report.progress(0.02, "Reading the GGUF header")
+        values = check_header(upload, filename)
+        if too_large := beyond_any(values):
+            raise CheckpointRefused(f"{filename} has {too_large}, beyond any model there is")
         with _damage_named(filename):
             reader = GGUFReader(upload)
             architecture = _text(reader, "general.architecture")
@@ -77,8 +81,10 @@ def _damage_named(filename: str) -> Iterator[None]:
     """Turns what gguf-py and transformers raise on a damaged file into its sentence."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, OverflowError, UnicodeError, OSError, AttributeError) as error:
-        raise CheckpointRefused(f"{filename} is a GGUF file that was cut short or damaged ({error})") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError, UnicodeError, OSError, AttributeError) as error:
+        raise CheckpointRefused(
+            f"{filename} is a GGUF file that was cut short or damaged, or holds what Pare cannot read"
+        ) from error
 
 
 def _text(reader: Any, key: str) -> str:

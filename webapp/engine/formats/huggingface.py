@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..errors import CheckpointRefused
+from ..architectures.transformers_family import beyond_any
+from ..errors import CheckpointRefused, is_text, json_fault
 from ..progress import Report
 from ..safetensors_file import lazy_tensors
 from .archive import extract, members, read_member
@@ -36,6 +37,7 @@ KEPT = (  # small files that belong to a checkpoint; none of them is code
 )
 KEPT_LIMIT_BYTES = 100_000_000  # the largest tokenizer.json known is a third of it
 JSON_LIMIT_BYTES = 100_000_000
+CONFIG_LIMIT_BYTES = 10_000_000  # 100,000 labels take half of it
 NUMBERED = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 FROM_KERAS = (
     "put its weights into the same network in PyTorch, and upload what torch.save(model.state_dict(), path) or "
@@ -68,9 +70,15 @@ class HuggingFace(Format):
                 for name, info in found.items()
                 if PurePosixPath(name).is_relative_to(folder)
             }
-            config = _json(archive, inside["config.json"], "config.json")
+            config = _json(archive, inside["config.json"], "config.json", CONFIG_LIMIT_BYTES)
+            if not is_text(json.dumps(config, ensure_ascii=False)):
+                raise CheckpointRefused(f"the config.json of {filename} holds half of a character, which is no text")
+            if too_large := beyond_any(config):
+                raise CheckpointRefused(
+                    f"the config.json of {filename} has {too_large}, beyond any model there is: it is not of one"
+                )
             notes: list[str] = []
-            shards = _shards(archive, inside, filename, notes)
+            shards, named = _shards(archive, inside, filename, notes)
             kept = [name for name in KEPT if name in inside and inside[name].file_size <= KEPT_LIMIT_BYTES]
             if "tokenizer.model" in inside and "tokenizer.json" not in inside:
                 notes.append("tokenizer.model is not read; save the fast tokenizer (tokenizer.json) beside it.")
@@ -83,7 +91,7 @@ class HuggingFace(Format):
             notes=notes,
         )
         for shard in shards:
-            _add(opened, files[inside[shard].filename], shard)
+            _add(opened, files[inside[shard].filename], shard, named.get(shard, ()))
         _without_remote_code(opened)
         dequantize(opened, filename)
         conform(opened, filename, scratch, report)
@@ -110,12 +118,14 @@ def _folder(found: Mapping[str, zipfile.ZipInfo], filename: str) -> PurePosixPat
     return min(configs, key=lambda path: (len(path.parts), str(path))).parent
 
 
-def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> dict[str, Any]:
-    content = read_member(archive, info, JSON_LIMIT_BYTES)
+def _json(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limit_bytes: int = JSON_LIMIT_BYTES
+) -> dict[str, Any]:
+    content = read_member(archive, info, limit_bytes)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CheckpointRefused(f"{name} in the archive is not valid JSON: {error}") from error
+        raise CheckpointRefused(f"{name} in the archive is {json_fault(error)}") from error
     if not isinstance(value, dict):
         raise CheckpointRefused(f"{name} in the archive must hold a JSON object")
     return value
@@ -123,21 +133,26 @@ def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> dict[st
 
 def _shards(
     archive: zipfile.ZipFile, inside: Mapping[str, zipfile.ZipInfo], filename: str, notes: list[str]
-) -> list[str]:
-    """The files of weights, all there. Raises CheckpointRefused that names a missing one."""
+) -> tuple[list[str], dict[str, list[str]]]:
+    """The files of weights, all there, and the tensors that an index names in each.
+
+    Raises CheckpointRefused that names a missing file.
+    """
+    named: dict[str, list[str]] = {}
     others = [name for name, pattern in KINDS for name in inside if PurePosixPath(name).match(pattern)]
     for whole, pattern in KINDS:
         index, present = f"{whole}.index.json", sorted(name for name in inside if _here(name, pattern))
         if index in inside:
             weight_map = _json(archive, inside[index], index).get("weight_map")
-            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            if not isinstance(weight_map, dict) or not all(map(is_text, weight_map.values())):
                 raise CheckpointRefused(f"{index} has no weight_map from tensors to files")
-            shards = sorted(set(weight_map.values()))
+            for tensor, shard in weight_map.items():
+                named.setdefault(shard, []).append(tensor)
+            shards = sorted(named)
         elif whole in inside:
             shards = [whole]
-        elif numbered := [match for name in present if (match := NUMBERED.fullmatch(name))]:
-            first, count = numbered[0], int(numbered[0]["count"])
-            shards = [f"{first['stem']}-{n:05}-of-{first['count']}{first['suffix']}" for n in range(1, count + 1)]
+        elif sets := _numbered(present):
+            shards = next((names for names in sets if all(name in inside for name in names)), sets[0])
         elif len(present) == 1:
             shards = present
         else:
@@ -149,8 +164,9 @@ def _shards(
                 else f"{filename} lacks {missing[0]}, one of {len(shards)} files of weights"
             )
         if left := sorted({name for name in others if "/" not in name} - set(shards) - {"training_args.bin"}):
-            notes.append(f"The weights are those of {', '.join(shards[:2])}; left aside: {', '.join(left[:3])}.")
-        return shards
+            by_index = f", which {index} names" if index in inside else ""
+            notes.append(f"The weights are those of {_listed(shards)}{by_index}; left aside: {_listed(left)}.")
+        return shards, named
     if foreign := next((name for name in inside if name in OTHER_FRAMEWORKS), None):
         raise CheckpointRefused(
             f"{filename} has its weights in {foreign} only, which is {OTHER_FRAMEWORKS[foreign]}; {FROM_KERAS}"
@@ -161,19 +177,37 @@ def _shards(
     )
 
 
+def _numbered(present: list[str]) -> list[list[str]]:
+    """The sets of shards that the names of any of them tell, all that should be there."""
+    found = [match for name in present if (match := NUMBERED.fullmatch(name))]
+    sets = dict.fromkeys((match["stem"], match["count"], match["suffix"]) for match in found)
+    return [[f"{stem}-{n:05}-of-{count}{end}" for n in range(1, int(count) + 1)] for stem, count, end in sets]
+
+
+def _listed(names: list[str]) -> str:
+    """All of a few, in words; the first and the last of many."""
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} files, {names[0]} to {names[-1]}"
+
+
 def _here(name: str, pattern: str) -> bool:
     skipped = ("training_args.bin", "optimizer.bin", "scheduler.bin")
     return "/" not in name and name not in skipped and PurePosixPath(name).match(pattern)
 
 
-def _add(opened: Opened, path: Path, shard: str) -> None:
-    """One shard's tensors. Raises CheckpointRefused where two shards hold the same name."""
+def _add(opened: Opened, path: Path, shard: str, named: Iterable[str]) -> None:
+    """One shard's tensors. Raises CheckpointRefused where two shards hold one name, or it lacks one that is `named`."""
     if shard.endswith(".safetensors"):
         tensors, tied = lazy_tensors(path, shard), {}
     else:
         part = open_state_dict(path, shard)
         tensors, tied = part.tensors, part.tied
         opened.notes.extend(part.notes)
+    if missing := [name for name in named if name not in tensors and name not in tied]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointRefused(
+            f"{missing[0]}{more} should be in {shard} by the index of its shards, and {shard} does not hold it: the "
+            "files are of two different checkpoints, or one was cut short"
+        )
     for name in (*tensors, *tied):
         if name in opened.tensors or name in opened.tied:
             raise CheckpointRefused(f"{name} is in two files of weights; each tensor may be in one")

@@ -7,6 +7,7 @@ library's own loader converts them, which needs the whole model in memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import torch
 
 from ..architectures.transformers_family import Transformers, ignorable, tied_by, why_not
 from ..errors import CheckpointRefused
+from ..memory import is_want_of_memory
 from ..progress import Report
 from ..safetensors_file import LazyTensor, write_safetensors
 from .base import Opened
+
+SPARE_TIMES, SPARE_PARAMETERS = 2, 10_000_000  # a tied head; what one class has and another does not
 
 
 def conform(opened: Opened, filename: str, scratch: Path, report: Report) -> None:
@@ -30,6 +34,7 @@ def conform(opened: Opened, filename: str, scratch: Path, report: Report) -> Non
     tied = tied_by(module)
     renamed = _renamed(opened, expected, tied, module.base_model_prefix)
     if renamed is None:
+        _refuse_another_size(opened, expected, spec.title, filename)
         report.progress(0.1, "Converting the names of an older version")
         renamed = _converted(opened, type(module), spec.title, filename, scratch)
     both = _resolve_ties(renamed, tied, opened)
@@ -60,6 +65,18 @@ def _renamed(
         if all(name in names or tied.get(name) in names or _mates(name, tied) & names for name in expected):
             return {rename(name): tensor for name, tensor in found.items()}
     return None
+
+
+def _refuse_another_size(opened: Opened, expected: Mapping[str, tuple[int, ...]], title: str, filename: str) -> None:
+    """Raises CheckpointRefused where the module has far more parameters than the file: no conversion finds them."""
+    held, wanted = (
+        sum(math.prod(s) for s in shapes) for shapes in ([t.shape for t in opened.tensors.values()], expected.values())
+    )
+    if wanted > SPARE_TIMES * held + SPARE_PARAMETERS:
+        raise CheckpointRefused(
+            f"{filename} holds {held:,} parameters in {len(opened.tensors):,} tensors, and {title} by its config.json "
+            f"has {wanted:,} in {len(expected):,}: the config is another model's, or files of weights are missing"
+        )
 
 
 def _mates(source: str, tied: Mapping[str, str]) -> set[str]:
@@ -101,11 +118,23 @@ def _converted(opened: Opened, kind: Any, title: str, filename: str, scratch: Pa
     write_safetensors(folder / "model.safetensors", opened.tensors, {"format": "pt"})
     try:
         module, loading = kind.from_pretrained(
-            folder, config=_config_of(opened), dtype="auto", local_files_only=True, output_loading_info=True
+            folder,
+            config=_config_of(opened),
+            dtype="auto",
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below
         )
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise CheckpointRefused(f"{filename} does not fit {title}, which its config.json names: {first}") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, AttributeError, IndexError) as error:
+        if is_want_of_memory(error):
+            raise
+        raise CheckpointRefused(
+            f"{filename} does not fit {title}, which its config.json names, under any names that transformers knows "
+            "for its tensors"
+        ) from error
+    if mismatched := sorted(loading["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        raise CheckpointRefused(f"{name} has shape {list(found)}; {title} by its config.json expects {list(wanted)}")
     if missing := sorted(loading["missing_keys"]):
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise CheckpointRefused(f"the weights lack {', '.join(missing[:5])}{more}, which {title} needs")

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, quoted
 from ..facts import LayerFacts, LayerKind
 from ..onnx_program.graph import Graph, graph_of
 from ..onnx_program.tracing import archived
 from ..programs.serialized import NotRun
 from ..progress import Report
 from ..safetensors_file import LazyTensor
-from .archive import DAMAGED, extract, members
+from .archive import extract, members, names_in
 from .base import Accepted, Format, Opened
 from .onnx_tensors import ELEMENTS, constant_tensor, lazy_tensor
 from .running_program import opened_program
@@ -41,7 +41,7 @@ class Onnx(Format):
     @classmethod
     def recognises(cls, upload: Path, head: bytes) -> bool:
         if head[:4] == b"PK\x03\x04":
-            names = _names(upload)
+            names = names_in(upload)
             return any(name.endswith(".onnx") for name in names) and not any(name.endswith(WEIGHTS) for name in names)
         # ir_version, a small number in field 1, and then another field of the message
         return len(head) > 3 and head[0] == 0x08 and 0 < head[1] < NEWEST and head[2] & 7 in (0, 2) and head[2] < 0x80
@@ -60,7 +60,7 @@ class Onnx(Format):
             if tensor.data_type not in ELEMENTS:
                 left.append(tensor.name)
             elif tensor.name in tensors or not tensor.name:
-                raise CheckpointRefused(f"{filename} holds two initializers called {tensor.name!r}")
+                raise CheckpointRefused(f"{filename} holds two initializers called {quoted(tensor.name)}")
             else:
                 tensors[tensor.name] = lazy_tensor(tensor, beside, filename)
         notes = [f"Left out, of types that hold no weights: {', '.join(left[:5])}."] if left else []
@@ -95,14 +95,6 @@ def _running(graph: Graph) -> Opened:
         except NotRun as reason:
             reasons.append(reason)
     raise reasons[-1 if first and first[0] not in (None, 1) else 0]
-
-
-def _names(upload: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(upload) as archive:
-            return archive.namelist()
-    except (*DAMAGED, OSError):
-        return []
 
 
 def _unpacked(upload: Path, filename: str, scratch: Path) -> tuple[Path, dict[str, Path]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointRefused
-from ..safetensors_file import LazyTensor
+from ..errors import CheckpointRefused, quoted
+from ..safetensors_file import MOST_AXES, LazyTensor
 
 ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values which are not raw
     1: (torch.float32, "float_data"),
@@ -33,6 +33,8 @@ def lazy_tensor(tensor: Any, beside: Mapping[str, Path], filename: str) -> LazyT
     dtype, field = ELEMENTS[tensor.data_type]
     shape = tuple(int(size) for size in tensor.dims)
     wanted = math.prod(shape) * dtype.itemsize
+    if len(shape) > MOST_AXES:
+        raise CheckpointRefused(f"{tensor.name} in {filename} claims {len(shape)} axes, which no tensor has")
     if min(shape, default=0) < 0 or max(*shape, wanted, 0) > 2**46:
         raise CheckpointRefused(f"{tensor.name} in {filename} claims the shape {list(shape)}")
     if tensor.data_location == 1:
@@ -71,10 +73,12 @@ def _external(
     location = about.get("location", "")
     pure = PurePosixPath(location)
     if not location or pure.is_absolute() or ".." in pure.parts or "\\" in location or ":" in location:
-        raise CheckpointRefused(f"{tensor.name} in {filename} lies at {location[:80]!r}, which leads out of its folder")
+        raise CheckpointRefused(
+            f"{tensor.name} in {filename} lies at {quoted(location)}, which leads out of its folder"
+        )
     if str(pure) not in beside:
         raise CheckpointRefused(
-            f"{filename} keeps {tensor.name} in a file beside it, {location[:80]}; upload a zip that holds both"
+            f"{filename} keeps {tensor.name} in a file beside it, {quoted(location)}; upload a zip that holds both"
         )
     path = beside[str(pure)]
     offset, length = (_number(about.get(key), default) for key, default in (("offset", 0), ("length", wanted)))

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, json_fault, quoted
 from ..programs.archived import ProgramArchive
 from ..programs.serialized import SCALARS, STRIDED
-from ..safetensors_file import NAMES, LazyTensor
+from ..safetensors_file import MOST_TENSORS, NAMES, LazyTensor
 from .archive import damage_named, members, read_member
 
 JSON_LIMIT_BYTES = 100_000_000
@@ -31,7 +31,7 @@ SAVE_AGAIN = "export the module again and save it with torch.export.save"
 
 def opened_archive(upload: Path, filename: str) -> ProgramArchive:
     """Raises CheckpointRefused for an archive that holds pickles or code, or lies about its sizes."""
-    archive, found = members(upload, filename)
+    archive, found = members(upload, filename, most=2 * MOST_TENSORS)
     with archive:
         inside = {name.partition("/")[2]: info for name, info in found.items()}
         _refuse_other_kinds(inside, filename)
@@ -41,16 +41,17 @@ def opened_archive(upload: Path, filename: str) -> ProgramArchive:
         model = program.removeprefix("models/").removesuffix(".json")
         content = _json(archive, inside[program], filename)
         version = content.get("schema_version")
-        if not isinstance(version, dict) or version.get("major") != SCHEMA:
+        about = version.get("major", "none") if isinstance(version, dict) else version
+        if about != SCHEMA:
             raise CheckpointRefused(
-                f"{filename} has version {version} of the export format; Pare reads {SCHEMA}: "
+                f"{filename} has version {quoted(about)} of the export format; Pare reads {SCHEMA}: "
                 f"{SAVE_AGAIN} of torch 2.13"
             )
         try:
             payloads = _payloads(archive, inside, model, filename)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointRefused(
-                f"{filename} lists its tensors in a form that Pare does not know: {error}"
+                f"{filename} lists its tensors in a form that Pare does not know; {SAVE_AGAIN} of torch 2.13"
             ) from error
     return _tensors(upload, payloads, content, filename)
 
@@ -71,7 +72,7 @@ def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo, filename: str) -> dic
     try:
         value = json.loads(read_member(archive, info, JSON_LIMIT_BYTES))
     except (ValueError, RecursionError) as error:
-        raise CheckpointRefused(f"{info.filename} in {filename} is not valid JSON: {error}") from error
+        raise CheckpointRefused(f"{info.filename} in {filename} is {json_fault(error)}") from error
     if not isinstance(value, dict):
         raise CheckpointRefused(f"{info.filename} in {filename} must hold a JSON object")
     return value

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, quoted
 from ..safetensors_file import LazyTensor
 from .base import Opened
 
@@ -112,7 +112,7 @@ def _groups(about: dict[str, Any], filename: str) -> list[Any]:
     if unknown := {_form(group, about) for group in groups} - set(FORMATS):
         known = ", ".join(FORMATS)
         raise CheckpointRefused(
-            f"{filename} is quantized as {sorted(unknown)[0]!r}; Pare turns back {known}; {UPLOAD_INSTEAD}"
+            f"{filename} is quantized as {quoted(sorted(unknown)[0])}; Pare turns back {known}; {UPLOAD_INSTEAD}"
         )
     if len(groups) > 1 and any(target.startswith("re:") for group in groups for target in group.targets):
         raise CheckpointRefused(

@@ -11,7 +11,8 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointRefused
+from ..memory import is_want_of_memory
 from ..progress import Report
-from ..safetensors_file import NAMES, LazyTensor, dtype_name
+from ..safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name
 from .archive import DAMAGED as DAMAGED_ZIP
-from .archive import members, read_member
+from .archive import members, names_in, read_member
 from .base import Accepted, Format, Opened
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
@@ -42,6 +44,8 @@ DAMAGED = (  # what a pickle of nonsense makes the unpickler raise
     struct.error,
 )
 PICKLE_LIMIT_BYTES = 500_000_000  # of names and shapes alone
+NO_PICKLE = (ValueError, IndexError, EOFError, MemoryError, OverflowError, struct.error)
+PICKLES_BEFORE_1_6 = 5  # in a row, then the numbers
 FROM_SCRIPT = "upload its weights alone: torch.save(torch.jit.load(path).state_dict(), other_path)"
 HOW_TO_SAVE = "save the state dict instead: torch.save(model.state_dict(), path)"
 
@@ -58,19 +62,11 @@ class StateDict(Format):
     def recognises(cls, upload: Path, head: bytes) -> bool:
         if head[:2] == b"\x80\x02" or (head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5):
             return True
-        return head[:4] == b"PK\x03\x04" and any(re.search(r"(^|/)data\.pkl$", name) for name in _names(upload))
+        return head[:4] == b"PK\x03\x04" and any(re.search(r"(^|/)data\.pkl$", name) for name in names_in(upload))
 
     @classmethod
     def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
         return open_state_dict(upload, filename)
-
-
-def _names(upload: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(upload) as archive:
-            return archive.namelist()
-    except (*DAMAGED_ZIP, OSError):
-        return []
 
 
 def open_state_dict(upload: Path, filename: str) -> Opened:
@@ -83,7 +79,7 @@ def open_state_dict(upload: Path, filename: str) -> Opened:
         _refuse_plain_pickle(upload, filename)
     data = _load(upload, filename, mmap=zipped)
     notes: list[str] = []
-    state = _without_prefixes(_unwrapped(data, filename, notes), notes)
+    state = _without_prefixes(_unwrapped(data, filename, notes), filename, notes)
     tensors, tied = _untied(state, filename)
     total = sum(tensor.bytes for tensor in tensors.values())
     if total > 4 * upload.stat().st_size + 64 * 2**20:
@@ -95,7 +91,7 @@ def open_state_dict(upload: Path, filename: str) -> Opened:
 
 
 def _look_through(upload: Path, filename: str) -> None:
-    archive, found = members(upload, filename)
+    archive, found = members(upload, filename, most=2 * MOST_TENSORS)  # a file a tensor
     with archive:
         parts = {name.partition("/")[2] for name in found}
         if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
@@ -108,7 +104,13 @@ def _look_through(upload: Path, filename: str) -> None:
             raise CheckpointRefused(f"{filename} declares more bytes than it has: its members overlap")
         for name, info in found.items():
             if name.endswith("data.pkl"):
-                _refuse_foreign(_globals(read_member(archive, info, PICKLE_LIMIT_BYTES), filename), filename)
+                _refuse_bytearray(read_member(archive, info, PICKLE_LIMIT_BYTES), filename)
+
+
+def _refuse_bytearray(pickled: bytes, filename: str) -> None:
+    """torch lets a pickle call it with any size."""
+    if b"bytearray" in pickled:
+        raise CheckpointRefused(f"{filename} holds a Python bytearray, which no state dict needs; {HOW_TO_SAVE}")
 
 
 def _refuse_plain_pickle(upload: Path, filename: str) -> None:
@@ -120,12 +122,30 @@ def _refuse_plain_pickle(upload: Path, filename: str) -> None:
             f"{filename} is a Python pickle that torch.save did not write, or it was cut short; "
             "save the tensors with torch.save(state_dict, path) or as safetensors"
         )
+    for pickled in _pickles(upload):
+        _refuse_bytearray(pickled, filename)
 
 
-def _globals(pickled: bytes, filename: str) -> list[str]:
-    """What the pickle would import, read without running it."""
+def _pickles(upload: Path) -> Iterator[bytes]:
+    """Those of a file of torch.save, as far as they can be read."""
+    with upload.open("rb") as file, suppress(*NO_PICKLE, *DAMAGED_ZIP):
+        if names_in(upload):
+            with zipfile.ZipFile(file) as archive:
+                yield from (archive.read(name) for name in names_in(upload) if name.endswith("data.pkl"))
+            return
+        for _ in range(PICKLES_BEFORE_1_6):
+            start = file.tell()
+            for _ in pickletools.genops(file):
+                pass
+            end = file.tell()
+            file.seek(start)
+            yield file.read(end - start)
+
+
+def _globals(pickled: bytes) -> list[str]:
+    """What the pickle would import, read without running it, as far as it can be read."""
     found, strings = [], ["", ""]
-    try:
+    with suppress(*NO_PICKLE):
         for code, argument, _ in pickletools.genops(pickled):
             if code.name == "GLOBAL":
                 found.append(str(argument).replace(" ", "."))
@@ -133,8 +153,6 @@ def _globals(pickled: bytes, filename: str) -> list[str]:
                 found.append(".".join(strings[-2:]))
             elif isinstance(argument, str):
                 strings.append(argument)
-    except (ValueError, IndexError, EOFError, struct.error) as error:
-        raise CheckpointRefused(f"{filename} holds a damaged pickle ({error}); upload it again") from error
     return found
 
 
@@ -166,12 +184,17 @@ def _load(upload: Path, filename: str, mmap: bool) -> Any:
             return torch.load(upload, map_location="cpu", weights_only=True, mmap=mmap)
     except RecursionError as error:
         raise CheckpointRefused(f"{filename} is nested too deeply to be a state dict") from error
-    except DAMAGED as error:
-        if foreign := re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?([\w.]+)", str(error)):
-            _refuse_foreign([foreign[1]], filename)
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+    except (MemoryError, *DAMAGED) as error:
+        if is_want_of_memory(error):
+            raise CheckpointRefused(
+                f"{filename} claims tensors that take more memory than a file of {upload.stat().st_size} bytes can "
+                "need; save it again"
+            ) from error
+        for pickled in _pickles(upload):
+            _refuse_foreign(_globals(pickled), filename)
         raise CheckpointRefused(
-            f"{filename} cannot be read as weights: it is damaged or cut short ({first})"
+            f"{filename} cannot be read as weights: it was cut short or damaged, or torch.save did not write it; "
+            "upload it again"
         ) from error
 
 
@@ -201,14 +224,21 @@ def _unwrapped(data: Any, filename: str, notes: list[str]) -> Mapping[str, Any]:
     raise CheckpointRefused(f"{filename} is nested too deeply to be a state dict; {HOW_TO_SAVE}")
 
 
-def _has_tensors(value: Any, depth: int = 3) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    return any(isinstance(part, Tensor) or (depth > 0 and _has_tensors(part, depth - 1)) for part in value.values())
+def _has_tensors(value: Any) -> bool:
+    """Whether there are any in it, up to four mappings deep; each mapping is looked at once."""
+    level: list[Any] = [value]
+    for _ in range(4):
+        mappings = {id(part): part for part in level if isinstance(part, Mapping)}
+        level = [part for mapping in mappings.values() for part in mapping.values()]
+        if any(isinstance(part, Tensor) for part in level):
+            return True
+    return False
 
 
-def _without_prefixes(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
+def _without_prefixes(state: Mapping[str, Any], filename: str, notes: list[str]) -> dict[str, Tensor]:
     tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    for name in tensors:
+        checked_name(name, filename)
     if ignored := [str(key) for key in state if key not in tensors]:
         more = " and more" if len(ignored) > 8 else ""
         notes.append(f"Ignored what is not a tensor: {', '.join(ignored[:8])}{more}.")

@@ -25,7 +25,7 @@ from transformers.modeling_gguf_pytorch_utils import (
     get_gguf_hf_weights_map,
 )
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, quoted
 from ..safetensors_file import LazyTensor
 from .metadata import head_size, rope_factors
 from .names import ROPE_FREQS
@@ -48,7 +48,9 @@ def why_not(architecture: str, reader: GGUFReader) -> str | None:
     """Why a file of llama.cpp's architecture `architecture` cannot be taken in; None where it can."""
     known = sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - ENTRIES)
     if NAMED_OTHERWISE.get(architecture, architecture) not in known:
-        return f"is of architecture {architecture!r}, which transformers does not load; it loads {', '.join(known)}"
+        return (
+            f"is of architecture {quoted(architecture)}, which transformers does not load; it loads {', '.join(known)}"
+        )
     experts = _value(reader, f"{architecture}.expert_count")
     if architecture == "llama" and experts:
         return f"is a LLaMA of {experts} experts (Mixtral), which transformers does not load from GGUF"
@@ -81,7 +83,7 @@ def config_of(reader: GGUFReader, architecture: str, file: Path) -> dict[str, An
         pretrained_model_name_or_path=file.parent, gguf_file=file.name, local_files_only=True
     )
     if type(parsed) not in AutoModelForCausalLM._model_mapping:
-        raise CheckpointRefused(f"transformers has no language model of type {parsed.model_type!r}.")
+        raise CheckpointRefused(f"transformers has no language model of type {quoted(parsed.model_type)}.")
     config: dict[str, Any] = parsed.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..errors import quoted
 from ..programs.serialized import NotRun
 from ..safetensors_file import LazyTensor
 from .operators import OPERATORS
@@ -93,7 +94,7 @@ def graph_of(model: Any, initializers: Mapping[str, LazyTensor], read: Read) -> 
     for node in proto.node:
         for name in filter(None, node.output):
             if name in makers:
-                raise NotRun(f"makes {name[:80]!r} twice")
+                raise NotRun(f"makes {quoted(name)} twice")
             makers[name] = node
     given = {item.name for item in proto.input} - set(initializers)
     wanted = _ancestors(output, makers, given | set(initializers))
@@ -124,7 +125,7 @@ def _ancestors(output: str, makers: Mapping[str, Any], known: set[str]) -> set[s
         if name in wanted or name in known:
             continue
         if name not in makers:
-            raise NotRun(f"needs {name[:80]!r}, which nothing in it makes")
+            raise NotRun(f"needs {quoted(name)}, which nothing in it makes")
         wanted.add(name)
         waiting += filter(None, makers[name].input)
     return wanted
@@ -135,7 +136,7 @@ def _in_order(nodes: list[Node], known: set[str]) -> Iterator[Node]:
     for node in nodes:
         for name in node.inputs:
             if name and name not in seen:
-                raise NotRun(f"needs {name[:80]!r} before it is made: its nodes go in a circle or are out of order")
+                raise NotRun(f"needs {quoted(name)} before it is made: its nodes go in a circle or are out of order")
         seen |= set(node.outputs)
         yield node
 
@@ -180,7 +181,7 @@ def _constant(node: Any, read: Read) -> LazyTensor:
 def _input(item: Any) -> GraphInput:
     about = item.type.tensor_type
     if about.elem_type not in (*FLOATS, *INTEGERS, 9) or not about.HasField("shape"):
-        raise NotRun(f"does not tell the shape of its input {item.name[:80]!r}, or it is no tensor of numbers")
+        raise NotRun(f"does not tell the shape of its input {quoted(item.name)}, or it is no tensor of numbers")
     sizes = [int(size.dim_value) if size.HasField("dim_value") else None for size in about.shape.dim]
     sizes = [None if size is not None and size < 0 else size for size in sizes]  # -1, as some write it
     if 0 in sizes[1:] or math.prod(size or 1 for size in sizes) > 2**31:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, quoted
 
 Described = Mapping[str, Any]
 
@@ -72,5 +72,7 @@ KINDS: dict[str, Callable[[Described], nn.Module]] = {
 def layer_of(about: Described) -> nn.Module:
     """The module that a program's description is of. Raises CheckpointRefused for a kind that there is none of."""
     if about.get("kind") not in KINDS:
-        raise CheckpointRefused(f"the program has a layer of kind {about.get('kind')!r}; there are {', '.join(KINDS)}")
+        raise CheckpointRefused(
+            f"the program has a layer of kind {quoted(about.get('kind'))}; known: {', '.join(KINDS)}"
+        )
     return KINDS[about["kind"]](about)

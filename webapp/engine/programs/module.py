@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import CheckpointRefused
+from ..errors import CheckpointRefused, quoted
 from ..safetensors_file import DTYPES
 from .layers import layer_of
 from .operators import operator_of
@@ -137,7 +137,7 @@ def _runner(step: list[Any]) -> Callable[..., Any]:
         return lambda module, x, share: functional.dropout(x, share, module.training)
     found = operator_of(name)
     if found is None:
-        raise CheckpointRefused(f"the program has a step {str(name)[:80]!r}, which is no operator that Pare runs")
+        raise CheckpointRefused(f"the program has a step {quoted(name)}, which is no operator that Pare runs")
     return lambda module, *args, **kwargs: found(*args, **kwargs)
 
 
