@@ -12,6 +12,7 @@ from torch import nn
 from tests.engine.drawn import tone
 from webapp.cli import pare
 from webapp.engine import load
+from webapp.engine.errors import PareError
 
 
 @pytest.fixture
@@ -124,6 +125,30 @@ def test_verify_reads_nothing_outside_the_folder(given, name):
     said = call("verify", given / "out")
     assert "is not a receipt that this version of Pare reads" in said
     assert "exit 1" in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"--export": "onx"}, "There is no export 'onx'"),
+        ({"--data": "wide.npz"}, "wide cannot be used. Its samples have shape [9]"),
+        ({"--teacher": "mlp.pt"}, "No step of the recipe learns from a teacher"),
+        ({"--recipe": "calibrates.yaml", "--data": None}, "GPTQ needs calibration data; choose a dataset"),
+        ({"--recipe": "bits.yaml"}, "'lm_head' of `bits_by_layer` matches no layer"),
+    ],
+)
+def test_what_page_and_api_refuse_is_refused_before_anything_runs(given, changed, sentence):
+    np.savez(given / "wide.npz", x=np.zeros((20, 9), np.float32), y=np.arange(20) % 4)
+    (given / "calibrates.yaml").write_text("version: 1\nsteps: [{technique: gptq}]")
+    bits = {"technique": "weight_quantization", "settings": {"bits_by_layer": "lm_head=8"}}
+    (given / "bits.yaml").write_text(json.dumps({"version": 1, "steps": [bits]}))
+    options = {"--recipe": "recipe.yaml", "--data": "data.npz", "--out": "out"} | changed
+    named = {key: value if key == "--export" else given / value for key, value in options.items() if value}
+    words = ["compress", given / "mlp.pt", "--quiet", *(each for pair in named.items() for each in pair)]
+    refused = CliRunner().invoke(pare, [str(word) for word in words]).exception
+    assert isinstance(refused, PareError)
+    assert sentence in refused.message
+    assert not (given / "out").exists()
 
 
 def test_a_bad_recipe_stops_before_anything_is_made(given):

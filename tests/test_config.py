@@ -58,6 +58,7 @@ def test_with_postgresql_the_jobs_share_the_database(tmp_path):
     [
         ("wrokers = 2", "sets wrokers, which Pare does not know"),
         ("workers = 'many'", "is 'many'; it must be a whole number"),
+        ("heartbeat_seconds = 0", "is 0; it must be more than 0 seconds"),
         ("workers = 1.5", "is 1.5; it must be a whole number"),
         ("workers = true", "is True; it must be a whole number"),
         ("workers = -1", "is -1; it must be a whole number, 0 or more"),

@@ -182,7 +182,10 @@ class Settings:
                 source = f"PARE_{name.upper()} in the environment"
                 given[name] = _typed(env[f"PARE_{name.upper()}"], kinds[name], source)
             elif name in written:
-                given[name] = _typed(written[name], kinds[name], f"{name} in {instance / cls.file_name}")
+                source = f"{name} in {instance / cls.file_name}"
+                given[name] = _typed(written[name], kinds[name], source)
+            if name.endswith("_seconds") and given.get(name) == 0:
+                raise SettingInvalid(f"{source} is 0; it must be more than 0 seconds.", name)
         settings = cls(instance=instance, **given)
         for row in rows():
             if row.metadata["derived"] and row.name not in given:

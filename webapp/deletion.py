@@ -26,7 +26,7 @@ def delete_dataset(session: Session, dataset: Dataset) -> None:
 
 
 def delete_run(session: Session, run: Run) -> None:
-    """Its shares are revoked, and runs that were forked from it forget where they came from.
+    """Its shares are revoked, comparisons that were shared say that it is gone, and its forks forget it.
 
     Raises Conflict while it is queued or running, or deployed.
     """
@@ -39,6 +39,8 @@ def delete_run(session: Session, run: Run) -> None:
     for share in session.scalars(select(Share).where(Share.revoked_at.is_(None))):
         if run.id in share.run_ids:
             share.run_ids = [id_ for id_ in share.run_ids if id_ != run.id]
+            if share.view:
+                share.view = {**share.view, "gone": [*share.view.get("gone", ()), run.name]}
             if not share.run_ids:
                 share.revoked_at = now()
     session.delete(run)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from .engine.errors import DatasetUnfit
 from .engine.exports import exports
 from .engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
-from .run_requests import check_dataset_fits
+from .engine.run_checks import NamedDataset, check_dataset_fits
 from .store.models import Checkpoint, Dataset, UploadState
 
 
@@ -25,7 +25,7 @@ def reasons_against(session: Session, checkpoint: Checkpoint | None) -> dict[str
 
 def reason_against(facts: CheckpointFacts, dataset: Dataset) -> str | None:
     try:
-        check_dataset_fits(facts, DatasetFacts.model_validate(dataset.facts), dataset.name, "dataset_id")
+        check_dataset_fits(facts, NamedDataset(dataset.name, DatasetFacts.model_validate(dataset.facts)), "dataset_id")
     except DatasetUnfit as error:
         return error.message
     return None

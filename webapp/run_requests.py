@@ -5,21 +5,16 @@ The form and the API both come through here, so a run that cannot work is refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from .engine.datasets import fit
-from .engine.errors import DatasetUnfit, RecipeInvalid
-from .engine.exports import check_exports, with_always
+from .engine.exports import with_always
 from .engine.facts import CheckpointFacts, DatasetFacts
-from .engine.predict import check_recipe
-from .engine.preprocessing import preprocessing_of
 from .engine.recipe import Recipe
-from .engine.techniques import needs_of, techniques
-from .engine.training.teaching import check_alike
+from .engine.run_checks import NamedDataset, check_run
+from .engine.techniques import techniques
 from .request_errors import Conflict, NotFound
 from .store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
@@ -84,16 +79,15 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
         else None
     )
     recipe = parse_recipe(asked.recipe)
-    facts = CheckpointFacts.model_validate(checkpoint.facts)
-    check_exports(facts, asked.exports, check_recipe(facts, recipe).kinds)
-    for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
-        if given is not None:
-            check_dataset_fits(facts, DatasetFacts.model_validate(given.facts), given.name, field)
-    check_data_for_steps(recipe, dataset, training)
-    data = [DatasetFacts.model_validate(given.facts) for given in (dataset, training) if given is not None]
-    prepared = preprocessing_of(facts.architecture, data, asked.preprocessing)
-    if teacher is not None:
-        check_teacher(facts, CheckpointFacts.model_validate(teacher.facts), recipe)
+    prepared = check_run(
+        CheckpointFacts.model_validate(checkpoint.facts),
+        recipe,
+        asked.exports,
+        named(dataset),
+        named(training),
+        CheckpointFacts.model_validate(teacher.facts) if teacher else None,
+        asked.preprocessing,
+    )
     run = Run(
         name=printable(asked.name or "") or run_name(checkpoint.name, recipe),
         checkpoint_id=checkpoint.id,
@@ -193,53 +187,8 @@ def ready(session: Session, table: type[Any], id_: str, field: str) -> Any:
     return row
 
 
-def check_dataset_fits(facts: CheckpointFacts, dataset: DatasetFacts, name: str, field: str) -> None:
-    """Raises DatasetUnfit where the samples are of another kind or shape than the architecture's inputs."""
-    spec = facts.architecture
-    if spec is None:
-        raise DatasetUnfit(
-            f"{name} cannot be used: this checkpoint is weights only ({facts.weights_only_because or 'unknown'}), "
-            "so nothing can be evaluated on it. Start the run without a dataset.",
-            field,
-        )
-    try:
-        fit(spec, dataset)
-    except DatasetUnfit as unfit:
-        raise DatasetUnfit(f"{name} cannot be used. {unfit.message}", field) from None
-
-
-def check_data_for_steps(recipe: Recipe, dataset: Dataset | None, training: Dataset | None) -> None:
-    """Raises RecipeInvalid where a technique calibrates or trains and there is nothing to do it on."""
-    for index, message in without_data(recipe, dataset, training):
-        raise RecipeInvalid(message, f"steps.{index}.technique")
-
-
-def without_data(recipe: Recipe, dataset: Dataset | None, training: Dataset | None) -> Iterator[tuple[int, str]]:
-    """The steps, by their places, that calibrate or train with nothing to do it on; and what to do."""
-    if training is not None or (dataset is not None and (dataset.facts or {}).get("training")):
-        return
-    known = techniques()
-    for index, step in enumerate(recipe.steps):
-        if needs := needs_of(step.technique, step.settings) & {"calibration", "training"}:
-            yield (
-                index,
-                f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "
-                "training part, or a second dataset to train on.",
-            )
-
-
-def check_teacher(student: CheckpointFacts, teacher: CheckpointFacts, recipe: Recipe) -> None:
-    """Raises RecipeInvalid where no step learns from a teacher, or where the two do not answer alike."""
-    field = "teacher_checkpoint_id"
-    if not any("teacher" in needs_of(step.technique, step.settings) for step in recipe.steps):
-        raise RecipeInvalid("No step of the recipe learns from a teacher; add a distillation, or name none.", field)
-    if teacher.architecture is None:
-        raise RecipeInvalid(f"This checkpoint cannot teach. {teacher.weights_only_because}", field)
-    if student.architecture is not None:
-        try:
-            check_alike(teacher.architecture, student.architecture)
-        except RecipeInvalid as unlike:
-            raise RecipeInvalid(unlike.message, field) from None
+def named(dataset: Dataset | None) -> NamedDataset | None:
+    return NamedDataset(dataset.name, DatasetFacts.model_validate(dataset.facts)) if dataset else None
 
 
 def printable(name: str) -> str:

@@ -197,6 +197,13 @@ def test_text_is_divided_at_a_paragraph(bench):
     assert (facts.evaluation.n, facts.training.n) == (len(evaluation.text), len(training.text))
 
 
+@pytest.mark.parametrize("longest", [0, 1, 5, 9])
+def test_text_is_divided_by_its_characters_however_long_its_paragraphs_are(bench, longest):
+    paragraphs = [f"{text} " * (400 if number == longest else 1) for number, text in enumerate(PARAGRAPHS)]
+    facts = bench.dataset(bench.file("a.txt", "\n\n".join(paragraphs)))
+    assert 0.6 < facts.training.n / (facts.training.n + facts.evaluation.n) < 0.8
+
+
 @pytest.mark.parametrize("separator", ["\n", " "])
 def test_text_without_paragraphs_is_divided_near_70_percent(bench, separator):
     text = separator.join(f"word{number}" for number in range(200))

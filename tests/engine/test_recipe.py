@@ -36,6 +36,8 @@ def test_yaml_and_json_are_the_same_recipe_and_come_back():
         ("version: 1\nsteps: [{technique: cast, colour: red}]", "steps.0.colour", "not a setting"),
         ("version: 1", "steps", "missing"),
         ("a: &a [x]\nb: *a", None, r"alias, `\*a` \(line 2\)"),
+        ("? [steps, 1]\n: 2\nsteps: []", None, r"where a name belongs \(line 1\)"),
+        ("steps: [{technique: cast, settings: {? {a: 1} : 2}}]", None, "where a name belongs"),
     ],
 )
 def test_a_malformed_recipe_gets_a_sentence(text, field, says):
@@ -73,6 +75,16 @@ def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
         (step(layers={"include": ["nowhere.*"]}), "steps.0.layers.include.0", "matches no layer"),
         (step(layers={"include": ["*.bias"]}), "steps.0.layers.include.0", "kind conv, linear"),
         (step(layers={"include": ["*"], "exclude": ["*"]}), "steps.0.layers", "No layer is left"),
+        (
+            step("weight_quantization", settings={"bits_by_layer": "*=8, lm_head=4"}),
+            "steps.0.settings.bits_by_layer",
+            "'lm_head' of `bits_by_layer` matches no layer",
+        ),
+        (
+            step("gptq", settings={"bits_by_layer": "encoder.*=4"}),
+            "steps.0.settings.bits_by_layer",
+            "Layers it could name: 0, 2",
+        ),
     ],
 )
 def test_an_impossible_step_is_refused_with_its_field(mlp, given, field, says):

@@ -103,3 +103,11 @@ def test_revoking_all_links_of_a_run(client, run, token):
 def test_a_deleted_run_takes_its_links_with_it(client, run, token):
     assert client.delete(f"/api/v1/runs/{run.id}").status_code == 204
     assert client.get(f"/shared/{token}").status_code == 404
+
+
+def test_a_shared_comparison_says_which_run_is_gone(client, comparison):
+    token, (first, _) = comparison
+    assert client.delete(f"/api/v1/runs/{first.id}").status_code == 204
+    page = client.get(f"/shared/{token}").text
+    assert "Deleted since this comparison was shared, and no longer in it: first." in page
+    assert "second" in page

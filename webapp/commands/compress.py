@@ -68,12 +68,17 @@ def compress(
 
     Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
     """
+    from webapp.engine.exports import check_names
+    from webapp.engine.predict import understood
     from webapp.engine.receipt_text import render_text
     from webapp.engine.recipe import Recipe
 
     if out.exists() and any(out.iterdir()):
         raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
     wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
+    for position, step in enumerate(wanted.steps):  # names and settings, before anything large is read
+        understood(step, position)
+    check_names(exports)
     prepared = _mapping(preprocessing) if preprocessing else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
@@ -124,19 +129,27 @@ def _run(
     preprocessing: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Path]]:
     from webapp.engine.errors import PareError
-    from webapp.engine.exports import check_exports, with_always
+    from webapp.engine.exports import with_always
     from webapp.engine.facts import CheckpointFacts, DatasetFacts
     from webapp.engine.pipeline import stages
-    from webapp.engine.predict import check_recipe
-    from webapp.engine.preprocessing import preprocessing_of
     from webapp.engine.receipt import conclude
+    from webapp.engine.run_checks import NamedDataset, check_run
 
-    about = CheckpointFacts.model_validate(given["checkpoint"]["facts"])
-    predicted = check_recipe(about, recipe)
+    def named(key: str) -> NamedDataset | None:
+        found = given[key]
+        return NamedDataset(found["name"], DatasetFacts.model_validate(found["facts"])) if found else None
+
+    teacher = given["teacher_checkpoint"]
+    prepared = check_run(
+        CheckpointFacts.model_validate(given["checkpoint"]["facts"]),
+        recipe,
+        exports,
+        named("dataset"),
+        named("training_dataset"),
+        CheckpointFacts.model_validate(teacher["facts"]) if teacher else None,
+        preprocessing,
+    )
     wanted = with_always(exports)
-    check_exports(about, wanted, predicted.kinds)
-    data = [DatasetFacts.model_validate(given[key]["facts"]) for key in ("dataset", "training_dataset") if given[key]]
-    prepared = preprocessing_of(about.architecture, data, preprocessing)
     options = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
     run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
     folders: dict[str, Path] = {}

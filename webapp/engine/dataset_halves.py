@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from .questions import Questions, write_questions
 from .safetensors_file import write_safetensors
 
 TRAINING_SHARE = 0.7
+FAR_SHARE = 0.1  # of a text, from where it should be divided
 MOST_COUNTED = 1000  # labels that are counted one by one
 
 
@@ -66,20 +67,21 @@ def divided(half: Half, filename: str, notes: list[str]) -> tuple[Half, Half]:
 
 
 def _divided_text(text: str, filename: str) -> tuple[Text, Text]:
-    """At a paragraph, after 70 % of them; text without paragraphs at a line, or else a space, after 70 % of it."""
+    """After 70 % of its characters: at the nearest end of a paragraph, or of a line or a word where that is far off."""
+    wanted, found = len(text) * TRAINING_SHARE, []
     for separator in ("\n\n", "\n", " "):
         parts = text.split(separator)
-        if len(parts) >= 4:
-            if separator == "\n\n":
-                cut = int(len(parts) * TRAINING_SHARE)
-            else:
-                lengths, cut = 0, 0
-                while lengths + len(parts[cut]) < len(text) * TRAINING_SHARE and cut < len(parts) - 2:
-                    lengths, cut = lengths + len(parts[cut]) + 1, cut + 1
-            first, last = separator.join(parts[:cut]), separator.join(parts[cut:])
+        ends = list(accumulate(len(part) + len(separator) for part in parts[:-1]))
+        for end in sorted(ends, key=lambda end: abs(end - wanted))[:3]:
+            first, last = text[: end - len(separator)], text[end:]
             if first.strip() and last.strip():
-                return Text(first), Text(last)
-    raise DatasetRefused(f"{filename} is too short to divide into two halves; say that all of it evaluates")
+                found.append((abs(end - wanted), Text(first), Text(last)))
+                break
+        if found and found[-1][0] <= FAR_SHARE * len(text):
+            return found[-1][1:]
+    if not found:
+        raise DatasetRefused(f"{filename} is too short to divide into two halves; say that all of it evaluates")
+    return min(found, key=lambda each: each[0])[1:]
 
 
 def apart(training: Half, evaluation: Half, notes: list[str]) -> Half | None:

@@ -155,14 +155,19 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     return Prediction(before=before, after=after, exact=exact, steps=steps, warnings=warnings, kinds=kinds)
 
 
+def understood(step: Step, position: int) -> tuple[Technique, Any]:
+    """The step's technique and settings, whatever the checkpoint. Raises RecipeInvalid."""
+    found = technique(step.technique, step.version, f"steps.{position}.technique")
+    try:
+        return found, found.Settings.model_validate(step.settings)
+    except ValidationError as error:
+        raise invalid(error, f"steps.{position}.settings") from None
+
+
 def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedStep:
     """One step, checked against the model as the steps before it leave it. Raises RecipeInvalid."""
     where = f"steps.{position}"
-    found = technique(step.technique, step.version, f"{where}.technique")
-    try:
-        settings = found.Settings.model_validate(step.settings)
-    except ValidationError as error:
-        raise invalid(error, f"{where}.settings") from None
+    found, settings = understood(step, position)
     if "architecture" in found.needs_for(settings) and facts.architecture is None:
         raise RecipeInvalid(f"{found.title} needs an architecture. {facts.weights_only_because}", f"{where}.technique")
     everything = facts.units()
@@ -173,6 +178,10 @@ def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedS
     selected = select_layers(layers, step.layers)
     if not selected:
         raise RecipeInvalid(f"No layer is left for {found.title}: all that match are excluded.", f"{where}.layers")
+    try:
+        found.check(selected, settings)
+    except RecipeInvalid as error:
+        raise RecipeInvalid(error.message, f"{where}.settings.{error.field}") from None
     return PreparedStep(position, found, settings, selected)
 
 
@@ -185,9 +194,14 @@ def _check_pattern(
     other = [layer.name for layer in everything if matches(layer, pattern)]
     if field.split(".")[-2] == "exclude" and other:
         return  # excluding what the technique would not touch anyway does no harm
-    why = f"only {other[0]}, and {found.title} works on layers of kind {kinds}" if other else "no layer"
-    examples = ", ".join(layer.name for layer in layers[:3]) or "none here"
-    raise RecipeInvalid(f"The pattern {pattern!r} matches {why}. Layers it could name: {examples}.", field)
+    if not layers:
+        raise RecipeInvalid(f"{found.title} works on layers of kind {kinds}, and this checkpoint has none.", field)
+    examples = ", ".join(layer.name for layer in layers[:3])
+    why = "matches no layer"
+    if other:
+        named = other[0] if len(other) == 1 else f"{other[0]} and {len(other) - 1} more"
+        why = f"matches {named}, and {found.title} works on layers of kind {kinds}"
+    raise RecipeInvalid(f"The pattern {pattern!r} {why}. Layers it could name: {examples}.", field)
 
 
 def _advance(plans: dict[str, Plan], step: PreparedStep) -> Iterator[SkippedLayer]:

@@ -45,8 +45,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeInvalid(f"The recipe has a list or a mapping where a name belongs (line {line}).")
             if key.value in keys:
-                line = key.start_mark.line + 1
                 raise RecipeInvalid(
                     f"The recipe says {key.value!r} twice in one place (line {line}); leave one of them."
                 )
@@ -160,7 +162,7 @@ def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
     if first["type"] == "too_short":
         return RecipeInvalid(f"`{field}` is empty; it needs at least {first['ctx']['min_length']} item.", field)
     given = first["input"]
-    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
+    shown = f" (it is {json.dumps(given)[:80]})" if isinstance(given, str | int | float | bool) else ""
     return RecipeInvalid(f"`{field}`: {what}{shown}.", field)
 
 

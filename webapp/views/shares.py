@@ -59,6 +59,7 @@ def show(token: str) -> str:
             axes=charts.AXES,
             scales=SCALES,
             columns=COLUMNS,
+            gone=share.view.get("gone", ()),
         )
     run = shared_run(share)
     figure = bytes_figure(run) if run.receipt else None

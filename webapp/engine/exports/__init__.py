@@ -31,11 +31,9 @@ def check_exports(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[
 
     `kinds` are those in which the recipe will leave the weights.
     """
+    check_names(asked)
     known = exports()
     for position, name in enumerate(asked):
-        if name not in known:
-            there = ", ".join(known)
-            raise RecipeInvalid(f"There is no export {name[:40]!r}; there are {there}.", f"exports.{position}")
         if reason := known[name].unfit(facts):
             raise RecipeInvalid(f"{known[name].title} cannot be written. {reason}", f"exports.{position}")
         if not known[name].factors and FACTORS & set(kinds):
@@ -46,9 +44,17 @@ def check_exports(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[
             )
 
 
+def check_names(asked: Sequence[str]) -> None:
+    """Raises RecipeInvalid for a format that there is none of."""
+    for position, name in enumerate(asked):
+        if name not in exports():
+            there = ", ".join(exports())
+            raise RecipeInvalid(f"There is no export {name[:40]!r}; there are {there}.", f"exports.{position}")
+
+
 def with_always(asked: Sequence[str]) -> list[str]:
     """The formats that are asked for, each once, after those that every run writes."""
     return list(dict.fromkeys((*(name for name, form in exports().items() if form.always), *asked)))
 
 
-__all__ = ["Export", "Loaded", "check_exports", "exports", "with_always"]
+__all__ = ["Export", "Loaded", "check_exports", "check_names", "exports", "with_always"]

@@ -55,7 +55,6 @@ class Awq(Rounding, BlockByBlock):
         )
 
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
-        self.check(context.layers, settings)
         return super().apply(model, settings, context)
 
     def compress_block(self, block: Block, settings: Any, context: Context) -> Sequence[tuple[Slot, Outcome]]:

@@ -140,6 +140,9 @@ class Technique(ABC):
         """What these settings need; `needs` is what the technique may need at most."""
         return self.needs
 
+    def check(self, layers: Sequence[LayerFacts], settings: Any) -> None:  # noqa: B027 (most have nothing to check)
+        """Raises RecipeInvalid, about the setting that it names, where settings do not go with the step's layers."""
+
     def refuses(self, plan: Plan) -> str | None:
         """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""
         return None

@@ -89,7 +89,6 @@ class Gptq(Rounding, BlockByBlock):
         )
 
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
-        self.check(context.layers, settings)
         return super().apply(model, settings, context)
 
     def compress_slot(

@@ -103,14 +103,14 @@ class Rounding(Technique):
     def exact(self, settings: Any) -> bool:
         return False  # values that round to zero may make the bitmask worth its bytes
 
-    def check(self, layers: Sequence[LayerFacts], settings: RoundingSettings) -> None:
-        """Raises RecipeInvalid where a pattern of `bits_by_layer` is for no layer of the step."""
+    def check(self, layers: Sequence[LayerFacts], settings: Any) -> None:
         for pattern, _ in settings.exceptions:
             if not any(matches(layer, pattern) for layer in layers):
                 known = ", ".join(layer.name for layer in layers[:3])
                 raise RecipeInvalid(
                     f"The pattern {pattern!r} of `bits_by_layer` matches no layer of this step. "
-                    f"Layers it could name: {known}."
+                    f"Layers it could name: {known}.",
+                    "bits_by_layer",
                 )
 
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:

@@ -34,7 +34,6 @@ class WeightQuantization(Rounding, LayerByLayer):
         )
 
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
-        self.check(context.layers, settings)
         return super().apply(model, settings, context)
 
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:

@@ -6,7 +6,8 @@ from ...database import db
 from ...engine.facts import CheckpointFacts
 from ...engine.predict import match_layers, predict
 from ...engine.recipe import Recipe, lines_named
-from ...run_requests import parse_recipe, ready, without_data
+from ...engine.run_checks import without_data
+from ...run_requests import named, parse_recipe, ready
 from ...store.models import Checkpoint, Dataset
 from . import schemas
 from .endpoints import endpoint
@@ -26,11 +27,11 @@ def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
         facts, recipe = asked(body)
         prediction = predict(facts, recipe).model_dump(mode="json")
     if "dataset_id" in body.model_fields_set:
-        dataset, training = (
-            ready(db.session, Dataset, given, field) if (given := getattr(body, field)) else None
+        given = (
+            named(ready(db.session, Dataset, id_, field)) if (id_ := getattr(body, field)) else None
             for field in ("dataset_id", "training_dataset_id")
         )
-        prediction["warnings"] = [*dict(without_data(recipe, dataset, training)).values(), *prediction["warnings"]]
+        prediction["warnings"] = [*dict(without_data(recipe, *given)).values(), *prediction["warnings"]]
     return schemas.PredictAnswer(
         prediction=prediction, recipe=recipe.as_dict(), recipe_yaml=recipe.to_yaml(), matches=matches(facts, recipe)
     )

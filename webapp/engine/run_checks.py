@@ -1,0 +1,96 @@
+"""Whether what is asked for can be done, from facts alone: page, API and command line refuse by the same check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .datasets import fit
+from .errors import DatasetUnfit, RecipeInvalid
+from .exports import check_exports
+from .facts import CheckpointFacts, DatasetFacts
+from .predict import check_recipe
+from .preprocessing import Preprocessing, preprocessing_of
+from .recipe import Recipe
+from .techniques import needs_of, techniques
+from .training.teaching import check_alike
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    name: str
+    facts: DatasetFacts
+
+
+def check_run(
+    facts: CheckpointFacts,
+    recipe: Recipe,
+    exports: Sequence[str],
+    dataset: NamedDataset | None = None,
+    training: NamedDataset | None = None,
+    teacher: CheckpointFacts | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Preprocessing | None:
+    """How pictures are prepared, whole; None where no dataset holds any.
+
+    `dataset` evaluates, `training` calibrates and trains in place of the dataset's own training part, `teacher` teaches
+    in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the field.
+    """
+    check_exports(facts, exports, check_recipe(facts, recipe).kinds)
+    for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
+        if given is not None:
+            check_dataset_fits(facts, given, field)
+    parts = [given.facts for given in (dataset, training) if given is not None]
+    for index, message in without_data(recipe, dataset, training):
+        raise RecipeInvalid(message, f"steps.{index}.technique")
+    prepared = preprocessing_of(facts.architecture, parts, preprocessing)
+    if teacher is not None:
+        check_teacher(facts, teacher, recipe)
+    return prepared
+
+
+def check_dataset_fits(facts: CheckpointFacts, dataset: NamedDataset, field: str) -> None:
+    """Raises DatasetUnfit where the samples are of another kind or shape than the architecture's inputs."""
+    spec = facts.architecture
+    if spec is None:
+        raise DatasetUnfit(
+            f"{dataset.name} cannot be used: this checkpoint is weights only "
+            f"({facts.weights_only_because or 'unknown'}), so nothing can be evaluated on it. "
+            "Start the run without a dataset.",
+            field,
+        )
+    try:
+        fit(spec, dataset.facts)
+    except DatasetUnfit as unfit:
+        raise DatasetUnfit(f"{dataset.name} cannot be used. {unfit.message}", field) from None
+
+
+def without_data(
+    recipe: Recipe, dataset: NamedDataset | None, training: NamedDataset | None
+) -> Iterator[tuple[int, str]]:
+    """The steps, by their places, that calibrate or train with nothing to do it on; and what to do."""
+    if training is not None or (dataset is not None and dataset.facts.training is not None):
+        return
+    known = techniques()
+    for index, step in enumerate(recipe.steps):
+        if needs := needs_of(step.technique, step.settings) & {"calibration", "training"}:
+            yield (
+                index,
+                f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "
+                "training part, or a second dataset to train on.",
+            )
+
+
+def check_teacher(student: CheckpointFacts, teacher: CheckpointFacts, recipe: Recipe) -> None:
+    """Raises RecipeInvalid where no step learns from a teacher, or where the two do not answer alike."""
+    field = "teacher_checkpoint_id"
+    if not any("teacher" in needs_of(step.technique, step.settings) for step in recipe.steps):
+        raise RecipeInvalid("No step of the recipe learns from a teacher; add a distillation, or name none.", field)
+    if teacher.architecture is None:
+        raise RecipeInvalid(f"This checkpoint cannot teach. {teacher.weights_only_because}", field)
+    if student.architecture is not None:
+        try:
+            check_alike(teacher.architecture, student.architecture)
+        except RecipeInvalid as unlike:
+            raise RecipeInvalid(unlike.message, field) from None
