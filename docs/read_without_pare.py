@@ -44,12 +44,20 @@ def widened(per_group, group, columns):
 def filled(mask, basis, mix, shape, transposed):
     """Rows of the basis where the mask's bit is 1, elsewhere what `mix` makes of them; of a transposed one columns."""
     if transposed:
-        return filled(mask, basis.T, mix.T, shape[::-1], False).T
+        turned = (shape[1], shape[0], *shape[2:])
+        return filled(mask, basis.swapaxes(0, 1), mix.swapaxes(0, 1), turned, False).swapaxes(0, 1)
     rows = basis.reshape(len(basis), -1)
     pivots = bits(mask, shape[0], 1).astype(bool)
     whole = np.empty((shape[0], rows.shape[1]), rows.dtype)
     whole[pivots], whole[~pivots] = rows, mix.reshape(-1, len(rows)) @ rows
     return whole.reshape(shape)
+
+
+def unturned(matrix, about):
+    """(outputs, inputs x kernel), group below group, as it is stored: (inputs, outputs of a group, *kernel)."""
+    shape, groups = about["shape"], about.get("groups", 1)
+    inputs = shape[1] if about.get("stacked") else shape[0] // groups
+    return matrix.reshape(groups, len(matrix) // groups, inputs, -1).swapaxes(1, 2)
 
 
 def decode(arrays, name, about):
@@ -64,8 +72,9 @@ def decode(arrays, name, about):
         return filled(arrays[name + ".pivots"], basis, mix, shape, about.get("transposed"))
     if about["kind"] == "factored_conv":
         whole, *later = (decode(arrays, f"{name}.{n}", about[n]) for n in sorted(filter(str.isdigit, about), key=int))
+        letters = "ro...,ir...->io..." if about.get("transposed") else "or...,ri...->oi..."
         for kernel in later:
-            whole = np.einsum("or...,ri...->oi...", kernel, whole)
+            whole = np.einsum(letters, kernel, whole)
         return whole
     mask = bits(arrays[name + ".mask"], int(np.prod(shape)), 1).astype(bool) if name + ".mask" in arrays else None
     if about["kind"] == "sparse":
@@ -85,7 +94,7 @@ def decode(arrays, name, about):
     chosen = np.ones(len(codes), bool) if mask is None else mask
     codes[chosen] = bits(arrays[name + ".codes"], int(chosen.sum()), width)
     matrix = (levels[codes.reshape(zero.shape)] - levels[zero]) * widened(scale, group, columns)
-    return (matrix.T if about.get("transposed") else matrix).reshape(shape).astype("f4")
+    return (unturned(matrix, about) if about.get("transposed") else matrix).reshape(shape).astype("f4")
 
 
 def read(path):

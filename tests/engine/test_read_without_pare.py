@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from webapp.engine.artifact import write_model
-from webapp.engine.encodings import Dense, FactoredConv, Pivoted
+from webapp.engine.encodings import Dense, FactoredConv, Pivoted, Quantized
+from webapp.engine.layout import Layout
+from webapp.engine.math.grids import Scheme
 from webapp.engine.model import Model
 from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
@@ -28,6 +30,14 @@ def dense(*shape):
 
 CHAIN = FactoredConv(dense(2, 4, 1, 1), dense(3, 2, 3, 5), dense(6, 3, 1, 1))
 PIVOTED_FILTERS = Pivoted(dense(2, 4, 3, 3), dense(3, 2, 1, 1), torch.tensor([0, 1, 0, 0, 1]).bool())
+TURNED_CHAIN = FactoredConv(dense(4, 2, 1, 1), dense(2, 3, 3, 5), dense(3, 6, 1, 1), transposed=True)
+PIVOTED_KERNELS = Pivoted(dense(4, 2, 3), dense(2, 3, 1), torch.tensor([0, 1, 0, 0, 1]).bool(), transposed=True)
+TURNED = {  # in bits, by their layouts
+    "turned": (Layout(True), (7, 5, 3)),
+    "grouped": (Layout(True, 2), (6, 5, 3, 2)),
+    "experts": (Layout(False, 3, True), (3, 5, 4)),
+    "inputs first": (Layout(True, 3, True), (3, 5, 4)),
+}
 PIVOTED_COLUMNS = Pivoted(dense(7, 2), dense(2, 3), torch.tensor([0, 1, 0, 0, 1]).bool(), transposed=True)
 
 
@@ -76,11 +86,17 @@ def test_a_page_of_numpy_reads_every_kind_of_weight(inspected, tmp_path, steps):
                 assert torch.equal(values, expected)
 
 
-@pytest.mark.parametrize("encoded", [CHAIN, PIVOTED_FILTERS, PIVOTED_COLUMNS])
-def test_the_page_reads_factors_of_every_shape(tmp_path, encoded):
-    write_model(Model({"a.weight": encoded}), tmp_path / "model.safetensors")
+def test_the_page_reads_factors_and_integers_of_every_shape(tmp_path):
+    weights = dict(enumerate((CHAIN, TURNED_CHAIN, PIVOTED_FILTERS, PIVOTED_KERNELS, PIVOTED_COLUMNS)))
+    weights |= {
+        name: Quantized.nearest(dense(*shape).decode(), Scheme(4, 2), layout)
+        for name, (layout, shape) in TURNED.items()
+    }
+    model = Model({f"{name}.weight": encoded for name, encoded in weights.items()})
+    write_model(model, tmp_path / "model.safetensors")
     command = [sys.executable, "-I", PAGE, tmp_path / "model.safetensors", tmp_path / "weights.npz"]
     subprocess.run(command, check=True, cwd=tmp_path)
     with np.load(tmp_path / "weights.npz") as found:
-        assert found["a.weight"].shape == encoded.shape
-        assert torch.allclose(torch.from_numpy(found["a.weight"]), encoded.decode(), atol=1e-5)
+        for name, encoded in model.weights.items():
+            assert found[name].shape == encoded.shape, name
+            assert torch.allclose(torch.from_numpy(found[name]), encoded.decode(), atol=1e-5), name

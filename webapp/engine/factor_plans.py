@@ -127,10 +127,12 @@ class PivotedPlan(CompositePlan):
 class FactoredConvPlan(CompositePlan):
     """A convolution as a chain of thinner ones, the first of them at the input; an axis is long in one of them only.
 
-    Tucker-2: (r1, i, 1, 1), (r2, r1, kh, kw), (o, r2, 1, 1). Spatial: (r, i, kh, 1), (o, r, 1, kw).
+    Tucker-2: (r1, i, 1, 1), (r2, r1, kh, kw), (o, r2, 1, 1). Spatial: (r, i, kh, 1), (o, r, 1, kw). Of a `transposed`
+    convolution, whose weight is (in, out, ...), the first two axes of each are the other way round.
     """
 
     chain: tuple[Plan, ...]
+    transposed: bool = False
 
     @property
     def kind(self) -> str:
@@ -145,5 +147,9 @@ class FactoredConvPlan(CompositePlan):
 
     @property
     def label(self) -> str:
-        ranks = " and ".join(str(plan.shape[0]) for plan in self.chain[:-1])
+        ranks = " and ".join(str(plan.shape[1 if self.transposed else 0]) for plan in self.chain[:-1])
         return f"{len(self.chain)} convolutions, rank {ranks}: {self.chain[0].label}"
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return super().meta | ({"transposed": True} if self.transposed else {})

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .layout import Layout
+
 DTYPE_BYTES = {
     "float64": 8,
     "float32": 4,
@@ -25,7 +27,9 @@ DTYPE_BYTES = {
     "bool": 1,
 }
 
-LayerKind = Literal["linear", "conv", "embedding", "other"]  # other: biases, norms, buffers; each tensor for itself
+# recurrent: a matrix of an LSTM, a GRU or an RNN. experts: those of a mixture, stacked in one tensor.
+# other: biases, norms, buffers, tables of positions; each tensor for itself
+LayerKind = Literal["linear", "conv", "embedding", "recurrent", "experts", "other"]
 Task = Literal["classification", "text-classification", "token-classification", "masked-lm", "causal-lm", "embedding"]
 PER_TOKEN = ("token-classification", "masked-lm")  # an answer for each token of a text, judged by the original's
 
@@ -61,8 +65,13 @@ class LayerFacts(Facts):
     kind: LayerKind
     shape: tuple[int, ...]
     aliases: tuple[str, ...] = ()  # other layer names that share this very tensor (a tied lm_head)
-    transposed: bool = False  # weight is (in, out), as in GPT-2's Conv1D
-    groups: int = 1  # of a convolution whose channels are apart; its shape is (out, in / groups, ...)
+    transposed: bool = False  # (in, out / groups, ...): of GPT-2's Conv1D, of a transposed convolution
+    groups: int = 1  # of a convolution whose channels are apart, its shape (out, in / groups, ...); experts of a stack
+    stacked: bool = False  # one matrix for each expert, one after the other: (experts, out, in)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.transposed, self.groups, self.stacked)
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from .facts import DTYPE_BYTES
+from .layout import PLAIN, Layout
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class DensePlan(Plan):
 class QuantizedPlan(Plan):
     """Codes of `bits`, a scale per row or per `group` inputs; a zero point unless symmetric, or a codebook of levels.
 
-    The weight is seen as rows x columns: (out, in), (out, in * kh * kw), or (in, out) transposed first.
+    The weight is seen as rows x columns, (out, in * kernel), by its layout.
     """
 
     bits: int = 8
@@ -169,7 +170,7 @@ class QuantizedPlan(Plan):
     symmetric: bool = True
     codebook: bool = False
     scale_dtype: str = "float16"
-    transposed: bool = False
+    layout: Layout = PLAIN
     zeros: int = 0
     zeros_wanted: bool = False
 
@@ -226,8 +227,8 @@ class QuantizedPlan(Plan):
     @property
     def meta(self) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
-        flags = {"transposed": self.transposed, "pruned": self.pruned}
-        return found | {"bits": self.bits, "group": self.group} | {name: True for name, on in flags.items() if on}
+        found |= {"bits": self.bits, "group": self.group} | self.layout.meta
+        return {**found, "pruned": True} if self.pruned else found
 
 
 def packed_bytes(count: int, bits: int) -> int:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .encodings import Encoded, Factored, FactoredConv, Pivoted
-
-Conv = (nn.Conv1d, nn.Conv2d)
 
 
 class Thin(nn.Module):
@@ -80,7 +79,7 @@ class ConvChain(Thin):
 
     transposed = False
 
-    def __init__(self, whole: nn.Conv1d | nn.Conv2d, encoded: FactoredConv) -> None:
+    def __init__(self, whole: _ConvNd, encoded: FactoredConv) -> None:
         super().__init__()
         self.runs = tuple((name, name) for name in encoded.factors)
         self.bias_name = f"{len(self.runs) - 1}.bias"
@@ -104,12 +103,12 @@ def thin(whole: nn.Module, encoded: Encoded) -> Thin:
     """The module that runs these factors in the place of `whole`; call it on the meta device."""
     bias = getattr(whole, "bias", None) is not None
     if isinstance(encoded, FactoredConv):
-        assert isinstance(whole, Conv)
+        assert isinstance(whole, _ConvNd)
         return ConvChain(whole, encoded)
-    if isinstance(encoded, Pivoted) and isinstance(whole, Conv):
+    if isinstance(encoded, Pivoted) and isinstance(whole, _ConvNd):
         first = _conv(whole, encoded.basis.shape, [True] * len(whole.kernel_size), False)
         mix = _conv(whole, encoded.mix.shape, [False] * len(whole.kernel_size), False)
-        return PivotedLayer(first, mix, encoded.shape[0], bias, 1, False)
+        return PivotedLayer(first, mix, len(encoded.pivots), bias, 1, False)
     transposed = not isinstance(whole, nn.Linear)  # GPT-2's Conv1D: weight (in, out)
     outputs, inputs = reversed(encoded.shape) if transposed else encoded.shape
     if isinstance(encoded, Pivoted):
@@ -120,7 +119,7 @@ def thin(whole: nn.Module, encoded: Encoded) -> Thin:
     return FactoredLinear(inputs, outputs, encoded.left.shape[1], bias, transposed)
 
 
-def _conv(whole: nn.Conv1d | nn.Conv2d, shape: tuple[int, ...], kept: list[bool], bias: bool) -> nn.Module:
+def _conv(whole: _ConvNd, shape: tuple[int, ...], kept: list[bool], bias: bool) -> nn.Module:
     """A convolution with a kernel of this shape and `whole`'s stride, padding and dilation along the `kept` axes."""
 
     def of(values: Any, neutral: int) -> Any:
@@ -129,10 +128,14 @@ def _conv(whole: nn.Conv1d | nn.Conv2d, shape: tuple[int, ...], kept: list[bool]
         return tuple(value if keep else neutral for value, keep in zip(values, kept, strict=True))
 
     kind: type[Any] = type(whole)
+    turned = isinstance(whole, _ConvTransposeNd)
+    inputs, outputs = shape[:2] if turned else shape[1::-1]
+    more = {"output_padding": of(whole.output_padding, 0)} if turned else {}
     made: nn.Module = kind(
-        shape[1],
-        shape[0],
+        inputs,
+        outputs,
         shape[2:],
+        **more,
         stride=of(whole.stride, 1),
         padding=of(whole.padding, 0),
         dilation=of(whole.dilation, 1),

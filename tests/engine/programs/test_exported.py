@@ -16,10 +16,10 @@ LAYERS = {
     "mlp": ["0", "3"],
     "linear": ["linear"],
     "residual": ["stem.0", "block.0", "block.3", "down", "fc"],
-    "functional": ["w_in", "turned"],
+    "functional": ["w_in", "turned", "up"],
     "conv_embed_attend": ["embedding", "conv", "attention.in_proj", "attention.out_proj", "head"],
-    "lstm": ["out"],
-    "conv3d": ["4"],
+    "lstm": [*(f"lstm.weight_{side}_l{n}" for n in (0, 1) for side in ("ih", "hh")), "out"],
+    "conv3d": ["0", "4"],
 }
 
 
@@ -49,7 +49,7 @@ def test_its_layers_are_found_under_their_names(bench, tmp_path, name):
     trained = sum(parameter.numel() for parameter in module.parameters())
     assert sum(parameter.numel() for parameter in ours.parameters()) == trained
     ours(*synthetic(facts.architecture, 0).inputs.values()).sum().backward()
-    assert all(ours.get_submodule(layer.name).weight.grad is not None for layer in facts.layers)
+    assert all(ours.get_parameter(layer.weight).grad is not None for layer in facts.layers)
 
 
 def test_a_tied_head_is_stored_once(bench, tmp_path):

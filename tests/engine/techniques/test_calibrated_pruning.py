@@ -12,6 +12,7 @@ from webapp.engine.calibration import Slot
 from webapp.engine.encodings import Dense
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
+from webapp.engine.layout import Layout
 from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.predict import predict
@@ -124,7 +125,7 @@ def compressed(name, weight, x, groups, values):
     statistic.add(x)
     kind = "linear" if weight.dim() == 2 else "conv"
     layer = LayerFacts(name="a", weight="a.weight", kind=kind, shape=tuple(weight.shape))
-    slot = Slot(layer, "a", "", False, groups, Model({"a.weight": Dense(weight)}))
+    slot = Slot(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
     return technique(name).compress_slot(slot, statistic, setting_of(name, values), None)
 
 

@@ -12,6 +12,7 @@ from webapp.engine.calibration import Slot
 from webapp.engine.encodings import Dense, Quantized
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
+from webapp.engine.layout import Layout
 from webapp.engine.math.grids import Scheme
 from webapp.engine.model import Model
 from webapp.engine.modules import build
@@ -96,7 +97,7 @@ def compressed(weight, rows, groups=1, **values):
     kind = "linear" if weight.dim() == 2 else "conv"
     layer = LayerFacts(name="a", weight="a.weight", kind=kind, shape=tuple(weight.shape))
     chosen = technique("gptq").Settings.model_validate({**GROUPS, "group_size": 8, **values})
-    slot = Slot(layer, "a", "", False, groups, Model({"a.weight": Dense(weight)}))
+    slot = Slot(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
     return technique("gptq").compress_slot(slot, statistic, chosen, None)
 
 

@@ -43,7 +43,7 @@ def forms_of(model):
     for name, encoded in model.weights.items():
         told[name] = [
             (leaf.plan.kind if leaf.plan.pruned else type(leaf), leaf.shape, leaf.dtype, leaf.plan.pruned)
-            + ((leaf.grid.bits, leaf.grid.group, leaf.transposed) if isinstance(leaf, Quantized) else ())
+            + ((leaf.grid.bits, leaf.grid.group, leaf.layout) if isinstance(leaf, Quantized) else ())
             for leaf in encoded.leaves
         ]
     return told

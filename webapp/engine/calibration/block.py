@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..encodings import Encoded
 from .passes import Pass, doors
 from .slots import Slot, columns_of, geometry, inputs_as_rows
+from .stacks import Stack
 from .statistics import Statistic
 
 MOST_STAGES = 8  # of a model without repeating blocks: each costs a pass through it
@@ -41,6 +42,7 @@ class Block:
     repeats: bool = False  # one of a row of alike blocks
     twin: nn.Module | None = None
     twin_runs: Sequence[Callable[[], Tensor]] = ()
+    stacks: Sequence[Stack] = ()  # experts within it
     _order: list[tuple[Slot, int]] = field(default_factory=list)
     _left: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
@@ -92,6 +94,10 @@ class Block:
                             self._add(made, slot, index, x, original)
                 yield stage, made
             self._left = [(here.end(), twins[index].end() if twins else None) for index, here in enumerate(own)]
+
+    def changed(self) -> None:
+        """What came out of it was computed with other weights."""
+        self._left = []
 
     def leave(self) -> tuple[list[Tensor], list[Tensor]]:
         """What every batch leaves the part with, and what it left the original with, where the walk keeps that."""

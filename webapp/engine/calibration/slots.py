@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..encodings import Composite, Encoded
 from ..facts import LayerFacts
+from ..layout import Layout
 from ..model import Model
 from ..thin_modules import Thin
+
+Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,13 @@ class Slot:
     layer: LayerFacts
     path: str  # of the module that multiplies: the layer's own, or that of one of its factors
     side: str  # the factor's name as it is stored; "" for the whole weight
-    transposed: bool  # stored as (in, out)
-    groups: int  # of a convolution
+    layout: Layout
     model: Model
+
+    @property
+    def groups(self) -> int:
+        """Of a convolution, each with outputs and inputs of its own; the experts of a stack."""
+        return self.layout.groups
 
     @property
     def encoded(self) -> Encoded:
@@ -33,12 +41,11 @@ class Slot:
     def matrix(self) -> Tensor:
         """float32 (out, in), or (out, in / groups * kernel) of a convolution."""
         tensor = self.encoded.decode().float()
-        return tensor.t().contiguous() if self.transposed else tensor.reshape(tensor.shape[0], -1)
+        return self.layout.matrix(tensor).contiguous()
 
     def shaped(self, matrix: Tensor) -> Tensor:
         """The inverse of `matrix`: back to the stored shape and dtype."""
-        stored = matrix.t() if self.transposed else matrix
-        return stored.reshape(self.encoded.shape).to(self.encoded.dtype).contiguous()
+        return self.layout.weight(matrix, self.encoded.shape).to(self.encoded.dtype).contiguous()
 
     def keep(self, encoded: Encoded) -> None:
         """Puts the compressed form into the model; the module is the block's business."""
@@ -50,7 +57,7 @@ class Slot:
     def value(self) -> Tensor:
         """The tensor as the module at `path` holds it."""
         tensor = self.encoded.decode()
-        return tensor.t().contiguous() if self.side and self.transposed else tensor
+        return tensor.t().contiguous() if self.side and self.layout.transposed and tensor.dim() == 2 else tensor
 
 
 def slots_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> list[Slot]:
@@ -62,9 +69,10 @@ def slots_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> l
         part = module.get_submodule(layer.name)
         if isinstance(part, Thin):
             for child, factor in part.runs:
-                found.append(Slot(layer, f"{layer.name}.{child}", factor, part.transposed, 1, model))
+                found.append(Slot(layer, f"{layer.name}.{child}", factor, layer.layout, model))
         else:
-            found.append(Slot(layer, layer.name, "", layer.transposed, int(getattr(part, "groups", 1)), model))
+            layout = replace(layer.layout, groups=int(getattr(part, "groups", 1)))
+            found.append(Slot(layer, layer.name, "", layout, model))
     return found
 
 
@@ -72,16 +80,18 @@ def columns_of(part: nn.Module) -> int:
     """How many numbers of the input one row of the matrix is multiplied with."""
     weight = part.weight
     assert isinstance(weight, nn.Parameter)
-    if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):
+    if isinstance(part, _ConvTransposeNd):
+        return weight.numel() // part.out_channels
+    if isinstance(part, nn.Linear | _ConvNd):
         return weight[0].numel()
     return weight.shape[0]  # GPT-2's Conv1D: (in, out)
 
 
 def geometry(part: nn.Module) -> tuple[Any, ...]:
     """What besides the input decides which rows the matrix sees: () of a linear layer."""
-    if not isinstance(part, nn.Conv1d | nn.Conv2d):
+    if not isinstance(part, _ConvNd):
         return ()
-    return part.kernel_size, part.stride, part.padding, part.dilation, part.groups
+    return type(part), part.kernel_size, part.stride, part.padding, part.output_padding, part.dilation, part.groups
 
 
 def inputs_as_rows(part: nn.Module, x: Tensor, groups: int, mask: Tensor | None) -> Tensor:
@@ -89,17 +99,47 @@ def inputs_as_rows(part: nn.Module, x: Tensor, groups: int, mask: Tensor | None)
 
     Of a convolution the patches, one row for each place of the output.
     """
-    if isinstance(part, nn.Conv1d | nn.Conv2d):
-        x, kernel = (x[:, :, None], (1, *part.kernel_size)) if isinstance(part, nn.Conv1d) else (x, part.kernel_size)
-        two = isinstance(part, nn.Conv2d)
-        stride, dilation = (part.stride, part.dilation) if two else ((1, *part.stride), (1, *part.dilation))
+    if isinstance(part, _ConvTransposeNd):
+        patches = _patches(_spread(part, x.float()), part.kernel_size, part.dilation, (1,) * len(part.kernel_size))
+        places = tuple(range(patches.dim() - len(part.kernel_size), patches.dim()))
+        return _rows(patches.flip(places), len(part.kernel_size), groups)  # each input is spread by the whole kernel
+    if isinstance(part, _ConvNd):
         padding = part._reversed_padding_repeated_twice
         x = nn.functional.pad(x, padding if any(padding) else [0, 0], mode=_mode(part.padding_mode))
-        patches = nn.functional.unfold(x.float(), kernel, dilation, 0, stride)  # (B, C * kh * kw, places)
-        return patches.transpose(1, 2).reshape(-1, groups, patches.shape[1] // groups)
+        patches = _patches(x.float(), part.kernel_size, part.dilation, part.stride)
+        return _rows(patches, len(part.kernel_size), groups)
     if mask is not None and x.dim() > 2 and x.shape[: mask.dim()] == mask.shape:
         x = x[mask.bool()]
     return x.reshape(-1, 1, x.shape[-1]).float()
+
+
+def _patches(x: Tensor, kernel: Sizes, dilation: Sizes, stride: Sizes) -> Tensor:
+    """(B, C, *places) -> (B, C, *places of the output, *kernel)."""
+    for axis, (size, apart, step) in enumerate(zip(kernel, dilation, stride, strict=True), start=2):
+        x = x.unfold(axis, (size - 1) * apart + 1, step)[..., ::apart]
+    return x
+
+
+def _rows(patches: Tensor, axes: int, groups: int) -> Tensor:
+    """(B, C, *places, *kernel) -> (rows, groups, C / groups * kernel)."""
+    batch, channels = patches.shape[:2]
+    count = patches.shape[2 : 2 + axes].numel()
+    apart = patches.reshape(batch, channels, count, -1).transpose(1, 2)
+    return apart.reshape(batch * count, groups, -1)
+
+
+def _spread(part: _ConvTransposeNd, x: Tensor) -> Tensor:
+    """The input of a transposed convolution as that of a plain one whose kernel is turned round: zeros between."""
+    axes = range(len(part.kernel_size))
+    sizes = [(x.shape[2 + axis] - 1) * part.stride[axis] + 1 for axis in axes]
+    wide = x.new_zeros((*x.shape[:2], *sizes))
+    every: Any = tuple(slice(None, None, step) for step in part.stride)
+    wide[(..., *every)] = x
+    padding = []
+    for axis in reversed(axes):
+        side = part.dilation[axis] * (part.kernel_size[axis] - 1) - int(part.padding[axis])
+        padding += [side, side + part.output_padding[axis]]
+    return nn.functional.pad(wide, padding)
 
 
 def _mode(padding_mode: str) -> str:

@@ -24,6 +24,7 @@ from ..modules import fill, release, skeleton_of, sources
 from ..progress import Report
 from .block import Block
 from .slots import Slot, slots_of
+from .stacks import stacks_of
 
 SHORTEST_ROW = 2
 
@@ -91,12 +92,14 @@ class _Walk:
         self.originals, self.tuples = originals, False
         self.module = skeleton_of(model)
         self.slots = slots_of(model, layers, self.module)
+        self.stacks = stacks_of(model, layers, self.module)
         self.masks = [batch.inputs.get("attention_mask") for batch in data]
         path = row_of_blocks(self.module)
         self.row: list[str] = []
         if path is not None:
             self.row = [f"{path}.{index}." for index in range(len(list(self.module.get_submodule(path).children())))]
-            if not any(slot.path.startswith(prefix) for prefix in self.row for slot in self.slots):
+            paths = [*(slot.path for slot in self.slots), *(stack.layer.weight for stack in self.stacks)]
+            if not any(path.startswith(prefix) for prefix in self.row for path in paths):
                 self.row = []
 
     def blocks(self) -> Iterator[Block]:
@@ -105,7 +108,7 @@ class _Walk:
             twin = copy.deepcopy(self.module) if self.originals else None
             again = self._whole(twin) if twin else ()
             runs = self._whole(self.module)
-            yield Block("", self.module, "", self.slots, runs, self.masks, twin=twin, twin_runs=again)
+            yield Block("", self.module, "", self.slots, runs, self.masks, False, twin, again, self.stacks)
             return
         outside = self._outside()
         self._fill(outside)
@@ -125,8 +128,9 @@ class _Walk:
             runs = [_run(part, hidden, i, calls[index][i]) for i in range(len(self.data))]
             twin = copy.deepcopy(part) if self.originals else None
             again = [_run(twin, untouched, i, calls[index][i]) for i in range(len(untouched))] if twin else []
-            block = Block(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again)
-            if slots:
+            stacks = [stack for stack in self.stacks if stack.layer.weight.startswith(prefix)]
+            block = Block(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again, stacks)
+            if slots or stacks:
                 yield block
             if after or index + 1 < len(self.row):
                 hidden[:], untouched[:] = block.leave()

@@ -46,16 +46,17 @@ class Factored(Composite):
 class Pivoted(Composite):
     """Rows where `pivots` (m,) is true are `basis` (r, n), in their order; the others are `mix` (m - r, r) times it.
 
-    Of a convolution basis is (r, i, *kernel) and mix (o - r, r, 1, 1). Of a transposed weight (in, out) the pivots are
-    columns: basis is (in, r), mix (r, out - r). As Zhao et al. 2025, https://arxiv.org/abs/2501.19090.
+    Of a convolution basis is (r, i, *kernel) and mix (o - r, r, 1, 1). Of a transposed weight (in, out, *kernel) the
+    pivots are columns: basis is (in, r, *kernel), mix (r, out - r, ...). As Zhao et al. 2025, https://arxiv.org/abs/2501.19090.
     """
 
     kinds = ("pivoted",)
 
     def __init__(self, basis: Encoded, mix: Encoded, pivots: Tensor, transposed: bool = False) -> None:
         self.basis, self.mix, self.pivots, self.transposed = basis, mix, pivots, transposed
-        outputs, rest = len(pivots), basis.shape[:1] if transposed else basis.shape[1:]
-        self.shape, self.dtype = (*rest, outputs) if transposed else (outputs, *rest), basis.dtype
+        outputs, shape = len(pivots), basis.shape
+        self.shape = (shape[0], outputs, *shape[2:]) if transposed else (outputs, *shape[1:])
+        self.dtype = basis.dtype
 
     @property
     def factors(self) -> dict[str, Encoded]:
@@ -82,9 +83,10 @@ class Pivoted(Composite):
     def decode(self) -> Tensor:
         basis, mix = self.basis.decode().float(), self.mix.decode().float()
         if self.transposed:
-            return torch.cat((basis, basis @ mix), 1)[:, self.order]
+            basis, mix = basis.transpose(0, 1), mix.transpose(0, 1)
         made = torch.cat((basis.flatten(1), mix.flatten(1) @ basis.flatten(1)))[self.order]
-        return made.reshape(self.shape)
+        made = made.reshape(len(made), *basis.shape[1:])
+        return made.transpose(0, 1).contiguous() if self.transposed else made
 
     def parts(self) -> dict[str, Tensor]:
         return {**super().parts(), ".pivots": bits.pack_mask(self.pivots)}

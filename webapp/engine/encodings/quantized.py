@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..layout import PLAIN, Layout
 from ..math import bits as streams
 from ..math import grids, quantizers
 from ..math.grids import Scheme
@@ -17,7 +18,7 @@ from .base import Encoded, dtype_name, dtype_of
 
 
 class Quantized(Encoded):
-    """codes uint8 (rows, columns) on a Grid; a transposed weight (in, out) is held as (out, in)."""
+    """codes uint8 (rows, columns) on a Grid; the matrix of the weight in its `layout`."""
 
     kinds = ("quantized",)
 
@@ -27,19 +28,19 @@ class Quantized(Encoded):
         grid: Grid,
         shape: tuple[int, ...],
         dtype: torch.dtype,
-        transposed: bool = False,
+        layout: Layout = PLAIN,
         zeros_wanted: bool = False,
     ) -> None:
-        self.codes, self.grid, self.transposed = codes, grid, transposed
+        self.codes, self.grid, self.layout = codes, grid, layout
         self.shape, self.dtype, self.zeros_wanted = tuple(shape), dtype, zeros_wanted
 
     @classmethod
-    def nearest(cls, weight: Tensor, scheme: Scheme, transposed: bool = False, zeros_wanted: bool = False) -> Self:
+    def nearest(cls, weight: Tensor, scheme: Scheme, layout: Layout = PLAIN, zeros_wanted: bool = False) -> Self:
         """Rounds a weight of any float dtype onto the grid that the scheme finds for it."""
-        matrix = (weight.t() if transposed else weight.reshape(weight.shape[0], -1)).float()
+        matrix = layout.matrix(weight).float()
         grid = grids.fit_grid(matrix, scheme)
         codes = quantizers.quantize(matrix, grid)
-        return cls(codes, grid, tuple(weight.shape), weight.dtype, transposed, zeros_wanted)
+        return cls(codes, grid, tuple(weight.shape), weight.dtype, layout, zeros_wanted)
 
     @property
     def _zero(self) -> Tensor:
@@ -56,14 +57,14 @@ class Quantized(Encoded):
             symmetric=self.grid.zero_point is None,
             codebook=self.grid.levels is not None,
             scale_dtype=dtype_name(self.grid.scale.dtype),
-            transposed=self.transposed,
+            layout=self.layout,
             zeros=int((self.codes == self._zero).sum()),
             zeros_wanted=self.zeros_wanted,
         )
 
     def decode(self) -> Tensor:
         matrix = quantizers.dequantize(self.codes, self.grid)
-        return (matrix.t() if self.transposed else matrix).reshape(self.shape).contiguous()
+        return self.layout.weight(matrix, self.shape).contiguous()
 
     def parts(self) -> dict[str, Tensor]:
         found, codes, bits = {".scale": self.grid.scale}, self.codes, self.grid.bits
@@ -91,5 +92,4 @@ class Quantized(Encoded):
             codes[mask] = streams.unpack_codes(parts[".codes"], bits, int(mask.sum()))
         else:
             codes = streams.unpack_codes(parts[".codes"], bits, rows * columns).reshape(rows, columns)
-        flags = bool(meta.get("transposed")), bool(meta.get("pruned"))
-        return cls(codes, grid, shape, dtype_of(meta["dtype"]), *flags)
+        return cls(codes, grid, shape, dtype_of(meta["dtype"]), Layout.of(meta), bool(meta.get("pruned")))

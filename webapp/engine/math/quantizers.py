@@ -58,6 +58,10 @@ class Grid:
         """The grid with these scales, each (some rows, groups), one below the other."""
         return replace(self, scale=stored_scale(torch.cat([scale.float() for scale in scales])))
 
+    def with_zero_points(self, *zero_points: Tensor) -> Grid:
+        """The same of zero points."""
+        return replace(self, zero_point=torch.cat(zero_points))
+
 
 def grouped(matrix: Tensor, group: int) -> Tensor:
     """(rows, columns) -> (rows, groups, group), the last group padded with zeros; group 0 is the whole row."""

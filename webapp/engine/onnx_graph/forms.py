@@ -28,9 +28,13 @@ def decoded(drawing: Drawing, name: str, leaf: Encoded, turned: bool) -> ir.Valu
         return _dense(drawing, name, leaf, turned)
     values = _units(drawing, name, leaf)
     matrix = drawing.node("Mul", values, spread(drawing, name, leaf, scale_of(drawing, name, leaf)))
-    if leaf.transposed != turned:
-        return drawing.node("Transpose", matrix, perm=(1, 0))
-    return matrix if len(leaf.shape) == 2 else drawing.node("Reshape", matrix, drawing.axes(*leaf.shape))
+    if len(leaf.shape) == 2:
+        return drawing.node("Transpose", matrix, perm=(1, 0)) if leaf.layout.transposed != turned else matrix
+    if leaf.layout.transposed:
+        groups, inputs, outputs, places = leaf.layout.apart(leaf.shape)
+        matrix = drawing.node("Reshape", matrix, drawing.axes(groups, outputs, inputs, places))
+        matrix = drawing.node("Transpose", matrix, perm=(0, 2, 1, 3))
+    return drawing.node("Reshape", matrix, drawing.axes(*leaf.shape))
 
 
 def codes_of(drawing: Drawing, name: str, leaf: Quantized) -> ir.Value:
@@ -63,7 +67,7 @@ def looked_up(drawing: Drawing, name: str, leaf: Encoded, use: Use) -> ir.Value 
     """The rows that are asked for, decoded only then; None where each row's scale does not lie with its codes."""
     if (
         not isinstance(leaf, Quantized)
-        or leaf.transposed
+        or leaf.layout.transposed
         or leaf.grid.levels is not None
         or leaf.grid.bits <= 4
         or leaf.grid.group

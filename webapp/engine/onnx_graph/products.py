@@ -20,15 +20,17 @@ class Use:
 
 
 def uses_of(weight: ir.Value) -> list[Use]:
-    """What is known of the weight's uses; those of any other kind are not among them."""
-    found = []
+    """What is known of the weight's uses; those of any other kind are not among them, nor those of stacked matrices."""
+    found, matrix = [], len(weight.shape or ()) == 2
     for node, index in weight.uses():
-        if node.op_type == "Transpose" and len(weight.shape or ()) == 2:
+        if (node.op_type, index) == ("Conv", 1):
+            found.append(Use("conv", node, _input(node, 0), node.outputs[0], _bias(node)))
+        elif not matrix:
+            continue
+        elif node.op_type == "Transpose":
             found += [_linear(user) for user, place in node.outputs[0].uses() if (user.op_type, place) == ("MatMul", 1)]
         elif (node.op_type, index) in (("MatMul", 1), ("Gemm", 1)):
             found.append(_linear(node))
-        elif (node.op_type, index) == ("Conv", 1):
-            found.append(Use("conv", node, _input(node, 0), node.outputs[0], _bias(node)))
         elif (node.op_type, index) == ("Gather", 0) and node.attributes.get_int("axis", 0) == 0:
             found.append(Use("lookup", node, _input(node, 1), node.outputs[0]))
     return found

@@ -16,6 +16,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor
+from torch._decomp.decompositions import lstm_impl
 from torch._dynamo.exc import UserError
 from torch.onnx import OnnxExporterError
 
@@ -71,7 +72,7 @@ def _graph(call: Call, weights: Set[str]) -> ir.Model:
                 call.served.eval(), tuple(call.inputs.values()), dynamic_shapes=(tuple(call.sizes),), strict=False
             )
             exported = torch.onnx.export(
-                program,
+                _without_projections(program),
                 dynamo=True,
                 input_names=list(call.inputs),
                 output_names=list(call.answers),
@@ -86,6 +87,21 @@ def _graph(call: Call, weights: Set[str]) -> ir.Model:
     tidy(exported.model)
     _name_axes(exported.model, call.axes)
     return exported.model
+
+
+def _without_projections(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """An LSTM that projects its answers step by step: ONNX's operator does not know it."""
+    lstm = torch.ops.aten.lstm.input
+    steps = [node for node in program.graph.nodes if node.target is lstm]
+    if not any(len(step.args[2]) % (2 * _ways(step)) for step in steps):
+        return program
+    stepwise: torch.export.ExportedProgram = program.run_decompositions({lstm: lstm_impl})
+    return stepwise
+
+
+def _ways(step: torch.fx.Node) -> int:
+    """Layers times directions."""
+    return int(step.args[4]) * (2 if step.args[7] else 1)  # type: ignore[arg-type]
 
 
 def _reason(error: BaseException) -> str:

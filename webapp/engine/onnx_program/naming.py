@@ -17,7 +17,7 @@ NUMBERED = re.compile(
     r"[_.]*\d*(__\d+)?|.*/Constant(_\d+)?_output_0|.*__\d+",
     re.IGNORECASE,
 )
-KEPT = frozenset({"_inputs", "_output", "_ties", "_steps", "_last", "training"})
+KEPT = frozenset({"_inputs", "_output", "_ties", "_steps", "_last", "matrices", "training"})
 DEEPEST, LONGEST = 12, 100  # parts of a name, characters of a part
 READ = re.compile(r"[/.](ReadVariableOp|Cast/ReadVariableOp)(_\d+)?(:0)?$|:0$")  # how TensorFlow ends a variable's
 

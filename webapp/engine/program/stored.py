@@ -38,7 +38,7 @@ class Integers(nn.Module):
         super().__init__()
         grid = encoded.grid
         self.bits, self.group, self.size = grid.bits, grid.group, tuple(encoded.codes.shape)
-        self.shape, self.transposed = encoded.shape, encoded.transposed
+        self.shape, self.layout = encoded.shape, encoded.layout
         self.width = next(width for width in (2, 4, 8) if grid.bits <= width)
         self.register_buffer("packed", _packed(encoded.codes, self.width))
         self.register_buffer("scale", grid.scale.contiguous())
@@ -50,7 +50,7 @@ class Integers(nn.Module):
         levels = getattr(self, "levels", None)
         grid = Grid(self.bits, self.group, self.scale, self.zero, levels)
         matrix = dequantize(self._codes(), grid)
-        return (matrix.t() if self.transposed else matrix).reshape(self.shape)
+        return self.layout.weight(matrix, self.shape)
 
     def _codes(self) -> Tensor:
         rows, columns = self.size

@@ -12,6 +12,7 @@ from ..errors import CheckpointRefused, quoted
 Described = Mapping[str, Any]
 
 CONVOLUTIONS: dict[int, type[Any]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by the axes of a place
+TRANSPOSED: dict[int, type[Any]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORMS: dict[int, type[Any]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -38,8 +39,8 @@ UNCOUNTED: dict[int, type[Any]] = {2: Uncounted1d, 3: Uncounted1d, 4: Uncounted2
 
 
 def _convolution(about: Described) -> nn.Module:
-    sizes = {key: _sizes(about[key]) for key in ("stride", "padding", "dilation")}
-    kind = CONVOLUTIONS[len(about["kernel"])]
+    sizes = {key: _sizes(about[key]) for key in ("stride", "padding", "output_padding", "dilation") if key in about}
+    kind = (TRANSPOSED if "output_padding" in about else CONVOLUTIONS)[len(about["kernel"])]
     made: nn.Module = kind(
         about["in"], about["out"], tuple(about["kernel"]), groups=about["groups"], bias=about["bias"], **sizes
     )

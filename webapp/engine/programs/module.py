@@ -25,6 +25,7 @@ from ..errors import CheckpointRefused, quoted
 from ..safetensors_file import DTYPES
 from .layers import layer_of
 from .operators import operator_of
+from .raw_matrices import raw_matrices
 
 Before = Callable[[int, list[Any]], list[Any]]
 MOST_STEPS = 100_000
@@ -58,6 +59,7 @@ class ProgramModule(nn.Module):
             put_tensor(self, name, torch.empty(shape, dtype=NAMED[dtype]), trained)
         self._steps = [(_runner(step), *_rest(step)) for step in program["steps"]]
         self._last = _last_uses(self._steps, self._output)
+        self.matrices = raw_matrices(program)  # among its own tensors
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.run(inputs)

@@ -63,24 +63,26 @@ def _own(**parts: Any) -> dict[str, str]:
     return {part: name for part, name in parts.items() if name is not None}
 
 
-def _conv(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: Draft) -> Product | None:
+def _conv(number: int, args: list[Any], shapes: Shapes, __: Mapping[str, str], draft: Draft) -> Product | None:
     target = draft.steps[number][0]
-    x, weight, bias, stride, padding, dilation, *more = [*args, *[None] * 9][:9]
+    x, weight, bias, stride, padding, *more = [*args, *[None] * 9][:9]
     if not _tensor(weight) or (bias is not None and not _tensor(bias)):
         return None
-    groups = more[0]
+    turned, more_output = "conv_transpose" in target, None
     if target == "aten.convolution.default":
-        if more[0]:  # transposed
-            return None
-        groups = more[2]
+        dilation, turned, more_output, groups = more
+    elif turned:
+        more_output, groups, dilation, _ = more
+    else:
+        dilation, groups, *_ = more
     rows, columns, *kernel = shapes[weight[1:]]
-    if not 1 <= len(kernel) <= 3 or _names(stride, padding, dilation):
+    if not 1 <= len(kernel) <= 3 or _names(stride, padding, dilation, more_output):
         return None
     groups, axes = groups or 1, len(kernel)
     about = {
         "kind": "conv",
-        "in": columns * groups,
-        "out": rows,
+        "in": rows if turned else columns * groups,
+        "out": columns * groups if turned else rows,
         "kernel": kernel,
         "stride": _each(stride, 1, axes),
         "padding": padding.removeprefix("string:") if isinstance(padding, str) else _each(padding, 0, axes),
@@ -88,6 +90,8 @@ def _conv(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], dr
         "groups": groups,
         "bias": bias is not None,
     }
+    if turned:
+        about["output_padding"] = _each(more_output, 0, axes)
     return Product(number, about, x, _own(weight=weight, bias=bias))
 
 
@@ -161,5 +165,8 @@ READERS = {
     "aten.native_layer_norm.default": _layer_norm,
     "aten.group_norm.default": _group_norm,
     **dict.fromkeys([f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding")], _conv),
+    "aten.conv_transpose1d.default": _conv,
+    "aten.conv_transpose2d.input": _conv,
+    "aten.conv_transpose3d.input": _conv,
     "aten.convolution.default": _conv,
 }

@@ -44,6 +44,8 @@ class Awq(Rounding, BlockByBlock):
     paper = "https://arxiv.org/abs/2306.00978"
     statistic = Covariance
 
+    without_data = "so it was rounded to nearest"
+
     class Settings(RoundingSettings):
         samples: int = setting(
             0,
@@ -61,7 +63,7 @@ class Awq(Rounding, BlockByBlock):
         scaled = {slot.path for slots in self._folded(block, settings) for slot in slots}
         done = super().compress_block(block, settings, context)
         return [
-            (slot, outcome if slot.path in scaled or outcome.skipped else replace(outcome, ok=False, note=UNSCALED))
+            (slot, outcome if slot.path in scaled or outcome.note else replace(outcome, ok=False, note=UNSCALED))
             for slot, outcome in done
         ]
 
@@ -83,5 +85,5 @@ class Awq(Rounding, BlockByBlock):
         grid = grids.fit_grid(matrix, scheme, weights)
         codes = quantizers.quantize(matrix, grid)
         old = slot.encoded
-        done = Quantized(codes, grid, old.shape, old.dtype, slot.transposed, old.plan.pruned)
+        done = Quantized(codes, grid, old.shape, old.dtype, slot.layout, old.plan.pruned)
         return done, Outcome(slot.layer.name, self.asked(slot.layer, settings), done.plan.label)

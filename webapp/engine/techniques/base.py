@@ -26,6 +26,9 @@ from ..progress import Report, tracked
 Need = Literal["calibration", "calibration_if_any", "training", "gradients", "architecture", "teacher"]
 
 
+MATRICES = frozenset({"linear", "conv", "recurrent", "experts"})  # kinds of layers that multiply
+
+
 class Settings(BaseModel):
     """Base of every technique's settings: unknown keys are refused."""
 

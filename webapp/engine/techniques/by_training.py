@@ -15,7 +15,7 @@ from ..model import Model
 from ..plans import DensePlan, Plan, QuantizedPlan
 from ..training import Objective, Student, Trained, TrainingSamples, TrainingSettings, train
 from ..training.student import Forms, best_device, whole
-from .base import Context, Outcome, Technique
+from .base import MATRICES, Context, Outcome, Technique
 
 UNHELPFUL = "no step made it better, so the weights are left as they were"
 ENDED = {
@@ -29,7 +29,7 @@ class ByTraining(Technique):
     """Everything is stored as it was: dense values in their dtype, integers on their grid, zeros as zeros."""
 
     needs = frozenset({"training", "gradients", "architecture"})
-    layers = frozenset({"linear", "conv", "embedding", "other"})
+    layers = MATRICES | {"embedding", "other"}
 
     def refuses(self, plan: Plan) -> str | None:
         strange = [leaf for leaf in plan.leaves if not isinstance(leaf, DensePlan | QuantizedPlan)]
@@ -100,7 +100,14 @@ def _named(student: Student) -> str:
     layers = {form.place.layer.name: form.place.layer.kind for form in student.forms}
     if len(layers) == 1:
         return next(iter(layers))
-    words = {"other": "other", "linear": "linear layer", "conv": "convolution", "embedding": "embedding"}
+    words = {
+        "other": "other",
+        "linear": "linear layer",
+        "conv": "convolution",
+        "embedding": "embedding",
+        "recurrent": "recurrent matrix",
+        "experts": "stack of experts",
+    }
     count = Counter(layers.values())
     return ", ".join(f"{n} {words[kind]}{'s' if n > 1 else ''}" for kind, n in sorted(count.items(), key=_last_others))
 

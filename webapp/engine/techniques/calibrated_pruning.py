@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ..calibration import Slot, SquareSum, walk
+from ..encodings import Encoded
 from ..facts import LayerFacts
 from ..math import allocation, masks
 from ..model import Model
 from ..progress import Part
 from .base import Context, Outcome, setting
 from .block_by_block import BlockByBlock
-from .pruning import Pruning, PruningSettings
+from .pruning import Pruning, PruningSettings, smallest_gone, without
 
 TELLS_NOTHING = "what was measured of its inputs tells nothing (zero or beyond numbers), so magnitude alone decided"
 MEASURING = 0.3  # of the time
@@ -56,7 +57,7 @@ class Allocated(Context):
 class CalibratedPruning(Pruning, BlockByBlock):
     """Block by block, each on what the pruned ones before it put out."""
 
-    layers = frozenset({"linear", "conv"})
+    without_data = "so magnitude decided"
 
     def exact(self, settings: Any) -> bool:
         return not settings.uneven
@@ -73,7 +74,14 @@ class CalibratedPruning(Pruning, BlockByBlock):
 
     def share(self, slot: Slot, settings: Any, context: Context) -> float:
         """How much of this matrix goes."""
-        return context.shares[slot.path] if isinstance(context, Allocated) else float(settings.share)
+        known = context.shares if isinstance(context, Allocated) else {}
+        return float(known.get(slot.path, settings.share))
+
+    def plainly(self, slot: Slot, settings: Any) -> Encoded:
+        return without(slot, smallest_gone(slot, settings))
+
+    def told(self, slot: Slot, encoded: Encoded, settings: Any, note: str) -> Outcome:
+        return self.result(slot, encoded, settings, settings.share, note)
 
     def shares(self, model: Model, settings: Any, context: Context) -> dict[str, float]:
         """The share of each slot that the samples reach, from a walk that changes nothing."""

@@ -10,7 +10,7 @@ import torch
 from ..encodings import Dense, Encoded, dtype_of
 from ..facts import LayerFacts
 from ..plans import DensePlan, Plan
-from .base import LayerByLayer, Outcome, Skip, setting
+from .base import MATRICES, LayerByLayer, Outcome, Skip, setting
 from .base import Settings as BaseSettings
 
 
@@ -20,7 +20,7 @@ class Cast(LayerByLayer):
     family = "Quantization"
     summary = "Stores floats in 16 bits; halves a float32 file and costs almost no accuracy."
     paper = "https://arxiv.org/abs/1710.03740"
-    layers = frozenset({"linear", "conv", "embedding", "other"})
+    layers = MATRICES | {"embedding", "other"}
 
     class Settings(BaseSettings):
         dtype: Literal["float16", "bfloat16"] = setting(

@@ -57,6 +57,10 @@ class Form(ABC):
     def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
         """Of the factors as they are stored."""
 
+    def turned(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """As it is stored, of (out, in, *kernel)."""
+        return (shape[1], shape[0], *shape[2:]) if self.transposed else shape
+
     def values(self, chosen: Ranks) -> int:
         return sum(int(torch.Size(shape).numel()) for shape in self.shapes(chosen))
 
@@ -109,14 +113,14 @@ class MatrixForm(Form):
         (rank,), (outputs, *rest) = chosen, self.shape
         made = outputs - rank if self.pivots else outputs
         first, second = (rank, *rest), (made, rank, *[1] * (len(rest) - 1))
-        return [first[::-1], second[::-1]] if self.transposed else [first, second]
+        return [self.turned(first), self.turned(second)]
 
     def plan(self, plan: Plan, chosen: Ranks) -> Plan:
         first, second = self.factor_plans(plan, chosen)
         if self.pivots:
             return PivotedPlan(plan.shape, plan.dtype, first, second, self.transposed)
         if len(self.shape) > 2:
-            return FactoredConvPlan(plan.shape, plan.dtype, (first, second))
+            return FactoredConvPlan(plan.shape, plan.dtype, (first, second), self.transposed)
         left, right = (first, second) if self.transposed else (second, first)
         return FactoredPlan(plan.shape, plan.dtype, left, right)
 
@@ -144,14 +148,11 @@ class _MatrixSplit(Split):
             first_values = left[pivots] @ right
         else:
             second_values, first_values = factorization.balanced(left, right)
-        if form.transposed:
-            first_values, second_values = first_values.t(), second_values.t()
-        a = Dense(first_values.reshape(first).to(dtype).contiguous())
-        b = Dense(second_values.reshape(second).to(dtype).contiguous())
+        a, b = (_stored(form, *pair, dtype) for pair in ((first_values, first), (second_values, second)))
         if form.pivots:
             return Pivoted(a, b, pivots, form.transposed)
         if len(form.shape) > 2:
-            return FactoredConv(a, b)
+            return FactoredConv(a, b, transposed=form.transposed)
         return Factored(a, b) if form.transposed else Factored(b, a)
 
 
@@ -168,10 +169,11 @@ class SpatialForm(Form):
 
     def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
         (rank,), (outputs, inputs, height, *width) = chosen, self.shape
-        return [(rank, inputs, height, *[1] * len(width)), (outputs, rank, 1, *width)]
+        shapes = (rank, inputs, height, *[1] * len(width)), (outputs, rank, 1, *width)
+        return [self.turned(shape) for shape in shapes]
 
     def plan(self, plan: Plan, chosen: Ranks) -> Plan:
-        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)))
+        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)), self.transposed)
 
     def split(self, target: Tensor, metric: Metric | None) -> Split:
         return _SpatialSplit(self, target, metric)
@@ -191,7 +193,7 @@ class _SpatialSplit(Split):
         column = tucker.spatial_column(self.basis[:, : chosen[0]], shape)
         made = tucker.spatial_inputs(column, shape[3] if len(shape) == 4 else 1)
         row = tucker.refitted(self.target, made, self.metric.root if self.metric else None)
-        return _chain([column, row], self.form.shapes(chosen), dtype)
+        return _chain(self.form, [column, row], chosen, dtype)
 
 
 @dataclass(frozen=True)
@@ -210,10 +212,11 @@ class TuckerForm(Form):
     def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
         (inner, outer), (outputs, inputs, *kernel) = chosen, self.shape
         ones = [1] * len(kernel)
-        return [(inner, inputs, *ones), (outer, inner, *kernel), (outputs, outer, *ones)]
+        shapes = (inner, inputs, *ones), (outer, inner, *kernel), (outputs, outer, *ones)
+        return [self.turned(shape) for shape in shapes]
 
     def plan(self, plan: Plan, chosen: Ranks) -> Plan:
-        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)))
+        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)), self.transposed)
 
     def split(self, target: Tensor, metric: Metric | None) -> Split:
         return _TuckerSplit(self, target, metric)
@@ -238,9 +241,15 @@ class _TuckerSplit(Split):
         if self.metric:
             made = torch.einsum("ab...,bi->ai...", core, first).flatten(1)
             last = tucker.refitted(self.target, made, self.metric.root)
-        return _chain([first, core, last], self.form.shapes(chosen), dtype)
+        return _chain(self.form, [first, core, last], chosen, dtype)
 
 
-def _chain(factors: list[Tensor], shapes: list[tuple[int, ...]], dtype: torch.dtype) -> FactoredConv:
-    made = (f.reshape(shape).to(dtype).contiguous() for f, shape in zip(factors, shapes, strict=True))
-    return FactoredConv(*(Dense(factor) for factor in made))
+def _chain(form: Form, factors: list[Tensor], chosen: Ranks, dtype: torch.dtype) -> FactoredConv:
+    made = (_stored(form, f, shape, dtype) for f, shape in zip(factors, form.shapes(chosen), strict=True))
+    return FactoredConv(*made, transposed=form.transposed)
+
+
+def _stored(form: Form, factor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Dense:
+    """A factor (out, in, ...) in the shape that it is stored in."""
+    whole = factor.reshape(form.turned(shape))
+    return Dense((whole.transpose(0, 1) if form.transposed else whole).to(dtype).contiguous())

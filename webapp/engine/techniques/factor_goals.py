@@ -42,7 +42,7 @@ def plain_goals(model: Model, layers: Sequence[LayerFacts], report: Report, titl
     """Every weight as it is."""
     for layer in tracked(layers, report, title + ": {item.name} ({index} of {total})"):
         weight = model.weights[layer.weight].decode()
-        matrix = weight.t() if layer.transposed else weight.flatten(1)
+        matrix = layer.layout.matrix(weight)
 
         def keep(encoded: Encoded, name: str = layer.weight) -> None:
             model.weights[name] = encoded

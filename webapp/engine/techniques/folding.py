@@ -57,7 +57,7 @@ def producers(block: Block) -> list[tuple[list[Slot], list[Producer]]]:
         found.setdefault(id(x), []).append(slot)
     result = []
     for source, slots in found.items():
-        if all(isinstance(block.part(slot), nn.Linear) or slot.transposed for slot in slots):
+        if all(isinstance(block.part(slot), nn.Linear) or slot.layout.transposed for slot in slots):
             norm = outputs.get(source)
             if norm is not None:
                 before = [Producer(norm, _vectors(block, norm, norm, ("weight", "bias")))]

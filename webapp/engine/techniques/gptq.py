@@ -55,6 +55,8 @@ class Gptq(Rounding, BlockByBlock):
     paper = "https://arxiv.org/abs/2210.17323"
     statistic = HeldBack
 
+    without_data = "so it was rounded to nearest"
+
     class Settings(RoundingSettings):
         act_order: bool = setting(
             True,
@@ -111,7 +113,7 @@ class Gptq(Rounding, BlockByBlock):
             wanted = torch.cat([given.matrix for given in solved])
             grid = grids.fit_grid(wanted if zeros is None else wanted.masked_fill(zeros, 0.0), scheme, weights)
             codes, grid = _codes(solved, grid, zeros, settings.refine)
-        done = Quantized(codes, grid, old.shape, old.dtype, slot.transposed, old.plan.pruned)
+        done = Quantized(codes, grid, old.shape, old.dtype, slot.layout, old.plan.pruned)
         return done, Outcome(slot.layer.name, self.asked(slot.layer, settings), done.plan.label, not note, note=note)
 
     def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.Scheme, act_order: bool) -> float:

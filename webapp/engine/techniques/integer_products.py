@@ -18,6 +18,7 @@ from ..batches import Batch
 from ..calibration import Block, Slot, walk
 from ..encodings import Dense, Encoded, Quantized
 from ..facts import LayerFacts
+from ..layout import PLAIN, Layout
 from ..math.quantizers import Grid, quantize, stored_scale
 from ..model import Model
 from ..plans import DensePlan, Plan, QuantizedPlan
@@ -25,7 +26,6 @@ from ..processor import saturates
 from .base import Context, Outcome, Technique, setting
 from .base import Settings as BaseSettings
 from .block_by_block import UNREACHED, joined
-from .rounding import turned
 
 ROWS = 2048  # inputs that a layer's change is measured on
 FULL, REDUCED = 127, 63  # the largest weight in integers, of 8 bits and of 7
@@ -117,7 +117,7 @@ class IntegerProducts(Technique):
         if slot.path in slot.model.activations:
             return self._left(name, settings, SECOND_TIME)
         with torch.no_grad():
-            block.keep(slot, integers(before, slot.transposed, settings.top))
+            block.keep(slot, integers(before, slot.layout, settings.top))
             if plan is None or x is None:
                 return self._floats(name, settings, UNREACHED)
             change = _change(block.part(slot), plan, x)
@@ -138,23 +138,23 @@ class IntegerProducts(Technique):
 
     def _looked_up(self, model: Model, layer: LayerFacts, settings: Any) -> Outcome:
         with torch.no_grad():
-            changed = model.weights[layer.weight].mapped(lambda leaf: integers(leaf, False, settings.top))
+            changed = model.weights[layer.weight].mapped(lambda leaf: integers(leaf, PLAIN, settings.top))
         model.weights[layer.weight] = changed
         shared = f"; {' and '.join(layer.aliases)}, which shares it, multiplies floats" if layer.aliases else ""
         return Outcome(layer.name, "int8 rows", "int8 rows", note=f"looked up, not multiplied{shared}")
 
 
-def integers(weight: Encoded, transposed: bool, top: int) -> Encoded:
+def integers(weight: Encoded, layout: Layout, top: int) -> Encoded:
     """The weight as integers from -top to top with a positive scale for each output; what is so already stays."""
     if isinstance(weight, Quantized):
         return weight
     assert isinstance(weight, Dense)
     values = weight.decode()
-    matrix = (values.t() if transposed else values.reshape(values.shape[0], -1)).float()
+    matrix = layout.matrix(values).float()
     scale = stored_scale(matrix.abs().amax(1, keepdim=True) / top)
     grid = Grid(8, 0, scale)
     codes = quantize(matrix, grid).clamp(128 - top, 128 + top)
-    return Quantized(codes, grid, tuple(values.shape), values.dtype, transposed, weight.plan.pruned)
+    return Quantized(codes, grid, tuple(values.shape), values.dtype, layout, weight.plan.pruned)
 
 
 def _change(part: torch.nn.Module, plan: Activations, x: Tensor) -> float:
@@ -182,13 +182,12 @@ def _suits(plan: QuantizedPlan) -> bool:
 
 def _planned(layer: LayerFacts, plan: Plan) -> Plan:
     assert isinstance(plan, DensePlan)
-    across = turned(layer, plan.shape)
     return QuantizedPlan(
         plan.shape,
         plan.dtype,
         bits=8,
-        rows=plan.shape[1 if across else 0],
-        transposed=across,
+        rows=layer.layout.rows(plan.shape),
+        layout=layer.layout,
         zeros=plan.zeros,
         zeros_wanted=plan.zeros_wanted,
     )

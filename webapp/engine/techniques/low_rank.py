@@ -12,12 +12,16 @@ from ..math import ranks
 from ..model import Model
 from ..plans import Plan, QuantizedPlan
 from ..progress import Part, Report
-from .base import Context, Need, Outcome, Skip, Technique, missed, setting
+from .base import MATRICES, Context, Need, Outcome, Skip, Technique, missed, setting
 from .base import Settings as BaseSettings
 from .block_by_block import UNREACHED
 from .factor_forms import Form, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
 from .factor_goals import Goal, plain_goals, whitened_goals
 
+UNFACTORED = {
+    "recurrent": "the operator that runs it takes whole matrices only",
+    "experts": "the operator that runs the experts takes whole matrices only",
+}
 SURVEY = 0.25  # of the samples, and about of the time: enough to say what each rank of each layer would lose
 
 
@@ -32,7 +36,7 @@ class LowRank(Technique):
     paper = "https://arxiv.org/abs/2403.07378"
     version = 2
     needs = frozenset({"calibration", "architecture"})
-    layers = frozenset({"linear", "conv"})
+    layers = MATRICES
 
     class Settings(BaseSettings):
         method: Literal["plain", "whitened"] = setting(
@@ -135,7 +139,7 @@ class LowRank(Technique):
                 except Skip as reason:
                     found[goal.layer] = _left(goal.layer, settings, str(reason))
                 del goal  # the next one is collected before this name is free, and its metric is large
-        return [found.get(layer) or _left(layer, settings, UNREACHED) for layer in context.layers]
+        return [found.get(layer) or _left(layer, settings, _why_not(layer, settings)) for layer in context.layers]
 
 
 def _goals(
@@ -210,15 +214,28 @@ def _weight(goal: Goal, split: Split, trial: Ranks) -> float:
     return goal.effect(split.encoded(trial, goal.dtype)) / lost
 
 
+def _why_not(layer: LayerFacts, settings: Any) -> str:
+    try:
+        _form(layer, settings)
+    except Skip as reason:
+        return str(reason)
+    return UNREACHED
+
+
 def _form(layer: LayerFacts, settings: Any) -> Form:
     """Raises Skip where there is none."""
+    if layer.kind in UNFACTORED:
+        raise Skip(UNFACTORED[layer.kind])
     if layer.groups > 1:
         raise Skip(f"its channels are in {layer.groups} groups, each of them a small convolution already")
-    shape = layer.shape[::-1] if layer.transposed else layer.shape
+    first, second, *kernel = layer.shape
+    shape = (second, first, *kernel) if layer.transposed else layer.shape
     pointwise = all(length == 1 for length in shape[2:])  # of a matrix too
     if pointwise or settings.convolutions == "matrix":
         return MatrixForm(shape, layer.transposed, settings.form == "pivots")
-    return TuckerForm(shape) if settings.convolutions == "tucker" else SpatialForm(shape)
+    if settings.convolutions == "tucker" or len(kernel) > 2:  # there is no column and row of a volume
+        return TuckerForm(shape, layer.transposed)
+    return SpatialForm(shape, layer.transposed)
 
 
 def _chosen(form: Form, settings: Any, split: Split | None = None) -> Ranks:

@@ -12,7 +12,8 @@ from ..facts import LayerFacts
 from ..math import masks
 from ..model import Model
 from .base import Context, setting
-from .pruning import PruningSettings, PruningWithoutData, by_groups, matrices
+from .block_by_block import matrices
+from .pruning import PruningSettings, PruningWithoutData, smallest_gone
 
 
 class MagnitudePruning(PruningWithoutData):
@@ -45,14 +46,12 @@ class MagnitudePruning(PruningWithoutData):
         return super().least(settings) if self.exact(settings) else None
 
     def choice(self, model: Model, settings: Any, context: Context) -> Callable[[Slot], Tensor]:
-        if settings.n_of_m:
-            return lambda slot: by_groups(slot.matrix().abs(), slot, *settings.n_of_m)
-        if settings.scope == "global":
+        if settings.scope == "global" and not settings.n_of_m:
             context.report.progress(0.0, f"{self.title}: finding the threshold over all layers")
             return SmallestOfAll(model, context, settings.sparsity).keep
-        if settings.scope == "row":
+        if settings.scope == "row" and not settings.n_of_m:
             return lambda slot: masks.largest_by_row(slot.matrix().abs(), settings.sparsity)
-        return lambda slot: masks.largest(slot.matrix().abs(), settings.sparsity)
+        return lambda slot: smallest_gone(slot, settings)
 
 
 class SmallestOfAll:

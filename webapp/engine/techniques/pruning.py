@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal
@@ -14,14 +14,15 @@ from torch import Tensor
 from ..calibration import Slot
 from ..encodings import Dense, Encoded
 from ..facts import LayerFacts
+from ..layout import Layout
 from ..math import masks
 from ..memory import give_back
 from ..model import Model
 from ..plans import DensePlan, Plan, QuantizedPlan
 from ..progress import tracked
-from .base import Context, Outcome, Technique, setting
+from .base import MATRICES, Context, Outcome, Technique, setting
 from .base import Settings as BaseSettings
-from .block_by_block import joined
+from .block_by_block import joined, matrices
 
 N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
 REACHED = 0.005  # a matrix this far below the ratio that was asked is shown as not reached
@@ -59,7 +60,7 @@ class PruningSettings(BaseSettings):
 class Pruning(Technique):
     """Zeros where weights were, stored behind a bitmask. Of a factored layer each factor is pruned."""
 
-    layers = frozenset({"linear", "conv"})
+    layers = MATRICES
 
     def refuses(self, plan: Plan) -> str | None:
         if any(isinstance(leaf, QuantizedPlan) for leaf in plan.leaves):
@@ -69,7 +70,7 @@ class Pruning(Technique):
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
         def pruned(simple: Plan) -> Plan:
             assert isinstance(simple, DensePlan)
-            gone = removed(simple.shape, layer.transposed, settings)
+            gone = removed(simple.shape, layer.layout, settings)
             return replace(simple, zeros=max(simple.zeros, gone), zeros_wanted=True)
 
         return plan.mapped(pruned)
@@ -86,7 +87,7 @@ class Pruning(Technique):
         within = REACHED if settings.n_of_m else max(REACHED, 1 / max(plan.params, 1))
         reached = share is None or done >= share - within
         if not reached and settings.n_of_m:
-            inputs = run_of(slot.encoded.shape, slot.transposed)
+            inputs = slot.layout.inputs(slot.encoded.shape)
             note = f"{note} its {inputs} inputs are not groups of {settings.n_of_m[1]}".strip()
         if share and not plan.params - plan.nonzero:
             note = note or f"{share:.1%} of its {plan.params} weights is less than one"
@@ -108,7 +109,7 @@ class PruningWithoutData(Pruning):
                 encoded = without(slot, choose(slot))
                 parts.append(self.result(slot, encoded, settings, self.least(settings)))
                 slot.keep(encoded)
-            outcomes.append(parts[0] if len(parts) == 1 else joined(parts))
+            outcomes.append(joined(parts))
             give_back()
         return outcomes
 
@@ -121,12 +122,6 @@ class PruningWithoutData(Pruning):
         """What says of a slot's matrix (out, in) where a value stays."""
 
 
-def matrices(model: Model, layer: LayerFacts) -> Iterator[Slot]:
-    """The layer's matrix, or those of its factors, where nothing has to run."""
-    for side in model.weights[layer.weight].factors or ("",):
-        yield Slot(layer, f"{layer.name}.{side}".rstrip("."), side, layer.transposed, 1, model)
-
-
 def without(slot: Slot, keep: Tensor) -> Encoded:
     """The slot's values as they are stored, zero where `keep` (out, in) is not."""
     values = slot.encoded.decode()
@@ -134,14 +129,15 @@ def without(slot: Slot, keep: Tensor) -> Encoded:
     return Dense(torch.where(stays, values, torch.zeros((), dtype=values.dtype)), zeros_wanted=True)
 
 
-def run_of(shape: tuple[int, ...], transposed: bool) -> int:
-    """How many inputs of a row are neighbours: all, or the input channels of a convolution at one place."""
-    return shape[0] if transposed else shape[1]
+def smallest_gone(slot: Slot, settings: Any) -> Tensor:
+    """Where a value of the matrix (out, in) stays if magnitude alone decides."""
+    sizes = slot.matrix().abs()
+    return by_groups(sizes, slot, *settings.n_of_m) if settings.n_of_m else masks.largest(sizes, settings.sparsity)
 
 
-def removed(shape: tuple[int, ...], transposed: bool, settings: PruningSettings) -> int:
+def removed(shape: tuple[int, ...], layout: Layout, settings: PruningSettings) -> int:
     """How many values of a weight of this shape go."""
-    run = run_of(shape, transposed)
+    run = layout.inputs(shape)
     if settings.n_of_m:
         return prod(shape) // max(run, 1) * masks.removed_of_groups(run, *settings.n_of_m)
     return round(settings.sparsity * prod(shape))
@@ -149,7 +145,7 @@ def removed(shape: tuple[int, ...], transposed: bool, settings: PruningSettings)
 
 def by_groups(scores: Tensor, slot: Slot, n: int, m: int) -> Tensor:
     """Where a value of the matrix (out, in) stays in an N:M pattern; groups lie along a convolution's channels."""
-    rows, run = scores.shape[0], run_of(slot.encoded.shape, slot.transposed)
+    rows, run = scores.shape[0], slot.layout.inputs(slot.encoded.shape)
     places = scores.shape[1] // max(run, 1)  # of a convolution's kernel
     turned = scores.view(rows, run, places).transpose(1, 2).reshape(rows * places, run)
     keep = masks.largest_of_groups(turned, n, m).view(rows, places, run)

@@ -8,13 +8,15 @@ from typing import Any, Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
+from ..calibration import Slot
+from ..encodings import Encoded, Quantized
 from ..errors import RecipeInvalid
 from ..facts import LayerFacts
 from ..math.grids import Numbers, Scheme
 from ..plans import DensePlan, Plan, QuantizedPlan
 from ..recipe import matches
+from .base import Outcome, Technique, setting
 from .base import Settings as BaseSettings
-from .base import Technique, setting
 
 BITS = (8, 6, 5, 4, 3, 2)
 SPOKEN = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
@@ -116,20 +118,23 @@ class Rounding(Technique):
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
         return plan.mapped(lambda simple: _rounded(layer, simple, settings.scheme(layer)))
 
+    def plainly(self, slot: Slot, settings: Any) -> Encoded:
+        """The matrix rounded to nearest, without data."""
+        pruned = slot.encoded.plan.pruned
+        return Quantized.nearest(slot.encoded.decode(), settings.scheme(slot.layer), slot.layout, pruned)
+
+    def told(self, slot: Slot, encoded: Encoded, settings: Any, note: str) -> Outcome:
+        return Outcome(slot.layer.name, self.asked(slot.layer, settings), encoded.plan.label, note=note)
+
     def asked(self, layer: LayerFacts, settings: Any) -> str:
         scheme = settings.scheme(layer)
         numbers = SPOKEN[scheme.numbers].format(bits=scheme.bits)
         return f"{numbers} " + (f"groups of {scheme.group}" if scheme.group else "per channel")
 
 
-def turned(layer: LayerFacts, shape: tuple[int, ...]) -> bool:
-    """Whether a weight of this shape is held as (in, out)."""
-    return layer.transposed and len(shape) == 2
-
-
 def _rounded(layer: LayerFacts, plan: Plan, scheme: Scheme) -> Plan:
     assert isinstance(plan, DensePlan)
-    rows = plan.shape[1 if turned(layer, plan.shape) else 0]
+    rows = layer.layout.rows(plan.shape)
     scheme = scheme.fitting(plan.size // max(rows, 1))
     return QuantizedPlan(
         plan.shape,
@@ -139,7 +144,7 @@ def _rounded(layer: LayerFacts, plan: Plan, scheme: Scheme) -> Plan:
         group=scheme.group,
         symmetric=scheme.symmetric,
         codebook=scheme.numbers != "int",
-        transposed=turned(layer, plan.shape),
+        layout=layer.layout,
         zeros=plan.zeros,
         zeros_wanted=plan.zeros_wanted,
     )

@@ -12,7 +12,6 @@ from ..encodings import Dense, Encoded
 from ..math import admm, masks, obs
 from .base import Context, Outcome, setting
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
-from .pruning import run_of
 
 DESCENTS = 5  # conjugate gradient steps on the mask that was found
 
@@ -67,7 +66,7 @@ class SparseGPT(CalibratedPruning):
 
 def neighbours(slot: Slot, columns: int, settings: Any) -> tuple[Tensor, int]:
     """The columns in the order in which a pattern counts them, and how many are a run: a convolution's channels."""
-    run = run_of(slot.encoded.shape, slot.transposed) if settings.n_of_m else columns
+    run = slot.layout.inputs(slot.encoded.shape) if settings.n_of_m else columns
     return torch.arange(columns).view(run, -1).t().reshape(-1), run
 
 

@@ -106,8 +106,7 @@ class StaticQuantization(IntegerProducts):
         clean, rounded = (
             inputs_as_rows(part, given, slot.groups, mask).mean(0) for given in (x, plan.input.rounded(x))
         )
-        was = before.decode().float()
-        was = was.t() if slot.transposed else was.reshape(was.shape[0], -1)
+        was = slot.layout.matrix(before.decode().float())
         _shift(block, slot, _times(was, clean) - _times(slot.matrix(), rounded), plan)
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from ..encodings import Encoded, Quantized
 from ..facts import LayerFacts
 from ..model import Model
-from .base import Context, LayerByLayer, Outcome, setting
-from .rounding import Rounding, RoundingSettings, turned
+from .base import MATRICES, Context, LayerByLayer, Outcome, setting
+from .rounding import Rounding, RoundingSettings
 
 
 class WeightQuantization(Rounding, LayerByLayer):
@@ -21,7 +21,7 @@ class WeightQuantization(Rounding, LayerByLayer):
     )
     paper = "https://arxiv.org/abs/1712.05877"
     version = 2
-    layers = frozenset({"linear", "conv", "embedding"})
+    layers = MATRICES | {"embedding"}
 
     class Settings(RoundingSettings):
         bits: Literal[8, 6, 5, 4, 3, 2] = setting(8, "Bits", "Bits of each stored code.", unit="bits", widget="choice")
@@ -39,7 +39,7 @@ class WeightQuantization(Rounding, LayerByLayer):
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
         def rounded(simple: Encoded) -> Encoded:
             pruned = simple.plan.pruned
-            return Quantized.nearest(simple.decode(), settings.scheme(layer), turned(layer, simple.shape), pruned)
+            return Quantized.nearest(simple.decode(), settings.scheme(layer), layer.layout, pruned)
 
         done = encoded.mapped(rounded)
         return done, Outcome(layer.name, self.asked(layer, settings), done.plan.label)

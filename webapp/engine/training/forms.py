@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..encodings import Composite, Dense, Encoded, Quantized
 from ..facts import LayerFacts
+from ..layout import PLAIN, Layout
 from ..math import quantizers, straight_through
 from ..math.quantizers import Grid
 from ..model import Model
@@ -36,17 +37,17 @@ class Place:
         return found
 
     @property
-    def inputs_first(self) -> bool:
-        """GPT-2's Conv1D: the module's matrix is (in, out)."""
-        return self.layer.transposed and not isinstance(self.part, nn.Linear) and self.parameter.dim() == 2
+    def layout(self) -> Layout:
+        """Of what the module holds."""
+        return PLAIN if self.turned else self.layer.layout
 
     def matrix(self, values: Tensor) -> Tensor:
         """What the module holds, as (out, in) or (out, in * kernel)."""
-        return values.t() if self.inputs_first else values.reshape(values.shape[0], -1)
+        return self.layout.matrix(values)
 
     def shaped(self, matrix: Tensor) -> Tensor:
         """The inverse of `matrix`."""
-        return matrix.t() if self.inputs_first else matrix.reshape(self.parameter.shape)
+        return self.layout.weight(matrix, tuple(self.parameter.shape))
 
 
 def places(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> Iterator[Place]:
@@ -154,7 +155,7 @@ class QuantizedForm(Form):
         old = self.stored
         grid = replace(old.grid, scale=self.scales().detach().cpu().to(old.grid.scale.dtype))
         codes = quantizers.quantize(matrix.cpu(), grid)
-        return Quantized(codes, grid, old.shape, old.dtype, old.transposed, old.zeros_wanted)
+        return Quantized(codes, grid, old.shape, old.dtype, old.layout, old.zeros_wanted)
 
 
 def on_device(grid: Grid, device: torch.device) -> Grid:
