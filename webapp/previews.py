@@ -6,9 +6,10 @@ import base64
 import io
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from .engine.dataset_samples import SHOWN_FILE, shown_pictures
+from .engine.dataset_samples import LARGEST_SIDE, SHOWN_FILE, shown_pictures
 from .engine.facts import DatasetFacts
 from .engine.preprocessing import Preprocessing
 from .store.files import FileStore
@@ -36,14 +37,17 @@ def seen_by_the_model(files: FileStore, dataset: Dataset, asked: Preprocessing) 
     facts, found = DatasetFacts.model_validate(dataset.facts), []
     for told, picture in zip(facts.samples, pictures_of(files, dataset), strict=True):
         fitted = asked.fitted(picture)
-        numbers = asked.numbers(fitted)
+        pixels = np.asarray(fitted).reshape(-1, asked.shape[0])  # (height · width, C) uint8
+        told_of = np.stack([pixels.min(0), pixels.max(0), pixels.mean(0)]).T  # (C, 3)
+        numbers = asked.normalised(told_of[:, None].astype(np.float32))
+        fitted.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
         found.append(
             {
                 "image": data_address(fitted),
                 "label": facts.labels[told["label"]] if facts.labels else "",
                 "low": float(numbers.min()),
                 "high": float(numbers.max()),
-                "mean": float(numbers.mean()),
+                "mean": float(numbers[..., 2].mean()),
             }
         )
     return found

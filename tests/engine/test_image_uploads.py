@@ -90,14 +90,16 @@ def test_what_is_no_picture_is_passed_over_with_a_note(bench):
         "pets/readme.txt": "hello",
         "pets/dog/words.png": "these are words",
         "pets/dog/cut.jpg": whole[: len(whole) // 2],
+        "pets/dog/thin.png": tone(9, (1, 120)),
         "pets/alone.png": tone(9),
     }
     facts = bench.dataset(bench.zip("pets.zip", folders() | more), split="all")
     assert facts.evaluation.n == 20
     notes = " ".join(facts.notes)
     assert "Not used, since they are no pictures: pets/readme.txt." in notes
-    assert "2 pictures were left out" in notes
+    assert "3 pictures were left out" in notes
     assert "pets/dog/cut.jpg is damaged" in notes
+    assert "pets/dog/thin.png has 1 × 120 pixels; one side may be 100 times the other at most" in notes
     assert "pets/dog/words.png is not a picture that can be read" in notes
     assert "lie in no class folder of these parts: pets/alone.png" in notes
 

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.engine.drawn import picture
 from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.preprocessing import (
+    RESAMPLE,
     Preprocessing,
     check_preprocessing,
     default_preprocessing,
@@ -41,6 +43,36 @@ def test_crop_takes_the_centre():
     image = picture(1, (20, 10))
     found = Preprocessing(shortest=10, height=10, width=10).fitted(image)
     assert np.array_equal(np.asarray(found), np.asarray(image)[:, 5:15])
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
+@pytest.mark.parametrize("size", [(12, 900), (900, 12), (500, 40), (41, 66), (3, 290)])
+def test_the_centre_of_a_long_picture_is_what_resizing_all_of_it_would_leave(interpolation, size):
+    asked = Preprocessing(shortest=64, height=48, width=52, interpolation=interpolation)
+    image = picture(2, size)
+    share = 64 / min(size)
+    whole = image.resize(tuple(max(64, int(side * share)) for side in size), RESAMPLE[interpolation])
+    left, top = round((whole.width - 52) / 2), round((whole.height - 48) / 2)
+    expected = np.asarray(whole.crop((left, top, left + 52, top + 48)), np.int16)
+    differences = np.abs(np.asarray(asked.fitted(image), np.int16) - expected)
+    assert differences.max() <= 1
+    if max(whole.size) < 2048:
+        assert not differences.any()
+
+
+@pytest.mark.parametrize("size", [(1, 100), (100, 1), (1, 1), (7, 640)])
+@pytest.mark.parametrize("how", ["crop", "stretch", "pad"])
+def test_no_picture_is_made_large_on_the_way(monkeypatch, size, how):
+    made = []
+    resize = Image.Image.resize
+
+    def told(self, size, *more):
+        made.append(size[0] * size[1])
+        return resize(self, size, *more)
+
+    monkeypatch.setattr(Image.Image, "resize", told)
+    Preprocessing(resize=how, shortest=2048, height=8, width=2048).fitted(picture(1, size))
+    assert max(made) < 32_000_000  # pixels
 
 
 def test_pad_keeps_the_proportions_and_adds_black():

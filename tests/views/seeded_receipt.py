@@ -40,7 +40,6 @@ def receipt(name: str, baseline: dict[str, Any], result: dict[str, Any]) -> dict
         "bytes": {
             "file": [{"part": "header and manifest", "bytes": 1000}, {"part": "tensors", "bytes": total - 1000}],
             "total": total,
-            "deflated": total - 100,
             "tensors": [
                 {
                     "name": "layers.0.weight",

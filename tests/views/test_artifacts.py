@@ -2,10 +2,14 @@
 
 import base64
 import hashlib
+import io
+import zipfile
 
 import pytest
 
+from tests.views.api_errors import error_of
 from tests.views.seeded import CONTENT
+from webapp.store.models import Artifact
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -110,3 +114,22 @@ def test_a_name_cannot_break_out_of_its_header():
         == "attachment; filename=\"a___X_ 1.bin\"; filename*=UTF-8''a%22%0D%0AX%3A%201.bin"
     )
     assert disposition("onnx/modèle.onnx").startswith('attachment; filename="onnx-mod_le.onnx"; filename*=')
+
+
+def test_a_package_is_streamed_and_is_the_run_s(client, session, files, run, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(1_000_000))
+    size = (tmp_path / "model.gguf").stat().st_size
+    digest = files.put(tmp_path / "model.gguf")
+    session.add(Artifact(run_id=run.id, name="model.gguf", format="gguf", digest=digest, size_bytes=size))
+    session.commit()
+    address = f"/api/v1/runs/{run.id}/packages/llama-cpp"
+    answer = client.get(address)
+    assert answer.mimetype == "application/zip"
+    assert answer.content_length is None
+    with zipfile.ZipFile(io.BytesIO(answer.data)) as archive:
+        assert archive.testzip() is None
+        (model,) = (name for name in archive.namelist() if name.endswith("model.gguf"))
+        assert archive.getinfo(model).file_size == size
+    assert client.head(address).status_code == 200
+    files.delete(digest)
+    error_of(client.get(address), 500)

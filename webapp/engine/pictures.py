@@ -18,6 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MOST_PIXELS = 64_000_000  # 192 MB as RGB; beyond it nothing is decoded
 MOST_BYTES = 100_000_000  # of one file
+MOST_RATIO = 100  # of its sides; brought to a model's shape, nothing would be left of a thinner one
 DAMAGED = (
     OSError,
     ValueError,
@@ -51,6 +52,10 @@ def decoded(content: bytes) -> Image.Image:
                 width, height = image.size
                 if width * height > MOST_PIXELS:
                     raise PictureBomb(f"declares {width} × {height} pixels; at most {MOST_PIXELS:,} are decoded")
+                if max(image.size) > MOST_RATIO * min(image.size):
+                    raise PictureUnread(
+                        f"has {width} × {height} pixels; one side may be {MOST_RATIO} times the other at most"
+                    )
                 image.load()
                 return _rgb(ImageOps.exif_transpose(image))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

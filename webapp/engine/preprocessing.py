@@ -18,6 +18,7 @@ from .errors import DatasetUnfit, PreprocessingInvalid
 from .facts import ArchitectureSpec, DatasetFacts
 
 LARGEST_SIDE = 2048
+FARTHEST = 3  # pixels of the original, that Lanczos looks at on each side
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NATURAL_SIDE = 96  # from here on three channels are taken for photographs, normalised as ImageNet's
 RESAMPLE = {
@@ -121,19 +122,37 @@ class Preprocessing(BaseModel):
         if self.resize == "stretch":
             return image.resize((self.width, self.height), how)
         if self.resize == "crop":
-            share = self.shortest / min(wide, high)
-            wide, high = max(self.shortest, int(wide * share)), max(self.shortest, int(high * share))
-            left, top = round((wide - self.width) / 2), round((high - self.height) / 2)
-            return image.resize((wide, high), how).crop((left, top, left + self.width, top + self.height))
+            return self._centre(image, how)
         share = min(self.width / wide, self.height / high)
         wide, high = max(1, round(wide * share)), max(1, round(high * share))
         canvas = Image.new(image.mode, (self.width, self.height))
         canvas.paste(image.resize((wide, high), how), ((self.width - wide) // 2, (self.height - high) // 2))
         return canvas
 
+    def _centre(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
+        """As if the whole were resized and then cut; of a long picture only what is near the centre is resized.
+
+        What is within the largest side of the cut is: of most pictures that is the whole, and the same to the bit.
+        """
+        share = self.shortest / min(image.size)
+        wide, high = (max(self.shortest, int(side * share)) for side in image.size)
+        left, top = round((wide - self.width) / 2), round((high - self.height) / 2)
+        reach = max(LARGEST_SIDE, math.ceil(FARTHEST * share))
+        near = (max(0, left - reach), max(0, top - reach))
+        far = (min(wide, left + self.width + reach), min(high, top + self.height + reach))
+        of_x, of_y = image.width / wide, image.height / high
+        box = (near[0] * of_x, near[1] * of_y, far[0] * of_x, far[1] * of_y)
+        part = image.resize((far[0] - near[0], far[1] - near[1]), how, box)
+        left, top = left - near[0], top - near[1]
+        return part.crop((left, top, left + self.width, top + self.height))
+
     def numbers(self, fitted: Image.Image) -> Pixels:
         """(C, height, width) float32 of what `fitted` gave."""
         pixels = np.asarray(fitted, np.float32).reshape(self.height, self.width, -1).transpose(2, 0, 1)  # (C, H, W)
+        return self.normalised(pixels)
+
+    def normalised(self, pixels: Pixels) -> Pixels:
+        """(C, height, width) of 0 to 255, as the model is given them."""
         if self.values == "0 to 1":
             pixels = pixels / np.float32(255)
         mean, std = (np.array(given, np.float32)[:, None, None] for given in (self.mean, self.std))

@@ -55,8 +55,7 @@ def _summary_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
 def _bytes(found: Mapping[str, Any]) -> Iterator[str]:
     rows = [(row["part"], f"{row['bytes']:,}") for row in found["file"]]
     yield from _table("Bytes of the file", ("", "bytes"), [*rows, ("total", f"{found['total']:,}")])
-    total, deflated = found["total"], found["deflated"]
-    yield f"  {total / 1e6:.2f} MB, {total / 2**20:.2f} MiB; deflated {deflated / 1e6:.2f} MB"
+    yield f"  {found['total'] / 1e6:.2f} MB, {found['total'] / 2**20:.2f} MiB"
 
 
 def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,8 @@ from .artifact import predicted_size
 from .facts import CheckpointFacts
 from .model import Model
 from .plans import DensePlan, Plan
-from .progress import Report
 from .safetensors_file import read_header
 from .structure import facts_of
-
-CHUNK = 1 << 22
 
 
 def measure_file(path: Path, model: Model, original: CheckpointFacts) -> dict[str, Any]:
@@ -74,17 +70,6 @@ def _layer(name: str, kind: str, weight: str, plan: Plan) -> dict[str, Any]:
         "bits_per_weight": 8 * plan.bytes / max(plan.size, 1),
         "storage": plan.label,
     }
-
-
-def deflated_bytes(path: Path, report: Report) -> int:
-    """What the file takes after zlib at its fastest level: how much a transfer or an archive would still save."""
-    squeezer, total, size, done = zlib.compressobj(1), 0, path.stat().st_size, 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            total += len(squeezer.compress(chunk))
-            done += len(chunk)
-            report.progress(0.1 * done / size, "Measuring the file")
-    return total + len(squeezer.flush())
 
 
 def half_precision_bytes(model: Model) -> int:

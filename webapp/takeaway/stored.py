@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from webapp.deployments import about, slug_of
@@ -17,8 +18,11 @@ LONGEST_BYTES = 10_000_000  # of the small JSON files that are read whole
 
 @dataclass(frozen=True)
 class Taken:
+    """Files that it opens stay open until `held` is closed."""
+
     run: Run
     files: FileStore
+    held: ExitStack = field(default_factory=ExitStack)
 
     @property
     def slug(self) -> str:
@@ -46,12 +50,12 @@ class Taken:
         return any(artifact.name == name for artifact in self.run.delivered)
 
     def open(self, name: str) -> BinaryIO:
-        return self.files.open(self._artifact(name).digest)
+        return self.held.enter_context(self.files.open(self._artifact(name).digest))
 
     def open_stage(self, stage: str, name: str) -> BinaryIO:
         """A file that a stage left beside what is delivered."""
         files = next(found.files for found in self.run.stages if found.name == stage)
-        return self.files.open(files[name]["digest"])
+        return self.held.enter_context(self.files.open(files[name]["digest"]))
 
     def written(self, format_name: str) -> Mapping[str, Any]:
         """What was said of a file when it was written."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from webapp.engine.signature import EXAMPLE, TOKENIZER
 from webapp.takeaway import words
@@ -67,11 +66,11 @@ def _runner(taken: Taken) -> dict[str, str | BinaryIO]:
 def _tensorflow_serving(taken: Taken) -> Content:
     found: dict[str, str | BinaryIO] = {}
     (archive,) = taken.of_format("savedmodel")
-    with taken.open(archive) as file, zipfile.ZipFile(file) as inside:
-        for member in inside.infolist():
-            _, _, below = member.filename.partition("/")  # the model's own name there
-            if not member.is_dir():
-                found[f"{taken.slug}/{below}"] = io.BytesIO(inside.read(member))
+    inside = taken.held.enter_context(zipfile.ZipFile(taken.open(archive)))
+    for member in inside.infolist():
+        _, _, below = member.filename.partition("/")  # the model's own name there
+        if not member.is_dir():
+            found[f"{taken.slug}/{below}"] = cast(BinaryIO, taken.held.enter_context(inside.open(member)))
     return {
         **found,
         "compose.yaml": _file("compose.yaml").replace("{name}", taken.slug),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import ExitStack
 
-from flask import Blueprint, Response, request
-from werkzeug.wsgi import wrap_file
+from flask import Blueprint, Response
 
 from ..connections import hold_place
 from ..database import db
@@ -13,7 +12,7 @@ from ..request_errors import NotFound
 from ..services import services
 from ..store.models import Run
 from ..takeaway import TARGETS, Taken, offered, pack
-from .artifacts import CACHING, CHUNK_BYTES, disposition
+from .artifacts import CACHING, disposition
 
 blueprint = Blueprint("packages", __name__)
 
@@ -38,21 +37,13 @@ def send_package(run: Run, target: str) -> Response:
         known = "" if target in TARGETS else " There is no such package at all."
         raise NotFound(f"This run has no package {target[:40]!r}.{known} It has {names}.")
     hold_place()
-    taken, work = Taken(run, services().files), services().settings.work
-    work.mkdir(parents=True, exist_ok=True)
-    file = tempfile.TemporaryFile(dir=work)  # noqa: SIM115  the response closes it
-    try:
-        pack(file, f"{taken.slug}-{target}", there[target].content(taken))
-    except BaseException:
-        file.close()
-        raise
-    size = file.tell()
-    file.seek(0)
-    response = Response(
-        wrap_file(request.environ, file, CHUNK_BYTES), mimetype="application/zip", direct_passthrough=True
-    )
-    response.call_on_close(file.close)
-    response.content_length = size
+    taken = Taken(run, services().files)
+    with ExitStack() as failed:
+        failed.callback(taken.held.close)
+        content = there[target].content(taken)
+        failed.pop_all()
+    response = Response(pack(f"{taken.slug}-{target}", content), mimetype="application/zip")
+    response.call_on_close(taken.held.close)
     response.headers["Cache-Control"] = CACHING
     response.headers["Content-Disposition"] = disposition(f"{taken.slug}-{target}.zip")
     return response

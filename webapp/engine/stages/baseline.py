@@ -9,7 +9,7 @@ from typing import Any
 from ..measure import evaluate, summarise
 from ..modules import build
 from ..progress import Report
-from ..sizes import deflated_bytes, measure_file
+from ..sizes import measure_file
 from .job import StageJob
 
 SCORES = "scores.json"  # per sample, for the paired comparison with the result
@@ -17,9 +17,7 @@ SCORES = "scores.json"  # per sample, for the paired comparison with the result
 
 def run(job: StageJob, report: Report) -> dict[str, Any]:
     report.progress(0.0, "Reading the original")
-    path = job.checkpoint.folder / "model.safetensors"
-    sizes = measure_file(path, job.original(), job.checkpoint.facts)
-    sizes["bytes"]["deflated"] = deflated_bytes(path, report)
+    sizes = measure_file(job.checkpoint.folder / "model.safetensors", job.original(), job.checkpoint.facts)
     why_not = job.unavailable()
     scores: dict[str, Any] = {}
     metrics: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from ..modules import build
 from ..pipeline import STATE
 from ..probe import compare_probe
 from ..progress import Part, Report
-from ..sizes import deflated_bytes, measure_file
+from ..sizes import measure_file
 from .baseline import SCORES
 from .job import StageJob
 
@@ -44,10 +44,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     report.log(f"{form.file}: loaded again by a clean process, largest difference {proof['max_abs_difference']:.3g}")
     result: dict[str, Any] = {"metrics": {}, "metrics_unavailable": job.unavailable(), "latency_ms": None}
     if loaded.model is not None:
-        path = folder / form.file
-        sizes = measure_file(path, loaded.model, job.checkpoint.facts)
-        sizes["bytes"]["deflated"] = deflated_bytes(path, report)
-        result = {**sizes, **result}
+        result = {**measure_file(folder / form.file, loaded.model, job.checkpoint.facts), **result}
     facts: dict[str, Any] = {"proof": proof, "differences": {}, "baseline_latency_ms": None, "result": result}
     spec = job.checkpoint.facts.architecture
     if spec is not None and job.dataset is not None:

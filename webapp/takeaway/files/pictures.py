@@ -1,5 +1,7 @@
 """From a picture to what the model was trained on, as about.json says it: Pillow and numpy."""
 
+import math
+
 import numpy as np
 from model import ABOUT
 from PIL import Image
@@ -24,13 +26,24 @@ def _fitted(image):
     if HOW["resize"] == "stretch":
         return image.resize(size, how)
     if HOW["resize"] == "crop":
-        shortest = HOW["shortest"]
-        share = shortest / min(wide, high)
-        wide, high = max(shortest, int(wide * share)), max(shortest, int(high * share))
-        left, top = round((wide - size[0]) / 2), round((high - size[1]) / 2)
-        return image.resize((wide, high), how).crop((left, top, left + size[0], top + size[1]))
+        return _centre(image, how, size)
     share = min(size[0] / wide, size[1] / high)
     wide, high = max(1, round(wide * share)), max(1, round(high * share))
     canvas = Image.new(image.mode, size)
     canvas.paste(image.resize((wide, high), how), ((size[0] - wide) // 2, (size[1] - high) // 2))
     return canvas
+
+
+def _centre(image, how, size):
+    """As if the whole were resized and then cropped; of a long picture only what is near the centre is resized."""
+    share = HOW["shortest"] / min(image.size)
+    reach = max(2048, math.ceil(3 * share))
+    spans = []  # for each axis: from where to where it is resized, its scale, and where the crop begins in that
+    for side, wanted in ((image.width, size[0]), (image.height, size[1])):
+        scaled = max(HOW["shortest"], int(side * share))
+        start = round((scaled - wanted) / 2)
+        near, far = max(0, start - reach), min(scaled, start + wanted + reach)
+        spans.append((near, far, side / scaled, start - near))
+    (x0, x1, of_x, left), (y0, y1, of_y, top) = spans
+    part = image.resize((x1 - x0, y1 - y0), how, (x0 * of_x, y0 * of_y, x1 * of_x, y1 * of_y))
+    return part.crop((left, top, left + size[0], top + size[1]))
