@@ -23,6 +23,7 @@ from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from .formats import FORMATS, Opened, one_of
 from .formats.huggingface import FROM_KERAS
 from .formats.quantized import dequantize_asked
+from .formats.widening import WIDER, widen
 from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
 from .safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name, read_header, write_safetensors
@@ -70,6 +71,7 @@ def inspect_checkpoint(
             raise CheckpointRefused(f"{filename} holds {len(opened.tensors)} tensors; at most {MOST_TENSORS} are read")
         for name in (*opened.tensors, *opened.tied):
             checked_name(name, filename)
+        _widen(opened, filename)
         _name_bare_layer(opened)
         _check_dtypes(opened.tensors, filename)
         spec, because = _recognised(opened)
@@ -104,6 +106,17 @@ def _unknown(head: bytes, filename: str) -> str:
         return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
     known = one_of(format_.accepts for format_ in FORMATS)
     return f"{filename} is of no format that Pare knows; upload {known}"
+
+
+def _widen(opened: Opened, filename: str) -> None:
+    """Of a program the steps are for the dtypes that it has."""
+    if "pare_architecture" in opened.metadata and (odd := [n for n, t in opened.tensors.items() if t.dtype in WIDER]):
+        kind = dtype_name(opened.tensors[odd[0]].dtype)
+        raise CheckpointRefused(
+            f"{odd[0]} in {filename} is {kind}, which its program cannot be computed with here; export the module with "
+            "that in bfloat16 or float32"
+        )
+    widen(opened, filename)
 
 
 def _name_bare_layer(opened: Opened) -> None:
@@ -167,7 +180,7 @@ def _write_weights(
             nonlocal done
             value = tensor.load()
             _refuse_not_finite(name, value, infinite=name in opened.infinite)
-            if value.dtype.is_floating_point and value.dtype.itemsize > 1:
+            if value.dtype.is_floating_point:
                 zeros[name] = value.numel() - int(torch.count_nonzero(value))
             report.progress(done / total, f"Checking {name}")
             done += tensor.bytes
@@ -181,10 +194,9 @@ def _write_weights(
 def _refuse_not_finite(name: str, value: torch.Tensor, infinite: bool) -> None:
     if not value.dtype.is_floating_point:
         return
-    wide = value.float() if value.dtype.itemsize == 1 else value  # there is no isfinite for 8-bit floats
-    if bool(torch.isfinite(wide).all()) or (infinite and not bool(torch.isnan(wide).any())):
+    if bool(torch.isfinite(value).all()) or (infinite and not bool(torch.isnan(value).any())):
         return
-    nans, infinities = int(torch.isnan(wide).sum()), int(torch.isinf(wide).sum())
+    nans, infinities = int(torch.isnan(value).sum()), int(torch.isinf(value).sum())
     counts = [f"{count} {word}" for count, word in ((nans, "NaN"), (infinities, "infinite")) if count]
     raise CheckpointRefused(
         f"{name} holds {' and '.join(counts)} values of {value.numel()}: the checkpoint is broken; "

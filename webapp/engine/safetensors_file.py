@@ -36,6 +36,12 @@ DTYPES = {  # name in the file -> torch's
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -44,6 +50,8 @@ DTYPES = {  # name in the file -> torch's
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PACKED = "numbers that share bytes, which Pare does not take apart; upload the weights they were made from"
+UNREAD = {"F4": PACKED, "F6_E2M3": PACKED, "F6_E3M2": PACKED, "C64": "complex numbers, which Pare does not compress"}
 
 
 @dataclass(frozen=True)
@@ -233,6 +241,8 @@ def _entry(file: str, name: str, entry: Any) -> tuple[TensorFacts, int]:
     if len(shape) > MOST_AXES or math.prod(size or 1 for size in shape) >= 2**63:
         axes = f"{len(shape)} axes" if len(shape) > MOST_AXES else f"the shape {list(shape)}"[:200]
         raise CheckpointRefused(f"{name} in {file} claims {axes}, which no tensor has")
+    if isinstance(dtype, str) and dtype in UNREAD:
+        raise CheckpointRefused(f"{name} in {file} is of dtype {dtype}, {UNREAD[dtype]}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointRefused(f"{name} in {file} is of dtype {quoted(dtype)}; Pare reads {', '.join(DTYPES)}")
     facts = TensorFacts(name=name, shape=tuple(shape), dtype=dtype_name(DTYPES[dtype]))

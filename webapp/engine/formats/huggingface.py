@@ -18,6 +18,7 @@ from .base import Accepted, Format, Opened
 from .huggingface_names import conform
 from .quantized import dequantize
 from .state_dict import open_state_dict
+from .widening import widen
 
 KEPT = (  # small files that belong to a checkpoint; none of them is code
     "generation_config.json",
@@ -94,6 +95,7 @@ class HuggingFace(Format):
             _add(opened, files[inside[shard].filename], shard, named.get(shard, ()))
         _without_remote_code(opened)
         dequantize(opened, filename)
+        widen(opened, filename)
         conform(opened, filename, scratch, report)
         return opened
 

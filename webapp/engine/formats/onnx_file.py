@@ -58,12 +58,12 @@ class Onnx(Format):
         tensors, left = {}, []
         for tensor in graph.initializer:
             if tensor.data_type not in ELEMENTS:
-                left.append(tensor.name)
+                left.append(f"{tensor.name} ({_type_name(tensor)})")
             elif tensor.name in tensors or not tensor.name:
                 raise CheckpointRefused(f"{filename} holds two initializers called {quoted(tensor.name)}")
             else:
                 tensors[tensor.name] = lazy_tensor(tensor, beside, filename)
-        notes = [f"Left out, of types that hold no weights: {', '.join(left[:5])}."] if left else []
+        notes = [f"Left out, of types that Pare does not read: {', '.join(left[:5])}."] if left else []
         report.progress(0.2, "Following its graph")
         try:
             opened = _running(graph_of(model, tensors, lambda held: constant_tensor(held, beside, filename)))
@@ -78,6 +78,13 @@ class Onnx(Format):
         return Opened(
             tensors, notes=notes, weights_only_because=because, layers=layers, infinite=_constants(tensors, layers)
         )
+
+
+def _type_name(tensor: Any) -> str:
+    from onnx import TensorProto
+
+    known = TensorProto.DataType.values()
+    return TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in known else f"type {tensor.data_type}"
 
 
 def _running(graph: Graph) -> Opened:

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import CheckpointRefused, quoted
 from ..safetensors_file import MOST_AXES, LazyTensor
+from .widening import WIDER, wider
 
 ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values which are not raw
     1: (torch.float32, "float_data"),
@@ -26,10 +27,24 @@ ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values wh
     10: (torch.float16, "int32_data"),
     11: (torch.float64, "double_data"),
     16: (torch.bfloat16, "int32_data"),
+    4: (torch.uint16, "int32_data"),
+    12: (torch.uint32, "uint64_data"),
+    13: (torch.uint64, "uint64_data"),
+    17: (torch.float8_e4m3fn, "int32_data"),
+    18: (torch.float8_e4m3fnuz, "int32_data"),
+    19: (torch.float8_e5m2, "int32_data"),
+    20: (torch.float8_e5m2fnuz, "int32_data"),
+    24: (torch.float8_e8m0fnu, "int32_data"),
 }
 
 
 def lazy_tensor(tensor: Any, beside: Mapping[str, Path], filename: str) -> LazyTensor:
+    """Of a dtype that is computed with. Raises CheckpointRefused for one that does not hold what it claims."""
+    found = _lazy(tensor, beside, filename)
+    return wider(tensor.name, found, filename) if found.dtype in WIDER else found
+
+
+def _lazy(tensor: Any, beside: Mapping[str, Path], filename: str) -> LazyTensor:
     dtype, field = ELEMENTS[tensor.data_type]
     shape = tuple(int(size) for size in tensor.dims)
     wanted = math.prod(shape) * dtype.itemsize
@@ -61,8 +76,9 @@ def _raw(content: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Te
 
 
 def _listed(values: list[Any], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    if dtype in (torch.float16, torch.bfloat16):  # their bits, each in a whole number
-        return torch.tensor(values, dtype=torch.int32).to(torch.int16).view(dtype).reshape(shape)
+    if dtype.is_floating_point and dtype.itemsize < 4:  # their bits, each in a whole number
+        bits = torch.int16 if dtype.itemsize == 2 else torch.uint8
+        return torch.tensor(values, dtype=torch.int32).to(bits).view(dtype).reshape(shape)
     return torch.tensor(values, dtype=dtype).reshape(shape)
 
 

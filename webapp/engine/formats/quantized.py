@@ -1,7 +1,7 @@
 """The weights of a Hugging Face folder that is quantized already, as floats again: only when that was asked for.
 
 Compressed-tensors (integers, packed or not, and 8-bit floats; unpacked by the library of that name) and 8-bit floats
-with a scale per block, as DeepSeek has them. One weight at a time; what rounding took away does not come back.
+with their scales, as DeepSeek and FBGEMM have them. One weight at a time; what rounding took away does not come back.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointRefused, quoted
 from ..safetensors_file import LazyTensor
 from .base import Opened
+from .widening import OF_ACTIVATIONS, scales_block, widen
 
 dequantize_asked: ContextVar[bool] = ContextVar("dequantize_asked", default=False)  # by whoever uploads
 
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
-OTHERS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point", "k_scale", "v_scale", "q_scale")
+SCALED = ("fp8", "fbgemm_fp8")  # methods whose scales are multiplied with, and no more
 CLASSES = ("Linear", "Embedding")  # that a target may name instead of a layer
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 UPLOAD_INSTEAD = "upload the weights it was made from"
@@ -44,8 +44,7 @@ def dequantize(opened: Opened, filename: str) -> None:
     if about is None:
         return
     method = str(about.get("quant_method", "unknown"))[:40]
-    reader = {"compressed-tensors": _compressed_tensors, "fp8": _blocks_of_floats}.get(method)
-    if reader is None:
+    if method not in ("compressed-tensors", *SCALED):
         raise CheckpointRefused(
             f"{filename} is quantized already (quantization_config: {method}), in a form that Pare does not turn back; "
             f"{UPLOAD_INSTEAD}"
@@ -55,14 +54,12 @@ def dequantize(opened: Opened, filename: str) -> None:
             f"{filename} is quantized already (quantization_config: {method}); {UPLOAD_INSTEAD}, or upload it again "
             "and ask for its weights to be dequantized (the box in the form, ?dequantize=1, --dequantize)"
         )
-    modules: dict[str, dict[str, LazyTensor]] = {}
-    for name, tensor in opened.tensors.items():
-        path, _, own = name.rpartition(".")
-        modules.setdefault(path, {})[own] = tensor
-    found, count = reader(modules, about, filename)
-    opened.tensors = {
-        name: tensor for name, tensor in found.items() if name.rpartition(".")[2] not in (*PARTS, *OTHERS)
-    }
+    if method in SCALED:
+        count = widen(opened, filename, scales_block(about.get("weight_block_size"), filename))
+        if not count:
+            raise CheckpointRefused(f"{filename} says that it is quantized, and no tensor of it has a weight_scale")
+    else:
+        count = _decompress(opened, about, filename)
     opened.config = {k: v for k, v in config.items() if k not in ("quantization_config", "compression_config")}
     opened.notes.append(
         f"{count} weights were dequantized from {method} as asked: they are the rounded values, as floats, and every "
@@ -70,9 +67,12 @@ def dequantize(opened: Opened, filename: str) -> None:
     )
 
 
-def _compressed_tensors(
-    modules: Mapping[str, Module], about: dict[str, Any], filename: str
-) -> tuple[dict[str, LazyTensor], int]:
+def _decompress(opened: Opened, about: dict[str, Any], filename: str) -> int:
+    """Puts the weights of compressed-tensors into `opened`, lazily; returns how many."""
+    modules: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in opened.tensors.items():
+        path, _, own = name.rpartition(".")
+        modules.setdefault(path, {})[own] = tensor
     groups = _groups(about, filename)
     found: dict[str, LazyTensor] = {}
     count = 0
@@ -91,7 +91,10 @@ def _compressed_tensors(
         count += 1
     if not count:
         raise CheckpointRefused(f"{filename} says that it is quantized, and no tensor of it has a weight_scale")
-    return found, count
+    opened.tensors = {
+        name: tensor for name, tensor in found.items() if name.rpartition(".")[2] not in (*PARTS, *OF_ACTIVATIONS)
+    }
+    return count
 
 
 def _groups(about: dict[str, Any], filename: str) -> list[Any]:
@@ -162,45 +165,6 @@ def _packed_shape(path: str, module: Module, bits: int, filename: str) -> tuple[
             f"{bits} bits take [{rows}, {-(-columns // per_word)}]"
         )
     return rows, columns
-
-
-def _blocks_of_floats(
-    modules: Mapping[str, Module], about: dict[str, Any], filename: str
-) -> tuple[dict[str, LazyTensor], int]:
-    """float8 weights (rows, columns) times weight_scale_inv, one float for each block of `weight_block_size`."""
-    block: list[int] = about.get("weight_block_size") or []
-    sized = isinstance(block, list) and len(block) == 2 and all(type(n) is int and 0 < n < 10_000 for n in block)
-    if not sized:
-        raise CheckpointRefused(f"the fp8 of {filename} has no weight_block_size of two numbers; {UPLOAD_INSTEAD}")
-    found: dict[str, LazyTensor] = {}
-    count = 0
-    for path, module in modules.items():
-        dot = f"{path}." if path else ""
-        found |= {dot + own: tensor for own, tensor in module.items() if own != "weight_scale_inv"}
-        scale, weight = module.get("weight_scale_inv"), module.get("weight")
-        if scale is None or weight is None:
-            continue
-        blocks = tuple(-(-size // step) for size, step in zip(weight.shape, block, strict=False))
-        if len(weight.shape) != 2 or scale.shape != blocks:
-            raise CheckpointRefused(
-                f"{path}.weight_scale_inv in {filename} has shape {list(scale.shape)}; {list(weight.shape)} in blocks "
-                f"of {block} takes {list(blocks)}"
-            )
-        load = _times_scales(weight, scale, block)
-        found[f"{dot}weight"] = LazyTensor(weight.shape, torch.float32, _named(load, path, weight.shape, filename))
-        count += 1
-    if not count:
-        raise CheckpointRefused(f"{filename} says that it is quantized, and no tensor of it has a weight_scale_inv")
-    return found, count
-
-
-def _times_scales(weight: LazyTensor, scale: LazyTensor, block: list[int]) -> Callable[[], Tensor]:
-    def load() -> Tensor:
-        rows, columns = weight.shape
-        scales = scale.load().float().repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-        return weight.load().float() * scales[:rows, :columns]
-
-    return load
 
 
 def _named(load: Callable[[], Tensor], path: str, shape: tuple[int, ...], filename: str) -> Callable[[], Tensor]:
