@@ -45,7 +45,7 @@ def test_what_is_not_set_follows_from_the_instance(tmp_path):
     assert settings.jobs_database_url != settings.database_url
     assert Path(settings.files_url) == tmp_path / "new/instance/files"
     assert 0 < settings.run_memory_limit_bytes < memory_bytes()
-    assert settings.threads_per_child >= 1
+    assert settings.threads(workers_here=1) >= 1
 
 
 def test_with_postgresql_the_jobs_share_the_database(tmp_path):

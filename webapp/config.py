@@ -111,9 +111,8 @@ class Settings:
     inspections_at_once: int = setting("How many uploads a worker inspects at once.", 2)
     workers: int = setting("How many worker processes `pare serve` starts; each does one run at a time.", 1)
     threads_per_child: int = setting(
-        "How many threads one compressing process computes with.",
-        "cores divided by workers",
-        lambda s: max(1, cores() // max(1, s.workers)),
+        "How many threads one compressing process computes with; 0: the cores divided by the workers on this machine.",
+        0,
     )
     child_restarts: int = setting("How often a stage whose process was killed from outside is started again.", 3)
     cancel_poll_seconds: float = setting("How often a worker looks whether its run was cancelled, in seconds.", 0.5)
@@ -203,6 +202,10 @@ class Settings:
     def work(self) -> Path:
         """The folder for the temporary files of work in progress; workers remove their own leftovers from it."""
         return self.instance / "work"
+
+    def threads(self, workers_here: int) -> int:
+        """Of one compressing process where so many workers share this machine."""
+        return self.threads_per_child or max(1, cores() // max(1, workers_here))
 
     @property
     def machine(self) -> str:

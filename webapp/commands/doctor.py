@@ -79,7 +79,8 @@ def check_torch(settings: Settings) -> Iterator[str]:
     except (ImportError, OSError) as error:
         raise Wrong(f"torch cannot be imported ({error}); run `make setup`") from error
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    yield f"{torch.__version__}, accelerator {accelerator}, {cores()} cores, {settings.threads_per_child} threads a run"
+    threads = settings.threads(settings.workers)
+    yield f"{torch.__version__}, accelerator {accelerator}, {cores()} cores, {threads} threads a run"
 
 
 def check_database(settings: Settings) -> Iterator[str]:
@@ -100,29 +101,32 @@ def check_database(settings: Settings) -> Iterator[str]:
 
 def check_files(settings: Settings) -> Iterator[str]:
     from webapp.jobs.workplace import file_store
+    from webapp.store.errors import StoreError
 
     try:
-        file_store(settings)
+        file_store(settings).check()
+    except StoreError as error:
+        raise Wrong(error.message) from error
     except (OSError, ImportError, ValueError) as error:
         raise Wrong(f"{settings.files_url} cannot be used: {error}; check files_url") from error
-    yield f"{settings.files_url} is there"
+    yield f"{settings.files_url} can be written and read"
 
 
 def check_workers(settings: Settings) -> Iterator[str]:
     from sqlalchemy import select
     from sqlalchemy.exc import SQLAlchemyError
 
-    from webapp.store.database import make_engine, make_sessions
-    from webapp.store.models import Worker, now
+    from webapp.store.database import clock, make_engine, make_sessions
+    from webapp.store.models import Worker
 
     try:
         with make_sessions(make_engine(settings.database_url))() as session:
-            workers = list(session.scalars(select(Worker)))
+            workers, at = list(session.scalars(select(Worker))), clock(session)
     except SQLAlchemyError as error:
         raise Wrong("cannot be counted without the database") from error
     stale = timedelta(seconds=settings.worker_stale_seconds)
     for worker in workers:
-        silent = now() - worker.seen_at
+        silent = at - worker.seen_at
         if silent > stale:
             raise Wrong(
                 f"{worker.executor_id} was silent for {silent.total_seconds():.0f} s; its work will be taken over"

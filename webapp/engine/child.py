@@ -74,8 +74,9 @@ def main(job_file: str) -> int:
     threading.Thread(target=_leave_with_the_worker, daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf8"))
     _limit_memory(job.pop("memory_limit_bytes", None))
+    threads = job.pop("threads", None)
     try:
-        lines.send({"done": _work(job, lines)})
+        lines.send({"done": _work(job, threads, lines)})
     except PareError as error:
         lines.send({"error": error.as_dict()})
         return FAILED
@@ -99,15 +100,17 @@ def _known(error: Exception) -> PareError | None:
     return None
 
 
-def _work(job: dict[str, Any], lines: Lines) -> Any:
+def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
     """The task's facts. The imports are here because they take seconds, and the watch on stdin should not wait."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
     task, output = job["task"], Path(job["output"])
     if task.startswith("inspect_"):
         from .inspection import inspected
 
         return inspected(job, output, lines, _limit_memory)
-    import torch
-
     from .stages import StageJob, run_stage
 
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})

@@ -1,4 +1,4 @@
-"""Workers saying that they are alive, and finding those that are not."""
+"""Workers saying that they are alive, and finding those that are not, all by the clock of the database."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import socket
 from datetime import timedelta
 
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from webapp.store.database import writing
+from webapp.store.database import clock, writing
 from webapp.store.models import Worker, now
 
 
@@ -18,17 +18,18 @@ class Heartbeat:
 
     def __init__(self, sessions: sessionmaker[Session], executor_id: str) -> None:
         self._sessions, self.executor_id = sessions, executor_id
-        self._started_at = now()
+        self._started_at = now()  # until `start`
 
     def start(self) -> None:
         with writing(self._sessions) as session:
+            self._started_at = seen_at = clock(session)
             session.merge(
                 Worker(
                     executor_id=self.executor_id,
                     host=socket.gethostname(),
                     pid=os.getpid(),
                     started_at=self._started_at,
-                    seen_at=now(),
+                    seen_at=seen_at,
                 )
             )
 
@@ -36,7 +37,7 @@ class Heartbeat:
         """False when others took this worker for dead: its work is theirs now, and it must end."""
         mine = (Worker.executor_id == self.executor_id, Worker.started_at == self._started_at)
         with self._sessions.begin() as session:
-            result = session.execute(update(Worker).where(*mine).values(seen_at=now()))
+            result = session.execute(update(Worker).where(*mine).values(seen_at=clock(session)))
         assert isinstance(result, CursorResult)
         return result.rowcount == 1
 
@@ -48,7 +49,7 @@ class Heartbeat:
 
 def bury(session: Session, stale_seconds: float, by: str) -> list[str]:
     """Removes the workers, `by` apart, that were silent for longer than that; returns their executor ids."""
-    long_ago = now() - timedelta(seconds=stale_seconds)
+    long_ago = clock(session) - timedelta(seconds=stale_seconds)
     silent = select(Worker).where(Worker.seen_at < long_ago, Worker.executor_id != by)
     found = list(session.scalars(silent.with_for_update()))
     for worker in found:
@@ -58,3 +59,9 @@ def bury(session: Session, stale_seconds: float, by: str) -> list[str]:
 
 def living(session: Session) -> set[str]:
     return set(session.scalars(select(Worker.executor_id)))
+
+
+def neighbours(session: Session) -> int:
+    """How many workers are alive on this machine, this one included."""
+    found = session.scalar(select(func.count()).select_from(Worker).where(Worker.host == socket.gethostname()))
+    return max(1, found or 0)

@@ -52,6 +52,7 @@ def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], f
         "output": str(folder / "output"),
         "scratch": str(place.scratch(run.id, run.attempt, key_of(run, stage))),
         "memory_limit_bytes": place.settings.run_memory_limit_bytes,
+        "threads": place.threads(),
     }
 
 
@@ -66,6 +67,7 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
         "filename": row.filename,
         "output": str(folder / "output"),
         "memory_limit_bytes": place.settings.run_memory_limit_bytes,
+        "threads": place.threads(),
         "inspection_memory_bytes": place.settings.inspection_memory_bytes,
         "max_unpacked_bytes": place.settings.max_unpacked_bytes,
     }

@@ -44,7 +44,7 @@ class Served:
         self.service = Service(
             f"model {row.name}",
             [sys.executable, "-m", "webapp.serving", str(self.folder), str(self.socket)],
-            child_environment(settings.threads_per_child) | {"TMPDIR": str(self.folder)},
+            child_environment(settings.threads(settings.workers)) | {"TMPDIR": str(self.folder)},
             signal_at_death=signal.SIGKILL,
             oom_score=OOM_SCORE,
             errors=self.folder / "errors.log",
@@ -124,7 +124,7 @@ class Served:
         stages = {stage.name: stage.files for stage in row.run.stages}
         beside = {name: entry for name, entry in row.run.checkpoint.files.items() if name not in WEIGHTS}
         files.materialise(beside | stages.get(row.stage, {}), self.folder)
-        about = {**row.about, "name": row.name, "model": row.artifact, "threads": settings.threads_per_child}
+        about = {**row.about, "name": row.name, "model": row.artifact, "threads": settings.threads(settings.workers)}
         (self.folder / ABOUT).write_text(json.dumps(about), encoding="utf8")
 
     def _last_words(self) -> str:

@@ -53,6 +53,7 @@ class Worker:
         self.heartbeat = Heartbeat(place.sessions, place.executor_id)
         self._told_to_stop = threading.Event()
         self._next: dict[str, float] = {}
+        self._sweeping = threading.Thread()
 
     def work(self) -> None:
         """Does not return."""
@@ -70,8 +71,9 @@ class Worker:
                 if self._is_due("recover", settings.heartbeat_seconds * 2):
                     take_over(self.place)
                     requeue(self.place, self.jobs)
-                if self._is_due("sweep", settings.sweep_interval_seconds):
-                    self._sweep()
+                if self._is_due("sweep", settings.sweep_interval_seconds) and not self._sweeping.is_alive():
+                    self._sweeping = threading.Thread(target=self._sweep, daemon=True)  # a slow store delays no beat
+                    self._sweeping.start()
             except OperationalError as error:
                 log.warning("The database does not answer: %s", error)
             except Exception:
@@ -115,9 +117,13 @@ class Worker:
         os._exit(status)
 
     def _sweep(self) -> None:
-        sweep_scratch(self.place)
-        with self.place.sessions() as session:
-            swept = sweep(session, self.place.files, self.place.settings.sweep_age_seconds)
+        try:
+            sweep_scratch(self.place)
+            with self.place.sessions() as session:
+                swept = sweep(session, self.place.files, self.place.settings.sweep_age_seconds)
+        except Exception:
+            log.exception("Sweeping failed; it is tried again later")
+            return
         if swept:
             log.info("%s files that nothing refers to were deleted", swept)
 

@@ -12,9 +12,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.config import Settings
 from webapp.jobs.child import ENGINE_CHILD, ChildSupervisor
+from webapp.jobs.heartbeat import neighbours
 from webapp.jobs.pipeline import EnginePipeline, Pipeline
 from webapp.store.files import FileStore
 from webapp.store.space import as_store_full
+
+STORE_PATIENCE_SECONDS = 3600.0  # an object store that is away this long fails what needs it
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,29 @@ class Workplace:
     ) -> Workplace:
         children = ChildSupervisor(
             entry=entry,
-            threads=settings.threads_per_child,
+            threads=settings.threads(settings.workers),
             restarts=settings.child_restarts,
             poll_seconds=settings.cancel_poll_seconds,
             tell_seconds=settings.progress_interval_seconds,
         )
-        return cls(settings, executor_id, sessions, file_store(settings), children, pipeline or EnginePipeline())
+        return cls(
+            settings,
+            executor_id,
+            sessions,
+            file_store(settings, STORE_PATIENCE_SECONDS),
+            children,
+            pipeline or EnginePipeline(),
+        )
 
     @property
     def folder(self) -> Path:
         """Of this worker alone; what an earlier life left in it is removed at start."""
         return self.settings.work / self.executor_id
+
+    def threads(self) -> int:
+        """Of the next child: the workers that are alive on this machine share its cores."""
+        with self.sessions() as session:
+            return self.settings.threads(neighbours(session))
 
     @contextmanager
     def folder_for(self, name: str) -> Iterator[Path]:
@@ -73,6 +88,6 @@ class Workplace:
         return self.settings.work / "scratch"
 
 
-def file_store(settings: Settings) -> FileStore:
+def file_store(settings: Settings, patience_seconds: float = 0.0) -> FileStore:
     """The installation's files; with a remote store, copies that are needed here go into the instance folder."""
-    return FileStore(settings.files_url, settings.instance / "cache", settings.min_free_bytes)
+    return FileStore(settings.files_url, settings.instance / "cache", settings.min_free_bytes, patience_seconds)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -73,6 +74,15 @@ def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
         if session.get_bind().dialect.name == "sqlite":
             session.connection().exec_driver_sql("BEGIN IMMEDIATE")
         yield session
+
+
+def clock(session: Session) -> datetime:
+    """What the time is, in UTC, for all who share the database: machines' own clocks may be apart."""
+    if session.get_bind().dialect.name == "sqlite":  # of one machine
+        return datetime.now(UTC)
+    told = session.scalar(select(func.clock_timestamp()))
+    assert isinstance(told, datetime)
+    return told.astimezone(UTC)
 
 
 def upgrade(engine: Engine) -> None:

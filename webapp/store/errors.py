@@ -48,6 +48,13 @@ class FileMissing(StoreError):
     status = 500
 
 
+class StoreUnreachable(StoreError):
+    """The object store does not answer, or does not let Pare in."""
+
+    code = "store_unreachable"
+    status = 503
+
+
 class DatabaseUnusable(StoreError):
     """The database cannot be reached, or was made by a newer Pare."""
 

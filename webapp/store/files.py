@@ -6,22 +6,39 @@ the way (a full disk, a broken-off upload, a limit) leaves nothing behind; what 
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 from uuid import uuid4
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from webapp.store.errors import FileMissing, UploadBroken, UploadTooLarge
+from webapp.store.errors import FileMissing, StoreUnreachable, UploadBroken, UploadTooLarge
 from webapp.store.space import as_store_full, require_free
 
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az", "oss"}  # which have no folders, and would make a bucket
+LONGEST_PAUSE_SECONDS = 15.0
+AWAY = (errno.EIO, errno.EBUSY, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)  # EIO: "internal error" of S3
+AWAY_KINDS = (  # what the stores' libraries raise that are not the system's own errors
+    "botocore.exceptions.ConnectionError",
+    "botocore.exceptions.HTTPClientError",
+    "aiohttp.client_exceptions.ClientConnectionError",
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.Timeout",
+    "azure.core.exceptions.ServiceRequestError",
+)
 CHUNK_BYTES = 1 << 20
 LOOK_EVERY_BYTES = 64 << 20  # while bytes of unknown number stream in, the free space is looked at this often
 
@@ -30,16 +47,54 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class FileStore:
-    """`cache` is where objects of a remote store are kept once they were needed as a local path."""
+class _Watched:
+    """A stream that remembers whether it was the one that failed."""
 
-    def __init__(self, url: str, cache: Path | None = None, min_free_bytes: int = 0) -> None:
-        self._fs, root = url_to_fs(url)
+    def __init__(self, stream: Readable) -> None:
+        self._stream, self.failed = stream, False
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._stream.read(size)
+        except BaseException:
+            self.failed = True
+            raise
+
+
+class FileStore:
+    """`cache` is where objects of a remote store are kept once they were needed as a local path.
+
+    A remote store that does not answer is waited for, `patience_seconds` at most. Raises StoreUnreachable then, and for
+    a URL of which nothing can be made.
+    """
+
+    def __init__(
+        self, url: str, cache: Path | None = None, min_free_bytes: int = 0, patience_seconds: float = 0.0
+    ) -> None:
+        self._url, self._cache, self._min_free_bytes = url, cache, min_free_bytes
+        self._patience_seconds = patience_seconds
+        try:
+            # a listing that is kept would hide what other processes have stored since
+            self._fs, root = url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise StoreUnreachable(f"The store {url} cannot be used: {error}. Check files_url.") from error
         self._root = str(root).rstrip("/")
         self._folder = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
-        self._cache = cache
-        self._min_free_bytes = min_free_bytes
-        self._fs.makedirs(f"{self._root}/drafts", exist_ok=True)
+        self._has_folders = not OBJECT_STORES & set(_protocols(self._fs.protocol))
+        if self._folder:
+            self._make_folder("drafts")
+
+    def check(self) -> None:
+        """Raises StoreUnreachable, with what is wrong, unless a file can be written, read and removed."""
+        draft = f"{self._root}/drafts/{uuid4().hex}"
+        try:
+            self._make_folder("drafts")
+            self._fs.pipe_file(draft, b"pare")
+            if self._fs.cat_file(draft) != b"pare":
+                raise OSError("it gives other bytes back than were written")
+            self._fs.rm_file(draft)
+        except Exception as error:  # each store's library raises its own
+            raise StoreUnreachable(self._unusable(error)) from error
 
     def put(self, path: Path, move: bool = False) -> str:
         """Keeps a copy of the file and returns its digest. With `move` the file itself goes into the store."""
@@ -54,8 +109,7 @@ class FileStore:
             self._keep(str(path), digest)
         else:
             self._require_free(path.stat().st_size)
-            with path.open("rb") as file:
-                self._write(_chunks(file))
+            self._ask(lambda: self._write_file(path))
             if move:
                 path.unlink()
         return digest
@@ -76,11 +130,17 @@ class FileStore:
         if expected_bytes is not None and expected_bytes > limit_bytes:
             raise UploadTooLarge(_too_large(limit_bytes))
         self._require_free(expected_bytes or 0)
-        return self._write(self._checked(stream, limit_bytes, expected_bytes))
+        watched = _Watched(stream)
+        try:
+            return self._write(self._checked(watched, limit_bytes, expected_bytes))
+        except Exception as error:
+            if watched.failed or not self._away(error):
+                raise
+            raise StoreUnreachable(self._unusable(error)) from error
 
     def open(self, digest: str) -> BinaryIO:
         try:
-            return cast(BinaryIO, self._fs.open(self._at(digest), "rb"))
+            return cast(BinaryIO, self._ask(lambda: self._fs.open(self._at(digest), "rb")))
         except FileNotFoundError as error:
             raise FileMissing(f"The file {digest[:12]}… is not in the store.") from error
 
@@ -96,7 +156,7 @@ class FileStore:
             )
         cached = self._cache / digest
         if not cached.exists():
-            self._download(digest, cached)
+            self._ask(lambda: self._download(digest, cached))
         os.utime(cached)
         return cached
 
@@ -119,23 +179,23 @@ class FileStore:
     def size(self, digest: str) -> int:
         """In bytes."""
         try:
-            return int(self._fs.size(self._at(digest)))
+            return int(self._ask(lambda: self._fs.size(self._at(digest))))
         except FileNotFoundError as error:
             raise FileMissing(f"The file {digest[:12]}… is not in the store.") from error
 
     def exists(self, digest: str) -> bool:
-        return bool(self._fs.exists(self._at(digest)))
+        return bool(self._ask(lambda: self._fs.exists(self._at(digest))))
 
     def modified(self, digest: str) -> datetime:
         """When the object was last put, in UTC."""
         try:
-            return _aware(self._fs.modified(self._at(digest)))
+            return _aware(self._ask(lambda: self._fs.modified(self._at(digest))))
         except FileNotFoundError as error:
             raise FileMissing(f"The file {digest[:12]}… is not in the store.") from error
 
     def delete(self, digest: str) -> None:
         """Removes the object; none is needed to be there."""
-        self._remove(self._at(digest))
+        self._ask(lambda: self._remove(self._at(digest)))
 
     def sweep(self, named: Collection[str], older_than_seconds: float = 86400.0) -> int:
         """Deletes drafts and objects that are not `named` and older than that, and cached copies. Returns how many."""
@@ -160,6 +220,40 @@ class FileStore:
     def _at(self, digest: str) -> str:
         return f"{self._root}/objects/{digest[:2]}/{digest}"
 
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        """What the store answers, asked again while it is away."""
+        until, pause = time.monotonic() + self._patience_seconds, 0.5
+        while True:
+            try:
+                return question()
+            except Exception as error:
+                if not self._away(error):
+                    raise
+                if (left := until - time.monotonic()) <= 0:
+                    raise StoreUnreachable(self._unusable(error)) from error
+                log.warning("%s Asked again in %.1f s.", self._unusable(error), pause)
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _away(self, error: Exception) -> bool:
+        """Whether a remote store does not answer now, and may later."""
+        if self._folder is not None:
+            return False
+        passing = isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in AWAY
+        return passing or any(f"{kind.__module__}.{kind.__name__}" in AWAY_KINDS for kind in type(error).__mro__)
+
+    def _unusable(self, error: Exception) -> str:
+        first = (str(error).splitlines() or [""])[0] or type(error).__name__
+        return f"The store {self._url} cannot be used: {first}. Check files_url, its endpoint and its credentials."
+
+    def _make_folder(self, name: str) -> None:
+        if self._has_folders:
+            self._fs.makedirs(f"{self._root}/{name}", exist_ok=True)
+
+    def _write_file(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._write(_chunks(file))
+
     def _require_free(self, size_bytes: int) -> None:
         if self._folder:
             require_free(self._folder, size_bytes, self._min_free_bytes)
@@ -168,6 +262,7 @@ class FileStore:
         draft = f"{self._root}/drafts/{uuid4().hex}"
         hashed, size_bytes = hashlib.sha256(), 0
         try:
+            self._make_folder("drafts")
             with as_store_full(self._root), self._fs.open(draft, "wb") as file:
                 for chunk in chunks:
                     file.write(chunk)
@@ -178,13 +273,14 @@ class FileStore:
                     _flush(Path(draft))
             self._keep(draft, hashed.hexdigest())
         except BaseException:
-            self._remove(draft)
+            with suppress(Exception):  # a store that is away: the draft is swept later
+                self._remove(draft)
             raise
         return hashed.hexdigest(), size_bytes
 
     def _keep(self, draft: str, digest: str) -> None:
         target = self._at(digest)
-        self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        self._make_folder(f"objects/{digest[:2]}")
         if self._folder:
             os.chmod(draft, 0o444)
             os.utime(draft)
@@ -239,6 +335,10 @@ def _chunks(stream: Readable) -> Iterator[bytes]:
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _protocols(named: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named
 
 
 def _aware(time: datetime) -> datetime:

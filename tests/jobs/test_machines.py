@@ -1,0 +1,72 @@
+"""Several machines share a database and an object store: whose clock counts, whose cores, and what an outage costs."""
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from tests.jobs.bench import Bench
+from tests.object_store import object_store
+from tests.postgresql import fresh_database
+from webapp.config import Settings, cores
+from webapp.jobs import heartbeat
+from webapp.jobs.heartbeat import Heartbeat, bury, living, neighbours
+from webapp.store.database import make_engine, make_sessions, upgrade
+from webapp.store.models import RunState, now
+
+
+@pytest.fixture
+def sessions():
+    engine = make_engine(fresh_database())
+    upgrade(engine)
+    yield make_sessions(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("ahead_seconds", [40, -40])
+def test_a_worker_with_a_wrong_clock_takes_nobody_for_dead_and_is_not_taken_for_dead(
+    sessions, monkeypatch, ahead_seconds
+):
+    Heartbeat(sessions, "right").start()
+    monkeypatch.setattr(heartbeat, "now", lambda: now() + timedelta(seconds=ahead_seconds))
+    wrong = Heartbeat(sessions, "wrong")
+    wrong.start()
+    assert wrong.beat()
+    with sessions.begin() as session:
+        assert bury(session, 30, "wrong") == []
+        assert bury(session, 30, "right") == []
+        assert living(session) == {"right", "wrong"}
+
+
+def test_workers_on_one_machine_share_its_cores(sessions, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        Heartbeat(sessions, name).start()
+    monkeypatch.setattr(heartbeat.socket, "gethostname", lambda: "elsewhere")
+    Heartbeat(sessions, "three").start()
+    monkeypatch.undo()
+    with sessions() as session:
+        assert neighbours(session) == 2
+    assert Settings.load(tmp_path, {}).threads(2) == max(1, cores() // 2)
+    assert Settings.load(tmp_path, {"PARE_THREADS_PER_CHILD": "3"}).threads(2) == 3
+
+
+@pytest.mark.slow
+def test_an_object_store_that_is_away_delays_a_run_and_fails_none(tmp_path):
+    bucket = object_store().bucket(uuid4().hex)
+    bench = Bench(tmp_path, "tests.jobs.scripted_worker", database_url=fresh_database(), files_url=bucket)
+    try:
+        bench.start_worker()
+        stages = {
+            "a": [["write", "a"]],
+            "b": [["wait_for", str(tmp_path / "go")], ["write", "b"]],
+            "c": [["write", "c"]],
+        }
+        first, queued = (bench.run({"stages": stages | {"c": [["write", name]]}}) for name in ("first", "queued"))
+        bench.until(lambda: any("Stage b" in line for line in bench.lines(first)))
+        object_store().stop()
+        (tmp_path / "go").touch()
+        bench.until(lambda: "Asked again" in (tmp_path / "workers.log").read_text())
+        object_store().start()
+        assert [bench.ended(id).state for id in (first, queued)] == [RunState.SUCCEEDED] * 2
+    finally:
+        bench.close()
