@@ -37,6 +37,7 @@ DTYPE_BYTES = {
 # other: biases, norms, buffers, tables of positions; each tensor for itself
 LayerKind = Literal["linear", "conv", "embedding", "recurrent", "experts", "other"]
 Task = Literal["classification", "text-classification", "token-classification", "masked-lm", "causal-lm", "embedding"]
+GUESSED = ("sequential", "cnn")  # architectures that are taken for what the shapes allow
 PER_TOKEN = ("token-classification", "masked-lm")  # an answer for each token of a text, judged by the original's
 
 
@@ -94,6 +95,12 @@ class ArchitectureSpec(Facts):
     inputs: dict[str, Any] = Field(
         default_factory=dict
     )  # {"shape": [1, 8, 8]}, None where a size is free; {"tokens": 2048}
+
+    @property
+    def guess(self) -> str | None:
+        """What was assumed of how the layers are wired, as sentences; None where that is certain."""
+        found: str | None = self.config.get("assumed") if self.family in GUESSED else None
+        return found
 
 
 class CheckpointFacts(Facts):

@@ -1,6 +1,6 @@
 """A run as stages, each of them one piece of durable work: what there is to do, in which order, from what.
 
-    baseline ─────────────────────────────────────┐
+    baseline ─► (steps, scores and verifications)
     step-1 ─► step-2 ─► … ─► export-safetensors ─► verify-safetensors
        └─► score-1  └─► … └► export-onnx ────────► verify-onnx
     original-onnx ────────────────────────────────┘
@@ -48,10 +48,10 @@ def stages(recipe: Recipe, exports: Sequence[str] = ()) -> list[StagePlan]:
     last: tuple[str, ...] = ()
     for number, step in enumerate(recipe.steps, start=1):
         title = technique(step.technique).title
-        found.append(StagePlan(f"step-{number}", f"Step {number}: {title}", last, 2.0))
+        found.append(StagePlan(f"step-{number}", f"Step {number}: {title}", ("baseline", *last), 2.0))
         last = (f"step-{number}",)
         if number < len(recipe.steps):  # after the last one the delivered file itself is measured
-            found.append(StagePlan(f"score-{number}", f"Measure what step {number} left", last, 1.0))
+            found.append(StagePlan(f"score-{number}", f"Measure what step {number} left", ("baseline", *last), 1.0))
     for form in with_always(exports):
         own = None if formats()[form].always else form
         title, proof = formats()[form].title, ("baseline", *last, f"export-{form}")

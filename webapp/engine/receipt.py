@@ -44,6 +44,7 @@ def conclude(
         step["metrics"] = stage_facts.get(f"score-{number}", {"metrics": result["metrics"]})["metrics"]
     recipe = Recipe.model_validate(run["recipe"])
     facts = CheckpointFacts.model_validate(checkpoint["facts"])
+    wiring = baseline.get("wiring")
     own, written, _ = delivered(stage_facts)[0]
     artifacts, missing = files_of(checkpoint, stage_facts, stage_files), undelivered(failed or {})
     receipt = {
@@ -60,7 +61,8 @@ def conclude(
         "requested": _requested(steps),
         "shortfall": _shortfall(steps),
         "steps": steps,
-        "notes": list(facts.notes),
+        "notes": [*facts.notes, *([wiring["sentence"]] if wiring else [])],
+        "wiring": wiring,
         "runtimes": runtimes(stage_facts),
         "proof": [found["proof"] for _, _, found in delivered(stage_facts)],
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],

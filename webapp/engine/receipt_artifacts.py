@@ -59,6 +59,9 @@ def runtimes(stage_facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
     for form, written, verified in delivered(stage_facts):
         before, after = verified["baseline_latency_ms"], verified["result"]["latency_ms"]
         notes = [form.arithmetic(written), *written.get("notes", ())]
+        wiring = stage_facts["baseline"].get("wiring")
+        if wiring and not wiring["confirmed"] and not form.always:
+            notes.append("Its graph is wired as it was assumed, which nothing confirms.")
         if rounding := verified["proof"].get("rounding"):
             notes.append(f"The format's own rounding moves the probe's answers by at most {rounding:.3g}.")
         if before and after and after["p50"] > before["p50"]:

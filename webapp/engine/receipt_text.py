@@ -17,7 +17,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield "=" * WIDTH
     yield receipt["title"] or "Receipt"
     yield receipt["verdict"]["sentence"]
-    yield from filter(None, [receipt["shortfall"]])
+    yield from filter(None, [receipt["shortfall"], (receipt["wiring"] or {}).get("sentence")])
     yield from _table("", ("", "before", "after"), (_summary_row(row) for row in receipt["summary"]))
     yield from _bytes(receipt["bytes"])
     credit = ((r["label"], f"{r['saved']:,}", f"{r['share']:.1%}", r["note"]) for r in receipt["credit"])

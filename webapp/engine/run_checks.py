@@ -15,6 +15,7 @@ from .preprocessing import Preprocessing, preprocessing_of
 from .recipe import Recipe
 from .techniques import needs_of, techniques
 from .training.teaching import check_alike
+from .wiring import unconfirmable
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def check_run(
         if given is not None:
             check_dataset_fits(facts, given, field)
     parts = [given.facts for given in (dataset, training) if given is not None]
-    for index, message in without_data(recipe, dataset, training):
+    for index, message in without_data(facts, recipe, dataset, training):
         raise RecipeInvalid(message, f"steps.{index}.technique")
     prepared = preprocessing_of(facts.architecture, parts, preprocessing)
     if teacher is not None:
@@ -67,9 +68,10 @@ def check_dataset_fits(facts: CheckpointFacts, dataset: NamedDataset, field: str
 
 
 def without_data(
-    recipe: Recipe, dataset: NamedDataset | None, training: NamedDataset | None
+    facts: CheckpointFacts, recipe: Recipe, dataset: NamedDataset | None, training: NamedDataset | None
 ) -> Iterator[tuple[int, str]]:
-    """The steps, by their places, that calibrate or train with nothing to do it on; and what to do."""
+    """The steps, by their places, that lack data to calibrate, to train, or to confirm a guess by; and what to do."""
+    yield from unconfirmable(facts, recipe, labelled=dataset is not None and bool(dataset.facts.labels))
     if training is not None or (dataset is not None and dataset.facts.training is not None):
         return
     known = techniques()

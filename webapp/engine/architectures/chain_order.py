@@ -35,6 +35,11 @@ def in_chain(kinds: Mapping[str, str], tensors: Mapping[str, TensorFacts]) -> li
     return None
 
 
+def numbered(order: list[str]) -> bool:
+    """Whether these are the names that nn.Sequential gives: it runs its layers in the order of their numbers."""
+    return all(path.isdecimal() for path in order) and order == sorted(order, key=int)
+
+
 def _main(kind: str) -> str:
     return "running_mean" if kind == "batch_norm" else "weight"
 

@@ -16,7 +16,7 @@ from ..errors import CheckpointRefused
 from ..facts import ArchitectureSpec, TensorFacts
 from .base import Architecture
 from .chain import Step, completed, grouped, skeleton, try_shapes
-from .chain_order import in_chain
+from .chain_order import in_chain, numbered
 
 ASSUMED = (
     "The tensors do not tell strides, pooling and activations; assumed are stride 1 with padding that keeps the size, "
@@ -58,7 +58,8 @@ class Cnn(Architecture):
                     steps.append({"op": "max_pool2d", "size": 2})
         channels = tensors[f"{convs[0]}.weight"].shape[1]
         words = "a global average pool" if end == "global_avg_pool" else "flattening"
-        return _spec(completed(steps, tensors), [channels, size, size], assumed=ASSUMED.format(end=words))
+        assumed = ASSUMED.format(end=words)
+        return _spec(completed(steps, tensors), [channels, size, size], assumed, numbered(paths))
 
     @classmethod
     def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
@@ -80,7 +81,7 @@ def _ending(
     return ("flatten", side * 2 ** len(convs)) if channels * side * side == features else None
 
 
-def _spec(steps: list[Step], given: Any, assumed: str | None) -> ArchitectureSpec:
+def _spec(steps: list[Step], given: Any, assumed: str | None, in_order: bool = True) -> ArchitectureSpec:
     layers = [step for step in steps if step["op"] in ("conv2d", "linear")]
     if not layers or layers[0]["op"] != "conv2d" or layers[-1]["op"] != "linear":
         raise CheckpointRefused("pare_architecture of family cnn must begin with a conv2d and end with a linear")
@@ -98,6 +99,6 @@ def _spec(steps: list[Step], given: Any, assumed: str | None) -> ArchitectureSpe
         family=Cnn.family,
         title=f"CNN {size}, {widths}{' (pooling and ReLU assumed)' if assumed else ''}",
         task="classification" if classes > 1 else None,
-        config={"steps": steps, "classes": classes, "assumed": assumed, "size": 32},
+        config={"steps": steps, "classes": classes, "assumed": assumed, "in_order": in_order, "size": 32},
         inputs={"shape": shape},
     )

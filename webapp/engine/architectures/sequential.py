@@ -12,7 +12,7 @@ from ..errors import CheckpointRefused
 from ..facts import ArchitectureSpec, TensorFacts
 from .base import Architecture
 from .chain import Step, completed, grouped, skeleton, try_shapes
-from .chain_order import in_chain
+from .chain_order import in_chain, numbered
 
 BRANCHING = re.compile(r"embed|wte|wpe|token|att(entio)?n|[qkv]_proj|lora", re.IGNORECASE)  # not a chain, by its name
 ASSUMED = "The tensors do not tell what stands between the linear layers; ReLU is assumed."
@@ -42,14 +42,15 @@ class Sequential(Architecture):
             norm_follows = index + 1 < len(paths) and kinds[paths[index + 1]] == "batch_norm"
             if path != last and not norm_follows:
                 steps.append({"op": "relu"})
-        return _spec(completed(steps, tensors), assumed=ASSUMED if len(paths) > 1 else None)
+        assumed = ASSUMED if len(paths) > 1 else None
+        return _spec(completed(steps, tensors), assumed, numbered(paths))
 
     @classmethod
     def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
         return skeleton(spec.config["steps"])
 
 
-def _spec(steps: list[Step], assumed: str | None) -> ArchitectureSpec:
+def _spec(steps: list[Step], assumed: str | None, in_order: bool = True) -> ArchitectureSpec:
     linears = [step for step in steps if step["op"] == "linear"]
     if not linears or any(step["op"] == "conv2d" for step in steps):
         raise CheckpointRefused("pare_architecture of family sequential must hold linear steps and no conv2d")
@@ -60,6 +61,6 @@ def _spec(steps: list[Step], assumed: str | None) -> ArchitectureSpec:
         family=Sequential.family,
         title=f"{title} (ReLU assumed)" if assumed else title,
         task="classification" if widths[-1] > 1 else None,
-        config={"steps": steps, "classes": widths[-1], "assumed": assumed},
+        config={"steps": steps, "classes": widths[-1], "assumed": assumed, "in_order": in_order},
         inputs={"shape": [widths[0]]},
     )

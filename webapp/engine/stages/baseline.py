@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..measure import evaluate, summarise
+from ..batches import Batch
+from ..measure import Scores, evaluate, summarise
 from ..modules import build
 from ..progress import Report
 from ..sizes import measure_file
+from ..wiring import judged, marked
 from .job import StageJob
 
 SCORES = "scores.json"  # per sample, for the paired comparison with the result
@@ -19,15 +22,27 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     report.progress(0.0, "Reading the original")
     sizes = measure_file(job.checkpoint.folder / "model.safetensors", job.original(), job.checkpoint.facts)
     why_not = job.unavailable()
+    found: Scores = {}
     scores: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    model = job.original()
+    data: Sequence[Batch] = ()
     if why_not is None:
         spec = job.checkpoint.facts.architecture
         assert spec is not None
         data = job.evaluation()
-        found, _ = evaluate(build(job.original()), spec, data, report)
+        found, _ = evaluate(build(model), spec, data, report)
         scores, metrics = {name: asdict(samples) for name, samples in found.items()}, summarise(found, job.run.seed)
         for name, metric in metrics.items():
             report.log(f"Original: {name} {metric['value']:.4f} (n = {metric['n']:,})")
+    wiring = judged(model, found.get("accuracy"), data, job.dataset.facts if job.dataset else None)
+    if wiring is not None:
+        report.log(wiring["sentence"])
     (job.output / SCORES).write_text(json.dumps(scores), encoding="utf8")
-    return {**sizes, "metrics": metrics, "metrics_unavailable": why_not, "latency_ms": None}
+    return {
+        **sizes,
+        "metrics": marked(metrics, wiring),
+        "metrics_unavailable": why_not,
+        "latency_ms": None,
+        "wiring": wiring,
+    }

@@ -101,6 +101,11 @@ class StageJob(Given):
         spec = self.checkpoint.facts.architecture
         return architectures()[spec.family].tokenizer(spec, self.checkpoint.folder) if spec else None
 
+    def wiring(self) -> dict[str, Any] | None:
+        """What the baseline found of the guess at how the layers are wired; None where nothing was guessed."""
+        found: dict[str, Any] | None = self.inputs_facts.get("baseline", {}).get("wiring")
+        return found
+
     def unavailable(self) -> str | None:
         """Why quality cannot be measured, as a sentence; None where it can."""
         if self.checkpoint.facts.architecture is None:

@@ -9,6 +9,7 @@ from ..measure import evaluate, summarise
 from ..modules import build
 from ..pipeline import STATE
 from ..progress import Report
+from ..wiring import marked
 from .job import StageJob
 
 
@@ -24,7 +25,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     reference = None if alone else build(job.original())
     left = build(read_model(job.inputs[f"step-{number}"] / STATE))
     scores, more = evaluate(left, spec, data, report, reference=reference)
-    metrics = {**summarise(scores, job.run.seed), **more}
+    metrics = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
     for name, metric in metrics.items():
         report.log(f"After step {number}: {name} {metric['value']:.4f} (n = {metric['n']:,})")
     return {"metrics": metrics}

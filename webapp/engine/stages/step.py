@@ -19,11 +19,14 @@ from ..safetensors_file import same_tensors
 from ..sizes import half_precision_bytes
 from ..structure import facts_of
 from ..techniques import DATA_NEEDS, Context
+from ..wiring import refusal
 from .job import StageJob
 
 
 def run(job: StageJob, report: Report) -> dict[str, Any]:
     number = int(job.stage.removeprefix("step-"))
+    if reason := refusal(job.checkpoint.facts.architecture, job.run.recipe, number - 1, job.wiring()):
+        raise RecipeInvalid(reason, f"steps.{number - 1}")
     model = _before(job, number)
     facts = facts_of(model, job.checkpoint.facts)
     prepared = prepare_step(facts, job.run.recipe.steps[number - 1], number - 1)

@@ -21,6 +21,7 @@ from ..pipeline import STATE
 from ..probe import compare_probe
 from ..progress import Part, Report
 from ..sizes import measure_file
+from ..wiring import marked
 from .baseline import SCORES
 from .job import StageJob
 
@@ -62,7 +63,7 @@ def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any],
     data = job.evaluation()
     original = build(job.original())
     scores, more = evaluate(compressed, spec, data, Part(report, 0.1, 0.8), reference=original)
-    facts["result"]["metrics"] = {**summarise(scores, job.run.seed), **more}
+    facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
     facts["differences"] = _differences(job, scores)
     if not form.timed:
         return

@@ -31,7 +31,7 @@ def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
             named(ready(db.session, Dataset, id_, field)) if (id_ := getattr(body, field)) else None
             for field in ("dataset_id", "training_dataset_id")
         )
-        prediction["warnings"] = [*dict(without_data(recipe, *given)).values(), *prediction["warnings"]]
+        prediction["warnings"] = [*dict(without_data(facts, recipe, *given)).values(), *prediction["warnings"]]
     return schemas.PredictAnswer(
         prediction=prediction, recipe=recipe.as_dict(), recipe_yaml=recipe.to_yaml(), matches=matches(facts, recipe)
     )
