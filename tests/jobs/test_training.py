@@ -1,4 +1,4 @@
-"""A training by real workers: killed in the middle it goes on, and ends with the bytes of an undisturbed one."""
+"""A training by real workers: killed or cancelled midway it goes on, and ends with the bytes of an undisturbed one."""
 
 import signal
 
@@ -32,8 +32,13 @@ def trained_to(bench, run_id):
     return curves["Training"]["x"][-1] if "Training" in curves else 0
 
 
+def goings_on(bench, run_id):
+    """How often the training went on where it was."""
+    return sum("goes on at step" in line for line in bench.lines(run_id))
+
+
 @pytest.mark.timeout(600)
-def test_a_training_whose_child_and_worker_are_killed_goes_on_and_ends_with_the_same_bytes(benches):
+def test_a_training_that_is_killed_and_cancelled_goes_on_and_ends_with_the_same_bytes(benches):
     disturbed, undisturbed = benches
     worker = disturbed.start_worker()
     undisturbed.start_worker()
@@ -41,17 +46,22 @@ def test_a_training_whose_child_and_worker_are_killed_goes_on_and_ends_with_the_
     disturbed.until(lambda: trained_to(disturbed, run_id) >= 100)
     for child in disturbed.children():
         child.send_signal(signal.SIGKILL)
-    disturbed.until(lambda: any("goes on at step" in line for line in disturbed.lines(run_id)))
+    disturbed.until(lambda: goings_on(disturbed, run_id) == 1)
     before = trained_to(disturbed, run_id)
     disturbed.until(lambda: trained_to(disturbed, run_id) > before)
     worker.kill()
     worker.wait()
     disturbed.until(lambda: not disturbed.children())
     disturbed.start_worker()
+    disturbed.until(lambda: goings_on(disturbed, run_id) == 2)
+    disturbed.jobs.cancel_run(run_id)
+    disturbed.until(lambda: not disturbed.children())
+    assert disturbed.get(Run, run_id).state is RunState.CANCELLED
+    disturbed.jobs.retry_run(run_id)
     run, never_killed = disturbed.ended(run_id), undisturbed.ended(reference)
     assert run.state is RunState.SUCCEEDED, run.error
     assert never_killed.state is RunState.SUCCEEDED, never_killed.error
-    assert len([line for line in disturbed.lines(run_id) if "goes on at step" in line]) == 2
+    assert goings_on(disturbed, run_id) == 3
     assert what_it_made(run) == what_it_made(never_killed)
     curves = [next(stage.curves for stage in each.stages if stage.name == "step-2") for each in (run, never_killed)]
     assert curves[0]["Validation"] == curves[1]["Validation"]

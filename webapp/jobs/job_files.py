@@ -50,7 +50,7 @@ def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], f
         "inputs": {name: str(place.files.materialise(earlier[name].files, folder / name)) for name in inputs},
         "inputs_facts": {name: earlier[name].facts for name in inputs},
         "output": str(folder / "output"),
-        "scratch": str(place.scratch(run.id, run.attempt, key_of(run, stage))),
+        "scratch": str(place.scratch(run.id, key_of(run, stage))),
         "memory_limit_bytes": place.settings.run_memory_limit_bytes,
         "threads": place.threads(),
     }

@@ -65,12 +65,14 @@ def requeue(place: Workplace, jobs: JobClient) -> None:
 
 
 def sweep_scratch(place: Workplace) -> None:
-    """Removes what stages of runs left behind that have ended, were retried or deleted while no worker had them."""
-    for folder in place.scratches.glob("*-*"):
-        run_id, _, attempt = folder.name.rpartition("-")
+    """Removes what stages of runs left behind that are deleted or have succeeded, or ended long ago without a retry."""
+    long_ago = now() - timedelta(seconds=place.settings.sweep_age_seconds)
+    for folder in place.scratches.glob("*"):
         with place.sessions() as session:
-            run = session.get(Run, run_id)
-        if run is None or run.state.final or str(run.attempt) != attempt:
+            run = session.get(Run, folder.name)
+        if run is not None and not run.state.final:
+            continue
+        if run is None or run.state is RunState.SUCCEEDED or (run.finished_at or long_ago) <= long_ago:
             shutil.rmtree(folder, ignore_errors=True)
 
 

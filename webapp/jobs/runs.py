@@ -65,8 +65,7 @@ class RunWork:
                 self._record(stage, StageState.SKIPPED, {}, None)
                 return True
             return self._reuse(run, stage) or self._compute(run, stage)
-        except Stopped:
-            self._forget_scratch()
+        except Stopped:  # a retry goes on with what the stage has kept
             return False
         except (PareError, StoreError) as error:
             if form:
@@ -110,7 +109,6 @@ class RunWork:
 
     def fail(self, error: dict[str, Any], stage_name: str | None = None) -> None:
         """Ends the run with the error, unless it has ended already or is in another attempt."""
-        self._forget_scratch()
         with writing(self.place.sessions) as session:
             run = self._mine(session)
             if run is None:
@@ -200,7 +198,7 @@ class RunWork:
         return True
 
     def _forget_scratch(self, stage_key: str = "") -> None:
-        shutil.rmtree(self.place.scratch(self.run_id, self.attempt, stage_key), ignore_errors=True)
+        shutil.rmtree(self.place.scratch(self.run_id, stage_key), ignore_errors=True)
 
     def _progress(self, run: Run, stage: Stage) -> RunProgress:
         weights = {plan.name: plan.weight for plan in self.place.pipeline.stages(told_of_run(run))}

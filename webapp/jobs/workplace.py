@@ -76,12 +76,12 @@ class Workplace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def scratch(self, run_id: str, attempt: int, stage_key: str = "") -> Path:
-        """Where the stage of this key keeps what it would not do twice: it outlives children and workers.
+    def scratch(self, run_id: str, stage_key: str = "") -> Path:
+        """Where the stage of this key keeps what it would not do twice: it outlives children, workers and attempts.
 
-        Without a key, the folder of all stages of the attempt.
+        Without a key, the folder of all stages of the run.
         """
-        return self.scratches / f"{run_id}-{attempt}" / stage_key
+        return self.scratches / run_id / stage_key
 
     @property
     def scratches(self) -> Path:

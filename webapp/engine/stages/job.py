@@ -70,7 +70,7 @@ class StageJob(Given):
     inputs: dict[str, Path] = Field(default_factory=dict)
     inputs_facts: dict[str, Any] = Field(default_factory=dict)
     output: Path
-    scratch: Path | None = None  # lives until the stage is done, a restart included
+    scratch: Path | None = None  # lives until the stage is done, restarts and retries included
 
     def original(self) -> Model:
         return Model.of_checkpoint(self.checkpoint.folder, self.checkpoint.facts)
