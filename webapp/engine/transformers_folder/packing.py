@@ -48,7 +48,8 @@ def why_float(encoded: Encoded, part: nn.Module | None, tied: bool) -> str | Non
     if not isinstance(encoded, Quantized):
         return None
     if not isinstance(part, nn.Linear):
-        return f"only linear layers are packed, and this is {'an embedding' if len(encoded.shape) == 2 else 'another'}"
+        kinds = {2: "an embedding", 3: "a stack of experts" if part is None else "another"}
+        return f"only linear layers are packed, and this is {kinds.get(len(encoded.shape), 'another')}"
     if tied:
         return "it is tied to the embedding"
     if encoded.grid.levels is not None:
