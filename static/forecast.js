@@ -25,7 +25,7 @@ export function forecast(answer) {
     return;
   }
   panel.classList.remove("stale");
-  const { before, after, exact, steps, warnings } = answer.prediction;
+  const { before, after, exact, steps, warnings, unreached } = answer.prediction;
   at("after").textContent = bytes(after.size_bytes);
   at("after").title = `${whole.format(after.size_bytes)} bytes`;
   at("before").textContent = `from ${bytes(before.size_bytes)}`;
@@ -43,6 +43,7 @@ export function forecast(answer) {
   ]);
   stepRows(steps);
   at("warnings").replaceChildren(...warnings.map((text) => element("li", text)));
+  leftRows(unreached);
 }
 
 function facts(rows) {
@@ -69,6 +70,21 @@ function stepRows(steps) {
         layers.title = step.skipped.map(({ layer, reason }) => `${layer}: ${reason}`).slice(0, 12).join("\n");
       }
       row.append(element("td", `${index + 1}. ${step.title}`), layers, element("td", bytes(step.size_bytes), "num"));
+      return row;
+    }),
+  );
+}
+
+function leftRows(left) {
+  at("unreached").hidden = left.length === 0;
+  const share = left.reduce((sum, row) => sum + row.share, 0);
+  at("unreached").querySelector("summary").textContent = `${percent(share)} of the file is reached by no step`;
+  at("unreached").querySelector("tbody").replaceChildren(
+    ...left.map(({ what, share, why }) => {
+      const row = document.createElement("tr");
+      const named = element("td", what);
+      named.append(element("small", why, "muted d-block"));
+      row.append(named, element("td", percent(share), "num"));
       return row;
     }),
   );

@@ -10,9 +10,10 @@ from webapp.engine.calibration.slots import columns_of, inputs_as_rows
 from webapp.engine.exports import exports
 from webapp.engine.layout import Layout
 from webapp.engine.modules import build
-from webapp.engine.predict import predict
+from webapp.engine.predict import held_by, predict
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.recipe import Recipe
+from webapp.engine.unreached import unreached
 
 PRUNED = ("magnitude_pruning", {"sparsity": 0.5})
 
@@ -218,6 +219,57 @@ def test_gptq_on_transposed_convolutions_loses_less_than_rounding(checkpoint, ap
         for name in ("gptq", "weight_quantization")
     ]
     assert lost[0] < lost[1]
+
+
+def test_what_no_step_reaches_has_its_share_of_the_bytes(inspected):
+    torch.manual_seed(0)
+    state = {
+        "tokens.weight": torch.randn(50, 16),
+        "pos_embed": torch.randn(1, 20, 16),
+        "cls_token": torch.randn(1, 1, 16),
+        "fc.weight": torch.randn(40, 16),
+        "fc.bias": torch.randn(40),
+    }
+    _, facts = inspected(state)
+    assert {layer.name: layer.kind for layer in facts.layers} == {"tokens": "embedding", "fc": "linear"}
+    in_no_layer = unreached(held_by(facts), facts.weights_bytes)
+    assert [row.what for row in in_no_layer] == ["pos_embed", "cls_token", "fc.bias"]
+    assert in_no_layer[0].share == pytest.approx(4 * 320 / facts.weights_bytes)
+
+    def left(*techniques):
+        return predict(facts, Recipe.read({"steps": [{"technique": name} for name in techniques]})).unreached
+
+    pruned = left("magnitude_pruning")
+    assert [row.what for row in pruned] == ["tokens.weight", "pos_embed", "cls_token", "fc.bias"]
+    assert "this is one of the embeddings" in pruned[0].why
+    assert [row.what for row in left("magnitude_pruning", "weight_quantization")] == [
+        "pos_embed",
+        "cls_token",
+        "fc.bias",
+    ]
+    assert left("magnitude_pruning", "cast") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "bias", "expected"),
+    [
+        ("rnn.weight_hh_l0_reverse", (24, 8), None, ("recurrent", False, 1)),
+        ("moe.experts.down_proj", (4, 8, 6), None, ("experts", False, 4)),
+        ("stem.weight", (8, 3, 3, 3, 3), 8, ("conv", False, 1)),
+        ("up.weight", (8, 3, 2, 2), 3, ("conv", True, 1)),
+        ("up.weight", (8, 3, 2), 6, ("conv", True, 2)),
+        ("deconv.weight", (8, 8, 2, 2), 8, ("conv", True, 1)),
+        ("conv.weight", (8, 8, 2, 2), 8, ("conv", False, 1)),
+        ("encoder.layers.0.relative_position_bias_table", (49, 4), None, ("embedding", False, 1)),
+        ("positional_embedding", (49, 4), None, ("embedding", False, 1)),
+        ("patch_embed.proj.weight", (8, 3, 4, 4), 8, ("conv", False, 1)),
+    ],
+)
+def test_without_a_module_names_and_shapes_tell(inspected, name, shape, bias, expected):
+    state = {name: torch.randn(shape)} | ({name.replace("weight", "bias"): torch.randn(bias)} if bias else {})
+    _, facts = inspected(state)
+    (layer,) = facts.layers
+    assert (layer.kind, layer.transposed, layer.groups) == expected
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ def test_the_page_shows_every_part(client, run):
     for heading in (
         "Quality",
         "Requested vs. achieved",
+        "Not reached by any step",
+        "2 vectors, such as layers.0.bias",
         "Savings by step",
         "Every byte",
         "Speed",

@@ -132,6 +132,7 @@ def _run(
     from webapp.engine.exports import with_always
     from webapp.engine.facts import CheckpointFacts, DatasetFacts
     from webapp.engine.pipeline import stages
+    from webapp.engine.predict import predict
     from webapp.engine.receipt import conclude
     from webapp.engine.run_checks import NamedDataset, check_run
 
@@ -139,9 +140,9 @@ def _run(
         found = given[key]
         return NamedDataset(found["name"], DatasetFacts.model_validate(found["facts"])) if found else None
 
-    teacher = given["teacher_checkpoint"]
+    teacher, about = given["teacher_checkpoint"], CheckpointFacts.model_validate(given["checkpoint"]["facts"])
     prepared = check_run(
-        CheckpointFacts.model_validate(given["checkpoint"]["facts"]),
+        about,
         recipe,
         exports,
         named("dataset"),
@@ -149,6 +150,8 @@ def _run(
         CheckpointFacts.model_validate(teacher["facts"]) if teacher else None,
         preprocessing,
     )
+    for row in predict(about, recipe).unreached:
+        bar.say(f"No step reaches {row.what}, {row.share:.1%} of the file: {row.why}.")
     wanted = with_always(exports)
     options = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
     run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
@@ -219,6 +222,11 @@ class _Bar:
         if not self.quiet:
             self._bar = click.progressbar(length=1000, label=title[:40].ljust(40), file=click.get_text_stream("stderr"))
             self._bar.__enter__()
+
+    def say(self, sentence: str) -> None:
+        self._finish()
+        if not self.quiet:
+            click.echo(sentence, err=True)
 
     def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = ()) -> None:
         if self._bar is not None and fraction is not None:

@@ -17,6 +17,8 @@ from .workbench import workbench
 def inspect(file: Path, as_json: bool) -> None:
     """List what FILE holds: architecture, tensors, where the bytes are."""
     from webapp.engine.facts import CheckpointFacts
+    from webapp.engine.predict import held_by
+    from webapp.engine.unreached import unreached
 
     with tempfile.TemporaryDirectory() as parent, workbench(Path(parent)) as bench:
         told = bench.upload("checkpoint", file, lambda *_: None)
@@ -29,6 +31,8 @@ def inspect(file: Path, as_json: bool) -> None:
     click.echo(f"architecture: {spec.title} ({spec.task or 'no task'})" if spec else facts.weights_only_because)
     for note in facts.notes:
         click.echo(f"note: {note}")
+    for row in unreached(held_by(facts), facts.weights_bytes):
+        click.echo(f"in no layer: {row.what}, {row.share:.1%} of the bytes: {row.why}")
     for alias, name in facts.tied.items():
         click.echo(f"tied: {alias} is {name}")
     width = max(len(tensor.name) for tensor in facts.tensors)

@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ import torch
 from .architectures import architecture, layers_from_tensors, layers_of, recognise
 from .architectures.transformers_family import Transformers, why_not
 from .errors import CheckpointRefused, json_fault
-from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
+from .facts import ArchitectureSpec, CheckpointFacts
 from .formats import FORMATS, Opened, one_of
 from .formats.huggingface import FROM_KERAS
 from .formats.quantized import dequantize_asked
@@ -45,7 +45,6 @@ FOREIGN = (  # (offset, bytes) -> what it is
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file it points to; run `git lfs pull` first"),
     (0, b"PK", "a zip archive that was cut short; upload it again"),
 )
-STACKED_WORTH_SAYING = 0.05  # of all parameters
 TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
 
 
@@ -248,7 +247,6 @@ def _facts(
             elif source not in tensors and alias in tensors:
                 tied[source] = alias
         layers = layers_of(module, spec, tied)
-        opened.notes.extend(_stacked(tensors, layers))
     return CheckpointFacts(
         format=form,
         tensors=tuple(t.model_copy(update={"zeros": zeros.get(name, 0)}) for name, t in tensors.items()),
@@ -259,20 +257,6 @@ def _facts(
         notes=tuple(opened.notes),
         weights_bytes=written,
     )
-
-
-def _stacked(tensors: Mapping[str, TensorFacts], layers: Sequence[LayerFacts]) -> list[str]:
-    """A sentence on matrices that are no layer's weight: a mixture of experts has those of all its experts in one."""
-    weights = {layer.weight for layer in layers}
-    others = [t for t in tensors.values() if t.is_float and len(t.shape) > 2 and t.name not in weights]
-    size, total = sum(t.size for t in others), sum(t.size for t in tensors.values() if t.is_float)
-    if size < STACKED_WORTH_SAYING * total:
-        return []
-    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return [
-        f"{size:,} of its {total:,} parameters are in tensors that stack several matrices ({others[0].name}{more}); "
-        "no technique but a cast makes those smaller."
-    ]
 
 
 __all__ = ["WEIGHTS", "inspect_checkpoint"]

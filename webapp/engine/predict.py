@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from .plans import DensePlan, Plan
 from .recipe import Recipe, Step, invalid, matches, select_layers
 from .structure import reshaped_facts, reshaped_plans
 from .techniques import Reshaped, Skip, Technique, technique
+from .unreached import Held, Unreached, unreached
 
 Answer = TypeVar("Answer")
 
@@ -49,6 +50,7 @@ class Prediction(BaseModel):
     exact: bool  # False: the values decide too, and `after` is an estimate
     steps: list[StepPrediction]
     warnings: list[str]
+    unreached: list[Unreached]  # what none of the steps works on
     kinds: list[str]  # the forms in which weights will be stored: "dense", "quantized", "factored", ...
 
 
@@ -152,7 +154,20 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     if after.size_bytes >= before.size_bytes:
         warnings.append("The file will not be smaller than the original.")
     kinds = sorted({plan.kind for plan in plans.values()})
-    return Prediction(before=before, after=after, exact=exact, steps=steps, warnings=warnings, kinds=kinds)
+    left = unreached(_held(facts, plans), after.size_bytes, [technique(step.technique) for step in recipe.steps])
+    return Prediction(
+        before=before, after=after, exact=exact, steps=steps, warnings=warnings, unreached=left, kinds=kinds
+    )
+
+
+def held_by(facts: CheckpointFacts) -> list[Held]:
+    """Its float tensors as they are."""
+    return _held(facts, {tensor.name: DensePlan(tensor.shape, tensor.dtype) for tensor in facts.tensors})
+
+
+def _held(facts: CheckpointFacts, plans: Mapping[str, Plan]) -> list[Held]:
+    units = ((layer, plans[layer.weight]) for layer in facts.units())
+    return [Held(layer.weight, layer.kind, layer.shape, plan.bytes) for layer, plan in units]
 
 
 def understood(step: Step, position: int) -> tuple[Technique, Any]:

@@ -15,6 +15,8 @@ from .pipeline import code_digest
 from .preprocessing import preprocessing_of
 from .receipt_artifacts import delivered, files_of, lacking, packages, runtimes, undelivered
 from .recipe import Recipe
+from .techniques import technique
+from .unreached import Held, unreached
 
 PACKAGES = ("transformers", "numpy")
 Facts = Mapping[str, Any]
@@ -60,6 +62,7 @@ def conclude(
         "speed": _speed(baseline, result, own.arithmetic(written)),
         "requested": _requested(steps),
         "shortfall": _shortfall(steps),
+        "unreached": _unreached(result, recipe),
         "steps": steps,
         "notes": [*facts.notes, *([wiring["sentence"]] if wiring else [])],
         "wiring": wiring,
@@ -193,6 +196,18 @@ def _shortfall(steps: Sequence[Facts]) -> str | None:
     counts = [f"{n:,} {what}" for n, what in ((skipped, "not done"), (short, "off what was asked")) if n]
     told = [f"Requested vs. achieved, {len(rows):,} rows: {', '.join(counts)}."] if counts else []
     return " ".join([*idle, *told]) or None
+
+
+def _unreached(result: Facts, recipe: Recipe) -> list[dict[str, Any]]:
+    """What none of the steps works on, by the delivered file."""
+    kinds = {layer["weight"]: layer["kind"] for layer in result["layers"]}
+    held = [
+        Held(tensor["name"], kinds.get(tensor["name"], "other"), tensor["shape"], tensor["bytes"])
+        for tensor in result["bytes"]["tensors"]
+        if any("float" in part["dtype"] for part in tensor["parts"])
+    ]
+    techniques = [technique(step.technique) for step in recipe.steps]
+    return [row.model_dump() for row in unreached(held, result["size_bytes"], techniques)]
 
 
 def _provenance(

@@ -32,6 +32,9 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("Requested vs. achieved", ("step", "layer", "requested", "achieved", "why"), rows)
     if not short:
         yield f"Requested vs. achieved: all {len(receipt['requested'])} rows as requested."
+    left = receipt.get("unreached", ())
+    held = ((row["what"], f"{row['bytes']:,}", f"{row['share']:.1%}", row["why"]) for row in left)
+    yield from _table("Not reached by any step", ("", "bytes", "of the file", "why"), held)
     yield from _runtimes(receipt["runtimes"])
     for row in receipt.get("undelivered", ()):
         yield f"Not delivered: {row['artifact']}. {row['reason']['message']}"

@@ -12,6 +12,8 @@ from ..database import db
 from ..deletion import delete_checkpoint
 from ..engine.facts import CheckpointFacts
 from ..engine.formats import FORMATS, Accepted
+from ..engine.predict import held_by
+from ..engine.unreached import unreached
 from ..services import services
 from ..store.models import Checkpoint, Run, UploadState
 
@@ -48,6 +50,7 @@ def show(id: str) -> str:
         checkpoint=checkpoint,
         facts=facts,
         layers=layers,
+        unreached=unreached(held_by(facts), facts.weights_bytes),
         runs=runs,
         treemap=charts.weights_treemap(checkpoint.facts or {}, checkpoint.name),
     )

@@ -150,7 +150,9 @@ class MatchesAnswer(BaseModel):
 
 
 class PredictAnswer(MatchesAnswer):
-    prediction: dict[str, Any] = Field(description="before and after (bytes, parameters, sparsity), steps, warnings.")
+    prediction: dict[str, Any] = Field(
+        description="before and after (bytes, parameters, sparsity), steps, warnings, and what no step reaches."
+    )
     recipe: dict[str, Any]
     recipe_yaml: str
 
