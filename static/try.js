@@ -74,7 +74,6 @@ function classes(found, original) {
 
 function draw(side, found, other) {
   const place = form.querySelector(`[data-side=${side}]`);
-  place.querySelector("[data-took]").textContent = `${found.took_ms.toFixed(found.took_ms < 10 ? 2 : 0)} ms`;
   let shown;
   if (found.tokens) shown = written(found, other);
   else if (found.classes) shown = classes(found, side === "original" ? found : other);

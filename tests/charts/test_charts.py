@@ -22,6 +22,7 @@ def measured(
         "bits_per_weight": 8.0,
         "metrics": metrics or {},
         "latency_ms": {"p50": 1.5, "p95": 2.0},
+        "speed": {"ratio": 2.0, "ci95": [1.9, 2.1]},
         "layers": [
             {
                 "name": f"layers.{i}.weight",

@@ -130,6 +130,7 @@ def test_accuracy_of_the_receipt_is_that_of_the_file(tmp_path, mlp, labelled):
     assert result["metrics"]["accuracy"]["value"] == pytest.approx(right.mean())
     assert result["metrics"]["accuracy"]["n"] == 200
     assert result["latency_ms"]["p50"] > 0
+    assert result["speed"]["ci95"][0] <= result["speed"]["ratio"] <= result["speed"]["ci95"][1]
 
 
 def test_quality_is_on_the_receipt_after_every_step(tmp_path, mlp, labelled):

@@ -93,7 +93,8 @@ def what_it_made(run):
     stages = {stage.name: stage.files for stage in run.stages}
     artifacts = {artifact.name: (artifact.digest, artifact.size_bytes) for artifact in run.artifacts}
     figures = [
-        {key: value for key, value in part.items() if key != "latency_ms"} for part in (run.baseline, run.result)
+        {key: value for key, value in part.items() if key not in ("latency_ms", "speed")}
+        for part in (run.baseline, run.result)
     ]
     return stages, artifacts, figures
 

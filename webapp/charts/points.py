@@ -12,7 +12,7 @@ AXES = {
     "size_bytes": "File size",
     "params_nonzero": "Nonzero parameters",
     "bits_per_weight": "Bits per weight",
-    "latency_ms": "Latency, median (ms)",
+    "time_ratio": "Time of an answer, ratio to the original",
 }
 ABSOLUTE_METRICS = (
     "accuracy",
@@ -25,7 +25,7 @@ Group = tuple[str, str]  # checkpoint id, dataset id
 
 @dataclass(frozen=True)
 class Point:
-    """One measured model. `x` in bytes, parameters, bits or ms; `low` and `high` end the 95 % interval, if any."""
+    """One measured model. `x` in bytes, parameters, bits or a ratio; `low` and `high` end the 95 % interval, if any."""
 
     run_id: str
     name: str
@@ -131,7 +131,7 @@ def point_of(run: Run, measured: Mapping[str, Any] | None, name: str, metric: st
 def axis_value(measured: Mapping[str, Any] | None, x: str) -> float | None:
     if measured is None:
         return None
-    if x == "latency_ms":
-        latency = measured.get("latency_ms")
-        return latency["p50"] if latency else None
+    if x == "time_ratio":
+        speed = measured.get("speed")
+        return 1 / speed["ratio"] if speed else None
     return measured.get(x)

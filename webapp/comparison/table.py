@@ -113,6 +113,7 @@ def row(run: dict[str, Any], metric: str) -> dict[str, Any]:
     result, baseline = run["result"] or {}, run["baseline"] or {}
     own, original = metric_of(result, metric), metric_of(baseline, metric)
     low, high = own.get("ci95") or (None, None)
+    speed = result.get("speed") or {}
     size, before = result.get("size_bytes"), baseline.get("size_bytes")
     return {
         "id": run["id"],
@@ -127,6 +128,9 @@ def row(run: dict[str, Any], metric: str) -> dict[str, Any]:
         "params_nonzero": result.get("params_nonzero"),
         "bits_per_weight": result.get("bits_per_weight"),
         "latency_p50_ms": (result.get("latency_ms") or {}).get("p50"),
+        "speed": speed.get("ratio"),
+        "speed_low": (speed.get("ci95") or (None, None))[0],
+        "speed_high": (speed.get("ci95") or (None, None))[1],
         "metric": own.get("value"),
         "metric_low": low,
         "metric_high": high,

@@ -1,10 +1,15 @@
-"""How long an answer takes: warmed up, original and result in turns, so that a busy machine is busy for both."""
+"""How long an answer takes beside the original's: warmed up, in turns, so that a busy machine is busy for both.
+
+What is compared is their ratio. A measurement that was disturbed is repeated, and says so if it stays disturbed.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,89 @@ import torch
 
 WARM_UP, LEAST, MOST = 3, 10, 200  # rounds
 BUDGET_SECONDS = 6.0
+ATTEMPTS, REPEAT_WITHIN_SECONDS = 3, 12.0
+RESAMPLES = 2000
+PRECISE = 1.1  # the ends of an interval that tells something lie within this factor of each other
+CONTENDED = 0.1  # of the threads' time: more than this taken by others disturbs
+SHORTEST_SECONDS = 0.03  # of processor time that /proc/stat, which counts in hundredths, can tell
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Milliseconds of original and result, turn by turn, their ratio, and the sentence on what disturbed them."""
+
+    original: list[float]
+    result: list[float]
+    ratio: float  # how many times as fast the result is: median time of the original over the result's
+    ci95: tuple[float, float]  # percentile bootstrap over the turns, which stay pairs
+    disturbed: str | None
+    attempts: int = 1
+
+    def speed(self) -> dict[str, Any]:
+        """As results and receipts have it."""
+        told = {"ratio": self.ratio, "ci95": list(self.ci95), "turns": len(self.result), "attempts": self.attempts}
+        return {**told, "disturbed": self.disturbed, "words": words(self.ratio, self.ci95)}
+
+
+def words(ratio: float, ci95: tuple[float, float]) -> str:
+    """ "1.83 times as fast as the original"; "as fast as the original" where the interval or the digits hold 1."""
+    if ci95[0] <= 1.0 <= ci95[1] or f"{ratio:.2f}" == "1.00":
+        return "as fast as the original"
+    return f"{ratio:.2f} times as fast as the original"
+
+
+def in_turns(original: Callable[[], object], result: Callable[[], object]) -> Turns:
+    """Both timed in turns; again where that was disturbed, up to ATTEMPTS times. The narrowest interval is kept."""
+    begun = time.perf_counter()
+    best: Turns | None = None
+    for attempt in range(1, ATTEMPTS + 1):
+        before = _machine()
+        taken = interleaved({"original": original, "result": result})
+        others = _others(before, _machine())
+        ratio, ci95 = compare(taken["original"], taken["result"])
+        disturbed = others or (None if ci95[1] <= PRECISE * ci95[0] else "The times of equal answers differed widely.")
+        found = Turns(taken["original"], taken["result"], ratio, ci95, disturbed, attempt)
+        if disturbed is None:
+            return found
+        if best is None or found.ci95[1] / found.ci95[0] < best.ci95[1] / best.ci95[0]:
+            best = found
+        if time.perf_counter() - begun > REPEAT_WITHIN_SECONDS:
+            break
+    assert best is not None
+    return replace(best, attempts=attempt)
+
+
+def compare(original: list[float], result: list[float]) -> tuple[float, tuple[float, float]]:
+    """(ratio of the medians, its 95 % interval) of times that were taken in turns, original over result."""
+    pairs = np.asarray([original, result])
+    drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
+    medians = np.median(pairs[:, drawn], axis=-1)  # (2, RESAMPLES)
+    low, high = (float(x) for x in np.percentile(medians[0] / medians[1], [2.5, 97.5]))
+    whole = np.median(pairs, axis=-1)
+    return float(whole[0] / whole[1]), (low, high)
+
+
+def _machine() -> tuple[float, float, float, float] | None:
+    """Seconds: the clock, all processors at work, those that a hypervisor took, this process; None where unknown."""
+    try:
+        ticks = [int(n) for n in Path("/proc/stat").read_text(encoding="utf8").split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    user, nice, system, _, _, irq, softirq, steal = (n / os.sysconf("SC_CLK_TCK") for n in ticks)
+    return time.perf_counter(), user + nice + system + irq + softirq, steal, time.process_time()
+
+
+def _others(before: tuple[float, ...] | None, after: tuple[float, ...] | None) -> str | None:
+    """The sentence where others took processor time that these threads needed."""
+    if before is None or after is None:
+        return None
+    wall, busy, stolen, own = (b - a for a, b in zip(before, after, strict=True))
+    threads = torch.get_num_threads()
+    spare = max(0, (os.cpu_count() or 1) - threads) * wall
+    allowed = max(CONTENDED * threads * wall, SHORTEST_SECONDS)
+    if busy - own - spare > allowed:
+        return "Other programs were using the processor."
+    return "The machine was slowed from outside (CPU steal)." if stolen - spare > allowed else None
 
 
 @torch.inference_mode()
@@ -26,7 +114,7 @@ def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]
     for turn in range(MOST):
         if turn >= LEAST and time.perf_counter() - start > BUDGET_SECONDS:
             break
-        for name, call in calls.items():
+        for name, call in [*calls.items()][:: -1 if turn % 2 else 1]:  # neither always has the other's warm caches
             before = time.perf_counter()
             call()
             taken[name].append(1000 * (time.perf_counter() - before))

@@ -40,6 +40,7 @@ def conclude(
     baseline, verified = dict(stage_facts["baseline"]), stage_facts["verify-safetensors"]
     result = dict(verified["result"])
     baseline["latency_ms"] = verified["baseline_latency_ms"]
+    baseline["speed"] = {"ratio": 1.0} if result.get("speed") else None
     names = [name for name in sorted(stage_facts, key=_number) if name.startswith("step-")]
     steps = [dict(stage_facts[name]) for name in names]
     for number, step in enumerate(steps, start=1):  # after the last step, the delivered file's own
@@ -176,7 +177,7 @@ def _speed(baseline: Facts, result: Facts, note: str) -> dict[str, Any] | None:
     if not before or not after:
         return None
     told = {key: after[key] for key in ("batch", "threads", "runtime", "hardware")}
-    return {"baseline": before, "result": after, **told, "note": note}
+    return {"baseline": before, "result": after, **told, **(result.get("speed") or {}), "note": note}
 
 
 def _requested(steps: Sequence[Facts]) -> list[dict[str, Any]]:

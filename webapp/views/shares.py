@@ -119,5 +119,6 @@ def shared_comparison(share: Share) -> Comparison:
     if not share.view or not runs:
         raise NotFound("This link does not lead to a comparison.")
     numbered = drawn(runs, anonymous=True)
-    asked = {name: request.args.get(name) or share.view.get(name, "") for name in SETTINGS}
+    kept = share.view if share.view.get("x") in charts.AXES else {**share.view, "x": ""}  # an axis may have gone since
+    asked = {name: request.args.get(name) or kept.get(name, "") for name in SETTINGS}
     return compare(View.of([run["id"] for run in numbered], asked), numbered)

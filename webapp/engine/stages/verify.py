@@ -14,7 +14,7 @@ from ..errors import ArtifactUnproven
 from ..example import write_example
 from ..exports import Export, Loaded, exports
 from ..facts import ArchitectureSpec
-from ..latency import interleaved, percentiles
+from ..latency import in_turns, percentiles
 from ..measure import Samples, Scores, difference, evaluate, summarise
 from ..modules import build
 from ..pipeline import STATE
@@ -70,15 +70,12 @@ def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any],
     report.progress(0.8, "Timing original and result in turns")
     beside = _same_runtime(job, form, original)
     one = _single(data[0])
-    taken = interleaved(
-        {
-            "original": lambda: outputs(beside, spec, one),
-            "result": lambda: outputs(compressed, spec, one),
-        }
-    )
+    turns = in_turns(lambda: outputs(beside, spec, one), lambda: outputs(compressed, spec, one))
     batch = _described(spec, one)
-    facts["baseline_latency_ms"] = percentiles(taken["original"], batch, loaded.runtime)
-    facts["result"]["latency_ms"] = percentiles(taken["result"], batch, loaded.runtime)
+    facts["baseline_latency_ms"] = percentiles(turns.original, batch, loaded.runtime)
+    facts["result"]["latency_ms"] = percentiles(turns.result, batch, loaded.runtime)
+    facts["result"]["speed"] = speed = turns.speed()
+    report.log(f"{form.file}: {speed['words']} in {loaded.runtime}; {speed['disturbed'] or 'undisturbed'}")
 
 
 def _same_runtime(job: StageJob, form: Export, original: nn.Module) -> nn.Module:

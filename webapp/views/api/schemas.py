@@ -60,7 +60,7 @@ class RunQuery(Asked):
 class CompareQuery(Asked):
     run: list[str] = Field(default_factory=list, description="The runs, one parameter each.")
     metric: str = ""
-    x: str = Field("size_bytes", description="size_bytes, params_nonzero, bits_per_weight or latency_ms.")
+    x: str = Field("size_bytes", description="size_bytes, params_nonzero, bits_per_weight or time_ratio.")
     scale: str = Field("auto", description="auto, linear or log.")
     sort: str = Field("", description="A column of the table.")
     order: str = Field("asc", description="asc or desc.")
@@ -177,6 +177,14 @@ class LatencyAnswer(Open):
     p95: float
 
 
+class SpeedAnswer(Open):
+    """Beside the run's own original, in the same runtime, in turns; a baseline's is 1."""
+
+    ratio: float = Field(description="How many times as fast it is.")
+    ci95: list[float] | None = None
+    disturbed: str | None = Field(None, description="What disturbed the measurement, which was repeated before.")
+
+
 class MeasuredAnswer(Open):
     """What was measured on a file. MB is 10^6 bytes; sparsity is 0 to 1."""
 
@@ -188,6 +196,7 @@ class MeasuredAnswer(Open):
     bits_per_weight: float
     metrics: dict[str, MetricAnswer]
     latency_ms: LatencyAnswer | None = None
+    speed: SpeedAnswer | None = None
 
 
 class ArtifactAnswer(BaseModel):
