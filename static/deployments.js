@@ -1,7 +1,6 @@
-// The list of deployments and the page of one: what changes is asked for every second while the page is seen.
+// The page of a deployment: what changes is asked for every second while the page is seen.
 
-const rows = [...document.querySelectorAll("[data-deployment]")];
-const address = document.querySelector("[data-deployments]").dataset.deployments;
+const row = document.querySelector("[data-deployment]");
 
 function bytes(count) {
   if (count === null) return "–";
@@ -16,37 +15,41 @@ function since(moment) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
-function put(row, name, text) {
-  const place = row.querySelector(`[data-${name}]`);
-  if (place) place.textContent = text;
+function put(name, text) {
+  row.querySelector(`[data-${name}]`).textContent = text;
 }
 
-function show(row, now) {
+// What is known once the model was ready: its signature, and requests that follow it. The token, which the server shows
+// once, stays in them.
+async function fill() {
+  const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+  const token = document.getElementById("token")?.value;
+  document.getElementById("signature").replaceWith(page.getElementById("signature"));
+  for (const text of page.querySelectorAll("#snippets pre")) {
+    if (token) text.textContent = text.textContent.replaceAll('os.environ["PARE_TOKEN"]', JSON.stringify(token)).replaceAll("$PARE_TOKEN", token);
+  }
+  document.getElementById("snippets").replaceWith(page.getElementById("snippets"));
+}
+
+async function show(now) {
   if (row.dataset.state !== now.state) {
-    const first = row.dataset.state === "starting" && now.state === "ready" && row.querySelector("[data-reason]");
+    row.querySelector("[data-badge]").replaceChildren(document.getElementById(`state-${now.state}`).content.firstElementChild.cloneNode(true));
+    if (now.state === "ready") await fill();
     row.dataset.state = now.state;
-    const badge = document.getElementById(`state-${now.state}`).content.firstElementChild.cloneNode(true);
-    row.querySelector("[data-badge]").replaceChildren(badge);
-    // the signature is known now; a token that is shown once must not be lost by loading the page again
-    if (first && !document.getElementById("token")) return location.reload();
   }
-  put(row, "requests", now.requests.toLocaleString("en"));
-  put(row, "memory", bytes(now.memory_bytes));
-  put(row, "since", since(now.ready_at));
-  put(row, "deaths", now.deaths.toLocaleString("en"));
-  const reason = row.querySelector("[data-reason]");
-  if (reason) {
-    reason.hidden = !now.reason;
-    reason.querySelector("p").textContent = now.reason ?? "";
-  }
+  put("requests", now.requests.toLocaleString("en"));
+  put("memory", bytes(now.memory_bytes));
+  put("since", since(now.ready_at));
+  put("deaths", now.deaths.toLocaleString("en"));
+  row.querySelector("[data-reason]").hidden = !now.reason;
+  row.querySelector("[data-reason] p").textContent = now.reason ?? "";
 }
 
 async function look() {
   if (!document.hidden) {
     try {
-      const answer = await fetch(address, { headers: { Accept: "application/json" } });
-      const found = new Map((await answer.json()).items.map((item) => [item.name, item]));
-      for (const row of rows) if (found.has(row.dataset.deployment)) show(row, found.get(row.dataset.deployment));
+      const answer = await fetch(row.dataset.address, { headers: { Accept: "application/json" } });
+      if (answer.ok) await show(await answer.json());
     } catch {
       // Pare does not answer right now; the next look tries again
     }

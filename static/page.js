@@ -8,7 +8,9 @@ menu?.addEventListener("click", () => {
 });
 
 const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-for (const time of document.querySelectorAll("time[datetime]")) time.title = format.format(new Date(time.dateTime));
+function times() {
+  for (const time of document.querySelectorAll("time[datetime]")) time.title = format.format(new Date(time.dateTime));
+}
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
@@ -34,15 +36,35 @@ for (const form of document.querySelectorAll("[data-autosubmit]")) {
 }
 
 // Ticked rows, such as the runs to compare: how many there are.
-for (const form of document.querySelectorAll("[data-choose]")) {
-  const button = form.querySelector("button[type=submit]");
-  const chosen = form.querySelector("[data-chosen]");
-  const before = chosen.textContent;
-  const count = () => {
+function count() {
+  for (const form of document.querySelectorAll("[data-choose]")) {
     const ticked = form.querySelectorAll("input[name=run]:checked").length;
-    button.disabled = ticked === 0;
-    chosen.textContent = ticked ? `${ticked} chosen` : before;
-  };
-  form.addEventListener("change", count);
-  count();
+    const chosen = form.querySelector("[data-chosen]");
+    form.querySelector("button[type=submit]").disabled = ticked === 0;
+    chosen.dataset.chosen ||= chosen.textContent;
+    chosen.textContent = ticked ? `${ticked} chosen` : chosen.dataset.chosen;
+  }
 }
+document.addEventListener("change", count);
+
+// A table that goes on beyond an edge fades towards it.
+const edges = new ResizeObserver((entries) => entries.forEach(({ target }) => fade(target.closest(".table-scroll"))));
+function fade(place) {
+  const { scrollLeft, scrollTop, scrollWidth, scrollHeight, clientWidth, clientHeight } = place;
+  place.classList.toggle("more-left", scrollLeft > 1);
+  place.classList.toggle("more-right", scrollLeft + clientWidth < scrollWidth - 1);
+  place.classList.toggle("more-below", scrollTop + clientHeight < scrollHeight - 1);
+}
+document.addEventListener("scroll", ({ target }) => target.classList?.contains("table-scroll") && fade(target), { capture: true, passive: true });
+
+function seen() {
+  times();
+  count();
+  for (const place of document.querySelectorAll(".table-scroll")) {
+    edges.observe(place);
+    if (place.firstElementChild) edges.observe(place.firstElementChild);
+    fade(place);
+  }
+}
+seen();
+document.addEventListener("refreshed", seen);

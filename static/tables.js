@@ -1,7 +1,8 @@
 // Tables that sort by a click on a heading, and that a search narrows. Fine with some thousands of rows.
 
-for (const table of document.querySelectorAll("table[data-sortable]")) {
+function sortable(table) {
   const body = table.tBodies[0];
+  const place = table.closest("[data-refresh]") ?? table; // it remembers the order while its table is put in place anew
   for (const [column, heading] of [...table.tHead.rows[0].cells].entries()) {
     if (heading.querySelector(".visually-hidden")) continue;
     const button = document.createElement("button");
@@ -9,15 +10,19 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     button.className = "sort";
     button.textContent = heading.textContent;
     heading.replaceChildren(button);
+    const by = (order) => {
+      for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", order);
+      sort(body, column, order === "ascending" ? 1 : -1);
+      place.sorted = { column, order };
+    };
     button.addEventListener("click", () => {
       // Figures start with the largest, words with the first.
       const first = heading.classList.contains("num") ? "descending" : "ascending";
       const second = first === "ascending" ? "descending" : "ascending";
-      const order = heading.getAttribute("aria-sort") === first ? second : first;
-      for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
-      heading.setAttribute("aria-sort", order);
-      sort(body, column, order === "ascending" ? 1 : -1);
+      by(heading.getAttribute("aria-sort") === first ? second : first);
     });
+    if (place.sorted?.column === column) by(place.sorted.order);
   }
 }
 
@@ -48,3 +53,7 @@ for (const section of document.querySelectorAll("[data-table]")) {
     found.textContent = words.length ? `${count} of ${rows.length}` : String(rows.length);
   });
 }
+
+const all = (within) => within.querySelectorAll("table[data-sortable]").forEach(sortable);
+all(document);
+document.addEventListener("refreshed", ({ detail }) => all(detail));

@@ -99,6 +99,12 @@ def deployments(session: Session) -> list[Deployment]:
     return list(session.scalars(listed.order_by(Deployment.created_at.desc(), Deployment.id)))
 
 
+def deployed(session: Session, run_id: str, artifact: str) -> list[str]:
+    """The names under which a run's file is deployed already."""
+    same = (Deployment.run_id == run_id, Deployment.artifact == artifact, Deployment.token_hash.is_not(None))
+    return list(session.scalars(select(Deployment.name).where(*same).order_by(Deployment.created_at, Deployment.id)))
+
+
 def restart(session: Session, row: Deployment) -> None:
     row.wanted, row.attempt, row.state, row.reason = True, row.attempt + 1, DeploymentState.STARTING, None
     session.commit()

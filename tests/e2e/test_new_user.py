@@ -103,10 +103,11 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
         )
         assert private.cookies() == []
 
-    # the file, read by a program that never saw the run
+    # the file, named after its run and read by a program that never saw the run
     run_id = first.rsplit("/", 1)[1]
     with page.expect_download() as downloading:
         page.get_by_role("link", name="Download model.safetensors").click()
+    assert downloading.value.suggested_filename == "Half-of-it.safetensors"
     model = tmp_path / "downloaded.safetensors"
     downloading.value.save_as(model)
     run = api.get(f"/runs/{run_id}")
@@ -116,6 +117,19 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
     told = next(row for row in run["receipt"]["quality"] if row["metric"] == "accuracy")["result"]
     assert told["n"] == 540
     assert accuracy_in_another_process(model, dataset) == pytest.approx(told["value"], abs=1e-9)
+
+
+def test_lists_and_the_first_page_follow_by_themselves(page, api, samples):
+    page.goto("/runs")
+    recipe = {"version": 1, "steps": [{"technique": "cast"}]}
+    run = api.run(samples["digits_cnn.safetensors"], recipe, None, "Started elsewhere")
+    row = page.get_by_role("row", name="Started elsewhere")
+    row.get_by_role("checkbox").check()
+    expect(row.locator("[data-state=succeeded]")).to_be_visible(timeout=RUN_TIMEOUT_MS)
+    expect(row.get_by_role("checkbox")).to_be_checked()
+    page.goto("/")
+    api.send("DELETE", f"/runs/{run['id']}")
+    expect(page.get_by_role("row", name="Started elsewhere")).to_have_count(0)
 
 
 def test_a_fresh_pare_has_something_to_try(page, samples):

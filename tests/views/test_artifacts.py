@@ -9,6 +9,7 @@ import pytest
 
 from tests.views.api_errors import error_of
 from tests.views.seeded import CONTENT
+from webapp.file_names import artifact_name, file_stem
 from webapp.store.models import Artifact
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -27,9 +28,29 @@ def test_a_download_carries_its_digest(client, url):
     named = base64.b64encode(bytes.fromhex(DIGEST)).decode()
     assert answer.headers["Repr-Digest"] == answer.headers["Content-Digest"] == f"sha-256=:{named}:"
     assert answer.headers["Accept-Ranges"] == "bytes"
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="model.safetensors"'
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="Magnitude-pruning-50.safetensors"'
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.mimetype == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name", "stem"),
+    [
+        ("digits_cnn.safetensors", "digits_cnn.safetensors: GPTQ 4", "digits_cnn-gptq4"),
+        ("a.zip", "a.zip: Magnitude pruning 0.5, Weight quantization 8", "a-magnitude-pruning0.5-weight-quantization8"),
+        ("SmolLM2-1.7B", "SmolLM2-1.7B: GPTQ 4", "SmolLM2-1.7B-gptq4"),
+        ("a.pt", "Half of it", "Half-of-it"),
+        ("a.pt", "../../etc/passwd", "etc-passwd"),
+        ("a.pt", "数字 für alle", "数字-für-alle"),
+        ("a.pt", "...", "model"),
+    ],
+)
+def test_files_are_named_after_their_run(session, run, checkpoint, name, stem):
+    run.checkpoint.name, run.name = checkpoint, name
+    assert file_stem(run) == stem
+    assert artifact_name(Artifact(run=run, name="model.onnx", format="onnx")) == f"{stem}.onnx"
+    assert artifact_name(Artifact(run=run, name="config.json", format="companion")) == "config.json"
+    session.rollback()
 
 
 def test_the_page_has_the_same_file(client, run):

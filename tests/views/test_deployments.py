@@ -6,6 +6,7 @@ import pytest
 
 from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, WRITER, seed_onnx_run
+from tests.views.page import Page
 from tests.views.seeded import seed_dataset
 
 
@@ -26,6 +27,15 @@ def test_one_click_deploys_and_shows_the_token_once(client, small):
     assert token not in again
     assert "$PARE_TOKEN" in again
     assert "small-one" in client.get("/deployments").text
+
+
+def test_deploying_twice_says_so(client, small):
+    client.post(f"/runs/{small.id}/deployments", data={"artifact": "model.onnx"})
+    text = Page(client.get(f"/runs/{small.id}").text).text
+    assert "deployed as small-one" in text
+    assert "Deploy again" in text
+    second = client.post(f"/runs/{small.id}/deployments", data={"artifact": "model.onnx"})
+    assert "was deployed already, as small-one, and still is" in Page(client.get(second.location).text).text
 
 
 def test_a_run_without_onnx_says_how_to_get_one(client, run):

@@ -2,6 +2,8 @@ from tests.views.page import Page
 from tests.views.seeded import seed_checkpoint, seed_dataset
 from webapp.engine.dataset_uploads import READ
 from webapp.engine.formats import FORMATS
+from webapp.samples import CHECKPOINT, DATASET
+from webapp.store.models import UploadState
 
 
 def test_without_a_checkpoint_the_way_is_to_upload_one(client):
@@ -25,6 +27,22 @@ def test_every_format_is_named_on_the_first_page_and_where_files_are_chosen(clie
     for address, declared in (("/checkpoints/new", [f.accepts for f in FORMATS]), ("/datasets/new", READ)):
         (chosen,) = Page(client.get(address).text).of("input", type="file")
         assert set(chosen["accept"].split(",")) == {suffix for one in declared for suffix in one.suffixes}
+
+
+def test_a_fresh_instance_says_that_the_sample_is_being_read(client, session):
+    checkpoint = seed_checkpoint(session, CHECKPOINT.name)
+    dataset = seed_dataset(session, DATASET.name)
+    checkpoint.state = dataset.state = UploadState.INSPECTING
+    session.commit()
+    text = Page(client.get("/").text).text
+    assert f"The sample is being read: {CHECKPOINT.name}, {DATASET.name}" in text
+    assert "Try it with the sample" not in text
+    assert f"{CHECKPOINT.name} is being read" in Page(client.get("/runs/new").text).text
+    checkpoint.state = dataset.state = UploadState.READY
+    session.commit()
+    text = Page(client.get("/").text).text
+    assert "being read" not in text
+    assert "Try it with the sample" in text
 
 
 def test_the_latest_runs_are_listed(client, run):

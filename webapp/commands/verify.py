@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..file_names import downloaded
 from .workbench import digest_of
 
 Check = tuple[str, bool, str]
@@ -17,13 +18,16 @@ Check = tuple[str, bool, str]
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def verify(folder: Path) -> None:
-    """Check the files in FOLDER against its receipt.json: digests, bytes, parameters, and that it loads."""
-    path = folder / "receipt.json"
-    if not path.exists():
+    """Check the files in FOLDER against the receipt there: digests, bytes, parameters, and that it loads."""
+    paths = sorted(folder.glob("*receipt.json"))
+    if not paths:
         raise click.ClickException(f"{folder} has no receipt.json; download it from the run's page.")
+    if len(paths) > 1:
+        raise click.ClickException(f"{folder} has {len(paths)} receipts; put each into a folder with its own files.")
+    (path,) = paths
     try:
         receipt = json.loads(path.read_text(encoding="utf8"))
-        checks = [*_files(folder, receipt), *_content(folder / "model.safetensors", receipt)]
+        checks = [*_files(path, receipt), *_content(_found(path, "model.safetensors"), receipt)]
     except (ValueError, KeyError, TypeError):
         raise click.ClickException(f"{path} is not a receipt that this version of Pare reads.") from None
     for name, ok, found in checks:
@@ -34,14 +38,20 @@ def verify(folder: Path) -> None:
     click.echo(f"All {len(checks)} checks passed.")
 
 
-def _files(folder: Path, receipt: dict[str, Any]) -> Iterator[Check]:
+def _found(receipt: Path, name: str) -> Path:
+    """The artifact beside the receipt, under its own name or as the pages name downloads of a run."""
+    own, named = receipt.parent / name, receipt.name.removesuffix("receipt.json").removesuffix(".")
+    return own if own.exists() or not named else receipt.parent / downloaded(named, name)
+
+
+def _files(at: Path, receipt: dict[str, Any]) -> Iterator[Check]:
     if not any(artifact["name"] == "model.safetensors" for artifact in receipt["artifacts"]):
         raise ValueError("a receipt without its model proves nothing")
     for artifact in receipt["artifacts"]:
-        path = folder / artifact["name"]
         # a receipt may come from a stranger
-        if ".." in Path(artifact["name"]).parts or not path.is_relative_to(folder):
-            raise ValueError(f"{artifact['name']} lies outside {folder}")
+        if ".." in Path(artifact["name"]).parts or Path(artifact["name"]).is_absolute():
+            raise ValueError(f"{artifact['name']} lies outside {at.parent}")
+        path = _found(at, artifact["name"])
         if not path.exists():
             needed = artifact["name"] == "model.safetensors"
             yield artifact["name"], not needed, "is missing" if needed else "was not downloaded"

@@ -131,6 +131,7 @@ def row(run: dict[str, Any], metric: str) -> dict[str, Any]:
         "speed": speed.get("ratio"),
         "speed_low": (speed.get("ci95") or (None, None))[0],
         "speed_high": (speed.get("ci95") or (None, None))[1],
+        "speed_disturbed": speed.get("disturbed"),
         "metric": own.get("value"),
         "metric_low": low,
         "metric_high": high,

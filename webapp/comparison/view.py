@@ -27,6 +27,7 @@ COLUMNS = {  # of the table: key, title, unit
     "speed": ("Speed, × the original", ""),
     "speed_low": ("Speed, 95 % from", ""),
     "speed_high": ("Speed, 95 % to", ""),
+    "speed_disturbed": ("Speed, disturbed by", ""),
     "metric": ("Metric", ""),
     "metric_low": ("95 % from", ""),
     "metric_high": ("95 % to", ""),

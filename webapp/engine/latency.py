@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 WARM_UP, LEAST, MOST = 3, 10, 200  # rounds
-BUDGET_SECONDS = 6.0
+BUDGET_SECONDS = 3.0  # of one measurement
 ATTEMPTS, REPEAT_WITHIN_SECONDS = 3, 12.0
 RESAMPLES = 2000
 PRECISE = 1.1  # the ends of an interval that tells something lie within this factor of each other

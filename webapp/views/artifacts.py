@@ -13,6 +13,7 @@ from werkzeug.wsgi import wrap_file
 
 from ..connections import hold_place
 from ..database import db
+from ..file_names import artifact_name
 from ..request_errors import NotFound
 from ..services import services
 from ..store.models import Artifact, Run
@@ -58,7 +59,7 @@ def send_artifact(artifact: Artifact) -> Response:
     response.content_length = size
     response.set_etag(artifact.digest)
     response.headers["Cache-Control"] = CACHING
-    response.headers["Content-Disposition"] = disposition(artifact.name)
+    response.headers["Content-Disposition"] = disposition(artifact_name(artifact))
     whole = f"sha-256=:{base64.b64encode(bytes.fromhex(artifact.digest)).decode()}:"
     response.headers["Repr-Digest"] = whole
     asked = dict(request.environ)

@@ -38,9 +38,15 @@ def show(name: str) -> str:
 @blueprint.post("/runs/<id>/deployments")
 def create(id: str) -> ResponseReturnValue:
     asked = DeploymentRequest(run_id=id, artifact=request.form.get("artifact", "model.onnx"))
+    before = deployments.deployed(db.session, id, asked.artifact)
     row, token = deployments.create_deployment(db.session, services().settings.machine, asked)
+    if before:
+        flash(
+            f"{row.artifact} of this run was deployed already, as {', '.join(before)}, and still is. "
+            f"{row.name} is one more, with a process and a token of its own; delete what you do not need."
+        )
     session[TOKEN] = {"name": row.name, "token": token}
-    return redirect(url_for("deployments.show", name=row.name))
+    return redirect(url_for(".show", name=row.name))
 
 
 @blueprint.post("/deployments/<name>/restart")
@@ -66,8 +72,3 @@ def delete(name: str) -> ResponseReturnValue:
     deployments.delete(db.session, deployment_of(db.session, name))
     flash(f"{name} is deleted; nothing answers at its address any more.")
     return redirect(url_for(".index"))
-
-
-def back(name: str) -> ResponseReturnValue:
-    """To the list where the button stood there, else to the deployment's page."""
-    return redirect(url_for(".index") if request.form.get("next") == "list" else url_for(".show", name=name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, render_template
 from sqlalchemy import func, select
 
+from .. import samples
 from ..database import db
 from ..fitting import first_choice
 from ..store.models import Checkpoint, Dataset, Run, UploadState
@@ -24,8 +25,21 @@ def index() -> str:
         run_count=db.session.scalar(select(func.count()).select_from(Run)),
         checkpoint_count=db.session.scalar(select(func.count()).select_from(Checkpoint)),
         sample=sample(),
+        reading=(reading := being_read()),
+        is_sample=set(reading) <= {path.name for path in samples.FILES},
         accepted=accepted(),
     )
+
+
+def being_read() -> list[str]:
+    """The names of the uploads under inspection, while there is no run yet: on a fresh installation, the sample's."""
+    if db.session.scalar(select(Run.id).limit(1)) is not None:
+        return []
+    return [
+        name
+        for table in (Checkpoint, Dataset)
+        for name in db.session.scalars(select(table.name).where(table.state == UploadState.INSPECTING))
+    ]
 
 
 def sample() -> tuple[Checkpoint, Dataset | None] | None:

@@ -8,6 +8,7 @@ from flask import Blueprint, Response
 
 from ..connections import hold_place
 from ..database import db
+from ..file_names import file_stem
 from ..request_errors import NotFound
 from ..services import services
 from ..store.models import Run
@@ -45,5 +46,5 @@ def send_package(run: Run, target: str) -> Response:
     response = Response(pack(f"{taken.slug}-{target}", content), mimetype="application/zip")
     response.call_on_close(taken.held.close)
     response.headers["Cache-Control"] = CACHING
-    response.headers["Content-Disposition"] = disposition(f"{taken.slug}-{target}.zip")
+    response.headers["Content-Disposition"] = disposition(f"{file_stem(run)}-{target}.zip")
     return response

@@ -9,8 +9,10 @@ from flask import Blueprint, Response, render_template
 
 from .. import charts
 from ..database import db
+from ..file_names import downloaded, file_stem
 from ..request_errors import NotFound
 from ..store.models import Run
+from .artifacts import disposition
 
 blueprint = Blueprint("receipts", __name__, url_prefix="/runs")
 
@@ -23,7 +25,7 @@ def show(id: str) -> str:
 
 @blueprint.get("/<id>/receipt.json")
 def download(id: str) -> Response:
-    return json_answer(receipted(id).receipt)
+    return json_answer(receipted(id))
 
 
 def receipted(id: str) -> Run:
@@ -45,8 +47,7 @@ def bytes_figure(run: Run) -> Any:
     return charts.bytes_by_storage(require_receipt(run))
 
 
-def json_answer(receipt: dict[str, Any] | None) -> Response:
-    text = json.dumps(receipt, indent=2, ensure_ascii=False)
-    return Response(
-        text, mimetype="application/json", headers={"Content-Disposition": 'attachment; filename="receipt.json"'}
-    )
+def json_answer(run: Run) -> Response:
+    text = json.dumps(require_receipt(run), indent=2, ensure_ascii=False)
+    named = disposition(downloaded(file_stem(run), "receipt.json"))
+    return Response(text, mimetype="application/json", headers={"Content-Disposition": named})

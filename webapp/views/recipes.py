@@ -166,6 +166,7 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
         rows={name: setting_rows(technique.Settings) for name, technique in known.items()},
         cards={name: settings_form(technique.Settings)(prefix="__i__-") for name, technique in known.items()},
         presets=PRESETS,
+        inspecting=db.session.scalars(select(Checkpoint).where(Checkpoint.state == UploadState.INSPECTING)).first(),
         fit=fit(form.checkpoint.data),
         formats=formats(),
         exports_fit=exports_fit(form.checkpoint.data),

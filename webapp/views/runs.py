@@ -13,6 +13,7 @@ from sqlalchemy.orm import joinedload
 from .. import charts
 from ..database import db
 from ..deletion import delete_run
+from ..deployments import deployable, deployed
 from ..engine.recipe import Recipe
 from ..engine.techniques import techniques
 from ..run_requests import cancel_run, retry_artifact, retry_run
@@ -77,6 +78,7 @@ def show(id: str) -> str:
         links=shares_of(db.session, [id]),
         drawn=drawn_of(run),
         packages=offered(run),
+        deployed={artifact.name: deployed(db.session, id, artifact.name) for artifact in deployable(run)},
         trains=any(
             "training" in known[step["technique"]].needs for step in run.recipe["steps"] if step["technique"] in known
         ),
