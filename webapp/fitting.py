@@ -56,5 +56,6 @@ def architecture_only(facts: dict[str, Any]) -> CheckpointFacts:
         layers=(),
         architecture=ArchitectureSpec.model_validate(spec) if spec else None,
         weights_only_because=facts.get("weights_only_because"),
+        unwritable=facts.get("unwritable", {}),
         weights_bytes=facts["weights_bytes"],
     )

@@ -1,9 +1,11 @@
 """A format that failed is named with its reason wherever files are listed, and nothing can be made of it."""
 
+import json
+
 import pytest
 
 from tests.views.page import Page
-from tests.views.seeded import fail_format
+from tests.views.seeded import fail_format, seed_checkpoint
 from webapp.store.models import Run, RunState
 
 REASON = "The operator Erf cannot be written."
@@ -88,3 +90,22 @@ def test_only_what_failed_is_retried(client, partly):
     here = f"/api/v1/runs/{partly.id}/artifacts"
     assert client.post(f"{here}/model.safetensors/retry").status_code == 409
     assert client.post(f"{here}/model.gguf/retry").status_code == 404
+
+
+def test_what_is_known_before_a_run_is_told_with_the_upload_and_refused_by_page_and_api(client, session):
+    checkpoint = seed_checkpoint(session)
+    why = "It cannot be traced: its forward is made for one length of text."
+    checkpoint.facts = {**checkpoint.facts, "unwritable": {"onnx": why}}
+    session.commit()
+    assert why in Page(client.get(f"/checkpoints/{checkpoint.id}").text).text
+    assert client.get(f"/runs/new/datasets?checkpoint={checkpoint.id}").json["exports"]["onnx"] == why
+    recipe = {"version": 1, "steps": [{"technique": "cast"}]}
+    asked = {"checkpoint_id": checkpoint.id, "recipe": recipe, "exports": ["onnx"]}
+    answer = client.post("/api/v1/runs", json=asked)
+    assert (answer.status_code, answer.json["error"]["field"]) == (422, "exports.0")
+    assert why in answer.json["error"]["message"]
+    form = {"checkpoint": checkpoint.id, "dataset": "", "recipe": json.dumps(recipe), "exports": "onnx", "seed": "0"}
+    assert why in Page(client.post("/runs/new", data=form).text).text
+    assert session.query(Run).count() == 0
+    made = client.post("/api/v1/runs", json=asked | {"exports": ["program"]})
+    assert made.json["exports"] == ["safetensors", "program"]

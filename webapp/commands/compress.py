@@ -83,6 +83,9 @@ def compress(
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
         given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize)
+        if exports:
+            bar.stage("Trying the formats")
+            bench.try_formats(given["checkpoint"], bar.tell)
         conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem, prepared)
         _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
     click.echo(render_text(conclusion["receipt"]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.jobs.child import ChildSupervisor, Tell
+from webapp.jobs.formats import try_formats
 
 Files = dict[str, dict[str, Any]]
 
@@ -36,6 +37,15 @@ class Workbench:
         number = sum(1 for _ in self.folder.iterdir())  # two uploads may have one name
         folder, facts = self.work(f"{kind}-{number}", job, tell)
         return {"folder": str(folder), "facts": facts, "name": path.stem, "digest": digest_of(path)}
+
+    def try_formats(self, checkpoint: dict[str, Any], tell: Tell) -> None:
+        """Puts which formats it cannot be written in among the facts of an uploaded checkpoint."""
+        place = self.folder / "formats"
+        place.mkdir()
+        found = try_formats(
+            self.supervisor, checkpoint["facts"], Path(checkpoint["folder"]), place, tell, lambda: False
+        )
+        checkpoint["facts"] = found
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -111,6 +112,12 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
         from .inspection import inspected
 
         return inspected(job, output, lines, _limit_memory)
+    if task == "try_formats":
+        signal.alarm(job["seconds"])  # which ends this process: then nothing is known
+        from .facts import CheckpointFacts
+        from .writable import unwritable
+
+        return unwritable(Path(job["folder"]), CheckpointFacts.model_validate(job["facts"]))
     from .stages import StageJob, run_stage
 
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})

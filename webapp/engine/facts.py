@@ -111,6 +111,7 @@ class CheckpointFacts(Facts):
     architecture: ArchitectureSpec | None = None
     weights_only_because: str | None = None  # a sentence, where architecture is None
     notes: tuple[str, ...] = ()  # what a user should know: dequantized from Q4_1, NaN in ...
+    unwritable: dict[str, str] = Field(default_factory=dict)  # format: why its graph cannot be written in it
     weights_bytes: int  # size of model.safetensors, header included
 
     @property

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from webapp.engine.errors import OutOfMemory, PareError
 from webapp.jobs.child import Point
 from webapp.jobs.errors import ChildDied, InspectionTooLong, Stopped
+from webapp.jobs.formats import try_formats
 from webapp.jobs.job_files import inspection_job
 from webapp.jobs.queues import Kind
 from webapp.jobs.workplace import Workplace
@@ -54,6 +56,8 @@ class InspectionWork:
                     return self.unwanted()
 
                 facts = self.place.children.run(job, folder, _tell_nobody, unwanted)
+                if self.kind == "checkpoint":
+                    facts = self._tried(facts, folder)
                 files = self.place.files.put_folder(folder / "output")
             self._record(UploadState.READY, files, facts, None)
         except Stopped:
@@ -67,6 +71,11 @@ class InspectionWork:
             self.refuse(error.as_dict() | {"message": f"{told} Write it again; the worker's log says more."})
         except (PareError, StoreError) as error:
             self.refuse(error.as_dict())
+
+    def _tried(self, facts: dict[str, Any], folder: Path) -> dict[str, Any]:
+        limit = self.place.settings.run_memory_limit_bytes
+        with self.place.folder_for(f"{self.kind}-{self.id}-formats") as own:
+            return try_formats(self.place.children, facts, folder / "output", own, _tell_nobody, self.unwanted, limit)
 
     def refuse(self, reason: dict[str, Any]) -> None:
         self._record(UploadState.REFUSED, {}, None, reason)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import defer
 from .. import charts
 from ..database import db
 from ..deletion import delete_checkpoint
+from ..engine.exports import exports
 from ..engine.facts import CheckpointFacts
 from ..engine.formats import FORMATS, Accepted
 from ..engine.predict import held_by
@@ -52,6 +53,8 @@ def show(id: str) -> str:
         layers=layers,
         unreached=unreached(held_by(facts), facts.weights_bytes),
         runs=runs,
+        written_as=[form.title for form in exports().values() if form.unfit(facts) is None],
+        unwritable=unwritable(facts),
         treemap=charts.weights_treemap(checkpoint.facts or {}, checkpoint.name),
     )
 
@@ -67,6 +70,15 @@ def delete(id: str) -> ResponseReturnValue:
 def accepted() -> list[Accepted]:
     """What can be uploaded, as the importers declare it."""
     return [format_.accepts for format_ in FORMATS]
+
+
+def unwritable(facts: CheckpointFacts) -> dict[str, list[str]]:
+    """What tracing its graph has shown: each reason, with the titles of the formats."""
+    found: dict[str, list[str]] = {}
+    for name, why in facts.unwritable.items():
+        if name in exports():
+            found.setdefault(why, []).append(exports()[name].title)
+    return found
 
 
 def summary(checkpoint: Checkpoint) -> dict[str, object]:

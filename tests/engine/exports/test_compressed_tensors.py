@@ -148,3 +148,17 @@ def test_what_has_no_place_is_said(transformer, apply_steps, mlp, tmp_path):
     model, _ = apply_steps(transformer(), ("low_rank", {"ratio": 0.5}))
     with pytest.raises(ExportUnfit, match="thin factors"):
         FORM.write(model, tmp_path)
+
+
+def test_a_layer_whose_weight_is_read_elsewhere_keeps_one(bench, apply_steps, tmp_path):
+    import transformers
+
+    sizes = {"vocab_size": 40, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    transformers.MambaForCausalLM(transformers.MambaConfig(**sizes, pad_token_id=0)).save_pretrained(tmp_path / "model")
+    facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
+    model, _ = apply_steps((bench.out, facts), quantized(8))
+    told, proof = proven(model, tmp_path / "out")
+    assert proof["agreed"]
+    assert told["packed"] == 2  # in_proj and x_proj; dt_proj and out_proj are read by the block around them
+    assert any("transformers reads this weight elsewhere than in its layer" in note for note in told["notes"])

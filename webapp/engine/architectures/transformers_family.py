@@ -201,7 +201,8 @@ def _inputs(parsed: Any) -> dict[str, Any]:
         return {"shape": [parsed.num_channels, *sides]}
     if not hasattr(parsed, "vocab_size"):
         return {"shape": [getattr(parsed, "num_channels", 3), None, None]} if hasattr(parsed, "num_channels") else {}
-    tokens = getattr(parsed, "max_position_embeddings", None) or 512
+    most = getattr(parsed, "max_position_embeddings", None)
+    tokens = most if isinstance(most, int) and most > 0 else 512  # XLNet's -1: any number
     if parsed.model_type in POSITIONS_AFTER_PADDING:
         tokens -= 2
     return {"tokens": tokens, "vocab": parsed.vocab_size}

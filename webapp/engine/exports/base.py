@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from torch import nn
 
 from ..facts import ArchitectureSpec, CheckpointFacts
 from ..model import Model
+
+if TYPE_CHECKING:
+    from ..writable import Trial
 
 Array = np.ndarray[Any, Any]
 
@@ -56,9 +59,17 @@ class Export(ABC):
     factors: ClassVar[bool] = True  # a weight that is a product of thin ones can stay so
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions the receipt names
 
-    @abstractmethod
     def unfit(self, facts: CheckpointFacts) -> str | None:
         """Why this checkpoint cannot be written in the format, as a sentence; None where it can."""
+        return self.lacks(facts) or facts.unwritable.get(self.name)
+
+    @abstractmethod
+    def lacks(self, facts: CheckpointFacts) -> str | None:
+        """What the format needs and this checkpoint does not have, as a sentence."""
+
+    def tried(self, trial: Trial) -> str | None:
+        """Why nothing can be written, as a sentence, where tracing the model shows it; asked where it is not unfit."""
+        return None
 
     @abstractmethod
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:

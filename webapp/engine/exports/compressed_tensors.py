@@ -30,7 +30,7 @@ class CompressedTensors(Export):
     factors = False
     packages = ("compressed-tensors",)
 
-    def unfit(self, facts: CheckpointFacts) -> str | None:
+    def lacks(self, facts: CheckpointFacts) -> str | None:
         if facts.architecture is None:
             return f"It is a folder for transformers. {facts.weights_only_because}"
         if facts.architecture.family != "transformers":

@@ -31,7 +31,7 @@ class Gguf(Export):
     factors = False
     packages = ("gguf",)
 
-    def unfit(self, facts: CheckpointFacts) -> str | None:
+    def lacks(self, facts: CheckpointFacts) -> str | None:
         from ..architectures.transformers_family import parsed_config
         from ..llama_cpp.names import why_not
 

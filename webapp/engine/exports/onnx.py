@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportUnfit
 from ..facts import ArchitectureSpec, CheckpointFacts
 from ..model import Model
 from .base import Export, Loaded
+
+if TYPE_CHECKING:
+    from ..writable import Trial
 
 LARGEST_IN_ONE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 BESIDE = "model.onnx.data"
@@ -25,12 +28,17 @@ class Onnx(Export):
     file = "model.onnx"
     packages = ("onnx", "onnxruntime", "onnxscript")
 
-    def unfit(self, facts: CheckpointFacts) -> str | None:
+    def lacks(self, facts: CheckpointFacts) -> str | None:
         if facts.architecture is None:
             return f"An ONNX file is a model that runs. {facts.weights_only_because}"
         if not facts.architecture.inputs:
             return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
         return None
+
+    def tried(self, trial: Trial) -> str | None:
+        from ..onnx_graph.trace import Untraceable
+
+        return f"It cannot be traced: {trial.graph}." if isinstance(trial.graph, Untraceable) else None
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         import onnx_ir
@@ -41,7 +49,7 @@ class Onnx(Export):
         try:
             made = assembled(model, keep=True)
         except Untraceable as error:
-            raise ExportUnfit(f"This model cannot be written as ONNX: {error}") from error
+            raise ExportUnfit(f"This model cannot be written as ONNX: {error}.") from error
         held = sum(v.const_value.nbytes for v in made.model.graph.initializers.values() if v.const_value is not None)
         onnx_ir.save(made.model, folder / self.file, external_data=BESIDE if held > LARGEST_IN_ONE else None)
         size = sum(path.stat().st_size for path in folder.iterdir() if path.name in (self.file, BESIDE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from ..encodings import Dense, Quantized
 from ..facts import ArchitectureSpec, CheckpointFacts
 from ..model import Model
 from .base import Export, Loaded
+
+if TYPE_CHECKING:
+    from ..writable import Trial
 
 
 class Program(Export):
@@ -27,12 +30,17 @@ class Program(Export):
     file = "model.pt2"
     packages = ("torch",)
 
-    def unfit(self, facts: CheckpointFacts) -> str | None:
+    def lacks(self, facts: CheckpointFacts) -> str | None:
         if facts.architecture is None:
             return f"An exported program is a model that runs. {facts.weights_only_because}"
         if not facts.architecture.inputs:
             return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
         return None
+
+    def tried(self, trial: Trial) -> str | None:
+        from ..onnx_graph.trace import Untraceable
+
+        return f"It cannot be traced: {trial.program}." if isinstance(trial.program, Untraceable) else None
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         from ..program.tracing import exported

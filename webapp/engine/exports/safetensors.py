@@ -24,7 +24,7 @@ class Safetensors(Export):
     beside_original = False  # torch runs the original as it is
     packages = ("torch", "safetensors")
 
-    def unfit(self, facts: CheckpointFacts) -> str | None:
+    def lacks(self, facts: CheckpointFacts) -> str | None:
         return None
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:

@@ -8,13 +8,16 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportUnfit
 from ..facts import ArchitectureSpec, CheckpointFacts
 from ..model import Model
 from ..zipped_folder import unzip_folder, zip_folder
 from .base import Export, Loaded
+
+if TYPE_CHECKING:
+    from ..writable import Trial
 
 FOLDER = "model/1"  # TensorFlow Serving's model_base_path is the first part, and the second its version
 ONNX = "model.onnx"
@@ -40,7 +43,7 @@ class SavedModel(Export):
     file = "model.savedmodel.zip"
     packages = ("onnxscript", *_installed("tensorflow", "tensorflow-cpu"))
 
-    def unfit(self, facts: CheckpointFacts) -> str | None:
+    def lacks(self, facts: CheckpointFacts) -> str | None:
         if facts.architecture is None:
             return f"A SavedModel is a model that runs. {facts.weights_only_because}"
         if not facts.architecture.inputs:
@@ -48,6 +51,14 @@ class SavedModel(Export):
         if find_spec("tensorflow") is None:
             return "TensorFlow is not installed where Pare runs: pip install 'pare[tensorflow]' adds it."
         return None
+
+    def tried(self, trial: Trial) -> str | None:
+        from ..onnx_graph.trace import Untraceable
+        from ..tensorflow_graph.names import missing
+
+        if isinstance(trial.graph, Untraceable):
+            return f"It cannot be traced: {trial.graph}."
+        return f"TensorFlow has nothing here for {', '.join(names)}." if (names := missing(trial.graph.graph)) else None
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         import onnx_ir
@@ -59,7 +70,7 @@ class SavedModel(Export):
         try:
             made = assembled(model)
         except Untraceable as error:
-            raise ExportUnfit(f"This model cannot be written as a SavedModel: {error}") from error
+            raise ExportUnfit(f"This model cannot be written as a SavedModel: {error}.") from error
         with tempfile.TemporaryDirectory() as given:
             scratch = Path(given)
             onnx_ir.save(made.model, scratch / ONNX, external_data=f"{ONNX}.data")

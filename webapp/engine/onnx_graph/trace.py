@@ -7,6 +7,7 @@ the module's tensors are memory that is never touched.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._decomp.decompositions import lstm_impl
-from torch._dynamo.exc import UserError
+from torch.export import ExportedProgram
 from torch.onnx import OnnxExporterError
 
 from ..batches import Batch, synthetic
 from ..facts import ArchitectureSpec
+from ..memory import is_want_of_memory
 from ..model import Model
 from ..modules import fill, skeleton_of
 from .keeping import keeping
@@ -38,64 +40,78 @@ INNER = "module."
 
 
 class Untraceable(Exception):
-    """The module's forward does something that the exporter cannot follow; the message is its own."""
+    """The module's forward does something that the exporter cannot follow; the message says what."""
 
 
 def traced(model: Model, keep: bool = False) -> ir.Model:
     """The graph of `model`, its weights open. The batch is dynamic, and so are tokens, and sides that may be any.
 
     With `keep`, a language model's keys and values go in and out (see `..kept`) wherever that can be traced.
+    Raises Untraceable.
     """
-    spec = model.architecture
+    spec, module = model.architecture, unfilled(model)
     assert spec is not None
+    if keep:
+        try:
+            if call := keeping(module, spec, example(spec)):
+                return converted(program_of(call), call)
+        except Exception:  # of the model's own code, which nobody may have run with a cache in this way
+            log.info("%s cannot be traced with what it keeps", spec.title, exc_info=True)
+    call = whole_call(module, spec)
+    return converted(program_of(call), call)
+
+
+def unfilled(model: Model) -> nn.Module:
+    """The module with weights that are memory which is never touched."""
     module = skeleton_of(replace(model, activations={})).eval()
     state = module.state_dict()
     fill(module, {name: _unfilled(tensor) for name, tensor in state.items()}, state, model.tied)
     with_plain_operators(module)
+    return module
+
+
+def whole_call(module: nn.Module, spec: ArchitectureSpec) -> Call:
+    """What every model can be asked: a batch of whole inputs."""
     batch = example(spec)
-    if keep:
-        try:
-            if call := keeping(module, spec, batch):
-                return _graph(call, set(state))
-        except Exception:  # of the model's own code, which nobody may have run with a cache in this way
-            log.info("%s cannot be traced with what it keeps", spec.title, exc_info=True)
     served, sizes = Served(module, spec, batch.inputs), [free_axes(spec)] * len(batch.inputs)
     axes = [{axis: dim.__name__ for axis, dim in free.items()} for free in sizes]
-    return _graph(Call(served, batch.inputs, sizes, axes, [served.answer]), set(state))
+    return Call(served, batch.inputs, sizes, axes, [served.answer])
 
 
-def _graph(call: Call, weights: Set[str]) -> ir.Model:
+def program_of(call: Call) -> ExportedProgram:
     """Raises Untraceable."""
-    with _quietly(), torch.no_grad():
-        try:
-            program = torch.export.export(
-                call.served.eval(), tuple(call.inputs.values()), dynamic_shapes=(tuple(call.sizes),), strict=False
-            )
-            exported = torch.onnx.export(
-                _without_projections(program),
-                dynamo=True,
-                input_names=list(call.inputs),
-                output_names=list(call.answers),
-                opset_version=OPSET,
-                optimize=False,
-                verbose=False,
-            )
-        except (UserError, OnnxExporterError, RuntimeError) as error:
-            raise Untraceable(_reason(error)) from error
+    with told(), torch.no_grad():
+        return torch.export.export(
+            call.served.eval(), tuple(call.inputs.values()), dynamic_shapes=(tuple(call.sizes),), strict=False
+        )
+
+
+def converted(program: ExportedProgram, call: Call) -> ir.Model:
+    """Raises Untraceable."""
+    with told(), torch.no_grad():
+        exported = torch.onnx.export(
+            _without_projections(program),
+            dynamo=True,
+            input_names=list(call.inputs),
+            output_names=list(call.answers),
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
     assert exported is not None
-    _open(exported.model, weights)
+    _open(exported.model, set(call.served.module.state_dict()))
     tidy(exported.model)
     _name_axes(exported.model, call.axes)
     return exported.model
 
 
-def _without_projections(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def _without_projections(program: ExportedProgram) -> torch.export.ExportedProgram:
     """An LSTM that projects its answers step by step: ONNX's operator does not know it."""
     lstm = torch.ops.aten.lstm.input
     steps = [node for node in program.graph.nodes if node.target is lstm]
     if not any(len(step.args[2]) % (2 * _ways(step)) for step in steps):
         return program
-    stepwise: torch.export.ExportedProgram = program.run_decompositions({lstm: lstm_impl})
+    stepwise: ExportedProgram = program.run_decompositions({lstm: lstm_impl})
     return stepwise
 
 
@@ -104,11 +120,42 @@ def _ways(step: torch.fx.Node) -> int:
     return int(step.args[4]) * (2 if step.args[7] else 1)  # type: ignore[arg-type]
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """Whatever the tracer, the exporter or the model's own code raises is said in a sentence."""
+    with _quietly():
+        try:
+            yield
+        except Exception as error:
+            if is_want_of_memory(error):
+                raise
+            log.info("A model cannot be traced", exc_info=True)
+            raise Untraceable(_reason(error)) from error
+
+
+IN_WORDS = {"sequence": "length of text", "batch": "number of samples"}
+WHY = (  # what the tracer says, and what it means
+    (
+        r"Constraints violated \((\w+)",
+        "its forward is made for one {0} (by a loop, say), and a graph leaves it free",
+    ),
+    (
+        r"data-dependent|DataDependent|\.item\(\)|non-concrete",
+        "what its forward does next hangs on values, not on shapes",
+    ),
+    (r"No ONNX function found for .*?op='([\w.]+)'", "ONNX has nothing for its operator {0}"),
+)
+
+
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong first: the exporter wraps it into the step and the node that it was at."""
+    """What went wrong first, in its first line: the exporter wraps it into the step and the node that it was at."""
     while isinstance(error, OnnxExporterError) and error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().partition("\n")[0]
+    said = str(error).strip()
+    for pattern, meaning in WHY:
+        if found := re.search(pattern, said):
+            return meaning.format(*(IN_WORDS.get(word, word) for word in found.groups()))
+    return said.partition("\n")[0] or type(error).__name__
 
 
 def example(spec: ArchitectureSpec) -> Batch:

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import UserError
 from torch.export import ExportedProgram
 
 from ..errors import ExportUnfit
 from ..model import Model
 from ..modules import build, leaves_of
 from ..onnx_graph.served import Served, with_plain_operators
-from ..onnx_graph.trace import example, free_axes
+from ..onnx_graph.trace import Untraceable, example, free_axes, told
 from .stored import hold, stored
 
 
@@ -50,10 +49,10 @@ def exported(model: Model) -> ExportedProgram:
     sizes = {name: free_axes(spec) for name in batch.inputs}
     with torch.no_grad():
         try:
-            program = torch.export.export(served, (), batch.inputs, dynamic_shapes=sizes, strict=False)
-        except (UserError, RuntimeError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ExportUnfit(f"This model cannot be written as an exported program: {first}") from error
+            with told():
+                program = torch.export.export(served, (), batch.inputs, dynamic_shapes=sizes, strict=False)
+        except Untraceable as error:
+            raise ExportUnfit(f"This model cannot be written as an exported program: {error}.") from error
     program.example_inputs = None  # they would be pickled
     for graph in program.graph_module.modules():
         for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import tensorflow as tf
 
+from .names import missing, operator_of
 from .operators import OPERATORS, Node, Unmapped
 from .values import Dynamic, Known, Tensor, Value
 from .weights import Weight, Weights
@@ -26,8 +27,7 @@ class Converted(tf.Module):  # type: ignore[misc]
     def __init__(self, graph: ir.Graph) -> None:
         """Raises Unmapped, before anything is made, with every operator that is not known here."""
         super().__init__(name="model")
-        unknown = sorted({_operator(node) for node in graph} - set(OPERATORS))
-        if unknown:
+        if unknown := missing(graph):
             raise Unmapped(f"the operator{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
         self.weights = Weights()
         steps = [_node(node, self.weights) for node in graph]
@@ -102,15 +102,11 @@ def read(path: Path) -> ir.Graph:
     return ir.load(path).graph
 
 
-def _operator(node: ir.Node) -> str:
-    return f"{node.domain}:{node.op_type}" if node.domain else node.op_type
-
-
 def _node(node: ir.Node, weights: Weights) -> Node:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     inputs = tuple(str(value.name) if value is not None and value.name else None for value in node.inputs)
     outputs = tuple(str(value.name) for value in node.outputs if value.name)
-    return Node(_operator(node), attributes, inputs, outputs, weights)
+    return Node(operator_of(node), attributes, inputs, outputs, weights)
 
 
 def _spec(value: ir.Value) -> Any:

@@ -18,6 +18,7 @@ from ..model import Model
 from ..modules import skeleton_of
 from ..safetensors_file import LazyTensor, write_safetensors
 from .packing import Scheme, as_float, stored, why_float
+from .reading import read_by_others
 
 INSIDE = "model"  # the folder that unpacking gives
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -44,11 +45,11 @@ class Layout:
                 "the low-rank step out, or this folder."
             )
         parts = dict(skeleton_of(model).named_modules())
-        tied = {*model.tied, *model.tied.values()}
+        tied, read = {*model.tied, *model.tied.values()}, read_by_others(model)
         schemes, floats, seen = {}, {}, set()
         for name, encoded in model.weights.items():
             path = name.removesuffix(".weight")
-            reason = why_float(encoded, parts.get(path), name in tied)
+            reason = why_float(encoded, parts.get(path), name in tied, path in read)
             if reason:
                 floats[name] = reason
             elif isinstance(encoded, Quantized):

@@ -43,7 +43,7 @@ class Scheme:
         return {"targets": targets, "weights": weights, "format": self.form}
 
 
-def why_float(encoded: Encoded, part: nn.Module | None, tied: bool) -> str | None:
+def why_float(encoded: Encoded, part: nn.Module | None, tied: bool, read: bool = False) -> str | None:
     """Why a quantized weight cannot be packed; None where it can, or is none."""
     if not isinstance(encoded, Quantized):
         return None
@@ -52,6 +52,8 @@ def why_float(encoded: Encoded, part: nn.Module | None, tied: bool) -> str | Non
         return f"only linear layers are packed, and this is {kinds.get(len(encoded.shape), 'another')}"
     if tied:
         return "it is tied to the embedding"
+    if read:
+        return "transformers reads this weight elsewhere than in its layer"
     if encoded.grid.levels is not None:
         return "there are no codebooks in compressed-tensors"
     if encoded.grid.group and encoded.codes.shape[1] % encoded.grid.group:
