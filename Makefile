@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test lint format docs screenshots cases sample clean
+.PHONY: help run setup test lint format docs screenshots cases attack sample clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -57,6 +57,9 @@ cases: setup  ## slow: real models end to end, prints their receipts
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
 	$(BIN)/pytest -m slow
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases
+
+attack: setup  ## stalled clients, hostile files, kills, a full disk: minutes; prints figures
+	$(BIN)/python -m tests.attacks
 
 sample: setup  ## train the sample again, into webapp/samples
 	$(BIN)/python -m webapp.samples.train_digits

@@ -1,0 +1,48 @@
+"""`make attack`: stalls, hostile files, kills and a full disk against Pares of its own, with the figures of each."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.pare_process import serving
+
+from . import kills, stalls, uploads
+
+
+def main(names: list[str]) -> int:
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="pare-attack-") as given:
+        for name, attack in ATTACKS.items():
+            if names and name not in names:
+                continue
+            begun = time.monotonic()
+            print(f"== {name}", flush=True)
+            try:
+                attack(Path(given, name))
+                print(f"   stood it, in {time.monotonic() - begun:.0f} s", flush=True)
+            except (AssertionError, OSError) as error:
+                failed += 1
+                print(f"   FAILED: {error}", flush=True)
+    return min(failed, 1)
+
+
+def at_a_running(attack: Callable[[str], None]) -> Callable[[Path], None]:
+    def begin(folder: Path) -> None:
+        with serving(folder) as served:
+            attack(served.url)
+
+    return begin
+
+
+ATTACKS: dict[str, Callable[[Path], None]] = {
+    "stalls": at_a_running(stalls.main),
+    "uploads": at_a_running(uploads.main),
+    "kills": kills.main,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
