@@ -7,11 +7,14 @@ from typing import Any
 from flask import Flask, current_app, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
+from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from .engine.errors import PareError
 from .request_errors import AccessRefused, Busy, TooManyTries
-from .store.errors import StoreError
+from .services import services
+from .store.errors import DatabaseUnusable, StoreError, StoreFull
+from .store.space import FULL, is_full
 
 PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py
 HEADERS: dict[type[Exception], dict[str, str]] = {
@@ -47,6 +50,8 @@ SENTENCES = {
 def init_errors(app: Flask) -> None:
     app.register_error_handler(PareError, answer_known)
     app.register_error_handler(StoreError, answer_known)
+    app.register_error_handler(OperationalError, answer_system)
+    app.register_error_handler(OSError, answer_system)
     app.register_error_handler(CSRFError, answer_expired)
     app.register_error_handler(SecurityError, answer_foreign_name)
     app.register_error_handler(HTTPException, answer_http)
@@ -74,6 +79,16 @@ def answer_known(error: PareError | StoreError) -> ResponseReturnValue:
     response = current_app.make_response(answer(error.status, error.as_dict()))
     response.headers.update(HEADERS.get(type(error), {}))
     return response
+
+
+def answer_system(error: OperationalError | OSError) -> ResponseReturnValue:
+    """Of the database or of a disk."""
+    if is_full(error, services().settings.instance):
+        return answer_known(StoreFull(FULL))
+    if isinstance(error, OperationalError):
+        current_app.logger.exception("%s %s: the database did not do it", request.method, request.path)
+        return answer_known(DatabaseUnusable("The database does not answer, or is too busy. Try again in a moment."))
+    return answer_unknown(error)
 
 
 def answer_expired(error: CSRFError) -> ResponseReturnValue:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dbos import DBOSClient, EnqueueOptions
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from webapp.config import Settings
 from webapp.jobs.errors import RunMissing, RunNotRetryable
@@ -24,6 +27,7 @@ from webapp.jobs.queues import (
 from webapp.store.database import make_engine, make_sessions, writing
 from webapp.store.models import Run, RunState, StageState
 
+log = logging.getLogger(__name__)
 logging.getLogger("dbos").setLevel(logging.WARNING)
 
 
@@ -61,7 +65,8 @@ class JobClient:
             if run.state.final:
                 return
             run.end(RunState.CANCELLED, "Cancelled")
-        self._connected().cancel_workflow(run_workflow_id(run_id, run.attempt))
+        with queue_may_fail("cancelled"):  # the worker looks at the run itself
+            self._connected().cancel_workflow(run_workflow_id(run_id, run.attempt))
 
     def retry_run(self, run_id: str, format: str | None = None) -> None:
         """Starts a failed or cancelled run again; stages that are done stay done. Raises RunMissing, RunNotRetryable.
@@ -94,7 +99,8 @@ class JobClient:
 
     def _enqueue(self, workflow: str, queue: str, workflow_id: str, *arguments: str | int) -> None:
         options: EnqueueOptions = {"workflow_name": workflow, "queue_name": queue, "workflow_id": workflow_id}
-        self._connected().enqueue(options, *arguments)
+        with queue_may_fail("queued"):  # workers queue what waits and has no workflow
+            self._connected().enqueue(options, *arguments)
 
     def _connected(self) -> DBOSClient:
         with self._lock:
@@ -106,6 +112,15 @@ class JobClient:
                     retry_connection_errors=False,
                 )
             return self._client
+
+
+@contextmanager
+def queue_may_fail(done: str) -> Iterator[None]:
+    """What the rows say will be done without the queue's knowing it now: its database is full, or does not answer."""
+    try:
+        yield
+    except DBAPIError as error:
+        log.warning("The job system could not be told that something was %s: %s", done, error.orig)
 
 
 def _existing(run: Run | None, run_id: str) -> Run:

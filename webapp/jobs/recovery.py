@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from dbos import DBOS, WorkflowStatus
@@ -24,6 +25,7 @@ from webapp.jobs.queues import (
     run_workflow_id,
 )
 from webapp.jobs.runs import RunWork
+from webapp.jobs.workflows import in_hand
 from webapp.jobs.workplace import Workplace
 from webapp.store.database import writing
 from webapp.store.models import Checkpoint, Dataset, Run, RunState, UploadState, now
@@ -41,8 +43,13 @@ LOST = {
 }
 
 
-def take_over(place: Workplace) -> None:
-    """Puts the workflows of workers that are dead back into their queues."""
+def take_over(place: Workplace, missed: Mapping[str, float]) -> dict[str, float]:
+    """Puts the workflows of workers that are dead back into their queues, and those that this one lost hold of.
+
+    It loses hold of one whose end it could not write down: the disk was full. `missed` are those that it was not at
+    when it looked last, and since when (monotonic seconds); returns those that it is not at now.
+    """
+    at, mine = time.monotonic(), {}
     with writing(place.sessions) as session:
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": TAKEOVER_LOCK})
@@ -52,9 +59,14 @@ def take_over(place: Workplace) -> None:
         alive = living(session)
         # within the lock: a workflow that is resumed twice could be worked on twice
         for workflow in DBOS.list_workflows(status="PENDING", name=list(QUEUES), load_input=False):
-            if workflow.executor_id not in alive:
-                log.info("%s is taken over from %s", workflow.workflow_id, workflow.executor_id)
-                DBOS.resume_workflow(workflow.workflow_id, queue_name=QUEUES[workflow.name])
+            id_ = workflow.workflow_id
+            if workflow.executor_id == place.executor_id and id_ not in in_hand():
+                mine[id_] = missed.get(id_, at)
+            if workflow.executor_id not in alive or at - mine.get(id_, at) > SETTLE.total_seconds():
+                log.info("%s is taken over from %s", id_, workflow.executor_id)
+                DBOS.resume_workflow(id_, queue_name=QUEUES[workflow.name])
+                mine.pop(id_, None)
+    return mine
 
 
 def requeue(place: Workplace, jobs: JobClient) -> None:

@@ -170,6 +170,7 @@ class RunWork:
     def _compute(self, run: Run, stage: Stage) -> bool:
         """Has the child do the stage, and keeps its output. Nothing of the database is held meanwhile."""
         progress = self._progress(run, stage)
+        self.place.files.require_free(0)
         with self.place.folder_for(f"{run.id}-{run.attempt}-{stage.name}") as folder:
             plan = next(plan for plan in self.place.pipeline.stages(told_of_run(run)) if plan.name == stage.name)
             job = stage_job(self.place, run, stage.name, plan.inputs, folder)

@@ -54,6 +54,7 @@ class Worker:
         self._told_to_stop = threading.Event()
         self._next: dict[str, float] = {}
         self._sweeping = threading.Thread()
+        self._missed: dict[str, float] = {}
 
     def work(self) -> None:
         """Does not return."""
@@ -69,7 +70,7 @@ class Worker:
                     log.error("Others took this worker for dead and have its work; it ends")
                     self._leave(LOST_SIGHT)
                 if self._is_due("recover", settings.heartbeat_seconds * 2):
-                    take_over(self.place)
+                    self._missed = take_over(self.place, self._missed)
                     requeue(self.place, self.jobs)
                 if self._is_due("sweep", settings.sweep_interval_seconds) and not self._sweeping.is_alive():
                     self._sweeping = threading.Thread(target=self._sweep, daemon=True)  # a slow store delays no beat

@@ -7,18 +7,23 @@ pages show included, is in our own tables; the steps are safe to repeat.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
 from webapp.jobs.inspections import InspectionWork
-from webapp.jobs.queues import INSPECTION_WORKFLOW, RUN_WORKFLOW, Kind
+from webapp.jobs.queues import INSPECTION_WORKFLOW, RUN_WORKFLOW, Kind, inspection_workflow_id, run_workflow_id
 from webapp.jobs.runs import RunWork
 from webapp.jobs.workplace import Workplace
+from webapp.store.errors import StoreFull
+from webapp.store.space import FULL, is_full
 
 log = logging.getLogger(__name__)
 
 _place: Workplace | None = None
+_in_hand: set[str] = set()
 
 
 def work_at(place: Workplace) -> None:
@@ -36,8 +41,25 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, OperationalError)  # a database that restarts, or is busy
 
 
+def in_hand() -> frozenset[str]:
+    """The ids of the workflows that this process is at."""
+    return frozenset(_in_hand)
+
+
+@contextmanager
+def _at(workflow_id: str) -> Iterator[None]:
+    _in_hand.add(workflow_id)
+    try:
+        yield
+    finally:
+        _in_hand.discard(workflow_id)
+
+
 def internal(error: Exception) -> dict[str, str]:
     """What the user is told of an error that nobody foresaw."""
+    causes = getattr(error, "errors", [error])  # of a step that was tried again and again
+    if any(is_full(cause, place().settings.instance) for cause in causes):
+        return StoreFull(FULL).as_dict()
     message = f"Something went wrong inside Pare ({type(error).__name__}). The worker's log has the details."
     return {"code": "internal", "message": message[:1000]}
 
@@ -59,12 +81,13 @@ def finish(run_id: str, attempt: int) -> None:
 
 @DBOS.workflow(name=RUN_WORKFLOW)
 def pare_run(run_id: str, attempt: int) -> None:
-    try:
-        if (names := begin(run_id, attempt)) and all(stage(run_id, attempt, name) for name in names):
-            finish(run_id, attempt)
-    except Exception as error:
-        log.exception("Run %s failed for a reason that nobody foresaw", run_id)
-        RunWork(place(), run_id, attempt).fail(internal(error))
+    with _at(run_workflow_id(run_id, attempt)):
+        try:
+            if (names := begin(run_id, attempt)) and all(stage(run_id, attempt, name) for name in names):
+                finish(run_id, attempt)
+        except Exception as error:
+            log.exception("Run %s failed for a reason that nobody foresaw", run_id)
+            RunWork(place(), run_id, attempt).fail(internal(error))
 
 
 @DBOS.step(name="inspect", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
@@ -74,8 +97,9 @@ def inspect(kind: Kind, id: str) -> None:
 
 @DBOS.workflow(name=INSPECTION_WORKFLOW)
 def pare_inspection(kind: Kind, id: str) -> None:
-    try:
-        inspect(kind, id)
-    except Exception as error:
-        log.exception("The inspection of %s %s failed for a reason that nobody foresaw", kind, id)
-        InspectionWork(place(), kind, id).refuse(internal(error))
+    with _at(inspection_workflow_id(kind, id)):
+        try:
+            inspect(kind, id)
+        except Exception as error:
+            log.exception("The inspection of %s %s failed for a reason that nobody foresaw", kind, id)
+            InspectionWork(place(), kind, id).refuse(internal(error))

@@ -97,7 +97,14 @@ class FileStore:
             raise StoreUnreachable(self._unusable(error)) from error
 
     def put(self, path: Path, move: bool = False) -> str:
-        """Keeps a copy of the file and returns its digest. With `move` the file itself goes into the store."""
+        """Keeps a copy of the file and returns its digest. With `move` the file itself goes into the store.
+
+        Raises StoreFull.
+        """
+        with as_store_full(self._root):
+            return self._put(path, move)
+
+    def _put(self, path: Path, move: bool) -> str:
         digest = digest_of(path)
         target = self._at(digest)
         if self._folder and Path(target).exists():
@@ -108,7 +115,7 @@ class FileStore:
             _flush(path)
             self._keep(str(path), digest)
         else:
-            self._require_free(path.stat().st_size)
+            self.require_free(path.stat().st_size)
             self._ask(lambda: self._write_file(path))
             if move:
                 path.unlink()
@@ -129,7 +136,7 @@ class FileStore:
         """
         if expected_bytes is not None and expected_bytes > limit_bytes:
             raise UploadTooLarge(_too_large(limit_bytes))
-        self._require_free(expected_bytes or 0)
+        self.require_free(expected_bytes or 0)
         watched = _Watched(stream)
         try:
             return self._write(self._checked(watched, limit_bytes, expected_bytes))
@@ -254,7 +261,8 @@ class FileStore:
         with path.open("rb") as file:
             self._write(_chunks(file))
 
-    def _require_free(self, size_bytes: int) -> None:
+    def require_free(self, size_bytes: int) -> None:
+        """Raises StoreFull where so many bytes more would leave too little free; of a remote store nothing is known."""
         if self._folder:
             require_free(self._folder, size_bytes, self._min_free_bytes)
 
@@ -263,15 +271,15 @@ class FileStore:
         hashed, size_bytes = hashlib.sha256(), 0
         try:
             self._make_folder("drafts")
-            with as_store_full(self._root), self._fs.open(draft, "wb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                    hashed.update(chunk)
-                    size_bytes += len(chunk)
-            if self._folder:
-                with as_store_full(self._root):
+            with as_store_full(self._root):
+                with self._fs.open(draft, "wb") as file:
+                    for chunk in chunks:
+                        file.write(chunk)
+                        hashed.update(chunk)
+                        size_bytes += len(chunk)
+                if self._folder:
                     _flush(Path(draft))
-            self._keep(draft, hashed.hexdigest())
+                self._keep(draft, hashed.hexdigest())
         except BaseException:
             with suppress(Exception):  # a store that is away: the draft is swept later
                 self._remove(draft)
@@ -300,7 +308,7 @@ class FileStore:
                 raise UploadTooLarge(_too_large(limit_bytes))
             if came - looked_at > LOOK_EVERY_BYTES:
                 looked_at = came
-                self._require_free(0)
+                self.require_free(0)
             yield chunk
         if expected_bytes is not None and came < expected_bytes:
             raise UploadBroken(f"The upload broke off after {came} of {expected_bytes} bytes; send it again.")

@@ -5,13 +5,41 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
 from webapp.store.errors import StoreFull
 
 log = logging.getLogger(__name__)
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+POSTGRESQL_DISK_FULL = "53100"
+FULL = "The disk is full: no space is left. Delete runs or make room, then try again."
+NOTHING_LEFT_BYTES = 1_000_000  # with less, SQLite cannot open what it keeps beside its file and calls it an I/O error
+
+
+def is_full(error: BaseException, folder: Path) -> bool:
+    """Whether it says that no space is left: the system's error, or that of a database, whose files are in `folder`."""
+    if isinstance(error, OSError):
+        return error.errno in NO_SPACE
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.OperationalError):
+        code = error.orig.sqlite_errorcode & 0xFF
+        could = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+        return code == sqlite3.SQLITE_FULL or (could and shutil.disk_usage(folder).free < NOTHING_LEFT_BYTES)
+    return getattr(error.orig, "sqlstate", None) == POSTGRESQL_DISK_FULL
+
+
+def shortage(free_bytes: int, min_free_bytes: int) -> str | None:
+    """A sentence where less than that, or as good as nothing, is free."""
+    if free_bytes >= max(min_free_bytes, NOTHING_LEFT_BYTES):
+        return None
+    return f"Only {_megabytes(free_bytes)} are free; {_megabytes(min_free_bytes)} must stay so (min_free_bytes)."
 
 
 def require_free(folder: Path, size_bytes: int, min_free_bytes: int) -> None:
@@ -32,10 +60,10 @@ def as_store_full(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_SPACE:
             raise
         log.error("The disk of %s is full", place)
-        raise StoreFull("The disk is full: no space is left. Delete runs or make room, then try again.") from error
+        raise StoreFull(FULL) from error
 
 
 def _megabytes(size_bytes: int) -> str:

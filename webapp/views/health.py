@@ -1,6 +1,9 @@
-"""Whether Pare works: its database answers and its file store takes files."""
+"""Whether Pare works: its database answers, its file store takes files, and there is room for more."""
 
 from __future__ import annotations
+
+import shutil
+from contextlib import suppress
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
@@ -10,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..database import db
 from ..services import services
 from ..store.errors import StoreError
+from ..store.space import shortage
 
 blueprint = Blueprint("health", __name__)
 
@@ -18,8 +22,10 @@ blueprint = Blueprint("health", __name__)
 def healthz() -> ResponseReturnValue:
     checks = {"database": database_problem(), "store": store_problem()}
     healthy = not any(checks.values())
-    shown = {name: problem or "ok" for name, problem in checks.items()}
-    return {"status": "ok" if healthy else "unavailable", **shown}, 200 if healthy else 503
+    short = space_problem()  # what is there is still shown: no reason to be taken out of service
+    shown = {name: problem or "ok" for name, problem in (checks | {"space": short}).items()}
+    status = "unavailable" if not healthy else "short of space" if short else "ok"
+    return {"status": status, **shown}, 200 if healthy else 503
 
 
 def database_problem() -> str | None:
@@ -28,6 +34,15 @@ def database_problem() -> str | None:
     except SQLAlchemyError as error:
         return f"The database does not answer: {type(error).__name__}."
     return None
+
+
+def space_problem() -> str | None:
+    """On the disk with the database and the work in progress, or on that of the files."""
+    settings = services().settings
+    free = [shutil.disk_usage(settings.instance).free]
+    with suppress(OSError):  # told as the store's problem
+        free += filter(None, [services().files.free_bytes()])
+    return shortage(min(free), settings.min_free_bytes)
 
 
 def store_problem() -> str | None:
