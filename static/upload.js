@@ -32,6 +32,8 @@ function send(file) {
   const split = form.querySelector("input[name=split]:checked");
   if (split) query.set("split", split.value);
   if (form.querySelector("input[name=dequantize]:checked")) query.set("dequantize", "1");
+  const task = form.querySelector("select[name=task]")?.value;
+  if (task) query.set("task", task);
   zone.hidden = true;
   at("uploading").hidden = false;
   at("file").textContent = `${file.name} · ${megabytes(file.size)}`;

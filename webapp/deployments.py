@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
@@ -14,7 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .engine.architectures import class_names
-from .engine.facts import CheckpointFacts
+from .engine.facts import Task
+from .engine.tasks import for_task
+from .fitting import architecture_only
 from .request_errors import Conflict, NotFound
 from .serving.errors import Unauthorized
 from .store.models import Artifact, Deployment, DeploymentState, Run, now
@@ -73,9 +75,10 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
 
 def about(run: Run) -> dict[str, Any]:
     """What a graph cannot tell of itself; raises Conflict for weights without an architecture."""
-    spec = CheckpointFacts.model_validate(run.checkpoint.facts).architecture
+    spec = architecture_only(run.checkpoint.facts or {}).architecture
     if spec is None:
         raise Conflict(f"The run {run.name} is of weights alone; only a model that runs can be served.")
+    spec = for_task(spec, cast(Task | None, run.task))
     data = (run.dataset.facts or {}) if run.dataset else {}
     names = class_names(spec) or (data.get("labels") if spec.task and "classification" in spec.task else None)
     return {

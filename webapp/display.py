@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request, url_for
 
+from .engine.tasks import TITLES
 from .icons import icon
-from .units import byte_text
+from .units import FRACTIONS, byte_text, measured_text
 
 if TYPE_CHECKING:
     from .engine.formats import Accepted
@@ -42,10 +43,13 @@ def init_display(app: Flask) -> None:
         short=short_text,
         percent=percent_text,
         duration=duration_text,
+        measured=measured_text,
         when=when_text,
     )
     app.after_request(keep_versioned_assets)
-    app.jinja_env.globals.update(icon=icon, state_looks=STATE_LOOKS, asset=asset, suffixes=suffixes)
+    app.jinja_env.globals.update(
+        fractions=FRACTIONS, task_titles=TITLES, icon=icon, state_looks=STATE_LOOKS, asset=asset, suffixes=suffixes
+    )
 
 
 def count_text(value: float) -> str:

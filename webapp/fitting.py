@@ -11,6 +11,7 @@ from .engine.errors import DatasetUnfit
 from .engine.exports import exports
 from .engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from .engine.run_checks import NamedDataset, check_dataset_fits
+from .engine.tasks import possible
 from .store.models import Checkpoint, Dataset, UploadState
 
 
@@ -45,6 +46,12 @@ def first_choice(session: Session, checkpoint: Checkpoint | None) -> Dataset | N
     fitting = [id_ for id_, reason in reasons_against(session, checkpoint).items() if reason is None]
     rows = [row for id_ in reversed(fitting) if (row := session.get(Dataset, id_)) is not None]
     return min(rows, key=lambda row: (row.facts or {}).get("labels") is None, default=None)
+
+
+def tasks_of(facts: dict[str, Any]) -> list[tuple[str, str, str | None]]:
+    """(task, title, why it cannot be or None) of all that the checkpoint's owner may choose from."""
+    spec = architecture_only(facts).architecture
+    return [] if spec is None else list(possible(spec))
 
 
 def architecture_only(facts: dict[str, Any]) -> CheckpointFacts:

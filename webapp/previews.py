@@ -44,7 +44,7 @@ def seen_by_the_model(files: FileStore, dataset: Dataset, asked: Preprocessing) 
         found.append(
             {
                 "image": data_address(fitted),
-                "label": facts.labels[told["label"]] if facts.labels else "",
+                "label": facts.labels[told["label"]] if facts.labels and "label" in told else "",
                 "low": float(numbers.min()),
                 "high": float(numbers.max()),
                 "mean": float(numbers[..., 2].mean()),

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from .engine.exports import with_always
 from .engine.facts import CheckpointFacts, DatasetFacts
 from .engine.recipe import Recipe
-from .engine.run_checks import NamedDataset, check_run
+from .engine.run_checks import NamedDataset, check_run, task_of
+from .engine.tasks import with_task
 from .engine.techniques import techniques
 from .request_errors import Conflict, NotFound
 from .store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
@@ -79,8 +80,9 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
         else None
     )
     recipe = parse_recipe(asked.recipe)
+    facts = CheckpointFacts.model_validate(checkpoint.facts)
     prepared = check_run(
-        CheckpointFacts.model_validate(checkpoint.facts),
+        facts,
         recipe,
         asked.exports,
         named(dataset),
@@ -99,11 +101,22 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
         exports=with_always(asked.exports),
         seed=asked.seed,
         preprocessing=prepared.model_dump(mode="json") if prepared else None,
+        task=task_of(facts, named(dataset), named(training)),
     )
     session.add(run)
     session.commit()
     jobs.enqueue_run(run.id)
     return run
+
+
+def set_task(session: Session, checkpoint: Checkpoint, task: str | None) -> None:
+    """What the checkpoint is for from now on; None: as its architecture tells. Raises Conflict or TaskUnfit."""
+    ready(session, Checkpoint, checkpoint.id, "id")
+    facts = dict(checkpoint.facts or {})
+    spec = with_task(CheckpointFacts.model_validate(facts | {"tensors": (), "layers": ()}), task).architecture
+    checkpoint.facts = facts | {"architecture": spec and spec.model_dump(mode="json")}
+    checkpoint.task = spec.task if spec and task is not None else None
+    session.commit()
 
 
 def fork_run(session: Session, jobs: RunQueue, run: Run, changes: RunChanges) -> Run:

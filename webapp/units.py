@@ -11,9 +11,19 @@ def byte_text(size_bytes: float) -> str:
     return f"{size_bytes:.0f} B"
 
 
+FRACTIONS = ("accuracy", "accuracy_norm", "agreement", "mean_iou", "not_finite")  # metrics shown in per cent
+
+
+def measured_text(value: float | None, metric: str, digits: int = 2) -> str:
+    """A metric's value, in per cent where it is a share; None is what NaN and infinity are kept as."""
+    if value is None:
+        return "not finite"
+    return f"{value * 100:.{digits}f}\N{NO-BREAK SPACE}%" if metric in FRACTIONS else f"{value:.4g}"
+
+
 def lowered(title: str) -> str:
-    """A title within a sentence: "Accuracy" → "accuracy", "KL divergence" stays."""
-    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+    """A title within a sentence: "Accuracy" → "accuracy", "KL divergence" and "R²" stay."""
+    return title if title[1:2].isupper() or not title[1:2].isalpha() else title[:1].lower() + title[1:]
 
 
 def three_digits(value: float) -> str:

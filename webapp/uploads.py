@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from .engine.tasks import named
 from .request_errors import RequestInvalid, UploadEmpty
 from .store.files import FileStore, Readable
 from .store.models import Checkpoint, Dataset
@@ -34,17 +35,19 @@ def receive_checkpoint(
     limit_bytes: int,
     expected_bytes: int | None = None,
     dequantize: bool = False,
+    task: str | None = None,
 ) -> Checkpoint:
     """Streams the body into the file store, makes the row (state "inspecting") and queues its inspection.
 
     With `dequantize` a Hugging Face folder that is quantized already becomes floats again, instead of being refused.
+    `task` is what the model is for, where its owner says so; inspection refuses one that it cannot be.
 
     `expected_bytes` is the Content-Length, None where the client did not say. Before any row exists it raises
-    RequestInvalid, UploadEmpty, or the store's UploadTooLarge, UploadBroken or StoreFull.
+    RequestInvalid, TaskUnfit, UploadEmpty, or the store's UploadTooLarge, UploadBroken or StoreFull.
     """
-    shown = upload_name(name)
+    shown, use = upload_name(name), named(task, None) if task else None
     digest, size_bytes = receive_body(stream, shown, files, limit_bytes, expected_bytes)
-    row = Checkpoint(name=shown, filename=shown, size_bytes=size_bytes, digest=digest, dequantize=dequantize)
+    row = Checkpoint(name=shown, filename=shown, size_bytes=size_bytes, digest=digest, dequantize=dequantize, task=use)
     session.add(row)
     session.commit()
     jobs.enqueue_inspection("checkpoint", row.id)

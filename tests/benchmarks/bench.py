@@ -147,7 +147,8 @@ def _child(job: dict[str, Any], path: Path) -> tuple[dict[str, Any], float, floa
 
 def scored(given: dict[str, Any], path: Path) -> dict[str, float]:
     from webapp.engine.artifact import read_model
-    from webapp.engine.measure import evaluate, summarise
+    from webapp.engine.measure import evaluate
+    from webapp.engine.metrics import summarise
     from webapp.engine.model import Model
     from webapp.engine.modules import build
     from webapp.engine.stages import StageJob

@@ -126,7 +126,7 @@ def test_what_fits_is_accepted(spec, dataset):
         (CNN, facts("text"), "holds text; CNN is evaluated on an .npz"),
         (LM, facts("arrays", sample_shape=(3,)), "holds arrays; LM is evaluated on a .txt"),
         (LM.model_copy(update={"inputs": {**LM.inputs, "tokenizer": False}}), facts("text"), "without a tokenizer"),
-        (CNN.model_copy(update={"task": None}), facts("text"), "has no task that Pare can evaluate"),
+        (CNN.model_copy(update={"task": None}), facts("text"), "holds text; CNN is evaluated on an .npz"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_both_sides(spec, dataset, sentence):

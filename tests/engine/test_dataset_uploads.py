@@ -128,10 +128,10 @@ def bad(**changes):
         (bad(x=np.float32(3)), "it needs samples first"),
         (bad(x=X[:0], y=Y[:0]), "it needs samples first"),
         (bad(x=X * np.float64(1e300)), "too large for float32"),
-        (bad(y=Y - 1), "y in a.npz runs from -1 to 1; labels are class numbers from 0 up"),
-        (bad(y=Y + 10**9), "labels are class numbers from 0 up"),
-        (bad(y=Y + 0.5), "holds fractions"),
-        (bad(y=RNG.normal(size=(20, 3))), "it needs one label per sample"),
+        (bad(y=np.where(Y == 1, np.nan, Y)), "NaN or infinite values, the first in sample 3"),
+        (bad(y=np.array([["a", "b"]] * 20)), "each sample needs a label, a mask or numbers"),
+        (bad(y=Y.astype(complex)), "each sample needs a label, a mask or numbers"),
+        ({"x_train": X, "y_train": Y, "x_test": X, "y_test": np.stack([Y, Y * 3], 1)}, "they must be alike"),
         ({"x": X[:1], "y": Y[:1]}, "holds 1 sample; to divide it takes 2"),
         ({"x_train": X, "y_train": Y, "x_test": X[:3]}, "labels for one part only"),
         (
@@ -142,6 +142,34 @@ def bad(**changes):
 )
 def test_arrays_that_are_no_dataset_are_refused_with_their_sentence(bench, arrays, sentence):
     assert sentence in bench.dataset_refusal(npz(bench, **arrays))
+
+
+@pytest.mark.parametrize(
+    ("y", "targets", "shape", "classes"),
+    [
+        (Y, "classes", (), 3),
+        (Y.astype("f4")[:, None], "classes", (), 3),
+        (np.eye(3)[Y], "classes", (), 3),
+        (Y == 1, "classes", (), 2),
+        (Y - 1, "numbers", (), None),
+        (Y + 10**9, "numbers", (), None),
+        (Y + 0.5, "numbers", (), None),
+        (np.stack([Y, Y * 2], 1), "numbers", (2,), None),
+        (RNG.normal(size=(20, 3, 4, 4)).astype("f2"), "numbers", (3, 4, 4), None),
+        (np.tile(Y[:, None, None], (1, 4, 4)).astype(np.uint8), "masks", (4, 4), 3),
+        (np.tile(Y[:, None, None, None], (1, 1, 4, 4)), "masks", (4, 4), 3),
+        (np.tile(Y[:, None, None] > 0, (1, 4, 4)) * np.uint8(255), "masks", (4, 4), 2),
+        (np.tile(np.where(Y == 2, 255, Y)[:, None, None], (1, 4, 4)), "masks", (4, 4), 2),  # 255: not evaluated
+        (np.tile(Y[:, None, None] - 1, (1, 4, 4)), "masks", (4, 4), 2),  # -1 too
+    ],
+)
+def test_y_holds_classes_masks_or_numbers(bench, y, targets, shape, classes):
+    facts = bench.dataset(npz(bench, x=X, y=y), split="all")
+    assert (facts.targets, facts.target_shape, facts.labels and len(facts.labels)) == (targets, shape, classes)
+    held = open_dataset(bench.out, facts).evaluation().y
+    assert held.is_floating_point() == (targets == "numbers")
+    if targets == "numbers":
+        assert held.double().numpy() == pytest.approx(y.astype(float))
 
 
 def member(shape, data=b"", descr="<f4"):
@@ -252,11 +280,29 @@ def test_paragraphs_that_evaluate_are_left_out_of_training(bench):
         ("a.jsonl", b'["x"]\n', "line 1 of a.jsonl must be an object"),
         ("a.jsonl", b'{"text": 3}\n', "line 1 of a.jsonl has no text"),
         ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', "line 2 of a.jsonl lacks a label, unlike line 1"),
-        ("a.jsonl", b'{"text": "x", "label": 0.5}\n', "neither whole numbers nor names"),
+        ("a.jsonl", b'{"text": "x", "label": NaN}\n', "row 1 of a.jsonl has the label nan, which is no finite number"),
+        ("a.jsonl", b'{"text": "x", "label": [1]}\n', "neither whole numbers nor names"),
     ],
 )
 def test_text_that_is_no_dataset_is_refused_with_its_sentence(bench, name, content, sentence):
     assert sentence in bench.dataset_refusal(bench.file(name, content))
+
+
+@pytest.mark.parametrize(
+    ("labels", "targets", "held"),
+    [
+        (["0.5", "-2", "1e3"], "numbers", [0.5, -2.0, 1000.0]),
+        (["1", "0", "2"], "classes", [1, 0, 2]),
+        (["-1", "1", "-1"], "classes", [0, 1, 0]),
+        (["nan", "b", "b"], "classes", [1, 0, 0]),
+        ([str(10**6 + n) for n in range(120)], "numbers", [float(10**6 + n) for n in range(120)]),
+    ],
+)
+def test_labels_of_text_are_classes_or_numbers(bench, labels, targets, held):
+    content = "text,label\n" + "".join(f"text {n},{label}\n" for n, label in enumerate(labels))
+    facts = bench.dataset(bench.file("a.csv", content), split="all")
+    assert facts.targets == targets
+    assert open_dataset(bench.out, facts).evaluation().labels == held
 
 
 ROWS = [(f"text, number {number}", label) for number, label in enumerate(["positive", "negative"] * 5)]

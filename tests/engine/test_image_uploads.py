@@ -159,12 +159,26 @@ def test_folders_called_by_numbers_are_class_numbers(bench):
 
 
 @pytest.mark.parametrize(
+    ("files", "note"),
+    [
+        (folders(3, 0), "All pictures lie in one folder, cat"),
+        ({"a.png": tone(1), "b.png": tone(2), "c.png": tone(3)}, "The pictures lie in no folders"),
+        ({f"pets/{n}.png": tone(n) for n in range(3)}, "All pictures lie in one folder, pets"),
+    ],
+)
+def test_pictures_without_classes_are_inputs_alone(bench, files, note):
+    facts = bench.dataset(bench.zip("pets.zip", files))
+    assert (facts.labels, facts.targets, facts.evaluation.n, facts.training.n) == (None, None, 1, 2)
+    assert any(note in told for told in facts.notes)
+    training = open_dataset(bench.out, facts, Preprocessing(height=4, width=4)).training()
+    assert training.labels is None
+    assert training.numbers(0, 2)[1] is None
+
+
+@pytest.mark.parametrize(
     ("files", "sentence"),
     [
         (folders() | {"pets/dog/big.png": bomb()}, "pets/dog/big.png in pets.zip declares"),
-        (folders(3, 0), "holds pictures of one class, cat"),
-        ({"a.png": tone(1), "b.png": tone(2)}, "has its 2 pictures in no class folders"),
-        ({"pets/a.png": tone(1), "pets/b.png": tone(2)}, "pictures of one class, pets"),
         ({"a.txt": "x"}, "a zip without NumPy arrays or pictures"),
         ({"cat/a.png": b"x", "dog/b.png": b""}, "holds no picture that can be read: cat/a.png is not a picture"),
         ({"../cat/a.png": tone(1)}, "leads out of its folder"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from webapp.engine.measure import METRICS, Samples, difference, interval, wilson
+from webapp.engine.metrics import METRICS, Samples, difference, interval, summarise, wilson
 
 
 def samples(*values: float) -> Samples:
@@ -47,4 +47,24 @@ def test_interval_holds_the_value_and_repeats():
 
 
 def test_every_metric_says_its_direction():
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"perplexity", "kl_divergence"}
+    lower = {"perplexity", "kl_divergence", "mse", "mae", "relative_error", "not_finite"}
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == lower
+
+
+def test_columns_are_averaged_and_one_without_counts_is_left_out():
+    found = Samples([[1.0, 0.0, 0.0], [0.0, 3.0, 0.0]], [[2.0, 4.0, 0.0], [2.0, 4.0, 0.0]])
+    assert found.value("mean_iou") == pytest.approx((1 / 4 + 3 / 8) / 2)
+    assert found.n == 2
+    assert found.value("r2") == pytest.approx(1 - (1 / 4 + 3 / 8) / 2)
+    assert found.value("relative_error") == pytest.approx(math.sqrt((1 / 4 + 3 / 8) / 2))
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, 800.0])
+def test_what_is_no_number_is_none_and_the_worse_side(broken):
+    lost, fine = samples(1.0, broken, 2.0), samples(1.0, 1.5, 2.0)
+    told = summarise({"perplexity": samples(broken, broken)})["perplexity"]
+    assert (told["value"], told["ci95"]) == (None, None)
+    if not math.isfinite(broken):
+        assert difference("perplexity", fine, lost) == {"difference": None, "ci95": None, "verdict": "worse"}
+        assert difference("perplexity", lost, fine)["verdict"] == "better"
+        assert difference("perplexity", lost, lost)["verdict"] is None

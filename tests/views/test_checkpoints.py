@@ -1,5 +1,5 @@
 from tests.views.page import Page
-from tests.views.seeded import seed_checkpoint
+from tests.views.seeded import seed_checkpoint, seed_dataset
 from webapp.store.models import Checkpoint, UploadState
 
 
@@ -82,3 +82,46 @@ def test_an_unknown_checkpoint_is_a_page_that_says_so(client):
     answer = client.get("/checkpoints/nothinghere2")
     assert answer.status_code == 404
     assert "There is no page at this address" in Page(answer.text).text
+
+
+def test_the_owner_says_what_it_is_for_on_its_page(client, session):
+    checkpoint = seed_checkpoint(session)
+    page = Page(client.get(f"/checkpoints/{checkpoint.id}").text)
+    assert page.of("select", name="task")
+    assert "Classification, as its architecture tells" in page.text
+    assert [option for option in page.of("option", value="causal-lm") if "disabled" in option]
+    said = client.post(f"/checkpoints/{checkpoint.id}/task", data={"task": "embedding"}, follow_redirects=True)
+    assert "Evaluated by the cosine to the original's vectors" in Page(said.text).text
+    refused = client.post(f"/checkpoints/{checkpoint.id}/task", data={"task": "causal-lm"}, follow_redirects=True)
+    assert "cannot be used as a language model" in Page(refused.text).text
+    session.expire_all()
+    assert (checkpoint.task, checkpoint.facts["architecture"]["task"]) == ("embedding", "embedding")
+
+
+def test_the_owner_says_what_it_is_for_through_the_api(client, session):
+    checkpoint = seed_checkpoint(session)
+    address = f"/api/v1/checkpoints/{checkpoint.id}"
+    for asked, task in (("Regression", "regression"), ("distance only", "distance"), (None, "classification")):
+        answer = client.patch(address, json={"task": asked})
+        assert (answer.status_code, answer.json["task"]) == (200, task)
+    unfit = client.patch(address, json={"task": "segmentation"})
+    assert (unfit.status_code, unfit.json["error"]["code"], unfit.json["error"]["field"]) == (422, "task_unfit", "task")
+    assert client.patch(address, json={"task": 3}).status_code == 422
+    checkpoint.state = UploadState.INSPECTING
+    session.commit()
+    assert client.patch(address, json={"task": "regression"}).status_code == 409
+    assert client.put("/api/v1/checkpoints?name=a.pt&task=juggling", data=b"x").json["error"]["field"] == "task"
+
+
+def test_a_run_keeps_the_task_that_it_was_asked_for_with(client, session):
+    checkpoint, dataset = seed_checkpoint(session), seed_dataset(session)
+    body = {
+        "checkpoint_id": checkpoint.id,
+        "dataset_id": dataset.id,
+        "recipe": {"steps": [{"technique": "weight_quantization", "settings": {"bits": 8}}]},
+    }
+    first = client.post("/api/v1/runs", json=body).json
+    client.patch(f"/api/v1/checkpoints/{checkpoint.id}", json={"task": "embedding"})
+    second = client.post("/api/v1/runs", json=body).json
+    tasks = [client.get(f"/api/v1/runs/{run['id']}").json["task"] for run in (first, second)]
+    assert tasks == ["classification", "embedding"]

@@ -18,6 +18,10 @@ ABSOLUTE_METRICS = (
     "accuracy",
     "accuracy_norm",
     "perplexity",
+    "mse",
+    "mae",
+    "r2",
+    "mean_iou",
 )  # the others are measured against each run's own original
 Run = Mapping[str, Any]
 Group = tuple[str, str]  # checkpoint id, dataset id

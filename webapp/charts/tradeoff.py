@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from ..units import byte_text, lowered
+from ..units import FRACTIONS, byte_text, lowered
 from .drawing import (
     BASELINE_COLOUR,
     COLOURS,
@@ -21,7 +21,6 @@ from .drawing import (
 )
 from .points import AXES, Point, Run, collected, metric_of, pareto_front, pools
 
-FRACTIONS = ("accuracy", "accuracy_norm", "agreement")
 LABELLED_RUNS = 12  # with more, names would lie on top of each other; the hover has them
 
 

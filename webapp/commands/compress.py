@@ -39,6 +39,7 @@ class _Formats(click.Option):
 @click.option("--preprocessing", type=File, help="How pictures are prepared, YAML or JSON; else the model's own way.")
 @click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
 @click.option("--dequantize", is_flag=True, help="Turn a folder that is quantized already into floats again.")
+@click.option("--task", help="What the model is for: classification, embedding, regression, segmentation, distance…")
 @click.option(
     "--export",
     "exports",
@@ -59,6 +60,7 @@ def compress(
     preprocessing: Path | None,
     teacher: Path | None,
     dequantize: bool,
+    task: str | None,
     exports: tuple[str, ...],
     out: Path,
     seed: int,
@@ -82,7 +84,7 @@ def compress(
     prepared = _mapping(preprocessing) if preprocessing else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
-        given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize)
+        given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize, task)
         if exports:
             bar.stage("Trying the formats")
             bench.try_formats(given["checkpoint"], bar.tell)
@@ -105,12 +107,14 @@ def _given(
     training_data: Path | None,
     teacher: Path | None,
     dequantize: bool,
+    task: str | None,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"dataset": None, "training_dataset": None, "teacher_checkpoint": None}
     for key, path in (("checkpoint", checkpoint), ("teacher_checkpoint", teacher)):
         if path:
             bar.stage(f"Inspecting {path.name}")
-            told = bench.upload("checkpoint", path, bar.tell, dequantize=dequantize)
+            use = task if key == "checkpoint" else None
+            told = bench.upload("checkpoint", path, bar.tell, dequantize=dequantize, use=use)
             found[key] = {**told, "filename": path.name, "size_bytes": path.stat().st_size}
     if data:
         bar.stage(f"Inspecting {data.name}")
@@ -137,7 +141,7 @@ def _run(
     from webapp.engine.pipeline import stages
     from webapp.engine.predict import predict
     from webapp.engine.receipt import conclude
-    from webapp.engine.run_checks import NamedDataset, check_run
+    from webapp.engine.run_checks import NamedDataset, check_run, task_of
 
     def named(key: str) -> NamedDataset | None:
         found = given[key]
@@ -156,7 +160,9 @@ def _run(
     for row in predict(about, recipe).unreached:
         bar.say(f"No step reaches {row.what}, {row.share:.1%} of the file: {row.why}.")
     wanted = with_always(exports)
-    options = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
+    options: dict[str, Any] = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
+    if (use := task_of(about, named("dataset"), named("training_dataset"))) is not None:
+        options["task"] = use
     run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}

@@ -1,4 +1,7 @@
-"""An .npz of arrays: x and y, or x_train and y_train beside x_test and y_test. Nothing in it is unpickled."""
+"""An .npz of arrays: x and y (classes, masks or numbers), or x_train and y_train beside x_test and y_test.
+
+Nothing in it is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ from .safetensors_file import MOST_AXES
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
 NO_HEADER = (TypeError, RecursionError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError)
 LABEL_LIMIT = 100_000
+MOST_MASKED = 1000  # classes of a mask; what goes beyond are amounts
+MOST_BESIDE_VOID = 254  # the largest class of a mask in which 255 is no class
+VOID = -1  # of a mask: not evaluated
 ACCEPTS = Accepted(
     (".npz",),
     "NumPy arrays",
-    "x, with y as labels; x_train and y_train beside x_test and y_test keep their own split.",
+    "x, perhaps with y: labels, masks or numbers; x_train and y_train beside x_test and y_test keep their own split.",
 )
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,7 +48,7 @@ def read_arrays(upload: Path, filename: str, notes: list[str]) -> tuple[Arrays, 
         arrays = {part: _pair(archive, names, pair, filename) for part, pair in parts.items()}
     if unused := sorted(set(names) - {name for pair in parts.values() for name in pair}):
         notes.append(f"Not used: {', '.join(unused[:8])}.")
-    labels = _name_labels(arrays, filename, notes)
+    labels = _read_targets(arrays, filename, notes)
     halves = {part: _half(x, y, parts[part], filename) for part, (x, y) in arrays.items()}
     evaluation, training = halves["evaluation"], halves.get("training")
     if training is not None and training.x.shape[1:] != evaluation.x.shape[1:]:
@@ -64,7 +70,7 @@ def _parts(names: Mapping[str, zipfile.ZipInfo], filename: str) -> dict[str, tup
         if x in names:
             return {"evaluation": (x, y)}
     raise DatasetRefused(
-        f"{filename} holds {', '.join(sorted(names)[:6])}; it needs x (and y, for labels), or x_train and x_test"
+        f"{filename} holds {', '.join(sorted(names)[:6])}; it needs x (and perhaps y), or x_train and x_test"
     )
 
 
@@ -125,47 +131,88 @@ def _half(x: Array, y: Array | None, names: tuple[str, str], filename: str) -> A
         values = x if x.dtype == np.uint8 else x.astype(np.float32)
     if not np.isfinite(values).all():
         raise DatasetRefused(f"{names[0]} in {filename} holds values that are too large for float32")
-    labels = torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64)) if y is not None else None
-    return Arrays(torch.from_numpy(np.ascontiguousarray(values)), labels)
+    targets = torch.from_numpy(np.ascontiguousarray(y)) if y is not None else None
+    return Arrays(torch.from_numpy(np.ascontiguousarray(values)), targets)
 
 
-def _name_labels(
+def _read_targets(
     arrays: dict[str, tuple[Array, Array | None]], filename: str, notes: list[str]
 ) -> tuple[str, ...] | None:
-    """Turns every y into class indices in place. Returns the classes' names, or None without labels."""
-    labelled = {part: y for part, (_, y) in arrays.items() if y is not None}
-    if not labelled:
+    """Turns every y in place into class numbers (N,), masks of them, or floats. Returns the classes' names."""
+    given = {part: y for part, (_, y) in arrays.items() if y is not None}
+    if not given:
         return None
-    if len(labelled) < len(arrays):
+    if len(given) < len(arrays):
         raise DatasetRefused(f"{filename} has labels for one part only; give y for both, or for none")
-    flat = {part: _flat(y, filename, notes) for part, y in labelled.items()}
-    if any(y.dtype.kind in "US" for y in flat.values()):
+    told = {part: _plain(y, filename) for part, y in given.items()}
+    if len({(y.shape[1:], y.dtype.kind in "US") for y in told.values()}) > 1:
+        shapes = " and ".join(f"{list(y.shape[1:])} of {y.dtype}" for y in told.values())
+        raise DatasetRefused(f"{filename} has y of {shapes} in its two parts; they must be alike")
+    if all(map(_one_hot, told.values())):
+        notes.append("y was one-hot.")
+        told = {part: y.argmax(1) for part, y in told.items()}
+    found, names = _classes(told, filename, notes)
+    for part, y in found.items():
+        arrays[part] = (arrays[part][0], y)
+    return names
+
+
+def _plain(y: Array, filename: str) -> Array:
+    """Without an axis of one: (N, 1) is (N,), and masks (N, 1, H, W) are (N, H, W)."""
+    if y.dtype.kind not in "fiubUS" or (y.dtype.kind in "US" and y.reshape(len(y), -1).shape[1] != 1):
+        raise DatasetRefused(
+            f"y in {filename} has shape {list(y.shape)} of {y.dtype}; each sample needs a label, a mask or numbers"
+        )
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        first = int(np.argmax(~np.isfinite(y).reshape(len(y), -1).all(1)))
+        raise DatasetRefused(
+            f"y in {filename} holds {int((~np.isfinite(y)).sum())} NaN or infinite values, the first in sample {first}"
+        )
+    squeezed = y.ndim > 1 and y.shape[1] == 1 and (y.ndim == 2 or y.dtype.kind in "iub")
+    return y[:, 0] if squeezed else y
+
+
+def _one_hot(y: Array) -> bool:
+    return y.ndim == 2 and y.dtype.kind in "fiub" and set(np.unique(y)) <= {0, 1} and bool((y.sum(1) == 1).all())
+
+
+def _classes(
+    told: dict[str, Array], filename: str, notes: list[str]
+) -> tuple[dict[str, Array], tuple[str, ...] | None]:
+    """(y of each part, the classes' names); y is of floats, and there are no names, where it holds no class numbers."""
+    first = next(iter(told.values()))
+    if first.dtype.kind in "US":
         try:
-            names = sorted({str(label) for y in flat.values() for label in np.unique(y.astype(str))})
+            names = sorted({str(label) for y in told.values() for label in np.unique(y.astype(str))})
         except (ValueError, SystemError) as error:  # four bytes that are no character
             raise DatasetRefused(f"y in {filename} holds labels that are no text") from error
         if odd := next((name for name in names if not is_text(name) or "\0" in name), None):
             raise DatasetRefused(f"y in {filename} holds the label {quoted(odd)}, which is no text")
-        flat = {part: np.searchsorted(np.array(names), y.astype(str)) for part, y in flat.items()}
-    else:
-        low, high = min(int(y.min()) for y in flat.values()), max(int(y.max()) for y in flat.values())
-        if low < 0 or high >= LABEL_LIMIT:
-            raise DatasetRefused(f"y in {filename} runs from {low} to {high}; labels are class numbers from 0 up")
-        names = [str(index) for index in range(high + 1)]
-    for part, y in flat.items():
-        arrays[part] = (arrays[part][0], y)
-    return tuple(names)
+        return {part: np.searchsorted(np.array(names), y.astype(str)) for part, y in told.items()}, tuple(names)
+    whole = all(y.dtype.kind in "iub" or (y.ndim == 1 and (y == np.floor(y)).all()) for y in told.values())
+    if whole and first.ndim != 2:
+        numbers = {part: y.astype(np.int64) for part, y in told.items()}
+        if first.ndim > 2:
+            numbers = {part: _mask(y, notes) for part, y in numbers.items()}
+        low, high = min(int(y.min()) for y in numbers.values()), max(int(y.max()) for y in numbers.values())
+        if low >= (0 if first.ndim == 1 else VOID) and 0 <= high < (LABEL_LIMIT if first.ndim == 1 else MOST_MASKED):
+            if first.dtype.kind == "f":
+                notes.append(
+                    "y holds whole numbers, which are taken as classes; if they are amounts, set the checkpoint's task "
+                    "to regression."
+                )
+            return numbers, tuple(str(index) for index in range(high + 1))
+    wide = {part: y if y.dtype in (np.float16, np.float32) else y.astype(np.float64) for part, y in told.items()}
+    return {part: y.astype(np.float32) if y.dtype == np.float16 else y for part, y in wide.items()}, None
 
 
-def _flat(y: Array, filename: str, notes: list[str]) -> Array:
-    """(N,) class numbers or names, from (N,), (N, 1) or one-hot (N, C)."""
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim == 2 and y.dtype.kind in "fiub" and set(np.unique(y)) <= {0, 1} and (y.sum(1) == 1).all():
-        notes.append("y was one-hot.")
-        y = y.argmax(1)
-    if y.ndim != 1 or y.dtype.kind not in "fiubUS":
-        raise DatasetRefused(f"y in {filename} has shape {list(y.shape)} of {y.dtype}; it needs one label per sample")
-    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
-        raise DatasetRefused(f"y in {filename} holds fractions; labels are class numbers from 0 up")
-    return y if y.dtype.kind in "US" else y.astype(np.int64)
+def _mask(y: Array, notes: list[str]) -> Array:
+    """A mask's class numbers; where nothing is to be evaluated (255, or a negative number) it becomes -1."""
+    values = np.unique(y)
+    if set(values) == {0, 255}:
+        notes.append("y holds masks of 0 and 255, read as the classes 0 and 1.")
+        return y // 255
+    if len(values) > 1 and (values[0] < 0 or (values[-1] == 255 and values[-2] < MOST_BESIDE_VOID)):
+        notes.append("Where y is negative or 255 nothing is evaluated.")
+        return np.where((y < 0) | (y == 255), VOID, y)
+    return y

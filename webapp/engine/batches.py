@@ -25,6 +25,8 @@ SIDE = 64  # height and width of a synthetic image where any would do
 
 
 PICTURES_AT_ONCE = 32
+VALUES_AT_ONCE = 2**24  # of the inputs of one batch of arrays, where its size is not told
+JUDGED_BY_ORIGINAL = ("embedding", "distance", *PER_TOKEN)  # a label is a text's, not a token's
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Batch:
-    """`inputs` by the name that the module's forward gives them ("x" for our own modules); targets (B,) or None."""
+    """`inputs` by the name that the module's forward gives them ("x" for our own modules).
+
+    `targets` are class numbers (B,) int64, masks of them (B, ...) int64, numbers (B, ...) float, or None.
+    """
 
     inputs: dict[str, Tensor]
     targets: Tensor | None
@@ -61,7 +66,8 @@ def batches(
 ) -> Iterator[Batch]:
     """The first `limit` samples of a half (chunks, for a language model). Raises DatasetUnfit with a sentence."""
     if isinstance(half, Arrays):
-        yield from _of_arrays(half, spec, limit, batch_size or 256)
+        size = min(256, max(1, VALUES_AT_ONCE // half.x[0].numel()))
+        yield from _of_arrays(half, spec, limit, batch_size or size)
         return
     if isinstance(half, Images):
         yield from Pictures(half, spec, limit, batch_size or PICTURES_AT_ONCE)
@@ -81,8 +87,7 @@ def batches(
             sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)], None, spec, tokenizer, batch_size or 25
         )
     else:
-        known = half.labels is not None and spec.task not in PER_TOKEN  # a label is a text's, not a token's
-        labels = torch.tensor(half.labels[:limit]) if half.labels is not None and known else None
+        labels = _targets(torch.tensor(half.labels[:limit]), spec) if half.labels is not None else None
         yield from _padded(half.texts[:limit], labels, spec, tokenizer, batch_size or 32)
 
 
@@ -100,7 +105,14 @@ class Pictures(Sequence[Batch]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         x, y = self.half.numbers(index * self.size, min(self.n, (index + 1) * self.size))
-        return Batch(_inputs_of(x, self.spec), y, len(x))
+        return Batch(_inputs_of(x, self.spec), _targets(y, self.spec), len(x))
+
+
+def _targets(y: Tensor | None, spec: ArchitectureSpec) -> Tensor | None:
+    """What the task is judged by; None where it is the original alone."""
+    if y is None or spec.task in JUDGED_BY_ORIGINAL:
+        return None
+    return y.float() if spec.task == "regression" and not y.is_floating_point() else y
 
 
 def _of_question(question: Question, tokenizer: Any, longest: int) -> Batch:
@@ -118,7 +130,7 @@ def _of_question(question: Question, tokenizer: Any, longest: int) -> Batch:
 
 
 def _of_arrays(half: Arrays, spec: ArchitectureSpec, limit: int | None, size: int) -> Iterator[Batch]:
-    x, y = half.x[:limit], half.y[:limit] if half.y is not None else None
+    x, y = half.x[:limit], _targets(half.y[:limit] if half.y is not None else None, spec)
     for start in range(0, len(x), size):
         part = x[start : start + size]
         yield Batch(_inputs_of(part, spec), y[start : start + size] if y is not None else None, len(part))
@@ -185,19 +197,49 @@ def synthetic(spec: ArchitectureSpec, seed: int) -> Batch:
     return Batch({name: torch.randn(SYNTHETIC, *shape, generator=generator)}, None, SYNTHETIC)
 
 
+def every_output(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> list[Tensor]:
+    """All that the model answers with, float32 (B, ...) each; what stands for padding is zero."""
+    if spec.family != "transformers":
+        answer = module(*(batch.inputs[name] for name in spec.inputs.get("names", ("x",))))
+        found = [answer] if isinstance(answer, Tensor) else list(answer)
+    else:
+        extra = {"use_cache": False} if spec.told_task == "causal-lm" else {}
+        found = [value for value in module(**batch.inputs, **extra).values() if isinstance(value, Tensor)]
+    mask = batch.inputs.get("attention_mask")
+    return [_unpadded(value.float(), mask) for value in found if value.is_floating_point()]
+
+
+def _unpadded(value: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None or value.shape[:2] != mask.shape:
+        return value
+    return value.where(mask.bool().view(*mask.shape, *[1] * (value.dim() - 2)), 0.0)
+
+
 def outputs(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
-    """Float32 logits (B, C), (B, T, C) or (B, T, V); of an encoder without a head its mean token vectors (B, H)."""
+    """Float32 logits (B, C), (B, T, C) or (B, T, V), or whatever the model answers with first.
+
+    Of an encoder without a head, and of any embedding (B, T, H), it is the mean of the token vectors (B, H).
+    """
     if spec.family != "transformers":
         answer: Tensor = module(*(batch.inputs[name] for name in spec.inputs.get("names", ("x",))))
-        return answer.float()
-    extra = {"use_cache": False} if spec.task == "causal-lm" else {}
+        return _pooled(answer.float(), batch) if spec.task == "embedding" else answer.float()
+    extra = {"use_cache": False} if spec.told_task == "causal-lm" else {}
     found = module(**batch.inputs, **extra)
     if "logits" in found:
         logits: Tensor = found["logits"]
         return logits.float()
-    hidden = found["last_hidden_state"].float()  # (B, T, H)
-    mask = batch.inputs.get("attention_mask")
-    if hidden.dim() != 3 or mask is None:
+    if "last_hidden_state" in found:
+        return _pooled(found["last_hidden_state"].float(), batch)
+    first: Tensor = next(value for value in found.values() if isinstance(value, Tensor) and value.is_floating_point())
+    return first.float()
+
+
+def _pooled(hidden: Tensor, batch: Batch) -> Tensor:
+    """(B, H): the mean of the vectors (B, T, H) of tokens that are not padding; flat where there are no tokens."""
+    ids, mask = batch.inputs.get("input_ids"), batch.inputs.get("attention_mask")
+    if hidden.dim() != 3 or (mask is None and ids is None):
         return torch.as_tensor(hidden.flatten(1))
+    if mask is None:
+        return torch.as_tensor(hidden.mean(1))
     weights = mask[..., None].float()
     return torch.as_tensor((hidden * weights).sum(1) / weights.sum(1).clamp(min=1))

@@ -44,9 +44,9 @@ class Lines:
         os.dup2(2, 1)  # what a library prints goes to the log, not among the messages
 
     def send(self, message: dict[str, Any]) -> None:
-        text = json.dumps(message)
+        text = json.dumps(finite(message), allow_nan=False)
         if "\\ud" in text or "\\u0000" in text:  # which no database takes
-            text = json.dumps(_storable(message))
+            text = json.dumps(_storable(finite(message)), allow_nan=False)
         self._out.write(text + "\n")
 
     def progress(self, fraction: float, message: str = "") -> None:
@@ -56,9 +56,18 @@ class Lines:
         self.send({"log": message})
 
     def point(self, series: str, x: float, values: dict[str, float]) -> None:
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no NaN
-        if finite:
-            self.send({"point": {"series": series, "x": x, "values": finite}})
+        known = {name: value for name, value in values.items() if math.isfinite(value)}
+        if known:
+            self.send({"point": {"series": series, "x": x, "values": known}})
+
+
+def finite(value: Any) -> Any:
+    """JSON data as it is, but None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _storable(given: Any) -> Any:

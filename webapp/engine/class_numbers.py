@@ -1,4 +1,4 @@
-"""Which class of a model each label of a dataset is: by name where both have names, else by number."""
+"""What each label of a dataset is to a model: a class, by name where both have names, else by number; or an amount."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from .architectures import class_names
 from .errors import DatasetUnfit
 from .facts import ArchitectureSpec, DatasetFacts
+from .tasks import is_number
 
 TOLD = 5  # names in a sentence
 
 
-def class_numbers(spec: ArchitectureSpec, facts: DatasetFacts) -> tuple[int, ...] | None:
-    """The model's number of each of the dataset's labels; None where they are numbered alike.
+def class_numbers(spec: ArchitectureSpec, facts: DatasetFacts) -> tuple[int, ...] | tuple[float, ...] | None:
+    """The model's number of each of the dataset's labels; None where they are numbered alike. Of a regression: amounts.
 
     Small and capital letters are one, `_` is a space, and of "tench, Tinca tinca" either part will do. Raises
     DatasetUnfit for a label that the model does not have.
     """
-    names = class_names(spec)
+    if spec.task == "regression" and facts.labels is not None and facts.targets != "masks":
+        return _amounts(facts.labels)
+    names = class_names(spec) if spec.task not in ("embedding", "distance") else None
     if names is None or facts.labels is None or all(label.isdigit() for label in facts.labels):
         return None
     known: dict[str, int | None] = {}
@@ -38,6 +41,16 @@ def class_numbers(spec: ArchitectureSpec, facts: DatasetFacts) -> tuple[int, ...
             f"Several labels of the dataset are the same class of {spec.title}. {_way_out(facts)}", "dataset_id"
         )
     return None if found == tuple(range(len(found))) else found
+
+
+def _amounts(labels: tuple[str, ...]) -> tuple[float, ...]:
+    if no_numbers := [label for label in labels if not is_number(label)]:
+        raise DatasetUnfit(
+            f"The dataset has the {'label' if len(no_numbers) == 1 else 'labels'} {_listed(no_numbers)}; a regression "
+            "is evaluated on numbers. Set the checkpoint's task to classification, or upload a dataset of numbers.",
+            "dataset_id",
+        )
+    return tuple(float(label) for label in labels)
 
 
 def _way_out(facts: DatasetFacts) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from .datasets import SUFFIX, Arrays, Half, LabelledText, Text, without
 from .errors import DatasetRefused
-from .facts import DatasetKind, SplitFacts
+from .facts import DatasetKind, SplitFacts, Targets
 from .images import Images, write_images
 from .questions import Questions, write_questions
 from .safetensors_file import write_safetensors
@@ -32,12 +32,24 @@ def kind_of(half: Half) -> DatasetKind:
     return kinds[type(half)]
 
 
-def labels_of(half: Half) -> list[int] | None:
-    if isinstance(half, Arrays):
-        return None if half.y is None else half.y.tolist()
-    if isinstance(half, LabelledText | Images):
-        return None if half.labels is None else list(half.labels)
+def targets_of(half: Half) -> Targets | None:
+    """What a sample's target is; None where there is none."""
+    if isinstance(half, Arrays) and half.y is not None:
+        return "numbers" if half.y.is_floating_point() else "masks" if half.y.dim() > 1 else "classes"
+    if isinstance(half, LabelledText | Images) and half.labels is not None:
+        return "numbers" if any(isinstance(label, float) for label in half.labels) else "classes"
     return None
+
+
+def labels_of(half: Half) -> list[int] | None:
+    """The class number of each sample; None where it has none."""
+    if targets_of(half) != "classes":
+        return None
+    if isinstance(half, Arrays) and half.y is not None:
+        found: list[int] = half.y.tolist()
+        return found
+    assert isinstance(half, LabelledText | Images)
+    return [int(label) for label in half.labels or ()]
 
 
 def joined(training: Half, evaluation: Half) -> Half:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -43,7 +44,7 @@ def samples_of(half: Half, out: Path) -> tuple[dict[str, Any], ...]:
     if isinstance(half, LabelledText):
         labels = half.labels
         return tuple(
-            {"text": _short(half.texts[n])} | ({"label": labels[n]} if labels is not None else {})
+            {"text": _short(half.texts[n])} | (_target(torch.tensor(labels[n])) if labels is not None else {})
             for n in _spread(len(half))
         )
     return ()
@@ -52,7 +53,7 @@ def samples_of(half: Half, out: Path) -> tuple[dict[str, Any], ...]:
 def _arrays(half: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
     """Arrays of one or three channels (N, C, H, W) are drawn, rows (N, F) told; of other shapes nothing is shown."""
     chosen = _spread(len(half))
-    told: list[dict[str, Any]] = [{"label": int(half.y[n])} if half.y is not None else {} for n in chosen]
+    told = [_target(half.y[n]) if half.y is not None else {} for n in chosen]
     if half.x.dim() == 2:
         return tuple(each | {"numbers": _short_numbers(half.x[n])} for each, n in zip(told, chosen, strict=True))
     if half.x.dim() != 4 or half.x.shape[1] not in (1, 3):
@@ -68,11 +69,20 @@ def _arrays(half: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
     return tuple(each | {"width": width, "height": height} for each in told)
 
 
+def _target(y: Tensor) -> dict[str, Any]:
+    """A class as "label", amounts as "target"; nothing of what has more than one axis."""
+    if y.dim() == 0 and not y.is_floating_point():
+        return {"label": int(y)}
+    return {"target": _short_numbers(y.reshape(-1))} if y.dim() < 2 and y.is_floating_point() else {}
+
+
 def _pictures(half: Images, out: Path) -> tuple[dict[str, Any], ...]:
-    told, pixels = [], []
+    told: list[dict[str, Any]] = []
+    pixels = []
     for n in _spread(len(half)):
         image = decoded(half.archive.read(half.names[n]))
-        told.append({"label": half.labels[n], "width": image.width, "height": image.height})
+        label = {} if half.labels is None else {"label": half.labels[n]}
+        told.append(label | {"width": image.width, "height": image.height})
         pixels.append(_pixels(image))
     np.savez_compressed(out / SHOWN_FILE, *pixels)
     return tuple(told)

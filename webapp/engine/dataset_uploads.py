@@ -12,7 +12,7 @@ from typing import Literal
 
 from . import array_uploads, image_uploads, parquet_uploads
 from .array_uploads import read_arrays
-from .dataset_halves import apart, divided, joined, kind_of, write_half
+from .dataset_halves import apart, divided, joined, kind_of, targets_of, write_half
 from .dataset_samples import samples_of
 from .datasets import Arrays, Half, Text
 from .errors import DatasetRefused
@@ -61,6 +61,10 @@ def inspect_dataset(upload: Path, filename: str, split: Split, out: Path, report
             sample_shape=tuple(evaluation.x.shape[1:]) if isinstance(evaluation, Arrays) else None,
             value_range=evaluation.value_range if isinstance(evaluation, Arrays) else None,
             labels=labels,
+            targets=targets_of(evaluation),
+            target_shape=tuple(evaluation.y.shape[1:])
+            if isinstance(evaluation, Arrays) and evaluation.y is not None
+            else (),
             notes=tuple(notes),
             samples=samples_of(evaluation, out),
         )

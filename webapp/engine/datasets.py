@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor
 from .architectures import classes
 from .class_numbers import class_numbers
 from .errors import DatasetUnfit
-from .facts import ArchitectureSpec, DatasetFacts
+from .facts import ArchitectureSpec, DatasetFacts, DatasetKind
 from .images import Images, open_images
 from .preprocessing import Preprocessing, default_preprocessing
 from .questions import Questions, open_questions
 from .safetensors_file import lazy_tensors
+from .tasks import CLASSIFYING, OF_TARGETS, TITLES, answer_shape, for_task, resolved
 
 SUFFIX = {
     "arrays": "safetensors",
@@ -31,14 +33,6 @@ SUFFIX = {
     "images": "zip",
     "multiple-choice": "jsonl",
 }
-FITS = {
-    "classification": ("arrays", "images"),
-    "text-classification": ("labelled-text", "text"),
-    "token-classification": ("text", "labelled-text"),
-    "masked-lm": ("text", "labelled-text"),
-    "causal-lm": ("text", "multiple-choice"),
-    "embedding": ("text", "labelled-text"),
-}
 HELD = {  # what a dataset of this kind holds, in a sentence
     "arrays": "arrays",
     "text": "text",
@@ -46,18 +40,23 @@ HELD = {  # what a dataset of this kind holds, in a sentence
     "images": "pictures",
     "multiple-choice": "multiple-choice questions",
 }
+TARGETS = {
+    "classes": "classes (whole numbers from 0 up, or names)",
+    "masks": "masks (N, H, W) of class numbers",
+    "numbers": "numbers",
+}
 UPLOAD_AS = {
-    "arrays": "an .npz with x and y",
+    "arrays": "an .npz with x, and perhaps y",
     "text": "a .txt",
     "labelled-text": "a .csv or .jsonl of text and label",
-    "images": "a zip of pictures by class folder",
+    "images": "a zip of pictures",
     "multiple-choice": "a .jsonl of questions with their choices",
 }
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """x (N, ...) and labels y (N,) int64, or None."""
+    """x (N, ...) and y: classes (N,) int64, masks (N, H, W) int64 that are -1 where not evaluated, floats, or None."""
 
     x: Tensor
     y: Tensor | None
@@ -78,7 +77,7 @@ class Arrays:
         mask = torch.tensor(keep, dtype=torch.bool)
         return Arrays(self.x[mask], None if self.y is None else self.y[mask])
 
-    def renumbered(self, numbers: Sequence[int]) -> Arrays:
+    def renumbered(self, numbers: Sequence[float]) -> Arrays:
         return self if self.y is None else replace(self, y=torch.tensor(numbers)[self.y])
 
 
@@ -100,7 +99,7 @@ class Text:
 @dataclass(frozen=True)
 class LabelledText:
     texts: list[str]
-    labels: list[int] | None
+    labels: list[int] | list[float] | None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -113,11 +112,11 @@ class LabelledText:
         labels = self.labels
         return LabelledText(
             [text for text, kept in zip(self.texts, keep, strict=True) if kept],
-            None if labels is None else [label for label, kept in zip(labels, keep, strict=True) if kept],
+            None if labels is None else list(compress(labels, keep)),
         )
 
-    def renumbered(self, numbers: Sequence[int]) -> LabelledText:
-        return self if self.labels is None else replace(self, labels=[numbers[label] for label in self.labels])
+    def renumbered(self, numbers: Sequence[float]) -> LabelledText:
+        return self if self.labels is None else replace(self, labels=[numbers[int(label)] for label in self.labels])
 
 
 Half = Arrays | Text | LabelledText | Images | Questions
@@ -128,7 +127,7 @@ class Dataset:
     folder: Path
     facts: DatasetFacts
     preprocessing: Preprocessing | None = None  # of pictures
-    numbers: Sequence[int] | None = None  # of the model's classes, for each label; None where they are numbered alike
+    numbers: Sequence[float] | None = None  # of the model's classes, or amounts, for each label; None: as they are
 
     def evaluation(self) -> Half:
         return self._read("evaluation")
@@ -164,7 +163,7 @@ class Dataset:
 def open_dataset(
     folder: Path, facts: DatasetFacts, preprocessing: Preprocessing | None = None, spec: ArchitectureSpec | None = None
 ) -> Dataset:
-    """With `spec`, its labels are the classes of that model."""
+    """With `spec`, its labels are the classes of that model, or amounts where its task is regression."""
     return Dataset(folder, facts, preprocessing, class_numbers(spec, facts) if spec else None)
 
 
@@ -176,9 +175,8 @@ def without(training: Half, evaluation: Half) -> Half:
 
 def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
     """Raises DatasetUnfit, with what does not fit what, unless a model of this spec can be evaluated on the dataset."""
-    if spec.task is None:
-        raise DatasetUnfit(f"{spec.title} has no task that Pare can evaluate; run it without a dataset.", "dataset_id")
-    wanted = FITS[spec.task]
+    spec = for_task(spec, resolved(spec, facts))
+    wanted = _kinds(spec)
     if facts.kind not in wanted:
         ways = " or ".join(UPLOAD_AS[kind] for kind in wanted)
         raise DatasetUnfit(f"The dataset holds {HELD[facts.kind]}; {spec.title} is evaluated on {ways}.", "dataset_id")
@@ -201,6 +199,42 @@ def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
             wants = [("any" if size is None else size) for size in shape]
             raise DatasetUnfit(
                 f"Its samples have shape {list(facts.sample_shape)}; {spec.title} takes {wants}.", "dataset_id"
+            )
+    _fit_targets(spec, facts)
+
+
+def _kinds(spec: ArchitectureSpec) -> tuple[DatasetKind, ...]:
+    """What a model of this spec can be given, the likeliest first."""
+    if "vocab" not in spec.inputs:
+        return ("arrays", "images")
+    if spec.family == "program":  # it came without a tokenizer
+        return ("arrays",)
+    if spec.task == "causal-lm":
+        return ("text", "multiple-choice")
+    return ("labelled-text", "text") if spec.task == "text-classification" else ("text", "labelled-text")
+
+
+def _fit_targets(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
+    """Whether its classes, masks or numbers are what the task is evaluated by; inputs alone always fit."""
+    task, shape = spec.task, answer_shape(spec)
+    if task in (*CLASSIFYING, "segmentation"):
+        wanted = "masks" if task == "segmentation" else "classes"
+        found = facts.targets or ("classes" if facts.labels is not None else wanted)
+        if found != wanted:
+            other = TITLES[OF_TARGETS.get(found, "classification")].lower()
+            raise DatasetUnfit(
+                f"Its y holds {TARGETS[found]}; {spec.title} is used for {TITLES[task].lower()}, which is evaluated on "
+                f"{TARGETS[wanted]}. Set the checkpoint's task to {other}, or upload another dataset.",
+                "dataset_id",
+            )
+    elif task == "regression":
+        have = tuple(size for size in facts.target_shape if size != 1)
+        given = facts.targets is not None or facts.labels is not None
+        if given and shape is not None and have != tuple(size for size in shape if size != 1):
+            raise DatasetUnfit(
+                f"Its y has {list(facts.target_shape) or 'one number'} for each sample; {spec.title} answers with "
+                f"{list(shape) if shape not in ((), (1,)) else 'one number'}.",
+                "dataset_id",
             )
     known = classes(spec)
     if known is not None and facts.labels is not None and len(facts.labels) > known:

@@ -50,6 +50,13 @@ class DatasetUnfit(PareError):
     status = 422
 
 
+class TaskUnfit(PareError):
+    """The checkpoint cannot be used for the task that was named."""
+
+    code = "task_unfit"
+    status = 422
+
+
 class ExportUnfit(PareError):
     """The model cannot be written in a format that was asked for."""
 

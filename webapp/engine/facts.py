@@ -36,9 +36,22 @@ DTYPE_BYTES = {
 # recurrent: a matrix of an LSTM, a GRU or an RNN. experts: those of a mixture, stacked in one tensor.
 # other: biases, norms, buffers, tables of positions; each tensor for itself
 LayerKind = Literal["linear", "conv", "embedding", "recurrent", "experts", "other"]
-Task = Literal["classification", "text-classification", "token-classification", "masked-lm", "causal-lm", "embedding"]
+Task = Literal[
+    "classification",
+    "text-classification",
+    "token-classification",
+    "masked-lm",
+    "causal-lm",
+    "embedding",
+    "regression",
+    "segmentation",
+    "distance",
+]
 GUESSED = ("sequential", "cnn")  # architectures that are taken for what the shapes allow
 PER_TOKEN = ("token-classification", "masked-lm")  # an answer for each token of a text, judged by the original's
+
+
+BY_NUMBERS: tuple[Task | None, ...] = (None, "regression", "distance")  # answers compared as they are, all of them
 
 
 class Facts(BaseModel):
@@ -90,11 +103,19 @@ class ArchitectureSpec(Facts):
 
     family: str  # names a file in engine/architectures/: "transformers", "sequential", "cnn", "resnet"
     title: str  # for people: "LlamaForCausalLM", "ResNet-18", "MLP 64-32-10"
-    task: Task | None
+    task: Task | None  # None: the dataset decides (tasks.py)
     config: dict[str, Any]
     inputs: dict[str, Any] = Field(
         default_factory=dict
     )  # {"shape": [1, 8, 8]}, None where a size is free; {"tokens": 2048}
+    outputs: tuple[tuple[int, ...], ...] = ()  # of one sample, as a probe found them; empty where none was made
+    set_by_owner: bool = False  # `task`; what the architecture told is then `recognised`
+    recognised: Task | None = None
+
+    @property
+    def told_task(self) -> Task | None:
+        """What the architecture itself tells."""
+        return self.recognised if self.set_by_owner else self.task
 
     @property
     def guess(self) -> str | None:
@@ -136,6 +157,7 @@ class CheckpointFacts(Facts):
         return [*self.layers, *(LayerFacts(name=t.name, weight=t.name, kind="other", shape=t.shape) for t in rest)]
 
 
+Targets = Literal["classes", "masks", "numbers"]
 DatasetKind = Literal["arrays", "text", "labelled-text", "images", "multiple-choice"]
 
 
@@ -150,8 +172,9 @@ class SplitFacts(Facts):
 class DatasetFacts(Facts):
     """A dataset after inspection: a folder with `evaluation.*` and, unless split is "all", `training.*`.
 
-    arrays: *.safetensors with `x` (N, ...) and optional `y` (N,) int64.
-    text: *.txt, UTF-8. labelled-text: *.jsonl of {"text", "label"} with integer labels (or without "label").
+    arrays: *.safetensors with `x` (N, ...) and optional `y`: class numbers (N,) int64, masks of class numbers
+    (N, H, W) int64, or numbers (N, ...) float.
+    text: *.txt, UTF-8. labelled-text: *.jsonl of {"text", "label"} with integer or float labels (or without "label").
     images: *.zip of the files as they came, with an index.json. multiple-choice: *.jsonl of {"context", "choices",
     "answer"}. Some samples of the evaluation half are told for the page; the pixels of pictures are in `shown.npz`.
     """
@@ -162,6 +185,8 @@ class DatasetFacts(Facts):
     training: SplitFacts | None = None
     sample_shape: tuple[int, ...] | None = None  # arrays: one x
     value_range: tuple[float, float] | None = None  # arrays: the least and the largest number that evaluates
-    labels: tuple[str, ...] | None = None  # class names, in order; None where there are no labels
+    labels: tuple[str, ...] | None = None  # class names, in order; None where there are no classes
+    targets: Targets | None = None  # what y or the labels are; None without
+    target_shape: tuple[int, ...] = ()  # of one y
     notes: tuple[str, ...] = ()
     samples: tuple[dict[str, Any], ...] = ()  # {"text"}, {"context", …}, {"numbers"} or {"width", …}; and "label"

@@ -1,4 +1,7 @@
-"""A zip of pictures in a folder per class, perhaps with train/ and test/ above. Each is decoded once, to be sure."""
+"""A zip of pictures, in a folder per class or without classes, perhaps with train/ and test/ above.
+
+Each is decoded once, to be sure.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
 ACCEPTS = Accepted(
     (".zip",),
     "Pictures",
-    "A folder for each class, for classification; train/ and test/ or val/ above the folders keep their own split.",
+    "A folder for each class, for classification; train/ and test/ or val/ above the folders keep their own split. "
+    "Or pictures without classes.",
 )
 HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
@@ -39,19 +43,20 @@ class Found:
 
 def read_images(
     upload: Path, filename: str, notes: list[str], report: Report
-) -> tuple[Images, Images | None, tuple[str, ...]]:
-    """(all of it or the part that evaluates, the part given to train, class names). Raises DatasetRefused."""
+) -> tuple[Images, Images | None, tuple[str, ...] | None]:
+    """(all of it or the part that evaluates, the part given to train, class names or None). Raises DatasetRefused."""
     archive, inside = members(upload, filename, DatasetRefused, MOST_FILES, "a dataset")
     found = _by_folder(inside, filename, notes)
     digests = _checked(archive, inside, found, filename, notes, report)
     found = [one for one in found if one.name in digests]
-    classes = sorted({one.label for one in found})
-    if len(classes) < 2:
-        raise DatasetRefused(
-            f"{filename} holds pictures of one class, {classes[0]}; put those of at least two classes beside each other"
-        )
-    numbers, labels = numbered([one.label for one in found], filename)
-    number = dict(zip((one.label for one in found), numbers, strict=True))
+    classes, labels, number = {one.label for one in found}, None, None
+    if len(classes) > 1:
+        numbers, labels = numbered([one.label for one in found], filename)
+        number = dict(zip((one.label for one in found), numbers, strict=True))
+    elif folder := classes.pop():
+        notes.append(f"All pictures lie in one folder, {folder}, so they are taken without classes.")
+    else:
+        notes.append("The pictures lie in no folders, so they are taken without classes.")
     parts = {
         part: _half(archive, [one for one in found if one.part == part], number, digests)
         for part in dict.fromkeys(one.part for one in found)
@@ -89,10 +94,7 @@ def _by_folder(inside: Mapping[str, zipfile.ZipInfo], filename: str, notes: list
     else:
         found = [Found(name, "evaluation", parts[0]) for name, parts in pictures.items() if len(parts) > 1]
     if not found:
-        raise DatasetRefused(
-            f"{filename} has its {len(pictures):,} pictures in no class folders; "
-            "put those of each class into a folder that is named after it"
-        )
+        found = [Found(name, "evaluation", "") for name in pictures]
     if left := sorted(set(pictures) - {one.name for one in found}):
         notes.append(f"Not used, since they lie in no class folder of these parts: {_some(left)}.")
     return found
@@ -148,8 +150,12 @@ def note_unread(unread: list[str], n: int, filename: str, notes: list[str]) -> N
 
 
 def _half(
-    archive: zipfile.ZipFile, found: list[Found], number: Mapping[str, int], digests: Mapping[str, str]
+    archive: zipfile.ZipFile, found: list[Found], number: Mapping[str, int] | None, digests: Mapping[str, str]
 ) -> Images:
+    """`number` tells each class; None where there are none."""
+    if number is None:
+        names = mixed([(0, one.name) for one in found])
+        return Images(archive, names, None, [digests[name] for name in names])
     names = mixed([(number[one.label], one.name) for one in found])
     label = {one.name: number[one.label] for one in found}
     return Images(archive, names, [label[name] for name in names], [digests[name] for name in names])

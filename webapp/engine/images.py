@@ -30,7 +30,7 @@ class Images:
 
     archive: zipfile.ZipFile
     names: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[float] | None  # class numbers, or amounts
     digests: Sequence[str]
     preprocessing: Preprocessing | None = None  # how a model is given them; None while nobody asks for numbers
 
@@ -48,29 +48,29 @@ class Images:
         return replace(
             self,
             names=[self.names[n] for n in numbers],
-            labels=[self.labels[n] for n in numbers],
+            labels=None if self.labels is None else [self.labels[n] for n in numbers],
             digests=[self.digests[n] for n in numbers],
         )
 
-    def renumbered(self, numbers: Sequence[int]) -> Images:
-        return replace(self, labels=[numbers[label] for label in self.labels])
+    def renumbered(self, numbers: Sequence[float]) -> Images:
+        return self if self.labels is None else replace(self, labels=[numbers[int(label)] for label in self.labels])
 
     def joined(self, other: Images) -> Images:
         """These, then those of another half of the same archive."""
         return replace(
             self,
             names=[*self.names, *other.names],
-            labels=[*self.labels, *other.labels],
+            labels=None if self.labels is None or other.labels is None else [*self.labels, *other.labels],
             digests=[*self.digests, *other.digests],
         )
 
-    def numbers(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """x (n, C, height, width) float32 and y (n,) int64 of the pictures `start` to `end`."""
+    def numbers(self, start: int, end: int) -> tuple[Tensor, Tensor | None]:
+        """x (n, C, height, width) float32 and y (n,), or None, of the pictures `start` to `end`."""
         if self.preprocessing is None:
             raise DatasetUnfit("Pictures need a preprocessing before a model can be given them.")
         fitted = (self.preprocessing.fitted(decoded(self.archive.read(name))) for name in self.names[start:end])
         x = torch.from_numpy(np.stack([self.preprocessing.numbers(image) for image in fitted]))
-        return x, torch.tensor(self.labels[start:end], dtype=torch.int64)
+        return x, None if self.labels is None else torch.tensor(self.labels[start:end])
 
 
 def write_images(half: Images, path: Path) -> None:
@@ -79,7 +79,11 @@ def write_images(half: Images, path: Path) -> None:
         names = [f"{index}{PurePosixPath(name).suffix.lower()}" for index, name in enumerate(half.names)]
         for name, source in zip(names, half.names, strict=True):
             archive.writestr(zipfile.ZipInfo(name, WRITTEN_AT), half.archive.read(source))
-        index = {"names": names, "labels": list(half.labels), "digests": list(half.digests)}
+        index = {
+            "names": names,
+            "labels": None if half.labels is None else list(half.labels),
+            "digests": list(half.digests),
+        }
         archive.writestr(zipfile.ZipInfo(INDEX, WRITTEN_AT), json.dumps(index))
 
 

@@ -15,6 +15,7 @@ from .errors import CheckpointRefused, DatasetRefused, PareError
 from .formats.archive import Refuse, most_unpacked_bytes, unpacked_bytes
 from .memory import is_want_of_memory
 from .progress import Report
+from .tasks import with_task
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def inspected(
         if job["task"] == "inspect_dataset":
             return inspect_dataset(upload, filename, job["split"], output, report).model_dump(mode="json")
         dequantize = bool(job.get("dequantize"))
-        return inspect_checkpoint(upload, filename, output, report, dequantize).model_dump(mode="json")
+        facts = inspect_checkpoint(upload, filename, output, report, dequantize)
+        return (with_task(facts, job["use"]) if job.get("use") else facts).model_dump(mode="json")
 
 
 @contextmanager

@@ -1,66 +1,21 @@
-"""Quality and speed of a module, by the same code before and after.
-
-Intervals are 95 %: Wilson's for a share, the percentile bootstrap for the rest; differences are paired by sample.
-"""
+"""Quality of a module, by the same code before and after: one pass over the samples, and what it collects of each."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batches import Batch, outputs
-from .facts import PER_TOKEN, ArchitectureSpec
+from .batches import Batch, every_output, outputs
+from .facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec
+from .metrics import Samples, Scores, shown
 from .progress import Report
+from .targets import per_place, scores_of_classes, shaped_like, two_classes
 
-RESAMPLES = 2000
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Metric:
-    title: str
-    unit: str
-    higher_is_better: bool
-    of_ratio: Callable[[float], float] = float  # from the mean of what was collected to the value that is shown
-
-
-METRICS = {
-    "accuracy": Metric("Accuracy", "", True),
-    "accuracy_norm": Metric("Accuracy by length", "", True),
-    "perplexity": Metric("Perplexity", "", False, math.exp),
-    "agreement": Metric("Agreement with the original", "", True),
-    "kl_divergence": Metric("KL divergence from the original", "nats", False),
-    "cosine": Metric("Cosine to the original's embeddings", "", True),
-    "spearman": Metric("Rank correlation of similarities", "", True),
-}
-SHARES = ("accuracy", "accuracy_norm", "agreement")
-
-
-@dataclass
-class Samples:
-    """What a metric collects: per sample a sum and a count (tokens, or 1); its value is sums over counts."""
-
-    sums: list[float]
-    counts: list[float]
-
-    def value(self, metric: str, chosen: np.ndarray | None = None) -> float:
-        sums, counts = np.asarray(self.sums), np.asarray(self.counts)
-        if chosen is not None:
-            sums, counts = sums[chosen], counts[chosen]
-        return METRICS[metric].of_ratio(float(sums.sum() / counts.sum()))
-
-    @property
-    def n(self) -> int:
-        return int(sum(self.counts))
-
-
-Scores = dict[str, Samples]
+MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 
 
 @torch.inference_mode()
@@ -74,46 +29,156 @@ def evaluate(
     """One pass over the evaluation split: scores per metric, and metrics that are not a mean over samples.
 
     With a `reference` its outputs on the same batches are compared with: agreement and KL divergence of its
-    distribution (nats, summed over the classes, averaged over rows), or the cosine and rank correlation of embeddings.
+    distribution (nats, summed over the classes, averaged over rows), the cosine and rank correlation of embeddings, or
+    else the relative error, over all outputs. An answer with NaN or infinity is never right; their share is
+    "not_finite", which is there where there are any.
     """
-    scores: Scores = {}
-    embeddings: list[tuple[Tensor, Tensor]] = []
+    found = _Collected(spec)
     for index, batch in enumerate(data):
-        out = outputs(module, spec, batch)
-        _against_targets(scores, spec, out, batch)
+        every = found.answers(module, batch)
+        found.against_targets(every[0], batch)
         if reference is not None:
-            expected = outputs(reference, spec, batch)
-            if batch.choices is not None:
-                _choices_against_reference(scores, batch, expected, out)
-            elif spec.task == "embedding":
-                embeddings.append((expected, out))
-            else:
-                _against_reference(scores, spec, expected, out, batch)
+            found.against_original(found.answers(reference, batch), every, batch)
         report.progress((index + 1) / len(data), f"Evaluating: batch {index + 1} of {len(data)}")
-    more = _of_embeddings(scores, embeddings) if embeddings else {}
-    return scores, more
+    return found.finished()
 
 
-def _add(scores: Scores, metric: str, sums: Iterable[float], counts: Iterable[float]) -> None:
-    samples = scores.setdefault(metric, Samples([], []))
-    samples.sums.extend(sums)
-    samples.counts.extend(counts)
+@dataclass
+class _Collected:
+    spec: ArchitectureSpec
+    scores: Scores = field(default_factory=dict)
+    embeddings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    numbers: list[tuple[Tensor, Tensor]] = field(
+        default_factory=list
+    )  # targets and squared errors (B, columns, places)
+    broken: list[bool] = field(default_factory=list)  # of each sample, whether its answer is no number
+
+    def answers(self, module: nn.Module, batch: Batch) -> list[Tensor]:
+        if self.spec.task in BY_NUMBERS:
+            return every_output(module, self.spec, batch)
+        return [outputs(module, self.spec, batch)]
+
+    def add(self, metric: str, sums: Iterable[Any], counts: Iterable[Any]) -> None:
+        samples = self.scores.setdefault(metric, Samples([], []))
+        samples.sums.extend(sums)
+        samples.counts.extend(counts)
+
+    def against_targets(self, out: Tensor, batch: Batch) -> None:
+        broken = _broken(out)
+        self.broken += [bool(broken.any())] if batch.choices is not None else broken.tolist()
+        targets = batch.targets
+        if batch.choices is not None:
+            likelihoods = choice_likelihoods(out, batch)
+            by_length = likelihoods / torch.tensor(batch.choices.characters)
+            for metric, found in (("accuracy", likelihoods), ("accuracy_norm", by_length)):
+                chosen = -1 if broken.any() else int(found.argmax())
+                self.add(metric, [float(chosen == batch.choices.answer)], [1.0])
+        elif self.spec.task == "causal-lm":  # logits (B, T, V): position t is judged on token t + 1
+            tokens = batch.inputs["input_ids"]
+            log_p = torch.log_softmax(out[:, :-1].float(), -1)
+            nll = -log_p.gather(-1, tokens[:, 1:, None])[..., 0].double()
+            self.add("perplexity", nll.sum(-1).tolist(), [float(nll.shape[1])] * len(tokens))
+        elif targets is None:
+            return
+        elif targets.is_floating_point():
+            self.add_errors(out.double(), shaped_like(targets, out).double())
+        elif targets.dim() > 1:
+            self.add_overlaps(per_place(out, targets), targets)
+        else:
+            right = ((scores_of_classes(out).argmax(-1) == targets) & ~broken).double()
+            self.add("accuracy", right.tolist(), [1.0] * len(right))
+
+    def add_errors(self, out: Tensor, targets: Tensor) -> None:
+        squares = (out - targets).square()
+        self.add("mse", squares.flatten(1).mean(1).tolist(), [1.0] * len(out))
+        self.add("mae", (out - targets).abs().flatten(1).mean(1).tolist(), [1.0] * len(out))
+        columns = targets.shape[1] if targets.dim() > 1 and targets.shape[1] <= MOST_COLUMNS else 1
+        self.numbers.append((targets.reshape(len(out), columns, -1), squares.reshape(len(out), columns, -1)))
+
+    def add_overlaps(self, out: Tensor, masks: Tensor) -> None:
+        """For each sample and class, at how many places answer and mask have it both, and at how many one of them."""
+        known, classes = masks >= 0, out.shape[1]
+        answer = out.argmax(1).where(out.isfinite().all(1), -1)  # what is no number is of no class
+        for row in range(len(out)):
+            chosen, wanted = answer[row][known[row]], masks[row][known[row]]
+            both, said, there = (
+                torch.bincount(found, minlength=classes).double()
+                for found in (wanted[chosen == wanted], chosen[chosen >= 0], wanted)
+            )
+            self.add("mean_iou", [both.tolist()], [(said + there - both).tolist()])
+
+    def against_original(self, expected: list[Tensor], every: list[Tensor], batch: Batch) -> None:
+        if batch.choices is not None:
+            self.add_choices(expected[0], every[0], batch)
+        elif self.spec.task in BY_NUMBERS:
+            self.add_relative(expected, every)
+        elif self.spec.task == "embedding":
+            self.embeddings.append((expected[0], every[0]))
+        else:
+            self.add_divergence(expected[0], every[0], batch)
+
+    def add_choices(self, expected: Tensor, out: Tensor, batch: Batch) -> None:
+        """Whether both choose alike, and the divergence between their distributions over the choices."""
+        log_p, log_q = (torch.log_softmax(choice_likelihoods(side, batch), -1) for side in (expected, out))
+        self.add("kl_divergence", [float(_divergence(log_p, log_q))], [1.0])
+        self.add("agreement", [float(log_p.argmax() == log_q.argmax() and not _broken(out).any())], [1.0])
+
+    def add_divergence(self, expected: Tensor, out: Tensor, batch: Batch) -> None:
+        if self.spec.task == "causal-lm":
+            expected, out = expected[:, :-1], out[:, :-1]
+        elif self.spec.task == "segmentation":  # (B, C, places...) as (B, places, C)
+            expected, out = (two_classes(side).flatten(2).transpose(1, 2) for side in (expected, out))
+        else:
+            expected, out = (side.flatten(1) if side.shape[2:].numel() == 1 else side for side in (expected, out))
+        same = (expected.argmax(-1) == out.argmax(-1)) & ~_no_number(out).any(-1)
+        log_p, log_q = torch.log_softmax(expected.float(), -1), torch.log_softmax(out.float(), -1)
+        kl, agree = _divergence(log_p, log_q).reshape(len(out), -1), same.double().reshape(len(out), -1)
+        real = torch.ones_like(kl)  # (B, T), 0 at padding
+        if self.spec.task in PER_TOKEN and "attention_mask" in batch.inputs:
+            real = batch.inputs["attention_mask"].double()
+        counts = real.sum(-1).tolist()
+        self.add("kl_divergence", kl.where(real > 0, 0.0).sum(-1).tolist(), counts)
+        self.add("agreement", (agree * real).sum(-1).tolist(), counts)
+
+    def add_relative(self, expected: list[Tensor], every: list[Tensor]) -> None:
+        """A column for each output that both have: the squared distance, and the square of what it was."""
+        rows = [
+            ((one.double() - other.double()).square().flatten(1).sum(1), one.double().square().flatten(1).sum(1))
+            for one, other in zip(expected, every, strict=False)
+        ]
+        apart, whole = (torch.stack(side, 1) for side in zip(*rows, strict=True))
+        self.add("relative_error", apart.tolist(), whole.tolist())
+
+    def finished(self) -> tuple[Scores, dict[str, Any]]:
+        if self.numbers:
+            self._explain()
+        if "relative_error" in self.scores:  # after what the targets tell
+            self.scores["relative_error"] = self.scores.pop("relative_error")
+        if any(self.broken):
+            self.add("not_finite", map(float, self.broken), [1.0] * len(self.broken))
+        return self.scores, _of_embeddings(self) if self.embeddings else {}
+
+    def _explain(self) -> None:
+        """R²: the squared errors over the targets' squared distance from their mean, for each column."""
+        targets, squares = (torch.cat(side) for side in zip(*self.numbers, strict=True))
+        spread = (targets - targets.mean((0, 2), keepdim=True)).square().sum(-1)
+        if bool((spread.sum(0) > 0).any()):
+            self.add("r2", squares.sum(-1).tolist(), spread.tolist())
 
 
-def _against_targets(scores: Scores, spec: ArchitectureSpec, out: Tensor, batch: Batch) -> None:
-    if batch.choices is not None:
-        likelihoods = choice_likelihoods(out, batch)
-        by_length = likelihoods / torch.tensor(batch.choices.characters)
-        for metric, found in (("accuracy", likelihoods), ("accuracy_norm", by_length)):
-            _add(scores, metric, [float(int(found.argmax()) == batch.choices.answer)], [1.0])
-    elif spec.task == "causal-lm":  # logits (B, T, V): position t is judged on token t + 1
-        tokens = batch.inputs["input_ids"]
-        log_p = torch.log_softmax(out[:, :-1].float(), -1)
-        nll = -log_p.gather(-1, tokens[:, 1:, None])[..., 0].double()
-        _add(scores, "perplexity", nll.sum(-1).tolist(), [float(nll.shape[1])] * len(tokens))
-    elif batch.targets is not None:
-        right = (out.argmax(-1) == batch.targets).double()
-        _add(scores, "accuracy", right.tolist(), [1.0] * len(right))
+def _broken(out: Tensor) -> Tensor:
+    """(B,) whether a sample's answer holds NaN or infinity; minus infinity may stand for what a model rules out."""
+    flat = out.flatten(1)
+    return _no_number(flat).any(1) | (flat == -torch.inf).all(1)
+
+
+def _no_number(out: Tensor) -> Tensor:
+    return out.isnan() | (out == torch.inf)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL over the last axis, in nats; what has no probability adds nothing."""
+    return (log_p.exp() * (log_p - log_q)).where(log_p > -torch.inf, log_p.new_zeros(()) * log_p.exp()).sum(-1).double()
 
 
 def choice_likelihoods(out: Tensor, batch: Batch) -> Tensor:
@@ -127,92 +192,17 @@ def choice_likelihoods(out: Tensor, batch: Batch) -> Tensor:
     return torch.stack(found)
 
 
-def _choices_against_reference(scores: Scores, batch: Batch, expected: Tensor, out: Tensor) -> None:
-    """Whether both choose alike, and the divergence between their distributions over the choices."""
-    log_p, log_q = (torch.log_softmax(choice_likelihoods(side, batch), -1) for side in (expected, out))
-    _add(scores, "kl_divergence", [float((log_p.exp() * (log_p - log_q)).sum())], [1.0])
-    _add(scores, "agreement", [float(log_p.argmax() == log_q.argmax())], [1.0])
-
-
-def _against_reference(scores: Scores, spec: ArchitectureSpec, expected: Tensor, out: Tensor, batch: Batch) -> None:
-    if spec.task == "causal-lm":
-        expected, out = expected[:, :-1], out[:, :-1]
-    same = (expected.argmax(-1) == out.argmax(-1)).double().flatten(1 if out.dim() > 2 else 0)
-    log_p, log_q = torch.log_softmax(expected.float(), -1), torch.log_softmax(out.float(), -1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).double()
-    if kl.dim() == 1:
-        kl, same = kl[:, None], same[:, None]
-    real = torch.ones_like(kl)  # (B, T), 0 at padding
-    if spec.task in PER_TOKEN and "attention_mask" in batch.inputs:
-        real = batch.inputs["attention_mask"].double()
-    counts = real.sum(-1).tolist()
-    _add(scores, "kl_divergence", (kl * real).sum(-1).tolist(), counts)
-    _add(scores, "agreement", (same * real).sum(-1).tolist(), counts)
-
-
-def _of_embeddings(scores: Scores, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+def _of_embeddings(found: _Collected) -> dict[str, Any]:
     from scipy.stats import spearmanr
 
     expected, out = (
-        torch.nn.functional.normalize(torch.cat(side).double(), dim=-1) for side in zip(*pairs, strict=True)
+        torch.nn.functional.normalize(torch.cat(side).double().flatten(1), dim=-1)
+        for side in zip(*found.embeddings, strict=True)
     )
-    _add(scores, "cosine", (expected * out).sum(-1).tolist(), [1.0] * len(out))
-    if len(out) < 3:
+    found.add("cosine", (expected * out).sum(-1).tolist(), [1.0] * len(out))
+    if len(out) < 3 or not bool(out.isfinite().all() and expected.isfinite().all()):
         return {}
     upper = torch.triu_indices(len(out), len(out), 1)
     ranks = spearmanr((out @ out.T)[upper[0], upper[1]].numpy(), (expected @ expected.T)[upper[0], upper[1]].numpy())
     value = float(ranks.statistic)
     return {"spearman": shown("spearman", value, len(out), (value, value))}
-
-
-def shown(metric: str, value: float, n: int, ci95: Interval) -> dict[str, Any]:
-    """A metric as results and receipts have it."""
-    about = METRICS[metric]
-    return {
-        "value": value,
-        "n": n,
-        "ci95": list(ci95),
-        "higher_is_better": about.higher_is_better,
-        "title": about.title,
-        "unit": about.unit,
-    }
-
-
-def summarise(scores: Scores, seed: int = 0) -> dict[str, Any]:
-    """Every metric with its n and interval."""
-    return {
-        metric: shown(metric, samples.value(metric), samples.n, interval(metric, samples, seed))
-        for metric, samples in scores.items()
-    }
-
-
-def interval(metric: str, samples: Samples, seed: int = 0) -> Interval:
-    if metric in SHARES and set(samples.counts) == {1.0}:
-        return wilson(samples.value(metric), samples.n)
-    draws = _resampled(len(samples.sums), seed)
-    values = [samples.value(metric, chosen) for chosen in draws]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def wilson(share: float, n: int) -> Interval:
-    """Wilson's score interval of a share of n: https://doi.org/10.1080/01621459.1927.10502953."""
-    z = 1.959963984540054
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def difference(metric: str, before: Samples, after: Samples, seed: int = 0) -> dict[str, Any]:
-    """after - before with its paired bootstrap interval, and the verdict: "worse", "better", "no difference shown"."""
-    draws = _resampled(len(before.sums), seed)
-    values = [after.value(metric, chosen) - before.value(metric, chosen) for chosen in draws]
-    low, high = (float(x) for x in np.percentile(values, [2.5, 97.5]))
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    verdict = "no difference shown" if low <= 0 <= high else "better" if sign * low > 0 else "worse"
-    return {"difference": after.value(metric) - before.value(metric), "ci95": [low, high], "verdict": verdict}
-
-
-def _resampled(n: int, seed: int) -> Iterable[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    return (generator.integers(0, n, n) for _ in range(RESAMPLES))

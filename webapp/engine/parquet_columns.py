@@ -23,6 +23,10 @@ class Columns:
     left: list[str]
 
     @property
+    def labels(self) -> list[str]:
+        return [self.label] if self.label else []
+
+    @property
     def taken(self) -> str:
         """ "image as picture, label as label": for a note."""
         word = {"questions": "question", "images": "picture", "arrays": "numbers", "text": "text"}[self.kind]
@@ -55,18 +59,18 @@ def choose(schema: Any, filename: str) -> Columns:
             raise _unclear(filename, pictures, "hold pictures; leave one of them in")
         if label is None:
             others = [name for name in [*whole, *texts] if name.lower() not in INDEXES]
-            if len(others) != 1:
+            if len(others) > 1:
                 raise _unclear(filename, others, "could be the label; call one of them label", pictures[0])
-            label = others[0]
+            label = others[0] if others else None
         return _columns("images", pictures, label, names)
     texts = [name for name in texts if name != label]
+    label = label or _one(LABELS, numbers)
     if texts:
         text = _one(TEXT_NAMES, texts) or (texts[0] if len(texts) == 1 else None)
         if text is None:
             raise _unclear(filename, texts, "hold text; call one of them text")
         return _columns("text", [text], label, names)
-    label = label or _one(LABELS, numbers)
-    if label is None:
+    if label is None and not vectors:
         raise _unclear(filename, names, "are there, and none is called text or label; call the label label")
     if vectors:
         vector = _one(VECTORS, vectors) or (vectors[0] if len(vectors) == 1 else None)

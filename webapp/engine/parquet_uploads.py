@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .parquet_columns import Columns, choose
 from .pictures import PictureBomb, PictureUnread
 from .progress import Report
 from .question_uploads import read_questions
-from .text_uploads import labelled, numbered
+from .text_uploads import labelled, numbered, targets
 
 ACCEPTS = Accepted((".parquet",), "Parquet", "Any of these as columns; pictures as {bytes, path}.")
 ROWS_AT_ONCE = 1000
@@ -152,7 +152,7 @@ def _class_names(table: Table, chosen: Columns) -> tuple[str, ...] | None:
     return tuple(names) if isinstance(names, list) and names and all(isinstance(n, str) for n in names) else None
 
 
-def _named(labels: list[int], found: tuple[str, ...], told: tuple[str, ...] | None) -> tuple[str, ...]:
+def _named(labels: Sequence[float], found: tuple[str, ...], told: tuple[str, ...] | None) -> tuple[str, ...]:
     """The told names where the labels are numbers among them."""
     return told if told is not None and found[0].isdigit() and max(labels) < len(told) else found
 
@@ -172,25 +172,27 @@ def _text(table: Table, chosen: Columns, told: tuple[str, ...] | None, notes: li
     return LabelledText(half.texts, half.labels), None, names
 
 
-def _labels(raw: list[Any], chosen: Columns, table: Table) -> tuple[list[int], tuple[str, ...]]:
+def _complete(raw: list[Any], chosen: Columns, table: Table) -> list[Any]:
     if None in raw:
         raise DatasetRefused(f"row {raw.index(None) + 1} of {table.filename} has no {chosen.label}")
-    numbers, names = numbered(raw, table.filename)
-    return numbers, names
+    return raw
 
 
 def _arrays(table: Table, chosen: Columns, told: tuple[str, ...] | None) -> Read:
-    assert chosen.label is not None
-    parts, raw = [], []
-    for batch in table.batches([*chosen.values, chosen.label]):
+    parts = []
+    raw: list[Any] = []
+    for batch in table.batches([*chosen.values, *chosen.labels]):
         columns = [_numbers(batch.column(name), name, table.filename) for name in chosen.values]
         parts.append(columns[0] if columns[0].ndim > 1 else np.stack(columns, axis=1))
-        raw += batch.column(chosen.label).to_pylist()
+        raw += batch.column(chosen.label).to_pylist() if chosen.label else ()
         if parts[-1].shape[1:] != parts[0].shape[1:]:
             raise DatasetRefused(f"{chosen.values[0]} in {table.filename} has rows of different lengths")
-    labels, names = _labels(raw, chosen, table)
-    x, y = torch.from_numpy(np.concatenate(parts)), torch.tensor(labels, dtype=torch.int64)
-    return Arrays(x, y), None, _named(labels, names, told)
+    x = torch.from_numpy(np.concatenate(parts))
+    if chosen.label is None:
+        return Arrays(x, None), None, None
+    labels, names = targets(_complete(raw, chosen, table), table.filename)
+    y = torch.tensor(labels, dtype=torch.float64 if names is None else torch.int64)
+    return Arrays(x, y), None, _named(labels, names, told) if names is not None else None
 
 
 def _numbers(column: Any, name: str, filename: str) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -208,13 +210,12 @@ def _numbers(column: Any, name: str, filename: str) -> np.ndarray[Any, np.dtype[
 def _images(
     table: Table, chosen: Columns, told: tuple[str, ...] | None, notes: list[str], scratch: Path, report: Report
 ) -> Read:
-    assert chosen.label is not None
     column, place = chosen.values[0], scratch / "pictures.zip"
     raw: list[Any] = []
     digests: dict[str, str] = {}
     unread: list[str] = []
     with zipfile.ZipFile(place, "w") as archive:
-        for number, row in table.rows([column, chosen.label]):
+        for number, row in table.rows([column, *chosen.labels]):
             content, where = row[column], f"row {number}"
             content = content.get("bytes") if isinstance(content, dict) else content
             try:
@@ -227,11 +228,14 @@ def _images(
                 unread.append(f"{where} {error}")
                 continue
             archive.writestr(f"{number}", content)
-            raw.append(row[chosen.label])
+            raw += [row[label] for label in chosen.labels]
             if number % 100 == 0:
                 report.progress(0.05 + 0.5 * number / table.count, f"Decoding picture {number:,} of {table.count:,}")
-    note_unread(unread, len(unread) + len(raw), table.filename, notes)
-    labels, names = _labels(raw, chosen, table)
+    note_unread(unread, len(unread) + len(digests), table.filename, notes)
+    if chosen.label is None:
+        order = mixed([(0, name) for name in digests])
+        return Images(zipfile.ZipFile(place), order, None, [digests[n] for n in order]), None, None
+    labels, names = numbered(_complete(raw, chosen, table), table.filename)
     label = dict(zip(digests, labels, strict=True))
     if len(set(labels)) < 2:
         raise DatasetRefused(f"{table.filename} holds pictures of one class, {raw[0]}; it takes two")

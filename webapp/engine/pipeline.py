@@ -84,7 +84,8 @@ def stage_key(
         steps = recipe.steps[:count]
         base |= {"steps": [step.model_dump(mode="json") for step in steps], "seed": seed}
         if any(needs_of(step.technique, step.settings) & DATA_NEEDS for step in steps):
-            base |= {"training": training_digest or dataset_digest, "preprocessing": options.get("preprocessing")}
+            base |= {"training": training_digest or dataset_digest}
+            base |= {option: options.get(option) for option in ("preprocessing", "task")}
         if any("teacher" in needs_of(step.technique, step.settings) for step in steps):
             base |= {"teacher": teacher_digest}
     return hashlib.sha256(json.dumps(base, sort_keys=True).encode()).hexdigest()

@@ -75,12 +75,15 @@ def compare_probe(
     if rounded is not None:
         kept, expected = expected, _answers(build(rounded), spec, batch)
         more, moved = {"rounding": float(_furthest(kept, expected))}, 0.0
+    broken = float((~expected.isfinite()).double().mean())
     largest = _largest(found, expected)
     if loaded.in_parts is not None:
         largest = max(largest, _largest(_answers(loaded.in_parts, spec, batch), expected))
-    tolerance = max(RELATIVE * float(expected.abs().max().clamp(min=1e-6)), ROUNDING * last_bits)
+    size = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1e-6))
+    tolerance = max(RELATIVE * size, ROUNDING * last_bits)
     if loaded.model is None:  # another runtime's arithmetic, which may round the other way
         tolerance = max(tolerance, ROUNDING * moved)
+    more |= {"not_finite": broken} if broken else {}
     return _proof(loaded.loaded_by, loaded.runtime, largest, tolerance) | more
 
 
@@ -90,8 +93,14 @@ def _largest(found: Tensor, expected: Tensor) -> float:
 
 @torch.inference_mode()
 def _furthest(one: Tensor, other: Tensor) -> Tensor:
-    """The largest difference. `one` is overwritten: there may be a hundred thousand answers to each token."""
-    return one.sub_(other).abs_().max()
+    """The largest difference. `one` is overwritten: there may be a hundred thousand answers to each token.
+
+    NaN is NaN's equal and an infinity its own; beside anything else they are infinitely far.
+    """
+    if bool(one.isfinite().all() & other.isfinite().all()):
+        return one.sub_(other).abs_().max()
+    alike = (one == other) | (one.isnan() & other.isnan())
+    return one.sub_(other).abs_().nan_to_num_(torch.inf, torch.inf).masked_fill_(alike, 0.0).max()
 
 
 def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> dict[str, Any]:

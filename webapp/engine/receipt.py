@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from ..units import lowered
 from .facts import CheckpointFacts, DatasetFacts
+from .metrics import number_text
 from .pipeline import code_digest
 from .preprocessing import preprocessing_of
 from .receipt_artifacts import delivered, files_of, lacking, packages, runtimes, undelivered
@@ -53,7 +55,7 @@ def conclude(
     receipt = {
         "version": 1,
         "title": run.get("name", ""),
-        "verdict": _verdict(baseline, result, verified["differences"]),
+        "verdict": _verdict(baseline, result, verified["differences"], verified["proof"]),
         "summary": _summary(baseline, result),
         "bytes": result["bytes"],
         "parameters": _parameters(result),
@@ -86,23 +88,40 @@ def _number(name: str) -> tuple[int, str]:
     return (int(which), name) if which.isdigit() else (0, name)
 
 
-def _verdict(baseline: Facts, result: Facts, differences: Facts) -> dict[str, Any]:
+def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -> dict[str, Any]:
     share = 1 - result["size_bytes"] / baseline["size_bytes"]
     size = f"{abs(share):.1%} {'smaller' if share >= 0 else 'larger'}"
+    broken = _not_finite(baseline, result, proof)
     for metric, found in differences.items():
-        about = baseline["metrics"][metric]
-        before, after = about["value"], result["metrics"][metric]["value"]
+        about, ci95 = baseline["metrics"][metric], found["ci95"]
+        before, after = (number_text(side["metrics"][metric]["value"]) for side in (baseline, result))
+        verdict = found["verdict"] or "there is nothing to compare"
+        interval = f", 95 % CI of the difference {ci95[0]:+.4g} to {ci95[1]:+.4g}" if ci95 else ""
         sentence = (
-            f"{size}; {about['title'].lower()} {_number_text(before)} → {_number_text(after)}: {found['verdict']} "
-            f"(n = {about['n']:,}, 95 % CI of the difference {found['ci95'][0]:+.4g} to {found['ci95'][1]:+.4g})."
+            f"{size}; {lowered(about['title'])} {before} → {after}: {verdict} (n = {about['n']:,}{interval}).{broken}"
         )
         return {"metric": metric, "sentence": sentence, "n": about["n"], **found}
-    sentence = f"{size}. {result['metrics_unavailable'] or 'There are no labels to evaluate the outputs with.'}"
-    return {"metric": None, "verdict": None, "sentence": sentence, "difference": None, "ci95": None, "n": None}
+    verdict = "worse" if broken and not baseline["metrics"].get("not_finite") else None
+    sentence = f"{size}. {result['metrics_unavailable'] or _against_original(result)}{broken}"
+    return {"metric": None, "verdict": verdict, "sentence": sentence, "difference": None, "ci95": None, "n": None}
 
 
-def _number_text(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
+def _against_original(result: Facts) -> str:
+    """What there is where the dataset has nothing to evaluate the outputs with: how far they moved."""
+    found = [about for metric, about in result["metrics"].items() if metric != "not_finite"]
+    told = f" {found[0]['title']}: {number_text(found[0]['value'])} (n = {found[0]['n']:,})." if found else ""
+    return f"There are no labels to evaluate the outputs with.{told}"
+
+
+def _not_finite(baseline: Facts, result: Facts, proof: Facts) -> str:
+    """Sentences on outputs that are no numbers; empty where all are."""
+    told = ""
+    for noun, measured in (("original", baseline), ("result", result)):
+        if found := measured["metrics"].get("not_finite"):
+            told += f" The {noun} answers {found['value']:.1%} of {found['n']:,} samples with NaN or infinity."
+    if not told and (share := proof.get("not_finite")):
+        told = f" The result answers random inputs with NaN or infinity ({share:.1%} of its numbers)."
+    return told
 
 
 def _summary(baseline: Facts, result: Facts) -> list[dict[str, Any]]:
@@ -164,7 +183,7 @@ def _quality(baseline: Facts, result: Facts, differences: Facts) -> list[dict[st
             "metric": metric,
             "title": after["title"],
             "higher_is_better": after["higher_is_better"],
-            "against_original": before is None,
+            "against_original": before is None and metric != "not_finite",
             "baseline": before,
             "result": after,
         }
@@ -230,6 +249,7 @@ def _provenance(
         "dataset": _dataset(dataset),
         "training_dataset": _dataset(training),
         "preprocessing": prepared.model_dump(mode="json") if prepared else None,
+        "task": run.get("options", {}).get("task"),
         "recipe_digest": recipe.digest,
         "recipe_yaml": recipe.to_yaml(),
         "code": code_digest(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .metrics import number_text
+
 WIDTH = 100
 
 
@@ -65,8 +67,8 @@ def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     def shown(metric: Mapping[str, Any] | None) -> str:
         if metric is None:
             return "–"
-        low, high = metric["ci95"]
-        return f"{metric['value']:.4f} [{low:.4f}, {high:.4f}]"
+        between = " [{}, {}]".format(*map(number_text, metric["ci95"])) if metric["ci95"] else ""
+        return f"{number_text(metric['value'])}{between}"
 
     verdict = row["verdict"] or "against the original"
     return row["title"], shown(row["baseline"]), shown(row["result"]), f"{row['result']['n']:,}", verdict
@@ -79,7 +81,7 @@ def _after_each_step(receipt: Mapping[str, Any]) -> Iterator[str]:
         return
     metric = next(iter(last))
     rows = [
-        (step["title"], f"{step['size_bytes']:,}", f"{step['metrics'][metric]['value']:.4f}")
+        (step["title"], f"{step['size_bytes']:,}", number_text(step["metrics"][metric]["value"]))
         for step in receipt["steps"]
     ]
     yield from _table("After each step", ("", "bytes", last[metric]["title"]), rows)
@@ -117,7 +119,7 @@ def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if row["speed"]:
             yield f"    {speed_text(row['speed'])}"
         for name, metric in row["metrics"].items():
-            yield f"    {name} {metric['value']:.4f}"
+            yield f"    {name} {number_text(metric['value'])}"
 
 
 def _provenance(found: Mapping[str, Any]) -> Iterator[str]:

@@ -9,10 +9,11 @@ from typing import Any
 from .datasets import fit
 from .errors import DatasetUnfit, RecipeInvalid
 from .exports import check_exports
-from .facts import CheckpointFacts, DatasetFacts
+from .facts import CheckpointFacts, DatasetFacts, Task
 from .predict import check_recipe
 from .preprocessing import Preprocessing, preprocessing_of
 from .recipe import Recipe
+from .tasks import for_task, resolved
 from .techniques import needs_of, techniques
 from .training.teaching import check_alike
 from .wiring import unconfirmable
@@ -39,9 +40,11 @@ def check_run(
     in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the field.
     """
     check_exports(facts, exports, check_recipe(facts, recipe).kinds)
+    spec = facts.architecture
+    used = facts.model_copy(update={"architecture": spec and for_task(spec, task_of(facts, dataset, training))})
     for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
         if given is not None:
-            check_dataset_fits(facts, given, field)
+            check_dataset_fits(used, given, field)
     parts = [given.facts for given in (dataset, training) if given is not None]
     for index, message in without_data(facts, recipe, dataset, training):
         raise RecipeInvalid(message, f"steps.{index}.technique")
@@ -49,6 +52,12 @@ def check_run(
     if teacher is not None:
         check_teacher(facts, teacher, recipe)
     return prepared
+
+
+def task_of(facts: CheckpointFacts, dataset: NamedDataset | None, training: NamedDataset | None) -> Task | None:
+    """By what a run on these datasets is measured; None where nothing is."""
+    given = [one.facts for one in (dataset, training) if one is not None]
+    return resolved(facts.architecture, *given) if facts.architecture else None
 
 
 def check_dataset_fits(facts: CheckpointFacts, dataset: NamedDataset, field: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,17 @@ from .questions import Questions
 TEXT_NAMES = ("text", "sentence", "content", "review", "document", "input")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment")
 PROSE = Accepted((".txt", ".md"), "Plain text", "UTF-8, for language models.")
-ROWS = Accepted((".csv", ".tsv", ".jsonl", ".ndjson"), "Labelled text", "Columns or keys named text and label.")
+ROWS = Accepted(
+    (".csv", ".tsv", ".jsonl", ".ndjson"),
+    "Labelled text",
+    "Columns or keys named text and label: a class, or a number.",
+)
 QUESTIONS = Accepted(
     (".jsonl", ".ndjson"),
     "Multiple-choice questions",
     "question or context, choices and answer, for language models.",
 )
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SIZE_LIMIT_BYTES = 2**30
 FIELD_LIMIT = 10_000_000  # characters of one text
 
@@ -78,8 +85,9 @@ def labelled(
         raise DatasetRefused(f"{filename} holds no rows")
     if raw[0] is None:
         return LabelledText(texts, None), None
-    labels, names = numbered(raw, filename)
-    notes.append(f"Labels: {', '.join(f'{index} is {name}' for index, name in enumerate(names[:10]))}.")
+    labels, names = targets(raw, filename)
+    if names is not None:
+        notes.append(f"Labels: {', '.join(f'{index} is {name}' for index, name in enumerate(names[:10]))}.")
     return LabelledText(texts, labels), names
 
 
@@ -155,7 +163,29 @@ def numbered(raw: list[Any], filename: str) -> tuple[list[int], tuple[str, ...]]
     if "" in as_text:
         raise DatasetRefused(f"row {as_text.index('') + 1} of {filename} has an empty label")
     names = sorted(set(as_text))
-    if len(names) > len(raw) // 2 and len(names) > 100:
+    if _too_many(names, raw):
         raise DatasetRefused(f"{filename} has {len(names)} different labels in {len(raw)} rows: that is no class label")
     index = {name: number for number, name in enumerate(names)}
     return [index[label] for label in as_text], tuple(names)
+
+
+def targets(raw: list[Any], filename: str) -> tuple[list[int] | list[float], tuple[str, ...] | None]:
+    """As `numbered`, but numbers that are no class numbers (fractions, or too many of them) are kept, without names."""
+    try:
+        found = [float(label) for label in raw]
+    except (TypeError, ValueError, OverflowError):
+        return numbered(raw, filename)
+    if any(isinstance(label, str) and not NUMBER.fullmatch(label.strip()) for label in raw):
+        return numbered(raw, filename)
+    for row, number in enumerate(found, 1):
+        if not math.isfinite(number):
+            raise DatasetRefused(f"row {row} of {filename} has the label {raw[row - 1]}, which is no finite number")
+    fractions = any(number != math.floor(number) for number in found)
+    distinct = set(found)
+    if fractions or (_too_many(distinct, raw) and not all(0 <= number < 10**5 for number in distinct)):
+        return found, None
+    return numbered([int(label) if isinstance(label, float) else label for label in raw], filename)
+
+
+def _too_many(distinct: Collection[Any], raw: list[Any]) -> bool:
+    return len(distinct) > len(raw) // 2 and len(distinct) > 100

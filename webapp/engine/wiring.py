@@ -15,7 +15,8 @@ import torch
 
 from .batches import Batch
 from .facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
-from .measure import Samples, evaluate, wilson
+from .measure import evaluate
+from .metrics import Samples, wilson
 from .model import Model
 from .modules import build
 from .progress import Silent

@@ -11,7 +11,8 @@ from webapp.store.models import Checkpoint, Dataset, Run
 
 
 def told_of_run(run: Run) -> dict[str, Any]:
-    options = {"preprocessing": run.preprocessing} if run.preprocessing else {}
+    told = {"preprocessing": run.preprocessing, "task": run.task}
+    options = {name: value for name, value in told.items() if value}
     return {"recipe": run.recipe, "exports": run.exports, "seed": run.seed, "options": options}
 
 
@@ -24,8 +25,11 @@ def told_of_dataset(dataset: Dataset | None) -> dict[str, Any] | None:
 
 
 def normalised_digest(row: Checkpoint | Dataset | None) -> str | None:
-    """Of what the engine reads, so that two uploads of the same content share their stages."""
-    return digest_of_files(row.files) if row else None
+    """Of what the engine reads, so that two uploads of the same content, for the same task, share their stages."""
+    if row is None:
+        return None
+    task = ((row.facts or {}).get("architecture") or {}).get("task") if isinstance(row, Checkpoint) else None
+    return f"{digest_of_files(row.files)} {task or ''}".strip()
 
 
 def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], folder: Path) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
     }
     if isinstance(row, Dataset):
         return asked | {"task": "inspect_dataset", "split": row.split}
-    return asked | {"task": "inspect_checkpoint", "dequantize": row.dequantize}
+    return asked | {"task": "inspect_checkpoint", "dequantize": row.dequantize, "use": row.task}
 
 
 def _laid_out(

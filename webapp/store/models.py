@@ -116,6 +116,7 @@ class Upload:
 class Checkpoint(Upload, Base):
     __tablename__ = "checkpoints"
     dequantize: Mapped[bool] = mapped_column(default=False)  # asked by the uploader: integers become floats again
+    task: Mapped[str | None] = mapped_column(String(40))  # as its owner said; None: as the facts tell
     runs: Mapped[list[Run]] = relationship(back_populates="checkpoint", foreign_keys="Run.checkpoint_id")
 
 
@@ -138,6 +139,7 @@ class Run(Base):
     exports: Mapped[list[Any]] = mapped_column(default=lambda: ["safetensors"])
     seed: Mapped[int] = mapped_column(default=0)
     preprocessing: Mapped[dict[str, Any] | None]  # of pictures, whole; None where no dataset holds any
+    task: Mapped[str | None] = mapped_column(String(40))  # by which it is measured; None where nothing is
     state: Mapped[RunState] = mapped_column(default=RunState.QUEUED, index=True)
     attempt: Mapped[int] = mapped_column(default=1)  # a retry adds one; the workflow's id is "{id}-{attempt}"
     error: Mapped[dict[str, Any] | None]  # {"code", "message", "field"?}

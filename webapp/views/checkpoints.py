@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, flash, redirect, render_template, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import func, select
 from sqlalchemy.orm import defer
@@ -10,11 +10,16 @@ from sqlalchemy.orm import defer
 from .. import charts
 from ..database import db
 from ..deletion import delete_checkpoint
+from ..engine.errors import TaskUnfit
 from ..engine.exports import exports
 from ..engine.facts import CheckpointFacts
 from ..engine.formats import FORMATS, Accepted
 from ..engine.predict import held_by
+from ..engine.tasks import JUDGED_BY, USES
 from ..engine.unreached import unreached
+from ..fitting import tasks_of
+from ..request_errors import Conflict
+from ..run_requests import set_task
 from ..services import services
 from ..store.models import Checkpoint, Run, UploadState
 
@@ -34,7 +39,7 @@ def index() -> str:
 @blueprint.get("/new")
 def new() -> str:
     return render_template(
-        "checkpoints/new.html", accepted=accepted(), limit_bytes=services().settings.max_upload_bytes
+        "checkpoints/new.html", uses=USES, accepted=accepted(), limit_bytes=services().settings.max_upload_bytes
     )
 
 
@@ -55,8 +60,22 @@ def show(id: str) -> str:
         runs=runs,
         written_as=[form.title for form in exports().values() if form.unfit(facts) is None],
         unwritable=unwritable(facts),
+        tasks=tasks_of(checkpoint.facts or {}),
+        judged_by=JUDGED_BY,
         treemap=charts.weights_treemap(checkpoint.facts or {}, checkpoint.name),
     )
+
+
+@blueprint.post("/<id>/task")
+def use_for(id: str) -> ResponseReturnValue:
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    try:
+        set_task(db.session, checkpoint, request.form.get("task") or None)
+    except (TaskUnfit, Conflict) as error:
+        flash(error.message, "danger")
+    else:
+        flash(f"{checkpoint.name}: the task is set. Runs that were asked for before keep theirs.")
+    return redirect(url_for("checkpoints.show", id=id))
 
 
 @blueprint.post("/<id>/delete")

@@ -10,7 +10,7 @@ from webapp.engine.batches import synthetic
 from webapp.engine.model import Model
 from webapp.engine.modules import build
 
-TASKS = dict.fromkeys(CASES, "classification") | {"gpt2": "causal-lm", "llama": "causal-lm"}
+TASKS = dict.fromkeys(CASES) | {"gpt2": "causal-lm", "llama": "causal-lm"}
 OLDER = [("mlp", False), ("cnn", False), ("resnet", False), ("bert", False), ("vit", False)]
 LAYERS = {
     "mlp": ["0", "3"],

@@ -10,7 +10,8 @@ from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.dataset_uploads import inspect_dataset
 from webapp.engine.datasets import open_dataset
 from webapp.engine.encodings import Quantized
-from webapp.engine.measure import evaluate, summarise
+from webapp.engine.measure import evaluate
+from webapp.engine.metrics import summarise
 from webapp.engine.modules import build
 from webapp.engine.pipeline import stage_key
 from webapp.engine.plans import Plan

@@ -78,7 +78,7 @@ def test_hidden_states_of_another_width_are_projected_and_nothing_of_it_stays(ml
 
 def test_a_teacher_with_other_classes_is_refused_with_both_numbers(mlp, inspected):
     teacher = network(inspected, classes=7)
-    with pytest.raises(RecipeInvalid, match=r"has 7 classes, the student .* 10; they have to be the same"):
+    with pytest.raises(RecipeInvalid, match=r"has 7 values in its answer, the student .* 10; they have to be the same"):
         trained("distillation", after(*mlp), mlp[1], blobs(), teacher=teacher)
 
 

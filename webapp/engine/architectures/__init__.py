@@ -50,13 +50,14 @@ def recognise(tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None)
 
 
 def classes(spec: ArchitectureSpec) -> int | None:
-    """How many classes a classifier answers with; None for other tasks."""
-    if spec.task not in ("classification", "text-classification"):
+    """How many classes a classifier or a segmentation answers with; None for other tasks."""
+    if spec.task not in ("classification", "text-classification", "segmentation"):
         return None
     if spec.family == "transformers":
         labels = spec.config.get("id2label")
         return len(labels) if labels else int(spec.config.get("num_labels", 2))
-    return int(spec.config["classes"])
+    found = spec.outputs[0][0] if spec.outputs else int(spec.config["classes"])
+    return max(found, 2) if spec.task == "segmentation" else found  # one score tells two classes apart
 
 
 def class_names(spec: ArchitectureSpec) -> tuple[str, ...] | None:

@@ -30,11 +30,17 @@ class Program(Architecture):
         try:
             _check_inputs(told["inputs"])
             program, task = dict(told["program"]), told["task"]
+            shapes = tuple(tuple(int(size) for size in shape) for shape in told.get("outputs", ()))
             if task not in (None, *get_args(Task)) or not isinstance(told["title"], str):
                 raise ValueError(f"task {task!r}")
             settings = {"program": program, "classes": None if told["classes"] is None else int(told["classes"])}
             spec = ArchitectureSpec(
-                family=cls.family, title=told["title"][:100], task=task, config=settings, inputs=told["inputs"]
+                family=cls.family,
+                title=told["title"][:100],
+                task=task,
+                config=settings,
+                inputs=told["inputs"],
+                outputs=shapes,
             )
             expected = {name: tuple(value.shape) for name, value in cls.skeleton(spec).state_dict().items()}
         except MALFORMED as error:

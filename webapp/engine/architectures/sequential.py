@@ -60,7 +60,7 @@ def _spec(steps: list[Step], assumed: str | None, in_order: bool = True) -> Arch
     return ArchitectureSpec(
         family=Sequential.family,
         title=f"{title} (ReLU assumed)" if assumed else title,
-        task="classification" if widths[-1] > 1 else None,
+        task=None,  # a row of numbers may be classes, an embedding or amounts
         config={"steps": steps, "classes": widths[-1], "assumed": assumed, "in_order": in_order},
         inputs={"shape": [widths[0]]},
     )

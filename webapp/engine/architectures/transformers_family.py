@@ -23,6 +23,7 @@ TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it do
     ("ForTokenClassification", "token-classification"),
     ("ForMaskedLM", "masked-lm"),
     ("ForImageClassification", "classification"),
+    ("ForSemanticSegmentation", "segmentation"),
 )
 NO_POOLING = "pare_without_pooling"  # in a spec's config: the checkpoint was saved without the pooling layer
 LARGEST = (  # numbers in a config.json by their names, beyond what any model there is has
@@ -189,7 +190,9 @@ def _task(kind: type[nn.Module], parsed: Any) -> Task | None:
     for ending, task in TASKS:
         if kind.__name__.endswith(ending):
             regression = getattr(parsed, "problem_type", None) == "regression" or getattr(parsed, "num_labels", 2) == 1
-            return None if regression and task not in ("causal-lm", "masked-lm") else task
+            if regression and task in ("classification", "text-classification"):
+                return "regression"
+            return None if regression and task == "token-classification" else task
     bare = kind.__name__.endswith("Model") and hasattr(parsed, "vocab_size")
     return "embedding" if bare and not getattr(parsed, "is_decoder", False) else None
 

@@ -14,6 +14,7 @@ from ..math import importance
 from ..math.elimination import Elimination
 from ..model import Model
 from ..modules import build
+from ..targets import target_loss
 from .groups import Group, Member
 
 Gradients = Mapping[str, Tensor]
@@ -47,7 +48,7 @@ def from_weights(model: Model, group: Group, kind: str) -> Tensor:
 
 
 def gradients(model: Model, data: Sequence[Batch]) -> Gradients:
-    """Of the loss on the data, by tensor: next tokens, classes, or half the squared answer without labels."""
+    """Of the loss on the data, by tensor: next tokens, targets, or half the squared answer without any."""
     spec = model.architecture
     assert spec is not None
     module = build(model)
@@ -61,7 +62,7 @@ def _loss(out: Tensor, spec: ArchitectureSpec, batch: Batch) -> Tensor:
     if spec.task == "causal-lm":
         return torch.nn.functional.cross_entropy(out[:, :-1].flatten(0, 1), batch.inputs["input_ids"][:, 1:].flatten())
     if batch.targets is not None:
-        return torch.nn.functional.cross_entropy(out, batch.targets)
+        return target_loss(out, batch.targets)
     return out.square().sum(-1).mean() / 2
 
 

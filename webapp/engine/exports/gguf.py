@@ -38,7 +38,7 @@ class Gguf(Export):
         spec = facts.architecture
         if spec is None:
             return f"A GGUF file is a model that runs. {facts.weights_only_because}"
-        if spec.family != "transformers" or spec.task != "causal-lm":
+        if spec.family != "transformers" or spec.told_task != "causal-lm":
             return f"llama.cpp runs language models; this is a {spec.title}."
         return why_not(parsed_config(spec.config))
 

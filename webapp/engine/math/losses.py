@@ -53,6 +53,21 @@ def hard_labels(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets)
 
 
+def masks(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy at each place of logits (B, C, ...) and masks (B, ...) of class numbers, -1 where not judged; nats.
+
+    Without a place to judge it is zero.
+    """
+    logits, targets = logits.float(), targets.long()
+    total = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+    return total / (targets >= 0).sum().clamp(min=1)
+
+
+def squared_error(answers: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of answers and targets (B, ...)."""
+    return F.mse_loss(answers.float(), targets.float())
+
+
 def next_tokens(logits: Tensor, tokens: Tensor) -> Tensor:
     """Cross-entropy of logits (B, T, V) and token numbers (B, T): position t is judged on token t + 1. Nats."""
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())

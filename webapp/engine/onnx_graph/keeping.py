@@ -33,7 +33,7 @@ class Keeping(Served):
 
 def keeping(module: Any, spec: ArchitectureSpec, batch: Batch) -> Call | None:
     """What to trace, `batch` being of the first tokens; None for a model that keeps nothing, or something else."""
-    if spec.family != "transformers" or spec.task != "causal-lm" or list(batch.inputs) != [TOKENS, MASK]:
+    if spec.family != "transformers" or spec.told_task != "causal-lm" or list(batch.inputs) != [TOKENS, MASK]:
         return None
     shapes = _kept_shapes(module, batch)
     if not shapes:

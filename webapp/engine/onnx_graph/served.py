@@ -21,7 +21,7 @@ class Served(nn.Module):
         self.module = module
         self.names = tuple(names)
         self.named = spec.family == "transformers"
-        self.extra = {"use_cache": False} if spec.task == "causal-lm" else {}
+        self.extra = {"use_cache": False} if spec.told_task == "causal-lm" else {}
         bare = self.named and module.base_model is module
         self.answer = "last_hidden_state" if bare else "logits"
 

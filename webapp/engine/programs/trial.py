@@ -30,9 +30,10 @@ def described(
     tensors: Mapping[str, LazyTensor],
     rows_apart: bool = False,
 ) -> dict[str, Any]:
-    """{"program", "inputs", "task", "classes", "title"}. Raises NotRun where it cannot be called or does not run.
+    """{"program", "inputs", "task", "classes", "outputs", "title"}; `outputs` are the shapes of one sample's answers.
 
-    With `rows_apart`, each sample of a batch has to be answered as it is alone.
+    Raises NotRun where it cannot be called or does not run. With `rows_apart`, each sample of a batch has to be
+    answered as it is alone.
     """
     names = _names(draft)
     program = make(names)
@@ -53,8 +54,9 @@ def described(
         _compare_rows(module, given, answer)
     task = _task(module, given, answer, inputs)
     title = f"{draft.title} ({draft.made})" if draft.title else f"{draft.made[0].upper()}{draft.made[1:]}"
-    classes = int(answer.shape[-1]) if task == "classification" else None
-    return {"program": program, "inputs": inputs, "task": task, "classes": classes, "title": title}
+    classes = int(answer.shape[1]) if answer.dim() == 2 and answer.is_floating_point() else None
+    shapes = [list(answer.shape[1:])]
+    return {"program": program, "inputs": inputs, "task": task, "classes": classes, "outputs": shapes, "title": title}
 
 
 def _names(draft: Draft) -> list[str]:
@@ -177,8 +179,6 @@ def _answer(module: nn.Module, given: list[Tensor]) -> Any:
 def _task(module: nn.Module, given: list[Tensor], answer: Tensor, inputs: Mapping[str, Any]) -> Task | None:
     if not answer.is_floating_point():
         return None
-    if answer.dim() == 2 and answer.shape[1] > 1:
-        return "classification"
     if "vocab" not in inputs or answer.dim() != 3 or answer.shape[-1] != inputs["vocab"]:
         return None
     tokens = given[inputs["names"].index("input_ids")]

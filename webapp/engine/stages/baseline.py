@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..batches import Batch
-from ..measure import Scores, evaluate, summarise
+from ..measure import evaluate
+from ..metrics import Scores, number_text, summarise
 from ..modules import build
 from ..progress import Report
 from ..sizes import measure_file
@@ -28,13 +29,13 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     model = job.original()
     data: Sequence[Batch] = ()
     if why_not is None:
-        spec = job.checkpoint.facts.architecture
+        spec = job.spec
         assert spec is not None
         data = job.evaluation()
         found, _ = evaluate(build(model), spec, data, report)
         scores, metrics = {name: asdict(samples) for name, samples in found.items()}, summarise(found, job.run.seed)
         for name, metric in metrics.items():
-            report.log(f"Original: {name} {metric['value']:.4f} (n = {metric['n']:,})")
+            report.log(f"Original: {name} {number_text(metric['value'])} (n = {metric['n']:,})")
     wiring = judged(model, found.get("accuracy"), data, job.dataset.facts if job.dataset else None)
     if wiring is not None:
         report.log(wiring["sentence"])

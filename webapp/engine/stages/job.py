@@ -12,12 +12,13 @@ from ..architectures import architectures
 from ..batches import Batch, Pictures, batches
 from ..calibration.samples import TechniqueData
 from ..datasets import Text, fit, open_dataset, without
-from ..facts import CheckpointFacts, DatasetFacts
+from ..facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 from ..images import Images
 from ..model import Model
 from ..preprocessing import Preprocessing, preprocessing_of
 from ..questions import Questions
 from ..recipe import Recipe
+from ..tasks import for_task, resolved
 
 EVALUATE_AT_MOST = {  # chunks of text, or samples
     "text": 20,
@@ -55,7 +56,9 @@ class RunGiven(Given):
     recipe: Recipe
     exports: tuple[str, ...] = ("safetensors",)
     seed: int = 0
-    options: dict[str, Any] = Field(default_factory=dict)  # {"evaluate_at_most": 20, "preprocessing": {...}}
+    options: dict[str, Any] = Field(
+        default_factory=dict
+    )  # {"evaluate_at_most": 20, "preprocessing": {...}, "task": "regression"}
 
 
 class StageJob(Given):
@@ -72,17 +75,34 @@ class StageJob(Given):
     output: Path
     scratch: Path | None = None  # lives until the stage is done, restarts and retries included
 
+    @property
+    def task(self) -> Task | None:
+        """What the run is measured by, and its training lessens the loss of."""
+        spec = self.checkpoint.facts.architecture
+        data = [given.facts for given in (self.dataset, self.training_dataset) if given is not None]
+        told: Task | None = self.run.options.get("task")
+        return told or (resolved(spec, *data) if spec else None)
+
+    @property
+    def spec(self) -> ArchitectureSpec | None:
+        """The architecture, for this task; the files keep the one that the checkpoint has."""
+        found = self.checkpoint.facts.architecture
+        return for_task(found, self.task) if found else None
+
     def original(self) -> Model:
         return Model.of_checkpoint(self.checkpoint.folder, self.checkpoint.facts)
 
     def teacher(self) -> Model:
-        """The original, unless the run names another checkpoint."""
+        """The original, unless the run names another checkpoint; one whose task is not told is for the run's."""
         given = self.teacher_checkpoint or self.checkpoint
-        return Model.of_checkpoint(given.folder, given.facts)
+        found = Model.of_checkpoint(given.folder, given.facts)
+        if found.architecture is not None and (given is self.checkpoint or found.architecture.task is None):
+            found.architecture = for_task(found.architecture, self.task)
+        return found
 
     def technique_data(self) -> TechniqueData | None:
         """What techniques may see: the second dataset's training part or the first's, less what evaluates."""
-        spec, given = self.checkpoint.facts.architecture, self.training_dataset or self.dataset
+        spec, given = self.spec, self.training_dataset or self.dataset
         if spec is None or given is None or given.facts.training is None:
             return None
         half = open_dataset(given.folder, given.facts, self.preprocessing(), spec).training()
@@ -116,7 +136,7 @@ class StageJob(Given):
 
     def evaluation(self) -> Sequence[Batch]:
         """The batches that every run on this dataset is judged on. Raises DatasetUnfit."""
-        spec, dataset = self.checkpoint.facts.architecture, self.dataset
+        spec, dataset = self.spec, self.dataset
         assert spec is not None
         assert dataset is not None
         fit(spec, dataset.facts)

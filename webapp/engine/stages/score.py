@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..artifact import read_model
-from ..measure import evaluate, summarise
+from ..measure import evaluate
+from ..metrics import number_text, summarise
 from ..modules import build
 from ..pipeline import STATE
 from ..progress import Report
@@ -17,15 +18,15 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     """{"metrics"}, empty where quality cannot be measured. The original takes part only where there are no labels."""
     if job.unavailable() is not None:
         return {"metrics": {}}
-    number, spec = job.stage.removeprefix("score-"), job.checkpoint.facts.architecture
+    number, spec = job.stage.removeprefix("score-"), job.spec
     assert spec is not None
     report.progress(0.0, f"Measuring what step {number} left")
     data = job.evaluation()
-    alone = spec.task == "causal-lm" or (spec.task != "embedding" and data[0].targets is not None)
+    alone = spec.task == "causal-lm" or data[0].targets is not None
     reference = None if alone else build(job.original())
     left = build(read_model(job.inputs[f"step-{number}"] / STATE))
     scores, more = evaluate(left, spec, data, report, reference=reference)
     metrics = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
     for name, metric in metrics.items():
-        report.log(f"After step {number}: {name} {metric['value']:.4f} (n = {metric['n']:,})")
+        report.log(f"After step {number}: {name} {number_text(metric['value'])} (n = {metric['n']:,})")
     return {"metrics": metrics}

@@ -18,6 +18,7 @@ from ..progress import Part, Report
 from ..safetensors_file import same_tensors
 from ..sizes import half_precision_bytes
 from ..structure import facts_of
+from ..tasks import for_task
 from ..techniques import DATA_NEEDS, Context
 from ..wiring import refusal
 from .job import StageJob
@@ -36,6 +37,9 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
             raise RecipeInvalid(
                 f"{prepared.technique.title} cannot take {layer.name}: {reason}.", f"steps.{number - 1}"
             )
+    told = model.architecture.task if model.architecture else None  # stays in the file
+    if model.architecture is not None:
+        model.architecture = for_task(model.architecture, job.task)
     start = time.perf_counter()
     needs_data = bool(prepared.technique.needs_for(prepared.settings) & DATA_NEEDS)
     context = Context(
@@ -51,6 +55,8 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     outcomes = prepared.technique.apply(model, prepared.settings, context)
     seconds = time.perf_counter() - start
     report.progress(0.85, "Storing what the step made")
+    if model.architecture is not None:
+        model.architecture = model.architecture.model_copy(update={"task": told})
     size = write_model(model, job.output / STATE)
     give_back()
     changed = model.activations != activations or not same_tensors(_source(job, number), job.output / STATE)

@@ -15,7 +15,8 @@ from ..example import write_example
 from ..exports import Export, Loaded, exports
 from ..facts import ArchitectureSpec
 from ..latency import in_turns, percentiles
-from ..measure import Samples, Scores, difference, evaluate, summarise
+from ..measure import evaluate
+from ..metrics import Samples, Scores, difference, summarise
 from ..modules import build
 from ..pipeline import STATE
 from ..probe import compare_probe
@@ -57,7 +58,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
 
 
 def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any], report: Report) -> None:
-    spec, compressed = job.checkpoint.facts.architecture, loaded.module
+    spec, compressed = job.spec, loaded.module
     assert spec is not None
     assert compressed is not None
     data = job.evaluation()

@@ -42,4 +42,4 @@ class FineTune(ByTraining):
         return float(settings.rate(student.spec, bool(settings.lora_rank)))
 
     def objective(self, student: Student, samples: TrainingSamples, settings: Any, context: Context) -> Objective:
-        return Labels()
+        return Labels(student.spec)

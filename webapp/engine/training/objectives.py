@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from ..batches import Batch
+from ..batches import JUDGED_BY_ORIGINAL, Batch
 from ..errors import DatasetUnfit
-from ..facts import PER_TOKEN, ArchitectureSpec
+from ..facts import ArchitectureSpec
 from ..math import losses
+from ..targets import target_loss
 from .student import Student
 
 
@@ -27,22 +28,25 @@ class Objective(ABC):
 
 
 class Labels(Objective):
-    """Cross-entropy on the dataset's labels, or on the next tokens of its text."""
+    """Cross-entropy on the dataset's labels, masks, or the next tokens of its text; squared error on its numbers."""
 
-    title = "Loss (cross-entropy, nats)"
+    def __init__(self, spec: ArchitectureSpec) -> None:
+        self.title = "Loss (mean squared error)" if spec.task == "regression" else "Loss (cross-entropy, nats)"
 
     def loss(self, student: Student, batch: Batch) -> Tensor:
         return label_loss(student.spec, student(batch), batch)
 
 
 def label_loss(spec: ArchitectureSpec, answers: Tensor, batch: Batch) -> Tensor:
-    """Nats per sample, or per token of a language model. Raises DatasetUnfit where there is nothing to compare with."""
+    """Nats per sample, token or place, or the squared error of a regression.
+
+    Raises DatasetUnfit where there is nothing to compare with.
+    """
     if spec.task == "causal-lm":
         return losses.next_tokens(answers, batch.inputs["input_ids"])
-    unlabelled = spec.task in ("embedding", *PER_TOKEN)
-    if batch.targets is None or unlabelled:
+    if batch.targets is None:
+        ways = "" if spec.task in JUDGED_BY_ORIGINAL else ", or upload a dataset with labels"
         raise DatasetUnfit(
-            f"{spec.title} learns from labels here, and there are none; "
-            + ("use distillation, which needs none." if unlabelled else "upload a dataset with labels.")
+            f"{spec.title} learns from labels here, and there are none; use distillation, which needs none{ways}."
         )
-    return losses.hard_labels(answers, batch.targets)
+    return target_loss(answers, batch.targets)

@@ -9,15 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import classes
-from ..batches import Batch, outputs
+from ..batches import JUDGED_BY_ORIGINAL, Batch, outputs
 from ..errors import RecipeInvalid
-from ..facts import PER_TOKEN, ArchitectureSpec
+from ..facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec, Task
 from ..math import losses
 from ..model import Model
 from ..modules import build
+from ..targets import two_classes
+from ..tasks import answer_shape, for_task, why_not
 from .objectives import Objective, label_loss
 from .student import Student
 from .watching import Watch, paired
+
+TITLES: dict[Task | None, str] = {
+    "embedding": "Loss (distance of embeddings)",
+    **dict.fromkeys(BY_NUMBERS, "Loss (relative squared error)"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,14 @@ class Weights:
 
 
 class Teaching(Objective):
-    """The student's answers follow the teacher's. Encoders without a head follow its embeddings instead."""
+    """The student's answers follow the teacher's: as distributions, embeddings, or plain numbers."""
 
     def __init__(self, teacher: Model, student: Student, weights: Weights, seed: int, example: Batch) -> None:
         """`example` shows how wide what is compared is. Raises RecipeInvalid where the two do not fit."""
         assert teacher.architecture is not None
         self.weights, self.spec, self.device = weights, teacher.architecture, student.device
         check_alike(self.spec, student.spec)
-        self.title = "Loss (distance of embeddings)" if student.spec.task == "embedding" else "Loss (nats)"
+        self.title = TITLES.get(student.spec.task, "Loss (nats)")
         self.module = build(teacher).to(student.device).requires_grad_(False)
         self.watched = [Watch(m, bool(weights.attention)) for m in (self.module, student.module)] if self._looks else []
         if weights.attention:
@@ -49,7 +56,7 @@ class Teaching(Objective):
         self.pairs: list[tuple[int, int]] = []
         labelled = student.spec.task == "causal-lm" or example.targets is not None
         self.hard = weights.hard if labelled else 0.0
-        if weights.hard and not labelled and student.spec.task != "embedding":
+        if weights.hard and not labelled and student.spec.task not in JUDGED_BY_ORIGINAL:
             self.note = "the samples have no labels, so the teacher's answers alone count"
         self._fit(student, example, seed)
 
@@ -67,10 +74,17 @@ class Teaching(Objective):
         weights, spec = self.weights, student.spec
         if spec.task == "embedding":
             total = losses.cosine_distance(answers, expected) + losses.relative_squares(answers, expected)
+        elif spec.task in BY_NUMBERS:
+            total = (1 - self.hard) * losses.relative_squares(answers, expected)
+            if self.hard:  # as the teacher's part, free of the numbers' scale
+                scale = expected.square().mean().clamp(min=losses.LEAST)
+                total = total + self.hard * label_loss(spec, answers, batch) / scale
         else:
             own, taught = answers, expected
             if spec.task in PER_TOKEN:
                 own, taught = _rows(answers, batch), _rows(expected, batch)
+            elif spec.task == "segmentation":
+                own, taught = (side.movedim(1, -1) for side in (two_classes(answers), two_classes(expected)))
             total = (1 - self.hard) * losses.soft_targets(own, taught, weights.temperature)
             if self.hard:
                 total = total + self.hard * label_loss(spec, answers, batch)
@@ -141,21 +155,32 @@ class Teaching(Objective):
 
 
 def check_alike(teacher: ArchitectureSpec, student: ArchitectureSpec) -> None:
-    """Raises RecipeInvalid unless both answer with the same classes, or tokens of the same vocabulary."""
+    """Raises RecipeInvalid unless both answer with the same classes, or tokens of the same vocabulary.
+
+    A task that neither its owner nor the architecture tells is that of the other.
+    """
+    teacher, student = _adopted(teacher, student.task), _adopted(student, teacher.task)
     if teacher.task != student.task:
         raise RecipeInvalid(
             f"The teacher ({teacher.title}) is for {teacher.task or 'no task that Pare knows'}, the student "
             f"({student.title}) for {student.task}; choose a teacher for the same task."
         )
+    known = [answer_shape(spec) for spec in (teacher, student)]
+    shapes = [" × ".join(map(str, shape)) for shape in known if shape is not None]
     for what, theirs, ours in (
         ("tokens in its vocabulary", teacher.inputs.get("vocab"), student.inputs.get("vocab")),
         ("classes", classes(teacher), classes(student)),
+        ("values in its answer", *(shapes if len(shapes) == 2 else (None, None))),
     ):
         if theirs != ours:
             raise RecipeInvalid(
                 f"The teacher ({teacher.title}) has {theirs} {what}, the student ({student.title}) {ours}; "
                 "they have to be the same."
             )
+
+
+def _adopted(spec: ArchitectureSpec, task: Task | None) -> ArchitectureSpec:
+    return for_task(spec, task) if spec.task is None and task is not None and why_not(spec, task) is None else spec
 
 
 def _rows(states: Tensor, batch: Batch) -> Tensor:

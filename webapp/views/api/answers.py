@@ -36,7 +36,10 @@ def page(table: type[Row], query: schemas.PageQuery) -> tuple[list[Row], str | N
 
 
 def checkpoint_answer(row: Checkpoint, with_facts: bool = True) -> schemas.CheckpointAnswer:
-    return schemas.CheckpointAnswer(**upload_fields(row, with_facts), url=url_for("checkpoints.show", id=row.id))
+    task = ((row.facts or {}).get("architecture") or {}).get("task")
+    return schemas.CheckpointAnswer(
+        **upload_fields(row, with_facts), task=task, url=url_for("checkpoints.show", id=row.id)
+    )
 
 
 def dataset_answer(row: Dataset) -> schemas.DatasetAnswer:
@@ -77,6 +80,7 @@ def run_answer(run: Run, after: int | None = None) -> schemas.RunAnswer:
         exports=run.exports,
         seed=run.seed,
         preprocessing=run.preprocessing,
+        task=run.task,
         attempt=run.attempt,
         stages=[schemas.StageAnswer(**{n: getattr(stage, n) for n in stage_names}) for stage in run.stages],
         artifacts=[artifact_answer(artifact) for artifact in run.artifacts],

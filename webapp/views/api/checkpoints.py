@@ -5,6 +5,7 @@ from __future__ import annotations
 from ... import uploads
 from ...database import db
 from ...deletion import delete_checkpoint as delete_row
+from ...run_requests import set_task
 from ...services import services
 from ...store.models import Checkpoint
 from . import schemas
@@ -21,7 +22,7 @@ from .raw_body import Body, body_length, refuse_forms
     answer=schemas.CheckpointAnswer,
     raw_body=True,
     query=schemas.CheckpointQuery,
-    errors=(413, 415, 507),
+    errors=(413, 415, 422, 507),
     example="-T model.safetensors '?name=model.safetensors'",
 )
 def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
@@ -36,6 +37,7 @@ def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
         limit_bytes=found.settings.max_upload_bytes,
         expected_bytes=body_length(),
         dequantize=query.dequantize,
+        task=query.task,
     )
     return checkpoint_answer(row)
 
@@ -51,6 +53,22 @@ def get_checkpoints(query: schemas.PageQuery) -> schemas.CheckpointPage:
 )
 def get_checkpoint(id: str) -> schemas.CheckpointAnswer:
     return checkpoint_answer(row_of(Checkpoint, id))
+
+
+@endpoint(
+    "PATCH",
+    "/checkpoints/<id>",
+    "Say what a checkpoint is for",
+    body=schemas.CheckpointChanges,
+    answer=schemas.CheckpointAnswer,
+    errors=(404, 409),
+    example="""--json '{"task": "regression"}'""",
+)
+def change_checkpoint(id: str, body: schemas.CheckpointChanges) -> schemas.CheckpointAnswer:
+    row = row_of(Checkpoint, id)
+    if "task" in body.model_fields_set:
+        set_task(db.session, row, body.task)
+    return checkpoint_answer(row)
 
 
 @endpoint("DELETE", "/checkpoints/<id>", "Delete a checkpoint that no run uses", status=204, errors=(404, 409))

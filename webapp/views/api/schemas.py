@@ -36,11 +36,22 @@ class PageQuery(Asked):
     before: str | None = Field(None, max_length=12, description="Only those older than this id: `next` of a page.")
 
 
+TASK = (
+    "What the model is for: classification, embedding, regression, segmentation, causal-lm (a language model) or "
+    "distance (only the distance to the original is measured)."
+)
+
+
 class CheckpointQuery(Asked):
     name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
     dequantize: bool = Field(
         False, description="Turn the weights of a Hugging Face folder that is quantized already into floats again."
     )
+    task: str | None = Field(None, max_length=40, description=TASK)
+
+
+class CheckpointChanges(Asked):
+    task: str | None = Field(None, max_length=40, description=f"{TASK} Null: as its architecture tells.")
 
 
 class DatasetQuery(Asked):
@@ -101,6 +112,7 @@ class UploadAnswer(Answer):
 class CheckpointAnswer(UploadAnswer):
     """A checkpoint; in lists `facts` is null."""
 
+    task: str | None = Field(description="What it is for; null where the dataset of a run decides, or nothing runs.")
     facts: dict[str, Any] | None = Field(description="What inspection found: tensors, layers, architecture.")
 
 
@@ -283,6 +295,7 @@ class RunAnswer(RunSummary):
     exports: list[str]
     seed: int
     preprocessing: dict[str, Any] | None = Field(description="How pictures are prepared; null without pictures.")
+    task: str | None = Field(description="What it is measured by; null where nothing is.")
     attempt: int
     stages: list[StageAnswer]
     artifacts: list[ArtifactAnswer]
