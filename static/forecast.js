@@ -37,7 +37,7 @@ export function forecast(answer) {
   at("exact").title = exact ? "The file will have exactly this size." : "The values of the weights decide too.";
   facts([
     ["Parameters not zero", `${whole.format(after.params_nonzero)}`, `of ${whole.format(before.params_total)}`],
-    ["Numbers stored", whole.format(after.params_stored), ""],
+    ["Values stored", whole.format(after.params_stored), ""],
     ["Sparsity", percent(after.sparsity), ""],
     ["Bits per weight", after.bits_per_weight.toFixed(2), `was ${before.bits_per_weight.toFixed(2)}`],
   ]);

@@ -38,7 +38,7 @@ def test_deployed_by_a_click_asked_and_stopped(page: Page, with_onnx, api):
     page.get_by_role("button", name="Deploy model.onnx").click()
     page.wait_for_url(re.compile(r"/deployments/to-deploy"))
     expect(page.locator("[data-badge] [data-state=ready]")).to_be_visible()
-    expect(page.locator("#signature")).to_contain_text("Answers")  # filled in without losing the token
+    expect(page.locator("#signature")).to_contain_text("Output")  # filled in without losing the token
     token, url = (page.get_by_role("textbox", name=name).input_value() for name in ("Token", "Address"))
     page.get_by_role("button", name="Copy Python, requests").click()
     copied = page.evaluate("navigator.clipboard.readText()")

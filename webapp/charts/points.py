@@ -12,7 +12,7 @@ AXES = {
     "size_bytes": "File size",
     "params_nonzero": "Nonzero parameters",
     "bits_per_weight": "Bits per weight",
-    "time_ratio": "Time of an answer, ratio to the original",
+    "time_ratio": "Time, ratio to the original",
 }
 ABSOLUTE_METRICS = (
     "accuracy",

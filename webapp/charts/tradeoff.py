@@ -80,7 +80,7 @@ def size_vs_accuracy(runs: Sequence[Run], metric: str, x: str = "size_bytes", sc
         "title": {"text": f"{whole(metric_title)}<br>{direction}"},
         "type": y_type,
         "autorange": True if higher else "reversed",
-        "tickformat": ".0%" if percent else None,
+        "tickformat": ".2~%" if percent else None,  # 98.5 % beside 99 %
         "automargin": True,
     }
     across |= log_ticks([p.x / divisor for p in everything]) if x_type == "log" else {}

@@ -181,7 +181,7 @@ def preprocessing_of(
     pictures = any(facts.kind == "images" for facts in given)
     if asked and not pictures:
         raise PreprocessingInvalid(
-            "Preprocessing is for pictures, and no dataset of the run holds any; leave it away.", "preprocessing"
+            "Preprocessing is for pictures, and no dataset of the run holds any; remove it.", "preprocessing"
         )
     if spec is None or not pictures:
         return None

@@ -21,8 +21,8 @@ class CompressedTensors(Export):
     name = "compressed_tensors"
     title = "Transformers folder"
     summary = (
-        "Loads with from_pretrained of stock transformers, without Pare; the linear layers' integers are packed as "
-        "compressed-tensors has them, cut widths are in its config.json, zeros take their room."
+        "Loads with from_pretrained of stock transformers, without Pare. Linear layers' integers are packed as "
+        "compressed-tensors, pruned widths are in its config.json; zeros are stored like other values."
     )
     file = "transformers.zip"
     beside_original = False  # the original is a folder for transformers itself

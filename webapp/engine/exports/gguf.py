@@ -22,7 +22,7 @@ class Gguf(Export):
     title = "GGUF"
     summary = (
         "Runs in llama.cpp with its tokenizer and chat template; integers of up to 8 bits stay integers, floats become "
-        "half precision, zeros take their room."
+        "half precision; zeros are stored like other values."
     )
     file = "model.gguf"
     beside_original = False

@@ -22,8 +22,8 @@ class Onnx(Export):
     name = "onnx"
     title = "ONNX"
     summary = (
-        "Runs in onnxruntime and other runtimes without torch or Pare; factors stay two products, integers stay "
-        "integers, zeros take their room."
+        "Runs in onnxruntime and other ONNX runtimes, without torch or Pare. Integers and low-rank factors are "
+        "kept; zeros are stored like other values."
     )
     file = "model.onnx"
     packages = ("onnx", "onnxruntime", "onnxscript")

@@ -24,8 +24,8 @@ class Program(Export):
     name = "program"
     title = "Exported program"
     summary = (
-        "Loads with torch.export.load where torch is all there is; factors stay two products, integers stay integers "
-        "and are decoded at each call, zeros take their room."
+        "Loads with torch.export.load, with torch alone. Low-rank factors are kept, integers are decoded at each call; "
+        "zeros are stored like other values."
     )
     file = "model.pt2"
     packages = ("torch",)

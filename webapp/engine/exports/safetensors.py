@@ -18,7 +18,7 @@ from .base import Export, Loaded
 class Safetensors(Export):
     name = "safetensors"
     title = "safetensors"
-    summary = "Loads in Pare, and plain weights in every safetensors reader; keeps integers, zeros and factors."
+    summary = "Loads in Pare, and plain weights in every safetensors reader. Keeps integers, masks and factors."
     file = "model.safetensors"
     always = True
     beside_original = False  # torch runs the original as it is

@@ -37,8 +37,8 @@ class SavedModel(Export):
     name = "savedmodel"
     title = "TensorFlow SavedModel"
     summary = (
-        "Loads in TensorFlow Serving, from the folder in the zip file; factors stay two products, integers are stored "
-        "and decoded to floats once when it loads, zeros take their room."
+        "Loads in TensorFlow Serving, from the folder in the zip file. Low-rank factors are kept, integers are "
+        "decoded to floats once, when it loads; zeros are stored like other values."
     )
     file = "model.savedmodel.zip"
     packages = ("onnxscript", *_installed("tensorflow", "tensorflow-cpu"))

@@ -67,8 +67,8 @@ class Gptq(Rounding, BlockByBlock):
         damping: float = setting(
             0.0,
             "Damping",
-            "Added to the diagonal of the inputs' covariance, as a share of its mean, so that a layer is not fitted to "
-            "the samples by heart. 0: for each layer the share that serves samples held back best.",
+            "Added to the diagonal of the inputs' covariance, as a share of its mean, so that a layer is not "
+            "overfitted to the samples. 0: for each layer the share with the least error on samples that are held out.",
             step=0.01,
             ge=0.0,
             le=1.0,
