@@ -13,15 +13,17 @@ from .facts import ArchitectureSpec
 from .signature import EXAMPLE
 
 TOKENS = 16  # of a text: a language model's answer has the whole vocabulary for each
+MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long
+MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long
 
 
 def write_example(runner: Runner, spec: ArchitectureSpec, batch: Batch, folder: Path) -> None:
     """Asks for the batch's first sample, by the names and in the form that the file itself takes."""
     one = batch.first(1).inputs
     given = one if set(runner.inputs) <= set(one) else dict(zip(runner.inputs, one.values(), strict=True))
-    whole = (
-        "vocab" not in spec.inputs or "length" in spec.inputs
-    )  # a text may be as long as one likes, unless it is told
-    feed = {name: (given[name] if whole else given[name][:, :TOKENS]).contiguous().numpy() for name in runner.inputs}
+    if "vocab" in spec.inputs:
+        tokens = int(spec.inputs.get("length") or (MORE_TOKENS if spec.family == "program" else TOKENS))
+        given = {name: tensor[:, :tokens] for name, tensor in given.items()}
+    feed = {name: given[name].contiguous().numpy() for name in runner.inputs}
     arrays: dict[str, Any] = {f"input.{name}": array for name, array in feed.items()} | {"output": runner.ask(feed)}
     np.savez(folder / EXAMPLE, **arrays)

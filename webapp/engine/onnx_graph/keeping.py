@@ -46,7 +46,6 @@ def keeping(module: Any, spec: ArchitectureSpec, batch: Batch) -> Call | None:
     return Call(
         served,
         {TOKENS: ids, MASK: mask, **dict(zip(names, past, strict=True))},
-        [dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in axes],
         axes,
         [served.answer, *map(present_name, names)],
     )

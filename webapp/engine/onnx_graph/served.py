@@ -40,10 +40,9 @@ def with_plain_operators(module: Any) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """What is traced: the call of a module with `inputs`, of which some axes have free `sizes` and get names."""
+    """What is traced: the call of a module with `inputs`, of which some `axes` are free and get names."""
 
     served: Served
     inputs: Mapping[str, Tensor]
-    sizes: Sequence[Mapping[int, Any]]  # an axis and torch.export.Dim, for each input
-    axes: Sequence[Mapping[int, str]]
+    axes: Sequence[Mapping[int, str]]  # of each input
     answers: Sequence[str]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._decomp.decompositions import lstm_impl
 from torch.export import ExportedProgram
 from torch.onnx import OnnxExporterError
+from torch.utils._pytree import tree_map
 
 from ..batches import Batch, synthetic
 from ..facts import ArchitectureSpec
@@ -33,9 +34,8 @@ from .tidying import tidy
 log = logging.getLogger(__name__)
 
 OPSET = 21
-SAMPLES, TOKENS, PIXELS = 3, 7, 97  # of the traced input: where a size becomes 1, it would be taken for a constant
-LEAST_PIXELS = 64  # that the tracer is told of, so that no side is 1 after five halvings; the graph takes any
-AXES = ("batch", "channels", "height", "width")
+SAMPLES, TOKENS, PIXELS = 3, 61, 97  # of the traced input: enough for long kernels; the graph takes others
+AXES = ("batch", "channels", "height", "width", "depth")
 INNER = "module."
 
 
@@ -73,17 +73,28 @@ def unfilled(model: Model) -> nn.Module:
 def whole_call(module: nn.Module, spec: ArchitectureSpec) -> Call:
     """What every model can be asked: a batch of whole inputs."""
     batch = example(spec)
-    served, sizes = Served(module, spec, batch.inputs), [free_axes(spec)] * len(batch.inputs)
-    axes = [{axis: dim.__name__ for axis, dim in free.items()} for free in sizes]
-    return Call(served, batch.inputs, sizes, axes, [served.answer])
+    axes = [free_axes(spec)] * len(batch.inputs)
+    served = Served(module, spec, batch.inputs)
+    return Call(served, batch.inputs, axes, [served.answer])
+
+
+def exported_program(
+    module: nn.Module, given: tuple[Tensor, ...], named: Mapping[str, Tensor], axes: Any
+) -> ExportedProgram:
+    """The module's operators; `axes` are the free ones of each input. Raises Untraceable.
+
+    Where a size becomes 1 (a side after five halvings) torch would make it a case of its own, and refuse either small
+    pictures or large ones.
+    """
+    sizes = tree_map(lambda _: torch.export.Dim.DYNAMIC, axes)
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with told(), oblivious, torch.no_grad():
+        return torch.export.export(module, given, dict(named), dynamic_shapes=sizes, strict=False)
 
 
 def program_of(call: Call) -> ExportedProgram:
     """Raises Untraceable."""
-    with told(), torch.no_grad():
-        return torch.export.export(
-            call.served.eval(), tuple(call.inputs.values()), dynamic_shapes=(tuple(call.sizes),), strict=False
-        )
+    return exported_program(call.served.eval(), tuple(call.inputs.values()), {}, (tuple(call.axes),))
 
 
 def converted(program: ExportedProgram, call: Call) -> ir.Model:
@@ -159,10 +170,10 @@ def _reason(error: BaseException) -> str:
 
 
 def example(spec: ArchitectureSpec) -> Batch:
-    """Of small odd sizes wherever a size is free."""
+    """Of odd sizes wherever a size is free; fewer tokens than there may be, or a table of all places looks fixed."""
     batch = synthetic(spec, 0)
     if "vocab" in spec.inputs:
-        tokens = int(spec.inputs.get("length") or TOKENS)
+        tokens = int(spec.inputs.get("length") or max(1, min(TOKENS, int(spec.inputs["tokens"]) - 1)))
         inputs = {name: tensor.new_zeros((SAMPLES, tokens)) for name, tensor in batch.inputs.items()}
         if "attention_mask" in inputs:
             inputs["attention_mask"] += 1
@@ -172,15 +183,14 @@ def example(spec: ArchitectureSpec) -> Batch:
     return Batch(inputs, None, SAMPLES)
 
 
-def free_axes(spec: ArchitectureSpec) -> dict[int, Any]:
-    """Which axes of the inputs are free, by the names that they get in the graph."""
-    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+def free_axes(spec: ArchitectureSpec) -> dict[int, str]:
+    """Which axes of the inputs are free, and the names that they get in the graph."""
+    free = {0: AXES[0]}
     if "length" in spec.inputs:
         return free
     if "vocab" in spec.inputs:
-        return free | {1: torch.export.Dim("sequence", max=int(spec.inputs["tokens"]))}
-    sides = ((axis, size) for axis, size in enumerate(spec.inputs["shape"], start=1) if size is None)
-    return free | {axis: torch.export.Dim(AXES[axis], min=LEAST_PIXELS) for axis, _ in sides}
+        return free | {1: "sequence"}
+    return free | {axis: AXES[axis] for axis, size in enumerate(spec.inputs["shape"], start=1) if size is None}
 
 
 def _unfilled(tensor: Tensor) -> Any:

@@ -14,7 +14,7 @@ from ..errors import ExportUnfit
 from ..model import Model
 from ..modules import build, leaves_of
 from ..onnx_graph.served import Served, with_plain_operators
-from ..onnx_graph.trace import Untraceable, example, free_axes, told
+from ..onnx_graph.trace import Untraceable, example, exported_program, free_axes
 from .stored import hold, stored
 
 
@@ -46,13 +46,10 @@ def exported(model: Model) -> ExportedProgram:
     assert spec is not None
     module, batch = holding(model), example(spec)
     served = Named(Served(module, spec, batch.inputs), batch.inputs).eval()
-    sizes = {name: free_axes(spec) for name in batch.inputs}
-    with torch.no_grad():
-        try:
-            with told():
-                program = torch.export.export(served, (), batch.inputs, dynamic_shapes=sizes, strict=False)
-        except Untraceable as error:
-            raise ExportUnfit(f"This model cannot be written as an exported program: {error}.") from error
+    try:
+        program = exported_program(served, (), batch.inputs, {name: free_axes(spec) for name in batch.inputs})
+    except Untraceable as error:
+        raise ExportUnfit(f"This model cannot be written as an exported program: {error}.") from error
     program.example_inputs = None  # they would be pickled
     for graph in program.graph_module.modules():
         for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
