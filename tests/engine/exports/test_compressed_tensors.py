@@ -114,6 +114,7 @@ def test_layers_in_different_bits_have_a_group_each(transformer, apply_steps, tm
     told, proof = proven(model, tmp_path / "out")
     assert proof["agreed"], proof
     assert told["bits"] == [4, 8]
+    assert not any("computes it in" in note for note in told["notes"]), "it is all float32"
     config = json.loads((unpacked(tmp_path / "out") / "config.json").read_text())
     assert len(config["quantization_config"]["config_groups"]) == 2
     assert "model.layers.0.self_attn.v_proj" in config["quantization_config"]["ignore"]

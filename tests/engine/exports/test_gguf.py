@@ -7,6 +7,8 @@ import torch
 from webapp.engine.encodings import Quantized
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exports import check_exports, exports
+from webapp.engine.llama_cpp.blocks import choose, packed, rounded
+from webapp.engine.math.grids import Scheme
 from webapp.engine.predict import check_recipe
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.recipe import Recipe
@@ -128,6 +130,24 @@ def test_a_recipe_answers_as_the_compressed_model(language_model, apply_steps, g
     assert proof["agreed"], proof
     assert set(told["kinds"]) == kinds
     assert told["size_bytes"] == (tmp_path / "out/model.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1.0, 1e4, 1e7, 1e30], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [64, 40])
+@pytest.mark.parametrize(
+    "scheme", [Scheme(8), Scheme(4, 32), Scheme(4, 32, symmetric=False), Scheme(4, 32, numbers="normal")], ids=str
+)
+def test_values_beyond_float16_are_held_too(size, dtype, columns, scheme):
+    weight = (size * torch.randn(8, columns, generator=torch.Generator().manual_seed(0))).to(dtype)
+    weight[0] *= 1e-4
+    encoded = Quantized.nearest(weight, scheme)
+    choice = choose(encoded)
+    kind = gguf.GGMLQuantizationType[choice.kind]
+    found = torch.from_numpy(gguf.dequantize(packed(encoded, choice).numpy(), kind).copy()).reshape(8, columns)
+    assert torch.equal(found, rounded(encoded, choice).decode())
+    limit = 0.01 * float(encoded.decode().abs().max()) + 2**-24 * 128  # the least that a float16 scale can be
+    assert float((found - encoded.decode()).abs().max()) < limit
 
 
 def test_half_precision_is_measured_and_not_hidden(language_model, apply_steps, tmp_path):

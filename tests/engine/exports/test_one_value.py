@@ -132,3 +132,9 @@ def test_norms_of_another_dtype_than_the_weights(language_model, apply_steps, tm
     checkpoint = language_model("bfloat16", True, norms="float32")
     assert {tensor.dtype for tensor in checkpoint[1].tensors} == {"bfloat16", "float32"}
     assert_exact(form, apply_steps(checkpoint, quantized(4))[0], tmp_path)
+
+
+def test_a_folder_says_in_which_dtype_transformers_computes_it(language_model, apply_steps, tmp_path):
+    model, _ = apply_steps(language_model("bfloat16", True), quantized(4))
+    told = exports()["compressed_tensors"].write(model, tmp_path)
+    assert any(note.startswith("transformers computes it in bfloat16") for note in told["notes"])

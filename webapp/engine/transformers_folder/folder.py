@@ -28,11 +28,15 @@ VLLM_BITS = (4, 8)
 
 @dataclass(frozen=True)
 class Layout:
-    """Which weights are packed, by scheme; which quantized ones are not, and why; the linear layers of floats."""
+    """Which weights are packed, by scheme; which quantized ones are not, and why; the linear layers of floats.
+
+    `dtype` is that of most values in the checkpoint, in which transformers computes unless it is told another.
+    """
 
     schemes: dict[str, Scheme]
     floats: dict[str, str]
     plain: list[str]
+    dtype: str
 
     @classmethod
     def of(cls, model: Model) -> Layout:
@@ -56,7 +60,11 @@ class Layout:
                 schemes[name] = Scheme.of(encoded.grid)
                 seen.add(path)
         linear = [path for path, part in parts.items() if type(part).__name__ == "Linear" and path not in seen]
-        return cls(schemes, floats, linear)
+        sizes: Counter[str] = Counter()
+        for encoded in model.weights.values():
+            if encoded.dtype.is_floating_point:
+                sizes[dtype_name(encoded.dtype)] += encoded.plan.size
+        return cls(schemes, floats, linear, sizes.most_common(1)[0][0])
 
     def quantization_config(self) -> dict[str, Any] | None:
         """One group for all linear layers but the ignored, or, of several schemes, groups that name their layers."""
@@ -89,6 +97,11 @@ class Layout:
             for reason, count in counts.items()
         ]
         schemes = set(self.schemes.values())
+        if schemes and self.dtype in ("float16", "bfloat16"):
+            told.append(
+                f"transformers computes it in {self.dtype}, as the checkpoint says, and rounds what it decodes to "
+                "that; from_pretrained(…, dtype=torch.float32), as it is proven here, does not."
+            )
         if any(not scheme.symmetric for scheme in schemes):
             told.append("Integers with zero points take a byte each: transformers cannot load packed zero points.")
         if odd := sorted({scheme.bits for scheme in schemes if scheme.symmetric} - {*VLLM_BITS}):
@@ -128,12 +141,8 @@ def _tensors(model: Model, layout: Layout) -> Iterator[tuple[str, LazyTensor]]:
 def _config(model: Model, layout: Layout) -> dict[str, Any]:
     assert model.architecture is not None
     config = {key: value for key, value in model.architecture.config.items() if key != NO_POOLING}
-    sizes: Counter[str] = Counter()
-    for encoded in model.weights.values():
-        if encoded.dtype.is_floating_point:
-            sizes[dtype_name(encoded.dtype)] += encoded.plan.size
     config.pop("torch_dtype", None)
-    config["dtype"] = sizes.most_common(1)[0][0]
+    config["dtype"] = layout.dtype
     quantization = layout.quantization_config()
     return config if quantization is None else {**config, "quantization_config": quantization}
 
