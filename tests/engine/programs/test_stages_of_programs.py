@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.export import Dim
 
 from tests.engine.programs.exported import CASES, ConvEmbedAttend, Masked, Residual, export
 from tests.engine.test_stages import Bench as Run
 from webapp.engine import load
+from webapp.engine.exports import exports
+from webapp.engine.model import Model
+from webapp.engine.modules import build
 from webapp.engine.signature import open_session
 from webapp.engine.thin_modules import Thin
 
@@ -67,6 +72,57 @@ def test_a_size_that_is_fixed_stays_so_in_every_file_beside_the_model(run, name)
         session = open_session(made.folders["export-onnx"] / "model.onnx", threads=1)
         assert np.allclose(session.run(None, given)[0], example["output"], atol=1e-5)
     assert {tuple(each.shape) for each in session.get_inputs()} == {("batch", *size)}
+
+
+def halving():
+    """Five times, as a ResNet does: sides below 32 become 1 on the way."""
+    widths = zip((3, 8, 8, 8, 8), (8,) * 5, strict=True)
+    convolutions = [nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in widths]
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+
+class LongKernel(ConvEmbedAttend):
+    """As long as 20 tokens, and nothing around them."""
+
+    def forward(self, tokens):
+        seen = nn.functional.conv1d(self.embedding(tokens).transpose(1, 2), self.conv.weight.repeat(1, 1, 7)[..., :20])
+        return self.head(seen.mean(2))
+
+
+SIDES, LENGTH = {axis: Dim(f"side{axis}", min=1) for axis in (2, 3)}, {1: Dim("length", min=21, max=48)}
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "free", "asked"),
+    [
+        (
+            halving,
+            torch.zeros(2, 3, 97, 97),
+            SIDES,
+            [torch.randn(2, 3, *sides) for sides in ((9, 16), (32, 32), (70, 128))],
+        ),
+        (
+            LongKernel,
+            torch.zeros(2, 30, dtype=torch.int64),
+            LENGTH,
+            [torch.ones(3, n, dtype=torch.int64) for n in (20, 48)],
+        ),
+    ],
+)
+def test_sizes_are_as_free_in_every_format_as_the_module_leaves_them(bench, tmp_path, make, given, free, asked):
+    torch.manual_seed(0)
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        facts = bench.checkpoint(export(make(), (given,), tmp_path / "m.pt2", ({0: Dim("batch"), **free},)))
+    model = Model.of_checkpoint(bench.out, facts)
+    module = build(model)
+    for form in ("onnx", "program"):
+        out = tmp_path / form
+        out.mkdir()
+        exports()[form].write(model, out)
+        loaded = exports()[form].open(out, model.architecture).module
+        for x in asked:
+            with torch.inference_mode():
+                assert torch.allclose(loaded(x), module(x), atol=1e-5), (form, x.shape)
 
 
 def test_factors_stay_apart(run):
