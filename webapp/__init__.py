@@ -24,6 +24,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from flask_wtf import CSRFProtect
 
     from .access import init_access
+    from .compression import init_compression
     from .config import Settings
     from .database import db, init_database
     from .display import init_display
@@ -55,6 +56,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(config or {})
     app.json.sort_keys = False  # type: ignore[attr-defined]
     Bootstrap5(app)
+    init_compression(app)
     init_security(app)
     init_access(app)
     csrf = CSRFProtect(app)  # after those: it reads the body

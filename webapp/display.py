@@ -110,6 +110,8 @@ def keep_versioned_assets(response: Response) -> Response:
     """For good, where the address names the version; else a browser asks again, and mostly hears 304."""
     if request.endpoint == "static" and request.args.get("v") and response.status_code == 200:
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    if request.endpoint == "bootstrap.static" and response.status_code == 200:
+        response.headers["Cache-Control"] = "public, max-age=86400"  # it is another one only with another package
     return response
 
 
