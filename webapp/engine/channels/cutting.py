@@ -13,19 +13,32 @@ from ..encodings import Dense
 from ..model import Model
 from ..modules import build
 from ..widths import note_sizes
-from .groups import Group, kept_indices
+from .groups import Group, Member, kept_indices
 
 
 def cut(model: Model, group: Group, kept: Tensor, block: Block | None = None) -> None:
-    """Leaves the channels `kept` in every tensor of the group; in a block's running module too."""
+    """Leaves the channels `kept` (count,), or (experts, count) of a stack, in every tensor of the group.
+
+    In a block's running module too.
+    """
+    places: dict[tuple[str, int], list[Member]] = {}
     for member in group.members:
-        encoded = model.weights[member.tensor]
+        places.setdefault((member.tensor, member.dim), []).append(member)
+    for (name, dim), members in places.items():
+        encoded = model.weights[name]
         tensor = encoded.decode()
-        places = kept_indices(member, tensor.shape[member.dim], kept, group.width)
-        smaller = tensor.index_select(member.dim, places).contiguous()
-        model.weights[member.tensor] = Dense(smaller, zeros_wanted=encoded.plan.pruned)
+        if group.stacked:
+            experts = zip(tensor, kept, strict=True)
+            smaller = torch.stack([_without(own, members, dim - 1, stays, group.width) for own, stays in experts])
+        else:
+            smaller = _without(tensor, members, dim, kept, group.width)
+        model.weights[name] = Dense(smaller, zeros_wanted=encoded.plan.pruned)
         if block is not None:
-            _set(block.module, member.tensor.removeprefix(block.prefix), smaller)
+            _set(block.module, name.removeprefix(block.prefix), smaller)
+
+
+def _without(tensor: Tensor, members: Sequence[Member], dim: int, kept: Tensor, width: int) -> Tensor:
+    return tensor.index_select(dim, kept_indices(members, tensor.shape[dim], kept, width)).contiguous()
 
 
 def _set(module: nn.Module, name: str, value: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+STAGES = "hidden_sizes"  # of models whose residual stream widens from stage to stage
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -43,6 +44,14 @@ class Group:
     kind: Literal["channels", "neurons", "heads"]
     width: int
     members: tuple[Member, ...]
+    key: str = ""  # of a transformers' config, that holds the width: "intermediate_size", or "hidden_sizes.1" of a list
+    times: int = 1  # as many channels stay as that many times those of a group of width / times
+    stacked: bool = False  # tensors (experts, ...): every expert keeps channels of its own, as many as the others
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether calibration sees those who read it, which then make up for what is cut."""
+        return not self.stacked and not self.key.startswith(STAGES)
 
     def of_role(self, role: str) -> list[Member]:
         return [member for member in self.members if member.role == role]
@@ -58,12 +67,13 @@ class Group:
         return frozenset(member.tensor for member in self.of_role("makes"))
 
 
-def kept_indices(member: Member, size: int, kept: Tensor, width: int) -> Tensor:
-    """Which places of a dimension of `size` stay when of the group's `width` channels those in `kept` do."""
+def kept_indices(members: Iterable[Member], size: int, kept: Tensor, width: int) -> Tensor:
+    """Which places of a dimension of `size`, that these members share, stay when of `width` channels `kept` do."""
     gone = torch.ones(width, dtype=torch.bool)
     gone[kept] = False
     stays = torch.ones(size, dtype=torch.bool)
-    stays[member.places(gone.nonzero().reshape(-1))] = False
+    for member in members:
+        stays[member.places(gone.nonzero().reshape(-1))] = False
     return stays.nonzero().reshape(-1)
 
 

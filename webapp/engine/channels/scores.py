@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,9 +37,14 @@ def slices(values: Mapping[str, Tensor], group: Group, role: str = "makes") -> l
 
 
 def from_weights(model: Model, group: Group, kind: str) -> Tensor:
-    """kind "l1", "l2" or "batch_norm" (L2 where the group has none)."""
+    """kind "l1", "l2" or "batch_norm" (L2 where the group has none). (width,), or (experts, width) of a stack."""
     wanted = [member.tensor for member in group.members]
     values = {name: model.weights[name].decode() for name in wanted if name in model.weights}
+    if group.stacked:
+        members = tuple(replace(member, dim=member.dim - 1) for member in group.members)
+        one, experts = replace(group, members=members), len(values[wanted[0]])
+        each = ({name: tensor[expert] for name, tensor in values.items()} for expert in range(experts))
+        return torch.stack([importance.norm(slices(own, one), 1 if kind == "l1" else 2) for own in each])
     if kind == "batch_norm":
         norms = [n for n in values if n.removesuffix("weight") + "running_mean" in values and n.endswith("weight")]
         found = slices({name: values[name] for name in norms}, group, "scales")

@@ -37,9 +37,15 @@ class Surgery:
         self._before: Scores = {}
         if self.importance == "taylor":
             found = gradients(self.model, self.data)
-            self._before = {group: from_gradients(self.model, found, group) for group in self.groups}
+            self._before = {group: from_gradients(self.model, found, group) for group in self.groups if group.adjusted}
         elif self.importance not in FROM_DATA:
             self._before = {group: from_weights(self.model, group, self.importance) for group in self.groups}
+        blind = [group for group in self.groups if not group.adjusted and group not in self._before]
+        self._blind = {group: from_weights(self.model, group, "l2") for group in blind}
+
+    @property
+    def _adjusted(self) -> list[Group]:
+        return [group for group in self.groups if group.adjusted]
 
     def scores(self) -> Scores:
         """Of every group in the model as it is, nothing cut yet."""
@@ -73,19 +79,25 @@ class Surgery:
             # passes that are half through a repeating block have the old width; what left is multiplied by zero there
             cut(self.model, group, kept, None if block.repeats else block)
 
+        for group in self.groups:
+            if not group.adjusted:
+                cut(self.model, group, _most((self._before | self._blind)[group], counts[group]))
+
     def _walked(self, report: Report) -> Iterator[tuple[Block, Readers]]:
         """Each group of the model with those who read it, as the groups that were cut before it leave them."""
-        weights = {member.tensor for group in self.groups for member in group.of_role("reads")}
+        if not self._adjusted:
+            return
+        weights = {member.tensor for group in self._adjusted for member in group.of_role("reads")}
         layers = [layer for layer in self.facts.layers if layer.weight in weights]
         for block in walk(self.model, layers, self.data, report, "Structured pruning"):
             if block.repeats:
                 yield from self._staged(block)
             elif not block.name:
-                for group in self.groups:
+                for group in self._adjusted:
                     yield block, Readers(block, group, {})
 
     def _staged(self, block: Block) -> Iterator[tuple[Block, Readers]]:
-        inside = [group for group in self.groups if all(m.tensor.startswith(block.prefix) for m in group.members)]
+        inside = [group for group in self._adjusted if all(m.tensor.startswith(block.prefix) for m in group.members)]
         for stage, statistics in block.staged(Covariance):
             here = {slot.layer.weight for slot in stage}
             for group in inside:

@@ -26,7 +26,7 @@ class LayerDrop(Technique):
     )
     paper = "https://arxiv.org/abs/2403.03853"
     needs = frozenset({"architecture", "calibration"})
-    layers = frozenset({"linear", "conv"})
+    layers = frozenset({"linear", "conv", "experts"})
 
     class Settings(BaseSettings):
         blocks: int = setting(1, "Blocks to drop", "How many of the model's blocks leave.", unit="blocks", ge=1, le=500)

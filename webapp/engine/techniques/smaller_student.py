@@ -34,7 +34,7 @@ class SmallerStudent(Technique):
     )
     paper = "https://arxiv.org/abs/1910.01108"
     needs = frozenset({"architecture"})
-    layers = frozenset({"linear", "conv"})
+    layers = frozenset({"linear", "conv", "experts"})
 
     class Settings(BaseSettings):
         depth: float = setting(

@@ -22,6 +22,8 @@ from .base import LEFT, Context, Need, Outcome, Reshaped, Skip, Technique, misse
 from .base import Settings as BaseSettings
 
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
+GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes
+BLIND = "calibration does not follow these channels, so their weights alone decided"
 UNEVEN = f"each keeps {LEAST_KEPT:.0%} and a multiple of what is set"
 
 
@@ -35,7 +37,7 @@ class StructuredPruning(Technique):
     )
     paper = "https://arxiv.org/abs/2301.12900"
     needs = frozenset({"architecture", "calibration"})
-    layers = frozenset({"linear", "conv"})
+    layers = frozenset({"linear", "conv", "experts"})
 
     class Settings(BaseSettings):
         ratio: float = setting(
@@ -114,8 +116,8 @@ class StructuredPruning(Technique):
         if facts.architecture is not None and facts.architecture.family == "transformers":
             if settings.scope == "global":
                 raise Skip("the config of a transformers' model has one width for all blocks; choose scope uniform")
-            for kind in {group.kind for group in found}:
-                if sum(g.kind == kind for g in found) < sum(g.kind == kind for g in every):
+            for key, kind in {group.key: group.kind for group in found}.items():
+                if sum(g.key == key for g in found) < sum(g.key == key for g in every):
                     raise Skip(f"every block must keep as many {kind}; choose the layers of all blocks, or exclude all")
         if all(kept_of(group, settings) == group.width for group in found):
             raise Skip(f"no group is wide enough to lose a multiple of {settings.round_to}")
@@ -126,8 +128,8 @@ class StructuredPruning(Technique):
         spec = facts.architecture
         assert spec is not None
         if spec.family == "transformers":
-            for kind, (group, count) in {group.kind: (group, n) for group, n in kept.items()}.items():
-                spec = narrowed(spec, kind, count, group.width)
+            for group, count in {group.key: (group, n) for group, n in kept.items()}.values():
+                spec = narrowed(spec, group, count)
             if not fits(spec, {tensor.name: tensor.shape for tensor in facts.tensors} | shapes):
                 raise Skip(f"the config of {spec.title} cannot say so many {'/'.join({g.kind for g in kept})}")
         return Reshaped(spec, shapes, {}, frozenset())
@@ -165,9 +167,16 @@ def kind_of(facts: CheckpointFacts, layer: LayerFacts) -> str:
 
 def kept_of(group: Group, settings: Any) -> int:
     """How many stay: rounded to the multiple, at least one of it; all, where the group is no wider than that."""
-    multiple = 1 if group.kind == "heads" else settings.round_to
-    wanted = (1 - settings.ratio) * group.width
-    return int(min(group.width, max(multiple, round(wanted / multiple) * multiple)))
+    multiple, width = multiple_of(group, settings), group.width // group.times
+    wanted = (1 - settings.ratio) * width
+    return group.times * int(min(width, max(multiple, round(wanted / multiple) * multiple)))
+
+
+def multiple_of(group: Group, settings: Any) -> int:
+    """Of which number's multiples a group keeps."""
+    if group.kind == "heads":
+        return 1
+    return math.lcm(settings.round_to, GROUPED) if group.stacked else int(settings.round_to)
 
 
 def shared_out(scores: Mapping[Group, Tensor], settings: Any) -> dict[Group, int]:
@@ -177,7 +186,7 @@ def shared_out(scores: Mapping[Group, Tensor], settings: Any) -> dict[Group, int
     threshold = values.kthvalue(max(1, min(round(settings.ratio * total), total))).values
     counts = {}
     for group, own in scores.items():
-        multiple = 1 if group.kind == "heads" else settings.round_to
+        multiple = multiple_of(group, settings)
         stays = max(int((relative(own.double()) > threshold).sum()), math.ceil(LEAST_KEPT * group.width))
         counts[group] = min(group.width, max(multiple, round(stays / multiple) * multiple))
     return counts
@@ -205,7 +214,7 @@ def _outcomes(
 
 def _narrowed(layer: LayerFacts, shape: tuple[int, ...], row: Outcome) -> Outcome:
     """The row of a layer that has lost inputs only: enough where its outputs are nobody's channels."""
-    axis = 0 if layer.transposed else 1
+    axis = next(axis for axis, size in enumerate(shape) if size != layer.shape[axis])
     done = f"{shape[axis]} of {layer.shape[axis]} inputs stay"
     if row.ok or row.note in ENDS:
         return Outcome(layer.name, "as its inputs are cut", done)
@@ -218,8 +227,9 @@ def _cut(layer: LayerFacts, counts: Mapping[Group, int], settings: Any, short: s
     done = f"{kept} of {width} {kind} stay ({1 - kept / width:.1%} removed)"
     if settings.scope == "uniform" and missed(settings.ratio, 1 - kept / width):
         short = "; ".join(dict.fromkeys(_rounding(group, settings) for group in counts))
-    told = "; ".join(filter(None, (short, note)))
-    return Outcome(layer.name, _asked(settings, width, kind), done, ok=not short, note=told)
+    blind = settings.importance in FROM_DATA and not all(group.adjusted for group in counts)
+    told = "; ".join(filter(None, (short, BLIND if blind else "", note)))
+    return Outcome(layer.name, _asked(settings, width, kind), done, ok=not short and not blind, note=told)
 
 
 def _untouched(facts: CheckpointFacts, layer: LayerFacts, settings: Any, counts: Mapping[Group, int]) -> Outcome:
@@ -228,7 +238,7 @@ def _untouched(facts: CheckpointFacts, layer: LayerFacts, settings: Any, counts:
     groups = [group for group in groups_of(facts) if layer.weight in group.widths]
     if not groups:
         why = why_not(facts).get(layer.weight, "what else its channels run through is not known")
-        return Outcome.left(layer.name, f"{settings.ratio:.0%} of its {settings.cut}", why)
+        return Outcome.left(layer.name, f"{settings.ratio:.0%} of its {kind_of(facts, layer)}", why)
     width, kind = sum(group.width for group in groups), groups[0].kind
     asked = _asked(settings, width, kind)
     if missing := sorted(frozenset().union(*(group.makers for group in groups if group not in counts))):
@@ -246,7 +256,8 @@ def _asked(settings: Any, width: int, kind: str) -> str:
 
 def _rounding(group: Group, settings: Any) -> str:
     """Why another number of a group's channels stays than the ratio asks for."""
-    wanted, kept, multiple = (1 - settings.ratio) * group.width, kept_of(group, settings), settings.round_to
+    wanted, kept = (1 - settings.ratio) * group.width, kept_of(group, settings)
+    multiple = multiple_of(group, settings) * group.times
     if group.kind == "heads":
         if group.width == 1:
             return "all queries share one head of keys and values (multi-query), which has to stay"
