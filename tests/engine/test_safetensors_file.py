@@ -119,7 +119,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (raw({"a": {**F32, "shape": [-2]}}, b"\0" * 8), "no valid dtype, shape and data_offsets"),
         (raw({"a": {**F32, "shape": [True, 2]}}, b"\0" * 8), "no valid dtype, shape and data_offsets"),
         (raw({"a": {**F32, "shape": 2}}, b"\0" * 8), "no valid dtype, shape and data_offsets"),
-        (raw({"a": {**F32, "dtype": "C64"}}, b"\0" * 8), "of dtype .C64."),
+        (raw({"a": {**F32, "dtype": "C64"}}, b"\0" * 8), "of dtype C64, complex numbers"),
         (raw({"a": {**F32, "dtype": ["F32"]}}, b"\0" * 8), "of dtype"),
         (raw({"__metadata__": {"a": 1}}), "metadata that is not text"),
         (raw(b'{"a":%b,"a":%b}' % ((json.dumps(F32).encode(),) * 2), b"\0" * 8), "names .a. twice"),

@@ -19,15 +19,16 @@ import torch
 from .architectures import architecture, layers_from_tensors, layers_of, recognise
 from .architectures.transformers_family import Transformers, why_not
 from .errors import CheckpointRefused, json_fault
-from .facts import ArchitectureSpec, CheckpointFacts
+from .facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from .formats import FORMATS, Opened, one_of
 from .formats.huggingface import FROM_KERAS
 from .formats.quantized import dequantize_asked
 from .formats.widening import WIDER, widen
 from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
-from .safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name, read_header, write_safetensors
+from .safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name, write_safetensors
 
+STEP = 0.001  # of the bytes, between two notes of progress
 WEIGHTS = "model.safetensors"
 BARE = "linear"
 FOREIGN = (  # (offset, bytes) -> what it is
@@ -73,7 +74,8 @@ def inspect_checkpoint(
         _widen(opened, filename)
         _name_bare_layer(opened)
         _check_dtypes(opened.tensors, filename)
-        spec, because = _recognised(opened)
+        tensors = {name: tensor.facts(name) for name, tensor in opened.tensors.items()}
+        spec, because = _recognised(opened, tensors)
         if spec is not None and spec.config.get("assumed"):
             opened.notes.append(spec.config["assumed"])
         metadata = {"format": "pt"}
@@ -87,7 +89,7 @@ def inspect_checkpoint(
     if spec is not None and (told := told_preprocessing(out)) is not None:
         inputs = {**spec.inputs, "preprocessing": told.model_dump(mode="json")}
         spec = spec.model_copy(update={"inputs": inputs})
-    return _facts(kind.name, out, opened, spec, because, written, zeros)
+    return _facts(kind.name, opened, tensors, spec, because, written, zeros)
 
 
 def _head(upload: Path) -> bytes:
@@ -138,12 +140,13 @@ def _check_dtypes(tensors: Mapping[str, LazyTensor], filename: str) -> None:
         raise CheckpointRefused(f"{filename} holds no floating point tensors, so there is nothing to compress")
 
 
-def _recognised(opened: Opened) -> tuple[ArchitectureSpec | None, str | None]:
+def _recognised(opened: Opened, tensors: dict[str, TensorFacts]) -> tuple[ArchitectureSpec | None, str | None]:
     """The spec, or why there is none."""
     if opened.weights_only_because is not None:
         return None, opened.weights_only_because
-    tensors = {name: tensor.facts(name) for name, tensor in opened.tensors.items()}
-    tensors |= {alias: tensors[source].model_copy(update={"name": alias}) for alias, source in opened.tied.items()}
+    tensors = tensors | {
+        alias: tensors[source].model_copy(update={"name": alias}) for alias, source in opened.tied.items()
+    }
     config = opened.config
     if config is None and "pare_architecture" in opened.metadata:
         try:
@@ -172,16 +175,18 @@ def _write_weights(
     """Writes the tensors and counts their zeros on the way. Returns the file's bytes."""
     tensors = opened.tensors
     total = sum(tensor.bytes for tensor in tensors.values()) or 1
-    done = 0
+    done, told = 0, 0.0
 
     def checked(name: str, tensor: LazyTensor) -> LazyTensor:
         def load() -> torch.Tensor:
-            nonlocal done
+            nonlocal done, told
             value = tensor.load()
             _refuse_not_finite(name, value, infinite=name in opened.infinite)
             if value.dtype.is_floating_point:
                 zeros[name] = value.numel() - int(torch.count_nonzero(value))
-            report.progress(done / total, f"Checking {name}")
+            if done == 0 or done / total >= told + STEP:
+                told = done / total
+                report.progress(told, f"Checking {name}")
             done += tensor.bytes
             return value
 
@@ -228,14 +233,13 @@ def _with_tokenizer(spec: ArchitectureSpec, out: Path, opened: Opened) -> Archit
 
 def _facts(
     form: str,
-    out: Path,
     opened: Opened,
+    tensors: dict[str, TensorFacts],
     spec: ArchitectureSpec | None,
     because: str | None,
     written: int,
     zeros: Mapping[str, int],
 ) -> CheckpointFacts:
-    _, tensors, _ = read_header(out / WEIGHTS)
     tied = dict(opened.tied)
     if spec is None:
         layers = opened.layers if opened.layers is not None else layers_from_tensors(tensors.values(), tied)
@@ -249,7 +253,7 @@ def _facts(
         layers = layers_of(module, spec, tied)
     return CheckpointFacts(
         format=form,
-        tensors=tuple(t.model_copy(update={"zeros": zeros.get(name, 0)}) for name, t in tensors.items()),
+        tensors=tuple(t.model_copy(update={"zeros": zeros[n]}) if zeros.get(n) else t for n, t in tensors.items()),
         layers=layers,
         tied=tied,
         architecture=spec,

@@ -7,6 +7,7 @@ closes, because then whoever started it is dead. Uploaded bytes are parsed here 
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from .errors import DiskFull, OutOfMemory, PareError
 from .memory import is_want_of_memory
 
 DONE, FAILED = 0, 3
+GARBAGE = 100_000  # new objects before it is collected
 
 
 def preload() -> None:
@@ -120,6 +122,7 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
     if task.startswith("inspect_"):
         from .inspection import inspected
 
+        gc.set_threshold(GARBAGE, 50, 50)  # the facts of 100,000 tensors are no garbage, however often one looks
         return inspected(job, output, lines, _limit_memory)
     if task == "try_formats":
         signal.alarm(job["seconds"])  # which ends this process: then nothing is known

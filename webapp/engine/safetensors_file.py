@@ -67,7 +67,7 @@ class LazyTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def facts(self, name: str) -> TensorFacts:
-        return TensorFacts(name=name, shape=self.shape, dtype=dtype_name(self.dtype))
+        return TensorFacts.model_construct(name=name, shape=self.shape, dtype=dtype_name(self.dtype))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -148,12 +148,17 @@ def read_header(path: Path, filename: str | None = None) -> tuple[dict[str, str]
 
 def lazy_tensors(path: Path, filename: str | None = None) -> dict[str, LazyTensor]:
     """The file's tensors, each read when it is asked for. Raises CheckpointRefused as `read_header` does."""
-    _, entries, header_bytes = _parse(path, filename or path.name)
+    return opened_file(path, filename)[1]
+
+
+def opened_file(path: Path, filename: str | None = None) -> tuple[dict[str, str], dict[str, LazyTensor]]:
+    """(metadata, tensors), as `read_header` and `lazy_tensors` give them."""
+    metadata, entries, header_bytes = _parse(path, filename or path.name)
 
     def reader(facts: TensorFacts, start: int) -> Callable[[], torch.Tensor]:
         return lambda: _read(path, facts, header_bytes + start)
 
-    return {
+    return metadata, {
         name: LazyTensor(facts.shape, getattr(torch, facts.dtype), reader(facts, start))
         for name, (facts, start) in entries.items()
     }
@@ -245,7 +250,7 @@ def _entry(file: str, name: str, entry: Any) -> tuple[TensorFacts, int]:
         raise CheckpointRefused(f"{name} in {file} is of dtype {dtype}, {UNREAD[dtype]}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointRefused(f"{name} in {file} is of dtype {quoted(dtype)}; Pare reads {', '.join(DTYPES)}")
-    facts = TensorFacts(name=name, shape=tuple(shape), dtype=dtype_name(DTYPES[dtype]))
+    facts = TensorFacts.model_construct(name=name, shape=tuple(shape), dtype=dtype_name(DTYPES[dtype]))  # checked above
     if facts.bytes != end - start:
         raise CheckpointRefused(
             f"{name} in {file} has shape {list(shape)} of {dtype}, which is {facts.bytes} bytes, "

@@ -174,9 +174,9 @@ def test_an_mlp_in_the_metadata_is_exact():
     ("change", "sentence"),
     [
         ({"steps": None}, 'no "steps"'),
-        ({"steps": [{"op": "explode"}]}, "names the step 'explode'"),
+        ({"steps": [{"op": "explode"}]}, "names the step .explode."),
         ({"steps": [{"op": "max_pool2d"}]}, "without a size"),
-        ({"steps": [{"op": "max_pool2d", "size": "2"}]}, "has size '2'"),
+        ({"steps": [{"op": "max_pool2d", "size": "2"}]}, "has size .2."),
         ({"steps": [{"op": "linear", "name": "9"}]}, r"names 9, but there is no 9\.weight"),
         ({"steps": [{"op": "conv2d", "name": "4"}]}, r"4\.weight has shape \[5, 12\]; a conv2d has 4 axes"),
         ({"steps": TOLD["steps"][:1]}, r"the file holds 4\.bias, 4\.weight, which pare_architecture does not name"),

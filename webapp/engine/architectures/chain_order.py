@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from ..facts import TensorFacts
 
 Shapes = Mapping[str, tuple[int, ...]]
+MOST_LAYERS = 200  # of a chain; the experts of a mixture are 100,000 matrices of equal shape
 SEARCH_LIMIT = 20_000  # steps; a chain of ten layers of equal width has more orders than anyone can tell apart
 
 
@@ -22,6 +23,8 @@ def in_chain(kinds: Mapping[str, str], tensors: Mapping[str, TensorFacts]) -> li
     the layer whose outputs it norms. Where only shapes could tell and they allow two orders, the answer is None.
     """
     given = list(kinds)
+    if len(given) > MOST_LAYERS:
+        return None
     shapes = {path: tensors[f"{path}.{_main(kinds[path])}"].shape for path in kinds}
     if given != sorted(given) and _fits(given, kinds, shapes):
         return given

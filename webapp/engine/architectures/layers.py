@@ -91,6 +91,9 @@ def layers_from_tensors(
     """What can be guessed without a module: 2-D floats are linear, or embeddings by name; 3-D to 5-D are conv, or
     stacks of experts by name. Tables of places are none of these, nor what stacks single rows (1, 1, n)."""
     known = {tensor.name: tensor for tensor in tensors}
+    others: dict[str, list[str]] = {}
+    for alias, stored in (tied or {}).items():
+        others.setdefault(stored, []).append(alias.removesuffix(".weight"))
     found: list[LayerFacts] = []
     for tensor in known.values():
         rank = len(tensor.shape)
@@ -107,7 +110,7 @@ def layers_from_tensors(
         elif kind == "conv":
             layout = _turned(tensor, known)
         name = tensor.name.removesuffix(".weight")
-        aliases = tuple(a.removesuffix(".weight") for a, stored in (tied or {}).items() if stored == tensor.name)
+        aliases = tuple(others.get(tensor.name, ()))
         about: dict[str, Any] = {"transposed": layout.transposed, "groups": layout.groups, "stacked": layout.stacked}
         found.append(LayerFacts(name=name, weight=tensor.name, kind=kind, shape=tensor.shape, aliases=aliases, **about))
     return tuple(found)

@@ -155,7 +155,10 @@ def _tensors(upload: Path, payloads: Mapping[str, _Payload], content: dict[str, 
             f"{filename} is {upload.stat().st_size} bytes and its tensors claim {claimed}: they repeat what is stored"
         )
     made = ProgramArchive(content, {}, buffers=frozenset(name for name, held in payloads.items() if not held.trained))
+    names: dict[_Payload, list[str]] = {}
+    for name, payload in payloads.items():
+        names.setdefault(payload, []).append(name)
     for name, payload in payloads.items():
         made.tensors[name] = LazyTensor(payload.sizes, payload.dtype, _reader(payload, upload))
-        made.aliases[name] = [other for other, same in payloads.items() if same == payload and other != name]
+        made.aliases[name] = [other for other in names[payload] if other != name]
     return made

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ..errors import CheckpointRefused
 from ..progress import Report
-from ..safetensors_file import HEADER_LIMIT_BYTES, lazy_tensors, read_header
+from ..safetensors_file import HEADER_LIMIT_BYTES, opened_file
 from .base import Accepted, Format, Opened
 
 
@@ -28,9 +28,9 @@ class Safetensors(Format):
 
     @classmethod
     def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
-        metadata, _, _ = read_header(upload, filename)
+        metadata, tensors = opened_file(upload, filename)
         _refuse_compressed(metadata, filename)
-        return Opened(tensors=lazy_tensors(upload, filename), metadata=metadata)
+        return Opened(tensors=tensors, metadata=metadata)
 
 
 def _refuse_compressed(metadata: Mapping[str, str], filename: str) -> None:
