@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .architectures.transformers_family import padding_token
 from .datasets import Arrays, Half, LabelledText, Text
-from .errors import DatasetUnfit
+from .errors import DatasetUnfit, quoted
 from .facts import PER_TOKEN, ArchitectureSpec
 from .images import Images
 from .questions import LONGEST, Question, Questions, tokens_of
@@ -76,7 +77,7 @@ def batches(
         raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
     if isinstance(half, Questions):
         longest = min(LONGEST, int(spec.inputs.get("tokens") or LONGEST))
-        yield from (_of_question(question, tokenizer, longest) for question in half.questions[:limit])
+        yield from (_of_question(question, spec, tokenizer, longest) for question in half.questions[:limit])
     elif spec.task == "causal-lm":
         yield from _chunks(half, spec, tokenizer, limit, batch_size or 1)
     elif isinstance(half, Text):
@@ -115,7 +116,7 @@ def _targets(y: Tensor | None, spec: ArchitectureSpec) -> Tensor | None:
     return y.float() if spec.task == "regression" and not y.is_floating_point() else y
 
 
-def _of_question(question: Question, tokenizer: Any, longest: int) -> Batch:
+def _of_question(question: Question, spec: ArchitectureSpec, tokenizer: Any, longest: int) -> Batch:
     """Its choices as rows, padded at the right."""
     rows = tokens_of(question, tokenizer, longest)
     ends = [len(tokens) for tokens, _ in rows]
@@ -126,7 +127,7 @@ def _of_question(question: Question, tokenizer: Any, longest: int) -> Batch:
     for row, (tokens, _) in enumerate(rows):
         ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
     choices = Choices(ends, [length for _, length in rows], [len(c) for c in question.choices], question.answer)
-    return Batch({"input_ids": ids, "attention_mask": mask}, None, 1, choices)
+    return Batch(_known({"input_ids": ids, "attention_mask": mask}, spec), None, 1, choices)
 
 
 def _of_arrays(half: Arrays, spec: ArchitectureSpec, limit: int | None, size: int) -> Iterator[Batch]:
@@ -146,8 +147,24 @@ def _inputs_of(part: Tensor, spec: ArchitectureSpec) -> dict[str, Tensor]:
     return _named({"input_ids": ids}, spec)
 
 
+def _known(inputs: dict[str, Tensor], spec: ArchitectureSpec) -> dict[str, Tensor]:
+    """As they are, but that padding may be a token of no row of the embedding. Raises DatasetUnfit for another one."""
+    ids, vocab = inputs["input_ids"], int(spec.inputs.get("vocab") or 0)
+    if not vocab or not ids.numel() or int(ids.max()) < vocab:
+        return inputs
+    if "attention_mask" in inputs:
+        ids = ids.masked_fill(inputs["attention_mask"] == 0, 0)
+    if int(ids.max()) >= vocab:
+        raise DatasetUnfit(
+            f"The text holds the token {int(ids.max())}, and the embedding of {spec.title} has {vocab} rows: the "
+            "tokenizer is another model's, or the text has tokens that were added to it and never trained."
+        )
+    return {**inputs, "input_ids": ids}
+
+
 def _named(inputs: dict[str, Tensor], spec: ArchitectureSpec) -> dict[str, Tensor]:
     """Those that a program takes, in its order; all of them for others."""
+    inputs = _known(inputs, spec)
     if "names" not in spec.inputs:
         return inputs
     missing = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}
@@ -175,12 +192,16 @@ def _padded(
     texts: list[str], labels: Tensor | None, spec: ArchitectureSpec, tokenizer: Any, size: int
 ) -> Iterator[Batch]:
     longest = min(SENTENCE_TOKENS, int(spec.inputs.get("tokens") or SENTENCE_TOKENS))
-    pad = {"padding": True} if tokenizer.pad_token is not None else {"padding": False}
-    size = size if tokenizer.pad_token is not None else 1
+    pads = tokenizer.pad_token is not None and padding_token(spec) in (None, tokenizer.pad_token_id)
+    size = size if pads else 1
     for start in range(0, len(texts), size):
         part = texts[start : start + size]
-        encoded = tokenizer(part, truncation=True, max_length=longest, return_tensors="pt", **pad)
+        encoded = tokenizer(part, truncation=True, max_length=longest, return_tensors="pt", padding=pads)
         inputs = {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoded}
+        if empty := [text for text, mask in zip(part, encoded["attention_mask"], strict=True) if not mask.sum()]:
+            raise DatasetUnfit(
+                f"The tokenizer of {spec.title} makes no token of {quoted(empty[0])}; leave such texts out."
+            )
         inputs = _named(inputs, spec)
         yield Batch(inputs, labels[start : start + size] if labels is not None else None, len(part))
 

@@ -7,18 +7,20 @@ The normalised folder is `model.safetensors` (the same bytes for the same tensor
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .architectures import architecture, layers_from_tensors, layers_of, recognise
 from .architectures.transformers_family import Transformers, why_not
-from .errors import CheckpointRefused, json_fault
+from .errors import CheckpointRefused, json_fault, quoted
 from .facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from .formats import FORMATS, Opened, one_of
 from .formats.huggingface import FROM_KERAS
@@ -27,6 +29,8 @@ from .formats.widening import WIDER, widen
 from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
 from .safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name, write_safetensors
+
+log = logging.getLogger(__name__)
 
 STEP = 0.001  # of the bytes, between two notes of progress
 WEIGHTS = "model.safetensors"
@@ -219,16 +223,33 @@ def _write_files(out: Path, opened: Opened) -> None:
 
 def _with_tokenizer(spec: ArchitectureSpec, out: Path, opened: Opened) -> ArchitectureSpec:
     """The spec that says whether there is a tokenizer that can be read; one that cannot is noted and left out."""
+    there = fault = None
     try:
-        there = Transformers.tokenizer(spec, out) is not None
+        there = Transformers.tokenizer(spec, out)
+        fault = _of_another_model(there, spec, opened) if there is not None else None
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        opened.notes.append(f"Its tokenizer cannot be read and was left out: {first}")
+        log.info("The tokenizer cannot be read", exc_info=error)
+        fault = "Its tokenizer cannot be read and was left out: transformers does not take its files."
+    if fault:
+        opened.notes.append(fault)
         for name in opened.files:
             if "token" in name or name.startswith(("vocab", "merges")):
                 (out / name).unlink()
-        there = False
-    return spec.model_copy(update={"inputs": {**spec.inputs, "tokenizer": there}})
+    return spec.model_copy(update={"inputs": {**spec.inputs, "tokenizer": there is not None and not fault}})
+
+
+def _of_another_model(tokenizer: Any, spec: ArchitectureSpec, opened: Opened) -> str | None:
+    """Why it cannot be the tokenizer of this embedding; what was added to one and never trained is only noted."""
+    rows, ids, added = int(spec.inputs["vocab"]), tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    highest = max(ids.values(), default=0)
+    if highest < rows:
+        return None
+    sizes = f"Its tokenizer has {len(ids):,} tokens, numbered up to {highest:,}, and its embedding {rows:,} rows"
+    if any(number >= rows for token, number in ids.items() if token not in added):
+        return f"{sizes}: they are of two different models. The tokenizer was left out; upload the folder with its own."
+    beyond = sorted((token for token, number in added.items() if number >= rows), key=added.__getitem__)
+    opened.notes.append(f"{sizes}: texts that hold {', '.join(map(quoted, beyond[:5]))} cannot be read.")
+    return None
 
 
 def _facts(

@@ -25,6 +25,7 @@ TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it do
     ("ForImageClassification", "classification"),
     ("ForSemanticSegmentation", "segmentation"),
 )
+NO_PADDING = -1  # no token has this id: a decoder that is told it takes the last place of each row
 NO_POOLING = "pare_without_pooling"  # in a spec's config: the checkpoint was saved without the pooling layer
 LARGEST = (  # numbers in a config.json by their names, beyond what any model there is has
     (re.compile(r"labels?$"), 100_000),
@@ -95,6 +96,7 @@ class Transformers(Architecture):
             options = {"add_pooling_layer": False} if spec.config.get(NO_POOLING) else {}
             module = kind(parsed_config(spec.config), **options)
         _fill_buffers(module)
+        take_batches(module, spec)
         result: nn.Module = module.eval()
         return result
 
@@ -158,6 +160,30 @@ def beyond_any(config: Mapping[str, Any]) -> str | None:
         elif type(value) is int and value > next((most for name, most in LARGEST if name.search(key)), value):
             return f"{value if value < 2**63 else 'more than 2^63'} as {quoted(key)}"
     return None
+
+
+def padding_token(spec: ArchitectureSpec) -> int | None:
+    """Of a decoder with a head for whole texts the token that pads: it answers at the last place that is another one.
+
+    NO_PADDING where its config names none: then its texts come without padding. None for those that read their mask.
+    """
+    if spec.family != Transformers.family or spec.task != "text-classification" or "model_type" not in spec.config:
+        return None
+    kind = _class(spec.config)
+    if not _pools_at_the_last_token(kind):
+        return None
+    token = parsed_config(spec.config).get_text_config().pad_token_id
+    return NO_PADDING if token is None else int(token)
+
+
+def take_batches(module: Any, spec: ArchitectureSpec) -> None:
+    """Has a decoder whose config names no padding token answer several rows without padding, which it refuses else."""
+    if padding_token(spec) == NO_PADDING:
+        module.config.get_text_config().pad_token_id = NO_PADDING
+
+
+def _pools_at_the_last_token(kind: Any) -> bool:
+    return "pad_token_id" in inspect.getsource(inspect.unwrap(kind.forward))
 
 
 def parsed_config(config: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..architectures.transformers_family import take_batches
 from ..facts import ArchitectureSpec, CheckpointFacts
 from ..model import Model
 from .base import Export, Loaded
@@ -60,6 +61,8 @@ class CompressedTensors(Export):
             names = json.loads((inside / CONFIG).read_text(encoding="utf8")).get("architectures") or ["AutoModel"]
             kind = getattr(transformers, names[0])
             module = kind.from_pretrained(inside, dtype=torch.float32, local_files_only=True).eval()
+        if spec is not None:
+            take_batches(module, spec)
         runtime = f"transformers {transformers.__version__}, torch {torch.__version__}, float32"
         return Loaded(module, "from_pretrained of transformers, a process of its own", runtime)
 
