@@ -12,6 +12,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from webapp import samples as shipped
+from webapp.display import suffixes
+from webapp.engine.dataset_uploads import READ
+from webapp.engine.formats import FORMATS
 
 from .conftest import clear_recipe
 
@@ -29,7 +32,12 @@ def own_files(tmp_path) -> tuple[Path, Path]:
 def upload(page: Page, kind: str, file: Path) -> None:
     page.get_by_role("navigation", name="Main").get_by_role("link", name=kind).click()
     page.get_by_role("link", name="Upload").first.click()
-    page.locator("input[type=file]").set_input_files(file)
+    chooser = page.locator("input[type=file]")
+    known = [form.accepts for form in FORMATS] if kind == "Checkpoints" else READ
+    assert chooser.get_attribute("accept").split(",") == suffixes(known)
+    for one in known:
+        expect(page.get_by_role("region", name="What can be read")).to_contain_text(one.sentence)
+    chooser.set_input_files(file)
     page.wait_for_url(re.compile(rf"/{kind.lower()}/[2-9a-z]{{12}}$"))
     expect(page.locator("[data-state=ready]").first).to_be_visible()
     expect(page.get_by_role("heading", level=1)).to_have_text(file.name)
@@ -71,6 +79,7 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
     expect(page.locator("#forecast-times")).to_contain_text(re.compile(r"\d"))
     expect(page.locator("#steps > li")).to_have_count(2)
     first = start(page, "Half of it")
+    expect(page.get_by_role("region", name="Result")).to_contain_text(re.compile("as fast.*95 % CI", re.DOTALL))
 
     # another one like it, with one setting changed
     page.get_by_role("link", name="Clone and change").click()

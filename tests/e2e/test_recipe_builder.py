@@ -111,6 +111,18 @@ def test_a_draft_survives_a_reload_and_back_and_a_preset(builder):
     expect(builder.get_by_label("Name of the run")).to_have_value("")
 
 
+def test_the_recipe_comes_first_and_formats_that_do_not_fit_are_folded_away(builder):
+    first, *more = builder.locator("form h2").all_text_contents()
+    assert first == "Recipe"
+    assert "Formats" in more
+    expect(builder.get_by_text("that do not fit this checkpoint")).to_be_visible()
+    expect(builder.locator("input[value=gguf]")).to_be_hidden()
+    builder.get_by_text("that do not fit this checkpoint").click()
+    expect(builder.locator("input[value=gguf]")).to_be_disabled()
+    box = builder.get_by_role("checkbox", name="ONNX").bounding_box()
+    assert (box["width"], box["height"]) == (24, 24)
+
+
 def test_a_recipe_that_is_refused_comes_back_as_it_was_typed(builder):
     builder.get_by_label("Name of the run").fill("Too much")
     builder.get_by_role("spinbutton", name="Sparsity").fill("1.5")

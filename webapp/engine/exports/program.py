@@ -62,7 +62,7 @@ class Program(Export):
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = " and ".join(f"{count} weights as {what}" for what, count in written["held"].items())
-        return f"Holds {told}, which it decodes to float32 at each call: small, and slower." if told else ""
+        return f"Holds {told}, which it decodes to float32 at each call: small rather than fast." if told else ""
 
 
 class ProgramModule(nn.Module):
