@@ -152,6 +152,8 @@ def tried(session: Session, machine: str, run: Run, side: Side) -> Deployment:
         raise Conflict(f"The run {run.name} has no ONNX file to try; clone it with ONNX among its formats.")
     artifact = files[0]
     stage = f"{'original' if side == 'original' else 'export'}-{artifact.format}"
+    if not next((made.files for made in run.stages if made.name == stage), None):
+        raise Conflict(f"The original of {run.name} could not be written as ONNX; only the compressed model is there.")
     name = f"try-{run.id}-{side}"
     row = session.scalar(select(Deployment).where(Deployment.name == name))
     if row is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -246,12 +247,32 @@ def test_a_format_that_failed_is_named_with_its_reason(tmp_path, mlp):
     run = {"name": "A run", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}, "seed": 0, "options": {}}
     files = {stage: {"model.safetensors": {"digest": "0", "size_bytes": 1}} for stage in bench.folders}
     why = {"code": "artifact_unproven", "message": "model.onnx answered differently."}
-    concluded = conclude(run, bench.checkpoint, None, None, bench.facts, files, {"onnx": why})
+    concluded = conclude(run, bench.checkpoint, None, None, bench.facts, files, {"verify-onnx": why})
     row = {"artifact": "model.onnx", "format": "onnx", "title": "ONNX", "reason": why}
     assert concluded["receipt"]["undelivered"] == [row]
     assert "model.onnx" not in [artifact["name"] for artifact in concluded["receipt"]["artifacts"]]
     assert concluded["artifacts"][-1] | {"state": "failed", "reason": why, "digest": None} == concluded["artifacts"][-1]
     assert "Not delivered: model.onnx. model.onnx answered differently." in render_text(concluded["receipt"])
+
+
+def test_an_original_that_cannot_be_written_leaves_the_format_proven_and_not_timed(tmp_path, mlp, labelled):
+    bench, recipe = Bench(tmp_path, mlp, labelled), Recipe.read({"steps": [{"technique": "cast"}]})
+    for plan in stages(recipe, ["onnx"]):
+        if not plan.optional:
+            there = tuple(name for name in plan.inputs if name in bench.folders)
+            bench.facts[plan.name] = run_stage(bench.job(recipe, replace(plan, inputs=there)), Silent())
+    verified = bench.facts["verify-onnx"]
+    assert verified["proof"]["agreed"]
+    assert verified["result"]["latency_ms"] is None
+    assert verified["result"]["metrics"]["accuracy"]["n"] == 200
+    files = {
+        stage: {p.name: {"digest": "0", "size_bytes": 1} for p in at.iterdir()} for stage, at in bench.folders.items()
+    }
+    run = {"name": "A run", "recipe": recipe.as_dict(), "seed": 0, "options": {}}
+    why = {"original-onnx": {"code": "out_of_memory", "message": "The computing process ran out of memory."}}
+    receipt = conclude(run, bench.checkpoint, bench.dataset, None, bench.facts, files, why)["receipt"]
+    assert receipt["undelivered"] == []
+    assert "so they are not timed. The computing process ran out of memory." in receipt["runtimes"][1]["notes"][-1]
 
 
 def test_what_every_run_writes_comes_first_and_need_not_be_asked_for():

@@ -29,6 +29,10 @@ class ScriptedPlan:
         """Of "export-text": "text", whose failure takes nothing with it."""
         return self.name.partition("-")[2] or None
 
+    @property
+    def optional(self) -> bool:
+        return self.name.startswith("original-")
+
 
 class ScriptedPipeline:
     """Each stage reads the one before it; its key is the scripts up to it."""
@@ -68,8 +72,9 @@ class ScriptedPipeline:
             for stage, files in stage_files.items()
             for path, entry in files.items()
         ]
+        lost = {name.partition("-")[2]: why for name, why in failed.items() if not name.startswith("original-")}
         missing = [
-            {"artifact": f"{form}.txt", "format": form, "title": form, "reason": failed[form]} for form in failed
+            {"artifact": f"{form}.txt", "format": form, "title": form, "reason": why} for form, why in lost.items()
         ]
         return {
             "baseline": {"size_bytes": 2},

@@ -106,6 +106,19 @@ def test_a_retry_that_comes_to_nothing_leaves_the_run_as_it_was(bench, worker, t
     assert ("status 10" in after.undelivered[0]["reason"]["message"]) == (ends == "fails")
 
 
+def test_an_original_that_cannot_be_written_leaves_its_format_delivered(bench, worker, tmp_path):
+    recipe = script(tmp_path, **{"original-good": [["exit", 9]]})
+    order = ["a", "original-good", "export-good", "verify-good"]
+    recipe["stages"] = {name: recipe["stages"][name] for name in order}
+    run = bench.ended(bench.run(recipe))
+    assert (run.state, run.undelivered) == (RunState.SUCCEEDED, [])
+    assert states(run)["original-good"] == "failed"
+    assert {"export-good-out.txt", "verify-good-out.txt"} <= set(files(run))
+    recipe["stages"]["original-good"] = [["write", "the original"]]
+    again = bench.ended(bench.run(recipe, run.checkpoint_id))  # which does not take over what was made without it
+    assert [stage.state.value for stage in again.stages][1:3] == ["succeeded", "succeeded"]
+
+
 def test_what_every_run_stands_on_still_fails_it(bench, worker, tmp_path):
     run = bench.ended(bench.run(script(tmp_path, a=[["exit", 9]])))
     assert (run.state, run.error["code"], run.artifacts) == (RunState.FAILED, "child_died", [])

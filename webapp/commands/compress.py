@@ -167,8 +167,9 @@ def _run(
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}
     failed: dict[str, Any] = {}
-    for plan in stages(recipe, wanted):
-        if plan.format in failed:
+    known = {plan.name: plan for plan in stages(recipe, wanted)}
+    for plan in known.values():
+        if any(known[name].format == plan.format and not known[name].optional for name in failed):
             continue
         bar.stage(plan.title)
         job = {
@@ -176,8 +177,8 @@ def _run(
             "stage": plan.name,
             "run": run,
             **given,
-            "inputs": {other: str(folders[other]) for other in plan.inputs},
-            "inputs_facts": {other: facts[other] for other in plan.inputs},
+            "inputs": {other: str(folders[other]) for other in plan.inputs if other in folders},
+            "inputs_facts": {other: facts[other] for other in plan.inputs if other in folders},
             "scratch": str(bench.folder / f"{plan.name}-scratch"),
         }
         try:
@@ -185,12 +186,13 @@ def _run(
         except PareError as error:
             if plan.format is None:
                 raise
-            failed[plan.format] = error.as_dict()
+            failed[plan.name] = error.as_dict()
     checkpoint = {**given["checkpoint"], "files": files_in(Path(given["checkpoint"]["folder"]))}
     files = {stage: files_in(folder) for stage, folder in folders.items()}
     told = {**run, "name": name, "teacher_checkpoint": given["teacher_checkpoint"]}
     found = conclude(told, checkpoint, given["dataset"], given["training_dataset"], facts, files, failed)
-    return found, [folders[f"export-{form}"] for form in wanted if form not in failed]
+    missing = {row["format"] for row in found["receipt"]["undelivered"]}
+    return found, [folders[f"export-{form}"] for form in wanted if form not in missing]
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -32,7 +32,8 @@ ARTIFACT = "model.safetensors"  # what is delivered
 class StagePlan:
     """`weight` is the share of a run's time that the stage is expected to take, before anything is known.
 
-    Where a stage with a `format` fails, that format does, and the run goes on; without one the run fails.
+    Where a stage with a `format` fails, that format does, and the run goes on; without one the run fails. One that is
+    `optional` fails alone: those that read it do without.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StagePlan:
     inputs: tuple[str, ...]
     weight: float
     format: str | None = None
+    optional: bool = False
 
 
 def stages(recipe: Recipe, exports: Sequence[str] = ()) -> list[StagePlan]:
@@ -56,7 +58,9 @@ def stages(recipe: Recipe, exports: Sequence[str] = ()) -> list[StagePlan]:
         own = None if formats()[form].always else form
         title, proof = formats()[form].title, ("baseline", *last, f"export-{form}")
         if formats()[form].beside_original:
-            found.append(StagePlan(f"original-{form}", f"Write the original as {title} too", (), 1.0, own))
+            found.append(
+                StagePlan(f"original-{form}", f"Write the original as {title} too", (), 1.0, own, own is not None)
+            )
             proof = (*proof, f"original-{form}")
         found.append(StagePlan(f"export-{form}", f"Write {title}", last, 1.0, own))
         found.append(StagePlan(f"verify-{form}", f"Load {title} again and measure it", proof, 3.0, own))

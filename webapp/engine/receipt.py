@@ -33,11 +33,12 @@ def conclude(
     stage_files: Mapping[str, Mapping[str, Facts]],
     failed: Mapping[str, Facts] | None = None,
 ) -> dict[str, Any]:
-    """{"baseline", "result", "receipt", "artifacts"} of a run whose stages are done, but for the formats in `failed`.
+    """{"baseline", "result", "receipt", "artifacts"} of a run whose stages are done, but for those in `failed`.
 
     `run` has name, recipe, exports, options and seed; `checkpoint` and the datasets have facts, name, filename, digest
     and size_bytes, and `checkpoint["files"]` lists its normalised files, which travel with the artifact.
-    `failed` says why formats are not delivered, {"code", "message"} each; `artifacts` has them beside those that are.
+    `failed` says why stages of formats are not done, {"code", "message"} each; `artifacts` has the formats that are
+    not delivered beside those that are.
     """
     baseline, verified = dict(stage_facts["baseline"]), stage_facts["verify-safetensors"]
     result = dict(verified["result"])
@@ -69,7 +70,7 @@ def conclude(
         "steps": steps,
         "notes": [*facts.notes, *([wiring["sentence"]] if wiring else [])],
         "wiring": wiring,
-        "runtimes": runtimes(stage_facts),
+        "runtimes": runtimes(stage_facts, failed or {}),
         "proof": [found["proof"] for _, _, found in delivered(stage_facts)],
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
         "undelivered": missing,

@@ -20,11 +20,12 @@ def delivered(stage_facts: Mapping[str, Facts]) -> list[tuple[Export, Facts, Fac
 
 
 def undelivered(failed: Mapping[str, Facts]) -> list[dict[str, Any]]:
-    """A row for each format that failed, with its reason."""
+    """A row for each format whose export or proof failed, with the reason."""
     return [
-        {"artifact": form.file, "format": name, "title": form.title, "reason": dict(failed[name])}
+        {"artifact": form.file, "format": name, "title": form.title, "reason": dict(failed[stage])}
         for name, form in exports().items()
-        if name in failed
+        for stage in (f"export-{name}", f"verify-{name}")
+        if stage in failed
     ]
 
 
@@ -53,12 +54,14 @@ def files_of(
     return [*found, *companions]
 
 
-def runtimes(stage_facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
+def runtimes(stage_facts: Mapping[str, Facts], failed: Mapping[str, Facts]) -> list[dict[str, Any]]:
     """A row for each artifact: how large it is, what runs it, and what it does there beside the original."""
     rows = []
     for form, written, verified in delivered(stage_facts):
         before, after = verified["baseline_latency_ms"], verified["result"]["latency_ms"]
         notes = [form.arithmetic(written), *written.get("notes", ())]
+        if why := failed.get(f"original-{form.name}"):
+            notes.append(f"The original could not be written as {form.title}, so they are not timed. {why['message']}")
         wiring = stage_facts["baseline"].get("wiring")
         if wiring and not wiring["confirmed"] and not form.always:
             notes.append("Its graph is wired as it was assumed, which nothing confirms.")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 class Plan(Protocol):
     """A stage: `inputs` names the earlier ones it reads, `weight` is its share of the run's time.
 
-    Where one with a `format` fails, only that format does.
+    Where one with a `format` fails, only that format does; one that is `optional` fails alone.
     """
 
     @property
@@ -22,6 +22,8 @@ class Plan(Protocol):
     def weight(self) -> float: ...
     @property
     def format(self) -> str | None: ...
+    @property
+    def optional(self) -> bool: ...
 
 
 class Pipeline(Protocol):
@@ -53,8 +55,8 @@ class Pipeline(Protocol):
         stage_files: Mapping[str, Any],
         failed: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """{"baseline", "result", "receipt", "artifacts"}; of the stages that are done, and why the formats in `failed`
-        are not."""
+        """{"baseline", "result", "receipt", "artifacts"}; of the stages that are done, and why those in `failed` are
+        not."""
 
 
 class EnginePipeline:

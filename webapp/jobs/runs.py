@@ -61,7 +61,8 @@ class RunWork:
             whole = all(self.place.files.exists(entry["digest"]) for entry in stage.files.values())
             if (stage.state in DONE and whole) or stage.state == StageState.FAILED:
                 return True
-            if form and any(one.state == StageState.FAILED and plans[one.name].format == form for one in run.stages):
+            gone = {one.name for one in run.stages if one.state == StageState.FAILED}
+            if form and any(plans[other].format == form and not plans[other].optional for other in gone):
                 self._record(stage, StageState.SKIPPED, {}, None)
                 return True
             return self._reuse(run, stage) or self._compute(run, stage)
@@ -81,7 +82,6 @@ class RunWork:
                 if run is None:
                     return
                 done = [stage for stage in run.stages if stage.state in DONE]
-                forms = {plan.name: plan.format for plan in self.place.pipeline.stages(told_of_run(run))}
                 checkpoint = told_of_checkpoint(run.checkpoint) | {"files": run.checkpoint.files}
                 told = told_of_run(run) | {
                     "name": run.name,
@@ -95,7 +95,7 @@ class RunWork:
                     told_of_dataset(run.training_dataset),
                     {stage.name: stage.facts for stage in done},
                     {stage.name: stage.files for stage in done},
-                    {forms[stage.name]: stage.error for stage in run.stages if stage.state == StageState.FAILED},
+                    {stage.name: stage.error for stage in run.stages if stage.state == StageState.FAILED},
                 )
                 run.baseline, run.result, run.receipt = (concluded[part] for part in ("baseline", "result", "receipt"))
                 run.artifacts.clear()
@@ -173,12 +173,14 @@ class RunWork:
         self.place.files.require_free(0)
         with self.place.folder_for(f"{run.id}-{run.attempt}-{stage.name}") as folder:
             plan = next(plan for plan in self.place.pipeline.stages(told_of_run(run)) if plan.name == stage.name)
-            job = stage_job(self.place, run, stage.name, plan.inputs, folder)
+            there = {other.name for other in run.stages if other.state in DONE}
+            inputs = tuple(name for name in plan.inputs if name in there)
+            job = stage_job(self.place, run, stage.name, inputs, folder)
             self._record(stage, StageState.RUNNING, {}, None)
             progress.tell(0.0, stage.title, [stage.title])
             facts = self.place.children.run(job, folder, progress.tell, self.unwanted)
             files = self.place.files.put_folder(folder / "output")
-        self._record(stage, StageState.SUCCEEDED, files, facts)
+        self._record(stage, StageState.SUCCEEDED, files, facts, shared=inputs == plan.inputs)
         self._forget_scratch(stage.key)
         progress.tell(1.0, stage.title, [])
         return True
@@ -191,7 +193,7 @@ class RunWork:
                 return False
             stage = next(stage for stage in run.stages if stage.name == stage_name)
             stage.state, stage.error, stage.finished_at = StageState.FAILED, error, now()
-            text = f"{stage.title} failed, and the run goes on without it: {error['message']}"
+            text = f"{stage.title}: failed, and the run goes on without it. {error['message']}"
             session.add(LogLine(run_id=run.id, stage=stage_name, text=text.replace("\0", "")))
             key = stage.key
         self._forget_scratch(key)
@@ -206,14 +208,26 @@ class RunWork:
         done = seconds_taken([other for other in run.stages if other.name != stage.name])
         return RunProgress(self.place.sessions, run.id, run.attempt, stage.name, weights, done)
 
-    def _record(self, stage: Stage, state: StageState, files: dict[str, Any], facts: Any, curves: Any = None) -> None:
-        """Notes what became of the stage; `curves` of one that is reused. Raises Stopped when the run has ended."""
+    def _record(
+        self,
+        stage: Stage,
+        state: StageState,
+        files: dict[str, Any],
+        facts: Any,
+        curves: Any = None,
+        shared: bool = True,
+    ) -> None:
+        """Notes what became of the stage; `curves` of one that is reused. Raises Stopped when the run has ended.
+
+        What was made without one of its inputs is not `shared`: no other run shall take it for the whole.
+        """
         with writing(self.place.sessions) as session:
-            if self._mine(session) is None:
+            if (run := self._mine(session)) is None:
                 raise Stopped(f"run {self.run_id} has ended")
             row = session.get_one(Stage, stage.id)
             row.state, row.files, row.facts, row.error = state, files, facts, None
             row.curves = curves or row.curves
+            row.key = row.key if shared else f"{run.id}-{run.attempt}-{stage.name}"[:64]
             if state != StageState.SUCCEEDED:
                 row.started_at = now()
             row.finished_at = None if state == StageState.RUNNING else now()

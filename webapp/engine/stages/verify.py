@@ -66,7 +66,7 @@ def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any],
     scores, more = evaluate(compressed, spec, data, Part(report, 0.1, 0.8), reference=original)
     facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
     facts["differences"] = _differences(job, scores)
-    if not form.timed:
+    if not form.timed or (form.beside_original and f"original-{form.name}" not in job.inputs):
         return
     report.progress(0.8, "Timing original and result in turns")
     beside = _same_runtime(job, form, original)
