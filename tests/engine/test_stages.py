@@ -255,6 +255,26 @@ def test_a_format_that_failed_is_named_with_its_reason(tmp_path, mlp):
     assert "Not delivered: model.onnx. model.onnx answered differently." in render_text(concluded["receipt"])
 
 
+def test_a_format_that_is_written_later_by_other_code_says_so(tmp_path, mlp):
+    bench = Bench(tmp_path, mlp, exports=("onnx",))
+    bench.run(("cast", {}))
+    run = {"name": "A run", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}, "seed": 0, "options": {}}
+    file = {"digest": "0", "size_bytes": 1}
+    files = {stage: dict.fromkeys((p.name for p in at.iterdir()), file) for stage, at in bench.folders.items()}
+    first = {name: facts for name, facts in bench.facts.items() if name != "verify-onnx"}
+    why = {"verify-onnx": {"code": "child_died", "message": "The computing process ended."}}
+    earlier = conclude(run, bench.checkpoint, None, None, first, files, why)["receipt"]
+    assert "onnxruntime" not in earlier["provenance"]["versions"]
+    earlier["provenance"]["code"] = "of another day"
+    receipt = conclude(run | {"receipt": earlier}, bench.checkpoint, None, None, bench.facts, files)["receipt"]
+    assert receipt["undelivered"] == []
+    assert receipt["provenance"]["code"] == "of another day"
+    (later,) = receipt["provenance"]["later"]
+    assert later["artifacts"] == ["model.onnx"]
+    assert "onnxruntime" in later["versions"]
+    assert "model.onnx written later, by engine" in render_text(receipt)
+
+
 def test_an_original_that_cannot_be_written_leaves_the_format_proven_and_not_timed(tmp_path, mlp, labelled):
     bench, recipe = Bench(tmp_path, mlp, labelled), Recipe.read({"steps": [{"technique": "cast"}]})
     for plan in stages(recipe, ["onnx"]):

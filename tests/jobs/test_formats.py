@@ -119,6 +119,19 @@ def test_an_original_that_cannot_be_written_leaves_its_format_delivered(bench, w
     assert [stage.state.value for stage in again.stages][1:3] == ["succeeded", "succeeded"]
 
 
+def test_a_retry_that_cannot_begin_says_why(bench, worker, tmp_path):
+    run_id = bench.run(script(tmp_path, bad=[["exit", 9]]))
+    before = bench.ended(run_id)
+    with bench.sessions.begin() as session:
+        session.get(Run, run_id).recipe = {"no": "stages"}
+    bench.jobs.retry_run(run_id, "bad")
+    after = bench.ended(run_id)
+    assert (after.state, files(after)) == (RunState.SUCCEEDED, files(before))
+    (lost,) = (artifact for artifact in after.artifacts if artifact.digest is None)
+    assert lost.reason == after.undelivered[0]["reason"]
+    assert lost.reason["code"] == "internal"
+
+
 def test_what_every_run_stands_on_still_fails_it(bench, worker, tmp_path):
     run = bench.ended(bench.run(script(tmp_path, a=[["exit", 9]])))
     assert (run.state, run.error["code"], run.artifacts) == (RunState.FAILED, "child_died", [])

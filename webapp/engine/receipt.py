@@ -37,6 +37,7 @@ def conclude(
 
     `run` has name, recipe, exports, options and seed; `checkpoint` and the datasets have facts, name, filename, digest
     and size_bytes, and `checkpoint["files"]` lists its normalised files, which travel with the artifact.
+    A receipt that `run` has already is continued: formats were tried again.
     `failed` says why stages of formats are not done, {"code", "message"} each; `artifacts` has the formats that are
     not delivered beside those that are.
     """
@@ -76,6 +77,8 @@ def conclude(
         "undelivered": missing,
         "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe, packages(stage_facts)),
     }
+    if earlier := run.get("receipt"):
+        receipt["provenance"] = _continued(earlier, receipt)
     return {
         "baseline": baseline,
         "result": result,
@@ -259,6 +262,17 @@ def _provenance(
         "started_at": run.get("started_at"),
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+def _continued(earlier: Facts, receipt: Facts) -> dict[str, Any]:
+    """The provenance of the earlier receipt, with what was written later where other code or versions did that."""
+    before, after = earlier["provenance"], receipt["provenance"]
+    missing = {row["artifact"] for row in receipt["undelivered"]}
+    names = [row["artifact"] for row in earlier["undelivered"] if row["artifact"] not in missing]
+    told = {name: after[name] for name in ("code", "versions")}
+    if not names or told == {name: before[name] for name in told}:
+        return {**before}
+    return {**before, "later": [*before.get("later", ()), {"artifacts": names, **told}]}
 
 
 def _named(checkpoint: Facts | None) -> dict[str, Any] | None:

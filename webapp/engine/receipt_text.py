@@ -133,6 +133,8 @@ def _provenance(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  recipe {found['recipe_digest']}"
     yield f"  engine {found['code']}"
     yield "  " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()) + f", seed {found['seed']}"
+    for later in found.get("later", ()):
+        yield f"  {', '.join(later['artifacts'])} written later, by engine {later['code']}"
 
 
 def shown(value: Any) -> str:

@@ -85,6 +85,7 @@ class RunWork:
                 checkpoint = told_of_checkpoint(run.checkpoint) | {"files": run.checkpoint.files}
                 told = told_of_run(run) | {
                     "name": run.name,
+                    "receipt": run.receipt,
                     "started_at": run.started_at and run.started_at.isoformat(),
                     "teacher_checkpoint": run.teacher_checkpoint and told_of_checkpoint(run.teacher_checkpoint),
                 }
@@ -114,10 +115,10 @@ class RunWork:
             if run is None:
                 return
             session.add(LogLine(run_id=run.id, stage=stage_name or "", text=error["message"].replace("\0", "")))
+            run.end(RunState.FAILED, "Failed", error)
             for stage in run.stages:
                 if stage.name == stage_name:
                     stage.state, stage.finished_at = StageState.FAILED, now()
-            run.end(RunState.FAILED, "Failed", error)
         log.warning("Run %s failed: %s", self.run_id, error["message"])
 
     def unwanted(self) -> bool:

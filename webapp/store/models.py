@@ -181,11 +181,18 @@ class Run(Base):
         self.state, self.error = (RunState.SUCCEEDED, None) if done else (state, error)
         self.message, self.seconds_left, self.finished_at = "Done" if done else message, None, now()
         self.progress = 1.0 if done else self.progress
-        stage_state = StageState(state.value)
+        open_states = (StageState.RUNNING, StageState.WAITING) if done else (StageState.RUNNING,)
+        tried = set()
         for stage in self.stages:
-            if stage.state == StageState.RUNNING or (done and stage.state == StageState.WAITING):
-                stage.state, stage.finished_at = stage_state, now()
-                stage.error = error
+            if stage.state in open_states:
+                stage.state, stage.error, stage.finished_at = StageState(state.value), error, now()
+                tried.add(stage.name.partition("-")[2])
+        if done and error is not None:
+            rows = [row | {"reason": error} if row["format"] in tried else row for row in self.undelivered]
+            self.receipt = {**(self.receipt or {}), "undelivered": rows}
+            for artifact in self.artifacts:
+                if artifact.state is ArtifactState.FAILED and artifact.format in tried:
+                    artifact.reason = error
 
 
 class Stage(Base):
