@@ -1,7 +1,12 @@
-"""Share links: random, revocable, read-only addresses of one run or of one comparison."""
+"""Share links: revocable, read-only addresses of one run or of one comparison.
+
+A link's token is its id and a code that only the secret key makes: whoever reads the database alone cannot open one.
+"""
 
 from __future__ import annotations
 
+import base64
+import hmac
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +14,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .request_errors import NotFound
+from .services import services
 from .store.models import Run, Share, now
 
-TOKEN_LENGTH = 64  # characters at most; the column's width
+ID_LENGTH, CODE_BYTES = 12, 18
 
 
 def share_runs(session: Session, run_ids: Sequence[str], view: dict[str, Any] | None = None) -> Share:
@@ -22,9 +28,16 @@ def share_runs(session: Session, run_ids: Sequence[str], view: dict[str, Any] | 
     return share
 
 
+def token_of(id: str) -> str:
+    code = hmac.digest(services().settings.secret_key.encode(), f"share {id}".encode(), "sha256")[:CODE_BYTES]
+    return id + base64.urlsafe_b64encode(code).decode()
+
+
 def open_share(session: Session, token: str) -> Share:
     """Raises NotFound, in the same words for an unknown link and for a revoked one."""
-    share = session.get(Share, token) if len(token) <= TOKEN_LENGTH and token.isprintable() else None
+    id = token[:ID_LENGTH]
+    known = hmac.compare_digest(token_of(id).encode("utf8", "replace"), token.encode("utf8", "replace"))
+    share = session.get(Share, id) if known else None
     if share is None or share.revoked_at is not None:
         raise NotFound("This link does not work. It may have been revoked; ask the person who sent it to you.")
     return share

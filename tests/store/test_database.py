@@ -100,3 +100,17 @@ def test_an_error_takes_the_whole_transaction_back(sessions):
         fail()
     with sessions() as session:
         assert session.get(Checkpoint, "never") is None
+
+
+def test_a_database_is_this_user_s_alone(tmp_path):
+    path = tmp_path / "pare.db"
+    for found in (None, 0o644):  # made, and there before
+        if found:
+            path.chmod(found)
+        engine = make_engine(f"sqlite:///{path}")
+        upgrade(engine)
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM shares"))
+            kept = [each for each in tmp_path.iterdir() if each.name.startswith("pare.db")]
+            assert all(each.stat().st_mode & 0o077 == 0 for each in kept if found is None or each == path)
+        engine.dispose()

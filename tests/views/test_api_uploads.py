@@ -93,3 +93,13 @@ def test_a_full_disk_is_said(client, files, monkeypatch):
 
 def test_a_form_is_not_taken_for_the_file(client):
     error_of(client.put("/api/v1/checkpoints?name=a.pt", data={"file": (io.BytesIO(b"x"), "a.pt")}), 415)
+
+
+@pytest.mark.parametrize("noun", ["checkpoints", "datasets"])
+def test_a_part_is_not_taken_for_the_file(client, files, noun):
+    part = {"Content-Range": "bytes 0-4/10"}
+    assert (
+        "Content-Range"
+        in error_of(client.put(f"/api/v1/{noun}?name=a.pt", data=b"parts", headers=part), 400)["message"]
+    )
+    assert objects(files) == []

@@ -1,10 +1,14 @@
 """A share link shows what it was made for, and nothing else, until it is revoked."""
 
 import re
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
 from tests.views.seeded import CONTENT
+from webapp import create_app
+from webapp.store.models import Share
 
 
 @pytest.fixture
@@ -111,3 +115,22 @@ def test_a_shared_comparison_says_which_run_is_gone(client, comparison):
     page = client.get(f"/shared/{token}").text
     assert "Deleted since this comparison was shared, and no longer in it: first." in page
     assert "second" in page
+
+
+def test_the_database_alone_opens_no_link(client, session, settings, token, run):
+    """The token is shown again on the run's page, and is in no column."""
+    (share,) = session.scalars(select(Share))
+    assert token not in str([getattr(share, column.key) for column in Share.__table__.columns])
+    assert f"/shared/{token}" in client.get(f"/runs/{run.id}").text
+    for guessed in (
+        share.id,
+        share.id + "x" * 24,
+        token[:-1],
+        token + "x",
+        token[:-1] + ("a" if token[-1] != "a" else "b"),
+    ):
+        assert client.get(f"/shared/{guessed}").status_code == 404
+    assert client.get(f"/shared/{token}").status_code == 200
+    other = create_app({"SETTINGS": replace(settings, secret_key="another"), "TESTING": True})
+    assert other.test_client().get(f"/shared/{token}").status_code == 404
+    other.extensions["pare"].jobs.close()

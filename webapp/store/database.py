@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,25 @@ def prepare(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
+        if engine.url.database not in (None, "", ":memory:"):
+            _keep_private(Path(engine.url.database))
         connection.isolation_level = "IMMEDIATE"
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _keep_private(path: Path) -> None:
+    """Readable by this user alone. SQLite gives what it keeps beside the file the same mode.
+
+    Only a file that is not there is opened: to close one would let go of the locks that others here hold on it.
+    """
+    with suppress(FileExistsError, FileNotFoundError):  # a folder that is missing is SQLite's to tell
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    with suppress(FileNotFoundError, PermissionError):  # it belongs to another user
+        if path.is_file() and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

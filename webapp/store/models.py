@@ -250,11 +250,11 @@ class LogLine(Base):
 
 
 class Share(Base):
-    """A random, revocable, read-only address of one run or of one comparison."""
+    """A revocable, read-only address of one run or of one comparison. Its token is derived: it does not lie here."""
 
     __tablename__ = "shares"
 
-    token: Mapped[str] = mapped_column(String(64), primary_key=True, default=lambda: secrets.token_urlsafe(24))
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     run_ids: Mapped[list[Any]]  # one run, or those of a comparison
     view: Mapped[dict[str, Any]] = mapped_column(default=dict)  # a comparison's query: axes, sorting
     created_at: Mapped[datetime] = mapped_column(default=now)

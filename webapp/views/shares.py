@@ -9,13 +9,14 @@ from .. import charts
 from ..comparison import COLUMNS, SCALES, SETTINGS, Comparison, View, as_csv, compare, drawn, runs_of
 from ..database import db
 from ..request_errors import NotFound
-from ..sharing import open_share, revoke, share_runs, shared_runs
+from ..sharing import open_share, revoke, share_runs, shared_runs, token_of
 from ..store.models import Run, Share
 from .artifacts import artifact_of, send_artifact
 from .compare import csv_answer
 from .receipts import bytes_figure, json_answer, require_receipt
 
 blueprint = Blueprint("shares", __name__)
+blueprint.add_app_template_global(token_of, "share_token")
 
 
 @blueprint.post("/runs/<id>/shares")

@@ -10,6 +10,7 @@ from sqlalchemy import Select, select, tuple_
 from ...database import db
 from ...engine.recipe import Recipe
 from ...request_errors import RequestInvalid
+from ...sharing import token_of
 from ...store.models import Artifact, Checkpoint, Dataset, Deployment, LogLine, Run, Share
 from . import schemas
 from .deployment_schemas import DeploymentAnswer
@@ -103,8 +104,9 @@ def artifact_answer(artifact: Artifact) -> schemas.ArtifactAnswer:
 
 
 def share_answer(share: Share) -> schemas.ShareAnswer:
-    url = url_for("shares.show", token=share.token, _external=True)
-    return schemas.ShareAnswer(token=share.token, url=url, created_at=share.created_at)
+    token = token_of(share.id)
+    url = url_for("shares.show", token=token, _external=True)
+    return schemas.ShareAnswer(token=token, url=url, created_at=share.created_at)
 
 
 def deployment_answer(row: Deployment) -> DeploymentAnswer:

@@ -11,7 +11,7 @@ from ...store.models import Checkpoint
 from . import schemas
 from .answers import checkpoint_answer, page
 from .endpoints import endpoint, row_of
-from .raw_body import Body, body_length, refuse_forms
+from .raw_body import Body, body_length, require_whole_file
 
 
 @endpoint(
@@ -26,7 +26,7 @@ from .raw_body import Body, body_length, refuse_forms
     example="-T model.safetensors '?name=model.safetensors'",
 )
 def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
-    refuse_forms()
+    require_whole_file()
     found = services()
     row = uploads.receive_checkpoint(
         Body(),

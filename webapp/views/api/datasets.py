@@ -10,7 +10,7 @@ from ...store.models import Dataset
 from . import schemas
 from .answers import dataset_answer, page
 from .endpoints import endpoint, row_of
-from .raw_body import Body, body_length, refuse_forms
+from .raw_body import Body, body_length, require_whole_file
 
 
 @endpoint(
@@ -25,7 +25,7 @@ from .raw_body import Body, body_length, refuse_forms
     example="-T digits.npz '?name=digits.npz'",
 )
 def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:
-    refuse_forms()
+    require_whole_file()
     found = services()
     row = uploads.receive_dataset(
         Body(),

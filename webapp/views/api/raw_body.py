@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from ...request_errors import RequestInvalid
 from ...store.errors import UploadBroken
 
 
@@ -18,10 +19,12 @@ class Body:
             raise UploadBroken("The upload broke off before its end. Nothing was kept; send it again.") from error
 
 
-def refuse_forms() -> None:
-    """Raises UnsupportedMediaType: a form's envelope would be taken for the file."""
+def require_whole_file() -> None:
+    """Raises UnsupportedMediaType or RequestInvalid: a form's envelope, or a part, would be taken for the file."""
     if (request.mimetype or "").startswith("multipart/"):
         raise UnsupportedMediaType("Send the file itself as the body (curl -T FILE), not as a form (curl -F).")
+    if "Content-Range" in request.headers:
+        raise RequestInvalid("A part of a file (Content-Range) is not taken; send the whole of it.")
 
 
 def body_length() -> int | None:
