@@ -75,6 +75,16 @@ def resnet() -> nn.Module:
     return ResNetModule({**about, "groups": 1, "bias": True, "classes": 6})
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(12, 8, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru, self.out = nn.GRU(16, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.gru(self.lstm(x)[0])[1][-1])
+
+
 IDS = torch.zeros(2, 9, dtype=torch.int64)
 CASES: dict[str, tuple[Any, tuple[Tensor, ...], tuple[int, ...]]] = {  # name -> module, example, free axes
     "mlp": (mlp, (torch.zeros(2, 20),), (0,)),
@@ -84,6 +94,7 @@ CASES: dict[str, tuple[Any, tuple[Tensor, ...], tuple[int, ...]]] = {  # name ->
     "gpt2": (gpt2, (IDS,), (0, 1)),
     "llama": (llama, (IDS,), (0, 1)),
     "vit": (vit, (torch.zeros(2, 3, 16, 16),), (0,)),
+    "recurrent": (Recurrent, (torch.zeros(2, 5, 12),), (0,)),
 }
 
 

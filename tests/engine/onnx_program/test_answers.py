@@ -1,9 +1,10 @@
 """The graph of an ONNX file answers here as it does in onnxruntime, with its layers under their names."""
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.engine.onnx_program.graphs import CASES, answered, export, written
 from webapp.engine.batches import synthetic
@@ -11,7 +12,7 @@ from webapp.engine.model import Model
 from webapp.engine.modules import build
 
 TASKS = dict.fromkeys(CASES) | {"gpt2": "causal-lm", "llama": "causal-lm"}
-OLDER = [("mlp", False), ("cnn", False), ("resnet", False), ("bert", False), ("vit", False)]
+OLDER = [("mlp", False), ("cnn", False), ("resnet", False), ("bert", False), ("vit", False), ("recurrent", False)]
 LAYERS = {
     "mlp": ["0", "3"],
     "cnn": ["0", "4", "8"],
@@ -19,6 +20,7 @@ LAYERS = {
     "gpt2": 11,
     "llama": 16,
     "vit": 14,
+    "recurrent": 2 * 2 * 2 + 2 + 1,
     "resnet": 1 + 4 * 2 + 3 + 1,
 }
 
@@ -43,6 +45,70 @@ def compare(path, facts, module, tolerance=1e-4):
             batch = [x[:, : count + 2] for x in batch]
         ours = module(*batch).detach()
         torch.testing.assert_close(ours, answered(path, batch), rtol=tolerance, atol=tolerance)
+
+
+def branching(path, condition, shapes):
+    """x (N, 6) through one of two layers, each in a branch of an If with its weights in it."""
+    nodes = [helper.make_node(*about) for about in condition]
+    branches = {}
+    for name, shape in zip(("then_branch", "else_branch"), shapes, strict=True):
+        weight = numpy_helper.from_array(f(*shape), "inner.weight")  # the same name in both
+        steps = [helper.make_node("MatMul", ["x", "inner.weight"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+        answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        branches[name] = helper.make_graph(steps, name, [], [answer], [weight])
+    nodes += [
+        helper.make_node("If", ["condition"], ["chosen"], **branches),
+        helper.make_node("MatMul", ["chosen", "out.weight"], ["z"]),
+    ]
+    held = [numpy_helper.from_array(f(8, 3), "out.weight"), numpy_helper.from_array(np.array(0.0, "f4"), "limit")]
+    held.append(numpy_helper.from_array(np.array([1], "i8"), "one"))
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 6])
+    graph = helper.make_graph(nodes, "g", [given], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_branch_that_the_shapes_decide_is_taken_and_its_weights_are_layers(bench, tmp_path):
+    ranks = [("Shape", ["x"], ["shape"]), ("Size", ["shape"], ["rank"]), ("Equal", ["rank", "one"], ["condition"])]
+    path = branching(tmp_path / "m.onnx", ranks, [(6, 5), (6, 8)])  # the first would not even fit
+    facts, module = opened(bench, path)
+    assert [(layer.name, layer.shape) for layer in facts.layers] == [("inner_2", (8, 6)), ("out", (3, 8))]
+    compare(path, facts, module)
+
+
+def test_of_a_branch_that_the_values_decide_both_are_layers(bench, tmp_path):
+    """A condition over a whole batch would mix its samples: this one is of a weight."""
+    of_a_weight = [("ReduceSum", ["out.weight"], ["sum"], "", ""), ("Greater", ["sum", "limit"], ["yes"])]
+    of_a_weight.append(("Squeeze", ["yes"], ["condition"]))
+    path = branching(tmp_path / "m.onnx", of_a_weight, [(6, 8), (6, 8)])
+    facts, module = opened(bench, path)
+    assert {layer.name for layer in facts.layers} >= {"inner", "inner_2"}
+    compare(path, facts, module)
+
+
+def test_weights_within_a_loop_are_layers_though_it_is_not_run(bench, tmp_path):
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "inner.weight"], ["next"]),
+            helper.make_node("Identity", ["going"], ["on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+        [numpy_helper.from_array(f(6, 6), "inner.weight")],
+    )
+    nodes = [("Loop", ["times", "", "x"], ["y"], {"body": body})]
+    facts = bench.checkpoint(written(tmp_path / "m.onnx", nodes, {"times": np.array(3)}))
+    assert "uses Loop" in facts.weights_only_because
+    assert [(layer.name, layer.kind, layer.transposed) for layer in facts.layers] == [("inner", "linear", True)]
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,13 @@ CASES = {
         "powers",
     ),
     "circle": ([PRODUCT, ("Add", ["m", "b"], ["a"], {}), ("Add", ["a", "m"], ["b"], {})], {}, "go in a circle"),
-    "missing": ([PRODUCT, ("Add", ["m", "nowhere"], ["y"], {})], {}, "needs 'nowhere', which nothing in it makes"),
-    "twice": ([PRODUCT, ("Relu", ["x"], ["m"], {}), ("Relu", ["m"], ["y"], {})], {}, "makes 'm' twice"),
-    "branches": ([PRODUCT, ("If", ["m"], ["y"], {"then_branch": BRANCH, "else_branch": BRANCH})], {}, "uses If"),
+    "missing": ([PRODUCT, ("Add", ["m", "nowhere"], ["y"], {})], {}, 'needs "nowhere", which nothing in it makes'),
+    "twice": ([PRODUCT, ("Relu", ["x"], ["m"], {}), ("Relu", ["m"], ["y"], {})], {}, 'makes "m" twice'),
+    "branches": (
+        [PRODUCT, ("If", ["m"], ["y"], {"then_branch": BRANCH, "else_branch": BRANCH})],
+        {},
+        "has an If whose",
+    ),
     "newer": ([PRODUCT, ("Relu", ["m"], ["y"], {"leaks": 1})], {}, "sets leaks of a Relu"),
     "letters": ([PRODUCT, ("Einsum", ["m", "m"], ["y"], {"equation": "ab,cd->" + "ab" * 99})], {}, "Einsum"),
     "axes": ([PRODUCT, ("Unsqueeze", ["m", "n"], ["y"], {})], {"n": list(range(2, 200))}, "more than 64 axes"),
@@ -92,4 +96,4 @@ def test_names_that_modules_keep_are_changed(bench, tmp_path):
 
 def test_an_input_of_no_known_shape(bench, tmp_path):
     path = written(tmp_path / "m.onnx", [PRODUCT], {"w": torch.ones(6, 4).numpy()}, ("x", TensorProto.FLOAT, None))
-    assert "does not tell the shape of its input 'x'" in bench.checkpoint(path).weights_only_because
+    assert 'does not tell the shape of its input "x"' in bench.checkpoint(path).weights_only_because

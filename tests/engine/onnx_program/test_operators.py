@@ -50,7 +50,9 @@ def answers(case):
     found = OPERATORS[node.op_type](made, *given(node, dict(zip(names, map(values_of, inputs), strict=True))))
     if made.disregarded():
         raise NotRun("has another attribute")
-    return found if isinstance(found, list) else [found], [values_of(held) for held in expected]
+    results = found if isinstance(found, list) else [found]
+    asked = [value for name, value in zip(node.output, results, strict=False) if name]
+    return asked, [values_of(held) for held in expected]
 
 
 def plain(item):

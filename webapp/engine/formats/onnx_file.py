@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from ..errors import CheckpointRefused, quoted
 from ..facts import LayerFacts, LayerKind
+from ..onnx_program.flattening import Flat, flattened
 from ..onnx_program.graph import Graph, graph_of
 from ..onnx_program.tracing import archived
 from ..programs.serialized import NotRun
@@ -24,6 +25,7 @@ from .onnx_tensors import ELEMENTS, constant_tensor, lazy_tensor
 from .running_program import opened_program
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
+WEIGHT_PLACES = {"Gather": (0,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}  # elsewhere the second input
 NEWEST = 30  # version of the format, far beyond today's
 QUANTIZED = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "MatMulNBits")
 UNFIXED = 224  # places along free axes of a graph that does not take few
@@ -53,20 +55,24 @@ class Onnx(Format):
             upload, beside = _unpacked(upload, filename, scratch)
         model = _model(upload, filename)
         graph = model.graph
-        if used := sorted({node.op_type for node in graph.node} & set(QUANTIZED)):
+        try:
+            flat = flattened(graph)
+        except NotRun as reason:
+            raise CheckpointRefused(f"{filename} {reason}") from reason
+        if used := sorted({node.proto.op_type for node in flat.nodes} & set(QUANTIZED)):
             raise CheckpointRefused(f"{filename} is quantized already ({used[0]}); upload the model it was made from")
         tensors, left = {}, []
-        for tensor in graph.initializer:
+        for name, tensor in [*((tensor.name, tensor) for tensor in graph.initializer), *flat.tensors.items()]:
             if tensor.data_type not in ELEMENTS:
-                left.append(f"{tensor.name} ({_type_name(tensor)})")
-            elif tensor.name in tensors or not tensor.name:
-                raise CheckpointRefused(f"{filename} holds two initializers called {quoted(tensor.name)}")
+                left.append(f"{name} ({_type_name(tensor)})")
+            elif name in tensors or not name:
+                raise CheckpointRefused(f"{filename} holds two initializers called {quoted(name)}")
             else:
-                tensors[tensor.name] = lazy_tensor(tensor, beside, filename)
+                tensors[name] = lazy_tensor(tensor, beside, filename)
         notes = [f"Left out, of types that Pare does not read: {', '.join(left[:5])}."] if left else []
         report.progress(0.2, "Following its graph")
         try:
-            opened = _running(graph_of(model, tensors, lambda held: constant_tensor(held, beside, filename)))
+            opened = _running(graph_of(model, flat, tensors, lambda held: constant_tensor(held, beside, filename)))
         except NotRun as reason:
             because = f"The graph cannot be run: it {reason}. Its weights are compressed and delivered as safetensors."
         else:
@@ -74,7 +80,7 @@ class Onnx(Format):
             return opened
         if not tensors:
             raise CheckpointRefused(f"{filename} holds no initializers: its weights are in its nodes, or not there")
-        layers = tuple(_layers(graph, tensors))
+        layers = tuple(_layers(flat, tensors))
         return Opened(
             tensors, notes=notes, weights_only_because=because, layers=layers, infinite=_constants(tensors, layers)
         )
@@ -135,31 +141,35 @@ def _model(path: Path, filename: str) -> Any:
     return model
 
 
-def _layers(graph: Any, tensors: Mapping[str, LazyTensor]) -> list[LayerFacts]:
+def _layers(flat: Flat, tensors: Mapping[str, LazyTensor]) -> list[LayerFacts]:
     """The matrices and kernels by what is done with them, in the graph's order."""
     found: dict[str, LayerFacts] = {}
-    for node in graph.node:
-        place = 0 if node.op_type == "Gather" else 1
-        weight = node.input[place] if len(node.input) > place else ""
+    products = ((node, place) for node in flat.nodes for place in WEIGHT_PLACES.get(node.proto.op_type, (1,)))
+    for node, place in products:
+        op, weight = node.proto.op_type, node.inputs[place] if len(node.inputs) > place else ""
         if weight not in tensors or weight in found or not tensors[weight].dtype.is_floating_point:
             continue
-        options = {option.name: option.i for option in node.attribute}
-        shape = tensors[weight].shape
+        options = {option.name: option.i for option in node.proto.attribute}
+        shape, stacked = tensors[weight].shape, False
         kind: LayerKind
-        match node.op_type, len(shape):
+        match op, len(shape):
             case "MatMul", 2:
                 kind, turned = "linear", True
             case "Gemm", 2:
                 kind, turned = "linear", not options.get("transB", 0)
-            case "Conv", 3 | 4:
-                kind, turned = "conv", False
+            case "Conv" | "ConvTranspose", 3 | 4 | 5:
+                kind, turned = "conv", op == "ConvTranspose"
             case "Gather", 2 if not options.get("axis", 0):
                 kind, turned = "embedding", False
+            case "LSTM" | "GRU" | "RNN", 3:
+                kind, turned, stacked = "recurrent", False, True  # a matrix for each direction
             case _:
                 continue
-        groups = max(1, int(options.get("group", 1))) if kind == "conv" else 1
+        groups = shape[0] if stacked else max(1, int(options.get("group", 1))) if kind == "conv" else 1
         name = weight.removesuffix(".weight")
-        found[weight] = LayerFacts(name=name, weight=weight, kind=kind, shape=shape, transposed=turned, groups=groups)
+        found[weight] = LayerFacts(
+            name=name, weight=weight, kind=kind, shape=shape, transposed=turned, groups=groups, stacked=stacked
+        )
     return list(found.values())
 
 

@@ -12,6 +12,7 @@ import torch
 from ..errors import quoted
 from ..programs.serialized import NotRun
 from ..safetensors_file import LazyTensor
+from .flattening import IF, Drawn, Flat, Guards
 from .operators import OPERATORS
 from .values import constant
 
@@ -38,6 +39,7 @@ class Node:
     opset: int = 0
     path: str = ""
     freed: bool = False  # the file is for one sample, and more are given
+    guards: Guards = ()  # it belongs to branches: values, and what they are where it runs
     asked: set[str] = field(default_factory=set, compare=False)
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -78,11 +80,11 @@ class Graph:
                     yield node, place, name
 
 
-def graph_of(model: Any, initializers: Mapping[str, LazyTensor], read: Read) -> Graph:
-    """Of a ModelProto; `read` reads the tensor that a Constant holds."""
-    proto = model.graph
-    if len(proto.node) > MOST_NODES:
-        raise NotRun(f"has {len(proto.node)} nodes; at most {MOST_NODES} are read")
+def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], read: Read) -> Graph:
+    """Of a ModelProto, its nodes `flat`; `read` reads the tensor that a Constant holds."""
+    proto, drawn = model.graph, [node for node in flat.nodes if not node.looped]
+    if len(drawn) > MOST_NODES:
+        raise NotRun(f"has {len(drawn)} nodes; at most {MOST_NODES} are read")
     if len(proto.sparse_initializer):
         raise NotRun("has sparse initializers")
     if not proto.output:
@@ -90,22 +92,22 @@ def graph_of(model: Any, initializers: Mapping[str, LazyTensor], read: Read) -> 
     opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=1)
     floats = (made.name for made in proto.output if made.type.tensor_type.elem_type in FLOATS)
     output = next(floats, proto.output[0].name)
-    makers: dict[str, Any] = {}
-    for node in proto.node:
-        for name in filter(None, node.output):
+    makers: dict[str, Drawn] = {}
+    for node in drawn:
+        for name in filter(None, node.outputs):
             if name in makers:
                 raise NotRun(f"makes {quoted(name)} twice")
             makers[name] = node
     given = {item.name for item in proto.input} - set(initializers)
     wanted = _ancestors(output, makers, given | set(initializers))
-    kept = [node for node in proto.node if any(name in wanted for name in node.output)]
-    if unknown := sorted({_full(node) for node in kept} - set(OPERATORS) - {"Constant"}):
+    kept = [node for node in drawn if any(name in wanted for name in node.outputs)]
+    if unknown := sorted({_full(node.proto) for node in kept} - set(OPERATORS) - {"Constant"}):
         more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         raise NotRun(f"uses {', '.join(name[:80] for name in unknown[:NAMED])}{more}, which Pare does not run")
     tensors, nodes = dict(initializers), []
     for node in kept:
-        if node.op_type == "Constant":
-            tensors[node.output[0]] = _constant(node, read)
+        if node.proto.op_type == "Constant":
+            tensors[node.outputs[0]] = _constant(node.proto, read)
         else:
             nodes.append(_node(node, opset, read))
     if len(nodes) > MOST_FOLLOWED:
@@ -118,7 +120,7 @@ def _full(node: Any) -> str:
     return str(node.op_type) if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
 
 
-def _ancestors(output: str, makers: Mapping[str, Any], known: set[str]) -> set[str]:
+def _ancestors(output: str, makers: Mapping[str, Drawn], known: set[str]) -> set[str]:
     wanted, waiting = set(), [output]
     while waiting:
         name = waiting.pop()
@@ -127,7 +129,7 @@ def _ancestors(output: str, makers: Mapping[str, Any], known: set[str]) -> set[s
         if name not in makers:
             raise NotRun(f"needs {quoted(name)}, which nothing in it makes")
         wanted.add(name)
-        waiting += filter(None, makers[name].input)
+        waiting += filter(None, makers[name].inputs)
     return wanted
 
 
@@ -141,9 +143,10 @@ def _in_order(nodes: list[Node], known: set[str]) -> Iterator[Node]:
         yield node
 
 
-def _node(node: Any, opset: int, read: Read) -> Node:
-    about = {item.name: _attribute(item, node.op_type, read) for item in node.attribute}
-    return Node(_full(node), tuple(node.input), tuple(node.output), about, opset, _path(node))
+def _node(node: Drawn, opset: int, read: Read) -> Node:
+    op = node.proto.op_type
+    about = {item.name: _attribute(item, op, read) for item in node.proto.attribute if op != IF}
+    return Node(_full(node.proto), node.inputs, node.outputs, about, opset, _path(node.proto), guards=node.guards)
 
 
 def _attribute(item: Any, op: str, read: Read) -> Any:
@@ -199,4 +202,5 @@ def _path(node: Any) -> str:
 
 
 def renamed(node: Node, names: Mapping[str, str]) -> Node:
-    return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs))
+    guards = tuple((names.get(name, name), wanted) for name, wanted in node.guards)
+    return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs), guards=guards)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..programs.module import put_tensor
 from ..programs.serialized import NotRun
+from .flattening import IF
 from .graph import Graph, GraphInput, Node
 from .operators import OPERATORS
 from .values import MOST_KNOWN, Known, Value, constant, hint_of, kind_of, tensor
@@ -55,11 +56,19 @@ class GraphModule(nn.Module):
                 owner, _, last = path.rpartition(".")
                 values[name] = getattr(self.get_submodule(owner), last)
         for node in self._graph.nodes:
-            found = _run(node, [values[name] if name else None for name in node.inputs])
+            if any(_passed_over(values[name], wanted) for name, wanted in node.guards):
+                continue
+            chooses = node.op == IF  # of a branch that is passed over nothing is made
+            found = _run(node, [values.get(n) if chooses else values[n] if n else None for n in node.inputs])
             values |= zip(node.outputs, found if isinstance(found, list) else [found], strict=False)
             for name in node.outputs:
                 _check_size(node, values.get(name))
         return tensor(values[self._graph.output])
+
+
+def _passed_over(condition: Any, wanted: bool) -> bool:
+    """Whether a branch is known not to be taken."""
+    return isinstance(condition, Known) and condition.plain and bool(condition.values.flat[0]) != wanted
 
 
 def asked_for(graph: Graph) -> list[str]:

@@ -7,11 +7,13 @@ biases that happen to be equal. Which tensors a layer owns is told here, too.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..safetensors_file import LazyTensor
 from .graph import Graph, Node, renamed
 from .operators.products import LINEAR
+from .operators.recurrent import APART, GATES, in_order
 
 PARTS: dict[str, dict[int, str]] = {  # operator -> the parts of its layer, by their places among its inputs
     LINEAR: {1: "weight", 2: "bias"},
@@ -26,7 +28,9 @@ PARTS: dict[str, dict[int, str]] = {  # operator -> the parts of its layer, by t
     "InstanceNormalization": {1: "weight", 2: "bias"},
     "com.microsoft.SkipLayerNormalization": {2: "weight", 3: "bias", 4: "skip_bias"},
     "PRelu": {1: "weight"},
+    **{f"{APART}{op}": dict.fromkeys(range(4, 12), "") for op in GATES},  # they have their names
 }
+EVERY = slice(None)
 NORM = "Normalization"
 COPY = "//"  # before the number of a copy
 
@@ -44,6 +48,7 @@ def simplified(graph: Graph) -> tuple[Graph, dict[str, Part]]:
     """The plainer graph, and which of its tensors are parts of layers."""
     graph = _without_copies(graph)
     graph = _with_biases(graph)
+    graph = _with_gates_apart(graph)
     return _apart(graph)
 
 
@@ -105,6 +110,54 @@ def _rank(graph: Graph, name: str) -> int | None:
     return len(held.shape) if held is not None and held.dtype.is_floating_point else None
 
 
+def _with_gates_apart(graph: Graph) -> Graph:
+    """Recurrent layers with the weights that torch has of each direction, in the place of those of all directions."""
+    tensors, nodes, layers = dict(graph.tensors), [], Counter[str]()
+    for node in graph.nodes:
+        x, *given = [*node.inputs, *[""] * 8][:8]
+        held = [graph.tensors.get(name) for name in given[:3]]
+        if node.op not in GATES or held[0] is None or held[1] is None or (given[2] and held[2] is None) or given[6]:
+            nodes.append(node)
+            continue
+        stem = node.path or node.op.lower()
+        number, layers[stem] = layers[stem], layers[stem] + 1
+        names = []
+        for way in range(held[0].shape[0]):
+            for part, whole in _gates(held, way):
+                names.append(f"{stem}.{part}_l{number}{'_reverse' * way}")
+                tensors[names[-1]] = _in_order(node.op, whole)
+        nodes.append(replace(node, op=f"{APART}{node.op}", inputs=(x, *given[3:6], *names)))
+    used = {name for node in nodes for name in node.inputs}
+    kept = {name: held for name, held in tensors.items() if name in used or name not in _read_by_gates(graph)}
+    return replace(graph, nodes=tuple(nodes), tensors=kept)
+
+
+def _read_by_gates(graph: Graph) -> set[str]:
+    return {name for node in graph.nodes if node.op in GATES for name in node.inputs}
+
+
+def _gates(held: list[LazyTensor | None], way: int) -> Iterator[tuple[str, LazyTensor]]:
+    """ "weight_ih", "weight_hh" and the biases of one direction."""
+    w, r, b = held
+    assert w is not None
+    assert r is not None
+    yield "weight_ih", _slice(w, way)
+    yield "weight_hh", _slice(r, way)
+    if b is not None:
+        half = b.shape[1] // 2
+        yield "bias_ih", _slice(b, way, slice(None, half))
+        yield "bias_hh", _slice(b, way, slice(half, None))
+
+
+def _slice(held: LazyTensor, way: int, rows: slice = EVERY) -> LazyTensor:
+    count = len(range(*rows.indices(held.shape[1])))
+    return LazyTensor((count, *held.shape[2:]), held.dtype, lambda: held.load()[way, rows])
+
+
+def _in_order(op: str, held: LazyTensor) -> LazyTensor:
+    return LazyTensor(held.shape, held.dtype, lambda: in_order(op, held.load()).contiguous())
+
+
 def _apart(graph: Graph) -> tuple[Graph, dict[str, Part]]:
     """Each layer has its own vectors: those that were equal were written once."""
     owners: dict[str, set[tuple[str, str]]] = {}
@@ -144,4 +197,4 @@ def _parts(graph: Graph, node: Node) -> list[tuple[int, str, str]]:
 
 def _owner(node: Node, part: str) -> tuple[str, str]:
     """A layer goes by its weight, a norm by its answer: the weights of norms may be written once, too."""
-    return (node.outputs[0] if node.op.endswith(NORM) else node.inputs[1]), part
+    return (node.outputs[0] if node.op.endswith(NORM) or node.op.startswith(APART) else node.inputs[1]), part

@@ -29,6 +29,7 @@ from .block_by_block import UNREACHED, joined
 
 ROWS = 2048  # inputs that a layer's change is measured on
 FULL, REDUCED = 127, 63  # the largest weight in integers, of 8 bits and of 7
+NO_KERNEL = "there are no integer kernels for transposed convolutions"
 SECOND_TIME = "its inputs are rounded by an earlier step already"
 
 
@@ -118,6 +119,8 @@ class IntegerProducts(Technique):
             return self._left(name, settings, SECOND_TIME)
         with torch.no_grad():
             block.keep(slot, integers(before, slot.layout, settings.top))
+            if slot.layer.kind == "conv" and slot.layout.transposed:
+                return self._floats(name, settings, NO_KERNEL)
             if plan is None or x is None:
                 return self._floats(name, settings, UNREACHED)
             change = _change(block.part(slot), plan, x)

@@ -119,6 +119,24 @@ def where(_: Any, condition: Value, a: Value, b: Value) -> Value:
     return torch.where(tensor(condition), first, second)
 
 
+@operator("If")
+def chosen(node: Any, condition: Value, *branches: Value | None) -> list[Value]:
+    """What the one branch gives, and then what the other would; of a branch that is known not to be taken, None."""
+    count = len(node.outputs)
+    if len(branches) != 2 * count:
+        raise NotRun("has an If whose branches do not give what it puts out")
+    then, otherwise = branches[:count], branches[count:]
+    if isinstance(condition, Known):
+        taken = then if bool(condition.values.flat[0]) else otherwise
+        return [value for value in taken if value is not None]
+    made: list[Value] = []
+    for a, b in zip(then, otherwise, strict=True):
+        if a is None or b is None or tensor(a).shape != tensor(b).shape:
+            raise NotRun("has an If whose branches give tensors of different shapes")
+        made.append(torch.where(tensor(condition).reshape(()), tensor(a), tensor(b)))
+    return made
+
+
 @operator("Clip")
 def clip(node: Any, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
     """Before opset 11 its bounds are attributes."""
