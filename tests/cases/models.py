@@ -13,6 +13,8 @@ from torch.export import Dim
 from tests.cases import corpus
 from tests.engine.programs.exported import ConvEmbedAttend, export
 from webapp.engine.architectures.resnet import ResNetModule
+from webapp.engine.checkpoint import inspect_checkpoint
+from webapp.engine.progress import Silent
 from webapp.samples import CHECKPOINT, DATASET
 
 PROSE_CHARACTERS = 60_000
@@ -34,12 +36,31 @@ def resnet18(folder: Path) -> tuple[Path, Path]:
 
 
 def minilm(folder: Path, source: Path) -> tuple[Path, Path]:
-    path = folder / "all-MiniLM-L6-v2.zip"
+    return zipped(source, folder / "all-MiniLM-L6-v2.zip"), prose(folder)
+
+
+def smollm2(folder: Path, gguf: Path) -> tuple[Path, Path]:
+    """As it is published, and nearly every other language model: a folder of bfloat16."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    widened, published = folder / "widened", folder / "published"
+    widened.mkdir()
+    inspect_checkpoint(gguf, gguf.name, widened, Silent())
+    AutoModelForCausalLM.from_pretrained(widened, dtype=torch.bfloat16).save_pretrained(published)
+    AutoTokenizer.from_pretrained(widened).save_pretrained(published)
+    return zipped(published, folder / "SmolLM2-135M-Instruct.zip"), prose(folder)
+
+
+def zipped(source: Path, path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(source.rglob("*")):
             archive.write(file, Path(path.stem, file.relative_to(source)))
+    return path
+
+
+def prose(folder: Path) -> Path:
     (folder / "book.txt").write_text(corpus.halves()[1][:PROSE_CHARACTERS], encoding="utf8")
-    return path, folder / "book.txt"
+    return folder / "book.txt"
 
 
 def classifier(folder: Path, source: Path) -> tuple[Path, Path]:
@@ -50,14 +71,10 @@ def classifier(folder: Path, source: Path) -> tuple[Path, Path]:
     model = BertForSequenceClassification.from_pretrained(source, num_labels=3, local_files_only=True)
     model.save_pretrained(folder / "classifier")
     AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(folder / "classifier")
-    path = folder / "classifier.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted((folder / "classifier").iterdir()):
-            archive.write(file, f"classifier/{file.name}")
     sentences = [s.strip() for s in corpus.halves()[1].split(". ") if 8 <= len(s.split()) <= 40][:200]
     rows = [json.dumps({"text": text, "label": number % 3}) for number, text in enumerate(sentences)]
     (folder / "sentences.jsonl").write_text("\n".join(rows), encoding="utf8")
-    return path, folder / "sentences.jsonl"
+    return zipped(folder / "classifier", folder / "classifier.zip"), folder / "sentences.jsonl"
 
 
 def program(folder: Path) -> tuple[Path, Path]:

