@@ -12,11 +12,17 @@ from torch.nn import functional
 from tests.engine.techniques.test_structured_pruning import RESNET
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.architectures.resnet import ResNetModule
+from webapp.engine.batches import batches
+from webapp.engine.datasets import open_dataset
 from webapp.engine.errors import RecipeInvalid
+from webapp.engine.measure import evaluate
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+from webapp.engine.progress import Silent
 from webapp.engine.receipt_text import render_text
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
-from webapp.engine.wiring import dependent, unconfirmable
+from webapp.engine.wiring import dependent, judged, unconfirmable
 
 
 class Residual(nn.Module):
@@ -172,3 +178,22 @@ def test_of_numbered_layers_the_order_is_certain(run, inspected):
     _, go = run(lambda: numbered(nn.Tanh), (20,), ("structured_pruning", {"ratio": 0.5}))
     with pytest.raises(RecipeInvalid, match="contradicts: with tanh"):
         go()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_untrained_student_is_not_contradicted_by_luck(bench, tmp_path, seed):
+    """Far from the truth, other activations are right more often now and then; that says nothing."""
+    torch.manual_seed(seed)
+    x, teacher, student = torch.randn(500, 10), numbered_of(64), numbered_of(16)
+    np.savez(tmp_path / "d.npz", x=x.numpy(), y=teacher(x).argmax(1).numpy())
+    data = bench.dataset(tmp_path / "d.npz")
+    folder, facts = bench.out, bench.checkpoint(bench.save("s.pt", student.state_dict()))
+    batches_ = list(batches(open_dataset(folder, data).evaluation(), facts.architecture, None))
+    model = Model.of_checkpoint(bench.out, facts)
+    scores, _ = evaluate(build(model), facts.architecture, batches_, Silent())
+    found = judged(model, scores["accuracy"], batches_, data)
+    assert (found["confirmed"], found["contradicted"]) == (False, False)
+
+
+def numbered_of(width):
+    return nn.Sequential(nn.Linear(10, width), nn.ReLU(), nn.Linear(width, 5))

@@ -197,8 +197,14 @@ def fit(spec: ArchitectureSpec, facts: DatasetFacts) -> None:
             same = math.prod(facts.sample_shape) == shape[0]
         if not same:
             wants = [("any" if size is None else size) for size in shape]
+            guessed = (
+                " That shape follows from a guess at its wiring, which the file does not tell: run it without a "
+                "dataset, or upload the whole module as .pt2 or ONNX."
+            )
             raise DatasetUnfit(
-                f"Its samples have shape {list(facts.sample_shape)}; {spec.title} takes {wants}.", "dataset_id"
+                f"Its samples have shape {list(facts.sample_shape)}; {spec.title} takes {wants}."
+                f"{guessed if spec.guess else ''}",
+                "dataset_id",
             )
     _fit_targets(spec, facts)
 

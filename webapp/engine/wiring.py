@@ -79,7 +79,7 @@ def judged(
     """{"confirmed", "contradicted", "sentence"} of the guess behind a model; None where nothing was guessed.
 
     Confirmed where the 95 % interval of its accuracy lies beyond the middle between guessing and always right;
-    contradicted where another activation or pooling that fits the same shapes is right clearly more often.
+    contradicted where with another activation or pooling that fits the same shapes it does, and is clearly better.
     """
     spec = model.architecture
     if spec is None or spec.guess is None:
@@ -88,9 +88,8 @@ def judged(
         sentence = f"Its wiring is a guess that nothing confirms. {spec.guess}"
         return {"confirmed": False, "contradicted": False, "sentence": sentence}
     share, chance = accuracy.value("accuracy"), _chance(dataset)
-    low, _ = wilson(share, accuracy.n)
-    better = _better(model, spec, accuracy, data)
-    confirmed = better is None and low > (1 + chance) / 2
+    better = _better(model, spec, accuracy, data, chance)
+    confirmed = better is None and _far_above(chance, accuracy)
     told = f"{share:.1%} of {accuracy.n:,} samples are right, and always naming the commonest class gives {chance:.1%}"
     how = "contradicts" if better else "confirms" if confirmed else "does not confirm"
     sentence = f"Its wiring is a guess that the dataset {how}: {better or told}. {'' if confirmed else spec.guess}"
@@ -109,7 +108,14 @@ def _chance(dataset: DatasetFacts) -> float:
     return max(counts) / max(sum(counts), 1) if counts else 1 / max(len(dataset.labels or ()), 1)
 
 
-def _better(model: Model, spec: ArchitectureSpec, accuracy: Samples, data: Sequence[Batch]) -> str | None:
+def _far_above(chance: float, accuracy: Samples) -> bool:
+    low, _ = wilson(accuracy.value("accuracy"), accuracy.n)
+    return low > (1 + chance) / 2
+
+
+def _better(
+    model: Model, spec: ArchitectureSpec, accuracy: Samples, data: Sequence[Batch], chance: float
+) -> str | None:
     """What stands in the place of what was assumed and is right clearly more often; None where nothing is."""
     some, found = _first(data), []
     for assumed, others in OTHERS.items():
@@ -120,7 +126,9 @@ def _better(model: Model, spec: ArchitectureSpec, accuracy: Samples, data: Seque
             theirs = torch.tensor(scores["accuracy"].sums)
             ours = torch.tensor(accuracy.sums)[: len(theirs)]
             gained, lost = int((theirs > ours).sum()), int((theirs < ours).sum())
-            if gained - lost > SIGMAS * (gained + lost) ** 0.5:  # McNemar's test of paired answers
+            if (
+                _far_above(chance, scores["accuracy"]) and gained - lost > SIGMAS * (gained + lost) ** 0.5
+            ):  # McNemar's test of paired answers
                 told = f"with {other} in the place of {assumed} {theirs.mean():.1%} are right, not {ours.mean():.1%}"
                 found.append((gained - lost, told))
     return max(found)[1] if found else None

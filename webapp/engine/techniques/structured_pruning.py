@@ -238,7 +238,8 @@ def _untouched(facts: CheckpointFacts, layer: LayerFacts, settings: Any, counts:
     groups = [group for group in groups_of(facts) if layer.weight in group.widths]
     if not groups:
         why = why_not(facts).get(layer.weight, "what else its channels run through is not known")
-        return Outcome.left(layer.name, f"{settings.ratio:.0%} of its {kind_of(facts, layer)}", why)
+        kind = "channels" if layer.kind == "conv" else kind_of(facts, layer)
+        return Outcome.left(layer.name, f"{settings.ratio:.0%} of its {kind}", why)
     width, kind = sum(group.width for group in groups), groups[0].kind
     asked = _asked(settings, width, kind)
     if missing := sorted(frozenset().union(*(group.makers for group in groups if group not in counts))):
