@@ -8,6 +8,8 @@ from tests.engine.conftest import build_tiny
 from tests.engine.programs.exported import export
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import check_exports
+from webapp.engine.onnx_graph.trace import Untraceable
+from webapp.engine.onnx_graph.trace import told as explained
 from webapp.engine.safetensors_file import LazyTensor, lazy_tensors
 from webapp.engine.writable import make_shallow, unwritable
 
@@ -46,6 +48,24 @@ def test_a_forward_that_looks_at_values_is_in_no_graph_and_still_in_the_others(t
     ) as refused:
         check_exports(facts, ["compressed_tensors", "onnx"])
     assert refused.value.field == "exports.1"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Constraints violated (sequence)! For more", "is made for one length of text"),
+        ("Constraints violated (L['given'][0].size()[1])! For more", "is made for one length of text"),
+        ("Constraints violated (L['given'][0].size()[0], L['given'][1].size()[1])!", "one number of samples"),
+        ("Constraints violated (L['given'][0].size()[3])!\n - size()[0]", "one size of its input"),
+        ("Could not guard on data-dependent expression u0 > 4", "hangs on values"),
+        ("No ONNX function found for <OpOverload(op='aten.linalg_qr', overload='default')>", "aten.linalg_qr"),
+        ("a sentence\nand more", "a sentence."),
+    ],
+)
+def test_what_the_tracer_says_is_put_into_words(said, told):
+    with pytest.raises(Untraceable) as raised, explained():
+        raise RuntimeError(said)
+    assert told in f"{raised.value}."
 
 
 def test_an_operator_that_tensorflow_lacks_is_named(tried, tmp_path, monkeypatch):

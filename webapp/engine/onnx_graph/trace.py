@@ -144,17 +144,17 @@ def told() -> Iterator[None]:
             raise Untraceable(_reason(error)) from error
 
 
-IN_WORDS = {"sequence": "length of text", "batch": "number of samples"}
+ONE = "its forward is made for one {} (by a loop, say), and a graph leaves it free"
+FIXED = r"Constraints violated \([^!]*?"
 WHY = (  # what the tracer says, and what it means
-    (
-        r"Constraints violated \((\w+)",
-        "its forward is made for one {0} (by a loop, say), and a graph leaves it free",
-    ),
+    (FIXED + r"(?:batch|size\(\)\[0\])", ONE.format("number of samples")),
+    (FIXED + r"(?:sequence|size\(\)\[1\])", ONE.format("length of text")),
+    (FIXED, ONE.format("size of its input")),
     (
         r"data-dependent|DataDependent|\.item\(\)|non-concrete",
         "what its forward does next hangs on values, not on shapes",
     ),
-    (r"No ONNX function found for .*?op='([\w.]+)'", "ONNX has nothing for its operator {0}"),
+    (r"No ONNX function found for .*?op='([\w.]+)'", "ONNX has nothing for its operator {}"),
 )
 
 
@@ -165,7 +165,7 @@ def _reason(error: BaseException) -> str:
     said = str(error).strip()
     for pattern, meaning in WHY:
         if found := re.search(pattern, said):
-            return meaning.format(*(IN_WORDS.get(word, word) for word in found.groups()))
+            return meaning.format(*found.groups())
     return said.partition("\n")[0] or type(error).__name__
 
 
