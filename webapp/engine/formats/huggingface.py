@@ -75,9 +75,7 @@ class HuggingFace(Format):
             if not is_text(json.dumps(config, ensure_ascii=False)):
                 raise CheckpointRefused(f"the config.json of {filename} holds half of a character, which is no text")
             if too_large := beyond_any(config):
-                raise CheckpointRefused(
-                    f"the config.json of {filename} has {too_large}, beyond any model there is: it is not of one"
-                )
+                raise CheckpointRefused(f"the config.json of {filename} has {too_large}, beyond any model there is")
             notes: list[str] = []
             shards, named = _shards(archive, inside, filename, notes)
             kept = [name for name in KEPT if name in inside and inside[name].file_size <= KEPT_LIMIT_BYTES]
