@@ -11,6 +11,7 @@ from torch.nn import functional
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.errors import DatasetUnfit, TaskUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, SplitFacts
+from webapp.engine.receipt import _verdict
 from webapp.engine.tasks import TITLES, answer_shape, named, possible, resolved, with_task
 
 LM = ArchitectureSpec(
@@ -247,3 +248,38 @@ def test_a_head_with_one_number_is_for_regression_on_text(bench, tiny, num_label
     tiny("BertForSequenceClassification", "bert", num_labels=num_labels).save_pretrained(bench.root / "bert")
     facts = bench.checkpoint(bench.zip_folder(bench.root / "bert"))
     assert (facts.architecture.task, answer_shape(facts.architecture)) == (task, (num_labels,))
+
+
+class Log(nn.Module):
+    """Answers with NaN wherever its first layer is below zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.b(torch.log(self.a(x)))
+
+
+@pytest.mark.parametrize("technique", [("gptq", {"bits": 4}), ("low_rank", {"ratio": 0.5, "method": "whitened"})])
+def test_an_original_that_answers_with_nan_has_a_receipt_without_a_verdict(bench, technique):
+    x = RNG.normal(size=(30, 8)).astype("f4")
+    concluded, _, _ = run(bench, Log().eval(), (8,), (technique,), x=x, y=np.arange(30) % 3)
+    verdict = concluded["receipt"]["verdict"]
+    assert verdict["verdict"] is None
+    assert "The original answers 100.0% of 9 samples with NaN or infinity." in verdict["sentence"]
+    assert metrics(concluded)["accuracy"] == 0
+    assert concluded["receipt"]["proof"][0]["not_finite"] == 1
+
+
+def test_a_result_that_answers_with_nan_is_worse():
+    fine = {"value": 0.9, "n": 9, "title": "Accuracy", "higher_is_better": True, "ci95": [0.8, 1.0]}
+    broken = {"accuracy": fine | {"value": None}, "not_finite": fine | {"value": 1 / 3}}
+    found = {"accuracy": {"difference": None, "ci95": None, "verdict": "worse"}}
+    sides = [{"size_bytes": 10, "metrics": {"accuracy": fine}}, {"size_bytes": 5, "metrics": broken}]
+    told = _verdict(*sides, found, {})
+    assert told["verdict"] == "worse"
+    assert "0.9000 → not a finite number: worse (n = 9). The result answers 33.3% of 9 samples" in told["sentence"]
+    unlabelled = _verdict(*(side | {"metrics_unavailable": None} for side in sides), {}, {})
+    assert unlabelled["verdict"] == "worse"

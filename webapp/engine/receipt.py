@@ -95,7 +95,9 @@ def _number(name: str) -> tuple[int, str]:
 def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -> dict[str, Any]:
     share = 1 - result["size_bytes"] / baseline["size_bytes"]
     size = f"{abs(share):.1%} {'smaller' if share >= 0 else 'larger'}"
-    broken = _not_finite(baseline, result, proof)
+    broken, lost = _not_finite(baseline, result, proof), baseline["metrics"].get("not_finite")
+    if lost and lost["value"] == 1:  # what it answers says nothing, so nothing can be said of the result
+        differences = {metric: {**found, "verdict": None} for metric, found in differences.items()}
     for metric, found in differences.items():
         about, ci95 = baseline["metrics"][metric], found["ci95"]
         before, after = (number_text(side["metrics"][metric]["value"]) for side in (baseline, result))
@@ -105,7 +107,7 @@ def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -
             f"{size}; {lowered(about['title'])} {before} → {after}: {verdict} (n = {about['n']:,}{interval}).{broken}"
         )
         return {"metric": metric, "sentence": sentence, "n": about["n"], **found}
-    verdict = "worse" if broken and not baseline["metrics"].get("not_finite") else None
+    verdict = "worse" if broken and not lost else None
     sentence = f"{size}. {result['metrics_unavailable'] or _against_original(result)}{broken}"
     return {"metric": None, "verdict": verdict, "sentence": sentence, "difference": None, "ci95": None, "n": None}
 

@@ -65,6 +65,8 @@ def _notes(draft: Draft, lifted: Lifted, wanted: list[str], archived: ProgramArc
     used |= {alias for name in used for alias in archived.aliases[name]}
     if unused := [name for name in archived.tensors if name not in used and not name.endswith("num_batches_tracked")]:
         notes.append(f"Left out, because no step uses them: {', '.join(unused[:NAMED])}{_more(unused)}.")
+    if len(draft.outputs) > 1:
+        notes.append(f"It answers with {len(draft.outputs)} tensors, of which the first is kept and measured.")
     if draft.trains:
         notes.append("It was exported in training mode; its norms and dropout run here as they do in evaluation.")
     return notes

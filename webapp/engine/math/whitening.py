@@ -34,9 +34,11 @@ class Metric:
 def metric(sums: Tensor, share: float = DAMPING) -> Metric:
     """From x^T x (n, n): its Cholesky factor, or of a matrix that has none the root of its clamped eigenvalues.
 
-    Inputs that are all zero are given the plain metric.
+    Inputs that are all zero, or no numbers, are given the plain metric.
     """
     covariance = sums.to(torch.float64, copy=True)
+    if not bool(covariance.isfinite().all()):
+        return Metric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs held NaN or infinity")
     damping = share * float(covariance.diagonal().mean())
     if damping <= 0:
         return Metric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs were all zero")
