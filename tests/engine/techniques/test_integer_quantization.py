@@ -14,6 +14,7 @@ from webapp.engine.artifact import read_model, write_model
 from webapp.engine.encodings import Quantized
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import exports
+from webapp.engine.layout import PLAIN
 from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.techniques import integer_products, technique
@@ -172,7 +173,7 @@ def test_integers_reach_from_minus_127_to_127(shape, dtype):
 
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     weight[0] = 0
-    found = integers(Dense(weight), False, 127)
+    found = integers(Dense(weight), PLAIN, 127)
     assert found.dtype == dtype
     assert (found.grid.scale > 0).all()
     assert (found.decode().float() - weight.float()).abs().max() <= weight.float().abs().max() / 127
