@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from webapp.display import count_text, duration_text, percent_text, short_text, when_text
+from webapp.display import count_text, duration_text, format_title, percent_text, short_text, when_text
 from webapp.icons import icon
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -50,3 +50,16 @@ def test_an_icon_is_drawn_from_the_installed_package_and_hidden_from_readers():
     assert 'aria-hidden="true"' in drawn
     with pytest.raises(KeyError):
         icon("no-such-icon")
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("huggingface", "Hugging Face folder"),
+        ("compressed_tensors", "Transformers folder"),
+        ("companion", "Goes with the weights"),
+        ("one of a newer version", "one of a newer version"),
+    ],
+)
+def test_formats_are_shown_by_their_titles(name, title):
+    assert format_title(name) == title

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request, url_for
 
+from .engine.exports import exports
+from .engine.formats import FORMATS
 from .engine.tasks import TITLES
 from .icons import icon
 from .units import FRACTIONS, byte_text, measured_text
@@ -45,11 +47,20 @@ def init_display(app: Flask) -> None:
         duration=duration_text,
         measured=measured_text,
         when=when_text,
+        format_title=format_title,
     )
     app.after_request(keep_versioned_assets)
     app.jinja_env.globals.update(
         fractions=FRACTIONS, task_titles=TITLES, icon=icon, state_looks=STATE_LOOKS, asset=asset, suffixes=suffixes
     )
+
+
+def format_title(name: str) -> str:
+    """What a format is called, one that comes in or goes out: "compressed_tensors" → "Transformers folder"."""
+    titles = {form.name: form.accepts.title for form in FORMATS} | {
+        form.name: form.title for form in exports().values()
+    }
+    return titles.get(name, "Goes with the weights" if name == "companion" else name)
 
 
 def count_text(value: float) -> str:

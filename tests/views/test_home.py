@@ -43,6 +43,9 @@ def test_a_fresh_instance_says_that_the_sample_is_being_read(client, session):
     text = Page(client.get("/").text).text
     assert "being read" not in text
     assert "Try it with the sample" in text
+    seed_checkpoint(session, "mine.zip").state = UploadState.INSPECTING  # what else is uploaded does not hide it
+    session.commit()
+    assert "Try it with the sample" in Page(client.get("/").text).text
 
 
 def test_the_latest_runs_are_listed(client, run):

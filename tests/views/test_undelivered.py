@@ -20,7 +20,7 @@ def partly(session, run):
 def test_the_run_has_succeeded_and_says_which_format_did_not(client, partly):
     page = Page(client.get(f"/runs/{partly.id}").text)
     assert "Succeeded 1 format failed" in page.text
-    assert "model.onnx onnx · not delivered" in page.text
+    assert "model.onnx ONNX · not delivered" in page.text
     assert REASON in page.text
     assert page.of("form", action=f"/runs/{partly.id}/artifacts/model.onnx/retry")
     assert not page.of("a", href=f"/api/v1/runs/{partly.id}/artifacts/model.onnx")

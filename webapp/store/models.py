@@ -167,8 +167,9 @@ class Run(Base):
 
     @property
     def delivered(self) -> list[Artifact]:
-        """The artifacts that there is a file of."""
-        return [artifact for artifact in self.artifacts if artifact.digest is not None]
+        """The artifacts that there is a file of, those that only go with the weights last."""
+        found = [artifact for artifact in self.artifacts if artifact.digest is not None]
+        return sorted(found, key=lambda artifact: artifact.format == "companion")
 
     @property
     def undelivered(self) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ TARGETS = {
         Target(
             "onnxruntime",
             "ONNX Runtime",
-            "The model, its tokenizer, ten lines of Python that run it, and a test.",
+            "The model, its tokenizer if it has one, ten lines of Python that run it, and a test.",
             "onnx",
             _onnxruntime,
         ),

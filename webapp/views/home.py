@@ -24,8 +24,8 @@ def index() -> str:
         runs=runs,
         run_count=db.session.scalar(select(func.count()).select_from(Run)),
         checkpoint_count=db.session.scalar(select(func.count()).select_from(Checkpoint)),
-        sample=sample(),
-        reading=(reading := being_read()),
+        sample=(ready := sample()),
+        reading=(reading := [] if ready and ready[1] else being_read()),
         is_sample=set(reading) <= {path.name for path in samples.FILES},
         accepted=accepted(),
     )

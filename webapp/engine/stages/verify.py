@@ -76,7 +76,7 @@ def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any],
     facts["baseline_latency_ms"] = percentiles(turns.original, batch, loaded.runtime)
     facts["result"]["latency_ms"] = percentiles(turns.result, batch, loaded.runtime)
     facts["result"]["speed"] = speed = turns.speed()
-    report.log(f"{form.file}: {speed['words']} in {loaded.runtime}; {speed['disturbed'] or 'undisturbed'}")
+    report.log(f"{form.file}: {speed['words']} in {loaded.runtime}. {speed['disturbed'] or 'Undisturbed.'}")
 
 
 def _same_runtime(job: StageJob, form: Export, original: nn.Module) -> nn.Module:
