@@ -54,6 +54,13 @@ class BodyInvalid(PareError):
     status = 422
 
 
+class KeyReused(PareError):
+    """An Idempotency-Key came before, with another request."""
+
+    code = "key_reused"
+    status = 422
+
+
 class Busy(PareError):
     """As much is done at once as Pare does at once; soon it will be less."""
 

@@ -1,11 +1,13 @@
 """Taking in a checkpoint or a dataset: streamed to the file store, hashed on the way, then queued for inspection.
 
-The form and the API both come through here. Nothing is left behind when an upload is refused or breaks off.
+What comes as one body, of which nothing is left behind when it is refused or breaks off, and what has come in parts
+(upload_drafts.py) both go through here.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
@@ -26,7 +28,7 @@ class Inspections(Protocol):
 
 
 def receive_checkpoint(
-    stream: Readable,
+    stream: Readable | Path,
     name: str | None,
     *,
     session: Session,
@@ -38,6 +40,8 @@ def receive_checkpoint(
     task: str | None = None,
 ) -> Checkpoint:
     """Streams the body into the file store, makes the row (state "inspecting") and queues its inspection.
+
+    A file that has come already is moved there instead.
 
     With `dequantize` a Hugging Face folder that is quantized already becomes floats again, instead of being refused.
     `task` is what the model is for, where its owner says so; inspection refuses one that it cannot be.
@@ -55,7 +59,7 @@ def receive_checkpoint(
 
 
 def receive_dataset(
-    stream: Readable,
+    stream: Readable | Path,
     name: str | None,
     split: str | None,
     *,
@@ -76,12 +80,15 @@ def receive_dataset(
 
 
 def receive_body(
-    stream: Readable, name: str, files: FileStore, limit_bytes: int, expected_bytes: int | None
+    stream: Readable | Path, name: str, files: FileStore, limit_bytes: int, expected_bytes: int | None
 ) -> tuple[str, int]:
     """The digest and the size of what came; never an empty file."""
     empty = UploadEmpty(f"{name} has no bytes. Send the file as the request's body.")
     if expected_bytes == 0:
         raise empty
+    if isinstance(stream, Path):
+        size_bytes = stream.stat().st_size
+        return files.put(stream, move=True), size_bytes
     digest, size_bytes = files.receive(stream, limit_bytes, expected_bytes)
     if size_bytes == 0:
         files.delete(digest)

@@ -1,6 +1,8 @@
 """What goes wrong is said on the page, in a sentence, and can be stopped from it."""
 
 import contextlib
+import hashlib
+import random
 import re
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ from playwright.sync_api import expect
 from safetensors.torch import save_file
 
 from tests.pare_process import Served
-from tests.patience import CANCELLED_WITHIN_SECONDS, until, within
+from tests.patience import CANCELLED_WITHIN_SECONDS, PATIENCE_SECONDS, until, within
 from webapp import samples as shipped
 
 from .conftest import clear_recipe
@@ -96,3 +98,37 @@ def test_an_address_that_leads_nowhere_says_so(browser, served):
         page = context.new_page()
         assert page.goto("/runs/222222222222").status == 404
         expect(page.get_by_role("main")).to_contain_text("It may have been deleted")
+
+
+def test_an_upload_that_breaks_off_goes_on_by_itself_and_after_a_reload(browser, served, api, tmp_path):
+    file = tmp_path / "large.safetensors"
+    file.write_bytes(random.Random(0).randbytes(40 << 20))  # more than one part
+    page = browser.new_context(base_url=served.url).new_page()
+    page.set_default_timeout(PATIENCE_SECONDS * 1000)
+    offsets = []
+
+    def cut_off(route) -> None:
+        if route.request.method != "PATCH":
+            return route.continue_()
+        offsets.append(int(route.request.headers["upload-offset"]))
+        route.abort("connectionreset") if offsets in ([0], [0, 0, 32 << 20]) else route.continue_()
+
+    page.route("**/api/v1/uploads/*", cut_off)
+    page.goto("/checkpoints/new")
+    page.get_by_label("Task").select_option("embedding")
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("it goes on by itself")).to_be_visible()
+    until(lambda: len(offsets) == 3 or page.wait_for_timeout(50))
+    expect(page.get_by_text("it goes on by itself")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("large.safetensors broke off at 80 %")).to_be_visible()
+    expect(page.get_by_label("Task")).to_have_value("embedding")
+    page.locator("input[type=file]").set_input_files(file)
+    page.wait_for_url(re.compile(r"/checkpoints/[2-9a-z]{12}$"))
+    assert offsets == [0, 0, 32 << 20, 32 << 20]
+    row = api.get(f"/checkpoints/{page.url.rsplit('/', 1)[1]}")
+    assert row["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    page.goto("/checkpoints/new")
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_text("broke off at")).to_be_hidden()
+    page.context.close()

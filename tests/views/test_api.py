@@ -1,10 +1,13 @@
 """The API's promises. Every error has one shape: {"error": {"code", "message", "field"?}}."""
 
+from datetime import timedelta
+
 import pytest
+from sqlalchemy import func, select
 
 from tests.views.api_errors import error_of
 from tests.views.seeded import seed_checkpoint, seed_dataset
-from webapp.store.models import LogLine, Run, RunState, UploadState
+from webapp.store.models import KeptAnswer, LogLine, Run, RunState, UploadState
 
 RECIPE = {"version": 1, "steps": [{"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}}]}
 
@@ -229,3 +232,46 @@ def test_a_body_that_cannot_be_read(client, data, content_type, status):
 def test_another_site_cannot_write(client):
     answer = client.put("/api/v1/checkpoints?name=a", data=b"x", headers={"Origin": "https://elsewhere.example"})
     error_of(answer, 403)
+
+
+def keyed(client, address, body, key="5f1c"):
+    return client.post(f"/api/v1{address}", json=body, headers={"Idempotency-Key": key})
+
+
+def test_a_request_that_comes_again_with_its_key_is_done_once(client, session, run):
+    asked = {"seed": 3}
+    first, again = (keyed(client, f"/runs/{run.id}/fork", asked) for _ in range(2))
+    assert first.status_code == again.status_code == 202
+    assert first.json == again.json
+    assert session.scalar(select(func.count(Run.id))) == 2
+    assert keyed(client, f"/runs/{run.id}/fork", asked, "another").json["id"] != first.json["id"]
+
+
+def test_a_key_belongs_to_one_request(client, run):
+    keyed(client, f"/runs/{run.id}/fork", {"seed": 3})
+    for address, body in ((f"/runs/{run.id}/fork", {"seed": 4}), (f"/runs/{run.id}/shares", {"seed": 3})):
+        assert error_of(keyed(client, address, body), 422)["field"] == "Idempotency-Key"
+    error_of(keyed(client, f"/runs/{run.id}/fork", {}, "k" * 256), 400)
+
+
+def test_what_was_refused_may_come_again_with_its_key(client, session, run):
+    body = {"checkpoint_id": run.checkpoint_id, "recipe": {"version": 1, "steps": [{"technique": "cast"}]}}
+    run.checkpoint.state = "inspecting"
+    session.commit()
+    error_of(keyed(client, "/runs", body), 409)
+    run.checkpoint.state = "ready"
+    session.commit()
+    assert keyed(client, "/runs", body).status_code == 202
+
+
+def test_a_request_whose_first_is_not_done_is_told_so_for_a_day(client, session, run):
+    keyed(client, f"/runs/{run.id}/shares", {})
+    row = session.scalars(select(KeptAnswer)).one()
+    token = client.get(f"/api/v1/runs/{run.id}/shares").json["items"][0]["token"]
+    assert token.encode() not in row.sealed
+    row.status = row.sealed = None  # as while it is worked on, or after its process was killed
+    session.commit()
+    assert "new key" in error_of(keyed(client, f"/runs/{run.id}/shares", {}), 409)["message"]
+    row.created_at -= timedelta(days=2)
+    session.commit()
+    assert keyed(client, f"/runs/{run.id}/shares", {}).status_code == 201

@@ -2,12 +2,14 @@
 
 import errno
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.views.api_errors import error_of
 from webapp.store.models import Checkpoint, Dataset
+from webapp.upload_drafts import held, sweep_drafts
 
 
 def objects(files):
@@ -103,3 +105,89 @@ def test_a_part_is_not_taken_for_the_file(client, files, noun):
         in error_of(client.put(f"/api/v1/{noun}?name=a.pt", data=b"parts", headers=part), 400)["message"]
     )
     assert objects(files) == []
+
+
+def begin(client, size_bytes, address="/api/v1/checkpoints?name=model.safetensors"):
+    answer = client.post(address, headers={"Upload-Length": str(size_bytes)})
+    assert answer.status_code == 201, answer.text
+    return answer.headers["Location"]
+
+
+def part(client, upload, offset, **body):
+    return client.patch(upload, headers={"Upload-Offset": str(offset)}, **body)
+
+
+@pytest.mark.parametrize(("noun", "id"), [("checkpoints", "checkpoint_id"), ("datasets", "dataset_id")])
+def test_an_upload_in_parts_is_what_the_whole_would_have_been(client, files, noun, id):
+    upload = begin(client, 10, f"/api/v1/{noun}?name=folder/a.npz")
+    first = part(client, upload, 0, data=b"01234")
+    assert (first.json["offset_bytes"], first.json[id]) == (5, None)
+    asked = client.head(upload).headers
+    assert (asked["Upload-Offset"], asked["Upload-Length"], asked["Upload-Complete"]) == ("5", "10", "?0")
+    whole = part(client, upload, 5, data=b"56789")
+    assert whole.headers["Upload-Complete"] == "?1"
+    row = client.get(f"/api/v1/{noun}/{whole.json[id]}").json
+    assert (row["name"], row["size_bytes"], row["state"]) == ("a.npz", 10, "inspecting")
+    assert [path.read_bytes() for path in objects(files)] == [b"0123456789"]
+    assert client.get(upload).json == whole.json  # for who missed the answer
+    assert part(client, upload, 10).json == whole.json
+    assert len(client.get(f"/api/v1/{noun}").json["items"]) == 1
+
+
+def test_what_came_before_the_client_went_is_kept(app, client):
+    app.testing = False
+    upload = begin(client, 100)
+    assert part(client, upload, 0, input_stream=Broken(b"x" * 100)).status_code >= 400
+    offset = client.get(upload).json["offset_bytes"]
+    assert offset == 10
+    assert part(client, upload, offset, data=b"x" * 90).json["checkpoint_id"]
+
+
+def test_a_part_goes_where_the_last_one_ended_and_nowhere_else(client):
+    upload = begin(client, 10)
+    part(client, upload, 0, data=b"0123")
+    for offset in (0, 5):
+        answer = part(client, upload, offset, data=b"45")
+        assert "byte 4" in error_of(answer, 409)["message"]
+        assert answer.headers["Upload-Offset"] == "4"
+    error_of(part(client, upload, 4, data=b"4567890"), 400)
+    chunked = {"input_stream": io.BytesIO(b"4567890"), "environ_overrides": {"wsgi.input_terminated": True}}
+    error_of(part(client, upload, 4, **chunked), 400)
+    error_of(part(client, upload, 4, data={"file": (io.BytesIO(b"x"), "a.pt")}), 415)
+    error_of(client.patch(upload, data=b"4"), 400)
+    assert client.get(upload).json["offset_bytes"] == 4
+
+
+def test_one_writer_at_a_time(client, settings):
+    upload = begin(client, 10)
+    with held(settings, upload.rsplit("/", 1)[1]):
+        answer = part(client, upload, 0, data=b"0123")
+        assert error_of(answer, 503)["code"] == "busy"
+    assert part(client, upload, 0, data=b"0123").json["offset_bytes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("query", "size_bytes", "status"),
+    [("?name=a.pt", 0, 400), ("?name=a.pt", 1_000_001, 413), ("?name=", 5, 400), ("?name=a.pt&task=cook", 5, 422)],
+)
+def test_what_would_be_refused_whole_is_refused_before_its_first_part(client, settings, query, size_bytes, status):
+    error_of(client.post(f"/api/v1/checkpoints{query}", headers={"Upload-Length": str(size_bytes)}), status)
+    error_of(client.post("/api/v1/checkpoints?name=a.pt"), 400)
+    assert not list((settings.work / "uploads").glob("*"))
+
+
+def test_an_upload_is_given_up_by_its_client_or_by_time(client, settings):
+    upload = begin(client, 10)
+    assert client.delete(upload).status_code == 204
+    error_of(part(client, upload, 0, data=b"x"), 404)
+    upload = begin(client, 10)
+    sweep_drafts(replace(settings, sweep_age_seconds=60.0))
+    assert client.get(upload).status_code == 200
+    sweep_drafts(replace(settings, sweep_age_seconds=-1.0))
+    error_of(client.get(upload), 404)
+
+
+@pytest.mark.parametrize("id", ["..", "%2e%2e", "..%2f..%2fsecret_key", "unknown"])
+def test_an_upload_that_nobody_began_is_not_found(client, id):
+    for method in (client.get, client.delete):
+        assert method(f"/api/v1/uploads/{id}").status_code == 404

@@ -27,6 +27,7 @@ from webapp.jobs.workflows import work_at
 from webapp.jobs.workplace import Workplace
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
+from webapp.upload_drafts import sweep_drafts
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class Worker:
     def _sweep(self) -> None:
         try:
             sweep_scratch(self.place)
+            sweep_drafts(self.place.settings)
             with self.place.sessions() as session:
                 swept = sweep(session, self.place.files, self.place.settings.sweep_age_seconds)
         except Exception:

@@ -262,6 +262,18 @@ class Share(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class KeptAnswer(Base):
+    """What a request with an Idempotency-Key was answered, to be said again; without a status it is being worked on."""
+
+    __tablename__ = "kept_answers"
+
+    key_hash: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the key
+    request_hash: Mapped[str] = mapped_column(String(64))  # SHA-256 of method, address and body
+    status: Mapped[int | None]
+    sealed: Mapped[bytes | None]  # the JSON, which only the secret key and the key open
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
 class Worker(Base):
     """A worker's heartbeat: who takes over what it held is decided by `seen_at`."""
 

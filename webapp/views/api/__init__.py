@@ -13,6 +13,7 @@ from . import (  # noqa: F401
     shares,
     techniques,
     trials,
+    uploads,
 )
 from .document import pages
 from .endpoints import blueprint

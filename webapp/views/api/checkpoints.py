@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ... import uploads
 from ...database import db
 from ...deletion import delete_checkpoint as delete_row
 from ...run_requests import set_task
 from ...services import services
+from ...store.files import Readable
 from ...store.models import Checkpoint
 from . import schemas
 from .answers import checkpoint_answer, page
 from .endpoints import endpoint, row_of
-from .raw_body import Body, body_length, require_whole_file
+from .raw_body import Body, body_length, require_bare_body
 
 
 @endpoint(
@@ -26,20 +29,8 @@ from .raw_body import Body, body_length, require_whole_file
     example="-T model.safetensors '?name=model.safetensors'",
 )
 def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
-    require_whole_file()
-    found = services()
-    row = uploads.receive_checkpoint(
-        Body(),
-        query.name,
-        session=db.session,
-        files=found.files,
-        jobs=found.jobs,
-        limit_bytes=found.settings.max_upload_bytes,
-        expected_bytes=body_length(),
-        dequantize=query.dequantize,
-        task=query.task,
-    )
-    return checkpoint_answer(row)
+    require_bare_body()
+    return checkpoint_answer(receive_checkpoint(Body(), query, body_length()))
 
 
 @endpoint("GET", "/checkpoints", "Checkpoints, newest first", answer=schemas.CheckpointPage, query=schemas.PageQuery)
@@ -74,3 +65,20 @@ def change_checkpoint(id: str, body: schemas.CheckpointChanges) -> schemas.Check
 @endpoint("DELETE", "/checkpoints/<id>", "Delete a checkpoint that no run uses", status=204, errors=(404, 409))
 def delete_checkpoint(id: str) -> None:
     delete_row(db.session, row_of(Checkpoint, id))
+
+
+def receive_checkpoint(
+    stream: Readable | Path, query: schemas.CheckpointQuery, expected_bytes: int | None
+) -> Checkpoint:
+    found = services()
+    return uploads.receive_checkpoint(
+        stream,
+        query.name,
+        session=db.session,
+        files=found.files,
+        jobs=found.jobs,
+        limit_bytes=found.settings.max_upload_bytes,
+        expected_bytes=expected_bytes,
+        dequantize=query.dequantize,
+        task=query.task,
+    )

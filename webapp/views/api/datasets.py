@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ... import uploads
 from ...database import db
 from ...deletion import delete_dataset as delete_row
 from ...services import services
+from ...store.files import Readable
 from ...store.models import Dataset
 from . import schemas
 from .answers import dataset_answer, page
 from .endpoints import endpoint, row_of
-from .raw_body import Body, body_length, require_whole_file
+from .raw_body import Body, body_length, require_bare_body
 
 
 @endpoint(
@@ -25,19 +28,8 @@ from .raw_body import Body, body_length, require_whole_file
     example="-T digits.npz '?name=digits.npz'",
 )
 def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:
-    require_whole_file()
-    found = services()
-    row = uploads.receive_dataset(
-        Body(),
-        query.name,
-        query.split,
-        session=db.session,
-        files=found.files,
-        jobs=found.jobs,
-        limit_bytes=found.settings.max_upload_bytes,
-        expected_bytes=body_length(),
-    )
-    return dataset_answer(row)
+    require_bare_body()
+    return dataset_answer(receive_dataset(Body(), query, body_length()))
 
 
 @endpoint("GET", "/datasets", "Datasets, newest first", answer=schemas.DatasetPage, query=schemas.PageQuery)
@@ -54,3 +46,17 @@ def get_dataset(id: str) -> schemas.DatasetAnswer:
 @endpoint("DELETE", "/datasets/<id>", "Delete a dataset that no run uses", status=204, errors=(404, 409))
 def delete_dataset(id: str) -> None:
     delete_row(db.session, row_of(Dataset, id))
+
+
+def receive_dataset(stream: Readable | Path, query: schemas.DatasetQuery, expected_bytes: int | None) -> Dataset:
+    found = services()
+    return uploads.receive_dataset(
+        stream,
+        query.name,
+        query.split,
+        session=db.session,
+        files=found.files,
+        jobs=found.jobs,
+        limit_bytes=found.settings.max_upload_bytes,
+        expected_bytes=expected_bytes,
+    )

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
+from ...idempotency import KEY_LENGTH
 from ...services import services
 from ...takeaway import TARGETS
 from .endpoints import ENDPOINTS, Endpoint, blueprint
@@ -29,6 +30,19 @@ PATH_PARTS = {
     "target": {"type": "string", "enum": list(TARGETS), "description": "Where the package is to run."},
     "deployment": {"type": "string", "minLength": 1, "maxLength": 63, "description": "The deployment's name."},
     "token": {"type": "string", "minLength": 1, "description": "The last part of a share link."},
+}
+
+BYTES = {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999_999}
+IDEMPOTENCY_KEY = {
+    "type": "string",
+    "pattern": "^[!-~]+$",
+    "minLength": 1,
+    "maxLength": KEY_LENGTH,
+    "description": "A request that comes again with its key within a day is answered as it was, and not done again.",
+}
+HEADER_PARTS = {
+    "Upload-Length": BYTES | {"description": "The size of the whole file, in bytes."},
+    "Upload-Offset": BYTES | {"description": "The first byte of this part, as the upload tells it."},
 }
 
 
@@ -131,6 +145,10 @@ def answer_of(each: Endpoint, references: dict[Any, Any]) -> dict[str, Any]:
 def parameters(each: Endpoint, path: str) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"{(\w+)}", path):
         yield {"name": name, "in": "path", "required": True, "schema": PATH_PARTS[name]}
+    for name in each.headers:
+        yield {"name": name, "in": "header", "required": True, "schema": HEADER_PARTS[name]}
+    if each.keyed:
+        yield {"name": "Idempotency-Key", "in": "header", "required": False, "schema": IDEMPOTENCY_KEY}
     if each.query:
         schema = each.query.model_json_schema()
         for name, field in schema.get("properties", {}).items():

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from ...database import db
+from ...idempotency import once
 from ...request_errors import BodyInvalid, NotFound, RequestInvalid
+from ...services import services
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 
@@ -30,6 +32,8 @@ class Endpoint:
     body: type[BaseModel] | None
     raw_body: bool
     query: type[BaseModel] | None
+    headers: tuple[str, ...]
+    keyed: bool  # takes an Idempotency-Key
     errors: tuple[int, ...]
     example: str  # what follows `curl` and the address
 
@@ -47,24 +51,34 @@ def endpoint(
     body: type[BaseModel] | None = None,
     raw_body: bool = False,
     query: type[BaseModel] | None = None,
+    headers: tuple[str, ...] = (),
     errors: tuple[int, ...] = (),
     example: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers the function; it gets the path's parts, and `query` and `body` where those are declared."""
+
+    keyed = method == "POST" and status != 200  # what only tells something may be asked again
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def view(**given: Any) -> Response:
             given |= {"query": read_query(query)} if query else {}
             given |= {"body": read_body(body)} if body else {}
+            if keyed and "Idempotency-Key" in request.headers:
+                sent = b"\0".join([request.full_path.encode(), request.get_data() if body else b""])
+                secret = services().settings.secret_key
+                key = request.headers["Idempotency-Key"]
+                told = once(db.session, key, sent, secret, lambda: (status, function(**given).model_dump_json()))
+                return Response(told[1], told[0], mimetype="application/json")
             answered = function(**given)
             if isinstance(answered, BaseModel):
                 return Response(answered.model_dump_json(), status, mimetype="application/json")
             return Response(status=status) if answered is None else answered
 
-        errors_here = set(errors) | ({400} if query or body or raw_body else set()) | ({415, 422} if body else set())
+        errors_here = set(errors) | ({400} if query or body or raw_body or headers else set())
+        errors_here |= ({415, 422} if body else set()) | ({400, 409, 422} if keyed else set())
         ENDPOINTS[f"api.{function.__name__}"] = Endpoint(
-            summary, status, answer, body, raw_body, query, tuple(sorted(errors_here)), example
+            summary, status, answer, body, raw_body, query, headers, keyed, tuple(sorted(errors_here)), example
         )
         blueprint.add_url_rule(rule, function.__name__, view, methods=[method])
         return view

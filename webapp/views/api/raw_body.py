@@ -16,15 +16,17 @@ class Body:
         try:
             return request.stream.read(size)
         except OSError as error:
-            raise UploadBroken("The upload broke off before its end. Nothing was kept; send it again.") from error
+            raise UploadBroken("The upload broke off before its end.") from error
 
 
-def require_whole_file() -> None:
+def require_bare_body() -> None:
     """Raises UnsupportedMediaType or RequestInvalid: a form's envelope, or a part, would be taken for the file."""
     if (request.mimetype or "").startswith("multipart/"):
         raise UnsupportedMediaType("Send the file itself as the body (curl -T FILE), not as a form (curl -F).")
     if "Content-Range" in request.headers:
-        raise RequestInvalid("A part of a file (Content-Range) is not taken; send the whole of it.")
+        raise RequestInvalid(
+            "Content-Range is not read here. PUT the whole file, or begin an upload in parts with POST and PATCH it."
+        )
 
 
 def body_length() -> int | None:

@@ -62,6 +62,16 @@ class DatasetQuery(Asked):
     )
 
 
+class DraftAnswer(BaseModel):
+    """One of the ids is there once the file is whole."""
+
+    id: str
+    offset_bytes: int = Field(description="How much has come: the Upload-Offset at which it goes on.")
+    size_bytes: int
+    checkpoint_id: str | None
+    dataset_id: str | None
+
+
 class RunQuery(Asked):
     after: int | None = Field(
         None, ge=0, le=LARGEST_LINE, description="Only log lines after this id; else the last 200."

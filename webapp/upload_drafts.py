@@ -1,0 +1,132 @@
+"""Uploads that come in parts: what has come is kept until it is whole, so that one that broke off goes on.
+
+A draft is a folder of this machine, `work/uploads/ID`: `file` holds the bytes, `told.json` what they are to be.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .config import Settings
+from .request_errors import Busy, NotFound, RequestInvalid, UploadEmpty
+from .store.errors import UploadTooLarge
+from .store.files import LOOK_EVERY_BYTES, Readable
+from .store.models import new_id
+from .store.space import as_store_full, require_free
+
+CHUNK_BYTES = 1 << 16  # a connection that is reset loses less than this of what it sent
+
+
+@dataclass(frozen=True)
+class Told:
+    kind: str  # "checkpoints" or "datasets"
+    asked: dict[str, Any]  # the query of its upload
+    size_bytes: int
+    row_id: str | None = None  # of the checkpoint or dataset that it became
+
+
+@dataclass(frozen=True)
+class Draft:
+    id: str
+    folder: Path
+    told: Told
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "file"
+
+    @property
+    def offset(self) -> int:
+        """How many bytes have come."""
+        return self.told.size_bytes if self.told.row_id else self.file.stat().st_size
+
+    def append(self, stream: Readable, announced_bytes: int | None, min_free_bytes: int) -> None:
+        """What came is kept, however it ends. Raises RequestInvalid for more than the file has left, StoreFull."""
+        begun = came = self.offset
+        if announced_bytes is not None and begun + announced_bytes > self.told.size_bytes:
+            raise RequestInvalid(self._too_long(begun))
+        require_free(self.folder, announced_bytes or 0, min_free_bytes)
+        with as_store_full(self.folder), self.file.open("ab") as file:
+            while chunk := stream.read(CHUNK_BYTES):
+                came += len(chunk)
+                if came > self.told.size_bytes:
+                    file.truncate(begun)
+                    raise RequestInvalid(self._too_long(begun))
+                file.write(chunk)
+                if came % LOOK_EVERY_BYTES < len(chunk):
+                    require_free(self.folder, 0, min_free_bytes)
+
+    def became(self, row_id: str) -> Draft:
+        """Its bytes are in the file store; what is left tells so to a client that missed the answer."""
+        return _write(replace(self, told=replace(self.told, row_id=row_id)))
+
+    def _too_long(self, offset: int) -> str:
+        return f"The upload was begun with {self.told.size_bytes} bytes and has {offset}; more than the rest was sent."
+
+
+def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int) -> Draft:
+    """Raises UploadEmpty, UploadTooLarge, StoreFull."""
+    if size_bytes == 0:
+        raise UploadEmpty("A file of no bytes cannot be uploaded. Upload-Length is the size of the file.")
+    if size_bytes > settings.max_upload_bytes:
+        raise UploadTooLarge(
+            f"The file has {size_bytes} bytes; at most {settings.max_upload_bytes} can be uploaded (max_upload_bytes)."
+        )
+    sweep_drafts(settings)
+    id = new_id()
+    folder = settings.work / "uploads" / id
+    with as_store_full(settings.work):
+        folder.mkdir(parents=True, mode=0o700)
+        require_free(folder, size_bytes, settings.min_free_bytes)
+        (folder / "file").touch()
+        return _write(Draft(id, folder, Told(kind, asked, size_bytes)))
+
+
+def find(settings: Settings, id: str) -> Draft:
+    """Raises NotFound."""
+    folder = settings.work / "uploads" / id
+    try:
+        if re.fullmatch("[2-9a-z]{12}", id):
+            return Draft(id, folder, Told(**json.loads((folder / "told.json").read_text())))
+    except FileNotFoundError:
+        pass
+    raise NotFound(f"There is no upload {id[:40]!r}. It was given up or left alone for too long; begin it again.")
+
+
+@contextmanager
+def held(settings: Settings, id: str) -> Iterator[Draft]:
+    """The draft, for one writer at a time. Raises NotFound, Busy."""
+    descriptor = os.open(find(settings, id).folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy("Another connection still sends this upload. Try again in a moment.") from error
+        yield find(settings, id)  # as it is now: the writer before may have ended it
+    finally:
+        os.close(descriptor)
+
+
+def sweep_drafts(settings: Settings) -> None:
+    """Removes those to which nothing came for `sweep_age_seconds`."""
+    until = time.time() - settings.sweep_age_seconds
+    for folder in (settings.work / "uploads").glob("*"):
+        if max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0) <= until:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(draft: Draft) -> Draft:
+    unfinished = draft.folder / "told.draft"
+    unfinished.write_text(json.dumps(asdict(draft.told)))
+    unfinished.replace(draft.folder / "told.json")
+    return draft
