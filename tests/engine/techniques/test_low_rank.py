@@ -200,6 +200,16 @@ def test_convolutions_whitened_answer_no_worse_than_plain(cnn, apply_steps, give
     assert errors["whitened"] < errors["plain"]
 
 
+@pytest.mark.parametrize("kernel", ["tucker", "spatial", "matrix"])
+def test_the_energy_that_is_told_is_that_of_the_factors(cnn, apply_steps, kernel):
+    before = Model.of_checkpoint(*cnn)
+    model, outcomes = apply_steps(cnn, ("low_rank", {"ratio": 0.3, "convolutions": kernel}))
+    for outcome in outcomes:
+        original, made = (side.weights[f"{outcome.layer}.weight"].decode().double() for side in (before, model))
+        kept = 1 - (original - made).square().sum() / original.square().sum()
+        assert f"{kept:.1%} of its energy" in outcome.done
+
+
 def test_grouped_convolutions_are_left_with_the_reason():
     layer = LayerFacts(name="a", weight="a.weight", kind="conv", shape=(8, 1, 3, 3), groups=8)
     low_rank = technique("low_rank")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..encodings import Encoded
 from ..facts import LayerFacts
 from ..math import ranks
 from ..model import Model
@@ -163,13 +164,24 @@ def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None] | 
         return Outcome(goal.layer.name, _asked(settings), "left as it is", note=why)
     split = form.split(goal.target, goal.metric)
     chosen = given or _chosen(form, settings, split)
-    goal.keep(split.encoded(chosen, goal.dtype))
-    of = " and ".join(map(str, chosen))
-    share, energy = form.values(chosen) / form.size, 1 - split.lost(chosen)
-    done = f"rank {of}, {share:.1%} of its parameters ({1 - share:.1%} saved), {energy:.1%} of its energy"
+    encoded = split.encoded(chosen, goal.dtype)
+    goal.keep(encoded)
+    of, share = " and ".join(map(str, chosen)), form.values(chosen) / form.size
+    done = f"rank {of}, {share:.1%} of its parameters ({1 - share:.1%} saved), {_kept(goal, encoded):.1%} of its energy"
     short = _short(form, chosen, share, settings)
     note = "; ".join(filter(None, (short, goal.note)))
     return Outcome(goal.layer.name, _asked(settings), done, ok=not short, note=note)
+
+
+def _kept(goal: Goal, encoded: Encoded) -> float:
+    """The share of the squared weights (outputs, with a metric) that the factors hold as they are stored.
+
+    A split knows it beforehand of a matrix alone; of a convolution it knows a bound.
+    """
+    sides = (goal.target, goal.target - goal.layer.layout.matrix(encoded.decode()).double())
+    root = goal.metric.root if goal.metric else None
+    whole, lost = (float((side if root is None else side @ root).square().sum()) for side in sides)
+    return max(0.0, 1 - lost / whole) if whole else 1.0
 
 
 def _short(form: Form, chosen: Ranks, share: float, settings: Any) -> str:
