@@ -78,6 +78,14 @@ function options() {
 const KEPT = `upload ${form.dataset.upload} `;
 const keyOf = (file) => `${KEPT}${file.name} ${file.size} ${file.lastModified}`;
 
+function remembered() {
+  try {
+    return Object.keys(localStorage).filter((key) => key.startsWith(KEPT));
+  } catch {
+    return [];
+  }
+}
+
 function kept(key) {
   try {
     return JSON.parse(localStorage.getItem(key));
@@ -96,7 +104,7 @@ function keep(key, value) {
 }
 
 async function offer() {
-  for (const key of Object.keys(localStorage).filter((key) => key.startsWith(KEPT))) {
+  for (const key of remembered()) {
     const begun = kept(key);
     const answer = await fetch(`${UPLOADS}/${begun?.id}`, { headers: { Accept: "application/json" } });
     if (answer.status === 404) keep(key, null);
@@ -113,16 +121,17 @@ async function offer() {
   }
 }
 
-async function begin(file) {
+// How far the upload is that was begun (its id, or the one that the browser remembers), else a new one.
+async function begin(file, chosen, id) {
   const begun = kept(keyOf(file));
-  const chosen = options().toString();
-  if (begun?.options === chosen) {
-    const answer = await ask("GET", `${UPLOADS}/${begun.id}`);
+  const known = id ?? (begun?.options === chosen.toString() ? begun.id : null);
+  if (known) {
+    const answer = await ask("GET", `${UPLOADS}/${known}`);
     if (answer.status !== 404) return answer;
   }
-  const query = new URLSearchParams([["name", file.name], ...options()]);
+  const query = new URLSearchParams([["name", file.name], ...chosen]);
   const answer = await ask("POST", `${form.dataset.upload}?${query}`, { "Upload-Length": file.size });
-  if (answer.status === 201) keep(keyOf(file), { id: answer.body.id, name: file.name, options: chosen });
+  if (answer.status === 201) keep(keyOf(file), { id: answer.body.id, name: file.name, options: chosen.toString() });
   return answer;
 }
 
@@ -137,23 +146,23 @@ async function send(file) {
   at("file").textContent = `${file.name} · ${megabytes(file.size)}`;
   stop = new AbortController();
   const stopped = stop.signal;
-  let upload = null;
+  const upload = { id: null };
   try {
-    const row = await sendParts(file, (found) => (upload = found));
+    const row = await sendParts(file, options(), upload);
     keep(keyOf(file), null);
     stop = null;
     location.assign(`${form.dataset.after}/${row}`);
   } catch (error) {
     if (!(error instanceof Refused) && !stopped.aborted) throw error;
     keep(keyOf(file), null);
-    if (upload) giveUp(upload);
+    if (upload.id) giveUp(upload.id);
     idle();
     say(stopped.aborted ? "Stopped. Nothing was kept." : error.message);
   }
 }
 
-// The id of the row that the file became. Throws Refused, and at Stop.
-async function sendParts(file, onBegun) {
+// The id of the row that the file became; `upload.id` tells where it lies until then. Throws Refused, and at Stop.
+async function sendParts(file, chosen, upload) {
   let tries = 0;
   let state = null;
   let clock = null;
@@ -161,7 +170,7 @@ async function sendParts(file, onBegun) {
     stop.signal.throwIfAborted();
     let answer;
     if (!state) {
-      answer = await begin(file);
+      answer = await begin(file, chosen, upload.id);
     } else {
       const offset = state.offset_bytes;
       const headers = { "Content-Type": "application/partial-upload", "Upload-Offset": offset };
@@ -172,7 +181,7 @@ async function sendParts(file, onBegun) {
       if (!state) clock = { at: performance.now(), offset: answer.body.offset_bytes };
       if (!state || answer.body.offset_bytes > state.offset_bytes) tries = 0;
       state = answer.body;
-      onBegun(state.id);
+      upload.id = state.id;
       show(state.offset_bytes, file.size, clock);
       const row = state.checkpoint_id ?? state.dataset_id;
       if (row) return row;
@@ -194,9 +203,9 @@ async function pause(milliseconds, why = "Pare does not answer.") {
   }
 }
 
-async function giveUp(upload) {
+async function giveUp(id) {
   for (const milliseconds of WAIT_MS) {
-    const answer = await fetch(`${UPLOADS}/${upload}`, { method: "DELETE", keepalive: true });
+    const answer = await fetch(`${UPLOADS}/${id}`, { method: "DELETE", keepalive: true });
     if (answer.status !== 503) return; // else Pare has not seen yet that the part before was cut off
     await new Promise((resolve) => setTimeout(resolve, milliseconds));
   }

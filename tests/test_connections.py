@@ -3,9 +3,11 @@
 import contextlib
 import json
 import socket
+import struct
 import time
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -125,6 +127,29 @@ def test_a_slow_upload_arrives(url):
             client.sendall(b"x" * 10_000)
             time.sleep(IDLE_SECONDS / 5)
         assert client.recv(100).startswith(b"HTTP/1.1 201 ")
+
+
+def test_an_upload_in_parts_keeps_what_came_before_its_connection_broke(url):
+    began = Request(f"{url}/api/v1/checkpoints?name=a.pt", b"", {"Upload-Length": "1000000"}, method="POST")
+    with urlopen(began) as answer:
+        upload = answer.headers["Location"]
+    head = f"PATCH {upload} HTTP/1.1\r\nHost: localhost\r\nUpload-Offset: 0\r\nContent-Length: 1000000\r\n\r\n"
+
+    def offset():
+        with urlopen(url + upload) as answer:
+            return int(answer.headers["Upload-Offset"])
+
+    with connected(url, head.encode() + b"x" * 500_000) as client:
+        until(lambda: offset() > 400_000)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, as when a line fails
+
+    def complete():
+        at = offset()
+        rest = Request(url + upload, b"x" * (1_000_000 - at), {"Upload-Offset": str(at)}, method="PATCH")
+        with contextlib.suppress(HTTPError), urlopen(rest) as answer:  # 503 until the reset is noticed
+            return answer.headers["Upload-Complete"]
+
+    assert until(complete) == "?1"
 
 
 def test_a_slow_download_arrives_and_a_stalled_one_is_ended(url):
