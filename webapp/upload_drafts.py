@@ -86,8 +86,9 @@ def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int)
     id = new_id()
     folder = settings.work / "uploads" / id
     with as_store_full(settings.work):
-        folder.mkdir(parents=True, mode=0o700)
-        require_free(folder, size_bytes, settings.min_free_bytes)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        require_free(folder.parent, size_bytes, settings.min_free_bytes)
+        folder.mkdir(mode=0o700)
         (folder / "file").touch()
         return _write(Draft(id, folder, Told(kind, asked, size_bytes)))
 

@@ -4,11 +4,14 @@ import errno
 import io
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from tests.views.api_errors import error_of
+from webapp.store.errors import StoreFull
 from webapp.store.models import Checkpoint, Dataset
+from webapp.upload_drafts import begin as begin_draft
 from webapp.upload_drafts import held, sweep_drafts
 
 
@@ -174,6 +177,19 @@ def test_what_would_be_refused_whole_is_refused_before_its_first_part(client, se
     error_of(client.post(f"/api/v1/checkpoints{query}", headers={"Upload-Length": str(size_bytes)}), status)
     error_of(client.post("/api/v1/checkpoints?name=a.pt"), 400)
     assert not list((settings.work / "uploads").glob("*"))
+
+
+def test_parts_meet_a_full_disk_as_the_whole_does(client, settings, files, monkeypatch):
+    with pytest.raises(StoreFull):
+        begin_draft(replace(settings, min_free_bytes=10**18), "checkpoints", {"name": "a.pt"}, 10)
+    assert not list((settings.work / "uploads").glob("*"))
+    upload = begin(client, 10)
+    with held(settings, upload.rsplit("/", 1)[1]) as draft, pytest.raises(StoreFull):
+        draft.append(io.BytesIO(b"01234"), 5, 10**18)
+    monkeypatch.setattr(files, "put", Mock(side_effect=StoreFull("The disk is full.")))
+    error_of(part(client, upload, 0, data=b"0123456789"), 507)
+    monkeypatch.undo()
+    assert part(client, upload, 10).json["checkpoint_id"]  # what came was kept
 
 
 def test_an_upload_is_given_up_by_its_client_or_by_time(client, settings):
