@@ -12,6 +12,8 @@ from tests.engine.test_stages import Bench as Run
 from webapp.engine.errors import DatasetUnfit, TaskUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, SplitFacts
 from webapp.engine.receipt import _verdict
+from webapp.engine.recipe import Recipe
+from webapp.engine.run_checks import NamedDataset, without_data
 from webapp.engine.tasks import TITLES, answer_shape, named, possible, resolved, with_task
 
 LM = ArchitectureSpec(
@@ -243,6 +245,22 @@ def test_targets_that_a_task_cannot_use_are_refused_with_what_to_do(spec, facts,
         fit(spec, facts.model_copy(update={"sample_shape": (8,)}))
 
 
+def test_what_learns_from_labels_is_refused_without_them_before_the_run():
+    def told(spec, data, technique):
+        facts = CheckpointFacts(format="onnx", tensors=(), layers=(), weights_bytes=0, architecture=spec)
+        data = data.model_copy(update={"training": SplitFacts(n=5, digest="")})
+        recipe = Recipe.read({"steps": [{"technique": technique}]})
+        return list(without_data(facts, recipe, NamedDataset("rows", data), None))
+
+    ((place, sentence),) = told(spec_of(4), facts_of(), "fine_tune")
+    assert place == 0
+    assert "Fine-tuning learns from labels, and rows has none; use distillation" in sentence
+    assert told(spec_of(4), facts_of(), "distillation") == []
+    assert told(spec_of(4), facts_of(targets="numbers"), "fine_tune") == []
+    assert told(spec_of(4), facts_of(labels=("0", "1")), "fine_tune") == []
+    assert told(LM, facts_of("text"), "fine_tune") == []
+
+
 @pytest.mark.parametrize(("num_labels", "task"), [(1, "regression"), (3, "text-classification")])
 def test_a_head_with_one_number_is_for_regression_on_text(bench, tiny, num_labels, task):
     tiny("BertForSequenceClassification", "bert", num_labels=num_labels).save_pretrained(bench.root / "bert")
@@ -262,7 +280,14 @@ class Log(nn.Module):
         return self.b(torch.log(self.a(x)))
 
 
-@pytest.mark.parametrize("technique", [("gptq", {"bits": 4}), ("low_rank", {"ratio": 0.5, "method": "whitened"})])
+@pytest.mark.parametrize(
+    "technique",
+    [
+        ("gptq", {"bits": 4}),
+        ("low_rank", {"ratio": 0.5, "method": "whitened"}),
+        ("static_quantization", {}),
+    ],
+)
 def test_an_original_that_answers_with_nan_has_a_receipt_without_a_verdict(bench, technique):
     x = RNG.normal(size=(30, 8)).astype("f4")
     concluded, _, _ = run(bench, Log().eval(), (8,), (technique,), x=x, y=np.arange(30) % 3)
@@ -271,6 +296,14 @@ def test_an_original_that_answers_with_nan_has_a_receipt_without_a_verdict(bench
     assert "The original answers 100.0% of 9 samples with NaN or infinity." in verdict["sentence"]
     assert metrics(concluded)["accuracy"] == 0
     assert concluded["receipt"]["proof"][0]["not_finite"] == 1
+    assert "nan%" not in str(concluded["receipt"]["requested"])
+
+
+def test_channels_are_cut_where_what_reads_them_is_given_nan(bench):
+    x = RNG.normal(size=(30, 8)).astype("f4")
+    step = ("structured_pruning", {"ratio": 0.5, "importance": "reconstruction"})
+    concluded, _, _ = run(bench, Log().eval(), (8,), (step,), x=x, y=np.arange(30) % 3)
+    assert "8 of 16 neurons stay" in concluded["receipt"]["requested"][0]["done"]
 
 
 def test_a_result_that_answers_with_nan_is_worse():

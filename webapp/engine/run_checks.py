@@ -81,9 +81,20 @@ def without_data(
 ) -> Iterator[tuple[int, str]]:
     """The steps, by their places, that lack data to calibrate, to train, or to confirm a guess by; and what to do."""
     yield from unconfirmable(facts, recipe, labelled=dataset is not None and bool(dataset.facts.labels))
+    known, learned = techniques(), training or dataset
     if training is not None or (dataset is not None and dataset.facts.training is not None):
+        assert learned is not None
+        if task_of(facts, dataset, training) == "causal-lm" or learned.facts.targets or learned.facts.labels:
+            return
+        for index, step in enumerate(recipe.steps):
+            needs = needs_of(step.technique, step.settings)
+            if "training" in needs and "teacher" not in needs:
+                yield (
+                    index,
+                    f"{known[step.technique].title} learns from labels, and {learned.name} has none; use distillation, "
+                    "which needs none, or choose a dataset with labels.",
+                )
         return
-    known = techniques()
     for index, step in enumerate(recipe.steps):
         if needs := needs_of(step.technique, step.settings) & {"calibration", "training"}:
             yield (

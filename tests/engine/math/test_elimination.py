@@ -68,3 +68,13 @@ def test_a_singular_covariance_has_a_damped_inverse(covariance):
     assert damping > 0
     assert found.isfinite().all()
     assert torch.allclose(found, found.t())
+
+
+def test_inputs_with_nan_leave_the_other_columns_as_they_are():
+    covariance = X.t() @ X
+    covariance[1] = covariance[:, 1] = torch.nan
+    found = Elimination(W, covariance)
+    found.remove(torch.tensor([0, 2]))
+    kept = [column for column in range(W.shape[1]) if column not in (0, 2)]
+    assert torch.equal(found.weight[:, kept], W.double()[:, kept])
+    assert not found.weight[:, [0, 2]].any()

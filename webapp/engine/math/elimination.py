@@ -51,8 +51,13 @@ class Elimination:
 
 
 def damped_inverse(covariance: Tensor) -> tuple[Tensor, float]:
-    """float64 inverse of a covariance plus d on its diagonal, and d: a share of the mean that lets it exist."""
+    """float64 inverse of a covariance plus d on its diagonal, and d: a share of the mean that lets it exist.
+
+    A covariance with NaN or infinity tells nothing: each column counts alike then, and none takes over from another.
+    """
     matrix = covariance.double()
+    if not matrix.isfinite().all():
+        return torch.eye(len(matrix), dtype=torch.float64), 1.0
     mean = matrix.diagonal().mean().clamp(min=1e-12)
     damping = DAMPING
     while damping <= LARGEST_DAMPING:

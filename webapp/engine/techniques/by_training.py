@@ -54,8 +54,8 @@ class ByTraining(Technique):
         before = dict(model.weights)
         student.write_back()
         found = self.outcome(student, settings, samples, trained)
-        found = replace(found, note="; ".join(filter(None, (found.note, objective.note))))
-        return [found, *(_row(layer, before[layer.weight], model, found.note) for layer in context.layers)]
+        rows = [_row(layer, before[layer.weight], model, found.note) for layer in context.layers]
+        return [replace(found, note="; ".join(filter(None, (found.note, objective.note)))), *rows]
 
     def forms(self, settings: Any, context: Context) -> Forms:
         return whole(settings)

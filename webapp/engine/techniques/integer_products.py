@@ -6,6 +6,7 @@ become integers. That is measured, layer by layer, on what the model itself puts
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -125,8 +126,10 @@ class IntegerProducts(Technique):
                 return self._floats(name, settings, UNREACHED)
             change = _change(block.part(slot), plan, x)
             if not change <= settings.most_change:  # NaN too
-                told = f"{change:.1%}, more than the {settings.most_change:.0%} that is allowed"
-                return self._floats(name, settings, f"rounding its inputs changes its output by {told}")
+                told = f"changes its output by {change:.1%}, more than the {settings.most_change:.0%} that is allowed"
+                if math.isnan(change):
+                    told = "cannot be judged: its inputs or outputs held NaN or infinity"
+                return self._floats(name, settings, f"rounding its inputs {told}")
             slot.model.activations[slot.path] = plan
             simulate(block.module, {slot.path.removeprefix(block.prefix): _relative(plan, block.prefix)})
             self.kept(block, slot, before, plan, x, settings)

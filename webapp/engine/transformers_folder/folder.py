@@ -93,7 +93,7 @@ class Layout:
         counts = Counter(self.floats.values())
         first = {reason: name for name, reason in reversed(list(self.floats.items()))}
         told = [
-            f"{first[reason]}{f' and {count - 1} more' if count > 1 else ''} is kept in 16-bit floats: {reason}."
+            f"{first[reason]}{f' and {count - 1} more are' if count > 1 else ' is'} kept in 16-bit floats: {reason}."
             for reason, count in counts.items()
         ]
         schemes = set(self.schemes.values())
