@@ -165,8 +165,9 @@ async function post(address, body) {
 
 // "`steps.0.settings.sparsity`: input should be …" without the path, which nobody sees on this page.
 function plain(message) {
-  const [, index, key, rest] = /^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`:? (.*)$/s.exec(message) ?? [];
-  return rest ? `Step ${Number(index) + 1}, ${key}: ${rest}` : message;
+  const [, index, key, colon, rest] = /^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`(:?) (.*)$/s.exec(message) ?? [];
+  if (!rest) return message;
+  return colon ? `Step ${Number(index) + 1}, ${key}: ${rest}` : `Step ${Number(index) + 1}: ${key} ${rest}`;
 }
 
 // Puts an error where it belongs: "steps.1.settings.sparsity" is the field of that name in the second card.

@@ -26,13 +26,25 @@ class Served:
 
 @contextmanager
 def serving(instance: Path, **settings: str) -> Iterator[Served]:
-    """Pare on a fresh port with `settings` in its environment, until the block ends. What it says is in serve.log."""
-    instance.mkdir(parents=True, exist_ok=True)
+    """Pare on a fresh port with `settings` in its environment, until the block ends. What it says is in serve.log.
+
+    The folder that it is started in holds files that are named as modules; none of them may be imported.
+    """
+    started_in = instance / "started in"
+    started_in.mkdir(parents=True, exist_ok=True)
+    for name in ("gunicorn.conf", "json", "numpy", "yaml"):
+        (started_in / f"{name}.py").write_text("raise SystemExit(f'{__file__} was imported')\n")
     environment = os.environ | {f"PARE_{name.upper()}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "webapp.cli", "serve", "--port", "0", "--instance", str(instance)]
+    command = [sys.executable, "-P", "-m", "webapp.cli", "serve", "--port", "0", "--instance", str(instance)]
     log = (instance / "serve.log").open("w")
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        cwd=started_in,
     )
     overdue = threading.Timer(STARTED_WITHIN_SECONDS, process.kill)
     overdue.start()

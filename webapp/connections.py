@@ -23,6 +23,7 @@ from contextlib import suppress
 from functools import partial
 
 from flask import request
+from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .config import Settings
@@ -202,6 +203,16 @@ class Incoming:
         if not self.is_coming():
             client.release()
         return found
+
+
+class Gunicorn(WSGIApplication):
+    """Without what gunicorn takes from the folder that it is started in: modules, and a configuration."""
+
+    def chdir(self) -> None:
+        pass
+
+    def load_config_from_file(self, filename: str) -> None:
+        pass
 
 
 class Worker(ThreadWorker):

@@ -99,7 +99,7 @@ def victims_of(pid: int) -> Iterator[tuple[str, psutil.Process]]:
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
                 words = " ".join(process.cmdline())
-                if "gunicorn" in words:
+                if "create_app" in words:
                     yield "web server", process
                 elif "webapp.cli worker" in words:
                     yield "worker", process

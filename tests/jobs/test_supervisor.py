@@ -86,7 +86,7 @@ def test_it_serves_with_its_workers_heals_what_dies_and_leaves_nothing_at_ctrl_c
 
     workers[0].kill()
     until(lambda: len(found := named(tmp_path, "worker")) == 2 and workers[0] not in found)
-    for web in named(tmp_path, "gunicorn"):
+    for web in named(tmp_path, "webapp:create_app()"):
         with contextlib.suppress(psutil.NoSuchProcess):
             web.kill()
     until(lambda: _answers(url))

@@ -47,7 +47,7 @@ def unconfirmable(facts: CheckpointFacts, recipe: Recipe, labelled: bool) -> Ite
         if runs or not in_order(spec):
             yield (
                 index,
-                f"{title} depends on how the layers are wired, and this file does not tell: {spec.guess} Choose a "
+                f"{title} depends on how the layers are wired, and this file does not tell. {spec.guess} Choose a "
                 f"dataset with labels, which can confirm it. {ADVICE}",
             )
 

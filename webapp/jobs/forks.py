@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from webapp.jobs.errors import ChildDied, Stopped
-from webapp.jobs.processes import child_environment, kill_group
+from webapp.jobs.processes import child_environment, kill_group, python
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class _Server:
         """Returns before it is ready."""
         orders, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "webapp.jobs.fork_server", entry, str(OOM_SCORE)]
+            command = python("-m", "webapp.jobs.fork_server", entry, str(OOM_SCORE))
             environment = child_environment(threads)
             return cls(subprocess.Popen(command, stdin=theirs, start_new_session=True, env=environment), orders)
 

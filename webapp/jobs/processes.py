@@ -21,6 +21,14 @@ def leashed(command: Sequence[str], signal_at_death: signal.Signals, oom_score: 
     return [*leash, str(int(signal_at_death)), str(os.getpid()), str(oom_score), *command]
 
 
+def python(*arguments: str) -> list[str]:
+    """This Python, which imports nothing from the folder that it is started in: a file there may be named as a module.
+
+    Pare itself is found by the PYTHONPATH of its environment.
+    """
+    return [sys.executable, "-P", *arguments]
+
+
 def child_environment(threads: int) -> dict[str, str]:
     """The worker's own, with the threads limited and no way to a model hub."""
     count = str(threads)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import psutil
 
 from webapp.config import Settings
-from webapp.jobs.processes import child_environment
+from webapp.jobs.processes import child_environment, python
 from webapp.jobs.service import Service
 from webapp.serving.__main__ import UNLOADABLE
 from webapp.serving.client import state_of
@@ -43,7 +42,7 @@ class Served:
         self._lay_out(row, settings, files)
         self.service = Service(
             f"model {row.name}",
-            [sys.executable, "-m", "webapp.serving", str(self.folder), str(self.socket)],
+            python("-m", "webapp.serving", str(self.folder), str(self.socket)),
             child_environment(settings.threads(settings.workers)) | {"TMPDIR": str(self.folder)},
             signal_at_death=signal.SIGKILL,
             oom_score=OOM_SCORE,

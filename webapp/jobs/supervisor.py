@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -20,7 +19,7 @@ from types import FrameType
 from webapp.config import SettingInvalid, Settings, kept_secret
 from webapp.engine.errors import PareError
 from webapp.jobs.errors import PortTaken
-from webapp.jobs.processes import PACKAGE_PARENT, kill_group
+from webapp.jobs.processes import PACKAGE_PARENT, kill_group, python
 from webapp.jobs.service import Service
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Supervisor:
         self.url = url_of(host, listening.getsockname()[1])
         environment = service_environment(settings, host)
         here = str(settings.instance)
-        worker = [sys.executable, "-m", "webapp.cli", "worker", "--instance", here]
+        worker = python("-m", "webapp.cli", "worker", "--instance", here)
         self.web = Service(
             "web server",
             web_command(listening.fileno(), settings.transfers_at_once),
@@ -59,7 +58,7 @@ class Supervisor:
         )
         self.services = [self.web]
         self.services += [Service(f"worker {n}", worker, environment) for n in range(1, settings.workers + 1)]
-        deployer = [sys.executable, "-m", "webapp.cli", "deployer", "--instance", here]
+        deployer = python("-m", "webapp.cli", "deployer", "--instance", here)
         self.services.append(Service("deployer", deployer, environment))
 
     def run(self, say: Callable[[str], None]) -> None:
@@ -145,7 +144,8 @@ def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
         "log-level": "warning",
     }
     named = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return [sys.executable, "-m", "gunicorn", *named, "--no-control-socket", "webapp:create_app()"]
+    start = "from webapp.connections import Gunicorn; Gunicorn().run()"
+    return python("-c", start, *named, "--no-control-socket", "webapp:create_app()")
 
 
 def access_of(settings: Settings, alone: bool, is_open: bool) -> tuple[str, Settings]:

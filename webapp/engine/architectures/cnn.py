@@ -21,7 +21,7 @@ from .chain_order import in_chain, numbered
 ASSUMED = (
     "The tensors do not tell strides, pooling and activations; assumed are stride 1 with padding that keeps the size, "
     "ReLU and a 2 × 2 max pool after each convolution, then {end}. If its accuracy is that of guessing, the "
-    "assumption is wrong: save the architecture in the file's metadata under pare_architecture."
+    "assumption is wrong."
 )
 
 

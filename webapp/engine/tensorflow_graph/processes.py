@@ -17,7 +17,7 @@ LAST_WORDS = 12  # lines
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", f"{__package__}.{module}", *(str(argument) for argument in arguments)]
+    return [sys.executable, "-P", "-m", f"{__package__}.{module}", *(str(argument) for argument in arguments)]
 
 
 def environment() -> dict[str, str]:

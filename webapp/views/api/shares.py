@@ -20,7 +20,6 @@ from .endpoints import endpoint, row_of
     status=201,
     answer=schemas.ShareAnswer,
     errors=(404,),
-    example="-X POST",
 )
 def share_run(id: str) -> schemas.ShareAnswer:
     return share_answer(share_runs(db.session, [row_of(Run, id).id]))
