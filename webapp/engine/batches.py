@@ -223,6 +223,7 @@ def every_output(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> lis
     if spec.family != "transformers":
         answer = module(*(batch.inputs[name] for name in spec.inputs.get("names", ("x",))))
         found = [answer] if isinstance(answer, Tensor) else list(answer)
+        found = found if any(value.is_floating_point() for value in found) else [found[0].float()]
     else:
         extra = {"use_cache": False} if spec.told_task == "causal-lm" else {}
         found = [value for value in module(**batch.inputs, **extra).values() if isinstance(value, Tensor)]
@@ -242,7 +243,9 @@ def outputs(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
     Of an encoder without a head, and of any embedding (B, T, H), it is the mean of the token vectors (B, H).
     """
     if spec.family != "transformers":
-        answer: Tensor = module(*(batch.inputs[name] for name in spec.inputs.get("names", ("x",))))
+        answer = module(*(batch.inputs[name] for name in spec.inputs.get("names", ("x",))))
+        if not isinstance(answer, Tensor):  # of several the first of floats
+            answer = next((value for value in answer if value.is_floating_point()), answer[0])
         return _pooled(answer.float(), batch) if spec.task == "embedding" else answer.float()
     extra = {"use_cache": False} if spec.told_task == "causal-lm" else {}
     found = module(**batch.inputs, **extra)

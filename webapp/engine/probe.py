@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .activations import simulate
-from .batches import Batch, outputs, synthetic
+from .architectures.program import output_names
+from .batches import Batch, every_output, outputs, synthetic
 from .encodings import dtype_name
 from .exports.base import Loaded
 from .facts import ArchitectureSpec
@@ -41,7 +42,8 @@ def write_probe(model: Model, folder: Path, seed: int, keep: bool = True) -> Non
         return
     spec, batch = model.architecture, synthetic(model.architecture, seed)
     module = build(replace(model, activations={}), keep=keep)
-    answers, moved = _answers(module, spec, batch), torch.zeros(())
+    answers = _answers(module, spec, batch)
+    moved = torch.zeros(len(answers))
     if model.activations:
         unrounded = answers
         simulate(module, model.activations)
@@ -49,14 +51,16 @@ def write_probe(model: Model, folder: Path, seed: int, keep: bool = True) -> Non
         moved = _furthest(unrounded, answers)
     with _other_last_bits(module):
         last_bits = _furthest(_answers(module, spec, batch), answers)
-    inputs = {f"input.{name}": t for name, t in batch.inputs.items()}
-    write_safetensors(folder / PROBE, inputs | {"output": answers, "moved": moved, "last_bits": last_bits}, {})
+    tensors = {f"input.{name}": t for name, t in batch.inputs.items()} | {"moved": moved, "last_bits": last_bits}
+    write_safetensors(folder / PROBE, tensors | {f"output.{place}": t for place, t in enumerate(answers)}, {})
 
 
 def compare_probe(
     loaded: Loaded, spec: ArchitectureSpec | None, folder: Path, rounded: Model | None = None
 ) -> dict[str, Any]:
     """How a file, loaded, answers beside what `write_probe` kept in `folder`.
+
+    Of several outputs it tells of the one that lies furthest, for what is allowed of it.
 
     Where the format rounds the weights, beside the answers of the model that is `rounded` likewise; how far they lie
     from those that were kept is `rounding`.
@@ -68,31 +72,39 @@ def compare_probe(
         runtime = f"torch {torch.__version__}: every weight compared bit for bit"
         return _proof(loaded.loaded_by, runtime, 0.0 if same else float("inf"), 0.0)
     tensors = {name: tensor.load() for name, tensor in lazy_tensors(folder / PROBE).items()}
-    expected, moved, last_bits = tensors.pop("output"), *(float(tensors.pop(name)) for name in ("moved", "last_bits"))
-    batch = Batch({name.removeprefix("input."): t for name, t in tensors.items()}, None, len(expected))
+    moved, last_bits = tensors.pop("moved"), tensors.pop("last_bits")
+    expected = [tensors.pop(f"output.{place}") for place in range(len(moved))]
+    batch = Batch({name.removeprefix("input."): t for name, t in tensors.items()}, None, len(expected[0]))
     found = _answers(loaded.module, spec, batch)
     more: dict[str, float] = {}
     if rounded is not None:
         kept, expected = expected, _answers(build(rounded), spec, batch)
-        more, moved = {"rounding": float(_furthest(kept, expected))}, 0.0
-    broken = float((~expected.isfinite()).double().mean())
+        more, moved = {"rounding": float(_furthest(kept, expected).max())}, torch.zeros(len(expected))
+    broken = sum(int((~t.isfinite()).sum()) for t in expected) / sum(t.numel() for t in expected)
     largest = _largest(found, expected)
     if loaded.in_parts is not None:
-        largest = max(largest, _largest(_answers(loaded.in_parts, spec, batch), expected))
-    size = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1e-6))
-    tolerance = max(RELATIVE * size, ROUNDING * last_bits)
+        largest = largest.maximum(_largest(_answers(loaded.in_parts, spec, batch), expected))
+    sizes = torch.stack([t.nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1e-6) for t in expected])
+    tolerance = (RELATIVE * sizes).maximum(ROUNDING * last_bits)
     if loaded.model is None:  # another runtime's arithmetic, which may round the other way
-        tolerance = max(tolerance, ROUNDING * moved)
+        tolerance = tolerance.maximum(ROUNDING * moved)
     more |= {"not_finite": broken} if broken else {}
-    return _proof(loaded.loaded_by, loaded.runtime, largest, tolerance) | more
+    worst = int((largest / tolerance).nan_to_num(1.0, torch.inf).argmax())  # both infinite: as far as is allowed
+    return _proof(loaded.loaded_by, loaded.runtime, float(largest[worst]), float(tolerance[worst])) | more
 
 
-def _largest(found: Tensor, expected: Tensor) -> float:
-    return float(_furthest(found, expected)) if found.shape == expected.shape else float("inf")
+def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+    alike = [t.shape for t in found] == [t.shape for t in expected]
+    return _furthest(found, expected) if alike else torch.full((len(expected),), torch.inf)
+
+
+def _furthest(some: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """The largest difference of each output (outputs,). `some` are overwritten."""
+    return torch.stack([_apart(one, other) for one, other in zip(some, others, strict=True)])
 
 
 @torch.inference_mode()
-def _furthest(one: Tensor, other: Tensor) -> Tensor:
+def _apart(one: Tensor, other: Tensor) -> Tensor:
     """The largest difference. `one` is overwritten: there may be a hundred thousand answers to each token.
 
     NaN is NaN's equal and an infinity its own; beside anything else they are infinitely far.
@@ -110,8 +122,11 @@ def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> di
 
 
 @torch.inference_mode()
-def _answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Tensor:
-    return outputs(module, spec, batch).float().contiguous()
+def _answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> list[Tensor]:
+    """All that a delivered file answers with and that is of floats."""
+    several = len(output_names(spec)) > 1
+    found = every_output(module, spec, batch) if several else [outputs(module, spec, batch)]
+    return [answer.float().contiguous() for answer in found]
 
 
 @contextmanager

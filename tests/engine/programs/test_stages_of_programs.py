@@ -1,5 +1,7 @@
 """Recipes on exported programs, stage by stage: proven in a file of Pare's own and in onnxruntime."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,17 @@ from torch.export import Dim
 from tests.engine.programs.exported import CASES, ConvEmbedAttend, Masked, Residual, export
 from tests.engine.test_stages import Bench as Run
 from webapp.engine import load
+from webapp.engine.batches import Batch
 from webapp.engine.exports import exports
+from webapp.engine.exports.base import Loaded
+from webapp.engine.measure import evaluate
+from webapp.engine.metrics import summarise
 from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.progress import Silent
 from webapp.engine.signature import open_session
+from webapp.engine.tasks import for_task
 from webapp.engine.thin_modules import Thin
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
@@ -153,3 +162,92 @@ def test_samples_that_are_no_tokens_are_refused(bench, tmp_path, run):
     spec = bench.checkpoint(export(make(), given, tmp_path / "m.pt2", dynamic)).architecture
     with pytest.raises(DatasetUnfit, match="tokens from 0 to 59"):
         list(batches(Arrays(torch.full((4, 7), 60), None), spec, None))
+
+
+class Detector(nn.Module):
+    """(B, 12) to boxes, which are a thousand times as large as the scores beside them, and the places of the best."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.scores = nn.Linear(12, 24), nn.Linear(24, 4), nn.Linear(24, 6)
+
+    def forward(self, x):
+        h = self.body(x).relu()
+        scores = self.scores(h).softmax(-1)
+        return 1000 * self.boxes(h), scores, scores.argmax(-1)
+
+
+class Named(Detector):
+    def forward(self, x):
+        return dict(zip(("boxes:0", "scores", "best"), super().forward(x), strict=True))
+
+
+def detector(kind: str, path):
+    """A file of each make; an ONNX one names its outputs, and a .pt2 does where the module answers with a dict."""
+    torch.manual_seed(0)
+    if kind == "onnx":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            options = {"input_names": ["x"], "output_names": ["boxes:0", "scores", "best"], "verbose": False}
+            free = ({0: Dim.DYNAMIC},)
+            torch.onnx.export(
+                Detector().eval(), (torch.zeros(3, 12),), path, dynamic_shapes=free, external_data=False, **options
+            )
+        return path
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    make = Detector if kind == "tuple" else Named
+    return export(make().to(dtype), (torch.zeros(3, 12, dtype=dtype),), path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("tuple", ["output_0", "output_1", "output_2"]),
+        ("bfloat16", ["boxes:0", "scores", "best"]),
+        ("onnx", ["boxes:0", "scores", "best"]),
+    ],
+)
+def test_every_output_is_measured_proven_and_delivered(bench, tmp_path, kind, names):
+    checkpoint = bench.checkpoint(detector(kind, tmp_path / f"m.{'onnx' if kind == 'onnx' else 'pt2'}"))
+    folder, x = bench.out, torch.randn(40, 12)
+    np.savez(tmp_path / "x.npz", x=x.numpy())
+    dataset = bench.dataset(tmp_path / "x.npz")
+    formats = ("safetensors", "onnx", "program", *(["savedmodel"] if kind == "onnx" else []))
+    (tmp_path / "run").mkdir()
+    made = Run(tmp_path / "run", (folder, checkpoint), (bench.out, dataset), formats)
+    concluded = made.run(("weight_quantization", {"bits": 8}))
+    assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 4
+
+    assert 0 < concluded["result"]["metrics"]["relative_error"]["value"] < 0.1
+
+    with torch.no_grad():
+        found = load(made.artifact)(x)
+    assert [answer.shape[1:] for answer in found] == [(4,), (6,), ()]
+    session = open_session(made.folders["export-onnx"] / "model.onnx", 1)
+    assert [each.name for each in session.get_outputs()] == names
+    program = torch.export.load(made.folders["export-program"] / "model.pt2").module()(x=x)
+    assert (list(program) if isinstance(program, dict) else names) == names
+    program = list(program.values()) if isinstance(program, dict) else program
+    delivered = [session.run(None, {"x": x.numpy()}), program]
+    if "savedmodel" in formats:
+        folder = made.folders["export-savedmodel"]
+        delivered.append(exports()["savedmodel"].open(folder, checkpoint.architecture).module(x))
+    for answers in delivered:
+        for answer, wanted in zip(answers, found, strict=True):
+            assert torch.allclose(torch.as_tensor(answer).float(), wanted.float(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["boxes", "scores"])
+def test_a_change_of_either_output_is_measured_and_spoils_the_proof(bench, tmp_path, part):
+    facts = bench.checkpoint(detector("tuple", tmp_path / "m.pt2"))
+    model = Model.of_checkpoint(bench.out, facts)
+    write_probe(model, tmp_path, seed=0)
+    original, changed = build(model), build(model)
+    with torch.no_grad():
+        getattr(changed, part).weight.mul_(1.5)
+    spec = for_task(facts.architecture, "distance")
+    data = [Batch({"x": torch.randn(20, 12)}, None, 20)]
+    scores, _ = evaluate(changed, spec, data, Silent(), reference=original)
+    assert 0.001 < summarise(scores, 0)["relative_error"]["value"] < 0.6
+    assert not compare_probe(Loaded(changed, "a", "b"), spec, tmp_path)["agreed"]
+    assert compare_probe(Loaded(original, "a", "b"), spec, tmp_path)["agreed"]

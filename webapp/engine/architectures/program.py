@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import CheckpointRefused
 from ..facts import ArchitectureSpec, Task, TensorFacts
-from ..programs.module import ProgramModule
+from ..programs.module import ProgramModule, answer_names
 from .base import Architecture
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError)
@@ -61,6 +61,11 @@ class Program(Architecture):
     @classmethod
     def ties(cls, module: nn.Module) -> dict[str, str]:
         return dict(module._ties) if isinstance(module, ProgramModule) else {}
+
+
+def output_names(spec: ArchitectureSpec) -> list[str]:
+    """What a delivered file calls the outputs of a model that is none of transformers."""
+    return answer_names(spec.config["program"]) if spec.family == Program.family else ["logits"]
 
 
 def _check_inputs(inputs: Mapping[str, Any]) -> None:

@@ -76,4 +76,5 @@ class ProgramModule(nn.Module):
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
         """A tokenizer may tell more than the program was made to take: of single texts, the kinds of tokens, all 0."""
         inputs = named if self.named else dict(zip(self.inputs, given, strict=True))
-        return self.program(**{name: inputs[name] for name in self.inputs})
+        found = self.program(**{name: inputs[name] for name in self.inputs})
+        return list(found.values()) if isinstance(found, dict) and not self.named else found

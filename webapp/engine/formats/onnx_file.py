@@ -7,7 +7,7 @@ MatMul is known as one.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -72,7 +72,11 @@ class Onnx(Format):
         notes = [f"Left out, of types that Pare does not read: {', '.join(left[:5])}."] if left else []
         report.progress(0.2, "Following its graph")
         try:
-            opened = _running(graph_of(model, flat, tensors, lambda held: constant_tensor(held, beside, filename)))
+            opened = _running(
+                lambda alone: graph_of(
+                    model, flat, tensors, lambda held: constant_tensor(held, beside, filename), alone=alone
+                )
+            )
         except NotRun as reason:
             because = f"The graph cannot be run: it {reason}. Its weights are compressed and delivered as safetensors."
         else:
@@ -93,7 +97,18 @@ def _type_name(tensor: Any) -> str:
     return TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in known else f"type {tensor.data_type}"
 
 
-def _running(graph: Graph) -> Opened:
+def _running(make: Callable[[bool], Graph]) -> Opened:
+    """With all of its outputs if it can be, else with its first of floats alone. Raises NotRun."""
+    graph = make(False)
+    try:
+        return _followed(graph)
+    except NotRun:
+        if len(graph.outputs) == 1:
+            raise
+    return _followed(make(True))
+
+
+def _followed(graph: Graph) -> Opened:
     """With free batches if it can be, else as the file says. Raises NotRun with the first reason."""
     first = graph.inputs[0].shape if graph.inputs else ()
     ways: list[tuple[bool, int | None]] = [(True, None)]

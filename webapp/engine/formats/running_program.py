@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import CheckpointRefused
@@ -35,15 +35,29 @@ def opened_program(archived: ProgramArchive, made: str = "", rows_apart: bool = 
     shapes = {name: archived.tensors[name].shape for name in draft.tensors}
     lifted = lift(draft, shapes, archived.aliases)
     renamed = {new: _turned(archived.tensors[old], new in lifted.turned) for new, old in lifted.renamed.items()}
-    told = described(draft, lambda names: assembled(draft, lifted, renamed, names), renamed, rows_apart)
+    answers = len(draft.outputs) + archived.left_out
+    told = _tried(draft, lambda names: assembled(draft, lifted, renamed, names), renamed, rows_apart)
     wanted = tensor_names(told["program"])
     return Opened(
         tensors={name: renamed[name] for name in wanted},
         tied=dict(told["program"]["ties"]),
         metadata={"pare_architecture": json.dumps({"family": "program", **told}, separators=(",", ":"))},
-        notes=_notes(draft, lifted, wanted, archived),
+        notes=_notes(draft, lifted, wanted, archived, answers),
         infinite=archived.buffers,
     )
+
+
+def _tried(
+    draft: Draft, make: Callable[[list[str]], dict[str, Any]], tensors: Mapping[str, LazyTensor], rows_apart: bool
+) -> dict[str, Any]:
+    """With all of its outputs, or with the one that a task is about where only that can be run."""
+    try:
+        return described(draft, make, tensors, rows_apart)
+    except NotRun:
+        if len(draft.outputs) == 1:
+            raise
+    draft.keep([draft.main])
+    return described(draft, make, tensors, rows_apart)
 
 
 def _turned(tensor: LazyTensor, turned: bool) -> LazyTensor:
@@ -52,7 +66,7 @@ def _turned(tensor: LazyTensor, turned: bool) -> LazyTensor:
     return LazyTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.load().t().contiguous())
 
 
-def _notes(draft: Draft, lifted: Lifted, wanted: list[str], archived: ProgramArchive) -> list[str]:
+def _notes(draft: Draft, lifted: Lifted, wanted: list[str], archived: ProgramArchive, answers: int) -> list[str]:
     notes = []
     renamed = {
         old: new for new, old in lifted.renamed.items() if new in wanted and new not in (old, *archived.aliases[old])
@@ -65,8 +79,11 @@ def _notes(draft: Draft, lifted: Lifted, wanted: list[str], archived: ProgramArc
     used |= {alias for name in used for alias in archived.aliases[name]}
     if unused := [name for name in archived.tensors if name not in used and not name.endswith("num_batches_tracked")]:
         notes.append(f"Left out, because no step uses them: {', '.join(unused[:NAMED])}{_more(unused)}.")
-    if len(draft.outputs) > 1:
-        notes.append(f"It answers with {len(draft.outputs)} tensors, of which the first is kept and measured.")
+    if len(draft.outputs) < answers:
+        notes.append(
+            f"It answers with {answers} tensors, of which {len(draft.outputs)} can be delivered: one with a row for "
+            "each sample, by steps that are followed here, and of a language model the scores alone."
+        )
     if draft.trains:
         notes.append("It was exported in training mode; its norms and dropout run here as they do in evaluation.")
     return notes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..facts import ArchitectureSpec
-from ..kept import PAST, Reading, nothing, pasts
+from ..kept import PAST, PRESENT, Reading, nothing, pasts
 
 Array = np.ndarray[Any, Any]
 
@@ -29,7 +29,8 @@ class SessionModule(nn.Module):
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.kept = pasts(self.session)
         self.inputs = [given.name for given in self.session.get_inputs() if not given.name.startswith(PAST)]
-        self.answer = self.session.get_outputs()[0].name
+        self.answers = [made.name for made in self.session.get_outputs() if not made.name.startswith(PRESENT)]
+        self.answer = self.answers[0]
         self.named = spec.family == "transformers"
         self.runtime = (
             f"onnxruntime {onnxruntime.__version__}, CPU, {options.intra_op_num_threads} threads within an operator, "
@@ -38,13 +39,19 @@ class SessionModule(nn.Module):
 
     def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
         feed = named or dict(zip(self.inputs, given, strict=True))
-        answer = torch.from_numpy(self.ask({name: feed[name].numpy() for name in self.inputs}))
-        return {self.answer: answer} if self.named else answer
+        found = self._asked({name: feed[name].numpy() for name in self.inputs})
+        answers = [torch.from_numpy(array) for array in found]
+        if self.named:
+            return dict(zip(self.answers, answers, strict=True))
+        return answers if answers[1:] else answers[0]
 
     def ask(self, given: Mapping[str, Array]) -> Array:
-        """The answer to arrays under the inputs' names."""
+        """The first answer to arrays under the inputs' names."""
+        return self._asked(given)[0]
+
+    def _asked(self, given: Mapping[str, Array]) -> list[Array]:
         past = nothing(self.kept, len(given[self.inputs[0]]))
-        found: Array = self.session.run([self.answer], {**given, **past})[0]
+        found: list[Array] = self.session.run(self.answers, {**given, **past})
         return found
 
 

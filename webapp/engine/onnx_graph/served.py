@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..architectures.program import output_names
 from ..facts import ArchitectureSpec
 
 
 class Served(nn.Module):
-    """Tensors in, in the order of `names`, and the one answer out that is called `answer`."""
+    """Tensors in, in the order of `names`, and out what is called `answers`: one tensor, or a list of several."""
 
     module: Any
 
@@ -24,6 +25,7 @@ class Served(nn.Module):
         self.extra = {"use_cache": False} if spec.told_task == "causal-lm" else {}
         bare = self.named and module.base_model is module
         self.answer = "last_hidden_state" if bare else "logits"
+        self.answers = [self.answer] if self.named else output_names(spec)
 
     def forward(self, *given: Tensor) -> Any:
         if not self.named:

@@ -75,7 +75,7 @@ def whole_call(module: nn.Module, spec: ArchitectureSpec) -> Call:
     batch = example(spec)
     axes = [free_axes(spec)] * len(batch.inputs)
     served = Served(module, spec, batch.inputs)
-    return Call(served, batch.inputs, axes, [served.answer])
+    return Call(served, batch.inputs, axes, served.answers)
 
 
 def exported_program(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from ..errors import quoted
+from ..kept import PRESENT
 from ..programs.serialized import NotRun
 from ..safetensors_file import LazyTensor
 from .flattening import IF, Drawn, Flat, Guards
@@ -17,6 +19,7 @@ from .operators import OPERATORS
 from .values import constant
 
 MOST_NODES, MOST_FOLLOWED = 200_000, 10_000  # in the file, and of those that the answer depends on
+MOST_OUTPUTS = 100
 STANDARD = ("", "ai.onnx")
 FLOATS = (1, 10, 11, 16)  # TensorProto.DataType
 INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
@@ -69,8 +72,9 @@ class Graph:
 
     inputs: tuple[GraphInput, ...]
     nodes: tuple[Node, ...]
-    output: str
+    outputs: tuple[str, ...]
     tensors: Mapping[str, LazyTensor]
+    left_out: int = 0  # outputs of the file that cannot be followed
 
     def uses(self) -> Iterator[tuple[Node, int, str]]:
         """Node, place among its inputs, and what stands there."""
@@ -80,8 +84,12 @@ class Graph:
                     yield node, place, name
 
 
-def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], read: Read) -> Graph:
-    """Of a ModelProto, its nodes `flat`; `read` reads the tensor that a Constant holds."""
+def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], read: Read, alone: bool = False) -> Graph:
+    """Of a ModelProto, its nodes `flat`; `read` reads the tensor that a Constant holds.
+
+    Its first output of floats has to be followed, and is all there is with `alone`; others are left out where they
+    cannot, and so is what a language model keeps of its tokens.
+    """
     proto, drawn = model.graph, [node for node in flat.nodes if not node.looped]
     if len(drawn) > MOST_NODES:
         raise NotRun(f"has {len(drawn)} nodes; at most {MOST_NODES} are read")
@@ -91,7 +99,7 @@ def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], rea
         raise NotRun("answers with no tensor")
     opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=1)
     floats = (made.name for made in proto.output if made.type.tensor_type.elem_type in FLOATS)
-    output = next(floats, proto.output[0].name)
+    main = next(floats, proto.output[0].name)
     makers: dict[str, Drawn] = {}
     for node in drawn:
         for name in filter(None, node.outputs):
@@ -99,11 +107,15 @@ def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], rea
                 raise NotRun(f"makes {quoted(name)} twice")
             makers[name] = node
     given = {item.name for item in proto.input} - set(initializers)
-    wanted = _ancestors(output, makers, given | set(initializers))
+    answers = list(dict.fromkeys(made.name for made in proto.output if not made.name.startswith(PRESENT)))
+    wanted, outputs = _ancestors(main, makers, given | set(initializers)), [main]
+    if not alone:
+        for name in answers[:MOST_OUTPUTS]:
+            with suppress(NotRun):
+                wanted |= _ancestors(name, makers, given | set(initializers))
+                outputs.append(name)
+    outputs = [name for name in answers if name in outputs] or [main]
     kept = [node for node in drawn if any(name in wanted for name in node.outputs)]
-    if unknown := sorted({_full(node.proto) for node in kept} - set(OPERATORS) - {"Constant"}):
-        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-        raise NotRun(f"uses {', '.join(name[:80] for name in unknown[:NAMED])}{more}, which Pare does not run")
     tensors, nodes = dict(initializers), []
     for node in kept:
         if node.proto.op_type == "Constant":
@@ -113,7 +125,9 @@ def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], rea
     if len(nodes) > MOST_FOLLOWED:
         raise NotRun(f"has {len(nodes)} steps; at most {MOST_FOLLOWED} are followed")
     inputs = tuple(_input(item) for item in proto.input if item.name in given)
-    return Graph(inputs, tuple(_in_order(nodes, given | set(tensors))), output, tensors)
+    return Graph(
+        inputs, tuple(_in_order(nodes, given | set(tensors))), tuple(outputs), tensors, len(answers) - len(outputs)
+    )
 
 
 def _full(node: Any) -> str:
@@ -121,7 +135,8 @@ def _full(node: Any) -> str:
 
 
 def _ancestors(output: str, makers: Mapping[str, Drawn], known: set[str]) -> set[str]:
-    wanted, waiting = set(), [output]
+    """All that it is made from. Raises NotRun where an operator in it is not followed."""
+    wanted, waiting = set[str](), [output]
     while waiting:
         name = waiting.pop()
         if name in wanted or name in known:
@@ -130,6 +145,9 @@ def _ancestors(output: str, makers: Mapping[str, Drawn], known: set[str]) -> set
             raise NotRun(f"needs {quoted(name)}, which nothing in it makes")
         wanted.add(name)
         waiting += filter(None, makers[name].inputs)
+    if unknown := sorted({_full(makers[name].proto) for name in wanted} - set(OPERATORS) - {"Constant"}):
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        raise NotRun(f"uses {', '.join(name[:80] for name in unknown[:NAMED])}{more}, which Pare does not run")
     return wanted
 
 

@@ -47,7 +47,7 @@ class GraphModule(nn.Module):
                 stand_in = torch.empty(held.shape, dtype=kind_of(held.dtype))
                 put_tensor(self, names[name], stand_in, name in layered)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         values: dict[str, Any] = dict(zip(asked_for(self._graph), inputs, strict=True))
         values |= {item.name: made_up(item, values) for item in self._graph.inputs if item.name not in values}
         values |= self._known
@@ -63,7 +63,7 @@ class GraphModule(nn.Module):
             values |= zip(node.outputs, found if isinstance(found, list) else [found], strict=False)
             for name in node.outputs:
                 _check_size(node, values.get(name))
-        return tensor(values[self._graph.output])
+        return {name: tensor(values[name]) for name in self._graph.outputs}
 
 
 def _passed_over(condition: Any, wanted: bool) -> bool:

@@ -60,7 +60,7 @@ def _without_copies(graph: Graph) -> Graph:
         node = renamed(found, same)
         first = node.inputs[0] if node.inputs else ""
         held = graph.tensors.get(first)
-        if held is not None and node.outputs[0] != graph.output:
+        if held is not None and node.outputs[0] not in graph.outputs:
             widens = node.op == "Cast" and held.dtype.is_floating_point and node.get("to") in (1, 10, 11, 16)
             if node.op == "Identity" or widens:
                 same[node.outputs[0]] = first
@@ -77,7 +77,7 @@ def _with_biases(graph: Graph) -> Graph:
         for node in graph.nodes
         if node.op == "MatMul"
         and readers[node.outputs[0]] == 1
-        and node.outputs[0] != graph.output
+        and node.outputs[0] not in graph.outputs
         and _rank(graph, node.inputs[1]) == 2
         and node.inputs[0] not in graph.tensors
     }

@@ -59,7 +59,7 @@ def archived(graph: Graph, free: bool, side: int | None = None) -> ProgramArchiv
     buffers = frozenset(names[name] for name in graph.tensors if name not in layered)
     tensors |= {name: _held(value) for name, value in constants.items()}
     aliases: dict[str, list[str]] = {name: [] for name in tensors}
-    return ProgramArchive(content, tensors, aliases, buffers | set(constants), asked_for(graph))
+    return ProgramArchive(content, tensors, aliases, buffers | set(constants), graph.left_out, asked_for(graph))
 
 
 def _held(value: torch.Tensor) -> LazyTensor:

@@ -19,11 +19,14 @@ from .stored import hold, stored
 
 
 class Named(nn.Module):
-    """Called by the names of the inputs; a transformer answers by the name of what it puts out."""
+    """Called by the names of the inputs; a transformer answers by the name of what it puts out.
 
-    def __init__(self, served: Served, names: Iterable[str]) -> None:
+    So does a program that `told` the names of its outputs; without them several are a tuple.
+    """
+
+    def __init__(self, served: Served, names: Iterable[str], told: bool) -> None:
         super().__init__()
-        self.served = served
+        self.served, self.told = served, told
         self.forward: Any = self._taking(names)
 
     def _taking(self, names: Iterable[str]) -> Callable[..., Any]:
@@ -31,6 +34,8 @@ class Named(nn.Module):
 
         def forward(**inputs: Tensor) -> Any:
             found = self.served(*inputs.values())
+            if isinstance(found, list):
+                return dict(zip(self.served.answers, found, strict=True)) if self.told else tuple(found)
             return {self.served.answer: found} if self.served.named else found
 
         forward.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY) for name in names])  # type: ignore[attr-defined]
@@ -45,7 +50,7 @@ def exported(model: Model) -> ExportedProgram:
     spec = model.architecture
     assert spec is not None
     module, batch = holding(model), example(spec)
-    served = Named(Served(module, spec, batch.inputs), batch.inputs).eval()
+    served = Named(Served(module, spec, batch.inputs), batch.inputs, "answers" in spec.config.get("program", ())).eval()
     try:
         program = exported_program(served, (), batch.inputs, {name: free_axes(spec) for name in batch.inputs})
     except Untraceable as error:

@@ -16,4 +16,5 @@ class ProgramArchive:
     tensors: dict[str, LazyTensor]
     aliases: dict[str, list[str]] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
+    left_out: int = 0  # outputs of the file that the JSON does not have
     inputs: list[str] = field(default_factory=list)  # what they are called, where the JSON does not tell

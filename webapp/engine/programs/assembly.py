@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from .serialized import Draft
 
 def assembled(draft: Draft, lifted: Lifted, tensors: Mapping[str, LazyTensor], names: list[str]) -> dict[str, Any]:
     """The program, called with inputs of these `names`. `tensors` by their new names."""
-    steps = _read_only(lifted.steps, draft.outputs[0])
+    steps = _read_only(lifted.steps, draft.outputs)
     numbers = {f"%{given.name}": f"%{index}" for index, given in enumerate(draft.inputs)}
     for _, result, *_ in steps:
         for name in result if isinstance(result, list) else [result]:
@@ -40,14 +41,29 @@ def assembled(draft: Draft, lifted: Lifted, tensors: Mapping[str, LazyTensor], n
         },
         "layers": {path: about for path, about in lifted.layers.items() if path in run},
         "ties": {alias: name for alias, name in lifted.ties.items() if alias.rpartition(".")[0] in run},
-        "output": written(draft.outputs[0]),
+        "output": written(draft.outputs if len(draft.outputs) > 1 else draft.outputs[0]),
+        **(
+            {"answers": _answers(draft.answers, {*names, *tensors})} if draft.answers and len(draft.outputs) > 1 else {}
+        ),
         "steps": [[step[0], *written(step[1:])] for step in steps],
     }
 
 
-def _read_only(steps: list[list[Any]], output: str) -> list[list[Any]]:
-    """The steps whose results reach the output, and those that write into what they are given."""
-    wanted, kept = {output}, []
+def _answers(told: list[str], taken: set[str]) -> list[str]:
+    """The outputs' names, plain and each once: a graph has one value of a name."""
+    found: list[str] = []
+    for name in told:
+        clean = re.sub(r"[^\w.:/-]", "_", name)[:80] or "_"
+        while clean in taken:
+            clean += "_"
+        taken.add(clean)
+        found.append(clean)
+    return found
+
+
+def _read_only(steps: list[list[Any]], outputs: list[str]) -> list[list[Any]]:
+    """The steps whose results reach an output, and those that write into what they are given."""
+    wanted, kept = set(outputs), []
     for step in reversed(steps):
         results = step[1] if isinstance(step[1], list) else [step[1]]
         writes = step[0].split(".")[1:2] and step[0].split(".")[1].endswith("_") and "__" not in step[0]

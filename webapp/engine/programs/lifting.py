@@ -66,7 +66,7 @@ def _products(draft: Draft, shapes: Shapes, views: Mapping[str, str]) -> Iterato
 
 
 def _read(draft: Draft) -> Iterator[str]:
-    yield from draft.outputs[:1]
+    yield from draft.outputs
     for _, _, args, *named in draft.steps:
         yield from names_in([args, *named])
 

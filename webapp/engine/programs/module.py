@@ -10,6 +10,7 @@ A program is JSON:
 A step is an operator, what its result is called, its arguments, and perhaps its named ones. "%n" is a value (the inputs
 come first), "@name" a tensor of the module; "dtype:", "memory:", "float:" and "string:" begin what JSON has no form
 for, "device:" is where the inputs are, and "batch:n" n times the samples in the batch.
+Of several outputs "output" is a list, and "answers" their names if they have any.
 """
 
 from __future__ import annotations
@@ -46,11 +47,18 @@ LAYER, DROPOUT = "layer", "dropout"
 
 
 class ProgramModule(nn.Module):
-    """Called with the program's inputs in their order; answers with its output. Raises CheckpointRefused if unsafe."""
+    """Called with the program's inputs in their order; answers with its output, or a list of several.
+
+    Raises CheckpointRefused if unsafe.
+    """
 
     def __init__(self, program: Mapping[str, Any]) -> None:
         super().__init__()
         self._inputs, self._output, self._ties = list(program["inputs"]), program["output"], dict(program["ties"])
+        if not all(isinstance(name, str) for name in _listed(self._output)):
+            raise CheckpointRefused("the program's outputs are no list of names")
+        if len(answer_names(program)) != len(_listed(self._output)):
+            raise CheckpointRefused("the program does not have one name for each of its outputs")
         if len(program["steps"]) > MOST_STEPS:
             raise CheckpointRefused(f"the program has {len(program['steps'])} steps; at most {MOST_STEPS} are run")
         for path, about in program["layers"].items():
@@ -93,6 +101,16 @@ class ProgramModule(nn.Module):
         if kind == "device":
             return values["%0"].device
         return CONSTANTS[kind](rest)
+
+
+def answer_names(program: Mapping[str, Any]) -> list[str]:
+    """What its outputs are called in a file that names them."""
+    outputs = _listed(program["output"])
+    return list(program.get("answers") or (f"output_{i}" for i in range(len(outputs)))) if outputs[1:] else ["logits"]
+
+
+def _listed(output: Any) -> list[Any]:
+    return output if isinstance(output, list) else [output]
 
 
 def put(root: nn.Module, path: str, part: nn.Module) -> None:

@@ -5,9 +5,10 @@ The schema is torch/_export/serde/schema.py; each union there is an object with 
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +66,24 @@ class Draft:
     tensors: dict[str, str] = field(default_factory=dict)  # full name -> "parameter" or "buffer"
     steps: list[list[Any]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)  # what the outputs are called, where that is told
+    floats: list[bool] = field(default_factory=list)  # of each output
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)  # value -> the module that made it
     called: list[str] = field(default_factory=list)  # the inputs, where their own names are not told
     title: str = ""
     made: str = "exported program"  # what it was read from
     trains: bool = False  # was exported in training mode
+
+    @property
+    def main(self) -> int:
+        """The place of the output that a task is about."""
+        return self.floats.index(True) if True in self.floats else 0
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Answers with these of its outputs alone."""
+        self.outputs, self.floats = [self.outputs[i] for i in places], [self.floats[i] for i in places]
+        self.answers = [self.answers[i] for i in places] if self.answers else []
 
 
 def drafted(content: Mapping[str, Any]) -> Draft:
@@ -96,11 +109,29 @@ def drafted(content: Mapping[str, Any]) -> Draft:
     _add(draft, graph, scope, "", 0)
     for spec in signature["output_specs"]:
         (kind, about), *_ = spec.items()
-        if kind == "user_output" and "as_tensor" in about["arg"]:
-            draft.outputs.append(scope[about["arg"]["as_tensor"]["name"]])
-        elif kind == "buffer_mutation" and not about["buffer_name"].endswith("num_batches_tracked"):
+        if kind == "buffer_mutation" and not about["buffer_name"].endswith("num_batches_tracked"):
             raise NotRun(f"changes its own {about['buffer_name']} whenever it runs")
+    answers = [spec["user_output"]["arg"] for spec in signature["output_specs"] if "user_output" in spec]
+    names = [answer["as_tensor"]["name"] if "as_tensor" in answer else None for answer in answers]
+    draft.outputs = [scope[name] for name in names if name is not None]
+    draft.floats = ["float" in SCALARS[graph["tensor_values"][name]["dtype"]] for name in names if name is not None]
+    told = _keys(module)
+    if len(told) == len(names):
+        draft.answers = [key for key, name in zip(told, names, strict=True) if name is not None]
     return draft
+
+
+def _keys(module: Mapping[str, Any]) -> list[str]:
+    """Of the flat dict, or dataclass of transformers, that the module answered with; none of anything else."""
+    calls = module.get("module_call_graph") or [{}]
+    try:
+        about = json.loads(calls[0]["signature"]["out_spec"])[1]
+        keys, parts = json.loads(about["context"]), about["children_spec"]
+        flat = all(part["type"] is None for part in parts)
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return []
+    named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    return keys if named and flat and len(keys) == len(parts) else []
 
 
 def _class_name(graph: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from .operators import OPERATORS, Node, Unmapped
 from .values import Dynamic, Known, Tensor, Value
 from .weights import Weight, Weights
 
+OF_SCOPE = re.compile(r"[^A-Za-z0-9.]")  # what the name of a step here may not begin with
 FEW = 8  # numbers that are known, of whatever type; of whole ones that tell shapes more may be
 MANY = 1024
 TELL_SHAPES = ("int64", "bool")
@@ -42,7 +44,7 @@ class Converted(tf.Module):  # type: ignore[misc]
 
         def serve(*inputs: Tensor) -> dict[str, Tensor]:
             values = self._run({name: Dynamic(tensor) for name, tensor in zip(names[0], inputs, strict=True)})
-            return {name: tf.identity(values[name].plain(), name=name) for name in names[1]}
+            return {name: tf.identity(values[name].plain(), name=OF_SCOPE.sub("_", name)) for name in names[1]}
 
         specs = [_spec(value) for value in self._about.graph.inputs]
         return tf.function(serve, input_signature=specs, autograph=False).get_concrete_function()

@@ -13,6 +13,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from ..architectures.program import output_names
 from ..errors import ArtifactUnproven
 from ..facts import ArchitectureSpec
 from .answering import Array, receive, send
@@ -39,6 +40,7 @@ class ServedModule(nn.Module):
         self._in: IO[bytes] = self._process.stdin
         self._out: IO[bytes] = self._process.stdout
         self.named = spec.family == "transformers"
+        self.answers = None if self.named else output_names(spec)  # in their order, which a SavedModel does not keep
         self.takes = tuple(spec.inputs.get("names", ("x",)))  # in the order in which our own module takes them
         if not (hello := self._out.readline()):
             raise self._death()
@@ -51,11 +53,14 @@ class ServedModule(nn.Module):
         inputs = named or dict(zip(self.takes, given, strict=True))
         answers = self._asked({name: tensor.numpy() for name, tensor in inputs.items()})
         tensors = {name: torch.from_numpy(array) for name, array in answers.items()}
-        return tensors if self.named else next(iter(tensors.values()))
+        if self.answers is None:
+            return tensors
+        return [tensors[name] for name in self.answers] if self.answers[1:] else tensors[self.answers[0]]
 
     def ask(self, given: Mapping[str, Array]) -> Array:
-        """The answer to arrays under the inputs' names."""
-        return next(iter(self._asked(given).values()))
+        """The first answer to arrays under the inputs' names."""
+        found = self._asked(given)
+        return found[self.answers[0] if self.answers else next(iter(found))]
 
     def _asked(self, given: Mapping[str, Array]) -> dict[str, Array]:
         try:
