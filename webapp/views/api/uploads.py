@@ -96,7 +96,7 @@ def delete_upload(id: str) -> None:
 
 
 def begun(kind: str, query: schemas.CheckpointQuery | schemas.DatasetQuery) -> schemas.DraftAnswer:
-    if body_length() != 0:
+    if Body().read(1):
         raise RequestInvalid("Begin an upload without a body; then PATCH it with the file.")
     draft = upload_drafts.begin(services().settings, kind, query.model_dump(), number("Upload-Length"))
     set_headers(Location=f"/api/v1/uploads/{draft.id}")
