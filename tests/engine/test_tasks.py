@@ -256,6 +256,7 @@ def test_what_learns_from_labels_is_refused_without_them_before_the_run():
     assert place == 0
     assert "Fine-tuning learns from labels, and rows has none; use distillation" in sentence
     assert told(spec_of(4), facts_of(), "distillation") == []
+    assert "none count where" in told(spec_of(4, task="distance"), facts_of(labels=("0", "1")), "fine_tune")[0][1]
     assert told(spec_of(4), facts_of(targets="numbers"), "fine_tune") == []
     assert told(spec_of(4), facts_of(labels=("0", "1")), "fine_tune") == []
     assert told(LM, facts_of("text"), "fine_tune") == []

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .batches import JUDGED_BY_ORIGINAL
 from .datasets import fit
 from .errors import DatasetUnfit, RecipeInvalid
 from .exports import check_exports
@@ -84,16 +85,15 @@ def without_data(
     known, learned = techniques(), training or dataset
     if training is not None or (dataset is not None and dataset.facts.training is not None):
         assert learned is not None
-        if task_of(facts, dataset, training) == "causal-lm" or learned.facts.targets or learned.facts.labels:
+        task, labelled = task_of(facts, dataset, training), bool(learned.facts.targets or learned.facts.labels)
+        if task == "causal-lm" or (labelled and task not in JUDGED_BY_ORIGINAL):
             return
+        lack = "none count where answers are compared with the original's" if labelled else f"{learned.name} has none"
         for index, step in enumerate(recipe.steps):
             needs = needs_of(step.technique, step.settings)
             if "training" in needs and "teacher" not in needs:
-                yield (
-                    index,
-                    f"{known[step.technique].title} learns from labels, and {learned.name} has none; use distillation, "
-                    "which needs none, or choose a dataset with labels.",
-                )
+                title = known[step.technique].title
+                yield index, f"{title} learns from labels, and {lack}; use distillation, which needs none."
         return
     for index, step in enumerate(recipe.steps):
         if needs := needs_of(step.technique, step.settings) & {"calibration", "training"}:
