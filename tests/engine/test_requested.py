@@ -74,6 +74,23 @@ def test_layers_that_cannot_be_cut_are_red_and_say_why(rows):
     assert told == {name: row.note for name, row in found.items() if row.skipped}
 
 
+class Places(nn.Module):
+    """(B, 3, 16, 16) to four classes: a parameter of its own is added to what a layer answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.places = nn.Parameter(torch.randn(1, 1, 16, 16))
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(torch.relu(self.a(x) + self.places)))).mean((1, 2))
+
+
+def test_a_parameter_that_stops_a_cut_is_told_by_its_name(rows):
+    found, _ = rows(Places, ratio=0.5)
+    assert found["a"].note.startswith("places runs along its channels")
+
+
 def test_a_ratio_that_the_multiple_does_not_allow_is_amber(rows):
     found, _ = rows(OneOut, ratio=0.9)
     assert [(found[name].ok, found[name].skipped) for name in ("c1", "c2", "c3")] == [(False, False)] * 3

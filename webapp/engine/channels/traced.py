@@ -42,7 +42,7 @@ def traced_groups(module: nn.Module, spec: ArchitectureSpec) -> tuple[list[Group
         why_not: dict[str, str] = {}
         for traced in graph.get_all_groups(root_module_types=[nn.Conv1d, nn.Conv2d, nn.Linear]):
             try:
-                found += _groups(traced)
+                found += _groups(traced, module)
             except Uncuttable as reason:
                 why_not |= {f"{name}.weight": _mixed(name, part) or str(reason) for name, part in _makers(traced)}
     if spec.family == "program":  # whose steps may hold a width as a number
@@ -68,7 +68,7 @@ def _runs_cut(module: nn.Module, group: Group, spec: ArchitectureSpec) -> bool:
             return False
 
 
-def _groups(traced: Any) -> Iterator[Group]:
+def _groups(traced: Any, module: nn.Module) -> Iterator[Group]:
     """The groups in one of torch-pruning's: concatenated channels are one group for each of the parts.
 
     Raises Uncuttable where nothing reads it, or a layer in it mixes channels in a way that is not followed.
@@ -77,7 +77,8 @@ def _groups(traced: Any) -> Iterator[Group]:
     for item in traced.items:
         part, name = item.dep.target.module, item.dep.target.name.partition(" (")[0]
         if isinstance(part, nn.Parameter):  # used by no layer: how is not known
-            raise Uncuttable(f"{name} runs along its channels, and it belongs to no layer")
+            own = next((path for path, parameter in module.named_parameters() if parameter is part), name)
+            raise Uncuttable(f"{own} runs along its channels, and it belongs to no layer")
         if not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding, *NORMS)):
             if any(True for _ in part.parameters()):
                 raise Uncuttable(f"its channels run through {name}, a {type(part).__name__}, which is not followed")

@@ -123,5 +123,5 @@ def _dequantized(types: Counter[str], upload: Path, float32_bytes: int) -> str:
     verb = f"dequantized from {' and '.join(quantized)}" if quantized else f"widened from {' and '.join(types)}"
     return (
         f"{verb} to float32: the upload is {upload.stat().st_size / 1e6:.1f} MB, "
-        f"its float32 form is {float32_bytes / 1e6:.0f} MB"
+        f"its float32 form is {float32_bytes / 1e6:.1f} MB"
     )
