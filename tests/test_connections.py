@@ -113,6 +113,12 @@ def test_nothing_is_asked_for_that_will_be_refused(url):
         assert taken.recv(100).startswith(b"HTTP/1.1 201 ")
 
 
+def test_an_address_may_hold_four_hundred_runs(url):
+    address = f"/healthz?{'&'.join(['run=szb7qe6uzuk7'] * 400)}"
+    with connected(url, f"GET {address} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()) as client:
+        assert all_of(client).startswith(b"HTTP/1.1 200 ")
+
+
 def test_what_is_behind_a_request_is_the_next_one(url):
     whole = FORM.replace(b"POST", b"GET") + b"\r\n"
     with connected(url, whole + whole + whole[:30]) as client:

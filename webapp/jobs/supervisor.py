@@ -142,6 +142,7 @@ def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
         "timeout": "120",
         "graceful-timeout": "5",
         "log-level": "warning",
+        "limit-request-line": "8190",  # the most; a comparison has its runs in the address, 17 bytes each
     }
     named = [part for name, value in options.items() for part in (f"--{name}", value)]
     start = "from webapp.connections import Gunicorn; Gunicorn().run()"
