@@ -38,7 +38,7 @@ def test_positions_are_stretched_as_the_file_says(bench, kind):
     name, changes = STRETCHED[kind]
     model = model_of(name, **changes)
     facts = bench.checkpoint(write_gguf(bench.root / "tiny.gguf", model, name))
-    assert facts.notes[1:] == ()
+    assert not any("positions" in note for note in facts.notes)
     assert_is_that_model(bench, facts, model)
 
 
