@@ -125,8 +125,9 @@ def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> di
 def _answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> list[Tensor]:
     """All that a delivered file answers with and that is of floats."""
     several = len(output_names(spec)) > 1
-    found = every_output(module, spec, batch) if several else [outputs(module, spec, batch)]
-    return [answer.float().contiguous() for answer in found]
+    if several:  # one may be another, or an input
+        return [answer.clone().contiguous() for answer in every_output(module, spec, batch)]
+    return [outputs(module, spec, batch).float().contiguous()]
 
 
 @contextmanager

@@ -251,3 +251,22 @@ def test_a_change_of_either_output_is_measured_and_spoils_the_proof(bench, tmp_p
     assert 0.001 < summarise(scores, 0)["relative_error"]["value"] < 0.6
     assert not compare_probe(Loaded(changed, "a", "b"), spec, tmp_path)["agreed"]
     assert compare_probe(Loaded(original, "a", "b"), spec, tmp_path)["agreed"]
+
+
+class Repeated(nn.Linear):
+    def forward(self, x):
+        answer = super().forward(x)
+        return {"a": answer, "b": answer, "x": x}
+
+
+def test_an_output_may_be_another_one_or_the_input(bench, tmp_path):
+    facts = bench.checkpoint(export(Repeated(12, 4), (torch.zeros(3, 12),), tmp_path / "m.pt2"))
+    model = Model.of_checkpoint(bench.out, facts)
+    write_probe(model, tmp_path, seed=0)
+    for form in ("safetensors", "onnx", "program"):
+        (tmp_path / form).mkdir()
+        exports()[form].write(model, tmp_path / form)
+        loaded = exports()[form].open(tmp_path / form, model.architecture)
+        assert compare_probe(loaded, model.architecture, tmp_path)["agreed"], form
+    session = open_session(tmp_path / "onnx" / "model.onnx", 1)
+    assert [each.name for each in (*session.get_inputs(), *session.get_outputs())] == ["x", "a", "b", "x_"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 from torch import Tensor, nn
 from torch._decomp.decompositions import lstm_impl
 from torch.export import ExportedProgram
@@ -112,6 +113,11 @@ def converted(program: ExportedProgram, call: Call) -> ir.Model:
     assert exported is not None
     _open(exported.model, set(call.served.module.state_dict()))
     tidy(exported.model)
+    graph = exported.model.graph
+    for values, names in ((graph.inputs, call.inputs), (graph.outputs, call.answers)):
+        for value, name in zip(values, names, strict=False):
+            value.name = name  # where an output is another's copy, or an input's, the exporter makes up its own
+    common.NameFixPass()(exported.model)
     _name_axes(exported.model, call.axes)
     return exported.model
 
