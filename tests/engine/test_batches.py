@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from webapp.engine.architectures import architecture
 from webapp.engine.batches import batches, outputs, synthetic
 from webapp.engine.datasets import Arrays, LabelledText, Text, fit, without
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts, SplitFacts
+from webapp.engine.tokenizing import tokenized
 
 LM = ArchitectureSpec(
     family="transformers", title="LM", task="causal-lm", config={}, inputs={"tokens": 24, "vocab": 40}
@@ -132,3 +135,11 @@ def test_what_fits_is_accepted(spec, dataset):
 def test_what_does_not_fit_is_refused_with_both_sides(spec, dataset, sentence):
     with pytest.raises(DatasetUnfit, match=sentence):
         fit(spec, dataset)
+
+
+def test_a_text_that_the_tokenizer_cannot_read_gets_a_sentence():
+    """Of a tokenizer without a token for what is unknown, the library raises a bare Exception."""
+    words = Tokenizer(models.Unigram([("a", -1.0), ("b", -1.0)]))
+    assert tokenized(PreTrainedTokenizerFast(tokenizer_object=words), "ab")["input_ids"] == [0, 1]
+    with pytest.raises(DatasetUnfit, match="has no token for something in the text"):
+        tokenized(PreTrainedTokenizerFast(tokenizer_object=words), "ac")

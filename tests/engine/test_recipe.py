@@ -73,7 +73,7 @@ def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
         (step(settings={"sparsity": float("nan")}), "steps.0.settings.sparsity", ""),
         (step(version=99), "steps.0.technique", "version 99"),
         (step(layers={"include": ["nowhere.*"]}), "steps.0.layers.include.0", "matches no layer"),
-        (step(layers={"include": ["*.bias"]}), "steps.0.layers.include.0", "kind conv, linear"),
+        (step(layers={"include": ["*.bias"]}), "steps.0.layers.include.0", "kind conv, experts, linear"),
         (step(layers={"include": ["*"], "exclude": ["*"]}), "steps.0.layers", "No layer is left"),
         (
             step("weight_quantization", settings={"bits_by_layer": "*=8, lm_head=4"}),

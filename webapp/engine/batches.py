@@ -16,6 +16,7 @@ from .errors import DatasetUnfit, quoted
 from .facts import PER_TOKEN, ArchitectureSpec
 from .images import Images
 from .questions import LONGEST, Question, Questions, tokens_of
+from .tokenizing import tokenized
 
 CHUNK_TOKENS = 512  # of text for a language model, or the longest that it can take
 SENTENCE_TOKENS = 128  # embeddings and text classification truncate here
@@ -176,7 +177,7 @@ def _named(inputs: dict[str, Tensor], spec: ArchitectureSpec) -> dict[str, Tenso
 def _chunks(half: Half, spec: ArchitectureSpec, tokenizer: Any, limit: int | None, size: int) -> Iterator[Batch]:
     """Chunks that do not overlap, of the text as it comes; a remainder is left out unless it is all there is."""
     text = half.text if isinstance(half, Text) else "\n".join(half.texts) if isinstance(half, LabelledText) else ""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenized(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"]
     length = min(CHUNK_TOKENS, int(spec.inputs.get("tokens") or CHUNK_TOKENS), max(len(ids), 1))
     if len(ids) < 2:
         raise DatasetUnfit("The text is shorter than two tokens, so there is nothing to predict; upload more of it.")
@@ -196,7 +197,7 @@ def _padded(
     size = size if pads else 1
     for start in range(0, len(texts), size):
         part = texts[start : start + size]
-        encoded = tokenizer(part, truncation=True, max_length=longest, return_tensors="pt", padding=pads)
+        encoded = tokenized(tokenizer, part, truncation=True, max_length=longest, return_tensors="pt", padding=pads)
         inputs = {name: encoded[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoded}
         if empty := [text for text, mask in zip(part, encoded["attention_mask"], strict=True) if not mask.sum()]:
             raise DatasetUnfit(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DatasetUnfit, quoted
+from .tokenizing import tokenized
 
 LONGEST = 2048  # tokens of a context with a choice, or what the model can take
 
@@ -63,7 +64,7 @@ def tokens_of(question: Question, tokenizer: Any, longest: int) -> list[tuple[li
     """For each choice (the tokens of context and choice, how many of them are the choice's)."""
 
     def encoded(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(tokenized(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"])
 
     context = question.context.rstrip()
     between = question.context[len(context) :] + " "

@@ -12,6 +12,7 @@ from ..batches import SENTENCE_TOKENS, Batch, batches
 from ..datasets import Half, Text
 from ..errors import DatasetUnfit
 from ..facts import PER_TOKEN, ArchitectureSpec
+from ..tokenizing import tokenized
 
 TEXTS = ("embedding", "text-classification", *PER_TOKEN)
 SAMPLES = {"causal-lm": 32} | dict.fromkeys(TEXTS, 128)  # chunks of 512 tokens; texts of 128
@@ -46,7 +47,7 @@ class TechniqueData:
         if self.tokenizer is None:
             raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
         length = min(SENTENCE_TOKENS, int(self.spec.inputs.get("tokens") or SENTENCE_TOKENS))
-        ids = self.tokenizer(half.text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenized(self.tokenizer, half.text, add_special_tokens=False, verbose=False)["input_ids"]
         length = min(length, max(1, len(ids)))
         rows = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)
         if not len(rows):
