@@ -99,7 +99,6 @@ def what_it_made(run):
     return stages, artifacts, figures
 
 
-@pytest.mark.timeout(600)
 def test_a_worker_and_a_child_killed_at_every_stage_change_nothing(benches):
     disturbed, undisturbed = benches
     worker = disturbed.start_worker()

@@ -37,7 +37,6 @@ def goings_on(bench, run_id):
     return sum("goes on at step" in line for line in bench.lines(run_id))
 
 
-@pytest.mark.timeout(600)
 def test_a_training_that_is_killed_and_cancelled_goes_on_and_ends_with_the_same_bytes(benches):
     disturbed, undisturbed = benches
     worker = disturbed.start_worker()

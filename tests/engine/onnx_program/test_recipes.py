@@ -40,8 +40,15 @@ def test_pruned_and_quantized_it_is_an_onnx_file_again(run, name):
     assert proven(made) < 0.75
 
 
-@pytest.mark.parametrize("technique", ["dynamic_quantization", "static_quantization"])
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize(
+    ("name", "technique"),
+    [
+        ("mlp", "dynamic_quantization"),
+        ("cnn", "static_quantization"),
+        pytest.param("mlp", "static_quantization", marks=pytest.mark.slow),
+        pytest.param("cnn", "dynamic_quantization", marks=pytest.mark.slow),
+    ],
+)
 def test_integers_are_multiplied_in_onnxruntime(run, name, technique):
     made = run(name, (technique, {}))
     proven(made)

@@ -60,7 +60,12 @@ def run(bench, tmp_path):
     return go
 
 
-@pytest.mark.parametrize("name", ["conv_embed_attend", pytest.param("residual", marks=pytest.mark.slow), "masked"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["conv_embed_attend", pytest.param("residual", marks=SLOW), pytest.param("masked", marks=SLOW)]
+)
 def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
     _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx", "program", "savedmodel"))
     assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 4
