@@ -95,7 +95,8 @@ class ServedModel:
             raise Refused(f"{self.name} takes no text: it is not a model of tokens, or has no tokenizer.", field)
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise Refused("text has to be a list of texts.", field)
-        return self.feeds(self.tokens.batch(texts))
+        of_whole_texts = len(self.signature.outputs[0].shape) == 2  # (texts, classes)
+        return self.feeds(self.tokens.batch(texts, padded=not of_whole_texts))
 
     def look(self, pictures: Any, field: str) -> dict[str, Array]:
         """Pictures in base64 as the model's input. Raises Refused where it is not known how they are prepared."""

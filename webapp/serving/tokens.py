@@ -31,7 +31,7 @@ class Tokens:
         self._settings = _json(folder / "tokenizer_config.json")
         self._template = _template(folder, self._settings)
         self.ends = self._ends(folder)
-        self._pad = self.tokenizer.token_to_id(self._special("pad_token") or "") or 0
+        self._pad = self.tokenizer.token_to_id(self._special("pad_token") or "")
 
     def ids(self, text: str, special: bool = True, cut: bool = False) -> list[int]:
         """The tokens of one text. Raises Refused where it is too long to be read."""
@@ -41,13 +41,19 @@ class Tokens:
         found: list[int] = tokenizer.encode(text, add_special_tokens=special).ids
         return found
 
-    def batch(self, texts: Sequence[str]) -> dict[str, Array]:
-        """input_ids and attention_mask (texts, longest), each text cut after `max_tokens`."""
+    def batch(self, texts: Sequence[str], padded: bool = True) -> dict[str, Array]:
+        """input_ids and attention_mask (texts, longest), each text cut after `max_tokens`.
+
+        Not `padded`: of a model that finds a text's end by its padding token. Raises Refused where it has none and the
+        texts are of different lengths.
+        """
         rows = [self.ids(text, cut=True) for text in texts]
         longest = max(map(len, rows), default=0)
         if not longest or not all(rows):
             raise Refused("There is no text to read: a text is empty, or none was sent.")
-        ids = np.full((len(rows), longest), self._pad, np.int64)
+        if not padded and self._pad is None and len(set(map(len, rows))) > 1:
+            raise Refused("The model has no padding token: send texts of different lengths one at a time.", "text")
+        ids = np.full((len(rows), longest), self._pad or 0, np.int64)
         mask = np.zeros((len(rows), longest), np.int64)
         for place, row in enumerate(rows):
             ids[place, : len(row)], mask[place, : len(row)] = row, 1
