@@ -215,6 +215,16 @@ class Gunicorn(WSGIApplication):
         pass
 
 
+def _received(client: Client) -> bytes | None:
+    """What has come; nothing at its end, or where it broke; None where it is only not there yet."""
+    try:
+        return client.recv(HEAD_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
 class Worker(ThreadWorker):
     def init_process(self) -> None:
         settings = Settings.from_environment()
@@ -258,12 +268,8 @@ class Worker(ThreadWorker):
         self.poller.register(connection.sock, selectors.EVENT_READ, partial(self.on_arrival, connection))
 
     def on_arrival(self, connection: Connection, client: Client) -> None:
-        try:
-            came = client.recv(HEAD_BYTES)
-        except BlockingIOError:
+        if (came := _received(client)) is None:
             return
-        except OSError:
-            came = b""
         connection.came += came
         if not came and b"\r\n\r\n" not in connection.came:
             self.drop(connection)
@@ -318,12 +324,8 @@ class Worker(ThreadWorker):
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_leftover, connection))
 
     def on_leftover(self, connection: Connection, client: Client) -> None:
-        try:
-            came = client.recv(HEAD_BYTES)
-        except BlockingIOError:
+        if (came := _received(client)) is None:
             return
-        except OSError:
-            came = b""
         connection.thrown_away += len(came)
         if not came or connection.thrown_away > LINGER_BYTES:
             self.end(connection)
