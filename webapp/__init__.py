@@ -23,16 +23,17 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from flask_bootstrap import Bootstrap5
     from flask_wtf import CSRFProtect
 
+    from webapp.jobs.client import JobClient
+    from webapp.store.files import FileStore
+
     from .access import init_access
     from .compression import init_compression
     from .config import Settings
     from .database import db, init_database
     from .display import init_display
     from .errors import init_errors
-    from .jobs.client import JobClient
     from .security import init_security
     from .services import Services
-    from .store.files import FileStore
     from .views import blueprints
 
     settings = (config or {}).get("SETTINGS") or Settings.from_environment()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 from flask_sqlalchemy_lite import SQLAlchemy
 
-from .store.database import database_url, engine_options, prepare, upgrade
+from webapp.store.database import database_url, engine_options, prepare, upgrade
 
 db = SQLAlchemy(session_options={"expire_on_commit": False})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from webapp.store.models import Checkpoint, Dataset, Deployment, Run, RunState, Share, now
+
 from .request_errors import Conflict
-from .store.models import Checkpoint, Dataset, Deployment, Run, RunState, Share, now
 
 
 def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:

@@ -13,13 +13,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .engine.architectures import class_names
-from .engine.facts import Task
-from .engine.tasks import for_task
+from webapp.engine.architectures import class_names
+from webapp.engine.facts import Task
+from webapp.engine.tasks import for_task
+from webapp.serving.errors import Unauthorized
+from webapp.store.models import Artifact, Deployment, DeploymentState, Run, now
+
 from .fitting import architecture_only
 from .request_errors import Conflict, NotFound
-from .serving.errors import Unauthorized
-from .store.models import Artifact, Deployment, DeploymentState, Run, now
 
 ENDING = ".onnx"
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request, url_for
 
-from .engine.exports import exports
-from .engine.formats import FORMATS
-from .engine.tasks import TITLES
+from webapp.engine.exports import exports
+from webapp.engine.formats import FORMATS
+from webapp.engine.tasks import TITLES
+
 from .icons import icon
 from .units import FRACTIONS, byte_text, measured_text
 
 if TYPE_CHECKING:
-    from .engine.formats import Accepted
+    from webapp.engine.formats import Accepted
 
 STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
     "inspecting": ("Inspecting", "search", "active"),

@@ -10,11 +10,12 @@ from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException, SecurityError
 
-from .engine.errors import PareError
+from webapp.engine.errors import PareError
+from webapp.store.errors import DatabaseUnusable, StoreError, StoreFull
+from webapp.store.space import FULL, is_full
+
 from .request_errors import AccessRefused, Busy, TooManyTries
 from .services import services
-from .store.errors import DatabaseUnusable, StoreError, StoreFull
-from .store.space import FULL, is_full
 
 PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py
 HEADERS: dict[type[Exception], dict[str, str]] = {

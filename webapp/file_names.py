@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .store.models import Artifact, Run
+    from webapp.store.models import Artifact, Run
 
 LONGEST = 80  # characters before the ending
 

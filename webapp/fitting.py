@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from .engine.errors import DatasetUnfit
-from .engine.exports import exports
-from .engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
-from .engine.run_checks import NamedDataset, check_dataset_fits
-from .engine.tasks import possible
-from .store.models import Checkpoint, Dataset, UploadState
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.exports import exports
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
+from webapp.engine.run_checks import NamedDataset, check_dataset_fits
+from webapp.engine.tasks import possible
+from webapp.store.models import Checkpoint, Dataset, UploadState
 
 
 def reasons_against(session: Session, checkpoint: Checkpoint | None) -> dict[str, str | None]:

@@ -17,10 +17,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import HTTPException
 
-from .engine.errors import PareError
+from webapp.engine.errors import PareError
+from webapp.store.errors import StoreError
+from webapp.store.models import KeptAnswer, now
+
 from .request_errors import Conflict, KeyReused, RequestInvalid
-from .store.errors import StoreError
-from .store.models import KeptAnswer, now
 
 KEPT = timedelta(days=1)
 KEY_LENGTH = 255

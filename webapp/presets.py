@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .engine.recipe import LayerPatterns, Recipe, Step
+from webapp.engine.recipe import LayerPatterns, Recipe, Step
 
 
 @dataclass(frozen=True)

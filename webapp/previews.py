@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .engine.dataset_samples import LARGEST_SIDE, SHOWN_FILE, shown_pictures
-from .engine.facts import DatasetFacts
-from .engine.preprocessing import Preprocessing
-from .store.files import FileStore
-from .store.models import Dataset
+from webapp.engine.dataset_samples import LARGEST_SIDE, SHOWN_FILE, shown_pictures
+from webapp.engine.facts import DatasetFacts
+from webapp.engine.preprocessing import Preprocessing
+from webapp.store.files import FileStore
+from webapp.store.models import Dataset
 
 THUMBNAIL = (160, 160)
 

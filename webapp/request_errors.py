@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .engine.errors import PareError
+from webapp.engine.errors import PareError
 
 
 class RequestInvalid(PareError):

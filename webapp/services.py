@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from flask import current_app
 
+from webapp.jobs.client import JobClient
+from webapp.store.files import FileStore
+
 from .config import Settings
-from .jobs.client import JobClient
-from .store.files import FileStore
 
 
 @dataclass(frozen=True)

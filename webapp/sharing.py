@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from webapp.store.models import Run, Share, now
+
 from .request_errors import NotFound
 from .services import services
-from .store.models import Run, Share, now
 
 ID_LENGTH, CODE_BYTES = 12, 18
 

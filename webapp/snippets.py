@@ -6,7 +6,7 @@ import json
 import textwrap
 from typing import Any
 
-from .store.models import Deployment
+from webapp.store.models import Deployment
 
 HIDDEN = "$PARE_TOKEN"  # where the token is not known any more
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from webapp.serving.client import Connection
+from webapp.serving.errors import Unavailable
+from webapp.store.models import Deployment
+
 from .deployments import Side
 from .request_errors import BodyInvalid
-from .serving.client import Connection
-from .serving.errors import Unavailable
-from .store.models import Deployment
 
 LONGEST_TEXT, MOST_TOKENS, MOST_VALUES = 10_000, 128, 1_000_000
 LONGEST_PICTURE = 16_000_000  # characters of base64: 12 MB

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from .engine.tasks import named
+from webapp.engine.tasks import named
+from webapp.store.files import FileStore, Readable
+from webapp.store.models import Checkpoint, Dataset
+
 from .request_errors import RequestInvalid, UploadEmpty
-from .store.files import FileStore, Readable
-from .store.models import Checkpoint, Dataset
 
 NAME_LENGTH = 200  # characters; the column's width
 SPLITS = ("auto", "all")

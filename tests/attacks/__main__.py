@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.attacks import full_disk, kills, stalls, uploads
 from tests.pare_process import serving
-
-from . import full_disk, kills, stalls, uploads
 
 
 def main(names: list[str]) -> int:

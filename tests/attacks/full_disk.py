@@ -10,10 +10,9 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from tests.api_client import Api, Refused
+from tests.attacks.kills import QUICK, RUNS, ended, looked_at, made, over, patiently, started
 from tests.pare_process import serving
 from tests.small_disk import filled, small_disk
-
-from .kills import QUICK, RUNS, ended, looked_at, made, over, patiently, started
 
 MEGABYTES, TIMES, FULL_SECONDS = 200, 4, 6.0
 PAGES = ("/healthz", "/", "/runs", "/api/v1/runs")

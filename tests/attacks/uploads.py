@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.api_client import Api, Refused
+from tests.attacks.stalls import wait_for
 from tests.hostile_inputs import CHECKPOINTS, DATASETS
-
-from .stalls import wait_for
 
 ENDED_WITHIN_SECONDS = 1200.0  # all of them together
 NO_SENTENCE = ("Traceback", "Error(", "Exception", "object at 0x")

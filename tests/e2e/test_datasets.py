@@ -14,9 +14,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from torch import nn
 
+from tests.e2e.conftest import NARROW, WIDE, drawn
 from tests.engine.drawn import encoded, picture, tone
-
-from .conftest import NARROW, WIDE, drawn
 
 CAST = {"version": 1, "steps": [{"technique": "cast", "settings": {}}]}
 

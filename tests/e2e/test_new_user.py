@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.e2e.conftest import clear_recipe
 from webapp import samples as shipped
 from webapp.display import suffixes
 from webapp.engine.dataset_uploads import READ
 from webapp.engine.formats import FORMATS
-
-from .conftest import clear_recipe
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_MS = 180_000

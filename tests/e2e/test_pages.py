@@ -6,7 +6,7 @@ The pictures go to the folder PARE_SCREENSHOTS where it is set (`make screenshot
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from .conftest import NARROW, WIDE, drawn
+from tests.e2e.conftest import NARROW, WIDE, drawn
 
 PAGES = {
     "home": "/",

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from .conftest import clear_recipe
+from tests.e2e.conftest import clear_recipe
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ import torch
 from playwright.sync_api import expect
 from safetensors.torch import save_file
 
+from tests.e2e.conftest import clear_recipe
 from tests.pare_process import Served
 from tests.patience import CANCELLED_WITHIN_SECONDS, PATIENCE_SECONDS, until, within
 from webapp import samples as shipped
-
-from .conftest import clear_recipe
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..units import byte_text
+from webapp.units import byte_text
+
 from .drawing import (
     BASELINE_COLOUR,
     COLOURS,

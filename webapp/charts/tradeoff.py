@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from ..units import FRACTIONS, byte_text, lowered
+from webapp.units import FRACTIONS, byte_text, lowered
+
 from .drawing import (
     BASELINE_COLOUR,
     COLOURS,

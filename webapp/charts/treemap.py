@@ -8,7 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..units import byte_text
+from webapp.units import byte_text
+
 from .drawing import COLOURS, figure, nothing_to_show, whole
 
 DTYPE_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}

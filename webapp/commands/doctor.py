@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 import psutil
 
-from webapp.commands.options import instance as with_instance
 from webapp.config import Settings, cores, memory_bytes
+
+from .options import instance as with_instance
 
 PACKAGES = ("pare", "flask", "sqlalchemy", "dbos", "torch", "transformers", "safetensors", "plotly")
 

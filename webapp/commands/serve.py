@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from webapp.commands.options import instance as with_instance
-from webapp.commands.options import start_logging
 from webapp.config import Settings
+
+from .options import instance as with_instance
+from .options import start_logging
 
 
 def serving(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ..file_names import downloaded
+from webapp.file_names import downloaded
+
 from .workbench import digest_of
 
 Check = tuple[str, bool, str]

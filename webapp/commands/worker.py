@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from webapp.commands.options import instance as with_instance
-from webapp.commands.options import start_logging
 from webapp.config import Settings
+
+from .options import instance as with_instance
+from .options import start_logging
 
 
 @click.command()

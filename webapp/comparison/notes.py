@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import charts
-from ..units import lowered
+from webapp import charts
+from webapp.units import lowered
 
 
 def metric_of(measured: dict[str, Any] | None, metric: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from .. import charts
-from ..request_errors import NotFound, RequestInvalid
-from ..store.models import Run
+from webapp import charts
+from webapp.request_errors import NotFound, RequestInvalid
+from webapp.store.models import Run
+
 from .notes import metric_of, notes_on
 from .view import View
 

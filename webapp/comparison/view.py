@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 
 from werkzeug.datastructures import MultiDict
 
-from .. import charts
-from ..request_errors import RequestInvalid
+from webapp import charts
+from webapp.request_errors import RequestInvalid
 
 SCALES = ("auto", "linear", "log")
 COLUMNS = {  # of the table: key, title, unit

@@ -15,10 +15,11 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from webapp.engine.formats.archive import damage_named, members
+
 from .datasets import Arrays
 from .errors import DatasetRefused, is_text, quoted
 from .formats import Accepted
-from .formats.archive import damage_named, members
 from .safetensors_file import MOST_AXES
 
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")

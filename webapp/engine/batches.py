@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architectures.transformers_family import padding_token
+from webapp.engine.architectures.transformers_family import padding_token
+
 from .datasets import Arrays, Half, LabelledText, Text
 from .errors import DatasetUnfit, quoted
 from .facts import PER_TOKEN, ArchitectureSpec

@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.engine.calibration.walk import row_of_blocks
+from webapp.engine.techniques.base import Reshaped
+
 from .architectures import architectures
-from .calibration.walk import row_of_blocks
 from .facts import ArchitectureSpec, CheckpointFacts
-from .techniques.base import Reshaped
 
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -73,6 +74,6 @@ def shortened(facts: CheckpointFacts, blocks: Blocks, gone: Sequence[int]) -> Re
 
 
 def _parsed(spec: ArchitectureSpec) -> Any:
-    from .architectures.transformers_family import parsed_config
+    from webapp.engine.architectures.transformers_family import parsed_config
 
     return parsed_config(spec.config)

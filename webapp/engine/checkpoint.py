@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 
+from webapp.engine.architectures.transformers_family import Transformers, why_not
+from webapp.engine.formats.huggingface import FROM_KERAS
+from webapp.engine.formats.quantized import dequantize_asked
+from webapp.engine.formats.widening import WIDER, widen
+
 from .architectures import architecture, layers_from_tensors, layers_of, recognise
-from .architectures.transformers_family import Transformers, why_not
 from .errors import CheckpointRefused, json_fault, quoted
 from .facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from .formats import FORMATS, Opened, one_of
-from .formats.huggingface import FROM_KERAS
-from .formats.quantized import dequantize_asked
-from .formats.widening import WIDER, widen
 from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
 from .safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name, write_safetensors

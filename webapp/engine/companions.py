@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .architectures.transformers_family import NO_POOLING
+from webapp.engine.architectures.transformers_family import NO_POOLING
+
 from .model import Model
 
 CONFIG = "config.json"

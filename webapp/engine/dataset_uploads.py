@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from webapp.engine.formats.archive import members
+
 from . import array_uploads, image_uploads, parquet_uploads
 from .array_uploads import read_arrays
 from .dataset_halves import apart, divided, joined, kind_of, targets_of, write_half
@@ -18,7 +20,6 @@ from .datasets import Arrays, Half, Text
 from .errors import DatasetRefused
 from .facts import DatasetFacts
 from .formats import one_of
-from .formats.archive import members
 from .image_uploads import MOST_FILES, read_images
 from .parquet_uploads import read_parquet
 from .progress import Report

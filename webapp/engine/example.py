@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from webapp.engine.exports.base import Runner
+
 from .batches import Batch
-from .exports.base import Runner
 from .facts import ArchitectureSpec
 from .signature import EXAMPLE
 

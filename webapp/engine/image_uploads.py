@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from webapp.engine.formats.archive import damage_named, members
+
 from .errors import DatasetRefused
 from .formats import Accepted
-from .formats.archive import damage_named, members
 from .images import Images
 from .pictures import MOST_BYTES, SUFFIXES, PictureBomb, PictureUnread, decoded
 from .progress import Report

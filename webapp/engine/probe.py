@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.architectures.program import output_names
+from webapp.engine.exports.base import Loaded
+
 from .activations import simulate
-from .architectures.program import output_names
 from .batches import Batch, every_output, outputs, synthetic
 from .encodings import dtype_name
-from .exports.base import Loaded
 from .facts import ArchitectureSpec
 from .model import Model
 from .modules import build

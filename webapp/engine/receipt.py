@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ..units import lowered
+from webapp.units import lowered
+
 from .facts import CheckpointFacts, DatasetFacts
 from .metrics import number_text
 from .pipeline import code_digest

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.engine.training.teaching import check_alike
+
 from .batches import JUDGED_BY_ORIGINAL
 from .datasets import fit
 from .errors import DatasetUnfit, RecipeInvalid
@@ -16,7 +18,6 @@ from .preprocessing import Preprocessing, preprocessing_of
 from .recipe import Recipe
 from .tasks import for_task, resolved
 from .techniques import needs_of, techniques
-from .training.teaching import check_alike
 from .wiring import unconfirmable
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from webapp.engine.techniques.base import Reshaped
+
 from .architectures import architectures, layers_of
 from .encodings import dtype_name
 from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from .model import Model
 from .plans import DensePlan, Plan
-from .techniques.base import Reshaped
 
 Plans = dict[str, Plan]
 

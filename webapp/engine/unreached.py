@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from .architectures.comparing import some
-from .techniques.base import Technique
+from webapp.engine.architectures.comparing import some
+from webapp.engine.techniques.base import Technique
 
 MOST = 8  # rows that name a tensor; the others are one row
 SPOKEN = {

@@ -14,11 +14,12 @@ import onnx_ir as ir
 from torch import nn
 from torch.export import ExportedProgram
 
+from webapp.engine.onnx_graph.served import Call
+from webapp.engine.onnx_graph.trace import Untraceable, converted, program_of, unfilled, whole_call
+
 from .exports import exports
 from .facts import CheckpointFacts
 from .model import Model
-from .onnx_graph.served import Call
-from .onnx_graph.trace import Untraceable, converted, program_of, unfilled, whole_call
 
 FEW = 2  # layers of a row that are traced, where they are alike
 

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple, Protocol
 
 from webapp.engine.errors import OutOfMemory
 from webapp.engine.memory import WORDS
-from webapp.jobs.errors import ChildDied, ChildFailed, Stopped
-from webapp.jobs.forks import Forks
-from webapp.jobs.lines import LineReader
-from webapp.jobs.processes import kill_group, oom_kills
+
+from .errors import ChildDied, ChildFailed, Stopped
+from .forks import Forks
+from .lines import LineReader
+from .processes import kill_group, oom_kills
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from webapp.config import Settings
-from webapp.jobs.errors import RunMissing, RunNotRetryable
-from webapp.jobs.queues import (
+from webapp.store.database import make_engine, make_sessions, writing
+from webapp.store.models import Run, RunState, StageState
+
+from .errors import RunMissing, RunNotRetryable
+from .queues import (
     APPLICATION_NAME,
     INSPECTION_WORKFLOW,
     INSPECTIONS,
@@ -24,8 +27,6 @@ from webapp.jobs.queues import (
     migrate_jobs,
     run_workflow_id,
 )
-from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import Run, RunState, StageState
 
 log = logging.getLogger(__name__)
 logging.getLogger("dbos").setLevel(logging.WARNING)

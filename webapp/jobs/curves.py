@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from webapp.jobs.child import Point
+from .child import Point
 
 MOST = 500  # points of a series
 

@@ -23,12 +23,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.config import Settings
-from webapp.jobs.served import Served
-from webapp.jobs.workplace import file_store
 from webapp.store.database import make_engine, make_sessions, upgrade, writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
 from webapp.store.models import Deployment, DeploymentState, now
+
+from .served import Served
+from .workplace import file_store
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ import traceback
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from webapp.jobs.leash import leash
+from .leash import leash
 
 ORDER_BYTES = 1 << 16
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from webapp.jobs.errors import ChildDied, Stopped
-from webapp.jobs.processes import child_environment, kill_group, python
+from .errors import ChildDied, Stopped
+from .processes import child_environment, kill_group, python
 
 log = logging.getLogger(__name__)
 

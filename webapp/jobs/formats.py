@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.errors import PareError
-from webapp.jobs.child import ChildSupervisor, Tell
+
+from .child import ChildSupervisor, Tell
 
 log = logging.getLogger(__name__)
 

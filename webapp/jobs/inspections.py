@@ -12,16 +12,17 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import OutOfMemory, PareError
-from webapp.jobs.child import Point
-from webapp.jobs.errors import ChildDied, InspectionTooLong, Stopped
-from webapp.jobs.formats import try_formats
-from webapp.jobs.job_files import inspection_job
-from webapp.jobs.queues import Kind
-from webapp.jobs.workplace import Workplace
 from webapp.store.database import writing
 from webapp.store.digests import forget_upload
 from webapp.store.errors import StoreError
 from webapp.store.models import Checkpoint, Dataset, UploadState
+
+from .child import Point
+from .errors import ChildDied, InspectionTooLong, Stopped
+from .formats import try_formats
+from .job_files import inspection_job
+from .queues import Kind
+from .workplace import Workplace
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from webapp.jobs.workplace import Workplace
 from webapp.store.digests import digest_of_files
 from webapp.store.models import Checkpoint, Dataset, Run
+
+from .workplace import Workplace
 
 
 def told_of_run(run: Run) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from dbos import DBOS, WorkflowStatus
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from webapp.jobs.client import JobClient
-from webapp.jobs.heartbeat import bury, living
-from webapp.jobs.inspections import InspectionWork
-from webapp.jobs.queues import (
+from webapp.store.database import writing
+from webapp.store.models import Checkpoint, Dataset, Run, RunState, UploadState, now
+
+from .client import JobClient
+from .heartbeat import bury, living
+from .inspections import InspectionWork
+from .queues import (
     APPLICATION_VERSION,
     INSPECTION_WORKFLOW,
     INSPECTIONS,
@@ -24,11 +27,9 @@ from webapp.jobs.queues import (
     inspection_workflow_id,
     run_workflow_id,
 )
-from webapp.jobs.runs import RunWork
-from webapp.jobs.workflows import in_hand
-from webapp.jobs.workplace import Workplace
-from webapp.store.database import writing
-from webapp.store.models import Checkpoint, Dataset, Run, RunState, UploadState, now
+from .runs import RunWork
+from .workflows import in_hand
+from .workplace import Workplace
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from webapp.jobs.child import Point
-from webapp.jobs.curves import grown
 from webapp.store.models import LogLine, Run, RunState, Stage, StageState, now
+
+from .child import Point
+from .curves import grown
 
 log = logging.getLogger(__name__)
 

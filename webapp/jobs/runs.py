@@ -14,14 +14,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, selectinload
 
 from webapp.engine.errors import PareError
-from webapp.jobs.errors import Stopped
-from webapp.jobs.job_files import normalised_digest, stage_job, told_of_checkpoint, told_of_dataset, told_of_run
-from webapp.jobs.run_progress import RunProgress, seconds_taken
-from webapp.jobs.workplace import Workplace
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
 from webapp.store.models import Artifact, LogLine, Run, RunState, Stage, StageState, now
 from webapp.store.stages import find_reusable
+
+from .errors import Stopped
+from .job_files import normalised_digest, stage_job, told_of_checkpoint, told_of_dataset, told_of_run
+from .run_progress import RunProgress, seconds_taken
+from .workplace import Workplace
 
 log = logging.getLogger(__name__)
 

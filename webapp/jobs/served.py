@@ -12,14 +12,15 @@ from typing import Any
 import psutil
 
 from webapp.config import Settings
-from webapp.jobs.processes import child_environment, python
-from webapp.jobs.service import Service
 from webapp.serving.__main__ import UNLOADABLE
 from webapp.serving.client import state_of
 from webapp.serving.errors import Unavailable
 from webapp.serving.model import ABOUT
 from webapp.store.files import FileStore
 from webapp.store.models import Deployment, DeploymentState
+
+from .processes import child_environment, python
+from .service import Service
 
 WEIGHTS = ("model.safetensors",)  # of the checkpoint: everything beside them is small and may belong to its tokenizer
 FALSE_STARTS = 3  # so often may the process die before it ever answered

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from webapp.jobs.processes import kill_group, leashed
+from .processes import kill_group, leashed
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from types import FrameType
 
 from webapp.config import SettingInvalid, Settings, kept_secret
 from webapp.engine.errors import PareError
-from webapp.jobs.errors import PortTaken
-from webapp.jobs.processes import PACKAGE_PARENT, kill_group, python
-from webapp.jobs.service import Service
+
+from .errors import PortTaken
+from .processes import PACKAGE_PARENT, kill_group, python
+from .service import Service
 
 log = logging.getLogger(__name__)
 

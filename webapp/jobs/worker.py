@@ -15,19 +15,20 @@ from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
 from webapp.config import Settings
-from webapp.jobs.child import ENGINE_CHILD
-from webapp.jobs.client import JobClient
-from webapp.jobs.heartbeat import Heartbeat
-from webapp.jobs.pipeline import Pipeline
-from webapp.jobs.processes import is_running
-from webapp.jobs.queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
-from webapp.jobs.recovery import requeue, sweep_scratch, take_over
-from webapp.jobs.slots import Slot
-from webapp.jobs.workflows import work_at
-from webapp.jobs.workplace import Workplace
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
 from webapp.upload_drafts import sweep_drafts
+
+from .child import ENGINE_CHILD
+from .client import JobClient
+from .heartbeat import Heartbeat
+from .pipeline import Pipeline
+from .processes import is_running
+from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
+from .recovery import requeue, sweep_scratch, take_over
+from .slots import Slot
+from .workflows import work_at
+from .workplace import Workplace
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
-from webapp.jobs.inspections import InspectionWork
-from webapp.jobs.queues import INSPECTION_WORKFLOW, RUN_WORKFLOW, Kind, inspection_workflow_id, run_workflow_id
-from webapp.jobs.runs import RunWork
-from webapp.jobs.workplace import Workplace
 from webapp.store.errors import StoreFull
 from webapp.store.space import FULL, is_full
+
+from .inspections import InspectionWork
+from .queues import INSPECTION_WORKFLOW, RUN_WORKFLOW, Kind, inspection_workflow_id, run_workflow_id
+from .runs import RunWork
+from .workplace import Workplace
 
 log = logging.getLogger(__name__)
 

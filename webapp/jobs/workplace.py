@@ -11,11 +11,12 @@ from pathlib import Path
 from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.config import Settings
-from webapp.jobs.child import ENGINE_CHILD, ChildSupervisor
-from webapp.jobs.heartbeat import neighbours
-from webapp.jobs.pipeline import EnginePipeline, Pipeline
 from webapp.store.files import FileStore
 from webapp.store.space import as_store_full
+
+from .child import ENGINE_CHILD, ChildSupervisor
+from .heartbeat import neighbours
+from .pipeline import EnginePipeline, Pipeline
 
 STORE_PATIENCE_SECONDS = 3600.0  # an object store that is away this long fails what needs it
 

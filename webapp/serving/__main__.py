@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from webapp.serving.errors import Unloadable
-from webapp.serving.model import ServedModel
-from webapp.serving.server import Server
+from .errors import Unloadable
+from .model import ServedModel
+from .server import Server
 
 UNLOADABLE = 3  # exit status; the last line on stderr is the sentence
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.serving.errors import Refused
+from .errors import Refused
 
 JSON = "application/json"
 

@@ -7,8 +7,8 @@ import json
 import socket
 from typing import Any
 
-from webapp.serving.errors import Unavailable
-from webapp.serving.routes import INTERNAL
+from .errors import Unavailable
+from .routes import INTERNAL
 
 
 class Connection(http.client.HTTPConnection):

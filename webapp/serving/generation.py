@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from webapp.serving.errors import Refused
-from webapp.serving.model import ServedModel
-from webapp.serving.tensors import Array
+from .errors import Refused
+from .model import ServedModel
+from .tensors import Array
 
 BROKEN = "\ufffd"  # what a tokenizer writes for half of a character
 

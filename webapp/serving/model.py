@@ -16,10 +16,11 @@ from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.kept import Reading, nothing, pasts
 from webapp.engine.preprocessing import Preprocessing
 from webapp.engine.signature import open_session, signature_of
-from webapp.serving.errors import Refused, Unloadable
-from webapp.serving.pictures import batch_of
-from webapp.serving.tensors import WHOLE, Array, checked
-from webapp.serving.tokens import Tokens
+
+from .errors import Refused, Unloadable
+from .pictures import batch_of
+from .tensors import WHOLE, Array, checked
+from .tokens import Tokens
 
 ABOUT = "about.json"  # {"name", "model": the file, "architecture", "classes", "preprocessing", "threads"}
 FREE = {"batch": 1, "sequence": 8}  # of a sample to warm up with; other axes are sides of an image

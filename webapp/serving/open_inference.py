@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.signature import TensorSignature
-from webapp.serving.answers import Answer, Request, as_json, object_of
-from webapp.serving.errors import Refused
-from webapp.serving.model import ServedModel
-from webapp.serving.tensors import Array, array_of
+
+from .answers import Answer, Request, as_json, object_of
+from .errors import Refused
+from .model import ServedModel
+from .tensors import Array, array_of
 
 HEADER = "inference-header-content-length"
 DATATYPES = {"float32": "FP32", "float16": "FP16", "float64": "FP64", "bool": "BOOL"}

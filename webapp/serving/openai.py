@@ -11,11 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 from webapp.engine.errors import PareError
-from webapp.serving.answers import Answer, Request, as_json
-from webapp.serving.errors import Refused, error_body
-from webapp.serving.generation import Written, generate
-from webapp.serving.model import ServedModel
-from webapp.serving.openai_requests import MAX_TOKENS, Asked, ChatAsked, CompletionAsked, EmbeddingAsked, read
+
+from .answers import Answer, Request, as_json
+from .errors import Refused, error_body
+from .generation import Written, generate
+from .model import ServedModel
+from .openai_requests import MAX_TOKENS, Asked, ChatAsked, CompletionAsked, EmbeddingAsked, read
 
 EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 

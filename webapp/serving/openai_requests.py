@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from webapp.serving.errors import Refused
-from webapp.serving.generation import Sampling
+from .errors import Refused
+from .generation import Sampling
 
 MAX_TOKENS = {"completion": 16, "chat": 256}  # where the request names none
 NOT_DONE = (

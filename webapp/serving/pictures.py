@@ -10,8 +10,9 @@ import numpy as np
 
 from webapp.engine.pictures import MOST_BYTES, PictureUnread, decoded
 from webapp.engine.preprocessing import Preprocessing
-from webapp.serving.errors import Refused
-from webapp.serving.tensors import Array
+
+from .errors import Refused
+from .tensors import Array
 
 BYTES = "b64"
 

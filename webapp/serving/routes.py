@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from webapp.serving import open_inference, openai, tensorflow_rest
-from webapp.serving.answers import Answer, Request, as_json
-from webapp.serving.errors import Refused, Unknown
-from webapp.serving.model import ServedModel
+from . import open_inference, openai, tensorflow_rest
+from .answers import Answer, Request, as_json
+from .errors import Refused, Unknown
+from .model import ServedModel
 
 Handler = Callable[[ServedModel, Request], Answer]
 INTERNAL = "/-/"  # for whoever runs the process; never passed on from outside

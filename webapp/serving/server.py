@@ -14,10 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from webapp.engine.errors import PareError
-from webapp.serving.answers import Answer, Request
-from webapp.serving.errors import Refused, TooLarge, error_body
-from webapp.serving.model import ServedModel
-from webapp.serving.routes import answer
+
+from .answers import Answer, Request
+from .errors import Refused, TooLarge, error_body
+from .model import ServedModel
+from .routes import answer
 
 LARGEST_BODY = 1 << 30  # bytes; whoever lets requests in has the limit that users meet
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.serving.answers import Answer, Request, as_json
-from webapp.serving.errors import Refused
-from webapp.serving.model import ServedModel
-from webapp.serving.pictures import BYTES
-from webapp.serving.tensors import Array, array_of, required
+from .answers import Answer, Request, as_json
+from .errors import Refused
+from .model import ServedModel
+from .pictures import BYTES
+from .tensors import Array, array_of, required
 
 SIGNATURE = "serving_default"
 VERSION = "1"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.signature import TensorSignature
-from webapp.serving.errors import Refused
+
+from .errors import Refused
 
 Array = np.ndarray[Any, Any]
 WHOLE = {"attention_mask": 1, "token_type_ids": 0}  # inputs that may be left out: of these values everywhere

@@ -14,8 +14,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from webapp.engine.signature import TextSignature
-from webapp.serving.errors import Refused
-from webapp.serving.tensors import Array
+
+from .errors import Refused
+from .tensors import Array
 
 LONGEST_TEXT = 1_000_000  # characters
 

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.store.files import FileStore
-from webapp.store.models import Artifact, Checkpoint, Dataset, Stage, UploadState
+from .files import FileStore
+from .models import Artifact, Checkpoint, Dataset, Stage, UploadState
 
 
 def digest_of_files(files: Mapping[str, Any]) -> str:

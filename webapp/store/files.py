@@ -22,8 +22,8 @@ from uuid import uuid4
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from webapp.store.errors import FileMissing, StoreUnreachable, UploadBroken, UploadTooLarge
-from webapp.store.space import as_store_full, require_free
+from .errors import FileMissing, StoreUnreachable, UploadBroken, UploadTooLarge
+from .space import as_store_full, require_free
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")

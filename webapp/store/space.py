@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from webapp.store.errors import StoreFull
+from .errors import StoreFull
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.store.files import FileStore
-from webapp.store.models import Stage, StageState
+from .files import FileStore
+from .models import Stage, StageState
 
 
 def find_reusable(session: Session, key: str, files: FileStore) -> Stage | None:

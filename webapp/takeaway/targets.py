@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from webapp.engine.signature import EXAMPLE, TOKENIZER
-from webapp.takeaway import words
-from webapp.takeaway.stored import Taken
+
+from . import words
+from .stored import Taken
 
 FILES = Path(__file__).parent / "files"
 Content = Mapping[str, str | BinaryIO]

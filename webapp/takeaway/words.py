@@ -8,7 +8,8 @@ from importlib.metadata import version
 import numpy as np
 
 from webapp.engine.signature import EXAMPLE, TOKENIZER
-from webapp.takeaway.stored import Taken
+
+from .stored import Taken
 
 
 def requirements(taken: Taken, names: tuple[str, ...]) -> str:

@@ -10,9 +10,9 @@ from flask_wtf import FlaskForm
 from wtforms import PasswordField
 from wtforms.validators import InputRequired
 
-from .. import access
-from ..request_errors import AccessRefused, TooManyTries
-from ..services import services
+from webapp import access
+from webapp.request_errors import AccessRefused, TooManyTries
+from webapp.services import services
 
 blueprint = Blueprint("access", __name__)
 

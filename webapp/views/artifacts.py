@@ -11,12 +11,12 @@ from werkzeug.exceptions import PreconditionFailed
 from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
-from ..connections import hold_place
-from ..database import db
-from ..file_names import artifact_name
-from ..request_errors import NotFound
-from ..services import services
-from ..store.models import Artifact, Run
+from webapp.connections import hold_place
+from webapp.database import db
+from webapp.file_names import artifact_name
+from webapp.request_errors import NotFound
+from webapp.services import services
+from webapp.store.models import Artifact, Run
 
 blueprint = Blueprint("artifacts", __name__)
 

@@ -7,21 +7,21 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
-from .. import charts
-from ..database import db
-from ..deletion import delete_checkpoint
-from ..engine.errors import TaskUnfit
-from ..engine.exports import exports
-from ..engine.facts import CheckpointFacts
-from ..engine.formats import FORMATS, Accepted
-from ..engine.predict import held_by
-from ..engine.tasks import JUDGED_BY, USES
-from ..engine.unreached import unreached
-from ..fitting import tasks_of
-from ..request_errors import Conflict
-from ..run_requests import set_task
-from ..services import services
-from ..store.models import Checkpoint, Run, UploadState
+from webapp import charts
+from webapp.database import db
+from webapp.deletion import delete_checkpoint
+from webapp.engine.errors import TaskUnfit
+from webapp.engine.exports import exports
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.formats import FORMATS, Accepted
+from webapp.engine.predict import held_by
+from webapp.engine.tasks import JUDGED_BY, USES
+from webapp.engine.unreached import unreached
+from webapp.fitting import tasks_of
+from webapp.request_errors import Conflict
+from webapp.run_requests import set_task
+from webapp.services import services
+from webapp.store.models import Checkpoint, Run, UploadState
 
 blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
 

@@ -8,11 +8,11 @@ from flask import Blueprint, Response, render_template, request
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload, load_only
 
-from .. import charts
-from ..comparison import COLUMNS, SCALES, View, as_csv, compare, drawn, runs_of
-from ..database import db
-from ..sharing import shares_of
-from ..store.models import Checkpoint, Dataset, Run
+from webapp import charts
+from webapp.comparison import COLUMNS, SCALES, View, as_csv, compare, drawn, runs_of
+from webapp.database import db
+from webapp.sharing import shares_of
+from webapp.store.models import Checkpoint, Dataset, Run
 
 blueprint = Blueprint("compare", __name__)
 

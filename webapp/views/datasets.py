@@ -6,13 +6,13 @@ from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import func, or_, select
 
-from ..database import db
-from ..deletion import delete_dataset
-from ..engine.dataset_uploads import READ
-from ..engine.facts import DatasetFacts
-from ..previews import thumbnails
-from ..services import services
-from ..store.models import Dataset, Run, UploadState
+from webapp.database import db
+from webapp.deletion import delete_dataset
+from webapp.engine.dataset_uploads import READ
+from webapp.engine.facts import DatasetFacts
+from webapp.previews import thumbnails
+from webapp.services import services
+from webapp.store.models import Dataset, Run, UploadState
 
 blueprint = Blueprint("datasets", __name__, url_prefix="/datasets")
 

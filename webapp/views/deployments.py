@@ -5,11 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
-from .. import deployments
-from ..database import db
-from ..deployments import DeploymentRequest, deployment_of
-from ..services import services
-from ..snippets import snippets
+from webapp import deployments
+from webapp.database import db
+from webapp.deployments import DeploymentRequest, deployment_of
+from webapp.services import services
+from webapp.snippets import snippets
 
 blueprint = Blueprint("deployments", __name__)
 

@@ -10,10 +10,10 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..database import db
-from ..services import services
-from ..store.errors import StoreError
-from ..store.space import shortage
+from webapp.database import db
+from webapp.services import services
+from webapp.store.errors import StoreError
+from webapp.store.space import shortage
 
 blueprint = Blueprint("health", __name__)
 

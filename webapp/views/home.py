@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, render_template
 from sqlalchemy import func, select
 
-from .. import samples
-from ..database import db
-from ..fitting import first_choice
-from ..store.models import Checkpoint, Dataset, Run, UploadState
+from webapp import samples
+from webapp.database import db
+from webapp.fitting import first_choice
+from webapp.store.models import Checkpoint, Dataset, Run, UploadState
+
 from .checkpoints import accepted
 
 blueprint = Blueprint("home", __name__)

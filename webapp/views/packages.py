@@ -6,13 +6,14 @@ from contextlib import ExitStack
 
 from flask import Blueprint, Response
 
-from ..connections import hold_place
-from ..database import db
-from ..file_names import file_stem
-from ..request_errors import NotFound
-from ..services import services
-from ..store.models import Run
-from ..takeaway import TARGETS, Taken, offered, pack
+from webapp.connections import hold_place
+from webapp.database import db
+from webapp.file_names import file_stem
+from webapp.request_errors import NotFound
+from webapp.services import services
+from webapp.store.models import Run
+from webapp.takeaway import TARGETS, Taken, offered, pack
+
 from .artifacts import CACHING, disposition
 
 blueprint = Blueprint("packages", __name__)

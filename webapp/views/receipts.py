@@ -7,11 +7,12 @@ from typing import Any
 
 from flask import Blueprint, Response, render_template
 
-from .. import charts
-from ..database import db
-from ..file_names import downloaded, file_stem
-from ..request_errors import NotFound
-from ..store.models import Run
+from webapp import charts
+from webapp.database import db
+from webapp.file_names import downloaded, file_stem
+from webapp.request_errors import NotFound
+from webapp.store.models import Run
+
 from .artifacts import disposition
 
 blueprint = Blueprint("receipts", __name__, url_prefix="/runs")

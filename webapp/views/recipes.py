@@ -11,21 +11,21 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import load_only
 
-from ..database import db
-from ..engine.errors import PareError, PreprocessingInvalid
-from ..engine.exports import exports as formats
-from ..engine.facts import DatasetFacts
-from ..engine.preprocessing import Preprocessing, preprocessing_of
-from ..engine.recipe import lines_named
-from ..engine.techniques import techniques
-from ..fitting import architecture_only, exports_against, first_choice, reasons_against
-from ..forms import RunForm, setting_rows, settings_form
-from ..presets import PRESETS
-from ..previews import seen_by_the_model
-from ..run_requests import RunRequest, create_run
-from ..services import services
-from ..store.models import Checkpoint, Dataset, Run, UploadState
-from ..units import byte_text
+from webapp.database import db
+from webapp.engine.errors import PareError, PreprocessingInvalid
+from webapp.engine.exports import exports as formats
+from webapp.engine.facts import DatasetFacts
+from webapp.engine.preprocessing import Preprocessing, preprocessing_of
+from webapp.engine.recipe import lines_named
+from webapp.engine.techniques import techniques
+from webapp.fitting import architecture_only, exports_against, first_choice, reasons_against
+from webapp.forms import RunForm, setting_rows, settings_form
+from webapp.presets import PRESETS
+from webapp.previews import seen_by_the_model
+from webapp.run_requests import RunRequest, create_run
+from webapp.services import services
+from webapp.store.models import Checkpoint, Dataset, Run, UploadState
+from webapp.units import byte_text
 
 blueprint = Blueprint("recipes", __name__, url_prefix="/runs/new")
 

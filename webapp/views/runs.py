@@ -10,17 +10,17 @@ from plotly.graph_objects import Figure
 from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
-from .. import charts
-from ..database import db
-from ..deletion import delete_run
-from ..deployments import deployable, deployed
-from ..engine.recipe import Recipe
-from ..engine.techniques import techniques
-from ..run_requests import cancel_run, retry_artifact, retry_run
-from ..services import services
-from ..sharing import shares_of
-from ..store.models import Checkpoint, LogLine, Run, RunState
-from ..takeaway import offered
+from webapp import charts
+from webapp.database import db
+from webapp.deletion import delete_run
+from webapp.deployments import deployable, deployed
+from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import techniques
+from webapp.run_requests import cancel_run, retry_artifact, retry_run
+from webapp.services import services
+from webapp.sharing import shares_of
+from webapp.store.models import Checkpoint, LogLine, Run, RunState
+from webapp.takeaway import offered
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 

@@ -14,14 +14,14 @@ from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 
-from ..database import db
-from ..deployments import check_token
-from ..engine.errors import PareError
-from ..request_errors import Busy
-from ..services import services
-from ..serving.client import Connection
-from ..serving.errors import TooLarge, Unavailable, Unknown, error_body
-from ..store.models import Deployment, DeploymentState
+from webapp.database import db
+from webapp.deployments import check_token
+from webapp.engine.errors import PareError
+from webapp.request_errors import Busy
+from webapp.services import services
+from webapp.serving.client import Connection
+from webapp.serving.errors import TooLarge, Unavailable, Unknown, error_body
+from webapp.store.models import Deployment, DeploymentState
 
 blueprint = Blueprint("serve", __name__, url_prefix="/serve")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from .. import charts
-from ..comparison import COLUMNS, SCALES, SETTINGS, Comparison, View, as_csv, compare, drawn, runs_of
-from ..database import db
-from ..request_errors import NotFound
-from ..sharing import open_share, revoke, share_runs, shared_runs, token_of
-from ..store.models import Run, Share
+from webapp import charts
+from webapp.comparison import COLUMNS, SCALES, SETTINGS, Comparison, View, as_csv, compare, drawn, runs_of
+from webapp.database import db
+from webapp.request_errors import NotFound
+from webapp.sharing import open_share, revoke, share_runs, shared_runs, token_of
+from webapp.store.models import Run, Share
+
 from .artifacts import artifact_of, send_artifact
 from .compare import csv_answer
 from .receipts import bytes_figure, json_answer, require_receipt

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, render_template
 
-from ..engine.techniques import techniques
-from ..forms import setting_rows
+from webapp.engine.techniques import techniques
+from webapp.forms import setting_rows
 
 blueprint = Blueprint("techniques", __name__, url_prefix="/techniques")
 

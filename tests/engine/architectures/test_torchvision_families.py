@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tests.engine.architectures import torchvision_shapes as shapes
 from webapp.engine.architectures import architecture, classes, recognise
 from webapp.engine.architectures.conv_blocks import AveragePool, _shares
 from webapp.engine.errors import CheckpointRefused
-
-from . import torchvision_shapes as shapes
 
 PUBLISHED = {  # parameters, from torchvision's pages
     "VGG-11": (shapes.vgg(11), 132_863_336),

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.formats.tiny_gguf import MODELS, STRETCHED, TOKENS, model_of, write_gguf
 from webapp.engine.architectures import architecture
-
-from .tiny_gguf import MODELS, STRETCHED, TOKENS, model_of, write_gguf
 
 
 def assert_is_that_model(bench, facts, model):

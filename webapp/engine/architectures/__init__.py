@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ..discovery import entry_points_of, subclasses_in
-from ..facts import ArchitectureSpec, TensorFacts
+from webapp.engine.discovery import entry_points_of, subclasses_in
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
+
 from .base import Architecture
 from .layers import layers_from_tensors, layers_of
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..facts import ArchitectureSpec, TensorFacts
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
 
 
 class Architecture(ABC):

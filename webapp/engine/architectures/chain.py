@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import CheckpointRefused, quoted
-from ..facts import TensorFacts
+from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.facts import TensorFacts
 
 Step = dict[str, Any]
 

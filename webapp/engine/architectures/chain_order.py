@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from ..facts import TensorFacts
+from webapp.engine.facts import TensorFacts
 
 Shapes = Mapping[str, tuple[int, ...]]
 MOST_LAYERS = 200  # of a chain; the experts of a mixture are 100,000 matrices of equal shape

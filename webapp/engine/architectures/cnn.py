@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..errors import CheckpointRefused
-from ..facts import ArchitectureSpec, TensorFacts
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
+
 from .base import Architecture
 from .chain import Step, completed, grouped, skeleton, try_shapes
 from .chain_order import in_chain, numbered

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from ..errors import CheckpointRefused
-from ..facts import TensorFacts
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.facts import TensorFacts
 
 COUNTER = "num_batches_tracked"  # of a batch norm: no checkpoint of before torch 0.4 has it, and no answer needs it
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..facts import TensorFacts
+from webapp.engine.facts import TensorFacts
 
 Shapes = Mapping[str, TensorFacts]
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..facts import ArchitectureSpec, TensorFacts
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
+
 from .base import Architecture
 from .comparing import compare, counted, without_counters
 from .conv_blocks import ConvNorm, indices, rank

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import nn
 
-from ..errors import CheckpointRefused
-from ..facts import ArchitectureSpec, Task, TensorFacts
-from ..programs.module import ProgramModule, answer_names
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.facts import ArchitectureSpec, Task, TensorFacts
+from webapp.engine.programs.module import ProgramModule, answer_names
+
 from .base import Architecture
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError)

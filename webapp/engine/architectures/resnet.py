@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..facts import ArchitectureSpec, TensorFacts
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
+
 from .base import Architecture
 from .comparing import compare, counted, without_counters
 

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..facts import ArchitectureSpec, TensorFacts
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
+
 from .base import Architecture
 from .comparing import COUNTER, counted, without_counters
 

@@ -12,8 +12,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from ..errors import CheckpointRefused, quoted
-from ..facts import ArchitectureSpec, Task, TensorFacts
+from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.facts import ArchitectureSpec, Task, TensorFacts
+
 from .base import Architecture
 
 TASKS: tuple[tuple[str, Task], ...] = (  # the end of a class name -> what it does

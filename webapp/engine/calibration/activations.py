@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..activations import Range
-from ..math.activations import TOP, grid_of
+from webapp.engine.activations import Range
+from webapp.engine.math.activations import TOP, grid_of
 
 Method = Literal["error", "minmax", "percentile", "entropy"]
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..encodings import Encoded
+from webapp.engine.encodings import Encoded
+
 from .passes import Pass, doors
 from .slots import Slot, columns_of, geometry, inputs_as_rows
 from .stacks import Stack

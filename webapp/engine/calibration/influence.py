@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..batches import Batch
-from ..facts import LayerFacts
-from ..model import Model
-from ..progress import Report
+from webapp.engine.batches import Batch
+from webapp.engine.facts import LayerFacts
+from webapp.engine.model import Model
+from webapp.engine.progress import Report
+
 from .walk import walk_states
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import Batch, outputs
-from ..facts import ArchitectureSpec, LayerFacts
-from ..memory import give_back
-from ..model import Model
-from ..modules import fill, release, skeleton_of, sources
-from ..progress import Report
+from webapp.engine.batches import Batch, outputs
+from webapp.engine.facts import ArchitectureSpec, LayerFacts
+from webapp.engine.memory import give_back
+from webapp.engine.model import Model
+from webapp.engine.modules import fill, release, skeleton_of, sources
+from webapp.engine.progress import Report
+
 from .block import Block
 from .slots import Slot, slots_of
 from .stacks import stacks_of

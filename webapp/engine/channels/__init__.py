@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-from ..architectures import architectures
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..widths import fit_widths
+from webapp.engine.architectures import architectures
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.widths import fit_widths
+
 from .groups import Group, Member, cut_shapes, kept_indices
 from .traced import ANSWERS, traced_groups
 from .transformers_blocks import OUTSIDE, RESIDUAL, block_groups, narrowed

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..batches import Batch, outputs
-from ..calibration import Block
-from ..encodings import Dense
-from ..model import Model
-from ..modules import build
-from ..widths import note_sizes
+from webapp.engine.batches import Batch, outputs
+from webapp.engine.calibration import Block
+from webapp.engine.encodings import Dense
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+from webapp.engine.widths import note_sizes
+
 from .groups import Group, Member, kept_indices
 
 

@@ -8,14 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..batches import Batch, outputs
-from ..calibration import Block, Covariance, Slot
-from ..facts import ArchitectureSpec
-from ..math import importance
-from ..math.elimination import Elimination
-from ..model import Model
-from ..modules import build
-from ..targets import target_loss
+from webapp.engine.batches import Batch, outputs
+from webapp.engine.calibration import Block, Covariance, Slot
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.math import importance
+from webapp.engine.math.elimination import Elimination
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+from webapp.engine.targets import target_loss
+
 from .groups import Group, Member
 
 Gradients = Mapping[str, Tensor]

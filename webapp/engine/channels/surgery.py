@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..batches import Batch
-from ..calibration import Block, Covariance, walk
-from ..encodings import Dense
-from ..facts import CheckpointFacts
-from ..model import Model
-from ..progress import Part, Report
+from webapp.engine.batches import Batch
+from webapp.engine.calibration import Block, Covariance, walk
+from webapp.engine.encodings import Dense
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.model import Model
+from webapp.engine.progress import Part, Report
+
 from .cutting import cut
 from .groups import Group
 from .scores import Readers, from_gradients, from_weights, gradients

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..batches import synthetic
-from ..facts import ArchitectureSpec
-from ..widths import fit_widths
+from webapp.engine.batches import synthetic
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.widths import fit_widths
+
 from .groups import Group, Member, Uncuttable, cut_shapes
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)

@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from ..architectures import architectures
-from ..architectures.layers import INPUTS_FIRST
-from ..architectures.transformers_family import INVALID
-from ..calibration.walk import row_of_blocks
-from ..facts import ArchitectureSpec
+from webapp.engine.architectures import architectures
+from webapp.engine.architectures.layers import INPUTS_FIRST
+from webapp.engine.architectures.transformers_family import INVALID
+from webapp.engine.calibration.walk import row_of_blocks
+from webapp.engine.facts import ArchitectureSpec
+
 from .groups import Group, Member, Uncuttable, cut_shapes
 from .stages import IN_STAGES, stage_groups
 from .traced import ANSWERS
@@ -114,7 +115,7 @@ def fits(spec: ArchitectureSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def _parsed(spec: ArchitectureSpec) -> Any:
-    from ..architectures.transformers_family import parsed_config
+    from webapp.engine.architectures.transformers_family import parsed_config
 
     return parsed_config(spec.config)
 

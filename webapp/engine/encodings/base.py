@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ..math.quantizers import LARGEST_HALF
-from ..plans import Plan
+from webapp.engine.math.quantizers import LARGEST_HALF
+from webapp.engine.plans import Plan
 
 
 class Encoded(ABC):

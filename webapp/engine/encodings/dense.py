@@ -10,8 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..math import bits
-from ..plans import DensePlan
+from webapp.engine.math import bits
+from webapp.engine.plans import DensePlan
+
 from .base import Encoded, dtype_name, dtype_of
 
 

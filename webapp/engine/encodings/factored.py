@@ -8,8 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..factor_plans import FactoredPlan, PivotedPlan
-from ..math import bits
+from webapp.engine.factor_plans import FactoredPlan, PivotedPlan
+from webapp.engine.math import bits
+
 from .base import Encoded, dtype_name
 from .composite import Composite, factors_from
 

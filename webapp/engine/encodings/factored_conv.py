@@ -9,7 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..factor_plans import FactoredConvPlan
+from webapp.engine.factor_plans import FactoredConvPlan
+
 from .base import Encoded, dtype_name
 from .composite import Composite, factors_from
 

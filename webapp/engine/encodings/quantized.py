@@ -8,12 +8,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..layout import PLAIN, Layout
-from ..math import bits as streams
-from ..math import grids, quantizers
-from ..math.grids import Scheme
-from ..math.quantizers import Grid
-from ..plans import QuantizedPlan
+from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.math import bits as streams
+from webapp.engine.math import grids, quantizers
+from webapp.engine.math.grids import Scheme
+from webapp.engine.math.quantizers import Grid
+from webapp.engine.plans import QuantizedPlan
+
 from .base import Encoded, dtype_name, dtype_of
 
 

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
-from ..discovery import subclasses_in
-from ..errors import RecipeInvalid
-from ..facts import CheckpointFacts
+from webapp.engine.discovery import subclasses_in
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.facts import CheckpointFacts
+
 from .base import Export, Loaded
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from torch import nn
 
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..model import Model
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.model import Model
 
 if TYPE_CHECKING:
-    from ..writable import Trial
+    from webapp.engine.writable import Trial
 
 Array = np.ndarray[Any, Any]
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from ..architectures.transformers_family import take_batches
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..model import Model
+from webapp.engine.architectures.transformers_family import take_batches
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.model import Model
+
 from .base import Export, Loaded
 
 
@@ -39,7 +40,7 @@ class CompressedTensors(Export):
         return None
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
-        from ..transformers_folder.folder import write_folder
+        from webapp.engine.transformers_folder.folder import write_folder
 
         layout = write_folder(model, folder / self.file)
         bits = sorted({scheme.stored_bits for scheme in layout.schemes.values()})
@@ -53,7 +54,7 @@ class CompressedTensors(Export):
         """Stock `from_pretrained` on the unpacked folder; nothing of Pare reads it."""
         import transformers
 
-        from ..transformers_folder.folder import CONFIG, INSIDE
+        from webapp.engine.transformers_folder.folder import CONFIG, INSIDE
 
         with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(folder / self.file) as archive:
             archive.extractall(unpacked)
@@ -67,8 +68,8 @@ class CompressedTensors(Export):
         return Loaded(module, "from_pretrained of transformers, a process of its own", runtime)
 
     def rounded(self, model: Model) -> Model:
-        from ..transformers_folder.folder import Layout
-        from ..transformers_folder.packing import as_float
+        from webapp.engine.transformers_folder.folder import Layout
+        from webapp.engine.transformers_folder.packing import as_float
 
         floats = {name: as_float(model.weights[name]) for name in Layout.of(model).floats}
         return replace(model, weights={**model.weights, **floats}, activations={})

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from ..encodings import Composite, Dense, Encoded
-from ..errors import ExportUnfit
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..model import Model
+from webapp.engine.encodings import Composite, Dense, Encoded
+from webapp.engine.errors import ExportUnfit
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.model import Model
+
 from .base import Export, Loaded
 
 
@@ -32,8 +33,8 @@ class Gguf(Export):
     packages = ("gguf",)
 
     def lacks(self, facts: CheckpointFacts) -> str | None:
-        from ..architectures.transformers_family import parsed_config
-        from ..llama_cpp.names import why_not
+        from webapp.engine.architectures.transformers_family import parsed_config
+        from webapp.engine.llama_cpp.names import why_not
 
         spec = facts.architecture
         if spec is None:
@@ -45,11 +46,11 @@ class Gguf(Export):
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         from gguf import GGMLQuantizationType, GGUFWriter
 
-        from ..architectures.transformers_family import parsed_config
-        from ..llama_cpp.blocks import choose, packed
-        from ..llama_cpp.metadata import rope_factors, write_hyperparameters
-        from ..llama_cpp.names import ARCHITECTURES, ROPE_FREQS, interleaved, their_name, turned_heads
-        from ..llama_cpp.vocabulary import WITHOUT, write_vocabulary
+        from webapp.engine.architectures.transformers_family import parsed_config
+        from webapp.engine.llama_cpp.blocks import choose, packed
+        from webapp.engine.llama_cpp.metadata import rope_factors, write_hyperparameters
+        from webapp.engine.llama_cpp.names import ARCHITECTURES, ROPE_FREQS, interleaved, their_name, turned_heads
+        from webapp.engine.llama_cpp.vocabulary import WITHOUT, write_vocabulary
 
         assert model.architecture is not None
         config, weights = parsed_config(model.architecture.config), _weights(model)
@@ -83,13 +84,13 @@ class Gguf(Export):
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         from importlib.metadata import version
 
-        from ..llama_cpp.reading import read_module
+        from webapp.engine.llama_cpp.reading import read_module
 
         runtime = f"its values run by torch {torch.__version__}, float32; llama.cpp itself was not run"
         return Loaded(read_module(folder / self.file), f"gguf-py {version('gguf')}, a process of its own", runtime)
 
     def rounded(self, model: Model) -> Model:
-        from ..llama_cpp.blocks import choose, rounded
+        from webapp.engine.llama_cpp.blocks import choose, rounded
 
         weights = {name: rounded(encoded, choose(encoded)) for name, encoded in _weights(model).items()}
         return replace(model, weights=weights, activations={})
@@ -104,8 +105,8 @@ class Gguf(Export):
 
 def _weights(model: Model) -> dict[str, Encoded]:
     """The weights to write, each tied one once, under the embedding's name. Raises ExportUnfit."""
-    from ..channels.transformers_blocks import fits
-    from ..llama_cpp.names import their_name
+    from webapp.engine.channels.transformers_blocks import fits
+    from webapp.engine.llama_cpp.names import their_name
 
     named = {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
     if model.tied:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ExportUnfit
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..model import Model
+from webapp.engine.errors import ExportUnfit
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.model import Model
+
 from .base import Export, Loaded
 
 if TYPE_CHECKING:
-    from ..writable import Trial
+    from webapp.engine.writable import Trial
 
 LARGEST_IN_ONE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 BESIDE = "model.onnx.data"
@@ -36,15 +37,15 @@ class Onnx(Export):
         return None
 
     def tried(self, trial: Trial) -> str | None:
-        from ..onnx_graph.trace import Untraceable
+        from webapp.engine.onnx_graph.trace import Untraceable
 
         return f"It cannot be traced: {trial.graph}." if isinstance(trial.graph, Untraceable) else None
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         import onnx_ir
 
-        from ..onnx_graph.assembly import assembled
-        from ..onnx_graph.trace import Untraceable
+        from webapp.engine.onnx_graph.assembly import assembled
+        from webapp.engine.onnx_graph.trace import Untraceable
 
         try:
             made = assembled(model, keep=True)
@@ -56,7 +57,7 @@ class Onnx(Export):
         return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes}
 
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
-        from ..onnx_graph.runtime import InParts, SessionModule
+        from webapp.engine.onnx_graph.runtime import InParts, SessionModule
 
         assert spec is not None
         module = SessionModule(folder / self.file, spec)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from ..encodings import Dense, Quantized
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..model import Model
+from webapp.engine.encodings import Dense, Quantized
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.model import Model
+
 from .base import Export, Loaded
 
 if TYPE_CHECKING:
-    from ..writable import Trial
+    from webapp.engine.writable import Trial
 
 
 class Program(Export):
@@ -38,12 +39,12 @@ class Program(Export):
         return None
 
     def tried(self, trial: Trial) -> str | None:
-        from ..onnx_graph.trace import Untraceable
+        from webapp.engine.onnx_graph.trace import Untraceable
 
         return f"It cannot be traced: {trial.program}." if isinstance(trial.program, Untraceable) else None
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
-        from ..program.tracing import exported
+        from webapp.engine.program.tracing import exported
 
         torch.export.save(exported(model), folder / self.file)
         held: Counter[str] = Counter()

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from ..artifact import FORMAT, read_model, write_model
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..model import Model
-from ..modules import build
+from webapp.engine.artifact import FORMAT, read_model, write_model
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+
 from .base import Export, Loaded
 
 

@@ -10,14 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ExportUnfit
-from ..facts import ArchitectureSpec, CheckpointFacts
-from ..model import Model
-from ..zipped_folder import unzip_folder, zip_folder
+from webapp.engine.errors import ExportUnfit
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.model import Model
+from webapp.engine.zipped_folder import unzip_folder, zip_folder
+
 from .base import Export, Loaded
 
 if TYPE_CHECKING:
-    from ..writable import Trial
+    from webapp.engine.writable import Trial
 
 FOLDER = "model/1"  # TensorFlow Serving's model_base_path is the first part, and the second its version
 ONNX = "model.onnx"
@@ -53,8 +54,8 @@ class SavedModel(Export):
         return None
 
     def tried(self, trial: Trial) -> str | None:
-        from ..onnx_graph.trace import Untraceable
-        from ..tensorflow_graph.names import missing
+        from webapp.engine.onnx_graph.trace import Untraceable
+        from webapp.engine.tensorflow_graph.names import missing
 
         if isinstance(trial.graph, Untraceable):
             return f"It cannot be traced: {trial.graph}."
@@ -63,9 +64,9 @@ class SavedModel(Export):
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         import onnx_ir
 
-        from ..onnx_graph.assembly import assembled
-        from ..onnx_graph.trace import Untraceable
-        from ..tensorflow_graph.processes import converted
+        from webapp.engine.onnx_graph.assembly import assembled
+        from webapp.engine.onnx_graph.trace import Untraceable
+        from webapp.engine.tensorflow_graph.processes import converted
 
         try:
             made = assembled(model)
@@ -79,7 +80,7 @@ class SavedModel(Export):
         return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes, **told}
 
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
-        from ..tensorflow_graph.runtime import ServedModule
+        from webapp.engine.tensorflow_graph.runtime import ServedModule
 
         assert spec is not None
         unpacked = tempfile.TemporaryDirectory()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..facts import LayerFacts
-from ..progress import Report
-from ..safetensors_file import LazyTensor
+from webapp.engine.facts import LayerFacts
+from webapp.engine.progress import Report
+from webapp.engine.safetensors_file import LazyTensor
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import CheckpointRefused
-from ..programs.archived import ProgramArchive
-from ..programs.serialized import NotRun
-from ..progress import Report
-from ..safetensors_file import LazyTensor
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.programs.archived import ProgramArchive
+from webapp.engine.programs.serialized import NotRun
+from webapp.engine.progress import Report
+from webapp.engine.safetensors_file import LazyTensor
+
 from .archive import names_in
 from .base import Accepted, Format, Opened
 from .program_archive import SAVE_AGAIN, opened_archive

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from ..architectures.transformers_family import Transformers, beyond_any, why_not
-from ..errors import CheckpointRefused
-from ..progress import Report
-from ..safetensors_file import LazyTensor
+from webapp.engine.architectures.transformers_family import Transformers, beyond_any, why_not
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.progress import Report
+from webapp.engine.safetensors_file import LazyTensor
+
 from .base import Accepted, Format, Opened
 from .gguf_header import check_header
 
@@ -43,7 +44,7 @@ class Gguf(Format):
     def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
         from gguf import GGUFReader
 
-        from ..llama_cpp import importing
+        from webapp.engine.llama_cpp import importing
 
         report.progress(0.02, "Reading the GGUF header")
         values = check_header(upload, filename)

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..architectures.transformers_family import beyond_any
-from ..errors import CheckpointRefused, is_text, json_fault
-from ..progress import Report
-from ..safetensors_file import lazy_tensors
+from webapp.engine.architectures.transformers_family import beyond_any
+from webapp.engine.errors import CheckpointRefused, is_text, json_fault
+from webapp.engine.progress import Report
+from webapp.engine.safetensors_file import lazy_tensors
+
 from .archive import extract, members, read_member
 from .base import Accepted, Format, Opened
 from .huggingface_names import conform

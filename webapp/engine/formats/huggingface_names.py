@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from ..architectures.transformers_family import Transformers, ignorable, tied_by, why_not
-from ..errors import CheckpointRefused
-from ..memory import is_want_of_memory
-from ..progress import Report
-from ..safetensors_file import LazyTensor, write_safetensors
+from webapp.engine.architectures.transformers_family import Transformers, ignorable, tied_by, why_not
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.memory import is_want_of_memory
+from webapp.engine.progress import Report
+from webapp.engine.safetensors_file import LazyTensor, write_safetensors
+
 from .base import Opened
 
 SPARE_TIMES, SPARE_PARAMETERS = 2, 10_000_000  # a tied head; what one class has and another does not
@@ -150,7 +151,7 @@ def _converted(opened: Opened, kind: Any, title: str, filename: str, scratch: Pa
 
 
 def _config_of(opened: Opened) -> Any:
-    from ..architectures.transformers_family import parsed_config
+    from webapp.engine.architectures.transformers_family import parsed_config
 
     assert opened.config is not None
     return parsed_config(opened.config)

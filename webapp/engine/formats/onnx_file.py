@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from ..errors import CheckpointRefused, quoted
-from ..facts import LayerFacts, LayerKind
-from ..onnx_program.flattening import Flat, flattened
-from ..onnx_program.graph import Graph, graph_of
-from ..onnx_program.tracing import archived
-from ..programs.serialized import NotRun
-from ..progress import Report
-from ..safetensors_file import LazyTensor
+from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.facts import LayerFacts, LayerKind
+from webapp.engine.onnx_program.flattening import Flat, flattened
+from webapp.engine.onnx_program.graph import Graph, graph_of
+from webapp.engine.onnx_program.tracing import archived
+from webapp.engine.programs.serialized import NotRun
+from webapp.engine.progress import Report
+from webapp.engine.safetensors_file import LazyTensor
+
 from .archive import extract, members, names_in
 from .base import Accepted, Format, Opened
 from .onnx_tensors import ELEMENTS, constant_tensor, lazy_tensor

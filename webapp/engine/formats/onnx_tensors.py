@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointRefused, quoted
-from ..safetensors_file import MOST_AXES, LazyTensor
+from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.safetensors_file import MOST_AXES, LazyTensor
+
 from .widening import WIDER, wider
 
 ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values which are not raw

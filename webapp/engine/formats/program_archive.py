@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointRefused, json_fault, quoted
-from ..programs.archived import ProgramArchive
-from ..programs.serialized import SCALARS, STRIDED
-from ..safetensors_file import MOST_TENSORS, NAMES, LazyTensor
+from webapp.engine.errors import CheckpointRefused, json_fault, quoted
+from webapp.engine.programs.archived import ProgramArchive
+from webapp.engine.programs.serialized import SCALARS, STRIDED
+from webapp.engine.safetensors_file import MOST_TENSORS, NAMES, LazyTensor
+
 from .archive import damage_named, members, read_member
 
 JSON_LIMIT_BYTES = 100_000_000

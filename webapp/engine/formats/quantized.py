@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointRefused, quoted
-from ..safetensors_file import LazyTensor
+from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.safetensors_file import LazyTensor
+
 from .base import Opened
 from .widening import OF_ACTIVATIONS, scales_block, widen
 

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import CheckpointRefused
-from ..programs.archived import ProgramArchive
-from ..programs.assembly import assembled, tensor_names
-from ..programs.lifting import Lifted, lift
-from ..programs.serialized import Draft, NotRun, drafted
-from ..programs.trial import described
-from ..safetensors_file import LazyTensor
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.programs.archived import ProgramArchive
+from webapp.engine.programs.assembly import assembled, tensor_names
+from webapp.engine.programs.lifting import Lifted, lift
+from webapp.engine.programs.serialized import Draft, NotRun, drafted
+from webapp.engine.programs.trial import described
+from webapp.engine.safetensors_file import LazyTensor
+
 from .base import Opened
 
 NAMED = 6  # tensors that a note lists

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import CheckpointRefused
-from ..progress import Report
-from ..safetensors_file import HEADER_LIMIT_BYTES, opened_file
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.progress import Report
+from webapp.engine.safetensors_file import HEADER_LIMIT_BYTES, opened_file
+
 from .base import Accepted, Format, Opened
 
 

@@ -13,8 +13,9 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointRefused
-from ..safetensors_file import LazyTensor, dtype_name
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.safetensors_file import LazyTensor, dtype_name
+
 from .base import Opened
 
 SMALL_FLOATS = (

@@ -25,8 +25,9 @@ from transformers.modeling_gguf_pytorch_utils import (
     get_gguf_hf_weights_map,
 )
 
-from ..errors import CheckpointRefused, quoted
-from ..safetensors_file import LazyTensor
+from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.safetensors_file import LazyTensor
+
 from .metadata import head_size, rope_factors
 from .names import ROPE_FREQS
 

@@ -10,10 +10,11 @@ import torch
 from gguf import GGUFReader, dequantize
 from torch import Tensor, nn
 
-from ..architectures.transformers_family import Transformers, parsed_config
-from ..encodings import Dense, Encoded
-from ..model import Model
-from ..modules import build
+from webapp.engine.architectures.transformers_family import Transformers, parsed_config
+from webapp.engine.encodings import Dense, Encoded
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+
 from .metadata import read_config
 from .names import ROPE_FREQS, apart, their_name, turned_heads
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ..activations import Activations
-from ..encodings import Encoded, Quantized
-from ..model import Model
-from ..modules import leaves_of
-from ..plans import QuantizedPlan
+from webapp.engine.activations import Activations
+from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.model import Model
+from webapp.engine.modules import leaves_of
+from webapp.engine.plans import QuantizedPlan
+
 from .convolutions import convolution
 from .drawing import Drawing
 from .forms import decoded, few_bits, looked_up

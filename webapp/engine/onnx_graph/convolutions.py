@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..activations import Activations
-from ..encodings import Quantized
+from webapp.engine.activations import Activations
+from webapp.engine.encodings import Quantized
+
 from .integers import Integers, Leaves
 from .products import Use, only_user
 

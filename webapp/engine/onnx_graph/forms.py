@@ -13,7 +13,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ..encodings import Encoded, Quantized
+from webapp.engine.encodings import Encoded, Quantized
+
 from .drawing import MICROSOFT, NUMBERS, Drawing
 from .products import Use
 

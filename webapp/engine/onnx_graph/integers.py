@@ -11,9 +11,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ..activations import Activations, Range
-from ..encodings import Encoded, Quantized
-from ..math.activations import SMALLEST, TOP
+from webapp.engine.activations import Activations, Range
+from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.math.activations import SMALLEST, TOP
+
 from .drawing import MICROSOFT, Drawing
 from .forms import codes_of, scale_of
 from .products import Use

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..batches import Batch
-from ..facts import ArchitectureSpec
-from ..kept import SO_FAR, WHOLE, past_names, present_name
+from webapp.engine.batches import Batch
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.kept import SO_FAR, WHOLE, past_names, present_name
+
 from .served import Call, Served
 
 TRACED = 5  # tokens that were read before those of the traced input

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..architectures.program import output_names
-from ..facts import ArchitectureSpec
+from webapp.engine.architectures.program import output_names
+from webapp.engine.facts import ArchitectureSpec
 
 
 class Served(nn.Module):

@@ -23,11 +23,12 @@ from torch.export import ExportedProgram
 from torch.onnx import OnnxExporterError
 from torch.utils._pytree import tree_map
 
-from ..batches import Batch, synthetic
-from ..facts import ArchitectureSpec
-from ..memory import is_want_of_memory
-from ..model import Model
-from ..modules import fill, skeleton_of
+from webapp.engine.batches import Batch, synthetic
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.memory import is_want_of_memory
+from webapp.engine.model import Model
+from webapp.engine.modules import fill, skeleton_of
+
 from .keeping import keeping
 from .served import Call, Served, with_plain_operators
 from .tidying import tidy

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..programs.serialized import NotRun
+from webapp.engine.programs.serialized import NotRun
 
 DEPTH = 20  # of graphs in graphs
 GRAPH, IF = 5, "If"  # AttributeProto.GRAPH

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from ..errors import quoted
-from ..kept import PRESENT
-from ..programs.serialized import NotRun
-from ..safetensors_file import LazyTensor
+from webapp.engine.errors import quoted
+from webapp.engine.kept import PRESENT
+from webapp.engine.programs.serialized import NotRun
+from webapp.engine.safetensors_file import LazyTensor
+
 from .flattening import IF, Drawn, Flat, Guards
 from .operators import OPERATORS
 from .values import constant

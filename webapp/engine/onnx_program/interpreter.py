@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..programs.module import put_tensor
-from ..programs.serialized import NotRun
+from webapp.engine.programs.module import put_tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .flattening import IF
 from .graph import Graph, GraphInput, Node
 from .operators import OPERATORS

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from ..programs.module import ProgramModule
+from webapp.engine.programs.module import ProgramModule
+
 from .simplify import COPY, Part
 
 NUMBERED = re.compile(

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..safetensors_file import LazyTensor
+from webapp.engine.onnx_program.operators.products import LINEAR
+from webapp.engine.onnx_program.operators.recurrent import APART, GATES, in_order
+from webapp.engine.safetensors_file import LazyTensor
+
 from .graph import Graph, Node, renamed
-from .operators.products import LINEAR
-from .operators.recurrent import APART, GATES, in_order
 
 PARTS: dict[str, dict[int, str]] = {  # operator -> the parts of its layer, by their places among its inputs
     LINEAR: {1: "weight", 2: "bias"},

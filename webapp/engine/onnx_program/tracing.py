@@ -18,9 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from ..programs.archived import ProgramArchive
-from ..programs.serialized import NotRun
-from ..safetensors_file import LazyTensor
+from webapp.engine.programs.archived import ProgramArchive
+from webapp.engine.programs.serialized import NotRun
+from webapp.engine.safetensors_file import LazyTensor
+
 from .graph import Graph, GraphInput
 from .interpreter import GraphModule, asked_for, known_tensors, trained
 from .naming import names_of

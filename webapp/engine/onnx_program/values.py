@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..programs.serialized import NotRun
+from webapp.engine.programs.serialized import NotRun
 
 MOST_KNOWN = 4096  # numbers that are followed one by one
 LONGEST_FORMULA = 200  # operations on sizes, one after the other

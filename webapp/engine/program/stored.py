@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..encodings import Dense, Encoded, Quantized
-from ..math.quantizers import Grid, dequantize
+from webapp.engine.encodings import Dense, Encoded, Quantized
+from webapp.engine.math.quantizers import Grid, dequantize
 
 WIDE = (torch.float32, torch.float64)
 

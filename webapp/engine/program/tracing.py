@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from ..errors import ExportUnfit
-from ..model import Model
-from ..modules import build, leaves_of
-from ..onnx_graph.served import Served, with_plain_operators
-from ..onnx_graph.trace import Untraceable, example, exported_program, free_axes
+from webapp.engine.errors import ExportUnfit
+from webapp.engine.model import Model
+from webapp.engine.modules import build, leaves_of
+from webapp.engine.onnx_graph.served import Served, with_plain_operators
+from webapp.engine.onnx_graph.trace import Untraceable, example, exported_program, free_axes
+
 from .stored import hold, stored
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..safetensors_file import LazyTensor, dtype_name
+from webapp.engine.safetensors_file import LazyTensor, dtype_name
+
 from .layers import layer_of
 from .lifting import Lifted
 from .module import LAYER, names_in

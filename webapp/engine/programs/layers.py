@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import CheckpointRefused, quoted
+from webapp.engine.errors import CheckpointRefused, quoted
 
 Described = Mapping[str, Any]
 

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import CheckpointRefused, quoted
-from ..safetensors_file import DTYPES
+from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.safetensors_file import DTYPES
+
 from .layers import layer_of
 from .operators import operator_of
 from .raw_matrices import raw_matrices

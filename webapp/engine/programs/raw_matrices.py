@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..facts import LayerKind
-from ..layout import PLAIN, Layout
+from webapp.engine.facts import LayerKind
+from webapp.engine.layout import PLAIN, Layout
+
 from .recurrent import GATES
 
 KEEPING = "select index index_select clone contiguous to _to_copy expand unsqueeze"

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import synthetic
-from ..errors import CheckpointRefused
-from ..facts import ArchitectureSpec, Task
-from ..safetensors_file import LazyTensor
+from webapp.engine.batches import synthetic
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.facts import ArchitectureSpec, Task
+from webapp.engine.safetensors_file import LazyTensor
+
 from .batching import any_batch
 from .module import LAYER, ProgramModule
 from .serialized import Draft, Given, NotRun

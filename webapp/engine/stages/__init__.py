@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..progress import Report
+from webapp.engine.progress import Report
+
 from . import baseline, export, score, step, verify
 from .job import StageJob
 

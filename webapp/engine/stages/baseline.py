@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..batches import Batch
-from ..measure import evaluate
-from ..metrics import Scores, number_text, summarise
-from ..modules import build
-from ..progress import Report
-from ..sizes import measure_file
-from ..wiring import judged, marked
+from webapp.engine.batches import Batch
+from webapp.engine.measure import evaluate
+from webapp.engine.metrics import Scores, number_text, summarise
+from webapp.engine.modules import build
+from webapp.engine.progress import Report
+from webapp.engine.sizes import measure_file
+from webapp.engine.wiring import judged, marked
+
 from .job import StageJob
 
 SCORES = "scores.json"  # per sample, for the paired comparison with the result

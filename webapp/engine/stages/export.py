@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..artifact import read_model
-from ..companions import write_companions
-from ..exports import exports
-from ..pipeline import STATE
-from ..progress import Report
+from webapp.engine.artifact import read_model
+from webapp.engine.companions import write_companions
+from webapp.engine.exports import exports
+from webapp.engine.pipeline import STATE
+from webapp.engine.progress import Report
+
 from .job import StageJob
 
 

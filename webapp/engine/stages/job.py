@@ -8,17 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..architectures import architectures
-from ..batches import Batch, Pictures, batches
-from ..calibration.samples import TechniqueData
-from ..datasets import Text, fit, open_dataset, without
-from ..facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
-from ..images import Images
-from ..model import Model
-from ..preprocessing import Preprocessing, preprocessing_of
-from ..questions import Questions
-from ..recipe import Recipe
-from ..tasks import for_task, resolved
+from webapp.engine.architectures import architectures
+from webapp.engine.batches import Batch, Pictures, batches
+from webapp.engine.calibration.samples import TechniqueData
+from webapp.engine.datasets import Text, fit, open_dataset, without
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
+from webapp.engine.images import Images
+from webapp.engine.model import Model
+from webapp.engine.preprocessing import Preprocessing, preprocessing_of
+from webapp.engine.questions import Questions
+from webapp.engine.recipe import Recipe
+from webapp.engine.tasks import for_task, resolved
 
 EVALUATE_AT_MOST = {  # chunks of text, or samples
     "text": 20,

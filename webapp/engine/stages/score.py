@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..artifact import read_model
-from ..measure import evaluate
-from ..metrics import number_text, summarise
-from ..modules import build
-from ..pipeline import STATE
-from ..progress import Report
-from ..wiring import marked
+from webapp.engine.artifact import read_model
+from webapp.engine.measure import evaluate
+from webapp.engine.metrics import number_text, summarise
+from webapp.engine.modules import build
+from webapp.engine.pipeline import STATE
+from webapp.engine.progress import Report
+from webapp.engine.wiring import marked
+
 from .job import StageJob
 
 

@@ -8,21 +8,22 @@ from typing import Any
 
 from torch import nn
 
-from ..artifact import read_model
-from ..batches import Batch, outputs, synthetic
-from ..errors import ArtifactUnproven
-from ..example import write_example
-from ..exports import Export, Loaded, exports
-from ..facts import ArchitectureSpec
-from ..latency import in_turns, percentiles
-from ..measure import evaluate
-from ..metrics import Samples, Scores, difference, summarise
-from ..modules import build
-from ..pipeline import STATE
-from ..probe import compare_probe
-from ..progress import Part, Report
-from ..sizes import measure_file
-from ..wiring import marked
+from webapp.engine.artifact import read_model
+from webapp.engine.batches import Batch, outputs, synthetic
+from webapp.engine.errors import ArtifactUnproven
+from webapp.engine.example import write_example
+from webapp.engine.exports import Export, Loaded, exports
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.latency import in_turns, percentiles
+from webapp.engine.measure import evaluate
+from webapp.engine.metrics import Samples, Scores, difference, summarise
+from webapp.engine.modules import build
+from webapp.engine.pipeline import STATE
+from webapp.engine.probe import compare_probe
+from webapp.engine.progress import Part, Report
+from webapp.engine.sizes import measure_file
+from webapp.engine.wiring import marked
+
 from .baseline import SCORES
 from .job import StageJob
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ..discovery import subclasses_in
-from ..errors import RecipeInvalid
+from webapp.engine.discovery import subclasses_in
+from webapp.engine.errors import RecipeInvalid
+
 from .base import Context, Need, Outcome, Reshaped, Skip, Technique
 
 

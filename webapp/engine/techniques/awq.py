@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration import Block, Covariance, Slot
-from ..encodings import Encoded, Quantized
-from ..math import awq, grids, quantizers
-from ..model import Model
+from webapp.engine.calibration import Block, Covariance, Slot
+from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.math import awq, grids, quantizers
+from webapp.engine.model import Model
+
 from .base import Context, Outcome, setting
 from .block_by_block import BlockByBlock
 from .folding import fold, producers

@@ -12,15 +12,15 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as PydanticField
 
-from ..batches import Batch
-from ..calibration.samples import TechniqueData
-from ..encodings import Encoded
-from ..errors import DatasetUnfit
-from ..facts import ArchitectureSpec, CheckpointFacts, LayerFacts
-from ..memory import give_back
-from ..model import Model
-from ..plans import Plan
-from ..progress import Report, tracked
+from webapp.engine.batches import Batch
+from webapp.engine.calibration.samples import TechniqueData
+from webapp.engine.encodings import Encoded
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts
+from webapp.engine.memory import give_back
+from webapp.engine.model import Model
+from webapp.engine.plans import Plan
+from webapp.engine.progress import Report, tracked
 
 # calibration_if_any: what the run's data has to teach is used, and the step goes on without it too
 Need = Literal["calibration", "calibration_if_any", "training", "gradients", "architecture", "teacher"]

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..architectures.comparing import some
-from ..calibration import Block, Slot, Statistic, walk
-from ..calibration.stacks import Stack, put_together
-from ..encodings import Encoded
-from ..facts import LayerFacts
-from ..model import Model
+from webapp.engine.architectures.comparing import some
+from webapp.engine.calibration import Block, Slot, Statistic, walk
+from webapp.engine.calibration.stacks import Stack, put_together
+from webapp.engine.encodings import Encoded
+from webapp.engine.facts import LayerFacts
+from webapp.engine.model import Model
+
 from .base import MATRICES, Context, Outcome, Skip, Technique
 
 UNREACHED = "no calibration sample reached it"

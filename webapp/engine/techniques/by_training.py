@@ -8,13 +8,14 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from ..encodings import Encoded
-from ..errors import DatasetUnfit, RecipeInvalid
-from ..facts import LayerFacts
-from ..model import Model
-from ..plans import DensePlan, Plan, QuantizedPlan
-from ..training import Objective, Student, Trained, TrainingSamples, TrainingSettings, train
-from ..training.student import Forms, best_device, whole
+from webapp.engine.encodings import Encoded
+from webapp.engine.errors import DatasetUnfit, RecipeInvalid
+from webapp.engine.facts import LayerFacts
+from webapp.engine.model import Model
+from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.training import Objective, Student, Trained, TrainingSamples, TrainingSettings, train
+from webapp.engine.training.student import Forms, best_device, whole
+
 from .base import MATRICES, Context, Outcome, Technique
 
 UNHELPFUL = "no step made it better, so the weights are left as they were"

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..calibration import Slot, SquareSum, walk
-from ..encodings import Encoded
-from ..facts import LayerFacts
-from ..math import allocation, masks
-from ..model import Model
-from ..progress import Part
+from webapp.engine.calibration import Slot, SquareSum, walk
+from webapp.engine.encodings import Encoded
+from webapp.engine.facts import LayerFacts
+from webapp.engine.math import allocation, masks
+from webapp.engine.model import Model
+from webapp.engine.progress import Part
+
 from .base import Context, Outcome, setting
 from .block_by_block import BlockByBlock
 from .pruning import Pruning, PruningSettings, smallest_gone, without

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import torch
 
-from ..encodings import Dense, Encoded, dtype_of
-from ..facts import LayerFacts
-from ..plans import DensePlan, Plan
+from webapp.engine.encodings import Dense, Encoded, dtype_of
+from webapp.engine.facts import LayerFacts
+from webapp.engine.plans import DensePlan, Plan
+
 from .base import MATRICES, LayerByLayer, Outcome, Skip, setting
 from .base import Settings as BaseSettings
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ..errors import RecipeInvalid
-from ..training import Objective, Student, TrainingSamples, TrainingSettings
-from ..training.teaching import Teaching, Weights
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.training import Objective, Student, TrainingSamples, TrainingSettings
+from webapp.engine.training.teaching import Teaching, Weights
+
 from .base import Context, setting
 from .by_training import ByTraining
 

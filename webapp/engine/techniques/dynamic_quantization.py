@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..activations import Activations
-from ..batches import Batch, synthetic
-from ..calibration import Block
+from webapp.engine.activations import Activations
+from webapp.engine.batches import Batch, synthetic
+from webapp.engine.calibration import Block
+
 from .base import Context, setting
 from .integer_products import IntegerProducts, IntegerSettings
 

@@ -9,14 +9,14 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from ..batches import Batch
-from ..calibration import Block, Covariance, CrossCovariance, Slot, walk
-from ..encodings import Dense, Encoded
-from ..facts import LayerFacts
-from ..math import whitening
-from ..math.whitening import Metric
-from ..model import Model
-from ..progress import Report, tracked
+from webapp.engine.batches import Batch
+from webapp.engine.calibration import Block, Covariance, CrossCovariance, Slot, walk
+from webapp.engine.encodings import Dense, Encoded
+from webapp.engine.facts import LayerFacts
+from webapp.engine.math import whitening
+from webapp.engine.math.whitening import Metric
+from webapp.engine.model import Model
+from webapp.engine.progress import Report, tracked
 
 TRIALS = 4  # batches on which the effect of one layer's factors on its block is measured
 

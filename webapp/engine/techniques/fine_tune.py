@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..training import Labels, Objective, Student, TrainingSamples, TrainingSettings
-from ..training.student import Forms, adapted, whole
+from webapp.engine.training import Labels, Objective, Student, TrainingSamples, TrainingSettings
+from webapp.engine.training.student import Forms, adapted, whole
+
 from .base import Context, setting
 from .by_training import ByTraining
 

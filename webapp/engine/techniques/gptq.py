@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration import Covariance, Slot, Statistic
-from ..encodings import Encoded, Quantized
-from ..math import gptq, grids, quantizers, refining
-from ..math.quantizers import Grid
-from ..model import Model
+from webapp.engine.calibration import Covariance, Slot, Statistic
+from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.math import gptq, grids, quantizers, refining
+from webapp.engine.math.quantizers import Grid
+from webapp.engine.model import Model
+
 from .base import Context, Outcome, setting
 from .block_by_block import BlockByBlock
 from .rounding import Rounding, RoundingSettings

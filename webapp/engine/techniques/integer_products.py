@@ -14,16 +14,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..activations import Activations, simulate
-from ..batches import Batch
-from ..calibration import Block, Slot, walk
-from ..encodings import Dense, Encoded, Quantized
-from ..facts import LayerFacts
-from ..layout import PLAIN, Layout
-from ..math.quantizers import Grid, quantize, stored_scale
-from ..model import Model
-from ..plans import DensePlan, Plan, QuantizedPlan
-from ..processor import saturates
+from webapp.engine.activations import Activations, simulate
+from webapp.engine.batches import Batch
+from webapp.engine.calibration import Block, Slot, walk
+from webapp.engine.encodings import Dense, Encoded, Quantized
+from webapp.engine.facts import LayerFacts
+from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.math.quantizers import Grid, quantize, stored_scale
+from webapp.engine.model import Model
+from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.processor import saturates
+
 from .base import Context, Outcome, Technique, setting
 from .base import Settings as BaseSettings
 from .block_by_block import UNREACHED, joined

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..blocks import Blocks, blocks_of, shortened
-from ..calibration.influence import influences
-from ..facts import CheckpointFacts, LayerFacts
-from ..model import Model
-from ..plans import Plan
-from ..structure import facts_of
+from webapp.engine.blocks import Blocks, blocks_of, shortened
+from webapp.engine.calibration.influence import influences
+from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.model import Model
+from webapp.engine.plans import Plan
+from webapp.engine.structure import facts_of
+
 from .base import Context, Need, Outcome, Reshaped, Skip, Technique, setting
 from .base import Settings as BaseSettings
 

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import torch
 
-from ..encodings import Encoded
-from ..facts import LayerFacts
-from ..math import ranks
-from ..model import Model
-from ..plans import Plan, QuantizedPlan
-from ..progress import Part, Report
+from webapp.engine.encodings import Encoded
+from webapp.engine.facts import LayerFacts
+from webapp.engine.math import ranks
+from webapp.engine.model import Model
+from webapp.engine.plans import Plan, QuantizedPlan
+from webapp.engine.progress import Part, Report
+
 from .base import MATRICES, Context, Need, Outcome, Skip, Technique, missed, setting
 from .base import Settings as BaseSettings
 from .block_by_block import UNREACHED

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..calibration import Slot
-from ..facts import LayerFacts
-from ..math import masks
-from ..model import Model
+from webapp.engine.calibration import Slot
+from webapp.engine.facts import LayerFacts
+from webapp.engine.math import masks
+from webapp.engine.model import Model
+
 from .base import Context, setting
 from .block_by_block import matrices
 from .pruning import PruningSettings, PruningWithoutData, smallest_gone

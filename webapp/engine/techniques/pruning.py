@@ -11,15 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..calibration import Slot
-from ..encodings import Dense, Encoded
-from ..facts import LayerFacts
-from ..layout import Layout
-from ..math import masks
-from ..memory import give_back
-from ..model import Model
-from ..plans import DensePlan, Plan, QuantizedPlan
-from ..progress import tracked
+from webapp.engine.calibration import Slot
+from webapp.engine.encodings import Dense, Encoded
+from webapp.engine.facts import LayerFacts
+from webapp.engine.layout import Layout
+from webapp.engine.math import masks
+from webapp.engine.memory import give_back
+from webapp.engine.model import Model
+from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.progress import tracked
+
 from .base import MATRICES, Context, Outcome, Technique, setting
 from .base import Settings as BaseSettings
 from .block_by_block import joined, matrices

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration import Slot
-from ..math import masks
-from ..model import Model
+from webapp.engine.calibration import Slot
+from webapp.engine.math import masks
+from webapp.engine.model import Model
+
 from .base import Context
 from .pruning import PruningSettings, PruningWithoutData, by_groups
 

@@ -8,13 +8,14 @@ from typing import Any, Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from ..calibration import Slot
-from ..encodings import Encoded, Quantized
-from ..errors import RecipeInvalid
-from ..facts import LayerFacts
-from ..math.grids import Numbers, Scheme
-from ..plans import DensePlan, Plan, QuantizedPlan
-from ..recipe import matches
+from webapp.engine.calibration import Slot
+from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.facts import LayerFacts
+from webapp.engine.math.grids import Numbers, Scheme
+from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.recipe import matches
+
 from .base import Outcome, Technique, setting
 from .base import Settings as BaseSettings
 

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..blocks import blocks_of
-from ..encodings import Dense
-from ..facts import CheckpointFacts, LayerFacts
-from ..model import Model
-from ..modules import build
-from ..plans import DensePlan, Plan
-from ..structure import facts_of, reshaped_facts
+from webapp.engine.blocks import blocks_of
+from webapp.engine.encodings import Dense
+from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+from webapp.engine.plans import DensePlan, Plan
+from webapp.engine.structure import facts_of, reshaped_facts
+
 from .base import NOTHING, Context, Outcome, Reshaped, Skip, Technique, setting
 from .base import Settings as BaseSettings
 from .layer_drop import LayerDrop

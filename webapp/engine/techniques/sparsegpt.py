@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration import Covariance, Slot
-from ..encodings import Dense, Encoded
-from ..math import admm, masks, obs
+from webapp.engine.calibration import Covariance, Slot
+from webapp.engine.encodings import Dense, Encoded
+from webapp.engine.math import admm, masks, obs
+
 from .base import Context, Outcome, setting
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..activations import Activations
-from ..batches import Batch
-from ..calibration import Block, Slot
-from ..calibration.activations import Histogram, Method
-from ..calibration.followers import followers
-from ..calibration.slots import inputs_as_rows
-from ..encodings import Dense, Encoded
+from webapp.engine.activations import Activations
+from webapp.engine.batches import Batch
+from webapp.engine.calibration import Block, Slot
+from webapp.engine.calibration.activations import Histogram, Method
+from webapp.engine.calibration.followers import followers
+from webapp.engine.calibration.slots import inputs_as_rows
+from webapp.engine.encodings import Dense, Encoded
+
 from .base import Context, setting
 from .integer_products import IntegerProducts, IntegerSettings
 

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..channels import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
-from ..channels.cutting import has_batch_norm, recalibrate_batch_norm
-from ..channels.surgery import FROM_DATA, Surgery
-from ..channels.transformers_blocks import ATTENTION, fits
-from ..facts import CheckpointFacts, LayerFacts
-from ..math.importance import relative
-from ..model import Model
-from ..plans import DensePlan, Plan
+from webapp.engine.channels import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
+from webapp.engine.channels.cutting import has_batch_norm, recalibrate_batch_norm
+from webapp.engine.channels.surgery import FROM_DATA, Surgery
+from webapp.engine.channels.transformers_blocks import ATTENTION, fits
+from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.math.importance import relative
+from webapp.engine.model import Model
+from webapp.engine.plans import DensePlan, Plan
+
 from .base import LEFT, Context, Need, Outcome, Reshaped, Skip, Technique, missed, setting
 from .base import Settings as BaseSettings
 

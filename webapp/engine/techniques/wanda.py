@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..calibration import Slot, SquareSum
-from ..encodings import Encoded
-from ..math import masks
+from webapp.engine.calibration import Slot, SquareSum
+from webapp.engine.encodings import Encoded
+from webapp.engine.math import masks
+
 from .base import Context, Outcome
 from .calibrated_pruning import CalibratedPruning, CalibratedPruningSettings, saliency
 from .pruning import by_groups, without

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ..encodings import Encoded, Quantized
-from ..facts import LayerFacts
-from ..model import Model
+from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.facts import LayerFacts
+from webapp.engine.model import Model
+
 from .base import MATRICES, Context, LayerByLayer, Outcome, setting
 from .rounding import Rounding, RoundingSettings
 

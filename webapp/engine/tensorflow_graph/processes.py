@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportUnfit, OutOfMemory
+from webapp.engine.errors import ExportUnfit, OutOfMemory
+
 from .convert import UNFIT
 
 PACKAGE_PARENT = Path(__file__).parents[3]

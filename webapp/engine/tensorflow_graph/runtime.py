@@ -13,9 +13,10 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from ..architectures.program import output_names
-from ..errors import ArtifactUnproven
-from ..facts import ArchitectureSpec
+from webapp.engine.architectures.program import output_names
+from webapp.engine.errors import ArtifactUnproven
+from webapp.engine.facts import ArchitectureSpec
+
 from .answering import Array, receive, send
 from .processes import LAST_WORDS, command, environment
 

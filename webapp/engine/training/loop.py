@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..math.schedules import rate_factor
-from ..progress import Report
+from webapp.engine.math.schedules import rate_factor
+from webapp.engine.progress import Report
+
 from .checkpoints import Checkpoints
 from .objectives import Objective
 from .samples import TrainingSamples, parts, to_device

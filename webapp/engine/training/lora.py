@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..encodings import Encoded, Quantized
+from webapp.engine.encodings import Encoded, Quantized
+
 from .forms import Form, Place, QuantizedForm, dense
 
 

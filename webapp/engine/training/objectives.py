@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from ..batches import JUDGED_BY_ORIGINAL, Batch
-from ..errors import DatasetUnfit
-from ..facts import ArchitectureSpec
-from ..math import losses
-from ..targets import target_loss
+from webapp.engine.batches import JUDGED_BY_ORIGINAL, Batch
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.math import losses
+from webapp.engine.targets import target_loss
+
 from .student import Student
 
 

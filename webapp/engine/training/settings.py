@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
-from ..facts import ArchitectureSpec
-from ..math.schedules import Schedule
-from ..techniques.base import Settings, setting
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.math.schedules import Schedule
+from webapp.engine.techniques.base import Settings, setting
 
 RATES = {"adamw": (5e-3, 1e-4), "sgd": (1e-1, 5e-3)}  # of networks of ours, of transformers
 BATCHES = {

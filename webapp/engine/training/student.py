@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..batches import Batch, outputs
-from ..encodings import Dense, Quantized
-from ..facts import ArchitectureSpec, LayerFacts
-from ..model import Model
-from ..modules import build
+from webapp.engine.batches import Batch, outputs
+from webapp.engine.encodings import Dense, Quantized
+from webapp.engine.facts import ArchitectureSpec, LayerFacts
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+
 from .forms import DenseForm, Form, Place, QuantizedForm, places
 from .lora import LoraForm
 from .settings import TrainingSettings

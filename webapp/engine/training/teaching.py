@@ -8,15 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..architectures import classes
-from ..batches import JUDGED_BY_ORIGINAL, Batch, outputs
-from ..errors import RecipeInvalid
-from ..facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec, Task
-from ..math import losses
-from ..model import Model
-from ..modules import build
-from ..targets import two_classes
-from ..tasks import answer_shape, for_task, why_not
+from webapp.engine.architectures import classes
+from webapp.engine.batches import JUDGED_BY_ORIGINAL, Batch, outputs
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec, Task
+from webapp.engine.math import losses
+from webapp.engine.model import Model
+from webapp.engine.modules import build
+from webapp.engine.targets import two_classes
+from webapp.engine.tasks import answer_shape, for_task, why_not
+
 from .objectives import Objective, label_loss
 from .student import Student
 from .watching import Watch, paired

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..architectures.transformers_family import NO_POOLING
-from ..encodings import Composite, Quantized, dtype_name
-from ..errors import ExportUnfit
-from ..model import Model
-from ..modules import skeleton_of
-from ..safetensors_file import LazyTensor, write_safetensors
+from webapp.engine.architectures.transformers_family import NO_POOLING
+from webapp.engine.encodings import Composite, Quantized, dtype_name
+from webapp.engine.errors import ExportUnfit
+from webapp.engine.model import Model
+from webapp.engine.modules import skeleton_of
+from webapp.engine.safetensors_file import LazyTensor, write_safetensors
+
 from .packing import Scheme, as_float, stored, why_float
 from .reading import read_by_others
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..encodings import Dense, Encoded, Quantized, half_dtype
-from ..math.quantizers import Grid
-from ..safetensors_file import LazyTensor
+from webapp.engine.encodings import Dense, Encoded, Quantized, half_dtype
+from webapp.engine.math.quantizers import Grid
+from webapp.engine.safetensors_file import LazyTensor
 
 
 @dataclass(frozen=True)

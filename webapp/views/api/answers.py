@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 from flask import url_for
 from sqlalchemy import Select, select, tuple_
 
-from ...database import db
-from ...engine.recipe import Recipe
-from ...request_errors import RequestInvalid
-from ...sharing import token_of
-from ...store.models import Artifact, Checkpoint, Dataset, Deployment, LogLine, Run, Share
+from webapp.database import db
+from webapp.engine.recipe import Recipe
+from webapp.request_errors import RequestInvalid
+from webapp.sharing import token_of
+from webapp.store.models import Artifact, Checkpoint, Dataset, Deployment, LogLine, Run, Share
+
 from . import schemas
 from .deployment_schemas import DeploymentAnswer
 

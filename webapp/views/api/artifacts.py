@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from flask import Response
 
-from ... import run_requests
-from ...database import db
-from ...services import services
-from ...store.models import Run
-from ...takeaway import offered
-from ..artifacts import artifact_of, send_artifact
-from ..packages import send_package
+from webapp import run_requests
+from webapp.database import db
+from webapp.services import services
+from webapp.store.models import Run
+from webapp.takeaway import offered
+from webapp.views.artifacts import artifact_of, send_artifact
+from webapp.views.packages import send_package
+
 from . import schemas
 from .answers import artifact_answer, run_answer
 from .endpoints import endpoint, row_of

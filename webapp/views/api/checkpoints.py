@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ... import uploads
-from ...database import db
-from ...deletion import delete_checkpoint as delete_row
-from ...run_requests import set_task
-from ...services import services
-from ...store.files import Readable
-from ...store.models import Checkpoint
+from webapp import uploads
+from webapp.database import db
+from webapp.deletion import delete_checkpoint as delete_row
+from webapp.run_requests import set_task
+from webapp.services import services
+from webapp.store.files import Readable
+from webapp.store.models import Checkpoint
+
 from . import schemas
 from .answers import checkpoint_answer, page
 from .endpoints import endpoint, row_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flask import Response, request, url_for
 
-from ...comparison import Comparison, View, as_csv, compare, drawn, runs_of
-from ...database import db
+from webapp.comparison import Comparison, View, as_csv, compare, drawn, runs_of
+from webapp.database import db
+
 from . import schemas
 from .endpoints import endpoint
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ... import uploads
-from ...database import db
-from ...deletion import delete_dataset as delete_row
-from ...services import services
-from ...store.files import Readable
-from ...store.models import Dataset
+from webapp import uploads
+from webapp.database import db
+from webapp.deletion import delete_dataset as delete_row
+from webapp.services import services
+from webapp.store.files import Readable
+from webapp.store.models import Dataset
+
 from . import schemas
 from .answers import dataset_answer, page
 from .endpoints import endpoint, row_of

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ... import deployments
-from ...database import db
-from ...deployments import DeploymentRequest
-from ...services import services
+from webapp import deployments
+from webapp.database import db
+from webapp.deployments import DeploymentRequest
+from webapp.services import services
+
 from .answers import deployment_answer
 from .deployment_schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer
 from .endpoints import endpoint

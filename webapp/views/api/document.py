@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from ...idempotency import KEY_LENGTH
-from ...services import services
-from ...takeaway import TARGETS
+from webapp.idempotency import KEY_LENGTH
+from webapp.services import services
+from webapp.takeaway import TARGETS
+
 from .endpoints import ENDPOINTS, Endpoint, blueprint
 from .schemas import ErrorAnswer
 

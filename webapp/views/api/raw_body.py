@@ -5,8 +5,8 @@ from __future__ import annotations
 from flask import request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from ...request_errors import RequestInvalid
-from ...store.errors import UploadBroken
+from webapp.request_errors import RequestInvalid
+from webapp.store.errors import UploadBroken
 
 
 class Body:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ...database import db
-from ...engine.facts import CheckpointFacts
-from ...engine.predict import match_layers, predict
-from ...engine.recipe import Recipe, lines_named
-from ...engine.run_checks import without_data
-from ...run_requests import named, parse_recipe, ready
-from ...store.models import Checkpoint, Dataset
+from webapp.database import db
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.predict import match_layers, predict
+from webapp.engine.recipe import Recipe, lines_named
+from webapp.engine.run_checks import without_data
+from webapp.run_requests import named, parse_recipe, ready
+from webapp.store.models import Checkpoint, Dataset
+
 from . import schemas
 from .endpoints import endpoint
 

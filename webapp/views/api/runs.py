@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ... import run_requests
-from ...database import db
-from ...deletion import delete_run as delete_row
-from ...engine.recipe import lines_named
-from ...run_requests import RunChanges, RunRequest
-from ...services import services
-from ...store.models import Run
+from webapp import run_requests
+from webapp.database import db
+from webapp.deletion import delete_run as delete_row
+from webapp.engine.recipe import lines_named
+from webapp.run_requests import RunChanges, RunRequest
+from webapp.services import services
+from webapp.store.models import Run
+
 from . import schemas
 from .answers import page, run_answer, run_summary
 from .endpoints import endpoint, row_of

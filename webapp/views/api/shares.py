@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from werkzeug.datastructures import MultiDict
 
-from ...comparison import View, compare, drawn, runs_of
-from ...database import db
-from ...sharing import open_share, revoke, share_runs, shares_of
-from ...store.models import Run
+from webapp.comparison import View, compare, drawn, runs_of
+from webapp.database import db
+from webapp.sharing import open_share, revoke, share_runs, shares_of
+from webapp.store.models import Run
+
 from . import schemas
 from .answers import share_answer
 from .endpoints import endpoint, row_of

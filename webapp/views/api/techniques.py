@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...engine.techniques import techniques
+from webapp.engine.techniques import techniques
+
 from . import schemas
 from .endpoints import endpoint
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ... import trials
-from ...database import db
-from ...deployments import tried
-from ...services import services
-from ...store.models import DeploymentState, Run
-from ...trials import TrialRequest
+from webapp import trials
+from webapp.database import db
+from webapp.deployments import tried
+from webapp.services import services
+from webapp.store.models import DeploymentState, Run
+from webapp.trials import TrialRequest
+
 from .deployment_schemas import TrialAnswer
 from .endpoints import endpoint, row_of
 

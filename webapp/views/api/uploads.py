@@ -6,12 +6,13 @@ import shutil
 
 from flask import Response, after_this_request, request
 
-from ... import upload_drafts
-from ...engine.tasks import named
-from ...request_errors import Conflict, RequestInvalid
-from ...services import services
-from ...upload_drafts import Draft
-from ...uploads import upload_name, upload_split
+from webapp import upload_drafts
+from webapp.engine.tasks import named
+from webapp.request_errors import Conflict, RequestInvalid
+from webapp.services import services
+from webapp.upload_drafts import Draft
+from webapp.uploads import upload_name, upload_split
+
 from . import schemas
 from .checkpoints import receive_checkpoint
 from .datasets import receive_dataset

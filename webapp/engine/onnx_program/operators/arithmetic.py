@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...programs.serialized import NotRun
-from ..values import FLOAT, INT, Known, Value, each, largest, operand, smallest, tensor
+from webapp.engine.onnx_program.values import FLOAT, INT, Known, Value, each, largest, operand, smallest, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .table import operator
 
 TYPES = frozenset((1, 2, 3, 5, 6, 7, 9, 10, 11, 12, 13, 16))  # of TensorProto.DataType, those that are cast to

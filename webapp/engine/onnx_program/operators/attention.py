@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...programs.serialized import NotRun
-from ..values import Value, tensor
+from webapp.engine.onnx_program.values import Value, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .table import operator
 
 

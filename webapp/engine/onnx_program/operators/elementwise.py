@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..values import FLOAT, Known, Value, each, tensor
+from webapp.engine.onnx_program.values import FLOAT, Known, Value, each, tensor
+
 from .table import operator
 
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...programs.serialized import NotRun
-from ..values import INT, MOST_KNOWN, Known, Value, held, integers, numbers, shape_of, tensor
+from webapp.engine.onnx_program.values import INT, MOST_KNOWN, Known, Value, held, integers, numbers, shape_of, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .shapes import axes_of
 from .table import operator
 

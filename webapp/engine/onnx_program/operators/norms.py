@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...programs.serialized import NotRun
-from ..values import Value, tensor
+from webapp.engine.onnx_program.values import Value, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .shapes import as_rows
 from .table import operator
 

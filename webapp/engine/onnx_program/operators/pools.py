@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...programs.serialized import NotRun
-from ..values import Known, Value, numbers, tensor
+from webapp.engine.onnx_program.values import Known, Value, numbers, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .products import flat_pads, windows
 from .table import operator
 

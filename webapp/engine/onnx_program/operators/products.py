@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...programs.serialized import NotRun
-from ..values import Value, largest, tensor
+from webapp.engine.onnx_program.values import Value, largest, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .table import operator
 
 LINEAR = "pare.Linear"  # a MatMul with a weight (in, out), and the Add of its bias

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...programs.serialized import NotRun
-from ..values import Known, Value, tensor
+from webapp.engine.onnx_program.values import Known, Value, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .table import operator
 
 GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}  # where torch's are among ONNX's

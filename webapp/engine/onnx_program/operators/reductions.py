@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..values import Known, Value, integers, known, tensor
+from webapp.engine.onnx_program.values import Known, Value, integers, known, tensor
+
 from .table import operator
 
 

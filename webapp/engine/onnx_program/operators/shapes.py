@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...programs.serialized import NotRun
-from ..values import INT, Known, Value, held, integers, known, numbers, shape_of, small, tensor
+from webapp.engine.onnx_program.values import INT, Known, Value, held, integers, known, numbers, shape_of, small, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .table import operator
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from ...programs.serialized import NotRun
-from ..values import FLOAT, INT, Known, Value, known, numbers, operand, shape_of, small, tensor
+from webapp.engine.onnx_program.values import FLOAT, INT, Known, Value, known, numbers, operand, shape_of, small, tensor
+from webapp.engine.programs.serialized import NotRun
+
 from .table import operator
 
 

@@ -1,6 +1,7 @@
 """The operators, a file for each kind; importing them fills the table."""
 
-from ..names import KNOWN
+from webapp.engine.tensorflow_graph.names import KNOWN
+
 from . import convolutions, integers, pointwise, pooling, products, reductions, shapes, sizes
 from .registry import OPERATORS, Node, Unmapped
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from ..values import Dynamic, Tensor, Value
-from ..weights import Weight
+from webapp.engine.tensorflow_graph.values import Dynamic, Tensor, Value
+from webapp.engine.tensorflow_graph.weights import Weight
+
 from .registry import Node, Unmapped, layouts
 
 KERNEL = (2, 3, 1, 0)  # (out, in, height, width) -> (height, width, in, out)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from ..values import Dynamic, Tensor, Value, aligned
-from ..weights import Weight
+from webapp.engine.tensorflow_graph.values import Dynamic, Tensor, Value, aligned
+from webapp.engine.tensorflow_graph.weights import Weight
+
 from .numbers import RANGES, SMALLER, dtype_of
 from .products import product, times
 from .registry import MICROSOFT, Node, Unmapped, layouts, plain

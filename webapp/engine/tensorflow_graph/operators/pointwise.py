@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from ..values import Tensor
+from webapp.engine.tensorflow_graph.values import Tensor
+
 from .numbers import dtype_of
 from .registry import Node, Unmapped, pointwise
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ..values import RANK, Dynamic, Tensor, Value
+from webapp.engine.tensorflow_graph.values import RANK, Dynamic, Tensor, Value
+
 from .convolutions import Window, window
 from .registry import Node, Unmapped, layouts
 from .shapes import known

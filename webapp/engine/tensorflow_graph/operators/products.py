@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ..values import Dynamic, Tensor, Value
-from ..weights import Weight
+from webapp.engine.tensorflow_graph.values import Dynamic, Tensor, Value
+from webapp.engine.tensorflow_graph.weights import Weight
+
 from .registry import MICROSOFT, Node, Unmapped, layouts
 from .registry import plain as plain_operator
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ..values import RANK, TO_FIRST, Dynamic, Tensor, Value
+from webapp.engine.tensorflow_graph.values import RANK, TO_FIRST, Dynamic, Tensor, Value
+
 from .registry import Node, Unmapped, layouts, plain
 from .shapes import axes_of, known
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ..values import Dynamic, Tensor, Value, aligned
-from ..weights import Weights
+from webapp.engine.tensorflow_graph.values import Dynamic, Tensor, Value, aligned
+from webapp.engine.tensorflow_graph.weights import Weights
 
 MICROSOFT = "com.microsoft:"  # before the names of onnxruntime's own operators
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..values import RANK, TO_FIRST, Dynamic, Tensor, Value
+from webapp.engine.tensorflow_graph.values import RANK, TO_FIRST, Dynamic, Tensor, Value
+
 from .numbers import dtype_of
 from .registry import Node, Unmapped, layouts, plain
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from ..values import TO_FIRST, Dynamic, Known, Tensor, Value
+from webapp.engine.tensorflow_graph.values import TO_FIRST, Dynamic, Known, Tensor, Value
+
 from .registry import Node, layouts, plain
 
 
