@@ -15,8 +15,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from webapp.engine.formats.archive import damage_named, members
-
+from .archive import damage_named, members
 from .datasets import Arrays
 from .errors import DatasetRefused, is_text, quoted
 from .formats import Accepted

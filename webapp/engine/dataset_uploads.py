@@ -10,9 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from webapp.engine.formats.archive import members
-
 from . import array_uploads, image_uploads, parquet_uploads
+from .archive import members
 from .array_uploads import read_arrays
 from .dataset_halves import apart, divided, joined, kind_of, targets_of, write_half
 from .dataset_samples import samples_of

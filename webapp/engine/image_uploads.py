@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from webapp.engine.formats.archive import damage_named, members
-
+from .archive import damage_named, members
 from .errors import DatasetRefused
 from .formats import Accepted
 from .images import Images

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.formats.archive import Refuse, most_unpacked_bytes, unpacked_bytes
-
+from .archive import Refuse, most_unpacked_bytes, unpacked_bytes
 from .checkpoint import inspect_checkpoint
 from .dataset_uploads import inspect_dataset
 from .errors import CheckpointRefused, DatasetRefused, PareError

@@ -2,7 +2,7 @@
 
 from contextvars import copy_context
 
-from webapp.engine.formats.archive import most_unpacked_bytes
+from webapp.engine.archive import most_unpacked_bytes
 
 
 def test_an_archive_over_the_limit_is_refused_with_both_figures(bench):

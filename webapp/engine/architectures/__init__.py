@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from webapp.engine.discovery import entry_points_of, subclasses_in
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
+from webapp.engine.plugins import entry_points_of, subclasses_in
 
 from .base import Architecture
 from .layers import layers_from_tensors, layers_of

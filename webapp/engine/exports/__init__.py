@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
-from webapp.engine.discovery import subclasses_in
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.plugins import subclasses_in
 
 from .base import Export, Loaded
 

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
+from webapp.engine.archive import names_in
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.programs.archived import ProgramArchive
 from webapp.engine.programs.serialized import NotRun
 from webapp.engine.progress import Report
 from webapp.engine.safetensors_file import LazyTensor
 
-from .archive import names_in
 from .base import Accepted, Format, Opened
 from .program_archive import SAVE_AGAIN, opened_archive
 from .running_program import opened_program

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from webapp.engine.archive import extract, members, names_in
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.facts import LayerFacts, LayerKind
 from webapp.engine.onnx_program.flattening import Flat, flattened
@@ -20,7 +21,6 @@ from webapp.engine.programs.serialized import NotRun
 from webapp.engine.progress import Report
 from webapp.engine.safetensors_file import LazyTensor
 
-from .archive import extract, members, names_in
 from .base import Accepted, Format, Opened
 from .onnx_tensors import ELEMENTS, constant_tensor, lazy_tensor
 from .running_program import opened_program

@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from webapp.engine.archive import DAMAGED as DAMAGED_ZIP
+from webapp.engine.archive import members, names_in, read_member
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.memory import is_want_of_memory
 from webapp.engine.progress import Report
 from webapp.engine.safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name
 
-from .archive import DAMAGED as DAMAGED_ZIP
-from .archive import members, names_in, read_member
 from .base import Accepted, Format, Opened
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")

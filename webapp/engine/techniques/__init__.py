@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from webapp.engine.discovery import subclasses_in
 from webapp.engine.errors import RecipeInvalid
+from webapp.engine.plugins import subclasses_in
 
 from .base import Context, Need, Outcome, Reshaped, Skip, Technique
 

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from webapp.engine.errors import CheckpointRefused, DiskFull, PareError, quoted
+from .errors import CheckpointRefused, DiskFull, PareError, quoted
 
 MEMBER_LIMIT = 10_000
 RATIO_LIMIT = 100  # weights deflate to 90 % or so, JSON to 10 %, zeros to 0.1 %
