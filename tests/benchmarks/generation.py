@@ -20,9 +20,9 @@ import onnx_ir
 from tests.benchmarks.bench import prepared
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.kept import Reading
-from webapp.engine.model import Model
 from webapp.engine.onnx_graph.assembly import assembled
 from webapp.engine.signature import open_session
+from webapp.engine.weights.model import Model
 
 Step = Callable[[list[int], int], int]  # the text so far, and how much of it was not there before -> the next token
 

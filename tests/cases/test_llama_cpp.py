@@ -15,8 +15,8 @@ from tests.engine.conftest import Bench, build_tiny
 from tests.engine.formats.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
 from webapp.engine.architectures import architecture
 from webapp.engine.exports import exports
-from webapp.engine.model import Model
 from webapp.engine.modules import build, load
+from webapp.engine.weights.model import Model
 
 pytest.importorskip("xllamacpp", reason="`make cases` installs it")
 

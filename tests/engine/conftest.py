@@ -12,13 +12,13 @@ from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.dataset_uploads import inspect_dataset
 from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.model import Model
 from webapp.engine.predict import prepare_step
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
-from webapp.engine.safetensors_file import lazy_tensors
 from webapp.engine.structure import facts_of
 from webapp.engine.techniques import Context
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.safetensors import lazy_tensors
 
 
 class Bench:

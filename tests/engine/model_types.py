@@ -8,8 +8,8 @@ import torch
 from tests.engine.conftest import ENCODER, write_tokenizer
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.batches import outputs, synthetic
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights.model import Model
 
 TEXT = {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24}
 DECODER = {**TEXT, "max_position_embeddings": 64, "num_key_value_heads": 1}

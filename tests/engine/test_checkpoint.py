@@ -14,7 +14,7 @@ from torch import nn
 
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.progress import Silent
-from webapp.engine.safetensors_file import write_safetensors
+from webapp.engine.weights.safetensors import write_safetensors
 
 
 def mlp():

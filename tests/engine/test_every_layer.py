@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from tests.engine.programs.exported import export
-from webapp.engine.artifact import read_model, write_model
 from webapp.engine.calibration.slots import columns_of, inputs_as_rows
 from webapp.engine.exports import exports
 from webapp.engine.layout import Layout
@@ -14,6 +13,7 @@ from webapp.engine.predict import held_by, predict
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.recipe import Recipe
 from webapp.engine.unreached import unreached
+from webapp.engine.weights.artifact import read_model, write_model
 
 PRUNED = ("magnitude_pruning", {"sparsity": 0.5})
 

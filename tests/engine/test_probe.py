@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from webapp.engine.exports import exports
-from webapp.engine.model import Model
 from webapp.engine.probe import RELATIVE, compare_probe, write_probe
+from webapp.engine.weights.model import Model
 
 
 @pytest.fixture

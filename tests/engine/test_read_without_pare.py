@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.artifact import write_model
-from webapp.engine.encodings import Dense, FactoredConv, Pivoted, Quantized
 from webapp.engine.layout import Layout
 from webapp.engine.math.grids import Scheme
-from webapp.engine.model import Model
 from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import Context
+from webapp.engine.weights import Dense, FactoredConv, Pivoted, Quantized
+from webapp.engine.weights.artifact import write_model
+from webapp.engine.weights.model import Model
 
 PAGE = Path(__file__).parents[2] / "docs/read_without_pare.py"
 PRUNE, HALF = ("magnitude_pruning", {"sparsity": 0.6}), ("cast", {"dtype": "bfloat16"})

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from webapp.engine.exports import exports
-from webapp.engine.model import Model
 from webapp.engine.signature import FILE, TOKENIZER, Signature, signature_of, write_signature
 from webapp.engine.tasks import for_task
+from webapp.engine.weights.model import Model
 
 
 def written(checkpoint, folder):

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from webapp.engine.artifact import predicted_size, read_model, write_model
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.math import masks
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.predict import predict, prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import Context, techniques
+from webapp.engine.weights.artifact import predicted_size, read_model, write_model
+from webapp.engine.weights.model import Model
 
 
 def applied(folder, facts: CheckpointFacts, *steps) -> tuple[Model, list]:
@@ -166,9 +166,9 @@ def test_every_technique_declares_what_forms_and_documents_need():
 
 def test_transposed_layers_are_quantized_by_output(inspected):
     """GPT-2's Conv1D holds (in, out): a scale belongs to a column there."""
-    from webapp.engine.encodings import Quantized
     from webapp.engine.layout import Layout
     from webapp.engine.math.grids import Scheme
+    from webapp.engine.weights import Quantized
 
     weight = torch.randn(6, 4) * torch.tensor([1.0, 10.0, 100.0, 1000.0])
     encoded = Quantized.nearest(weight, Scheme(8), Layout(transposed=True))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.encodings import Dense, FactoredConv, Pivoted
 from webapp.engine.thin_modules import thin
+from webapp.engine.weights import Dense, FactoredConv, Pivoted
 
 GEOMETRIES = [
     {"stride": 2, "padding": 1},

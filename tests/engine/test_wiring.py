@@ -16,12 +16,12 @@ from webapp.engine.batches import batches
 from webapp.engine.datasets import open_dataset
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.measure import evaluate
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.progress import Silent
 from webapp.engine.receipt_text import render_text
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
+from webapp.engine.weights.model import Model
 from webapp.engine.wiring import dependent, judged, unconfirmable
 
 

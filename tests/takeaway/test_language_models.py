@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 
 from tests.engine.exports.test_delivered import language_model, prose
 from tests.takeaway.test_packages import finished, its_tests, unpacked, without_pare
-from webapp.engine.artifact import read_model
 from webapp.engine.modules import build
 from webapp.engine.signature import TOKENIZER
+from webapp.engine.weights.artifact import read_model
 
 __all__ = ["language_model", "prose"]
 

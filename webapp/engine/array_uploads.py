@@ -15,11 +15,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from webapp.engine.weights.safetensors import MOST_AXES
+
 from .archive import damage_named, members
 from .datasets import Arrays
 from .errors import DatasetRefused, is_text, quoted
 from .formats import Accepted
-from .safetensors_file import MOST_AXES
 
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
 NO_HEADER = (TypeError, RecursionError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError)

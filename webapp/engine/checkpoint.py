@@ -22,6 +22,14 @@ from webapp.engine.architectures.transformers_family import Transformers, why_no
 from webapp.engine.formats.huggingface import FROM_KERAS
 from webapp.engine.formats.quantized import dequantize_asked
 from webapp.engine.formats.widening import WIDER, widen
+from webapp.engine.weights.safetensors import (
+    MOST_TENSORS,
+    NAMES,
+    LazyTensor,
+    checked_name,
+    dtype_name,
+    write_safetensors,
+)
 
 from .architectures import architecture, layers_from_tensors, layers_of, recognise
 from .errors import CheckpointRefused, json_fault, quoted
@@ -29,7 +37,6 @@ from .facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from .formats import FORMATS, Opened, one_of
 from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
-from .safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name, write_safetensors
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.weights.memory import is_want_of_memory
+
 from .errors import DiskFull, OutOfMemory, PareError
-from .memory import is_want_of_memory
 
 DONE, FAILED = 0, 3
 GARBAGE = 100_000  # new objects before it is collected

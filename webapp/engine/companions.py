@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import NO_POOLING
-
-from .model import Model
+from webapp.engine.weights.model import Model
 
 CONFIG = "config.json"
 

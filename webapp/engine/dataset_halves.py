@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
+from webapp.engine.weights.safetensors import write_safetensors
+
 from .datasets import SUFFIX, Arrays, Half, LabelledText, Text, without
 from .errors import DatasetRefused
 from .facts import DatasetKind, SplitFacts, Targets
 from .images import Images, write_images
 from .questions import Questions, write_questions
-from .safetensors_file import write_safetensors
 
 TRAINING_SHARE = 0.7
 FAR_SHARE = 0.1  # of a text, from where it should be divided

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from webapp.engine.weights.safetensors import lazy_tensors
+
 from .architectures import classes
 from .class_numbers import class_numbers
 from .errors import DatasetUnfit
@@ -23,7 +25,6 @@ from .facts import ArchitectureSpec, DatasetFacts, DatasetKind
 from .images import Images, open_images
 from .preprocessing import Preprocessing, default_preprocessing
 from .questions import Questions, open_questions
-from .safetensors_file import lazy_tensors
 from .tasks import CLASSIFYING, OF_TARGETS, TITLES, answer_shape, for_task, resolved
 
 SUFFIX = {

@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .activations import simulate
+from webapp.engine.weights.activations import simulate
+from webapp.engine.weights.artifact import read_model
+from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.model import Model
+
 from .architectures import architectures
-from .artifact import read_model
-from .encodings import Composite, Dense, Encoded
 from .errors import CheckpointRefused
-from .memory import give_back
-from .model import Model
 from .thin_modules import FactoredLinear, Thin, thin
+from .weights import Composite, Dense, Encoded
 from .widths import fit_widths
 
 LARGE_BYTES = 1 << 20

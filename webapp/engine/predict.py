@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .artifact import predicted_size
+from webapp.engine.weights.artifact import predicted_size
+from webapp.engine.weights.plans import DensePlan, Plan
+
 from .errors import RecipeInvalid
 from .facts import CheckpointFacts, LayerFacts
-from .plans import DensePlan, Plan
 from .recipe import Recipe, Step, invalid, matches, select_layers
 from .structure import reshaped_facts, reshaped_plans
 from .techniques import Reshaped, Skip, Technique, technique

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from webapp.engine.architectures.program import output_names
 from webapp.engine.exports.base import Loaded
+from webapp.engine.weights.activations import simulate
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.safetensors import lazy_tensors, write_safetensors
 
-from .activations import simulate
 from .batches import Batch, every_output, outputs, synthetic
-from .encodings import dtype_name
 from .facts import ArchitectureSpec
-from .model import Model
 from .modules import build
-from .safetensors_file import lazy_tensors, write_safetensors
+from .weights import dtype_name
 
 PROBE, HASHES = "probe.safetensors", "hashes.json"
 RELATIVE = 1e-4  # of the largest answer: threads may add up in another order

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .artifact import predicted_size
+from webapp.engine.weights.artifact import predicted_size
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.safetensors import read_header
+
 from .facts import CheckpointFacts
-from .model import Model
-from .plans import DensePlan, Plan
-from .safetensors_file import read_header
 from .structure import facts_of
 
 

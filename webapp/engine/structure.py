@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from webapp.engine.techniques.base import Reshaped
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan, Plan
 
 from .architectures import architectures, layers_of
-from .encodings import dtype_name
 from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
-from .model import Model
-from .plans import DensePlan, Plan
+from .weights import dtype_name
 
 Plans = dict[str, Plan]
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from webapp.engine.weights.model import Model
+
 from .batches import Batch
 from .facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from .measure import evaluate
 from .metrics import Samples, wilson
-from .model import Model
 from .modules import build
 from .progress import Silent
 from .recipe import Recipe

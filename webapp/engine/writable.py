@@ -16,10 +16,10 @@ from torch.export import ExportedProgram
 
 from webapp.engine.onnx_graph.served import Call
 from webapp.engine.onnx_graph.trace import Untraceable, converted, program_of, unfilled, whole_call
+from webapp.engine.weights.model import Model
 
 from .exports import exports
 from .facts import CheckpointFacts
-from .model import Model
 
 FEW = 2  # layers of a row that are traced, where they are alike
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from webapp.engine.errors import OutOfMemory
-from webapp.engine.memory import WORDS
+from webapp.engine.weights.memory import WORDS
 
 from .errors import ChildDied, ChildFailed, Stopped
 from .forks import Forks

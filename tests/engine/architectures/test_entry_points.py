@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from webapp.engine.architectures import architectures
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights.model import Model
 
 PAGE = Path(__file__).parents[3] / "docs" / "adding-an-architecture.md"
 

@@ -8,8 +8,8 @@ import torch
 
 from webapp.engine.architectures import recognise, torchvision_models
 from webapp.engine.architectures.torchvision_models import Torchvision
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights.model import Model
 
 MODELS = '''
     import types

@@ -9,10 +9,10 @@ from tests.engine.architectures import torchvision_shapes as shapes
 from webapp.engine.batches import synthetic
 from webapp.engine.channels import groups_of
 from webapp.engine.channels.cutting import cut
-from webapp.engine.encodings import Dense
 from webapp.engine.exports import exports
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights import Dense
+from webapp.engine.weights.model import Model
 
 GIVEN = {
     "vgg": lambda: shapes.vgg(11, True, thinner=8, classes=5, hidden=32),

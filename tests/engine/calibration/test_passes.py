@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from webapp.engine.calibration import CrossCovariance, walk
-from webapp.engine.encodings import Dense
-from webapp.engine.model import Model
 from webapp.engine.progress import Silent
+from webapp.engine.weights import Dense
+from webapp.engine.weights.model import Model
 
 
 def halved(block, slot):

@@ -7,10 +7,10 @@ from torch import nn
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.calibration import Covariance, CrossCovariance, SquareSum, slots_of, walk
 from webapp.engine.calibration.slots import inputs_as_rows
-from webapp.engine.encodings import Dense
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.progress import Silent
+from webapp.engine.weights import Dense
+from webapp.engine.weights.model import Model
 
 FAMILIES = [
     ("BertModel", "bert"),

@@ -4,7 +4,6 @@ import gguf
 import pytest
 import torch
 
-from webapp.engine.encodings import Quantized
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exports import check_exports, exports
 from webapp.engine.llama_cpp.blocks import choose, packed, rounded
@@ -12,6 +11,7 @@ from webapp.engine.math.grids import Scheme
 from webapp.engine.predict import check_recipe
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.recipe import Recipe
+from webapp.engine.weights import Quantized
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 WIDTH = {"intermediate_size": 96, "vocab_size": 64}

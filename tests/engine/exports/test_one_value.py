@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.encodings import Quantized
 from webapp.engine.exports import exports
 from webapp.engine.probe import compare_probe, write_probe
-from webapp.engine.safetensors_file import lazy_tensors
+from webapp.engine.weights import Quantized
+from webapp.engine.weights.safetensors import lazy_tensors
 
 EXACT = (
     1e-5  # of the largest answer; a weight that was rounded to bfloat16 once more moves answers by a hundred times that

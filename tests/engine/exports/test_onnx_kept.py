@@ -9,9 +9,9 @@ from tests.engine.model_types import DECODER
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.exports import exports
 from webapp.engine.kept import Reading, pasts
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.weights.model import Model
 
 KEEPING = {  # class -> model type, config
     "LlamaForCausalLM": ("llama", DECODER),

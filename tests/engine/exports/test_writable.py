@@ -10,7 +10,7 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import check_exports
 from webapp.engine.onnx_graph.trace import Untraceable
 from webapp.engine.onnx_graph.trace import told as explained
-from webapp.engine.safetensors_file import LazyTensor, lazy_tensors
+from webapp.engine.weights.safetensors import LazyTensor, lazy_tensors
 from webapp.engine.writable import make_shallow, unwritable
 
 GRAPHS = {"onnx", "program", "savedmodel"}
@@ -82,7 +82,7 @@ def test_no_value_is_read(bench, tmp_path, monkeypatch):
     def unreadable(path):
         return {n: LazyTensor(t.shape, t.dtype, lambda: pytest.fail("read")) for n, t in lazy_tensors(path).items()}
 
-    monkeypatch.setattr("webapp.engine.model.lazy_tensors", unreadable)
+    monkeypatch.setattr("webapp.engine.weights.model.lazy_tensors", unreadable)
     assert unwritable(bench.out, facts) == {}
 
 

@@ -12,8 +12,8 @@ from webapp.engine.architectures import architecture
 from webapp.engine.batches import batches, outputs, synthetic
 from webapp.engine.datasets import LabelledText, fit
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights.model import Model
 
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 64}
 DECODERS = {  # with a head for whole texts

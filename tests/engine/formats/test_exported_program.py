@@ -190,7 +190,7 @@ def test_it_is_told_from_other_archives(bench, program, tmp_path):
 
 
 def test_a_program_in_a_safetensors_file_is_checked_as_well(bench, program):
-    from webapp.engine.safetensors_file import read_header, write_safetensors
+    from webapp.engine.weights.safetensors import read_header, write_safetensors
 
     bench.checkpoint(program)
     metadata, _, _ = read_header(bench.out / "model.safetensors")

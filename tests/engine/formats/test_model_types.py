@@ -9,8 +9,8 @@ import torch
 from tests.engine.model_types import checkpoint_of, runs_and_is_proven
 from webapp.engine.batches import Batch, outputs, synthetic
 from webapp.engine.exports import exports
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights.model import Model
 
 QUICK = (
     "BertForTokenClassification",

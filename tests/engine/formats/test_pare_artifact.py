@@ -1,9 +1,9 @@
 """A file that Pare made comes back: what is compressed is refused with the way out, what is plain is read."""
 
-from webapp.engine.artifact import write_model
-from webapp.engine.model import Model
 from webapp.engine.progress import Silent
 from webapp.engine.techniques import Context, techniques
+from webapp.engine.weights.artifact import write_model
+from webapp.engine.weights.model import Model
 
 
 def made(bench, mlp, technique, **settings):

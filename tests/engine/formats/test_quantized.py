@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.progress import Silent
+from webapp.engine.weights.model import Model
 
 LINEAR = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 

@@ -11,7 +11,7 @@ from webapp.engine.batches import outputs, synthetic
 from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.modules import build
 from webapp.engine.progress import Silent
-from webapp.engine.safetensors_file import write_safetensors
+from webapp.engine.weights.safetensors import write_safetensors
 
 FLOATS = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu]
 EIGHT = torch.float8_e4m3fn

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import conv1d, conv2d
 
-from webapp.engine.encodings.factored_conv import composed
 from webapp.engine.math import tucker
+from webapp.engine.weights.factored_conv import composed
 
 
 def kernel(*shape, seed=0):

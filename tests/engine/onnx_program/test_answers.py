@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.engine.onnx_program.graphs import CASES, answered, export, written
 from webapp.engine.batches import synthetic
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights.model import Model
 
 TASKS = dict.fromkeys(CASES) | {"gpt2": "causal-lm", "llama": "causal-lm"}
 OLDER = [("mlp", False), ("cnn", False), ("resnet", False), ("bert", False), ("vit", False), ("recurrent", False)]

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.artifact import read_model, write_model
 from webapp.engine.batches import outputs
 from webapp.engine.calibration import walk
-from webapp.engine.encodings import Dense
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.progress import Silent
 from webapp.engine.techniques.awq import UNSCALED
 from webapp.engine.techniques.folding import fold, producers
+from webapp.engine.weights import Dense
+from webapp.engine.weights.artifact import read_model, write_model
+from webapp.engine.weights.model import Model
 
 GROUPS = {"bits": 3, "granularity": "group", "group_size": 8}
 

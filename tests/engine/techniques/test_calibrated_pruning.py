@@ -6,18 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from webapp.engine.artifact import read_model, write_model
 from webapp.engine.batches import outputs
 from webapp.engine.calibration import Slot
-from webapp.engine.encodings import Dense
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
+from webapp.engine.weights import Dense
+from webapp.engine.weights.artifact import read_model, write_model
+from webapp.engine.weights.model import Model
 
 BOTH = pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
 

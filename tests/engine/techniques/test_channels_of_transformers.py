@@ -5,12 +5,12 @@ import torch
 
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.channels import groups_of, why_not
-from webapp.engine.encodings import Dense
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.progress import Silent
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.base import LEFT
+from webapp.engine.weights import Dense
+from webapp.engine.weights.model import Model
 
 WIDE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40}
 GROUPED = {**WIDE, "intermediate_size": 32, "num_key_value_heads": 2, "max_position_embeddings": 32}

@@ -9,15 +9,15 @@ from webapp.engine.batches import batches
 from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.dataset_uploads import inspect_dataset
 from webapp.engine.datasets import open_dataset
-from webapp.engine.encodings import Quantized
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import summarise
 from webapp.engine.modules import build
 from webapp.engine.pipeline import stage_key
-from webapp.engine.plans import Plan
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
+from webapp.engine.weights import Quantized
+from webapp.engine.weights.plans import Plan
 from webapp.samples import CHECKPOINT, DATASET
 
 

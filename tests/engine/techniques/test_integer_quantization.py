@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.activations import Activations, Range
-from webapp.engine.artifact import read_model, write_model
-from webapp.engine.encodings import Quantized
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import exports
 from webapp.engine.layout import PLAIN
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.techniques import integer_products, technique
 from webapp.engine.techniques.integer_products import integers
+from webapp.engine.weights import Quantized
+from webapp.engine.weights.activations import Activations, Range
+from webapp.engine.weights.artifact import read_model, write_model
+from webapp.engine.weights.model import Model
 
 DYNAMIC, STATIC = ("dynamic_quantization", {}), ("static_quantization", {})
 
@@ -169,7 +169,7 @@ def test_language_models_keep_a_shared_head_in_floats(bench, tiny, apply_steps, 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (2, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_integers_reach_from_minus_127_to_127(shape, dtype):
-    from webapp.engine.encodings import Dense
+    from webapp.engine.weights import Dense
 
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     weight[0] = 0

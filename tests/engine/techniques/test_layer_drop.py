@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from webapp.engine.artifact import write_model
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.companions import write_companions
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.modules import build
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.weights.artifact import write_model
 
 BLOCKS = 5
 

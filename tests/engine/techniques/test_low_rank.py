@@ -6,18 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from webapp.engine.artifact import read_model, write_model
 from webapp.engine.batches import outputs, synthetic
-from webapp.engine.encodings import Dense, Factored, FactoredConv, Pivoted
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
-from webapp.engine.model import Model
 from webapp.engine.modules import FactoredLinear, build
-from webapp.engine.plans import DensePlan
 from webapp.engine.predict import predict
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import Context, Skip, technique
+from webapp.engine.weights import Dense, Factored, FactoredConv, Pivoted
+from webapp.engine.weights.artifact import read_model, write_model
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan
 
 FACTORS, PIVOTS, WHITENED = {"form": "factors"}, {"form": "pivots"}, {"method": "whitened"}
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.artifact import read_model, write_model
 from webapp.engine.modules import build
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.weights.artifact import read_model, write_model
 
 
 def test_every_output_loses_the_same_share(mlp, apply_steps):

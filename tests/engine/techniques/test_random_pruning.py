@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from webapp.engine.artifact import write_model
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.weights.artifact import write_model
 
 
 def gone(model, name="0.weight"):

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.artifact import write_model
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.companions import write_companions
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.model import Model
 from webapp.engine.modules import build, load
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.weights.artifact import write_model
+from webapp.engine.weights.model import Model
 
 SMALLER = {"depth": 0.5, "width": 0.5, "heads": 0.5}
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from webapp.engine.artifact import read_model, write_model
 from webapp.engine.batches import outputs
 from webapp.engine.modules import build
+from webapp.engine.weights.artifact import read_model, write_model
 
 
 def answers(model, data):

@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webapp.engine.artifact import read_model, write_model
-from webapp.engine.encodings import Dense
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.predict import predict
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import Context, technique
+from webapp.engine.weights import Dense
+from webapp.engine.weights.artifact import read_model, write_model
+from webapp.engine.weights.model import Model
 
 GROUPS = {"granularity": "group", "group_size": 16}
 

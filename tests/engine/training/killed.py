@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from tests.engine.training.lessons import Told, blobs, trained
-from webapp.engine.artifact import read_model
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.weights.artifact import read_model
 
 
 class Deadly(Told):

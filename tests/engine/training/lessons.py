@@ -8,12 +8,12 @@ import torch
 
 from webapp.engine.calibration import TechniqueData
 from webapp.engine.datasets import Arrays
-from webapp.engine.model import Model
 from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.structure import facts_of
 from webapp.engine.techniques import Context, techniques
+from webapp.engine.weights.model import Model
 
 
 class Told(Silent):

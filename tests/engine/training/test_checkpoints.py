@@ -9,9 +9,9 @@ from torch import nn
 
 from tests.engine.training import killed
 from tests.engine.training.lessons import Told, after, blobs, same, trained, values
-from webapp.engine.artifact import write_model
 from webapp.engine.training import checkpoints
 from webapp.engine.training.checkpoints import Checkpoints
+from webapp.engine.weights.artifact import write_model
 
 
 @pytest.fixture

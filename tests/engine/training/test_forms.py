@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.engine.training.lessons import after, blobs, trained, values
-from webapp.engine.artifact import read_model, write_model
-from webapp.engine.encodings import Quantized
 from webapp.engine.modules import build
+from webapp.engine.weights import Quantized
+from webapp.engine.weights.artifact import read_model, write_model
 
 STEPS = {
     "dense": [],

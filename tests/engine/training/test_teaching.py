@@ -8,9 +8,9 @@ from tests.engine.training.lessons import after, blobs, same, trained, values
 from webapp.engine.architectures import architectures
 from webapp.engine.datasets import Arrays, LabelledText, Text
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.training.watching import paired, steps_of
+from webapp.engine.weights.model import Model
 
 TEXT = "the cat sat on the mat . a dog ran on a good mat . the bad dog sat on the cat . " * 20
 

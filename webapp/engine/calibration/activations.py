@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from webapp.engine.activations import Range
 from webapp.engine.math.activations import TOP, grid_of
+from webapp.engine.weights.activations import Range
 
 Method = Literal["error", "minmax", "percentile", "entropy"]
 

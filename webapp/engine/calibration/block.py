@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.encodings import Encoded
+from webapp.engine.weights import Encoded
 
 from .passes import Pass, doors
 from .slots import Slot, columns_of, geometry, inputs_as_rows

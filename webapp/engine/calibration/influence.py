@@ -10,8 +10,8 @@ from torch import nn
 
 from webapp.engine.batches import Batch
 from webapp.engine.facts import LayerFacts
-from webapp.engine.model import Model
 from webapp.engine.progress import Report
+from webapp.engine.weights.model import Model
 
 from .walk import walk_states
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.encodings import Dense, Encoded, Quantized
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
-from webapp.engine.model import Model
+from webapp.engine.weights import Dense, Encoded, Quantized
+from webapp.engine.weights.model import Model
 
 from .slots import Slot
 from .statistics import Statistic

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from webapp.engine.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
-from webapp.engine.memory import give_back
-from webapp.engine.model import Model
 from webapp.engine.modules import fill, release, skeleton_of, sources
 from webapp.engine.progress import Report
+from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.model import Model
 
 from .block import Block
 from .slots import Slot, slots_of

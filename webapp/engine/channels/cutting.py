@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from webapp.engine.batches import Batch, outputs
 from webapp.engine.calibration import Block
-from webapp.engine.encodings import Dense
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights import Dense
+from webapp.engine.weights.model import Model
 from webapp.engine.widths import note_sizes
 
 from .groups import Group, Member, kept_indices

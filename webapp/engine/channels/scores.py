@@ -13,9 +13,9 @@ from webapp.engine.calibration import Block, Covariance, Slot
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.math import importance
 from webapp.engine.math.elimination import Elimination
-from webapp.engine.model import Model
 from webapp.engine.modules import build
 from webapp.engine.targets import target_loss
+from webapp.engine.weights.model import Model
 
 from .groups import Group, Member
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from webapp.engine.batches import Batch
 from webapp.engine.calibration import Block, Covariance, walk
-from webapp.engine.encodings import Dense
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.model import Model
 from webapp.engine.progress import Part, Report
+from webapp.engine.weights import Dense
+from webapp.engine.weights.model import Model
 
 from .cutting import cut
 from .groups import Group

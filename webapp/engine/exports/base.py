@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.model import Model
+from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
     from webapp.engine.writable import Trial

@@ -14,7 +14,7 @@ import torch
 
 from webapp.engine.architectures.transformers_family import take_batches
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.model import Model
+from webapp.engine.weights.model import Model
 
 from .base import Export, Loaded
 

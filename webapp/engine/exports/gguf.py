@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from webapp.engine.encodings import Composite, Dense, Encoded
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.model import Model
+from webapp.engine.weights import Composite, Dense, Encoded
+from webapp.engine.weights.model import Model
 
 from .base import Export, Loaded
 

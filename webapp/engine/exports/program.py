@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from webapp.engine.encodings import Dense, Quantized
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.model import Model
+from webapp.engine.weights import Dense, Quantized
+from webapp.engine.weights.model import Model
 
 from .base import Export, Loaded
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from webapp.engine.artifact import FORMAT, read_model, write_model
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights.artifact import FORMAT, read_model, write_model
+from webapp.engine.weights.model import Model
 
 from .base import Export, Loaded
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.model import Model
+from webapp.engine.weights.model import Model
 from webapp.engine.zipped_folder import unzip_folder, zip_folder
 
 from .base import Export, Loaded

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 
 @dataclass(frozen=True)

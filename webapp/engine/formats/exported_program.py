@@ -11,7 +11,7 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.programs.archived import ProgramArchive
 from webapp.engine.programs.serialized import NotRun
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .base import Accepted, Format, Opened
 from .program_archive import SAVE_AGAIN, opened_archive

@@ -19,7 +19,7 @@ from torch import Tensor
 from webapp.engine.architectures.transformers_family import Transformers, beyond_any, why_not
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .base import Accepted, Format, Opened
 from .gguf_header import check_header

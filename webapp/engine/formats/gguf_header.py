@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.errors import CheckpointRefused, quoted
-from webapp.engine.safetensors_file import checked_name
+from webapp.engine.weights.safetensors import checked_name
 
 KEYS, TENSORS, ELEMENTS = 10_000, 250_000, 5_000_000  # at most; elements of all arrays, a vocabulary's mostly
 AXES = 4

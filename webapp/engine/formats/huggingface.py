@@ -13,7 +13,7 @@ from webapp.engine.architectures.transformers_family import beyond_any
 from webapp.engine.archive import extract, members, read_member
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import lazy_tensors
+from webapp.engine.weights.safetensors import lazy_tensors
 
 from .base import Accepted, Format, Opened
 from .huggingface_names import conform

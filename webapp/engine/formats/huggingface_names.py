@@ -16,9 +16,9 @@ import torch
 
 from webapp.engine.architectures.transformers_family import Transformers, ignorable, tied_by, why_not
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.memory import is_want_of_memory
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import LazyTensor, write_safetensors
+from webapp.engine.weights.memory import is_want_of_memory
+from webapp.engine.weights.safetensors import LazyTensor, write_safetensors
 
 from .base import Opened
 

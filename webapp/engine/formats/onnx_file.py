@@ -19,7 +19,7 @@ from webapp.engine.onnx_program.graph import Graph, graph_of
 from webapp.engine.onnx_program.tracing import archived
 from webapp.engine.programs.serialized import NotRun
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .base import Accepted, Format, Opened
 from .onnx_tensors import ELEMENTS, constant_tensor, lazy_tensor

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from webapp.engine.errors import CheckpointRefused, quoted
-from webapp.engine.safetensors_file import MOST_AXES, LazyTensor
+from webapp.engine.weights.safetensors import MOST_AXES, LazyTensor
 
 from .widening import WIDER, wider
 

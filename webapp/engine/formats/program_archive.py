@@ -21,7 +21,7 @@ from webapp.engine.archive import damage_named, members, read_member
 from webapp.engine.errors import CheckpointRefused, json_fault, quoted
 from webapp.engine.programs.archived import ProgramArchive
 from webapp.engine.programs.serialized import SCALARS, STRIDED
-from webapp.engine.safetensors_file import MOST_TENSORS, NAMES, LazyTensor
+from webapp.engine.weights.safetensors import MOST_TENSORS, NAMES, LazyTensor
 
 JSON_LIMIT_BYTES = 100_000_000
 SCHEMA = 8  # the major version of torch/_export/serde/schema.py that is known here

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from webapp.engine.errors import CheckpointRefused, quoted
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .base import Opened
 from .widening import OF_ACTIVATIONS, scales_block, widen

@@ -12,7 +12,7 @@ from webapp.engine.programs.assembly import assembled, tensor_names
 from webapp.engine.programs.lifting import Lifted, lift
 from webapp.engine.programs.serialized import Draft, NotRun, drafted
 from webapp.engine.programs.trial import described
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .base import Opened
 

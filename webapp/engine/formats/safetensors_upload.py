@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import HEADER_LIMIT_BYTES, opened_file
+from webapp.engine.weights.safetensors import HEADER_LIMIT_BYTES, opened_file
 
 from .base import Accepted, Format, Opened
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from webapp.engine.archive import DAMAGED as DAMAGED_ZIP
 from webapp.engine.archive import members, names_in, read_member
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.memory import is_want_of_memory
 from webapp.engine.progress import Report
-from webapp.engine.safetensors_file import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name
+from webapp.engine.weights.memory import is_want_of_memory
+from webapp.engine.weights.safetensors import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name
 
 from .base import Accepted, Format, Opened
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.safetensors_file import LazyTensor, dtype_name
+from webapp.engine.weights.safetensors import LazyTensor, dtype_name
 
 from .base import Opened
 

@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from webapp.engine.encodings import Dense, Encoded, Quantized, half_dtype
 from webapp.engine.math.quantizers import LARGEST_HALF
+from webapp.engine.weights import Dense, Encoded, Quantized, half_dtype
 
 BLOCK = 32
 Kind = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]

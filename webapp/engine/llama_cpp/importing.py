@@ -26,7 +26,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 )
 
 from webapp.engine.errors import CheckpointRefused, quoted
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .metadata import head_size, rope_factors
 from .names import ROPE_FREQS

@@ -11,9 +11,9 @@ from gguf import GGUFReader, dequantize
 from torch import Tensor, nn
 
 from webapp.engine.architectures.transformers_family import Transformers, parsed_config
-from webapp.engine.encodings import Dense, Encoded
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights.model import Model
 
 from .metadata import read_config
 from .names import ROPE_FREQS, apart, their_name, turned_heads

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from webapp.engine.activations import Activations
-from webapp.engine.encodings import Encoded, Quantized
-from webapp.engine.model import Model
 from webapp.engine.modules import leaves_of
-from webapp.engine.plans import QuantizedPlan
+from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights.activations import Activations
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import QuantizedPlan
 
 from .convolutions import convolution
 from .drawing import Drawing

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from webapp.engine.activations import Activations
-from webapp.engine.encodings import Quantized
+from webapp.engine.weights import Quantized
+from webapp.engine.weights.activations import Activations
 
 from .integers import Integers, Leaves
 from .products import Use, only_user

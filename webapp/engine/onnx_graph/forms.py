@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.weights import Encoded, Quantized
 
 from .drawing import MICROSOFT, NUMBERS, Drawing
 from .products import Use

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from webapp.engine.activations import Activations, Range
-from webapp.engine.encodings import Encoded, Quantized
 from webapp.engine.math.activations import SMALLEST, TOP
+from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights.activations import Activations, Range
 
 from .drawing import MICROSOFT, Drawing
 from .forms import codes_of, scale_of

@@ -25,9 +25,9 @@ from torch.utils._pytree import tree_map
 
 from webapp.engine.batches import Batch, synthetic
 from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.memory import is_want_of_memory
-from webapp.engine.model import Model
 from webapp.engine.modules import fill, skeleton_of
+from webapp.engine.weights.memory import is_want_of_memory
+from webapp.engine.weights.model import Model
 
 from .keeping import keeping
 from .served import Call, Served, with_plain_operators

@@ -13,7 +13,7 @@ import torch
 from webapp.engine.errors import quoted
 from webapp.engine.kept import PRESENT
 from webapp.engine.programs.serialized import NotRun
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .flattening import IF, Drawn, Flat, Guards
 from .operators import OPERATORS

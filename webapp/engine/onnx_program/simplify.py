@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from webapp.engine.onnx_program.operators.products import LINEAR
 from webapp.engine.onnx_program.operators.recurrent import APART, GATES, in_order
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .graph import Graph, Node, renamed
 

@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from webapp.engine.programs.archived import ProgramArchive
 from webapp.engine.programs.serialized import NotRun
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .graph import Graph, GraphInput
 from .interpreter import GraphModule, asked_for, known_tensors, trained

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.encodings import Dense, Encoded, Quantized
 from webapp.engine.math.quantizers import Grid, dequantize
+from webapp.engine.weights import Dense, Encoded, Quantized
 
 WIDE = (torch.float32, torch.float64)
 

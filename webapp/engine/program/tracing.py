@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.model import Model
 from webapp.engine.modules import build, leaves_of
 from webapp.engine.onnx_graph.served import Served, with_plain_operators
 from webapp.engine.onnx_graph.trace import Untraceable, example, exported_program, free_axes
+from webapp.engine.weights.model import Model
 
 from .stored import hold, stored
 

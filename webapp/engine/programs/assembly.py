@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.engine.safetensors_file import LazyTensor, dtype_name
+from webapp.engine.weights.safetensors import LazyTensor, dtype_name
 
 from .layers import layer_of
 from .lifting import Lifted

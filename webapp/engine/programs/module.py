@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from webapp.engine.errors import CheckpointRefused, quoted
-from webapp.engine.safetensors_file import DTYPES
+from webapp.engine.weights.safetensors import DTYPES
 
 from .layers import layer_of
 from .operators import operator_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from webapp.engine.batches import synthetic
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, Task
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .batching import any_batch
 from .module import LAYER, ProgramModule

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from webapp.engine.artifact import read_model
 from webapp.engine.companions import write_companions
 from webapp.engine.exports import exports
 from webapp.engine.pipeline import STATE
 from webapp.engine.progress import Report
+from webapp.engine.weights.artifact import read_model
 
 from .job import StageJob
 

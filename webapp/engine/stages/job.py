@@ -14,11 +14,11 @@ from webapp.engine.calibration.samples import TechniqueData
 from webapp.engine.datasets import Text, fit, open_dataset, without
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 from webapp.engine.images import Images
-from webapp.engine.model import Model
 from webapp.engine.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.questions import Questions
 from webapp.engine.recipe import Recipe
 from webapp.engine.tasks import for_task, resolved
+from webapp.engine.weights.model import Model
 
 EVALUATE_AT_MOST = {  # chunks of text, or samples
     "text": 20,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.engine.artifact import read_model
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import number_text, summarise
 from webapp.engine.modules import build
 from webapp.engine.pipeline import STATE
 from webapp.engine.progress import Report
+from webapp.engine.weights.artifact import read_model
 from webapp.engine.wiring import marked
 
 from .job import StageJob

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from webapp.engine.artifact import read_model
 from webapp.engine.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.example import write_example
@@ -22,6 +21,7 @@ from webapp.engine.pipeline import STATE
 from webapp.engine.probe import compare_probe
 from webapp.engine.progress import Part, Report
 from webapp.engine.sizes import measure_file
+from webapp.engine.weights.artifact import read_model
 from webapp.engine.wiring import marked
 
 from .baseline import SCORES

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from webapp.engine.calibration import Block, Covariance, Slot
-from webapp.engine.encodings import Encoded, Quantized
 from webapp.engine.math import awq, grids, quantizers
-from webapp.engine.model import Model
+from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome, setting
 from .block_by_block import BlockByBlock

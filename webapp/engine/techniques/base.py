@@ -14,13 +14,13 @@ from pydantic import Field as PydanticField
 
 from webapp.engine.batches import Batch
 from webapp.engine.calibration.samples import TechniqueData
-from webapp.engine.encodings import Encoded
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts
-from webapp.engine.memory import give_back
-from webapp.engine.model import Model
-from webapp.engine.plans import Plan
 from webapp.engine.progress import Report, tracked
+from webapp.engine.weights import Encoded
+from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import Plan
 
 # calibration_if_any: what the run's data has to teach is used, and the step goes on without it too
 Need = Literal["calibration", "calibration_if_any", "training", "gradients", "architecture", "teacher"]

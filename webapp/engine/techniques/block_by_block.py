@@ -12,9 +12,9 @@ import torch
 from webapp.engine.architectures.comparing import some
 from webapp.engine.calibration import Block, Slot, Statistic, walk
 from webapp.engine.calibration.stacks import Stack, put_together
-from webapp.engine.encodings import Encoded
 from webapp.engine.facts import LayerFacts
-from webapp.engine.model import Model
+from webapp.engine.weights import Encoded
+from webapp.engine.weights.model import Model
 
 from .base import MATRICES, Context, Outcome, Skip, Technique
 

@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from webapp.engine.encodings import Encoded
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
-from webapp.engine.model import Model
-from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
 from webapp.engine.training import Objective, Student, Trained, TrainingSamples, TrainingSettings, train
 from webapp.engine.training.student import Forms, best_device, whole
+from webapp.engine.weights import Encoded
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
 from .base import MATRICES, Context, Outcome, Technique
 

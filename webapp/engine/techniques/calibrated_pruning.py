@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from webapp.engine.calibration import Slot, SquareSum, walk
-from webapp.engine.encodings import Encoded
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import allocation, masks
-from webapp.engine.model import Model
 from webapp.engine.progress import Part
+from webapp.engine.weights import Encoded
+from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome, setting
 from .block_by_block import BlockByBlock

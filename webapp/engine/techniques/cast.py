@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from webapp.engine.encodings import Dense, Encoded, dtype_of
 from webapp.engine.facts import LayerFacts
-from webapp.engine.plans import DensePlan, Plan
+from webapp.engine.weights import Dense, Encoded, dtype_of
+from webapp.engine.weights.plans import DensePlan, Plan
 
 from .base import MATRICES, LayerByLayer, Outcome, Skip, setting
 from .base import Settings as BaseSettings

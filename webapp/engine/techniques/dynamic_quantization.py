@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from webapp.engine.activations import Activations
 from webapp.engine.batches import Batch, synthetic
 from webapp.engine.calibration import Block
+from webapp.engine.weights.activations import Activations
 
 from .base import Context, setting
 from .integer_products import IntegerProducts, IntegerSettings

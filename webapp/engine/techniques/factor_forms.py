@@ -12,11 +12,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from webapp.engine.encodings import Dense, Encoded, Factored, FactoredConv, Pivoted
-from webapp.engine.factor_plans import FactoredConvPlan, FactoredPlan, PivotedPlan
 from webapp.engine.math import factorization, ranks, tucker
 from webapp.engine.math.whitening import Metric
-from webapp.engine.plans import DensePlan, Plan
+from webapp.engine.weights import Dense, Encoded, Factored, FactoredConv, Pivoted
+from webapp.engine.weights.factor_plans import FactoredConvPlan, FactoredPlan, PivotedPlan
+from webapp.engine.weights.plans import DensePlan, Plan
 
 Ranks = tuple[int, ...]
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from webapp.engine.batches import Batch
 from webapp.engine.calibration import Block, Covariance, CrossCovariance, Slot, walk
-from webapp.engine.encodings import Dense, Encoded
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import whitening
 from webapp.engine.math.whitening import Metric
-from webapp.engine.model import Model
 from webapp.engine.progress import Report, tracked
+from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights.model import Model
 
 TRIALS = 4  # batches on which the effect of one layer's factors on its block is measured
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from webapp.engine.calibration import Block, Slot
-from webapp.engine.encodings import Dense, Encoded
-from webapp.engine.model import Model
+from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights.model import Model
 
 TOLERANCE = 1e-4  # of the block's answer, in float32; coarser dtypes round what is folded
 MOST_TRIED = 2  # layers before one, from the nearest on

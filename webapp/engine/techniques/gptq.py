@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from webapp.engine.calibration import Covariance, Slot, Statistic
-from webapp.engine.encodings import Encoded, Quantized
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.model import Model
+from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome, setting
 from .block_by_block import BlockByBlock

@@ -14,16 +14,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from webapp.engine.activations import Activations, simulate
 from webapp.engine.batches import Batch
 from webapp.engine.calibration import Block, Slot, walk
-from webapp.engine.encodings import Dense, Encoded, Quantized
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
-from webapp.engine.model import Model
-from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
 from webapp.engine.processor import saturates
+from webapp.engine.weights import Dense, Encoded, Quantized
+from webapp.engine.weights.activations import Activations, simulate
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
 from .base import Context, Outcome, Technique, setting
 from .base import Settings as BaseSettings

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from webapp.engine.blocks import Blocks, blocks_of, shortened
 from webapp.engine.calibration.influence import influences
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.model import Model
-from webapp.engine.plans import Plan
 from webapp.engine.structure import facts_of
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import Plan
 
 from .base import Context, Need, Outcome, Reshaped, Skip, Technique, setting
 from .base import Settings as BaseSettings

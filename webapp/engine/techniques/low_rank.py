@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import torch
 
-from webapp.engine.encodings import Encoded
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import ranks
-from webapp.engine.model import Model
-from webapp.engine.plans import Plan, QuantizedPlan
 from webapp.engine.progress import Part, Report
+from webapp.engine.weights import Encoded
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import Plan, QuantizedPlan
 
 from .base import MATRICES, Context, Need, Outcome, Skip, Technique, missed, setting
 from .base import Settings as BaseSettings

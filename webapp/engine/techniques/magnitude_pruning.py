@@ -10,7 +10,7 @@ from torch import Tensor
 from webapp.engine.calibration import Slot
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import masks
-from webapp.engine.model import Model
+from webapp.engine.weights.model import Model
 
 from .base import Context, setting
 from .block_by_block import matrices

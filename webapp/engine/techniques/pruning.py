@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from webapp.engine.calibration import Slot
-from webapp.engine.encodings import Dense, Encoded
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
 from webapp.engine.math import masks
-from webapp.engine.memory import give_back
-from webapp.engine.model import Model
-from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
 from webapp.engine.progress import tracked
+from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
 from .base import MATRICES, Context, Outcome, Technique, setting
 from .base import Settings as BaseSettings

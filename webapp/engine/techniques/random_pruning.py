@@ -11,7 +11,7 @@ from torch import Tensor
 
 from webapp.engine.calibration import Slot
 from webapp.engine.math import masks
-from webapp.engine.model import Model
+from webapp.engine.weights.model import Model
 
 from .base import Context
 from .pruning import PruningSettings, PruningWithoutData, by_groups

@@ -9,12 +9,12 @@ from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
 from webapp.engine.calibration import Slot
-from webapp.engine.encodings import Encoded, Quantized
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math.grids import Numbers, Scheme
-from webapp.engine.plans import DensePlan, Plan, QuantizedPlan
 from webapp.engine.recipe import matches
+from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
 from .base import Outcome, Technique, setting
 from .base import Settings as BaseSettings

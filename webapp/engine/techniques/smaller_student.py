@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from webapp.engine.blocks import blocks_of
-from webapp.engine.encodings import Dense
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.model import Model
 from webapp.engine.modules import build
-from webapp.engine.plans import DensePlan, Plan
 from webapp.engine.structure import facts_of, reshaped_facts
+from webapp.engine.weights import Dense
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan, Plan
 
 from .base import NOTHING, Context, Outcome, Reshaped, Skip, Technique, setting
 from .base import Settings as BaseSettings

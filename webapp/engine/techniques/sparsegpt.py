@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from webapp.engine.calibration import Covariance, Slot
-from webapp.engine.encodings import Dense, Encoded
 from webapp.engine.math import admm, masks, obs
+from webapp.engine.weights import Dense, Encoded
 
 from .base import Context, Outcome, setting
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings

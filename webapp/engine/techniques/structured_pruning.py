@@ -16,8 +16,8 @@ from webapp.engine.channels.surgery import FROM_DATA, Surgery
 from webapp.engine.channels.transformers_blocks import ATTENTION, fits
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.math.importance import relative
-from webapp.engine.model import Model
-from webapp.engine.plans import DensePlan, Plan
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import DensePlan, Plan
 
 from .base import LEFT, Context, Need, Outcome, Reshaped, Skip, Technique, missed, setting
 from .base import Settings as BaseSettings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.engine.calibration import Slot, SquareSum
-from webapp.engine.encodings import Encoded
 from webapp.engine.math import masks
+from webapp.engine.weights import Encoded
 
 from .base import Context, Outcome
 from .calibrated_pruning import CalibratedPruning, CalibratedPruningSettings, saliency

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from webapp.engine.encodings import Encoded, Quantized
 from webapp.engine.facts import LayerFacts
-from webapp.engine.model import Model
+from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights.model import Model
 
 from .base import MATRICES, Context, LayerByLayer, Outcome, setting
 from .rounding import Rounding, RoundingSettings

@@ -10,13 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.encodings import Composite, Dense, Encoded, Quantized
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
 from webapp.engine.math import quantizers, straight_through
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.model import Model
 from webapp.engine.thin_modules import Thin
+from webapp.engine.weights import Composite, Dense, Encoded, Quantized
+from webapp.engine.weights.model import Model
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.encodings import Encoded, Quantized
+from webapp.engine.weights import Encoded, Quantized
 
 from .forms import Form, Place, QuantizedForm, dense
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from webapp.engine.batches import Batch, outputs
-from webapp.engine.encodings import Dense, Quantized
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
-from webapp.engine.model import Model
 from webapp.engine.modules import build
+from webapp.engine.weights import Dense, Quantized
+from webapp.engine.weights.model import Model
 
 from .forms import DenseForm, Form, Place, QuantizedForm, places
 from .lora import LoraForm

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import NO_POOLING
-from webapp.engine.encodings import Composite, Quantized, dtype_name
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.model import Model
 from webapp.engine.modules import skeleton_of
-from webapp.engine.safetensors_file import LazyTensor, write_safetensors
+from webapp.engine.weights import Composite, Quantized, dtype_name
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.safetensors import LazyTensor, write_safetensors
 
 from .packing import Scheme, as_float, stored, why_float
 from .reading import read_by_others

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.encodings import Dense, Encoded, Quantized, half_dtype
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.safetensors_file import LazyTensor
+from webapp.engine.weights import Dense, Encoded, Quantized, half_dtype
+from webapp.engine.weights.safetensors import LazyTensor
 
 
 @dataclass(frozen=True)

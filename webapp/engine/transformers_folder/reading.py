@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.memory import is_want_of_memory
-from webapp.engine.model import Model
 from webapp.engine.modules import skeleton_of
 from webapp.engine.onnx_graph.served import with_plain_operators
 from webapp.engine.onnx_graph.trace import example
+from webapp.engine.weights.memory import is_want_of_memory
+from webapp.engine.weights.model import Model
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+
+from . import Dense, Encoded
 from .activations import Activations
-from .encodings import Dense, Encoded
-from .facts import ArchitectureSpec, CheckpointFacts
-from .safetensors_file import lazy_tensors
+from .safetensors import lazy_tensors
 
 
 @dataclass

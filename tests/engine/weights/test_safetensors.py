@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.safetensors_file import DTYPES, LazyTensor, lazy_tensors, read_header, write_safetensors
+from webapp.engine.weights.safetensors import DTYPES, LazyTensor, lazy_tensors, read_header, write_safetensors
 
 EVERY_DTYPE = {str(dtype): torch.tensor([[0, 1, 2], [3, 4, 5]]).to(dtype) for dtype in DTYPES.values()}
 

@@ -8,11 +8,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from webapp.engine.factor_plans import FactoredPlan, PivotedPlan
 from webapp.engine.math import bits
 
 from .base import Encoded, dtype_name
 from .composite import Composite, factors_from
+from .factor_plans import FactoredPlan, PivotedPlan
 
 
 class Factored(Composite):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from webapp.engine.math.quantizers import LARGEST_HALF
-from webapp.engine.plans import Plan
+
+from .plans import Plan
 
 
 class Encoded(ABC):

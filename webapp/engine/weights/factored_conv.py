@@ -9,10 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from webapp.engine.factor_plans import FactoredConvPlan
-
 from .base import Encoded, dtype_name
 from .composite import Composite, factors_from
+from .factor_plans import FactoredConvPlan
 
 
 class FactoredConv(Composite):

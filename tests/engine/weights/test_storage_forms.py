@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webapp.engine.encodings import Dense, Encoded, Factored, Quantized, decoder_of
-from webapp.engine.encodings.base import dtype_name
 from webapp.engine.math.grids import Scheme
+from webapp.engine.weights import Dense, Encoded, Factored, Quantized, decoder_of
+from webapp.engine.weights.base import dtype_name
 
 shapes = st.lists(st.integers(1, 17), min_size=2, max_size=2).map(tuple) | st.just((3, 2, 3, 3))
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])

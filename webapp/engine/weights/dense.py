@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from webapp.engine.math import bits
-from webapp.engine.plans import DensePlan
 
 from .base import Encoded, dtype_name, dtype_of
+from .plans import DensePlan
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.facts import ArchitectureSpec
+
+from . import Dense, decoder_of, dtype_of
 from .activations import Activations
-from .encodings import Dense, decoder_of, dtype_of
-from .errors import CheckpointRefused
-from .facts import ArchitectureSpec
 from .model import Model
 from .plans import Plan
-from .safetensors_file import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
+from .safetensors import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
 
 FORMAT = 1
 

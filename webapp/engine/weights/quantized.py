@@ -13,9 +13,9 @@ from webapp.engine.math import bits as streams
 from webapp.engine.math import grids, quantizers
 from webapp.engine.math.grids import Scheme
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.plans import QuantizedPlan
 
 from .base import Encoded, dtype_name, dtype_of
+from .plans import QuantizedPlan
 
 
 class Quantized(Encoded):

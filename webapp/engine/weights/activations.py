@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from .math import activations
+from webapp.engine.math import activations
 
 
 class Range(BaseModel):

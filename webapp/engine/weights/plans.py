@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .facts import DTYPE_BYTES
-from .layout import PLAIN, Layout
+from webapp.engine.facts import DTYPE_BYTES
+from webapp.engine.layout import PLAIN, Layout
 
 
 @dataclass(frozen=True)

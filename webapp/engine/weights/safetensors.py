@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from .errors import CheckpointRefused, is_text, json_fault, quoted
-from .facts import DTYPE_BYTES, TensorFacts
+from webapp.engine.errors import CheckpointRefused, is_text, json_fault, quoted
+from webapp.engine.facts import DTYPE_BYTES, TensorFacts
 
 HEADER_LIMIT_BYTES = 100_000_000  # what the reference implementation accepts
 MOST_TENSORS = 250_000  # the largest mixtures of experts have 100,000
