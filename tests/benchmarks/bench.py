@@ -146,9 +146,9 @@ def _child(job: dict[str, Any], path: Path) -> tuple[dict[str, Any], float, floa
 
 
 def scored(given: dict[str, Any], path: Path) -> dict[str, float]:
+    from webapp.engine.architectures.build import build
     from webapp.engine.measure import evaluate
     from webapp.engine.metrics import summarise
-    from webapp.engine.modules import build
     from webapp.engine.stages import StageJob
     from webapp.engine.weights.artifact import read_model
     from webapp.engine.weights.model import Model

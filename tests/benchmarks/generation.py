@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir
 
 from tests.benchmarks.bench import prepared
+from webapp.engine.architectures.kv_cache import Reading
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.kept import Reading
 from webapp.engine.onnx_graph.assembly import assembled
 from webapp.engine.signature import open_session
 from webapp.engine.weights.model import Model

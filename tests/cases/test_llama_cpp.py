@@ -14,8 +14,8 @@ import torch
 from tests.engine.conftest import Bench, build_tiny
 from tests.engine.formats.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
 from webapp.engine.architectures import architecture
+from webapp.engine.architectures.build import build, load
 from webapp.engine.exports import exports
-from webapp.engine.modules import build, load
 from webapp.engine.weights.model import Model
 
 pytest.importorskip("xllamacpp", reason="`make cases` installs it")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.batches import synthetic
 from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.dataset_uploads import inspect_dataset
@@ -15,7 +16,6 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.predict import prepare_step
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
-from webapp.engine.structure import facts_of
 from webapp.engine.techniques import Context
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import lazy_tensors

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from tests.engine.programs.exported import export
+from webapp.engine.architectures.build import build
 from webapp.engine.calibration.slots import columns_of, inputs_as_rows
 from webapp.engine.exports import exports
 from webapp.engine.layout import Layout
-from webapp.engine.modules import build
 from webapp.engine.predict import held_by, predict
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.recipe import Recipe

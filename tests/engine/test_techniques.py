@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.math import masks
-from webapp.engine.modules import build
 from webapp.engine.predict import predict, prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe

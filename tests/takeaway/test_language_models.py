@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from tests.engine.exports.test_delivered import language_model, prose
 from tests.takeaway.test_packages import finished, its_tests, unpacked, without_pare
-from webapp.engine.modules import build
+from webapp.engine.architectures.build import build
 from webapp.engine.signature import TOKENIZER
 from webapp.engine.weights.artifact import read_model
 

@@ -65,8 +65,8 @@ def _content(path: Path, receipt: dict[str, Any]) -> Iterator[Check]:
     """What the file holds, counted again from the file."""
     if not path.exists():
         return
+    from webapp.engine.architectures.build import build
     from webapp.engine.errors import CheckpointRefused
-    from webapp.engine.modules import build
     from webapp.engine.weights.artifact import read_model
 
     told = receipt["bytes"]

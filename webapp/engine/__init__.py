@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 if TYPE_CHECKING:
-    from .modules import load as load
+    from webapp.engine.architectures.build import load as load
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # here and not above: torch takes seconds, and most that import this package need none of it
-        from .modules import load
+        from webapp.engine.architectures.build import load
 
         return load
     raise AttributeError(name)

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from webapp.engine.architectures.reshape import reshaped_facts, reshaped_plans
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.plans import DensePlan, Plan
 
 from .errors import RecipeInvalid
 from .facts import CheckpointFacts, LayerFacts
 from .recipe import Recipe, Step, invalid, matches, select_layers
-from .structure import reshaped_facts, reshaped_plans
 from .techniques import Reshaped, Skip, Technique, technique
 from .unreached import Held, Unreached, unreached
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.architectures.program import output_names
 from webapp.engine.exports.base import Loaded
 from webapp.engine.weights.activations import simulate
@@ -21,7 +22,6 @@ from webapp.engine.weights.safetensors import lazy_tensors, write_safetensors
 
 from .batches import Batch, every_output, outputs, synthetic
 from .facts import ArchitectureSpec
-from .modules import build
 from .weights import dtype_name
 
 PROBE, HASHES = "probe.safetensors", "hashes.json"

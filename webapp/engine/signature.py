@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from webapp.engine.architectures.kv_cache import PAST, PRESENT, WHOLE
+
 from .facts import ArchitectureSpec, Facts
-from .kept import PAST, PRESENT, WHOLE
 
 FILE = "signature.json"  # where it lies beside the model
 TOKENIZER = "tokenizer.json"

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from webapp.engine.architectures.build import build
 from webapp.engine.weights.model import Model
 
 from .batches import Batch
 from .facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from .measure import evaluate
 from .metrics import Samples, wilson
-from .modules import build
 from .progress import Silent
 from .recipe import Recipe
 from .techniques import needs_of, techniques

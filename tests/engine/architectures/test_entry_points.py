@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from webapp.engine.architectures import architectures
-from webapp.engine.modules import build
+from webapp.engine.architectures.build import build
 from webapp.engine.weights.model import Model
 
 PAGE = Path(__file__).parents[3] / "docs" / "adding-an-architecture.md"

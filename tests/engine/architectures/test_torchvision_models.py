@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from webapp.engine.architectures import recognise, torchvision_models
+from webapp.engine.architectures.build import build
 from webapp.engine.architectures.torchvision_models import Torchvision
-from webapp.engine.modules import build
 from webapp.engine.weights.model import Model
 
 MODELS = '''

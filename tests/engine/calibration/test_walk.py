@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.calibration import Covariance, CrossCovariance, SquareSum, slots_of, walk
 from webapp.engine.calibration.slots import inputs_as_rows
-from webapp.engine.modules import build
 from webapp.engine.progress import Silent
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model

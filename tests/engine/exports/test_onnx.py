@@ -6,12 +6,12 @@ import onnxruntime
 import pytest
 import torch
 
+from webapp.engine.architectures.build import build
+from webapp.engine.architectures.kv_cache import nothing, pasts
 from webapp.engine.batches import Batch, outputs
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import check_exports, exports
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.kept import nothing, pasts
-from webapp.engine.modules import build
 
 INT8 = ("weight_quantization", {"bits": 8})
 FACTORS = ("low_rank", {"ratio": 0.5})

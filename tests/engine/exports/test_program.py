@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from webapp.engine.architectures.build import build
 from webapp.engine.exports import exports
-from webapp.engine.modules import build
 from webapp.engine.probe import compare_probe, write_probe
 
 FORM = exports()["program"]

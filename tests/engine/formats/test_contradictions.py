@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from tests.engine.model_types import DECODER
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.architectures import architecture
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import batches, outputs, synthetic
 from webapp.engine.datasets import LabelledText, fit
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.modules import build
 from webapp.engine.weights.model import Model
 
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 64}

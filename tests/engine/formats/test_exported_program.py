@@ -172,7 +172,7 @@ def test_compiled_code_is_refused(bench, changed):
 
 
 def test_kernels_that_trust_their_shapes_are_asked_for_none_that_lie(bench, tmp_path):
-    from webapp.engine.programs.operators import operator_of
+    from webapp.engine.architectures.program.operators import operator_of
 
     lstm = nn.LSTM(4, 5, batch_first=True)
     weights = [weight.detach() for weight in lstm.parameters()]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.checkpoint import inspect_checkpoint
-from webapp.engine.modules import build
 from webapp.engine.progress import Silent
 from webapp.engine.weights.safetensors import write_safetensors
 

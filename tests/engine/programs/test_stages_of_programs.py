@@ -11,17 +11,17 @@ from torch.export import Dim
 from tests.engine.programs.exported import CASES, ConvEmbedAttend, Masked, Residual, export
 from tests.engine.test_stages import Bench as Run
 from webapp.engine import load
+from webapp.engine.architectures.build import build
+from webapp.engine.architectures.factored_layers import Thin
 from webapp.engine.batches import Batch
 from webapp.engine.exports import exports
 from webapp.engine.exports.base import Loaded
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import summarise
-from webapp.engine.modules import build
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.progress import Silent
 from webapp.engine.signature import open_session
 from webapp.engine.tasks import for_task
-from webapp.engine.thin_modules import Thin
 from webapp.engine.weights.model import Model
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.engine.training.lessons import after, blobs, same, trained, values
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import Batch
 from webapp.engine.datasets import Arrays
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
-from webapp.engine.modules import build
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
 from webapp.engine.training import Student

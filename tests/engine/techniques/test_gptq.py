@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import outputs
 from webapp.engine.calibration import Slot
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
 from webapp.engine.math.grids import Scheme
-from webapp.engine.modules import build
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique

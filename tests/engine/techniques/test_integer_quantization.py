@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import exports
 from webapp.engine.layout import PLAIN
-from webapp.engine.modules import build
 from webapp.engine.techniques import integer_products, technique
 from webapp.engine.techniques.integer_products import integers
 from webapp.engine.weights import Quantized

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from webapp.engine.architectures.build import FactoredLinear, build
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
-from webapp.engine.modules import FactoredLinear, build
 from webapp.engine.predict import predict
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe

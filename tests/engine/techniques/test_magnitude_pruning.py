@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.modules import build
+from webapp.engine.architectures.build import build
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
 from webapp.engine.weights.artifact import read_model, write_model

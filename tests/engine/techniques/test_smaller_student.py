@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from webapp.engine.architectures.build import build, load
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.companions import write_companions
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.modules import build, load
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
 from webapp.engine.weights.artifact import write_model

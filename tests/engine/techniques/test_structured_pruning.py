@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from webapp.engine.architectures.build import build, load
+from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.architectures.resnet import ResNetModule
 from webapp.engine.batches import outputs, synthetic
 from webapp.engine.channels import groups_of
 from webapp.engine.companions import write_companions
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.modules import build, load
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
-from webapp.engine.structure import facts_of
 from webapp.engine.weights.artifact import predicted_size, read_model, write_model
 from webapp.engine.weights.model import Model
 

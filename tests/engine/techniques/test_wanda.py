@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import outputs
-from webapp.engine.modules import build
 
 
 def answers(model, data):

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from webapp.engine.architectures.build import build
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
-from webapp.engine.modules import build
 from webapp.engine.predict import predict
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe

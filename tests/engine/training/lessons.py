@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.calibration import TechniqueData
 from webapp.engine.datasets import Arrays
 from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
-from webapp.engine.structure import facts_of
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.weights.model import Model
 

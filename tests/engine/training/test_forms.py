@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.engine.training.lessons import after, blobs, trained, values
-from webapp.engine.modules import build
+from webapp.engine.architectures.build import build
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.artifact import read_model, write_model
 

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from webapp.engine.architectures.factored_layers import Thin
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
-from webapp.engine.thin_modules import Thin
 from webapp.engine.weights import Composite, Encoded
 from webapp.engine.weights.model import Model
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.architectures.build import fill, release, skeleton_of, sources
 from webapp.engine.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
-from webapp.engine.modules import fill, release, skeleton_of, sources
 from webapp.engine.progress import Report
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model

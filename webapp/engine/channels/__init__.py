@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from webapp.engine.architectures import architectures
+from webapp.engine.architectures.resize import fit_widths
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.widths import fit_widths
 
 from .groups import Group, Member, cut_shapes, kept_indices
 from .traced import ANSWERS, traced_groups

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.architectures.build import build
+from webapp.engine.architectures.resize import note_sizes
 from webapp.engine.batches import Batch, outputs
 from webapp.engine.calibration import Block
-from webapp.engine.modules import build
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
-from webapp.engine.widths import note_sizes
 
 from .groups import Group, Member, kept_indices
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import Batch, outputs
 from webapp.engine.calibration import Block, Covariance, Slot
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.math import importance
 from webapp.engine.math.elimination import Elimination
-from webapp.engine.modules import build
 from webapp.engine.targets import target_loss
 from webapp.engine.weights.model import Model
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from webapp.engine.architectures.resize import fit_widths
 from webapp.engine.batches import synthetic
 from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.widths import fit_widths
 
 from .groups import Group, Member, Uncuttable, cut_shapes
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from webapp.engine.architectures.build import build
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.modules import build
 from webapp.engine.weights.artifact import FORMAT, read_model, write_model
 from webapp.engine.weights.model import Model
 

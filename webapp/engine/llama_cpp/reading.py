@@ -10,8 +10,8 @@ import torch
 from gguf import GGUFReader, dequantize
 from torch import Tensor, nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.architectures.transformers_family import Transformers, parsed_config
-from webapp.engine.modules import build
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 

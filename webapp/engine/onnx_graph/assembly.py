@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from webapp.engine.modules import leaves_of
+from webapp.engine.architectures.build import leaves_of
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.activations import Activations
 from webapp.engine.weights.model import Model

@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.architectures.kv_cache import PAST, PRESENT, Reading, nothing, pasts
 from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.kept import PAST, PRESENT, Reading, nothing, pasts
 
 Array = np.ndarray[Any, Any]
 

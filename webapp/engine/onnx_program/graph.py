@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from webapp.engine.architectures.kv_cache import PRESENT
 from webapp.engine.errors import quoted
-from webapp.engine.kept import PRESENT
 from webapp.engine.programs.serialized import NotRun
 from webapp.engine.weights.safetensors import LazyTensor
 

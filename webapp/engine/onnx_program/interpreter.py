@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.programs.module import put_tensor
+from webapp.engine.architectures.program.module import put_tensor
 from webapp.engine.programs.serialized import NotRun
 
 from .flattening import IF

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from webapp.engine.programs.module import ProgramModule
+from webapp.engine.architectures.program.module import ProgramModule
 
 from .simplify import COPY, Part
 

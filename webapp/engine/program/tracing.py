@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from webapp.engine.architectures.build import build, leaves_of
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.modules import build, leaves_of
 from webapp.engine.onnx_graph.served import Served, with_plain_operators
 from webapp.engine.onnx_graph.trace import Untraceable, example, exported_program, free_axes
 from webapp.engine.weights.model import Model

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from webapp.engine.architectures.program.layers import layer_of
+from webapp.engine.architectures.program.module import LAYER, names_in
 from webapp.engine.weights.safetensors import LazyTensor, dtype_name
 
-from .layers import layer_of
 from .lifting import Lifted
-from .module import LAYER, names_in
 from .serialized import Draft
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .module import ProgramModule
+from webapp.engine.architectures.program.module import ProgramModule
 
 RESHAPING = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 EXPANDING = ("aten.expand.default", "aten.repeat.default", "aten.broadcast_to.default")

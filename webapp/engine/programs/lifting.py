@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .module import DROPOUT, LAYER, names_in
+from webapp.engine.architectures.program.module import DROPOUT, LAYER, names_in
+
 from .products import READERS, Product, Shapes
 from .serialized import Draft
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .module import names_in
+from webapp.engine.architectures.program.module import names_in
+
 from .serialized import Draft
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from webapp.engine.architectures.program.recurrent import GATES
 from webapp.engine.facts import LayerKind
 from webapp.engine.layout import PLAIN, Layout
-
-from .recurrent import GATES
 
 KEEPING = "select index index_select clone contiguous to _to_copy expand unsqueeze"
 SAME = {f"aten.{name}" for name in KEEPING.split()}

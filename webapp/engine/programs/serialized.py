@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .module import MEMORY, MOST_STEPS
-from .operators import operator_of
+from webapp.engine.architectures.program.module import MEMORY, MOST_STEPS
+from webapp.engine.architectures.program.operators import operator_of
 
 SCALARS = {  # ScalarType
     1: "uint8",

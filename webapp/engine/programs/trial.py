@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.architectures.program.module import LAYER, ProgramModule
 from webapp.engine.batches import synthetic
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, Task
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .batching import any_batch
-from .module import LAYER, ProgramModule
 from .serialized import Draft, Given, NotRun
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")  # what a tokenizer gives, by the names transformers has

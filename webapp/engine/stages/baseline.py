@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import Batch
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import Scores, number_text, summarise
-from webapp.engine.modules import build
 from webapp.engine.progress import Report
 from webapp.engine.sizes import measure_file
 from webapp.engine.wiring import judged, marked

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from webapp.engine.architectures.build import build
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import number_text, summarise
-from webapp.engine.modules import build
 from webapp.engine.pipeline import STATE
 from webapp.engine.progress import Report
 from webapp.engine.weights.artifact import read_model

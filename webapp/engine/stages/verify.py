@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from webapp.engine.architectures.build import build
 from webapp.engine.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.example import write_example
@@ -16,7 +17,6 @@ from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.latency import in_turns, percentiles
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import Samples, Scores, difference, summarise
-from webapp.engine.modules import build
 from webapp.engine.pipeline import STATE
 from webapp.engine.probe import compare_probe
 from webapp.engine.progress import Part, Report

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.blocks import Blocks, blocks_of, shortened
 from webapp.engine.calibration.influence import influences
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.structure import facts_of
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import Plan
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from webapp.engine.architectures.build import build
+from webapp.engine.architectures.reshape import facts_of, reshaped_facts
 from webapp.engine.blocks import blocks_of
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.modules import build
-from webapp.engine.structure import facts_of, reshaped_facts
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan

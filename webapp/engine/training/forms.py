@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.architectures.factored_layers import Thin
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
 from webapp.engine.math import quantizers, straight_through
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.thin_modules import Thin
 from webapp.engine.weights import Composite, Dense, Encoded, Quantized
 from webapp.engine.weights.model import Model
 

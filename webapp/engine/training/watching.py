@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from webapp.engine.architectures.factored_layers import Thin
 from webapp.engine.calibration.walk import row_of_blocks
-from webapp.engine.thin_modules import Thin
 
 
 class Watch:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.architectures.build import skeleton_of
 from webapp.engine.architectures.transformers_family import NO_POOLING
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.modules import skeleton_of
 from webapp.engine.weights import Composite, Quantized, dtype_name
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import LazyTensor, write_safetensors

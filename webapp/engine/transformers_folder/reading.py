@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.modules import skeleton_of
+from webapp.engine.architectures.build import skeleton_of
 from webapp.engine.onnx_graph.served import with_plain_operators
 from webapp.engine.onnx_graph.trace import example
 from webapp.engine.weights.memory import is_want_of_memory

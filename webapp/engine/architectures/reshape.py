@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from webapp.engine.techniques.base import Reshaped
+from webapp.engine.weights import dtype_name
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
 
-from .architectures import architectures, layers_of
-from .facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
-from .weights import dtype_name
+from . import architectures, layers_of
 
 Plans = dict[str, Plan]
 

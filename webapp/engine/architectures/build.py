@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.weights import Composite, Dense, Encoded
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.artifact import read_model
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model
 
-from .architectures import architectures
-from .errors import CheckpointRefused
-from .thin_modules import FactoredLinear, Thin, thin
-from .weights import Composite, Dense, Encoded
-from .widths import fit_widths
+from . import architectures
+from .factored_layers import FactoredLinear, Thin, thin
+from .resize import fit_widths
 
 LARGE_BYTES = 1 << 20
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .weights import Encoded, Factored, FactoredConv, Pivoted
+from webapp.engine.weights import Encoded, Factored, FactoredConv, Pivoted
 
 
 class Thin(nn.Module):

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import nn
 
+from webapp.engine.architectures.base import Architecture
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, Task, TensorFacts
-from webapp.engine.programs.module import ProgramModule, answer_names
 
-from .base import Architecture
+from .module import ProgramModule, answer_names
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError)
 MOST_VALUES = 2**27  # of one sample, or tokens times their kinds: beyond any input there is

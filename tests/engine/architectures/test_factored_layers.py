@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.thin_modules import thin
+from webapp.engine.architectures.factored_layers import thin
 from webapp.engine.weights import Dense, FactoredConv, Pivoted
 
 GEOMETRIES = [
