@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.calibration.walk import row_of_blocks
-from webapp.engine.techniques.base import Reshaped
 
 from .architectures import architectures
 from .facts import ArchitectureSpec, CheckpointFacts
@@ -49,7 +49,7 @@ def blocks_of(facts: CheckpointFacts, chosen: Collection[str]) -> Blocks | None:
     return Blocks(path, len(own), key, tuple(i for i in sorted(own) if all(w in chosen for w in own[i])))
 
 
-def shortened(facts: CheckpointFacts, blocks: Blocks, gone: Sequence[int]) -> Reshaped:
+def shortened(facts: CheckpointFacts, blocks: Blocks, gone: Sequence[int]) -> ShapeChange:
     """The model without these blocks, the others numbered anew; lists in the config that have an entry each, too."""
     spec = facts.architecture
     assert spec is not None
@@ -70,7 +70,7 @@ def shortened(facts: CheckpointFacts, blocks: Blocks, gone: Sequence[int]) -> Re
             removed.add(name)
         else:
             renamed[name] = f"{blocks.path}.{stays.index(int(found[1]))}.{name[found.end() :]}"
-    return Reshaped(spec.model_copy(update={"config": config}), {}, renamed, frozenset(removed))
+    return ShapeChange(spec.model_copy(update={"config": config}), {}, renamed, frozenset(removed))
 
 
 def _parsed(spec: ArchitectureSpec) -> Any:

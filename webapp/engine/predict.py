@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from webapp.engine.architectures.reshape import reshaped_facts, reshaped_plans
+from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts, reshaped_plans
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.plans import DensePlan, Plan
 
 from .errors import RecipeInvalid
 from .facts import CheckpointFacts, LayerFacts
 from .recipe import Recipe, Step, invalid, matches, select_layers
-from .techniques import Reshaped, Skip, Technique, technique
+from .techniques import Skip, Technique, technique
 from .unreached import Held, Unreached, unreached
 
 Answer = TypeVar("Answer")
@@ -77,7 +77,7 @@ class PreparedStep:
     settings: Any
     layers: list[LayerFacts]
 
-    def reshaped(self, facts: CheckpointFacts) -> Reshaped | None:
+    def reshaped(self, facts: CheckpointFacts) -> ShapeChange | None:
         """Raises RecipeInvalid where nothing of the model can be reshaped in this way."""
         return self._doable(lambda: self.technique.reshape(facts, self.layers, self.settings))
 

@@ -19,6 +19,28 @@ LARGEST_TEXT = 100_000  # characters of a recipe
 MOST_STEPS = 20
 
 
+class TechniqueSettings(BaseModel):
+    """Base of every technique's settings: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def setting(
+    default: Any,
+    title: str,
+    help: str,
+    unit: str = "",
+    widget: str = "number",
+    step: float | None = None,
+    show_when: dict[str, Any] | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field of a technique's settings: what the form draws, the API documents and pydantic checks, said once."""
+    extra: dict[str, Any] = {"unit": unit, "widget": widget, "step": step, "show_when": show_when}
+    shown = {key: value for key, value in extra.items() if value not in (None, "")}
+    return Field(default, title=title, description=help, json_schema_extra=shown, **bounds)
+
+
 class LayerPatterns(BaseModel):
     """Which layers: at least one pattern of `include` matches and none of `exclude`. `*` matches dots too."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
-from webapp.engine.techniques.base import Reshaped
 from webapp.engine.weights import dtype_name
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
@@ -13,6 +13,20 @@ from webapp.engine.weights.plans import DensePlan, Plan
 from . import architectures, layers_of
 
 Plans = dict[str, Plan]
+
+
+@dataclass(frozen=True)
+class ShapeChange:
+    """What a step makes of the model's form: its architecture afterwards, and the tensors that change or go.
+
+    `shapes` holds the new shape of each tensor that changes, under its old name; `renamed` maps old names to new ones
+    and `removed` names what goes. Everything else stays as it is.
+    """
+
+    architecture: ArchitectureSpec | None
+    shapes: Mapping[str, tuple[int, ...]]
+    renamed: Mapping[str, str]
+    removed: frozenset[str]
 
 
 def facts_of(model: Model, before: CheckpointFacts) -> CheckpointFacts:
@@ -24,7 +38,7 @@ def facts_of(model: Model, before: CheckpointFacts) -> CheckpointFacts:
     return _updated(before, tensors, model.architecture, model.tied)
 
 
-def reshaped_facts(facts: CheckpointFacts, change: Reshaped) -> CheckpointFacts:
+def reshaped_facts(facts: CheckpointFacts, change: ShapeChange) -> CheckpointFacts:
     """The facts after a step that reshapes, as far as shapes and names tell."""
     tensors = tuple(
         tensor.model_copy(
@@ -45,7 +59,7 @@ def reshaped_facts(facts: CheckpointFacts, change: Reshaped) -> CheckpointFacts:
     return _updated(facts, tensors, change.architecture, tied)
 
 
-def reshaped_plans(plans: Plans, change: Reshaped) -> Plans:
+def reshaped_plans(plans: Plans, change: ShapeChange) -> Plans:
     """Every plan under its new name and in its new shape. A weight that was cut is dense, less its share of zeros."""
     return {
         change.renamed.get(name, name): _resized(plan, change.shapes[name]) if name in change.shapes else plan

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.plugins import subclasses_in
 
-from .base import Context, Need, Outcome, Reshaped, Skip, Technique
+from .base import Context, Need, Outcome, Skip, Technique
 
 
 @cache
@@ -48,4 +49,14 @@ def needs_of(name: str, settings: Mapping[str, Any]) -> frozenset[Need]:
     return found.needs_for(found.Settings.model_validate(dict(settings)))
 
 
-__all__ = ["DATA_NEEDS", "Context", "Outcome", "Reshaped", "Skip", "Technique", "needs_of", "technique", "techniques"]
+__all__ = [
+    "DATA_NEEDS",
+    "Context",
+    "Outcome",
+    "ShapeChange",
+    "Skip",
+    "Technique",
+    "needs_of",
+    "technique",
+    "techniques",
+]

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from webapp.engine.calibration import Block, Covariance, Slot
 from webapp.engine.math import awq, grids, quantizers
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
-from .base import Context, Outcome, setting
+from .base import Context, Outcome
 from .block_by_block import BlockByBlock
 from .folding import fold, producers
 from .rounding import Rounding, RoundingSettings

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from pydantic import Field as PydanticField
 
+from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.batches import Batch
 from webapp.engine.calibration.samples import TechniqueData
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts
+from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.progress import Report, tracked
+from webapp.engine.recipe import TechniqueSettings
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model
@@ -27,28 +27,6 @@ Need = Literal["calibration", "calibration_if_any", "training", "gradients", "ar
 
 
 MATRICES = frozenset({"linear", "conv", "recurrent", "experts"})  # kinds of layers that multiply
-
-
-class Settings(BaseModel):
-    """Base of every technique's settings: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def setting(
-    default: Any,
-    title: str,
-    help: str,
-    unit: str = "",
-    widget: str = "number",
-    step: float | None = None,
-    show_when: dict[str, Any] | None = None,
-    **bounds: Any,
-) -> Any:
-    """A field of Settings: what the form draws, the API documents and pydantic checks, said once."""
-    extra: dict[str, Any] = {"unit": unit, "widget": widget, "step": step, "show_when": show_when}
-    shown = {key: value for key, value in extra.items() if value not in (None, "")}
-    return PydanticField(default, title=title, description=help, json_schema_extra=shown, **bounds)
 
 
 LEFT, NOTHING = "left as it is", "nothing"
@@ -112,20 +90,6 @@ class Context:
         return self.data.calibration(samples)
 
 
-@dataclass(frozen=True)
-class Reshaped:
-    """What a step makes of the model's form: its architecture afterwards, and the tensors that change or go.
-
-    `shapes` holds the new shape of each tensor that changes, under its old name; `renamed` maps old names to new ones
-    and `removed` names what goes. Everything else stays as it is.
-    """
-
-    architecture: ArchitectureSpec | None
-    shapes: Mapping[str, tuple[int, ...]]
-    renamed: Mapping[str, str]
-    removed: frozenset[str]
-
-
 class Technique(ABC):
     """Declared by class attributes; `plan` says what `apply` will do, without values."""
 
@@ -135,7 +99,7 @@ class Technique(ABC):
     summary: ClassVar[str]  # one sentence: what it does and what it costs
     paper: ClassVar[str]  # URL
     version: ClassVar[int] = 1
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[TechniqueSettings]]
     needs: ClassVar[frozenset[Need]] = frozenset()
     layers: ClassVar[frozenset[str]]  # of LayerKind
 
@@ -150,7 +114,7 @@ class Technique(ABC):
         """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""
         return None
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Reshaped | None:
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange | None:
         """How the step changes shapes or names, from `facts` of the model as the steps before it leave it.
 
         None where every tensor keeps its name and shape. Where the values decide, an estimate.

@@ -13,10 +13,11 @@ from webapp.engine.calibration import Slot, SquareSum, walk
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import allocation, masks
 from webapp.engine.progress import Part
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
-from .base import Context, Outcome, setting
+from .base import Context, Outcome
 from .block_by_block import BlockByBlock
 from .pruning import Pruning, PruningSettings, smallest_gone, without
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import torch
 
 from webapp.engine.facts import LayerFacts
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded, dtype_of
 from webapp.engine.weights.plans import DensePlan, Plan
 
-from .base import MATRICES, LayerByLayer, Outcome, Skip, setting
-from .base import Settings as BaseSettings
+from .base import MATRICES, LayerByLayer, Outcome, Skip
 
 
 class Cast(LayerByLayer):
@@ -23,7 +24,7 @@ class Cast(LayerByLayer):
     paper = "https://arxiv.org/abs/1710.03740"
     layers = MATRICES | {"embedding", "other"}
 
-    class Settings(BaseSettings):
+    class Settings(TechniqueSettings):
         dtype: Literal["float16", "bfloat16"] = setting(
             "float16",
             "Number format",

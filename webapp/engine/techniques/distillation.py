@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from webapp.engine.errors import RecipeInvalid
+from webapp.engine.recipe import setting
 from webapp.engine.training import Objective, Student, TrainingSamples, TrainingSettings
 from webapp.engine.training.teaching import Teaching, Weights
 
-from .base import Context, setting
+from .base import Context
 from .by_training import ByTraining
 
 

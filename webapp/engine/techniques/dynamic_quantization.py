@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from webapp.engine.batches import Batch, synthetic
 from webapp.engine.calibration import Block
+from webapp.engine.recipe import setting
 from webapp.engine.weights.activations import Activations
 
-from .base import Context, setting
+from .base import Context
 from .integer_products import IntegerProducts, IntegerSettings
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from webapp.engine.recipe import setting
 from webapp.engine.training import Labels, Objective, Student, TrainingSamples, TrainingSettings
 from webapp.engine.training.student import Forms, adapted, whole
 
-from .base import Context, setting
+from .base import Context
 from .by_training import ByTraining
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from webapp.engine.calibration import Covariance, Slot, Statistic
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
-from .base import Context, Outcome, setting
+from .base import Context, Outcome
 from .block_by_block import BlockByBlock
 from .rounding import Rounding, RoundingSettings
 

@@ -20,13 +20,14 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
 from webapp.engine.processor import saturates
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
-from .base import Context, Outcome, Technique, setting
-from .base import Settings as BaseSettings
+from .base import Context, Outcome, Technique
 from .block_by_block import UNREACHED, joined
 
 ROWS = 2048  # inputs that a layer's change is measured on
@@ -35,7 +36,7 @@ NO_KERNEL = "there are no integer kernels for transposed convolutions"
 SECOND_TIME = "its inputs are rounded by an earlier step already"
 
 
-class IntegerSettings(BaseSettings):
+class IntegerSettings(TechniqueSettings):
     most_change: float = setting(
         0.1,
         "Outlier threshold",

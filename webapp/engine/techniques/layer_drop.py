@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from webapp.engine.architectures.reshape import facts_of
+from webapp.engine.architectures.reshape import ShapeChange, facts_of
 from webapp.engine.blocks import Blocks, blocks_of, shortened
 from webapp.engine.calibration.influence import influences
 from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import setting
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import Plan
 
-from .base import Context, Need, Outcome, Reshaped, Skip, Technique, setting
-from .base import Settings as BaseSettings
+from .base import Context, Need, Outcome, Skip, Technique
 
 
 class LayerDrop(Technique):
@@ -29,7 +30,7 @@ class LayerDrop(Technique):
     needs = frozenset({"architecture", "calibration"})
     layers = frozenset({"linear", "conv", "experts"})
 
-    class Settings(BaseSettings):
+    class Settings(TechniqueSettings):
         blocks: int = setting(1, "Blocks to drop", "How many of the model's blocks leave.", unit="blocks", ge=1, le=500)
         by: Literal["influence", "influence_again", "evenly", "last"] = setting(
             "influence",
@@ -49,7 +50,7 @@ class LayerDrop(Technique):
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
         return plan
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Reshaped:
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
         """Which blocks leave does not matter to the size: they are alike."""
         blocks = self._droppable(facts, layers, settings)
         return shortened(facts, blocks, spread(blocks.candidates, settings))
@@ -102,7 +103,7 @@ def _rows(blocks: Blocks, layers: Sequence[LayerFacts], asked: str, gone: Mappin
     return found
 
 
-def _drop(model: Model, change: Reshaped) -> None:
+def _drop(model: Model, change: ShapeChange) -> None:
     model.weights = {
         change.renamed.get(name, name): encoded for name, encoded in model.weights.items() if name not in change.removed
     }

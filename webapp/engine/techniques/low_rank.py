@@ -10,12 +10,13 @@ import torch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import ranks
 from webapp.engine.progress import Part, Report
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import Plan, QuantizedPlan
 
-from .base import MATRICES, Context, Need, Outcome, Skip, Technique, missed, setting
-from .base import Settings as BaseSettings
+from .base import MATRICES, Context, Need, Outcome, Skip, Technique, missed
 from .block_by_block import UNREACHED
 from .factor_forms import Form, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
 from .factor_goals import Goal, plain_goals, whitened_goals
@@ -40,7 +41,7 @@ class LowRank(Technique):
     needs = frozenset({"calibration", "architecture"})
     layers = MATRICES
 
-    class Settings(BaseSettings):
+    class Settings(TechniqueSettings):
         method: Literal["plain", "whitened"] = setting(
             "plain",
             "Method",

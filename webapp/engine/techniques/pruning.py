@@ -16,20 +16,21 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
 from webapp.engine.math import masks
 from webapp.engine.progress import tracked
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
-from .base import MATRICES, Context, Outcome, Technique, setting
-from .base import Settings as BaseSettings
+from .base import MATRICES, Context, Outcome, Technique
 from .block_by_block import joined, matrices
 
 N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
 REACHED = 0.005  # a matrix this far below the ratio that was asked is shown as not reached
 
 
-class PruningSettings(BaseSettings):
+class PruningSettings(TechniqueSettings):
     sparsity: float = setting(
         0.5,
         "Sparsity",

@@ -12,18 +12,18 @@ from webapp.engine.calibration import Slot
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math.grids import Numbers, Scheme
-from webapp.engine.recipe import matches
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import matches, setting
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
-from .base import Outcome, Technique, setting
-from .base import Settings as BaseSettings
+from .base import Outcome, Technique
 
 BITS = (8, 6, 5, 4, 3, 2)
 SPOKEN = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
 
 
-class RoundingSettings(BaseSettings):
+class RoundingSettings(TechniqueSettings):
     bits: Literal[8, 6, 5, 4, 3, 2] = setting(4, "Bits", "Bits of each stored code.", unit="bits", widget="choice")
     bits_by_layer: str = setting(
         "",

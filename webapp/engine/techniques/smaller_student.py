@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.reshape import facts_of, reshaped_facts
+from webapp.engine.architectures.reshape import ShapeChange, facts_of, reshaped_facts
 from webapp.engine.blocks import blocks_of
 from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
 
-from .base import NOTHING, Context, Outcome, Reshaped, Skip, Technique, setting
-from .base import Settings as BaseSettings
+from .base import NOTHING, Context, Outcome, Skip, Technique
 from .layer_drop import LayerDrop
 from .structured_pruning import StructuredPruning
 
@@ -37,7 +38,7 @@ class SmallerStudent(Technique):
     needs = frozenset({"architecture"})
     layers = frozenset({"linear", "conv", "experts"})
 
-    class Settings(BaseSettings):
+    class Settings(TechniqueSettings):
         depth: float = setting(
             1.0,
             "Blocks kept",
@@ -86,8 +87,8 @@ class SmallerStudent(Technique):
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
         return plan
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Reshaped:
-        whole = Reshaped(facts.architecture, {}, {}, frozenset())
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
+        whole = ShapeChange(facts.architecture, {}, {}, frozenset())
         for technique, own in self._parts(facts, layers, settings):
             change = technique.reshape(facts, layers, own)
             assert change is not None
@@ -136,20 +137,20 @@ def _parts(facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) 
             yield StructuredPruning(), StructuredPruning.Settings.model_validate(own)
 
 
-def _renamed(facts: CheckpointFacts, layers: Sequence[LayerFacts], change: Reshaped) -> list[LayerFacts]:
+def _renamed(facts: CheckpointFacts, layers: Sequence[LayerFacts], change: ShapeChange) -> list[LayerFacts]:
     """The chosen layers as they are called and shaped afterwards."""
     weights = {change.renamed.get(layer.weight, layer.weight) for layer in layers if layer.weight not in change.removed}
     return [layer for layer in reshaped_facts(facts, change).layers if layer.weight in weights]
 
 
-def _then(first: Reshaped, second: Reshaped) -> Reshaped:
+def _then(first: ShapeChange, second: ShapeChange) -> ShapeChange:
     """Both changes as one; the second says names as the first left them."""
     old = {new: name for name, new in first.renamed.items()}
     shapes = {**first.shapes, **{old.get(name, name): shape for name, shape in second.shapes.items()}}
     kept = {name: second.renamed.get(new, new) for name, new in first.renamed.items()}
     renamed = {**{old.get(name, name): new for name, new in second.renamed.items()}, **kept}
     removed = first.removed | {old.get(name, name) for name in second.removed}
-    return Reshaped(second.architecture, shapes, renamed, frozenset(removed))
+    return ShapeChange(second.architecture, shapes, renamed, frozenset(removed))
 
 
 def _drawn_afresh(model: Model, seed: int) -> int:

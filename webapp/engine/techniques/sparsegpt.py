@@ -9,9 +9,10 @@ from torch import Tensor
 
 from webapp.engine.calibration import Covariance, Slot
 from webapp.engine.math import admm, masks, obs
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded
 
-from .base import Context, Outcome, setting
+from .base import Context, Outcome
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
 
 DESCENTS = 5  # conjugate gradient steps on the mask that was found

@@ -13,10 +13,11 @@ from webapp.engine.calibration import Block, Slot
 from webapp.engine.calibration.activations import Histogram, Method
 from webapp.engine.calibration.followers import followers
 from webapp.engine.calibration.slots import inputs_as_rows
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.activations import Activations
 
-from .base import Context, setting
+from .base import Context
 from .integer_products import IntegerProducts, IntegerSettings
 
 TEXTS = 32  # show the ranges of a transformer as well as more of them do

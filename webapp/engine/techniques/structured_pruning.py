@@ -10,17 +10,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.channels import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
 from webapp.engine.channels.cutting import has_batch_norm, recalibrate_batch_norm
 from webapp.engine.channels.surgery import FROM_DATA, Surgery
 from webapp.engine.channels.transformers_blocks import ATTENTION, fits
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.math.importance import relative
+from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import setting
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
 
-from .base import LEFT, Context, Need, Outcome, Reshaped, Skip, Technique, missed, setting
-from .base import Settings as BaseSettings
+from .base import LEFT, Context, Need, Outcome, Skip, Technique, missed
 
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
 GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes
@@ -40,7 +42,7 @@ class StructuredPruning(Technique):
     needs = frozenset({"architecture", "calibration"})
     layers = frozenset({"linear", "conv", "experts"})
 
-    class Settings(BaseSettings):
+    class Settings(TechniqueSettings):
         ratio: float = setting(
             0.2,
             "Channels removed",
@@ -99,7 +101,7 @@ class StructuredPruning(Technique):
     def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
         return plan
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Reshaped:
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
         groups = self.chosen(facts, layers, settings)
         kept = {group: kept_of(group, settings) for group in groups}
         return self._reshaped(facts, kept)
@@ -124,7 +126,7 @@ class StructuredPruning(Technique):
             raise Skip(f"no group is wide enough to lose a multiple of {settings.round_to}")
         return found
 
-    def _reshaped(self, facts: CheckpointFacts, kept: dict[Group, int]) -> Reshaped:
+    def _reshaped(self, facts: CheckpointFacts, kept: dict[Group, int]) -> ShapeChange:
         shapes = cut_shapes({tensor.name: tensor.shape for tensor in facts.tensors}, kept.items())
         spec = facts.architecture
         assert spec is not None
@@ -133,7 +135,7 @@ class StructuredPruning(Technique):
                 spec = narrowed(spec, group, count)
             if not fits(spec, {tensor.name: tensor.shape for tensor in facts.tensors} | shapes):
                 raise Skip(f"the config of {spec.title} cannot say so many {'/'.join({g.kind for g in kept})}")
-        return Reshaped(spec, shapes, {}, frozenset())
+        return ShapeChange(spec, shapes, {}, frozenset())
 
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
         assert context.facts is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
-from .base import MATRICES, Context, LayerByLayer, Outcome, setting
+from .base import MATRICES, Context, LayerByLayer, Outcome
 from .rounding import Rounding, RoundingSettings
 
 

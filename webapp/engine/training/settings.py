@@ -8,7 +8,7 @@ import torch
 
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.math.schedules import Schedule
-from webapp.engine.techniques.base import Settings, setting
+from webapp.engine.recipe import TechniqueSettings, setting
 
 RATES = {"adamw": (5e-3, 1e-4), "sgd": (1e-1, 5e-3)}  # of networks of ours, of transformers
 BATCHES = {
@@ -21,7 +21,7 @@ BATCHES = {
 IMAGES = 32
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(TechniqueSettings):
     epochs: float = setting(
         3.0, "Epochs", "Passes over the training samples; the last may be a part.", step=0.1, gt=0.0, le=10_000.0
     )
