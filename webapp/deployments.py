@@ -14,8 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from webapp.engine.architectures import class_names
+from webapp.engine.data.tasks import for_task
 from webapp.engine.facts import Task
-from webapp.engine.tasks import for_task
 from webapp.serving.errors import Unauthorized
 from webapp.store.models import Artifact, Deployment, DeploymentState, Run, now
 

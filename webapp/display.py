@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request, url_for
 
+from webapp.engine.data.tasks import TITLES
 from webapp.engine.exports import exports
 from webapp.engine.formats import FORMATS
-from webapp.engine.tasks import TITLES
 
 from .icons import icon
 from .units import FRACTIONS, byte_text, measured_text

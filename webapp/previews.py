@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from webapp.engine.dataset_samples import LARGEST_SIDE, SHOWN_FILE, shown_pictures
+from webapp.engine.data.preprocessing import Preprocessing
+from webapp.engine.data.samples import LARGEST_SIDE, SHOWN_FILE, shown_pictures
 from webapp.engine.facts import DatasetFacts
-from webapp.engine.preprocessing import Preprocessing
 from webapp.store.files import FileStore
 from webapp.store.models import Dataset
 

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
+from webapp.engine.data.tasks import with_task
 from webapp.engine.exports import with_always
 from webapp.engine.facts import CheckpointFacts, DatasetFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.run_checks import NamedDataset, check_run, task_of
-from webapp.engine.tasks import with_task
 from webapp.engine.techniques import techniques
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 

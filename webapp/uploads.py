@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from webapp.engine.tasks import named
+from webapp.engine.data.tasks import named
 from webapp.store.files import FileStore, Readable
 from webapp.store.models import Checkpoint, Dataset
 

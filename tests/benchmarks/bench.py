@@ -27,7 +27,7 @@ from typing import Any
 
 from tests.cases import corpus
 from webapp.engine.checkpoint import inspect_checkpoint
-from webapp.engine.dataset_uploads import inspect_dataset
+from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe

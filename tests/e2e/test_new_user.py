@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.conftest import clear_recipe
 from webapp import samples as shipped
 from webapp.display import suffixes
-from webapp.engine.dataset_uploads import READ
+from webapp.engine.data.inspect import READ
 from webapp.engine.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]

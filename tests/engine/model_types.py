@@ -8,7 +8,7 @@ import torch
 from tests.engine.conftest import ENCODER, write_tokenizer
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs, synthetic
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.weights.model import Model
 
 TEXT = {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24}

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from webapp.engine.data.tasks import for_task
 from webapp.engine.exports import exports
 from webapp.engine.signature import FILE, TOKENIZER, Signature, signature_of, write_signature
-from webapp.engine.tasks import for_task
 from webapp.engine.weights.model import Model
 
 

@@ -13,8 +13,8 @@ from tests.engine.techniques.test_structured_pruning import RESNET
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.resnet import ResNetModule
-from webapp.engine.batches import batches
-from webapp.engine.datasets import open_dataset
+from webapp.engine.data.batches import batches
+from webapp.engine.data.datasets import open_dataset
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.measure import evaluate
 from webapp.engine.progress import Silent

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.engine.test_stages import Bench
-from webapp.engine.preprocessing import Preprocessing
+from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.signature import EXAMPLE
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Checkpoint, Dataset, Run, Stage

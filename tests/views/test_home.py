@@ -1,6 +1,6 @@
 from tests.views.page import Page
 from tests.views.seeded import seed_checkpoint, seed_dataset
-from webapp.engine.dataset_uploads import READ
+from webapp.engine.data.inspect import READ
 from webapp.engine.formats import FORMATS
 from webapp.samples import CHECKPOINT, DATASET
 from webapp.store.models import UploadState

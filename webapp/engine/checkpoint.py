@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from webapp.engine.architectures.transformers_family import Transformers, why_not
+from webapp.engine.data.preprocessor_config import told_preprocessing
 from webapp.engine.formats.huggingface import FROM_KERAS
 from webapp.engine.formats.quantized import dequantize_asked
 from webapp.engine.formats.widening import WIDER, widen
@@ -35,7 +36,6 @@ from .architectures import architecture, layers_from_tensors, layers_of, recogni
 from .errors import CheckpointRefused, json_fault, quoted
 from .facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from .formats import FORMATS, Opened, one_of
-from .preprocessor_config import told_preprocessing
 from .progress import Part, Report
 
 log = logging.getLogger(__name__)

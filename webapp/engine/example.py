@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from webapp.engine.data.batches import Batch
 from webapp.engine.exports.base import Runner
 
-from .batches import Batch
 from .facts import ArchitectureSpec
 from .signature import EXAMPLE
 

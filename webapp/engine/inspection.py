@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.data.inspect import inspect_dataset
+from webapp.engine.data.tasks import with_task
 from webapp.engine.weights.memory import is_want_of_memory
 
 from .archive import Refuse, most_unpacked_bytes, unpacked_bytes
 from .checkpoint import inspect_checkpoint
-from .dataset_uploads import inspect_dataset
 from .errors import CheckpointRefused, DatasetRefused, PareError
 from .progress import Report
-from .tasks import with_task
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batches import Batch, every_output, outputs
+from webapp.engine.data.batches import Batch, every_output, outputs
+from webapp.engine.data.targets import per_place, scores_of_classes, shaped_like, two_classes
+
 from .facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec
 from .metrics import Samples, Scores, shown
 from .progress import Report
-from .targets import per_place, scores_of_classes, shaped_like, two_classes
 
 MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.program import output_names
+from webapp.engine.data.batches import Batch, every_output, outputs, synthetic
 from webapp.engine.exports.base import Loaded
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import lazy_tensors, write_safetensors
 
-from .batches import Batch, every_output, outputs, synthetic
 from .facts import ArchitectureSpec
 from .weights import dtype_name
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from webapp.engine.data.preprocessing import preprocessing_of
 from webapp.units import lowered
 
 from .facts import CheckpointFacts, DatasetFacts
 from .metrics import number_text
 from .pipeline import code_digest
-from .preprocessing import preprocessing_of
 from .receipt_artifacts import delivered, files_of, lacking, packages, runtimes, undelivered
 from .recipe import Recipe
 from .techniques import technique

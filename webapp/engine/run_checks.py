@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.engine.data.batches import JUDGED_BY_ORIGINAL
+from webapp.engine.data.datasets import fit
+from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
+from webapp.engine.data.tasks import for_task, resolved
 from webapp.engine.training.teaching import check_alike
 
-from .batches import JUDGED_BY_ORIGINAL
-from .datasets import fit
 from .errors import DatasetUnfit, RecipeInvalid
 from .exports import check_exports
 from .facts import CheckpointFacts, DatasetFacts, Task
 from .predict import check_recipe
-from .preprocessing import Preprocessing, preprocessing_of
 from .recipe import Recipe
-from .tasks import for_task, resolved
 from .techniques import needs_of, techniques
 from .wiring import unconfirmable
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from webapp.engine.architectures.build import build
+from webapp.engine.data.batches import Batch
 from webapp.engine.weights.model import Model
 
-from .batches import Batch
 from .facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from .measure import evaluate
 from .metrics import Samples, wilson

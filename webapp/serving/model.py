@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.architectures.kv_cache import Reading, nothing, pasts
+from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.preprocessing import Preprocessing
 from webapp.engine.signature import open_session, signature_of
 
 from .errors import Refused, Unloadable

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.pictures import MOST_BYTES, PictureUnread, decoded
-from webapp.engine.preprocessing import Preprocessing
+from webapp.engine.data.pixels import MOST_BYTES, PictureUnread, decoded
+from webapp.engine.data.preprocessing import Preprocessing
 
 from .errors import Refused
 from .tensors import Array

@@ -10,12 +10,12 @@ from sqlalchemy.orm import defer
 from webapp import charts
 from webapp.database import db
 from webapp.deletion import delete_checkpoint
+from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
 from webapp.engine.exports import exports
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.formats import FORMATS, Accepted
 from webapp.engine.predict import held_by
-from webapp.engine.tasks import JUDGED_BY, USES
 from webapp.engine.unreached import unreached
 from webapp.fitting import tasks_of
 from webapp.request_errors import Conflict

@@ -8,7 +8,7 @@ from sqlalchemy import func, or_, select
 
 from webapp.database import db
 from webapp.deletion import delete_dataset
-from webapp.engine.dataset_uploads import READ
+from webapp.engine.data.inspect import READ
 from webapp.engine.facts import DatasetFacts
 from webapp.previews import thumbnails
 from webapp.services import services

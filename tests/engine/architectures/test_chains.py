@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures import architecture, classes, recognise
+from webapp.engine.data.tasks import answer_shape
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import TensorFacts
-from webapp.engine.tasks import answer_shape
 
 
 def facts_of(state):

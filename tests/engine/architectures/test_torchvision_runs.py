@@ -7,9 +7,9 @@ import torch
 
 from tests.engine.architectures import torchvision_shapes as shapes
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import synthetic
 from webapp.engine.channels import groups_of
 from webapp.engine.channels.cutting import cut
+from webapp.engine.data.batches import synthetic
 from webapp.engine.exports import exports
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs, synthetic
 from webapp.engine.calibration import Covariance, CrossCovariance, SquareSum, slots_of, walk
 from webapp.engine.calibration.slots import inputs_as_rows
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.progress import Silent
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model

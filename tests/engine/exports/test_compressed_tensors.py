@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import synthetic
+from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.exports import exports
 from webapp.engine.probe import compare_probe, write_probe

@@ -8,7 +8,7 @@ import torch
 
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.kv_cache import nothing, pasts
-from webapp.engine.batches import Batch, outputs
+from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import check_exports, exports
 from webapp.engine.facts import CheckpointFacts

@@ -8,7 +8,7 @@ import torch
 from tests.engine.model_types import DECODER
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.kv_cache import Reading, pasts
-from webapp.engine.batches import outputs, synthetic
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.exports import exports
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.weights.model import Model

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.batches import synthetic
+from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exports import check_exports, exports
 from webapp.engine.probe import compare_probe, write_probe

@@ -10,8 +10,8 @@ from tests.engine.model_types import DECODER
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.architectures import architecture
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import batches, outputs, synthetic
-from webapp.engine.datasets import LabelledText, fit
+from webapp.engine.data.batches import batches, outputs, synthetic
+from webapp.engine.data.datasets import LabelledText, fit
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.weights.model import Model
 

@@ -9,8 +9,8 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs, synthetic
 from webapp.engine.checkpoint import inspect_checkpoint
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.progress import Silent
 from webapp.engine.weights.model import Model

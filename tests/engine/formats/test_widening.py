@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs, synthetic
 from webapp.engine.checkpoint import inspect_checkpoint
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.progress import Silent
 from webapp.engine.weights.safetensors import write_safetensors
 

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.engine.onnx_program.graphs import CASES, answered, export, written
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import synthetic
+from webapp.engine.data.batches import synthetic
 from webapp.engine.weights.model import Model
 
 TASKS = dict.fromkeys(CASES) | {"gpt2": "causal-lm", "llama": "causal-lm"}

@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.engine.programs.exported import CASES, export
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs, synthetic
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.weights.model import Model
 
 FIXED = ("residual", "conv_embed_attend", "lstm")  # exported for batches of the example's size

@@ -13,7 +13,8 @@ from tests.engine.test_stages import Bench as Run
 from webapp.engine import load
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.factored_layers import Thin
-from webapp.engine.batches import Batch
+from webapp.engine.data.batches import Batch
+from webapp.engine.data.tasks import for_task
 from webapp.engine.exports import exports
 from webapp.engine.exports.base import Loaded
 from webapp.engine.measure import evaluate
@@ -21,7 +22,6 @@ from webapp.engine.metrics import summarise
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.progress import Silent
 from webapp.engine.signature import open_session
-from webapp.engine.tasks import for_task
 from webapp.engine.weights.model import Model
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
@@ -159,8 +159,8 @@ def test_channels_are_cut_where_the_steps_allow_it(run, name):
 
 
 def test_samples_that_are_no_tokens_are_refused(bench, tmp_path, run):
-    from webapp.engine.batches import batches
-    from webapp.engine.datasets import Arrays
+    from webapp.engine.data.batches import batches
+    from webapp.engine.data.datasets import Arrays
     from webapp.engine.errors import DatasetUnfit
 
     make, given, dynamic = CASES["conv_embed_attend"]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs
 from webapp.engine.calibration import walk
+from webapp.engine.data.batches import outputs
 from webapp.engine.progress import Silent
 from webapp.engine.techniques.awq import UNSCALED
 from webapp.engine.techniques.folding import fold, producers

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs
 from webapp.engine.calibration import Slot
+from webapp.engine.data.batches import outputs
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs, synthetic
 from webapp.engine.channels import groups_of, why_not
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.progress import Silent
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.base import LEFT

@@ -5,8 +5,8 @@ import torch
 
 from tests.engine.training.lessons import after, blobs, same, trained, values
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import Batch
-from webapp.engine.datasets import Arrays
+from webapp.engine.data.batches import Batch
+from webapp.engine.data.datasets import Arrays
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe

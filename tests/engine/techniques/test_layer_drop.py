@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs, synthetic
 from webapp.engine.companions import write_companions
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe

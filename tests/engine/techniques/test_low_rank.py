@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from webapp.engine.architectures.build import FactoredLinear, build
-from webapp.engine.batches import outputs, synthetic
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
 from webapp.engine.predict import predict

@@ -11,9 +11,9 @@ from torch import nn
 from webapp.engine.architectures.build import build, load
 from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.architectures.resnet import ResNetModule
-from webapp.engine.batches import outputs, synthetic
 from webapp.engine.channels import groups_of
 from webapp.engine.companions import write_companions
+from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.predict import predict

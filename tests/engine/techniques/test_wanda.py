@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import outputs
+from webapp.engine.data.batches import outputs
 
 
 def answers(model, data):

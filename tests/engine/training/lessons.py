@@ -8,7 +8,7 @@ import torch
 
 from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.calibration import TechniqueData
-from webapp.engine.datasets import Arrays
+from webapp.engine.data.datasets import Arrays
 from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe

@@ -106,7 +106,7 @@ def test_gpt2_whose_matrices_are_transposed_keeps_its_form(tiny, bench, save_tok
 
 def language_model(tiny, bench, save_tokenizer, class_name, model_type):
     from webapp.engine.architectures import architectures
-    from webapp.engine.datasets import Text
+    from webapp.engine.data.datasets import Text
 
     source = bench.root / class_name
     tiny(class_name, model_type).save_pretrained(source)

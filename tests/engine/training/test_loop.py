@@ -9,7 +9,7 @@ from torch import nn
 from tests.engine.training.lessons import Told, after, blobs, same, trained, values
 from webapp.engine.architectures.build import build
 from webapp.engine.calibration import TechniqueData
-from webapp.engine.datasets import Arrays, LabelledText, Text
+from webapp.engine.data.datasets import Arrays, LabelledText, Text
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.training import TrainingSamples

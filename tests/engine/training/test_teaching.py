@@ -7,7 +7,7 @@ from torch import nn
 from tests.engine.training.lessons import after, blobs, same, trained, values
 from webapp.engine.architectures import architectures
 from webapp.engine.architectures.build import build
-from webapp.engine.datasets import Arrays, LabelledText, Text
+from webapp.engine.data.datasets import Arrays, LabelledText, Text
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.training.watching import paired, steps_of
 from webapp.engine.weights.model import Model

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from webapp.engine.batches import Batch
+from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.progress import Report
 from webapp.engine.weights.model import Model

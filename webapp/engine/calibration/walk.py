@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from webapp.engine.architectures.build import fill, release, skeleton_of, sources
-from webapp.engine.batches import Batch, outputs
+from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.progress import Report
 from webapp.engine.weights.memory import give_back

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.resize import note_sizes
-from webapp.engine.batches import Batch, outputs
 from webapp.engine.calibration import Block
+from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import Batch, outputs
 from webapp.engine.calibration import Block, Covariance, Slot
+from webapp.engine.data.batches import Batch, outputs
+from webapp.engine.data.targets import target_loss
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.math import importance
 from webapp.engine.math.elimination import Elimination
-from webapp.engine.targets import target_loss
 from webapp.engine.weights.model import Model
 
 from .groups import Group, Member

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from webapp.engine.batches import Batch
 from webapp.engine.calibration import Block, Covariance, walk
+from webapp.engine.data.batches import Batch
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.progress import Part, Report
 from webapp.engine.weights import Dense

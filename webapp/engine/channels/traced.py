@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.resize import fit_widths
-from webapp.engine.batches import synthetic
+from webapp.engine.data.batches import synthetic
 from webapp.engine.facts import ArchitectureSpec
 
 from .groups import Group, Member, Uncuttable, cut_shapes

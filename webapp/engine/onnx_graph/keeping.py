@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from webapp.engine.architectures.kv_cache import SO_FAR, WHOLE, past_names, present_name
-from webapp.engine.batches import Batch
+from webapp.engine.data.batches import Batch
 from webapp.engine.facts import ArchitectureSpec
 
 from .served import Call, Served

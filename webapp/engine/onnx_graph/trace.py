@@ -24,7 +24,7 @@ from torch.onnx import OnnxExporterError
 from torch.utils._pytree import tree_map
 
 from webapp.engine.architectures.build import fill, skeleton_of
-from webapp.engine.batches import Batch, synthetic
+from webapp.engine.data.batches import Batch, synthetic
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.model import Model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from webapp.engine.architectures.program.module import LAYER, ProgramModule
-from webapp.engine.batches import synthetic
+from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, Task
 from webapp.engine.weights.safetensors import LazyTensor

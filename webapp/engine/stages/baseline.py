@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import Batch
+from webapp.engine.data.batches import Batch
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import Scores, number_text, summarise
 from webapp.engine.progress import Report

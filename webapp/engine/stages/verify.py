@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import Batch, outputs, synthetic
+from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.example import write_example
 from webapp.engine.exports import Export, Loaded, exports

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from webapp.engine.architectures.reshape import ShapeChange
-from webapp.engine.batches import Batch
 from webapp.engine.calibration.samples import TechniqueData
+from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.progress import Report, tracked

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 
 from webapp.engine.facts import LayerFacts
-from webapp.engine.recipe import TechniqueSettings
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import Dense, Encoded, dtype_of
 from webapp.engine.weights.plans import DensePlan, Plan
 

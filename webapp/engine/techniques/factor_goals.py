@@ -9,8 +9,8 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.batches import Batch
 from webapp.engine.calibration import Block, Covariance, CrossCovariance, Slot, walk
+from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import whitening
 from webapp.engine.math.whitening import Metric

@@ -14,14 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from webapp.engine.batches import Batch
 from webapp.engine.calibration import Block, Slot, walk
+from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
 from webapp.engine.processor import saturates
-from webapp.engine.recipe import TechniqueSettings
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model

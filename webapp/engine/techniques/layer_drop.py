@@ -10,8 +10,7 @@ from webapp.engine.architectures.reshape import ShapeChange, facts_of
 from webapp.engine.blocks import Blocks, blocks_of, shortened
 from webapp.engine.calibration.influence import influences
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.recipe import TechniqueSettings
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import Plan
 

@@ -10,8 +10,7 @@ import torch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import ranks
 from webapp.engine.progress import Part, Report
-from webapp.engine.recipe import TechniqueSettings
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import Plan, QuantizedPlan

@@ -16,8 +16,7 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
 from webapp.engine.math import masks
 from webapp.engine.progress import tracked
-from webapp.engine.recipe import TechniqueSettings
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model

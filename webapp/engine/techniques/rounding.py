@@ -12,8 +12,7 @@ from webapp.engine.calibration import Slot
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math.grids import Numbers, Scheme
-from webapp.engine.recipe import TechniqueSettings
-from webapp.engine.recipe import matches, setting
+from webapp.engine.recipe import TechniqueSettings, matches, setting
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from webapp.engine.batches import Batch
 from webapp.engine.calibration import Block, Slot
 from webapp.engine.calibration.activations import Histogram, Method
 from webapp.engine.calibration.followers import followers
 from webapp.engine.calibration.slots import inputs_as_rows
+from webapp.engine.data.batches import Batch
 from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.activations import Activations

@@ -17,8 +17,7 @@ from webapp.engine.channels.surgery import FROM_DATA, Surgery
 from webapp.engine.channels.transformers_blocks import ATTENTION, fits
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.math.importance import relative
-from webapp.engine.recipe import TechniqueSettings
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
 

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from webapp.engine.batches import JUDGED_BY_ORIGINAL, Batch
+from webapp.engine.data.batches import JUDGED_BY_ORIGINAL, Batch
+from webapp.engine.data.targets import target_loss
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.math import losses
-from webapp.engine.targets import target_loss
 
 from .student import Student
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from webapp.engine.batches import SENTENCES, Batch, batches
 from webapp.engine.calibration.samples import TechniqueData
-from webapp.engine.datasets import Arrays, LabelledText, Text
+from webapp.engine.data.batches import SENTENCES, Batch, batches
+from webapp.engine.data.datasets import Arrays, LabelledText, Text
+from webapp.engine.data.images import Images
+from webapp.engine.data.questions import Questions
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.images import Images
-from webapp.engine.questions import Questions
 
 MOST_VALIDATION = {"causal-lm": 64}  # chunks of 512 tokens
 MOST_SAMPLES = 1000

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import Batch, outputs
+from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.model import Model

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from webapp.engine.architectures import classes
 from webapp.engine.architectures.build import build
-from webapp.engine.batches import JUDGED_BY_ORIGINAL, Batch, outputs
+from webapp.engine.data.batches import JUDGED_BY_ORIGINAL, Batch, outputs
+from webapp.engine.data.targets import two_classes
+from webapp.engine.data.tasks import answer_shape, for_task, why_not
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec, Task
 from webapp.engine.math import losses
-from webapp.engine.targets import two_classes
-from webapp.engine.tasks import answer_shape, for_task, why_not
 from webapp.engine.weights.model import Model
 
 from .objectives import Objective, label_loss

@@ -7,7 +7,7 @@ import shutil
 from flask import Response, after_this_request, request
 
 from webapp import upload_drafts
-from webapp.engine.tasks import named
+from webapp.engine.data.tasks import named
 from webapp.request_errors import Conflict, RequestInvalid
 from webapp.services import services
 from webapp.upload_drafts import Draft

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import DatasetRefused
-from .question_uploads import ANSWER_NAMES, CHOICE_NAMES, CONTEXT_NAMES, QUESTION_NAMES, holds_questions
-from .text_uploads import LABEL_NAMES, TEXT_NAMES
+from webapp.engine.errors import DatasetRefused
+
+from .questions import ANSWER_NAMES, CHOICE_NAMES, CONTEXT_NAMES, QUESTION_NAMES, holds_questions
+from .text import LABEL_NAMES, TEXT_NAMES
 
 LABELS = (*LABEL_NAMES, "y", "fine_label")
 VECTORS = ("x", "features", "feature", "embedding", "embeddings", "pixels", "pixel_values", "values", "data")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+from webapp.engine.errors import DatasetRefused
+from webapp.engine.facts import DatasetKind, SplitFacts, Targets
 from webapp.engine.weights.safetensors import write_safetensors
 
 from .datasets import SUFFIX, Arrays, Half, LabelledText, Text, without
-from .errors import DatasetRefused
-from .facts import DatasetKind, SplitFacts, Targets
 from .images import Images, write_images
 from .questions import Questions, write_questions
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from webapp.engine.architectures.transformers_family import padding_token
+from webapp.engine.errors import DatasetUnfit, quoted
+from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
 
 from .datasets import Arrays, Half, LabelledText, Text
-from .errors import DatasetUnfit, quoted
-from .facts import PER_TOKEN, ArchitectureSpec
 from .images import Images
 from .questions import LONGEST, Question, Questions, tokens_of
 from .tokenizing import tokenized

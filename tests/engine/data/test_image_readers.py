@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from tests.engine.drawn import encoded, picture, tone
-from webapp.engine import image_uploads
-from webapp.engine.dataset_samples import SHOWN_FILE, shown_pictures
-from webapp.engine.datasets import open_dataset
-from webapp.engine.preprocessing import Preprocessing
+from webapp.engine.data.datasets import open_dataset
+from webapp.engine.data.preprocessing import Preprocessing
+from webapp.engine.data.readers import images as image_uploads
+from webapp.engine.data.samples import SHOWN_FILE, shown_pictures
 
 SMALL = Preprocessing(height=4, width=4, shortest=4, resize="stretch")
 
@@ -197,7 +197,7 @@ def test_a_bomb_is_refused_before_its_pixels_are_decoded(bench):
 
 
 def test_more_files_than_are_read_are_refused(bench, monkeypatch):
-    monkeypatch.setattr("webapp.engine.dataset_uploads.MOST_FILES", 10)
+    monkeypatch.setattr("webapp.engine.data.inspect.MOST_FILES", 10)
     assert "holds 20 files; a dataset has at most 10" in bench.dataset_refusal(bench.zip("pets.zip", folders()))
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .errors import DatasetUnfit, PreprocessingInvalid
-from .facts import ArchitectureSpec, DatasetFacts
+from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid
+from webapp.engine.facts import ArchitectureSpec, DatasetFacts
 
 LARGEST_SIDE = 2048
 FARTHEST = 3  # pixels of the original, that Lanczos looks at on each side

@@ -6,11 +6,11 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from webapp.engine.architectures import architecture
-from webapp.engine.batches import batches, outputs, synthetic
-from webapp.engine.datasets import Arrays, LabelledText, Text, fit, without
+from webapp.engine.data.batches import batches, outputs, synthetic
+from webapp.engine.data.datasets import Arrays, LabelledText, Text, fit, without
+from webapp.engine.data.tokenizing import tokenized
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts, SplitFacts
-from webapp.engine.tokenizing import tokenized
 
 LM = ArchitectureSpec(
     family="transformers", title="LM", task="causal-lm", config={}, inputs={"tokens": 24, "vocab": 40}
@@ -84,7 +84,7 @@ def test_embeddings_are_the_mean_of_the_tokens_that_are_there(tiny):
     model = tiny("BertModel", "bert")
     ids = torch.tensor([[4, 5, 6, 0], [4, 5, 6, 7]])
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
-    from webapp.engine.batches import Batch
+    from webapp.engine.data.batches import Batch
 
     with torch.no_grad():
         found = outputs(model, ENCODER, Batch({"input_ids": ids, "attention_mask": mask}, None, 2))

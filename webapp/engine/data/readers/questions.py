@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import DatasetRefused, quoted
-from .questions import Question, Questions
+from webapp.engine.data.questions import Question, Questions
+from webapp.engine.errors import DatasetRefused, quoted
 
 CONTEXT_NAMES = ("context", "ctx")  # read as it is
 QUESTION_NAMES = ("question",)  # read as "Question: …\nAnswer:"

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DatasetUnfit, quoted
+from webapp.engine.errors import DatasetUnfit, quoted
+
 from .tokenizing import tokenized
 
 LONGEST = 2048  # tokens of a context with a choice, or what the model can take

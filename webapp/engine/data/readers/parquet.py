@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from .datasets import Arrays, Half, LabelledText, Text
-from .errors import DatasetRefused
-from .formats import Accepted
-from .image_uploads import mixed, note_unread, pixel_digest
-from .images import Images
+from webapp.engine.data.datasets import Arrays, Half, LabelledText, Text
+from webapp.engine.data.images import Images
+from webapp.engine.data.pixels import PictureBomb, PictureUnread
+from webapp.engine.errors import DatasetRefused
+from webapp.engine.formats import Accepted
+from webapp.engine.progress import Report
+
+from .images import mixed, note_unread, pixel_digest
 from .parquet_columns import Columns, choose
-from .pictures import PictureBomb, PictureUnread
-from .progress import Report
-from .question_uploads import read_questions
-from .text_uploads import labelled, numbered, targets
+from .questions import read_questions
+from .text import labelled, numbered, targets
 
 ACCEPTS = Accepted((".parquet",), "Parquet", "Any of these as columns; pictures as {bytes, path}.")
 ROWS_AT_ONCE = 1000

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from webapp.engine.architectures import classes
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.facts import ArchitectureSpec, DatasetFacts, DatasetKind
 from webapp.engine.weights.safetensors import lazy_tensors
 
-from .architectures import classes
-from .class_numbers import class_numbers
-from .errors import DatasetUnfit
-from .facts import ArchitectureSpec, DatasetFacts, DatasetKind
 from .images import Images, open_images
+from .label_mapping import class_numbers
 from .preprocessing import Preprocessing, default_preprocessing
 from .questions import Questions, open_questions
 from .tasks import CLASSIFYING, OF_TARGETS, TITLES, answer_shape, for_task, resolved

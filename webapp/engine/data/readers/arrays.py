@@ -15,12 +15,11 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from webapp.engine.archive import damage_named, members
+from webapp.engine.data.datasets import Arrays
+from webapp.engine.errors import DatasetRefused, is_text, quoted
+from webapp.engine.formats import Accepted
 from webapp.engine.weights.safetensors import MOST_AXES
-
-from .archive import damage_named, members
-from .datasets import Arrays
-from .errors import DatasetRefused, is_text, quoted
-from .formats import Accepted
 
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
 NO_HEADER = (TypeError, RecursionError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from webapp.engine.datasets import open_dataset
+from webapp.engine.data.datasets import open_dataset
 from webapp.engine.facts import DatasetFacts
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import DatasetUnfit
-from .math import losses
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.math import losses
 
 
 def target_loss(answers: Tensor, targets: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .archive import damage_named, members
-from .errors import DatasetRefused
-from .formats import Accepted
-from .images import Images
-from .pictures import MOST_BYTES, SUFFIXES, PictureBomb, PictureUnread, decoded
-from .progress import Report
-from .text_uploads import numbered
+from webapp.engine.archive import damage_named, members
+from webapp.engine.data.images import Images
+from webapp.engine.data.pixels import MOST_BYTES, SUFFIXES, PictureBomb, PictureUnread, decoded
+from webapp.engine.errors import DatasetRefused
+from webapp.engine.formats import Accepted
+from webapp.engine.progress import Report
+
+from .text import numbered
 
 MOST_FILES = 100_000
 TRAINING_NAMES = ("train", "training")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .architectures import class_names
-from .errors import DatasetUnfit
-from .facts import ArchitectureSpec, DatasetFacts
+from webapp.engine.architectures import class_names
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.facts import ArchitectureSpec, DatasetFacts
+
 from .tasks import is_number
 
 TOLD = 5  # names in a sentence

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.engine.drawn import encoded, picture, tone
-from webapp.engine.datasets import open_dataset
+from webapp.engine.data.datasets import open_dataset
+from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.errors import DatasetRefused
-from webapp.engine.preprocessing import Preprocessing
 
 TEXTS = [f"text number {n}" for n in range(10)]
 LABELS = [n % 2 for n in range(10)]
@@ -167,13 +167,13 @@ def test_rows_that_add_up_to_other_than_the_footer_declares(bench):
 
 
 def test_a_few_bytes_that_unfold_to_gigabytes_are_refused(bench, monkeypatch):
-    monkeypatch.setattr("webapp.engine.parquet_uploads.MOST_BYTES", 100_000)
+    monkeypatch.setattr("webapp.engine.data.readers.parquet.MOST_BYTES", 100_000)
     path = parquet(bench, {"text": ["a" * 1000] * 1000})
     assert path.stat().st_size < 10_000
     assert "holds more than 100,000 bytes in text" in bench.dataset_refusal(path)
-    monkeypatch.setattr("webapp.engine.parquet_uploads.CHUNK_LIMIT_BYTES", 100)
+    monkeypatch.setattr("webapp.engine.data.readers.parquet.CHUNK_LIMIT_BYTES", 100)
     assert "in one row group; at most 100 are read" in bench.dataset_refusal(path)
-    monkeypatch.setattr("webapp.engine.parquet_uploads.MOST_ROWS", 100)
+    monkeypatch.setattr("webapp.engine.data.readers.parquet.MOST_ROWS", 100)
     assert "declares 1,000 rows; at most 100 are read" in bench.dataset_refusal(path)
 
 

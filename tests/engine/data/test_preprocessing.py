@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from tests.engine.drawn import picture
-from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid
-from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.preprocessing import (
+from webapp.engine.data.preprocessing import (
     RESAMPLE,
     Preprocessing,
     check_preprocessing,
     default_preprocessing,
     read_preprocessing,
 )
-from webapp.engine.preprocessor_config import told_preprocessing
+from webapp.engine.data.preprocessor_config import told_preprocessing
+from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid
+from webapp.engine.facts import ArchitectureSpec
 
 
 def spec(shape, family="resnet", config=None, **inputs):

@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .datasets import LabelledText
-from .errors import DatasetRefused, is_text, json_fault
-from .formats import Accepted
-from .question_uploads import holds_questions, read_questions
-from .questions import Questions
+from webapp.engine.data.datasets import LabelledText
+from webapp.engine.data.questions import Questions
+from webapp.engine.errors import DatasetRefused, is_text, json_fault
+from webapp.engine.formats import Accepted
+
+from .questions import holds_questions, read_questions
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "document", "input")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment")

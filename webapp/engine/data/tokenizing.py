@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import DatasetUnfit
+from webapp.engine.errors import DatasetUnfit
 
 
 def tokenized(tokenizer: Any, text: str | list[str], **how: Any) -> Any:

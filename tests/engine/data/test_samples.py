@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from webapp.engine.dataset_samples import SHOWN_FILE, shown_pictures
+from webapp.engine.data.samples import SHOWN_FILE, shown_pictures
 
 
 @pytest.fixture

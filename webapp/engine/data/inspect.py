@@ -10,19 +10,22 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from . import array_uploads, image_uploads, parquet_uploads
-from .archive import members
-from .array_uploads import read_arrays
-from .dataset_halves import apart, divided, joined, kind_of, targets_of, write_half
-from .dataset_samples import samples_of
+from webapp.engine.archive import members
+from webapp.engine.data.readers.arrays import read_arrays
+from webapp.engine.data.readers.images import MOST_FILES, read_images
+from webapp.engine.data.readers.parquet import read_parquet
+from webapp.engine.data.readers.text import PROSE, QUESTIONS, ROWS, read_rows, read_text
+from webapp.engine.errors import DatasetRefused
+from webapp.engine.facts import DatasetFacts
+from webapp.engine.formats import one_of
+from webapp.engine.progress import Report
+
 from .datasets import Arrays, Half, Text
-from .errors import DatasetRefused
-from .facts import DatasetFacts
-from .formats import one_of
-from .image_uploads import MOST_FILES, read_images
-from .parquet_uploads import read_parquet
-from .progress import Report
-from .text_uploads import PROSE, QUESTIONS, ROWS, read_rows, read_text
+from .readers import arrays as array_uploads
+from .readers import images as image_uploads
+from .readers import parquet as parquet_uploads
+from .samples import samples_of
+from .split import apart, divided, joined, kind_of, targets_of, write_half
 
 Split = Literal["auto", "all"]
 READ = (array_uploads.ACCEPTS, image_uploads.ACCEPTS, PROSE, ROWS, QUESTIONS, parquet_uploads.ACCEPTS)

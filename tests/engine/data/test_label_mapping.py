@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from webapp.engine.class_numbers import class_numbers
-from webapp.engine.datasets import fit, open_dataset
+from webapp.engine.data.datasets import fit, open_dataset
+from webapp.engine.data.label_mapping import class_numbers
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts, SplitFacts
 

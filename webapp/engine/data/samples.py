@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .datasets import Arrays, Half, LabelledText
 from .images import Images
-from .pictures import decoded
+from .pixels import decoded
 from .questions import Questions
 
 SHOWN = 10

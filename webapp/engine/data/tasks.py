@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-from .architectures import classes
-from .errors import TaskUnfit
-from .facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
+from webapp.engine.architectures import classes
+from webapp.engine.errors import TaskUnfit
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 
 TITLES: dict[Task, str] = {
     "classification": "Classification",

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DatasetUnfit
-from .pictures import decoded
+from webapp.engine.errors import DatasetUnfit
+
+from .pixels import decoded
 from .preprocessing import Preprocessing
 
 INDEX = "index.json"  # in the zip: what the names of its files do not say

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from tests.engine.test_stages import Bench as Run
+from webapp.engine.data.tasks import TITLES, answer_shape, named, possible, resolved, with_task
 from webapp.engine.errors import DatasetUnfit, TaskUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, SplitFacts
 from webapp.engine.receipt import _verdict
 from webapp.engine.recipe import Recipe
 from webapp.engine.run_checks import NamedDataset, without_data
-from webapp.engine.tasks import TITLES, answer_shape, named, possible, resolved, with_task
 
 LM = ArchitectureSpec(
     family="transformers", title="GPT2LMHeadModel", task="causal-lm", config={}, inputs={"tokens": 64, "vocab": 40}
@@ -239,7 +239,7 @@ def test_what_a_run_is_measured_by(spec, facts, task):
     ],
 )
 def test_targets_that_a_task_cannot_use_are_refused_with_what_to_do(spec, facts, sentence):
-    from webapp.engine.datasets import fit
+    from webapp.engine.data.datasets import fit
 
     with pytest.raises(DatasetUnfit, match=sentence):
         fit(spec, facts.model_copy(update={"sample_shape": (8,)}))
