@@ -13,13 +13,13 @@ from flask import Flask, Response, current_app, request, url_for
 
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exports import exports
-from webapp.engine.formats import FORMATS
+from webapp.engine.importers import FORMATS
 
 from .icons import icon
 from .units import FRACTIONS, byte_text, measured_text
 
 if TYPE_CHECKING:
-    from webapp.engine.formats import Accepted
+    from webapp.engine.plugins import Accepted
 
 STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
     "inspecting": ("Inspecting", "search", "active"),

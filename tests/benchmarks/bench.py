@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.cases import corpus
-from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.samples import CHECKPOINT, DATASET

@@ -11,9 +11,9 @@ import torch
 from torch.export import Dim
 
 from tests.cases import corpus
-from tests.engine.programs.exported import ConvEmbedAttend, export
+from tests.engine.importers.exported_program.exported import ConvEmbedAttend, export
 from webapp.engine.architectures.resnet import ResNetModule
-from webapp.engine.checkpoint import inspect_checkpoint
+from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Silent
 from webapp.samples import CHECKPOINT, DATASET
 

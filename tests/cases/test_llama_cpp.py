@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import Bench, build_tiny
-from tests.engine.formats.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
+from tests.engine.importers.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
 from webapp.engine.architectures import architecture
 from webapp.engine.architectures.build import build, load
 from webapp.engine.exports import exports

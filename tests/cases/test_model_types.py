@@ -3,7 +3,7 @@
 import pytest
 
 from tests.engine.conftest import Bench
-from tests.engine.model_types import CASES, runs_and_is_proven
+from tests.engine.importers.model_types import CASES, runs_and_is_proven
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of the libraries, on the way through their own models

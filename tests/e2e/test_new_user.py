@@ -15,7 +15,7 @@ from tests.e2e.conftest import clear_recipe
 from webapp import samples as shipped
 from webapp.display import suffixes
 from webapp.engine.data.inspect import READ
-from webapp.engine.formats import FORMATS
+from webapp.engine.importers import FORMATS
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_MS = 180_000

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.reshape import facts_of
-from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.data.batches import synthetic
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.predict import prepare_step
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.programs.exported import export
+from tests.engine.importers.exported_program.exported import export
 from webapp.engine.architectures.build import build
 from webapp.engine.calibration.slots import columns_of, inputs_as_rows
 from webapp.engine.exports import exports

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.programs.exported import export
+from tests.engine.importers.exported_program.exported import export
 from tests.engine.test_stages import Bench as Run
 from webapp.engine.predict import predict
 from webapp.engine.receipt_text import render_text

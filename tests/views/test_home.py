@@ -1,7 +1,7 @@
 from tests.views.page import Page
 from tests.views.seeded import seed_checkpoint, seed_dataset
 from webapp.engine.data.inspect import READ
-from webapp.engine.formats import FORMATS
+from webapp.engine.importers import FORMATS
 from webapp.samples import CHECKPOINT, DATASET
 from webapp.store.models import UploadState
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.data.tasks import with_task
+from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.weights.memory import is_want_of_memory
 
 from .archive import Refuse, most_unpacked_bytes, unpacked_bytes
-from .checkpoint import inspect_checkpoint
 from .errors import CheckpointRefused, DatasetRefused, PareError
 from .progress import Report
 

@@ -5,11 +5,28 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 from typing import TypeVar
 
 Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What pages say of a kind of file: how such files end, what it is called, and a sentence on what it must hold."""
+
+    suffixes: tuple[str, ...]
+    title: str
+    sentence: str
+
+
+def one_of(accepted: Iterable[Accepted]) -> str:
+    """ "GGUF (.gguf), ONNX (.onnx, .zip) or Text (.txt)", for the refusal of what is none of them."""
+    *most, last = (f"{one.title} ({', '.join(one.suffixes)})" for one in accepted)
+    return f"{', '.join(most)} or {last}"
 
 
 def subclasses_in(package: ModuleType, base: type[Kind]) -> list[type[Kind]]:

@@ -14,7 +14,8 @@ from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
 from webapp.engine.exports import exports
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.formats import FORMATS, Accepted
+from webapp.engine.importers import FORMATS
+from webapp.engine.plugins import Accepted
 from webapp.engine.predict import held_by
 from webapp.engine.unreached import unreached
 from webapp.fitting import tasks_of

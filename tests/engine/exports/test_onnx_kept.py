@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.engine.model_types import DECODER
+from tests.engine.importers.model_types import DECODER
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.kv_cache import Reading, pasts
 from webapp.engine.data.batches import outputs, synthetic

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.engine.conftest import build_tiny
-from tests.engine.programs.exported import export
+from tests.engine.importers.exported_program.exported import export
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exports import check_exports
 from webapp.engine.onnx_graph.trace import Untraceable

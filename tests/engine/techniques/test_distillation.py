@@ -6,10 +6,10 @@ import pytest
 
 from tests.engine.training.lessons import after, trained
 from webapp.engine.architectures.build import build
-from webapp.engine.checkpoint import inspect_checkpoint
 from webapp.engine.data.batches import batches
 from webapp.engine.data.datasets import open_dataset
 from webapp.engine.data.inspect import inspect_dataset
+from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import summarise
 from webapp.engine.pipeline import stage_key

@@ -17,7 +17,7 @@ from webapp.engine.data.readers.parquet import read_parquet
 from webapp.engine.data.readers.text import PROSE, QUESTIONS, ROWS, read_rows, read_text
 from webapp.engine.errors import DatasetRefused
 from webapp.engine.facts import DatasetFacts
-from webapp.engine.formats import one_of
+from webapp.engine.plugins import one_of
 from webapp.engine.progress import Report
 
 from .datasets import Arrays, Half, Text

@@ -34,7 +34,7 @@ class Gguf(Export):
 
     def lacks(self, facts: CheckpointFacts) -> str | None:
         from webapp.engine.architectures.transformers_family import parsed_config
-        from webapp.engine.llama_cpp.names import why_not
+        from webapp.engine.importers.gguf.names import why_not
 
         spec = facts.architecture
         if spec is None:
@@ -47,9 +47,10 @@ class Gguf(Export):
         from gguf import GGMLQuantizationType, GGUFWriter
 
         from webapp.engine.architectures.transformers_family import parsed_config
+        from webapp.engine.importers.gguf.model import rope_factors
+        from webapp.engine.importers.gguf.names import ARCHITECTURES, ROPE_FREQS, interleaved, their_name, turned_heads
         from webapp.engine.llama_cpp.blocks import choose, packed
-        from webapp.engine.llama_cpp.metadata import rope_factors, write_hyperparameters
-        from webapp.engine.llama_cpp.names import ARCHITECTURES, ROPE_FREQS, interleaved, their_name, turned_heads
+        from webapp.engine.llama_cpp.metadata import write_hyperparameters
         from webapp.engine.llama_cpp.vocabulary import WITHOUT, write_vocabulary
 
         assert model.architecture is not None
@@ -106,7 +107,7 @@ class Gguf(Export):
 def _weights(model: Model) -> dict[str, Encoded]:
     """The weights to write, each tied one once, under the embedding's name. Raises ExportUnfit."""
     from webapp.engine.channels.transformers_blocks import fits
-    from webapp.engine.llama_cpp.names import their_name
+    from webapp.engine.importers.gguf.names import their_name
 
     named = {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
     if model.tied:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 from gguf import GGUFReader, GGUFWriter, LlamaFileType, RopeScalingType
-from torch import Tensor
 
-from .names import ARCHITECTURES, OURS, ROPE_FREQS
+from webapp.engine.importers.gguf.model import head_size
+from webapp.engine.importers.gguf.names import ARCHITECTURES, OURS
 
 QUANTIZATION_VERSION = 2
 FILE_TYPES = {
@@ -73,27 +71,3 @@ def read_config(reader: GGUFReader) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in names,
         "tie_word_embeddings": "output.weight" not in names,
     }
-
-
-def head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-def rope_factors(config: Any) -> Tensor | None:
-    """By what each frequency is divided, float32 (head size / 2), in Llama 3.1's stretching of positions; else None.
-
-    Frequencies whose waves are short against the context it was trained on stay, long ones are divided by `factor`,
-    those between in part: as transformers' `_compute_llama3_parameters`. llama.cpp reads them as rope_freqs.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "llama3":
-        return None
-    exponents = torch.arange(0, head_size(config), 2, dtype=torch.float64) / head_size(config)
-    waves = 2 * math.pi * float(rope["rope_theta"]) ** exponents
-    low, high, factor = (float(rope[name]) for name in ("low_freq_factor", "high_freq_factor", "factor"))
-    turns = float(rope["original_max_position_embeddings"]) / waves  # in the context it was trained on
-    share = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - share) / factor + share)).float()
-
-
-__all__ = ["ROPE_FREQS", "head_size", "read_config", "rope_factors", "write_hyperparameters"]

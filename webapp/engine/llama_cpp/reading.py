@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.transformers_family import Transformers, parsed_config
+from webapp.engine.importers.gguf.names import ROPE_FREQS, apart, their_name, turned_heads
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 
 from .metadata import read_config
-from .names import ROPE_FREQS, apart, their_name, turned_heads
 
 
 def read_module(path: Path) -> nn.Module:

@@ -1,4 +1,8 @@
-"""A network whose steps came with its weights: an exported program, or a file that Pare made of one."""
+"""A network whose steps came with its weights: an exported program, or a file that Pare made of one.
+
+A program is a list of steps on tensors: data that can be read from an untrusted file. A step names an operator of a
+fixed list (`operators`) or one of the network's layers (`layers`); nothing in it is evaluated, imported or unpickled.
+"""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from webapp.engine.errors import CheckpointRefused, quoted
-from webapp.engine.programs.raw_matrices import raw_matrices
 from webapp.engine.weights.safetensors import DTYPES
 
 from .layers import layer_of
 from .operators import operator_of
+from .raw_matrices import raw_matrices
 
 Before = Callable[[int, list[Any]], list[Any]]
 MOST_STEPS = 100_000

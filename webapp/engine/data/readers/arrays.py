@@ -18,7 +18,7 @@ import torch
 from webapp.engine.archive import damage_named, members
 from webapp.engine.data.datasets import Arrays
 from webapp.engine.errors import DatasetRefused, is_text, quoted
-from webapp.engine.formats import Accepted
+from webapp.engine.plugins import Accepted
 from webapp.engine.weights.safetensors import MOST_AXES
 
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")

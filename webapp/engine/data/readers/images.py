@@ -16,7 +16,7 @@ from webapp.engine.archive import damage_named, members
 from webapp.engine.data.images import Images
 from webapp.engine.data.pixels import MOST_BYTES, SUFFIXES, PictureBomb, PictureUnread, decoded
 from webapp.engine.errors import DatasetRefused
-from webapp.engine.formats import Accepted
+from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 
 from .text import numbered

@@ -20,7 +20,7 @@ from webapp.engine.data.datasets import Arrays, Half, LabelledText, Text
 from webapp.engine.data.images import Images
 from webapp.engine.data.pixels import PictureBomb, PictureUnread
 from webapp.engine.errors import DatasetRefused
-from webapp.engine.formats import Accepted
+from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 
 from .images import mixed, note_unread, pixel_digest

@@ -14,7 +14,7 @@ from typing import Any
 from webapp.engine.data.datasets import LabelledText
 from webapp.engine.data.questions import Questions
 from webapp.engine.errors import DatasetRefused, is_text, json_fault
-from webapp.engine.formats import Accepted
+from webapp.engine.plugins import Accepted
 
 from .questions import holds_questions, read_questions
 

@@ -1,0 +1,48 @@
+"""What a file in this folder provides: one way to read an upload without trusting it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from webapp.engine.facts import LayerFacts
+from webapp.engine.plugins import Accepted
+from webapp.engine.progress import Report
+from webapp.engine.weights.safetensors import LazyTensor
+
+
+@dataclass
+class Opened:
+    """An upload that was understood, and none of whose tensors is in memory yet."""
+
+    tensors: dict[str, LazyTensor]  # in the upload's order; a tied tensor once
+    tied: dict[str, str] = field(default_factory=dict)  # alias -> the name in `tensors`
+    config: dict[str, Any] | None = None  # config.json
+    files: dict[str, Path] = field(default_factory=dict)  # path in the normalised folder -> where it lies now
+    metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors upload
+    notes: list[str] = field(default_factory=list)
+    weights_only_because: str | None = None  # a sentence, where the format has an architecture that cannot be run
+    layers: tuple[LayerFacts, ...] | None = None  # where the format tells them and there is no architecture
+    infinite: frozenset[str] = frozenset()  # tensors that may hold infinities: masks, for one
+
+
+class Format(ABC):
+    """One format."""
+
+    name: ClassVar[str]  # CheckpointFacts.format
+    accepts: ClassVar[Accepted]
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, upload: Path, head: bytes) -> bool:
+        """Whether the bytes are of this format. `head` are the first 512 of them."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+        """Reads names, shapes and dtypes; `scratch` is an empty folder that lives as long as the inspection.
+
+        Raises CheckpointRefused.
+        """

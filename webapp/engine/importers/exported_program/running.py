@@ -1,0 +1,99 @@
+"""A program that was read from an upload, as a checkpoint that runs: its layers found, its answer tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.importers.base import Opened
+from webapp.engine.weights.safetensors import LazyTensor
+
+from .archived import ProgramArchive
+from .assembly import assembled, tensor_names
+from .lifting import Lifted, lift
+from .serialized import Draft, NotRun, drafted
+from .trial import described
+
+NAMED = 6  # tensors that a note lists
+
+
+def opened_program(archived: ProgramArchive, made: str = "", rows_apart: bool = False) -> Opened:
+    """The layers found, and the program tried. `rows_apart` also compares a batch's answers with those of each sample.
+
+    Raises NotRun, CheckpointRefused, or LookupError, TypeError, ValueError and AttributeError for another form.
+    """
+    draft = drafted(archived.content)
+    draft.called = archived.inputs
+    if made:
+        draft.title, draft.made = "", made
+    missing = [name for name in draft.tensors if name not in archived.tensors]
+    if missing:
+        raise CheckpointRefused(f"the program needs {missing[0]}, which is not in the archive; upload it again")
+    if not draft.outputs:
+        raise NotRun("answers with no tensor")
+    shapes = {name: archived.tensors[name].shape for name in draft.tensors}
+    lifted = lift(draft, shapes, archived.aliases)
+    renamed = {new: _turned(archived.tensors[old], new in lifted.turned) for new, old in lifted.renamed.items()}
+    answers = len(draft.outputs) + archived.left_out
+    told = _tried(draft, lambda names: assembled(draft, lifted, renamed, names), renamed, rows_apart)
+    wanted = tensor_names(told["program"])
+    return Opened(
+        tensors={name: renamed[name] for name in wanted},
+        tied=dict(told["program"]["ties"]),
+        metadata={"pare_architecture": json.dumps({"family": "program", **told}, separators=(",", ":"))},
+        notes=_notes(draft, lifted, wanted, archived, answers),
+        infinite=archived.buffers,
+    )
+
+
+def _tried(
+    draft: Draft, make: Callable[[list[str]], dict[str, Any]], tensors: Mapping[str, LazyTensor], rows_apart: bool
+) -> dict[str, Any]:
+    """With all of its outputs, or with the one that a task is about where only that can be run."""
+    try:
+        return described(draft, make, tensors, rows_apart)
+    except NotRun:
+        if len(draft.outputs) == 1:
+            raise
+    draft.keep([draft.main])
+    return described(draft, make, tensors, rows_apart)
+
+
+def _turned(tensor: LazyTensor, turned: bool) -> LazyTensor:
+    if not turned:
+        return tensor
+    return LazyTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.load().t().contiguous())
+
+
+def _notes(draft: Draft, lifted: Lifted, wanted: list[str], archived: ProgramArchive, answers: int) -> list[str]:
+    notes = []
+    renamed = {
+        old: new for new, old in lifted.renamed.items() if new in wanted and new not in (old, *archived.aliases[old])
+    }
+    if renamed:
+        notes.append(f"The names of layers that it did not tell: {_listed(renamed)}.")
+    if turned := [name for name in wanted if name in lifted.turned]:
+        notes.append(f"Stored turned, as (outputs, inputs): {', '.join(turned[:NAMED])}{_more(turned)}.")
+    used = {lifted.renamed[name] for name in wanted}
+    used |= {alias for name in used for alias in archived.aliases[name]}
+    if unused := [name for name in archived.tensors if name not in used and not name.endswith("num_batches_tracked")]:
+        notes.append(f"Left out, because no step uses them: {', '.join(unused[:NAMED])}{_more(unused)}.")
+    if len(draft.outputs) < answers:
+        notes.append(
+            f"It answers with {answers} tensors, of which {len(draft.outputs)} can be delivered: one with a row for "
+            "each sample, by steps that are followed here, and of a language model the scores alone."
+        )
+    if draft.trains:
+        notes.append("It was exported in training mode; its norms and dropout run here as they do in evaluation.")
+    return notes
+
+
+def _listed(renamed: Mapping[str, str]) -> str:
+    pairs = [f"{old} is {new}" for old, new in renamed.items()]
+    return f"{', '.join(pairs[:NAMED])}{_more(pairs)}"
+
+
+def _more(items: list[Any]) -> str:
+    return f" and {len(items) - NAMED} more" if len(items) > NAMED else ""

@@ -1,0 +1,129 @@
+"""A GGUF file of a language model that transformers loads, dequantized to float32, its tokenizer kept.
+
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Config and tokenizer are read by transformers; the tensors
+are dequantized one at a time by gguf-py and laid out by transformers' tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from webapp.engine.architectures.transformers_family import Transformers, beyond_any, why_not
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.importers.base import Format, Opened
+from webapp.engine.plugins import Accepted
+from webapp.engine.progress import Report
+from webapp.engine.weights.safetensors import LazyTensor
+
+from .header import check_header
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+UNQUANTIZED = ("F64", "F32", "F16", "BF16")
+
+
+class Gguf(Format):
+    name: ClassVar[str] = "gguf"
+    accepts = Accepted(
+        (".gguf",),
+        "GGUF",
+        "A language model of llama.cpp (LLaMA, Qwen, Gemma, Phi, GPT-2, …); quantized weights become floats again.",
+    )
+
+    @classmethod
+    def recognises(cls, upload: Path, head: bytes) -> bool:
+        return head[:4] == b"GGUF"
+
+    @classmethod
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+        from gguf import GGUFReader
+
+        from . import model
+
+        report.progress(0.02, "Reading the GGUF header")
+        values = check_header(upload, filename)
+        if too_large := beyond_any(values):
+            raise CheckpointRefused(f"{filename} has {too_large}, beyond any model there is")
+        with _damage_named(filename):
+            reader = GGUFReader(upload)
+            architecture = _text(reader, "general.architecture")
+            reason = model.why_not(architecture, reader)
+            nonsense = model.absurd(architecture, reader)
+        if reason:
+            raise CheckpointRefused(f"{filename} {reason}. Upload a zip of the model's Hugging Face folder instead")
+        if nonsense:
+            raise CheckpointRefused(f"{filename} {nonsense}: it is damaged")
+        with _damage_named(filename):
+            config = model.config_of(reader, architecture, upload)
+            if reason := why_not(config):
+                raise CheckpointRefused(f"{filename}: {reason}")
+            module = Transformers.skeleton(Transformers.describe(config, ()))
+            tensors, beside = model.tensors_of(reader, architecture, config, module, filename)
+        types: Counter[str] = Counter()
+        for tensor in reader.tensors:
+            types[tensor.tensor_type.name] += int(np.prod(tensor.shape))
+        notes = [_dequantized(types, upload, sum(tensor.bytes for tensor in tensors.values()))]
+        rope = config.get("rope_parameters") or {}
+        if beside and rope.get("rope_type", "default") == "default":
+            notes.append(f"Its {beside[0]} (positions stretched for long texts) is not applied.")
+        files = _tokenizer(upload, filename, scratch, notes, report)
+        guarded = {name: replace(tensor, load=_guarded(tensor, filename)) for name, tensor in tensors.items()}
+        return Opened(tensors=guarded, config=config, files=files, notes=notes)
+
+
+@contextmanager
+def _damage_named(filename: str) -> Iterator[None]:
+    """Turns what gguf-py and transformers raise on a damaged file into its sentence."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, ArithmeticError, UnicodeError, OSError, AttributeError) as error:
+        raise CheckpointRefused(
+            f"{filename} is a GGUF file that was cut short or damaged, or holds what Pare cannot read"
+        ) from error
+
+
+def _text(reader: Any, key: str) -> str:
+    field = reader.get_field(key)
+    if field is None:
+        raise CheckpointRefused(f"The GGUF file does not say its {key}.")
+    return str(field.contents())
+
+
+def _tokenizer(upload: Path, filename: str, scratch: Path, notes: list[str], report: Report) -> dict[str, Path]:
+    from transformers import AutoTokenizer
+
+    report.progress(0.05, "Reading its tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            pretrained_model_name_or_path=upload.parent, gguf_file=upload.name, local_files_only=True
+        )
+    except Exception as error:  # the library raises what it likes for kinds that it does not know
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        notes.append(f"The tokenizer in {filename} cannot be read and was left out: {first}")
+        return {}
+    tokenizer.save_pretrained(scratch)
+    return {name: scratch / name for name in TOKENIZER_FILES if (scratch / name).exists()}
+
+
+def _guarded(tensor: LazyTensor, filename: str) -> Callable[[], Tensor]:
+    def load() -> Tensor:
+        with _damage_named(filename):
+            return tensor.load()
+
+    return load
+
+
+def _dequantized(types: Counter[str], upload: Path, float32_bytes: int) -> str:
+    quantized = [name for name, _ in types.most_common() if name not in UNQUANTIZED]
+    verb = f"dequantized from {' and '.join(quantized)}" if quantized else f"widened from {' and '.join(types)}"
+    return (
+        f"{verb} to float32: the upload is {upload.stat().st_size / 1e6:.1f} MB, "
+        f"its float32 form is {float32_bytes / 1e6:.1f} MB"
+    )

@@ -1,0 +1,296 @@
+"""Reads an upload that nobody vouches for, and writes it down in the one form that everything after this reads.
+
+The normalised folder is `model.safetensors` (the same bytes for the same tensors), and, for a Hugging Face model,
+`config.json` and the tokenizer's files. Nothing of the upload is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from webapp.engine.architectures import architecture, layers_from_tensors, layers_of, recognise
+from webapp.engine.architectures.transformers_family import Transformers, why_not
+from webapp.engine.data.preprocessor_config import told_preprocessing
+from webapp.engine.errors import CheckpointRefused, json_fault, quoted
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
+from webapp.engine.plugins import one_of
+from webapp.engine.progress import Part, Report
+from webapp.engine.weights.safetensors import (
+    MOST_TENSORS,
+    NAMES,
+    LazyTensor,
+    checked_name,
+    dtype_name,
+    write_safetensors,
+)
+
+from . import FORMATS, Opened
+from .huggingface import FROM_KERAS
+from .quantized import dequantize_asked
+from .widening import WIDER, widen
+
+log = logging.getLogger(__name__)
+
+STEP = 0.001  # of the bytes, between two notes of progress
+WEIGHTS = "model.safetensors"
+BARE = "linear"
+FOREIGN = (  # (offset, bytes) -> what it is
+    (0, b"\x89HDF\r\n\x1a\n", f"an HDF5 file, as Keras writes it, whose layers are Python code; {FROM_KERAS}"),
+    (
+        4,
+        b"TFL3",
+        "a TensorFlow Lite model; upload the PyTorch or safetensors weights it was made from",
+    ),
+    (0, b"\x1f\x8b", "a gzip archive; unpack it and upload what is inside, or make a zip of the folder"),
+    (257, b"ustar", "a tar archive; make a zip of the folder instead"),
+    (0, b"7z\xbc\xaf", "a 7z archive; make a zip of the folder instead"),
+    (0, b"Rar!", "a RAR archive; make a zip of the folder instead"),
+    (0, b"\x93NUMPY", "a NumPy array; save a state dict with torch.save or as safetensors"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file it points to; run `git lfs pull` first"),
+    (0, b"PK", "a zip archive that was cut short; upload it again"),
+)
+TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
+
+
+def inspect_checkpoint(
+    upload: Path, filename: str, out: Path, report: Report, dequantize: bool = False
+) -> CheckpointFacts:
+    """Normalises `upload` into the empty folder `out` and returns what is known of it.
+
+    Integers in a Hugging Face folder become floats only where `dequantize` was asked for.
+    Raises CheckpointRefused, with nothing left in `out`, or DiskFull.
+    """
+    dequantize_asked.set(dequantize)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
+        head = _head(upload)
+        kind = next((kind for kind in FORMATS if kind.recognises(upload, head)), None)
+        if kind is None:
+            raise CheckpointRefused(_unknown(head, filename))
+        report.log(f"Reading {filename} as {kind.name}")
+        opened = kind.open(upload, filename, Path(scratch), Part(report, 0.0, 0.3))
+        if not opened.tensors:
+            raise CheckpointRefused(f"{filename} holds no tensors")
+        if len(opened.tensors) > MOST_TENSORS:
+            raise CheckpointRefused(f"{filename} holds {len(opened.tensors)} tensors; at most {MOST_TENSORS} are read")
+        for name in (*opened.tensors, *opened.tied):
+            checked_name(name, filename)
+        _widen(opened, filename)
+        _name_bare_layer(opened)
+        _check_dtypes(opened.tensors, filename)
+        tensors = {name: tensor.facts(name) for name, tensor in opened.tensors.items()}
+        spec, because = _recognised(opened, tensors)
+        if spec is not None and spec.config.get("assumed"):
+            opened.notes.append(spec.config["assumed"])
+        metadata = {"format": "pt"}
+        if "pare_architecture" in opened.metadata:
+            metadata["pare_architecture"] = opened.metadata["pare_architecture"]
+        zeros: dict[str, int] = {}
+        written = _write_weights(out / WEIGHTS, opened, metadata, zeros, Part(report, 0.3, 0.95))
+        _write_files(out, opened)
+    if spec is not None and spec.family == Transformers.family and "tokens" in spec.inputs:
+        spec = _with_tokenizer(spec, out, opened)
+    if spec is not None and (told := told_preprocessing(out)) is not None:
+        inputs = {**spec.inputs, "preprocessing": told.model_dump(mode="json")}
+        spec = spec.model_copy(update={"inputs": inputs})
+    return _facts(kind.name, opened, tensors, spec, because, written, zeros)
+
+
+def _head(upload: Path) -> bytes:
+    with upload.open("rb") as file:
+        return file.read(512)
+
+
+def _unknown(head: bytes, filename: str) -> str:
+    if not head:
+        return f"{filename} is empty"
+    for offset, magic, sentence in FOREIGN:
+        if head[offset : offset + len(magic)] == magic:
+            return f"{filename} is {sentence}"
+    if filename.endswith(".safetensors"):
+        return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
+    known = one_of(format_.accepts for format_ in FORMATS)
+    return f"{filename} is of no format that Pare knows; upload {known}"
+
+
+def _widen(opened: Opened, filename: str) -> None:
+    """Of a program the steps are for the dtypes that it has."""
+    if "pare_architecture" in opened.metadata and (odd := [n for n, t in opened.tensors.items() if t.dtype in WIDER]):
+        kind = dtype_name(opened.tensors[odd[0]].dtype)
+        raise CheckpointRefused(
+            f"{odd[0]} in {filename} is {kind}, which its program cannot be computed with here; export the module with "
+            "that in bfloat16 or float32"
+        )
+    widen(opened, filename)
+
+
+def _name_bare_layer(opened: Opened) -> None:
+    """The state dict of one nn.Linear has no layer's name before its tensors'; everything here goes by such names."""
+    alone = opened.config is None and "weight" in opened.tensors and set(opened.tensors) <= {"weight", "bias"}
+    if alone and len(opened.tensors["weight"].shape) == 2 and not opened.metadata.get("pare_architecture"):
+        opened.tensors = {f"{BARE}.{name}": tensor for name, tensor in opened.tensors.items()}
+        opened.notes.append(
+            f"Its tensors belong to a layer without a name; it is called {BARE} here and in what is made."
+        )
+
+
+def _check_dtypes(tensors: Mapping[str, LazyTensor], filename: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise CheckpointRefused(
+                f"{name} in {filename} is {dtype_name(tensor.dtype)}; Pare reads {', '.join(map(dtype_name, NAMES))}"
+            )
+    if not any(tensor.dtype.is_floating_point and math.prod(tensor.shape) for tensor in tensors.values()):
+        raise CheckpointRefused(f"{filename} holds no floating point tensors, so there is nothing to compress")
+
+
+def _recognised(opened: Opened, tensors: dict[str, TensorFacts]) -> tuple[ArchitectureSpec | None, str | None]:
+    """The spec, or why there is none."""
+    if opened.weights_only_because is not None:
+        return None, opened.weights_only_because
+    tensors = tensors | {
+        alias: tensors[source].model_copy(update={"name": alias}) for alias, source in opened.tied.items()
+    }
+    config = opened.config
+    if config is None and "pare_architecture" in opened.metadata:
+        try:
+            config = {"pare_architecture": json.loads(opened.metadata["pare_architecture"])}
+        except (ValueError, RecursionError) as error:
+            raise CheckpointRefused(f"pare_architecture in its metadata is {json_fault(error)}") from error
+    spec = recognise(tensors, config)
+    if spec is not None:
+        return spec, None
+    if opened.config is not None and (reason := why_not(opened.config)):
+        return None, f"The architecture cannot be run: {reason}."
+    if any(TRANSFORMER.search(name) for name in tensors):
+        return None, (
+            "The tensors look like a transformer's and the file has no config.json; "
+            "upload a zip of its Hugging Face folder to have it run and scored."
+        )
+    return None, (
+        "The tensors are not those of a chain of linear layers, a plain CNN, or a ResNet, VGG, MobileNetV2 or "
+        "EfficientNet by torchvision's names, and the file does not tell its architecture."
+    )
+
+
+def _write_weights(
+    path: Path, opened: Opened, metadata: Mapping[str, str], zeros: dict[str, int], report: Report
+) -> int:
+    """Writes the tensors and counts their zeros on the way. Returns the file's bytes."""
+    tensors = opened.tensors
+    total = sum(tensor.bytes for tensor in tensors.values()) or 1
+    done, told = 0, 0.0
+
+    def checked(name: str, tensor: LazyTensor) -> LazyTensor:
+        def load() -> torch.Tensor:
+            nonlocal done, told
+            value = tensor.load()
+            _refuse_not_finite(name, value, infinite=name in opened.infinite)
+            if value.dtype.is_floating_point:
+                zeros[name] = value.numel() - int(torch.count_nonzero(value))
+            if done == 0 or done / total >= told + STEP:
+                told = done / total
+                report.progress(told, f"Checking {name}")
+            done += tensor.bytes
+            return value
+
+        return LazyTensor(tensor.shape, tensor.dtype, load)
+
+    return write_safetensors(path, {name: checked(name, tensor) for name, tensor in tensors.items()}, metadata)
+
+
+def _refuse_not_finite(name: str, value: torch.Tensor, infinite: bool) -> None:
+    if not value.dtype.is_floating_point:
+        return
+    if bool(torch.isfinite(value).all()) or (infinite and not bool(torch.isnan(value).any())):
+        return
+    nans, infinities = int(torch.isnan(value).sum()), int(torch.isinf(value).sum())
+    counts = [f"{count} {word}" for count, word in ((nans, "NaN"), (infinities, "infinite")) if count]
+    raise CheckpointRefused(
+        f"{name} holds {' and '.join(counts)} values of {value.numel()}: the checkpoint is broken; "
+        "upload one from before its training diverged"
+    )
+
+
+def _write_files(out: Path, opened: Opened) -> None:
+    if opened.config is not None:
+        (out / "config.json").write_text(json.dumps(opened.config, indent=2, ensure_ascii=False) + "\n")
+    for name, source in opened.files.items():
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _with_tokenizer(spec: ArchitectureSpec, out: Path, opened: Opened) -> ArchitectureSpec:
+    """The spec that says whether there is a tokenizer that can be read; one that cannot is noted and left out."""
+    there = fault = None
+    try:
+        there = Transformers.tokenizer(spec, out)
+        fault = _of_another_model(there, spec, opened) if there is not None else None
+    except Exception as error:
+        log.info("The tokenizer cannot be read", exc_info=error)
+        fault = "Its tokenizer cannot be read and was left out: transformers does not take its files."
+    if fault:
+        opened.notes.append(fault)
+        for name in opened.files:
+            if "token" in name or name.startswith(("vocab", "merges")):
+                (out / name).unlink()
+    return spec.model_copy(update={"inputs": {**spec.inputs, "tokenizer": there is not None and not fault}})
+
+
+def _of_another_model(tokenizer: Any, spec: ArchitectureSpec, opened: Opened) -> str | None:
+    """Why it cannot be the tokenizer of this embedding; what was added to one and never trained is only noted."""
+    rows, ids, added = int(spec.inputs["vocab"]), tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    highest = max(ids.values(), default=0)
+    if highest < rows:
+        return None
+    sizes = f"Its tokenizer has {len(ids):,} tokens, numbered up to {highest:,}, and its embedding {rows:,} rows"
+    if any(number >= rows for token, number in ids.items() if token not in added):
+        return f"{sizes}: they are of two different models. The tokenizer was left out; upload the folder with its own."
+    beyond = sorted((token for token, number in added.items() if number >= rows), key=added.__getitem__)
+    opened.notes.append(f"{sizes}: texts that hold {', '.join(map(quoted, beyond[:5]))} cannot be read.")
+    return None
+
+
+def _facts(
+    form: str,
+    opened: Opened,
+    tensors: dict[str, TensorFacts],
+    spec: ArchitectureSpec | None,
+    because: str | None,
+    written: int,
+    zeros: Mapping[str, int],
+) -> CheckpointFacts:
+    tied = dict(opened.tied)
+    if spec is None:
+        layers = opened.layers if opened.layers is not None else layers_from_tensors(tensors.values(), tied)
+    else:
+        module = architecture(spec).skeleton(spec)
+        for alias, source in architecture(spec).ties(module).items():
+            if alias not in tensors and source in tensors:
+                tied[alias] = source
+            elif source not in tensors and alias in tensors:
+                tied[source] = alias
+        layers = layers_of(module, spec, tied)
+    return CheckpointFacts(
+        format=form,
+        tensors=tuple(t.model_copy(update={"zeros": zeros[n]}) if zeros.get(n) else t for n, t in tensors.items()),
+        layers=layers,
+        tied=tied,
+        architecture=spec,
+        weights_only_because=because,
+        notes=tuple(opened.notes),
+        weights_bytes=written,
+    )
+
+
+__all__ = ["WEIGHTS", "inspect_checkpoint"]

@@ -1,0 +1,225 @@
+"""The nodes of an ONNX graph that its answer depends on, with attributes as plain values. Raises NotRun for others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from webapp.engine.architectures.kv_cache import PRESENT
+from webapp.engine.errors import quoted
+from webapp.engine.importers.exported_program.serialized import NotRun
+from webapp.engine.weights.safetensors import LazyTensor
+
+from .flattening import IF, Drawn, Flat, Guards
+from .operators import OPERATORS
+from .values import constant
+
+MOST_NODES, MOST_FOLLOWED = 200_000, 10_000  # in the file, and of those that the answer depends on
+MOST_OUTPUTS = 100
+STANDARD = ("", "ai.onnx")
+FLOATS = (1, 10, 11, 16)  # TensorProto.DataType
+INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
+NAMED = 5  # operators that a reason lists
+DESCRIBING = (  # attributes that repeat what inputs say, or that hold for another mode
+    "kernel_shape seed ratio stash_type saturate cubic_coeff_a extrapolation_value spatial consumed_inputs num_outputs "
+    "nearest_mode pads auto_pad softmax_precision round_mode output_padding storage_order momentum training_mode dtype"
+)
+Read = Callable[[Any], "LazyTensor | None"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """`op` has its domain before it where that is not ONNX's own; `path` is the module that the node tells it is of."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    opset: int = 0
+    path: str = ""
+    freed: bool = False  # the file is for one sample, and more are given
+    guards: Guards = ()  # it belongs to branches: values, and what they are where it runs
+    asked: set[str] = field(default_factory=set, compare=False)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return self.attributes.get(name, default)
+
+    def disregarded(self) -> list[str]:
+        """Attributes that say something and that nobody asked for: an operator of a newer kind, for one."""
+        found = set(self.attributes) - self.asked - set(DESCRIBING.split())
+        return sorted(
+            name for name in found if not isinstance(self.attributes[name], (int, float)) or self.attributes[name]
+        )
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """A size is None where it is free."""
+
+    name: str
+    floats: bool
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`tensors` are its initializers and constants, by their names in the file."""
+
+    inputs: tuple[GraphInput, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    tensors: Mapping[str, LazyTensor]
+    left_out: int = 0  # outputs of the file that cannot be followed
+
+    def uses(self) -> Iterator[tuple[Node, int, str]]:
+        """Node, place among its inputs, and what stands there."""
+        for node in self.nodes:
+            for place, name in enumerate(node.inputs):
+                if name:
+                    yield node, place, name
+
+
+def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], read: Read, alone: bool = False) -> Graph:
+    """Of a ModelProto, its nodes `flat`; `read` reads the tensor that a Constant holds.
+
+    Its first output of floats has to be followed, and is all there is with `alone`; others are left out where they
+    cannot, and so is what a language model keeps of its tokens.
+    """
+    proto, drawn = model.graph, [node for node in flat.nodes if not node.looped]
+    if len(drawn) > MOST_NODES:
+        raise NotRun(f"has {len(drawn)} nodes; at most {MOST_NODES} are read")
+    if len(proto.sparse_initializer):
+        raise NotRun("has sparse initializers")
+    if not proto.output:
+        raise NotRun("answers with no tensor")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=1)
+    floats = (made.name for made in proto.output if made.type.tensor_type.elem_type in FLOATS)
+    main = next(floats, proto.output[0].name)
+    makers: dict[str, Drawn] = {}
+    for node in drawn:
+        for name in filter(None, node.outputs):
+            if name in makers:
+                raise NotRun(f"makes {quoted(name)} twice")
+            makers[name] = node
+    given = {item.name for item in proto.input} - set(initializers)
+    answers = list(dict.fromkeys(made.name for made in proto.output if not made.name.startswith(PRESENT)))
+    wanted, outputs = _ancestors(main, makers, given | set(initializers)), [main]
+    if not alone:
+        for name in answers[:MOST_OUTPUTS]:
+            with suppress(NotRun):
+                wanted |= _ancestors(name, makers, given | set(initializers))
+                outputs.append(name)
+    outputs = [name for name in answers if name in outputs] or [main]
+    kept = [node for node in drawn if any(name in wanted for name in node.outputs)]
+    tensors, nodes = dict(initializers), []
+    for node in kept:
+        if node.proto.op_type == "Constant":
+            tensors[node.outputs[0]] = _constant(node.proto, read)
+        else:
+            nodes.append(_node(node, opset, read))
+    if len(nodes) > MOST_FOLLOWED:
+        raise NotRun(f"has {len(nodes)} steps; at most {MOST_FOLLOWED} are followed")
+    inputs = tuple(_input(item) for item in proto.input if item.name in given)
+    return Graph(
+        inputs, tuple(_in_order(nodes, given | set(tensors))), tuple(outputs), tensors, len(answers) - len(outputs)
+    )
+
+
+def _full(node: Any) -> str:
+    return str(node.op_type) if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+
+
+def _ancestors(output: str, makers: Mapping[str, Drawn], known: set[str]) -> set[str]:
+    """All that it is made from. Raises NotRun where an operator in it is not followed."""
+    wanted, waiting = set[str](), [output]
+    while waiting:
+        name = waiting.pop()
+        if name in wanted or name in known:
+            continue
+        if name not in makers:
+            raise NotRun(f"needs {quoted(name)}, which nothing in it makes")
+        wanted.add(name)
+        waiting += filter(None, makers[name].inputs)
+    if unknown := sorted({_full(makers[name].proto) for name in wanted} - set(OPERATORS) - {"Constant"}):
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        raise NotRun(f"uses {', '.join(name[:80] for name in unknown[:NAMED])}{more}, which Pare does not run")
+    return wanted
+
+
+def _in_order(nodes: list[Node], known: set[str]) -> Iterator[Node]:
+    seen = set(known)
+    for node in nodes:
+        for name in node.inputs:
+            if name and name not in seen:
+                raise NotRun(f"needs {quoted(name)} before it is made: its nodes go in a circle or are out of order")
+        seen |= set(node.outputs)
+        yield node
+
+
+def _node(node: Drawn, opset: int, read: Read) -> Node:
+    op = node.proto.op_type
+    about = {item.name: _attribute(item, op, read) for item in node.proto.attribute if op != IF}
+    return Node(_full(node.proto), node.inputs, node.outputs, about, opset, _path(node.proto), guards=node.guards)
+
+
+def _attribute(item: Any, op: str, read: Read) -> Any:
+    match item.type:
+        case 1 | 2:
+            return float(item.f) if item.type == 1 else int(item.i)
+        case 3:
+            return item.s.decode("utf-8", "replace")
+        case 4 if (held := read(item.t)) is not None:
+            return constant(held.load()) if math.prod(held.shape) == 1 else held
+        case 6:
+            return [float(value) for value in item.floats]
+        case 7:
+            return [int(value) for value in item.ints]
+        case 8:
+            return [value.decode("utf-8", "replace") for value in item.strings]
+        case _:
+            raise NotRun(f"gives {op[:80]} something that is neither number, text nor plain tensor ({item.name[:80]})")
+
+
+def _constant(node: Any, read: Read) -> LazyTensor:
+    item = next(iter(node.attribute), None)
+    if item is None:
+        raise NotRun("has a Constant without a value")
+    if item.type == 4 and (held := read(item.t)) is not None:
+        return held
+    value = _attribute(item, "Constant", read)
+    if item.name in ("value_int", "value_ints", "value_float", "value_floats"):
+        dtype = torch.float32 if "float" in item.name else torch.int64
+        made = torch.tensor(value, dtype=dtype)
+        return LazyTensor(tuple(made.shape), dtype, lambda: made)
+    raise NotRun(f"has a Constant that holds {item.name[:80]}, which is no plain tensor")
+
+
+def _input(item: Any) -> GraphInput:
+    about = item.type.tensor_type
+    if about.elem_type not in (*FLOATS, *INTEGERS, 9) or not about.HasField("shape"):
+        raise NotRun(f"does not tell the shape of its input {quoted(item.name)}, or it is no tensor of numbers")
+    sizes = [int(size.dim_value) if size.HasField("dim_value") else None for size in about.shape.dim]
+    sizes = [None if size is not None and size < 0 else size for size in sizes]  # -1, as some write it
+    if 0 in sizes[1:] or math.prod(size or 1 for size in sizes) > 2**31:
+        raise NotRun(f"takes an input of shape {sizes}")
+    return GraphInput(item.name, about.elem_type in FLOATS, tuple(sizes))
+
+
+def _path(node: Any) -> str:
+    """The module: "/bert/encoder/layer.0/query/MatMul" and pkg.torch.onnx.name_scopes both tell it."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = [part.strip(" '\"[]") for part in entry.value[:20_000].split(",")]
+            return scopes[-2] if len(scopes) > 2 else ""
+    return ".".join(node.name.split("/")[1:-1]) if node.name.startswith("/") else ""
+
+
+def renamed(node: Node, names: Mapping[str, str]) -> Node:
+    guards = tuple((names.get(name, name), wanted) for name, wanted in node.guards)
+    return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs), guards=guards)
