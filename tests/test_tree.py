@@ -148,7 +148,7 @@ def test_every_dependency_is_declared_with_the_least_version_that_will_do():
 
 
 def test_every_technique_is_documented():
-    from webapp.engine.reference import as_markdown
+    from webapp.engine.techniques.reference import as_markdown
 
     assert text_of("docs/techniques.md") == as_markdown(), "run `make docs`"
 

@@ -10,7 +10,7 @@ from webapp.engine.data.batches import JUDGED_BY_ORIGINAL
 from webapp.engine.data.datasets import fit
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.data.tasks import for_task, resolved
-from webapp.engine.training.teaching import check_alike
+from webapp.engine.techniques.training.teaching import check_alike
 
 from .errors import DatasetUnfit, RecipeInvalid
 from .exports import check_exports

@@ -7,10 +7,10 @@ import torch
 
 from tests.engine.architectures import torchvision_shapes as shapes
 from webapp.engine.architectures.build import build
-from webapp.engine.channels import groups_of
-from webapp.engine.channels.cutting import cut
 from webapp.engine.data.batches import synthetic
 from webapp.engine.exports import exports
+from webapp.engine.techniques.surgery import groups_of
+from webapp.engine.techniques.surgery.cutting import cut
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.calibration import walk
 from webapp.engine.data.batches import outputs
 from webapp.engine.progress import Silent
 from webapp.engine.techniques.awq import UNSCALED
-from webapp.engine.techniques.folding import fold, producers
+from webapp.engine.techniques.calibration import calibration_blocks
+from webapp.engine.techniques.calibration.folding import fold, producers
 from webapp.engine.weights import Dense
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
@@ -47,7 +47,7 @@ def linear(facts):
 def folded(checkpoint, data):
     """The model after folding random scales wherever that holds, and the layers that took them."""
     model, took = Model.of_checkpoint(*checkpoint), []
-    for block in walk(model, linear(checkpoint[1]), data.batches, Silent()):
+    for block in calibration_blocks(model, linear(checkpoint[1]), data.batches, Silent()):
         for slots, candidates in producers(block):
             scales = torch.rand(slots[0].matrix().shape[1], generator=torch.Generator().manual_seed(1)) + 0.5
             if any(fold(block, producer, slots, scales) for producer in candidates):

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.calibration import Slot
 from webapp.engine.data.batches import outputs
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
@@ -15,6 +14,7 @@ from webapp.engine.layout import Layout
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
+from webapp.engine.techniques.calibration import Slot
 from webapp.engine.weights import Dense
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from webapp.engine.architectures.build import build
-from webapp.engine.channels import groups_of, why_not
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.progress import Silent
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.base import LEFT
+from webapp.engine.techniques.surgery import groups_of, why_not
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.engine.training.lessons import after, trained
+from tests.engine.techniques.training.lessons import after, trained
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import batches
 from webapp.engine.data.datasets import open_dataset

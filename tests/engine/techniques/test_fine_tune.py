@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from tests.engine.training.lessons import after, blobs, same, trained, values
+from tests.engine.techniques.training.lessons import after, blobs, same, trained, values
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
 from webapp.engine.data.datasets import Arrays
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
-from webapp.engine.training import Student
+from webapp.engine.techniques.training import Student
 
 
 def test_lora_changes_linear_layers_by_a_matrix_of_its_rank_and_nothing_else(mlp):

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.calibration import Slot
 from webapp.engine.data.batches import outputs
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
@@ -16,6 +15,7 @@ from webapp.engine.math.grids import Scheme
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
+from webapp.engine.techniques.calibration import Slot
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model

@@ -11,13 +11,13 @@ from torch import nn
 from webapp.engine.architectures.build import build, load
 from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.architectures.resnet import ResNetModule
-from webapp.engine.channels import groups_of
 from webapp.engine.companions import write_companions
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.techniques.surgery import groups_of
 from webapp.engine.weights.artifact import predicted_size, read_model, write_model
 from webapp.engine.weights.model import Model
 
@@ -198,8 +198,8 @@ def test_what_cannot_be_cut_is_refused_with_the_reason(llama, mlp):
 
 
 def test_concatenation_and_depthwise_convolutions_are_followed():
-    from webapp.engine.channels.traced import traced_groups
     from webapp.engine.facts import ArchitectureSpec
+    from webapp.engine.techniques.surgery.traced import traced_groups
 
     class Joined(nn.Module):
         def __init__(self) -> None:

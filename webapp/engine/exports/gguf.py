@@ -106,8 +106,8 @@ class Gguf(Export):
 
 def _weights(model: Model) -> dict[str, Encoded]:
     """The weights to write, each tied one once, under the embedding's name. Raises ExportUnfit."""
-    from webapp.engine.channels.transformers_blocks import fits
     from webapp.engine.importers.gguf.names import their_name
+    from webapp.engine.techniques.surgery.transformers_blocks import fits
 
     named = {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
     if model.tied:

@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from webapp.engine.architectures import architectures
-from webapp.engine.calibration.samples import TechniqueData
 from webapp.engine.data.batches import Batch, Pictures, batches
 from webapp.engine.data.datasets import Text, fit, open_dataset, without
 from webapp.engine.data.images import Images
@@ -18,6 +17,7 @@ from webapp.engine.data.questions import Questions
 from webapp.engine.data.tasks import for_task, resolved
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
+from webapp.engine.techniques.calibration.samples import TechniqueData
 from webapp.engine.weights.model import Model
 
 EVALUATE_AT_MOST = {  # chunks of text, or samples

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Block, Covariance, Slot
 from webapp.engine.math import awq, grids, quantizers
 from webapp.engine.recipe import setting
+from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
+from webapp.engine.techniques.calibration.folding import fold, producers
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
-from .block_by_block import BlockByBlock
-from .folding import fold, producers
+from .calibration import Block, Covariance, Slot
 from .rounding import Rounding, RoundingSettings
 
 UNSCALED = "no layer before it can take its scales, so it was rounded without them"

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from webapp.engine.architectures.reshape import ShapeChange
-from webapp.engine.calibration.samples import TechniqueData
 from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.techniques.calibration.samples import TechniqueData
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Slot, SquareSum, walk
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import allocation, masks
 from webapp.engine.progress import Part
 from webapp.engine.recipe import setting
+from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
-from .block_by_block import BlockByBlock
+from .calibration import Slot, SquareSum, calibration_blocks
 from .pruning import Pruning, PruningSettings, smallest_gone, without
 
 TELLS_NOTHING = "what was measured of its inputs tells nothing (zero or beyond numbers), so magnitude alone decided"
@@ -86,10 +86,10 @@ class CalibratedPruning(Pruning, BlockByBlock):
         return self.result(slot, encoded, settings, settings.share, note)
 
     def shares(self, model: Model, settings: Any, context: Context) -> dict[str, float]:
-        """The share of each slot that the samples reach, from a walk that changes nothing."""
+        """The share of each slot that the samples reach, from a calibration that changes nothing."""
         data, report = context.calibration(settings.samples), Part(context.report, 0.0, MEASURING)
         at, costs, sizes = allocation.ratios(settings.share), [], {}
-        for block in walk(model, context.layers, data, report, f"{self.title}: measuring"):
+        for block in calibration_blocks(model, context.layers, data, report, f"{self.title}: measuring"):
             for stage, statistics in block.staged(SquareSum):
                 for slot in stage:
                     if statistics[slot.path].count:

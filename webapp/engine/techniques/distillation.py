@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import setting
-from webapp.engine.training import Objective, Student, TrainingSamples, TrainingSettings
-from webapp.engine.training.teaching import Teaching, Weights
+from webapp.engine.techniques.training.by_training import ByTraining
+from webapp.engine.techniques.training.teaching import Teaching, Weights
 
 from .base import Context
-from .by_training import ByTraining
+from .training import Objective, Student, TrainingSamples, TrainingSettings
 
 
 class Distillation(ByTraining):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from webapp.engine.calibration import Block
 from webapp.engine.data.batches import Batch, synthetic
 from webapp.engine.recipe import setting
 from webapp.engine.weights.activations import Activations
 
 from .base import Context
+from .calibration import Block
 from .integer_products import IntegerProducts, IntegerSettings
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.engine.recipe import setting
-from webapp.engine.training import Labels, Objective, Student, TrainingSamples, TrainingSettings
-from webapp.engine.training.student import Forms, adapted, whole
+from webapp.engine.techniques.training.by_training import ByTraining
+from webapp.engine.techniques.training.student import Forms, adapted, whole
 
 from .base import Context
-from .by_training import ByTraining
+from .training import Labels, Objective, Student, TrainingSamples, TrainingSettings
 
 
 class FineTune(ByTraining):

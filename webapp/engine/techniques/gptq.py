@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Covariance, Slot, Statistic
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.recipe import setting
+from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
-from .block_by_block import BlockByBlock
+from .calibration import Covariance, Slot, Statistic
 from .rounding import Rounding, RoundingSettings
 
 HELD_BACK = 4  # every how many batches one is held back, to choose the damping by

@@ -14,20 +14,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Block, Slot, walk
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
-from webapp.engine.processor import saturates
 from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.techniques.calibration.block_by_block import UNREACHED, joined
 from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
 from .base import Context, Outcome, Technique
-from .block_by_block import UNREACHED, joined
+from .calibration import Block, Slot, calibration_blocks
+from .cpu_features import saturates
 
 ROWS = 2048  # inputs that a layer's change is measured on
 FULL, REDUCED = 127, 63  # the largest weight in integers, of 8 bits and of 7
@@ -89,7 +89,9 @@ class IntegerProducts(Technique):
             if layer.kind == "embedding":
                 found[layer.name].append(self._looked_up(model, layer, settings))
         if any(layer.kind != "embedding" for layer in context.layers):
-            for block in walk(model, context.layers, self.data(settings, context), context.report, self.title):
+            for block in calibration_blocks(
+                model, context.layers, self.data(settings, context), context.report, self.title
+            ):
                 plans, inputs = self.observed(block, settings), dict(_inputs(block))
                 for slot in block.slots:
                     outcome = self._layer(block, slot, plans.get(slot.path), inputs.get(slot.path), settings)

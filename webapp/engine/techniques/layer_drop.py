@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from webapp.engine.architectures.reshape import ShapeChange, facts_of
-from webapp.engine.blocks import Blocks, blocks_of, shortened
-from webapp.engine.calibration.influence import influences
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.techniques.calibration.influence import influences
+from webapp.engine.techniques.surgery.blocks import Blocks, blocks_of, shortened
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import Plan
 

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from webapp.engine.calibration import Slot
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math import masks
 from webapp.engine.recipe import setting
+from webapp.engine.techniques.calibration.block_by_block import matrices
 from webapp.engine.weights.model import Model
 
 from .base import Context
-from .block_by_block import matrices
+from .calibration import Slot
 from .pruning import PruningSettings, PruningWithoutData, smallest_gone
 
 

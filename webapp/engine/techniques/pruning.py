@@ -11,19 +11,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Slot
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
 from webapp.engine.math import masks
 from webapp.engine.progress import tracked
 from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.techniques.calibration.block_by_block import joined, matrices
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
 from .base import MATRICES, Context, Outcome, Technique
-from .block_by_block import joined, matrices
+from .calibration import Slot
 
 N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
 REACHED = 0.005  # a matrix this far below the ratio that was asked is shown as not reached

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Slot
 from webapp.engine.math import masks
 from webapp.engine.weights.model import Model
 
 from .base import Context
+from .calibration import Slot
 from .pruning import PruningSettings, PruningWithoutData, by_groups
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from webapp.engine.calibration import Slot
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math.grids import Numbers, Scheme
@@ -17,6 +16,7 @@ from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
 
 from .base import Outcome, Technique
+from .calibration import Slot
 
 BITS = (8, 6, 5, 4, 3, 2)
 SPOKEN = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}

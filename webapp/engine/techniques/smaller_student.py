@@ -11,9 +11,9 @@ from torch import nn
 
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.reshape import ShapeChange, facts_of, reshaped_facts
-from webapp.engine.blocks import blocks_of
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.techniques.surgery.blocks import blocks_of
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan

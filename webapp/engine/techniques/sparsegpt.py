@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Covariance, Slot
 from webapp.engine.math import admm, masks, obs
 from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded
 
 from .base import Context, Outcome
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
+from .calibration import Covariance, Slot
 
 DESCENTS = 5  # conjugate gradient steps on the mask that was found
 

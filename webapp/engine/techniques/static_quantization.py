@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from webapp.engine.calibration import Block, Slot
-from webapp.engine.calibration.activations import Histogram, Method
-from webapp.engine.calibration.followers import followers
-from webapp.engine.calibration.slots import inputs_as_rows
 from webapp.engine.data.batches import Batch
 from webapp.engine.recipe import setting
+from webapp.engine.techniques.calibration.activations import Histogram, Method
+from webapp.engine.techniques.calibration.followers import followers
+from webapp.engine.techniques.calibration.slots import inputs_as_rows
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.activations import Activations
 
 from .base import Context
+from .calibration import Block, Slot
 from .integer_products import IntegerProducts, IntegerSettings
 
 TEXTS = 32  # show the ranges of a transformer as well as more of them do

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from webapp.engine.architectures.reshape import ShapeChange
-from webapp.engine.channels import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
-from webapp.engine.channels.cutting import has_batch_norm, recalibrate_batch_norm
-from webapp.engine.channels.surgery import FROM_DATA, Surgery
-from webapp.engine.channels.transformers_blocks import ATTENTION, fits
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.math.importance import relative
 from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.techniques.surgery.cutting import has_batch_norm, recalibrate_batch_norm
+from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery
+from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION, fits
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
 
 from .base import LEFT, Context, Need, Outcome, Skip, Technique, missed
+from .surgery import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
 
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
 GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes

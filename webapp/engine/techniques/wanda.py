@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.engine.calibration import Slot, SquareSum
 from webapp.engine.math import masks
 from webapp.engine.weights import Encoded
 
 from .base import Context, Outcome
 from .calibrated_pruning import CalibratedPruning, CalibratedPruningSettings, saliency
+from .calibration import Slot, SquareSum
 from .pruning import by_groups, without
 
 

@@ -1,0 +1,195 @@
+"""A part of the model that is calibrated at once, with its weights in memory and the samples at its door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from webapp.engine.weights import Encoded
+
+from .passes import Pass, doors
+from .slots import Slot, columns_of, geometry, inputs_as_rows
+from .stacks import Stack
+from .statistics import Statistic
+
+MOST_STAGES = 8  # of a model without repeating blocks: each costs a pass through it
+Kept = TypeVar("Kept", bound=Statistic)
+
+
+class _Enough(Exception):
+    """Every layer that was asked for has seen its input; the rest of the forward pass is not needed."""
+
+
+@dataclass
+class Block:
+    """`module` holds the slots' modules under their whole paths less `prefix`; `runs[i]` sends sample batch i through.
+
+    `masks[i]` (B, T) marks the tokens of batch i that are not padding, or is None. Where the original is kept,
+    `twin` is the part as it was before this step, and `twin_runs[i]` sends through it what the original gave it.
+    """
+
+    name: str
+    module: nn.Module
+    prefix: str
+    slots: list[Slot]
+    runs: Sequence[Callable[[], Tensor]]
+    masks: Sequence[Tensor | None]
+    repeats: bool = False  # one of a row of alike blocks
+    twin: nn.Module | None = None
+    twin_runs: Sequence[Callable[[], Tensor]] = ()
+    stacks: Sequence[Stack] = ()  # experts within it
+    _order: list[tuple[Slot, int]] = field(default_factory=list)
+    _left: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+
+    def part(self, slot: Slot) -> nn.Module:
+        return self.module.get_submodule(slot.path.removeprefix(self.prefix))
+
+    def stages(self) -> list[list[Slot]]:
+        """The slots in the order in which they run, those that read the same input together.
+
+        What is compressed in one stage is seen by the next. Slots that no sample reaches come last.
+        """
+        order = self._executed()
+        groups: list[list[Slot]] = []
+        seen: dict[int, list[Slot]] = {}
+        for slot, source in order:
+            if source not in seen:
+                seen[source] = []
+                groups.append(seen[source])
+            seen[source].append(slot)
+        reached = {slot.path for slot, _ in order}
+        rest = [slot for slot in self.slots if slot.path not in reached]
+        if not self.repeats and len(groups) > MOST_STAGES:
+            size = -(-len(groups) // MOST_STAGES)
+            groups = [list(chain(*groups[start : start + size])) for start in range(0, len(groups), size)]
+        return groups + ([rest] if rest else [])
+
+    def staged(self, make: Callable[[int, int], Kept]) -> Iterator[tuple[list[Slot], dict[str, Kept]]]:
+        """Each of the `stages` with its slots' statistics, once those before it are kept.
+
+        The samples go through a repeating block once for all stages, and `leave` has what came out of it.
+        """
+        stages = self.stages()
+        if not self.repeats or len(self._executed()) < len(self.slots):
+            for stage in stages:
+                yield stage, self.collect(stage, make)
+            return
+        paths = [stage[0].path.removeprefix(self.prefix) for stage in stages]
+        own = [Pass(run, len(stages)) for run in self.runs]
+        twins = [Pass(run, len(stages)) for run in self.twin_runs]
+        modules = [self.module] if self.twin is None else [self.module, self.twin]
+        with doors(modules, paths):
+            for door, stage in enumerate(stages):
+                made, first = self._empty(stage, make)
+                for index, here in enumerate(own):
+                    x = here.input_at(door)
+                    original = twins[index].input_at(door) if twins else None
+                    if x is not None:
+                        for slot in first:
+                            self._add(made, slot, index, x, original)
+                yield stage, made
+            self._left = [(here.end(), twins[index].end() if twins else None) for index, here in enumerate(own)]
+
+    def changed(self) -> None:
+        """What came out of it was computed with other weights."""
+        self._left = []
+
+    def leave(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What every batch leaves the part with, and what it left the original with, where that is kept."""
+        if self._left:
+            return [own for own, _ in self._left], [twin for _, twin in self._left if twin is not None]
+        with torch.no_grad():
+            return [run() for run in self.runs], [run() for run in self.twin_runs]
+
+    def collect(self, slots: Sequence[Slot], make: Callable[[int, int], Kept]) -> dict[str, Kept]:
+        """A statistic for each slot by its path, `make(groups, columns)`d; slots that see the same rows share one."""
+        made, first = self._empty(slots, make)
+        by_path = {slot.path: slot for slot in first}
+        for index in range(len(self.runs)):
+            before = dict(self._seen_by(self.twin, self.twin_runs, first, index)) if self.twin is not None else {}
+            for path, x in self._seen_by(self.module, self.runs, first, index):
+                self._add(made, by_path[path], index, x, before.get(path))
+        return made
+
+    def _empty(self, slots: Sequence[Slot], make: Callable[[int, int], Kept]) -> tuple[dict[str, Kept], list[Slot]]:
+        """A statistic for each slot by its path, and the first slot of each; slots that see the same rows share one."""
+        sources = {slot.path: source for slot, source in self._executed()}
+        made: dict[str, Kept] = {}
+        first: list[Slot] = []
+        shared: dict[tuple[Any, ...], Kept] = {}
+        for slot in slots:
+            part = self.part(slot)
+            key = (sources.get(slot.path, slot.path), *geometry(part))
+            if key not in shared:
+                shared[key] = make(slot.groups, columns_of(part))
+                first.append(slot)
+            made[slot.path] = shared[key]
+        return made, first
+
+    def _add(self, made: dict[str, Kept], slot: Slot, index: int, x: Tensor, original: Tensor | None) -> None:
+        part, mask = self.part(slot), self.masks[index]
+        before = None if original is None else inputs_as_rows(part, original, slot.groups, mask)
+        made[slot.path].add(inputs_as_rows(part, x, slot.groups, mask), before)
+
+    def inputs(self, slots: Sequence[Slot], index: int) -> list[tuple[Slot, Tensor]]:
+        """What each of these slots is given for batch `index`, in the order in which they run."""
+        by_path = {slot.path: slot for slot in slots}
+        return [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, slots, index)]
+
+    def outputs(self, index: int) -> Tensor:
+        """What the part puts out for batch `index`, with the weights that it has now."""
+        with torch.no_grad():
+            return self.runs[index]()
+
+    def keep(self, slot: Slot, encoded: Encoded) -> None:
+        """The slot's new form: into the model, and its values into the running module."""
+        slot.keep(encoded)
+        weight = self.part(slot).weight
+        assert isinstance(weight, nn.Parameter)
+        weight.data = slot.value().to(weight.dtype)
+
+    def _executed(self) -> list[tuple[Slot, int]]:
+        """(slot, number of its input): equal numbers are the very same tensor. From one pass over the first batch."""
+        if not self._order and self.slots:
+            by_path = {slot.path: slot for slot in self.slots}
+            seen = [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, self.slots, 0)]
+            numbers: list[Tensor] = []
+            for slot, x in seen:
+                index = next((i for i, other in enumerate(numbers) if other is x), len(numbers))
+                if index == len(numbers):
+                    numbers.append(x)
+                if all(slot.path != known.path for known, _ in self._order):
+                    self._order.append((slot, index))
+        return self._order
+
+    def _seen_by(
+        self, module: nn.Module, runs: Sequence[Callable[[], Tensor]], slots: Sequence[Slot], index: int
+    ) -> list[tuple[str, Tensor]]:
+        """(slot's path, its input) for one batch; the pass ends when the last of the slots has been reached."""
+        seen: list[tuple[str, Tensor]] = []
+        wanted = {slot.path for slot in slots}
+
+        def watch(path: str) -> Callable[..., None]:
+            def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                seen.append((path, args[0]))  # the very tensor: who shares it is told by identity
+                wanted.discard(path)
+                if not wanted:
+                    raise _Enough
+
+            return before
+
+        parts = [(slot.path, module.get_submodule(slot.path.removeprefix(self.prefix))) for slot in slots]
+        handles = [part.register_forward_pre_hook(watch(path)) for path, part in parts]
+        try:
+            with torch.no_grad(), suppress(_Enough):
+                runs[index]()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen

@@ -1,0 +1,141 @@
+"""The way of techniques that calibrate: block by block, layer by layer, each on what the compressed ones put out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from webapp.engine.architectures.comparing import some
+from webapp.engine.facts import LayerFacts
+from webapp.engine.techniques.base import MATRICES, Context, Outcome, Skip, Technique
+from webapp.engine.weights import Encoded
+from webapp.engine.weights.model import Model
+
+from . import Block, Slot, Statistic
+from .sequential_calibration import calibration_blocks
+from .stacks import Stack, put_together
+
+UNREACHED = "no calibration sample reached it"
+UNSEEN = {  # kinds whose inputs are not seen, or not of every model
+    "recurrent": "its inputs within the sequence are not seen",
+    "experts": "what reaches each of its experts is not seen here",
+}
+
+
+class BlockByBlock(Technique):
+    """Calls `compress_slot` for each matrix in the order in which the model runs them.
+
+    `statistic` is what is kept of each matrix's inputs. With `originals` the activations of the model as it was before
+    this step are kept too. Settings must have `samples`.
+    """
+
+    needs = frozenset({"calibration", "architecture"})
+    layers = MATRICES
+    statistic: ClassVar[type[Statistic]]
+    at_once: ClassVar[bool] = False  # a repeating block's layers are all judged before one of them changes
+    originals: ClassVar[bool] = False
+    without_data: ClassVar[str]  # "so it was rounded to nearest"
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        data = context.calibration(settings.samples)
+        found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}
+        for block in calibration_blocks(model, context.layers, data, context.report, self.title, self.originals):
+            for slot, outcome in self.compress_block(block, settings, context):
+                found[slot.layer.name].append(outcome)
+            for stack in block.stacks:
+                found[stack.layer.name].append(self.compress_stack(block, stack, settings, context))
+        for layer in context.layers:
+            if not found[layer.name]:
+                found[layer.name] = [self._alone(slot, settings) for slot in matrices(model, layer)]
+        return [joined(found[layer.name]) for layer in context.layers]
+
+    def _alone(self, slot: Slot, settings: Any) -> Outcome:
+        """A matrix whose inputs nobody saw."""
+        with torch.no_grad():
+            encoded = self.plainly(slot, settings)
+        slot.keep(encoded)
+        return self._plain(slot, encoded, settings, UNSEEN.get(slot.layer.kind, UNREACHED))
+
+    def _plain(self, slot: Slot, encoded: Encoded, settings: Any, why: str) -> Outcome:
+        return replace(self.told(slot, encoded, settings, f"{why}, {self.without_data}"), ok=False)
+
+    def compress_stack(self, block: Block, stack: Stack, settings: Any, context: Context) -> Outcome:
+        """Each expert by what the samples gave it; those that none reached, and levels that all share, plainly."""
+        made, alone = [], []
+        with torch.no_grad():
+            for number, (slot, statistic) in enumerate(stack.collected(block, self.statistic)):
+                if statistic.count:
+                    made.append(self.compress_slot(slot, statistic, settings, context)[0])
+                else:
+                    made.append(self.plainly(slot, settings))
+                    alone.append(str(number))
+            encoded, why = put_together(stack, made), ""
+            if encoded is None:
+                encoded, why = self.plainly(stack.slot, settings), "its experts share one table of levels"
+            elif alone:
+                why = f"no calibration sample reached expert{'s' if alone[1:] else ''} {some(alone)}"
+        stack.keep(block, encoded)
+        if why:
+            return self._plain(stack.slot, encoded, settings, why)
+        return self.told(stack.slot, encoded, settings, "")
+
+    def compress_block(self, block: Block, settings: Any, context: Context) -> Sequence[tuple[Slot, Outcome]]:
+        """Everything in one block: its stages in order, each seen by the next."""
+        done = []
+        together = (
+            [(block.slots, block.collect(block.slots, self.statistic))] if self.at_once and block.repeats else None
+        )
+        for stage, statistics in together or block.staged(self.statistic):
+            for slot in stage:
+                asked = self.asked(slot.layer, settings)
+                if not statistics[slot.path].count:
+                    with torch.no_grad():
+                        encoded = self.plainly(slot, settings)
+                    block.keep(slot, encoded)
+                    done.append((slot, self._plain(slot, encoded, settings, UNREACHED)))
+                    continue
+                try:
+                    with torch.no_grad():
+                        encoded, outcome = self.compress_slot(slot, statistics[slot.path], settings, context)
+                except Skip as reason:
+                    done.append((slot, Outcome.left(slot.layer.name, asked, str(reason))))
+                    continue
+                block.keep(slot, encoded)
+                done.append((slot, outcome))
+        return done
+
+    @abstractmethod
+    def asked(self, layer: LayerFacts, settings: Any) -> str: ...
+
+    @abstractmethod
+    def compress_slot(self, slot: Slot, statistic: Any, settings: Any, context: Context) -> tuple[Encoded, Outcome]:
+        """The matrix in its new form (shape and dtype as `slot.encoded` has them). Raises Skip with the reason."""
+
+    @abstractmethod
+    def plainly(self, slot: Slot, settings: Any) -> Encoded:
+        """The matrix in its new form where nothing is known of its inputs; `without_data` says how, in words."""
+
+    @abstractmethod
+    def told(self, slot: Slot, encoded: Encoded, settings: Any, note: str) -> Outcome:
+        """The row of a matrix that `plainly` made, or of a stack."""
+
+
+def matrices(model: Model, layer: LayerFacts) -> Iterator[Slot]:
+    """The layer's matrix, or those of its factors, where nothing has to run."""
+    for side in model.weights[layer.weight].factors or ("",):
+        yield Slot(layer, f"{layer.name}.{side}".rstrip("."), side, layer.layout, model)
+
+
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """One line for a layer out of those of its matrices; a factored layer has two."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    done = " and ".join(dict.fromkeys(part.done for part in parts))
+    notes = " ".join(dict.fromkeys(part.note for part in parts if part.note))
+    skipped = all(part.skipped for part in parts)
+    return Outcome(first.layer, first.asked, done, ok=all(p.ok for p in parts), skipped=skipped, note=notes)

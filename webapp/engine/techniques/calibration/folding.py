@@ -1,0 +1,131 @@
+"""Scales that move from a layer's inputs into whatever makes those inputs, so that the block answers as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights.model import Model
+
+from . import Block, Slot
+
+TOLERANCE = 1e-4  # of the block's answer, in float32; coarser dtypes round what is folded
+MOST_TRIED = 2  # layers before one, from the nearest on
+
+
+@dataclass(frozen=True)
+class Producer:
+    """What makes an input: a normalisation (then `slot` is None), or another layer whose outputs become it.
+
+    `vectors` maps the names of the module's own vectors, one value for each output, to those of the stored tensors.
+    """
+
+    path: str  # of the module
+    vectors: dict[str, str]
+    slot: Slot | None = None
+
+
+def producers(block: Block) -> list[tuple[list[Slot], list[Producer]]]:
+    """Slots of plain layers that read the same input, with what may take their scales, likeliest first.
+
+    A normalisation makes an input if it puts out that very tensor; of other layers those are named that run before
+    and have as many outputs. Whether folding holds is told by `fold`.
+    """
+    outputs: dict[int, str] = {}
+    kept: list[Tensor] = []
+
+    def watch(path: str) -> Callable[..., None]:
+        def after(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            kept.append(output)  # alive, so that its id stays its own
+            outputs[id(output)] = path
+
+        return after
+
+    norms = [(name, part) for name, part in block.module.named_modules() if _is_norm(part)]
+    handles = [part.register_forward_hook(watch(block.prefix + name)) for name, part in norms]
+    try:
+        seen = block.inputs(block.slots, 0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    order = [slot for slot, _ in seen]
+    found: dict[int, list[Slot]] = {}
+    for slot, x in seen:
+        found.setdefault(id(x), []).append(slot)
+    result = []
+    for source, slots in found.items():
+        if all(isinstance(block.part(slot), nn.Linear) or slot.layout.transposed for slot in slots):
+            norm = outputs.get(source)
+            if norm is not None:
+                before = [Producer(norm, _vectors(block, norm, norm, ("weight", "bias")))]
+            else:
+                width, first = slots[0].matrix().shape[1], order.index(slots[0])
+                earlier = [slot for slot in reversed(order[:first]) if slot.matrix().shape[0] == width]
+                before = [
+                    Producer(slot.path, _vectors(block, slot.path, slot.layer.name, ("bias",)), slot)
+                    for slot in earlier[:MOST_TRIED]
+                ]
+            result.append((slots, before))
+    return result
+
+
+def fold(block: Block, producer: Producer, slots: Sequence[Slot], scales: Tensor) -> bool:
+    """Multiplies the slots' inputs by `scales` (columns,) and divides the producer's outputs, if that changes nothing.
+
+    What the block answers is compared; where it changes, everything is put back.
+    """
+    model = slots[0].model
+    before = block.outputs(0)
+    changed = [*slots, *([producer.slot] if producer.slot else [])]
+    names = {*producer.vectors.values(), *(slot.layer.weight for slot in changed)}
+    if not before.numel() or not names <= set(model.weights) - set(model.tied.values()):
+        return False
+    old = {name: model.weights[name] for name in names}
+    for slot in slots:
+        block.keep(slot, _dense(slot, slot.matrix() * scales))
+    _divide(block, producer, model, scales)
+    after, size = block.outputs(0), before.norm().clamp(min=1e-12)
+    tolerance = max(TOLERANCE, 4 * max(torch.finfo(old[name].dtype).eps for name in old))
+    if float((after - before).norm() / size) <= tolerance:
+        return True
+    model.weights |= old
+    for slot in changed:
+        block.keep(slot, slot.encoded)
+    _show(block, producer, model)
+    return False
+
+
+def _is_norm(part: nn.Module) -> bool:
+    weight = getattr(part, "weight", None)
+    return isinstance(weight, nn.Parameter) and weight.dim() == 1 and not list(part.children())
+
+
+def _dense(slot: Slot, matrix: Tensor) -> Encoded:
+    return Dense(slot.shaped(matrix), zeros_wanted=slot.encoded.plan.pruned)
+
+
+def _vectors(block: Block, path: str, stored: str, names: Sequence[str]) -> dict[str, str]:
+    part = block.module.get_submodule(path.removeprefix(block.prefix))
+    return {name: f"{stored}.{name}" for name in names if isinstance(getattr(part, name, None), nn.Parameter)}
+
+
+def _divide(block: Block, producer: Producer, model: Model, scales: Tensor) -> None:
+    if producer.slot is not None:
+        block.keep(producer.slot, _dense(producer.slot, producer.slot.matrix() / scales[:, None]))
+    for name in producer.vectors.values():
+        old = model.weights[name]
+        divided = (old.decode().float() / scales).to(old.dtype)
+        model.weights[name] = Dense(divided, zeros_wanted=old.plan.pruned)
+    _show(block, producer, model)
+
+
+def _show(block: Block, producer: Producer, model: Model) -> None:
+    """The vectors as the model holds them now, in the running module too."""
+    part = block.module.get_submodule(producer.path.removeprefix(block.prefix))
+    for own, stored in producer.vectors.items():
+        vector = part.get_parameter(own)
+        vector.data = model.weights[stored].decode().to(vector.dtype)

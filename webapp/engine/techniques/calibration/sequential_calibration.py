@@ -1,0 +1,264 @@
+"""Through a model block by block: each block is calibrated on what the compressed ones before it put out.
+
+Only the block that is being worked on is in memory, with the activations at its door. A transformer's blocks are the
+longest row of alike modules; what stands before them comes first and what stands after them last. A model without
+such a row is one block.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from webapp.engine.architectures.build import fill, release, skeleton_of, sources
+from webapp.engine.data.batches import Batch, outputs
+from webapp.engine.facts import ArchitectureSpec, LayerFacts
+from webapp.engine.progress import Report
+from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.model import Model
+
+from .block import Block
+from .slots import Slot, slots_of
+from .stacks import stacks_of
+
+SHORTEST_ROW = 2
+
+
+class _Reached(Exception):
+    """The last block's door: nothing after it is needed."""
+
+
+class _Tuples(Exception):
+    """The model takes the first item of what a block returns."""
+
+
+@dataclass
+class _Call:
+    """How the model calls one of its blocks for one batch, but for the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def calibration_blocks(
+    model: Model,
+    layers: Sequence[LayerFacts],
+    data: Sequence[Batch],
+    report: Report,
+    what: str = "Calibrating",
+    originals: bool = False,
+) -> Iterator[Block]:
+    """The blocks that hold these layers' slots, in order. What the consumer `keep`s is what the next block sees.
+
+    With `originals` each block has a twin with the weights and inputs that it had before this step.
+    """
+    calibration = _SequentialCalibration(model, layers, data, originals)
+    total = len(calibration.row) or 1
+    for number, block in enumerate(calibration.blocks()):
+        report.progress(min(number / (total + 1), 1.0), f"{what}: {block.name or 'the model'}")
+        yield block
+    report.progress(1.0)
+
+
+def block_states(
+    model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report, what: str
+) -> Iterator[tuple[int, list[Tensor], list[Tensor], list[Tensor | None]]]:
+    """(index, hidden states before, and after, padding masks) of each block in the row, batch by batch."""
+    calibration = _SequentialCalibration(model, layers, data, originals=False)
+    for index, before, after in calibration.states():
+        report.progress(index / len(calibration.row), f"{what}: block {index + 1} of {len(calibration.row)}")
+        yield index, before, after, calibration.masks
+
+
+def row_of_blocks(module: nn.Module) -> str | None:
+    """The path of the longest nn.ModuleList of alike modules that hold linear layers; None where there is none."""
+    found: list[tuple[int, str]] = []
+    for name, part in module.named_modules():
+        alike = isinstance(part, nn.ModuleList) and len(part) >= SHORTEST_ROW and len({type(b) for b in part}) == 1
+        if alike and any(getattr(inner, "weight", None) is not None for inner in part.modules()):
+            found.append((len(list(part.children())), name))
+    return max(found, key=lambda item: item[0])[1] if found else None
+
+
+class _SequentialCalibration:
+    def __init__(self, model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], originals: bool) -> None:
+        assert model.architecture is not None
+        self.model, self.data, self.spec = model, data, model.architecture
+        self.originals, self.tuples = originals, False
+        self.module = skeleton_of(model)
+        self.slots = slots_of(model, layers, self.module)
+        self.stacks = stacks_of(model, layers, self.module)
+        self.masks = [batch.inputs.get("attention_mask") for batch in data]
+        path = row_of_blocks(self.module)
+        self.row: list[str] = []
+        if path is not None:
+            self.row = [f"{path}.{index}." for index in range(len(list(self.module.get_submodule(path).children())))]
+            paths = [*(slot.path for slot in self.slots), *(stack.layer.weight for stack in self.stacks)]
+            if not any(path.startswith(prefix) for prefix in self.row for path in paths):
+                self.row = []
+
+    def blocks(self) -> Iterator[Block]:
+        if not self.row:
+            self._fill(list(self.module.state_dict()))
+            twin = copy.deepcopy(self.module) if self.originals else None
+            again = self._whole(twin) if twin else ()
+            runs = self._whole(self.module)
+            yield Block("", self.module, "", self.slots, runs, self.masks, False, twin, again, self.stacks)
+            return
+        outside = self._outside()
+        self._fill(outside)
+        loose = [slot for slot in self.slots if not any(slot.path.startswith(prefix) for prefix in self.row)]
+        before = self._before(loose)
+        if before:
+            yield Block("before the blocks", self.module, "", before, self._to_the_door(), self.masks)
+        hidden, calls = self._record(self.data)
+        untouched = list(hidden) if self.originals else []
+        release(self.module, outside)
+        after = [slot for slot in loose if slot not in before]
+        for index, prefix in enumerate(self.row):
+            own = self._inside(prefix)
+            slots = [slot for slot in self.slots if slot.path.startswith(prefix)]
+            self._fill(own)
+            part = self.module.get_submodule(prefix[:-1])
+            runs = [_run(part, hidden, i, calls[index][i]) for i in range(len(self.data))]
+            twin = copy.deepcopy(part) if self.originals else None
+            again = [_run(twin, untouched, i, calls[index][i]) for i in range(len(untouched))] if twin else []
+            stacks = [stack for stack in self.stacks if stack.layer.weight.startswith(prefix)]
+            block = Block(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again, stacks)
+            if slots or stacks:
+                yield block
+            if after or index + 1 < len(self.row):
+                hidden[:], untouched[:] = block.leave()
+            release(self.module, own)
+            give_back()
+        if after:
+            self._fill(outside)
+            yield Block("after the blocks", self.module, "", after, self._from_the_end(hidden), self.masks)
+            release(self.module, outside)
+
+    def states(self) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
+        outside = self._outside()
+        self._fill(outside)
+        hidden, calls = self._record(self.data)
+        release(self.module, outside)
+        for index, prefix in enumerate(self.row):
+            self._fill(self._inside(prefix))
+            part, before = self.module.get_submodule(prefix[:-1]), list(hidden)
+            with torch.no_grad():
+                hidden[:] = [_run(part, before, i, calls[index][i])() for i in range(len(self.data))]
+            yield index, before, hidden
+            release(self.module, self._inside(prefix))
+
+    def _outside(self) -> list[str]:
+        """The tensors that are in no block of the row."""
+        return [n for n in self.module.state_dict() if not any(n.startswith(prefix) for prefix in self.row)]
+
+    def _inside(self, prefix: str) -> list[str]:
+        return [name for name in self.module.state_dict() if name.startswith(prefix)]
+
+    def _fill(self, names: list[str]) -> None:
+        fill(self.module, sources(self.model, self.module), names, self.model.tied)
+
+    def _whole(self, module: nn.Module) -> list[Callable[[], Tensor]]:
+        return [_forward(module, self.spec, batch) for batch in self.data]
+
+    def _before(self, loose: list[Slot]) -> list[Slot]:
+        """Those slots outside the row that run before it."""
+        seen: list[Slot] = []
+        handles = [
+            self.module.get_submodule(slot.path).register_forward_pre_hook(lambda *_, slot=slot: seen.append(slot))
+            for slot in loose
+        ]
+        self._to_the_door()[0]()
+        for handle in handles:
+            handle.remove()
+        return [slot for slot in loose if slot in seen]
+
+    def _to_the_door(self) -> list[Callable[[], Tensor]]:
+        def run(batch: Batch) -> Callable[[], Tensor]:
+            def go() -> Tensor:
+                self._record([batch])
+                return torch.empty(0)
+
+            return go
+
+        return [run(batch) for batch in self.data]
+
+    def _record(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_Call]]]:
+        """The hidden states at the first block's door, and how each block is called, by block and batch."""
+        try:
+            return self._recorded(data)
+        except _Tuples:
+            self.tuples = True
+            return self._recorded(data)
+
+    def _recorded(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_Call]]]:
+        hidden: list[Tensor] = []
+        calls: list[list[_Call]] = [[] for _ in self.row]
+
+        def recorder(index: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                x = args[0] if args else kwargs["hidden_states"]
+                if index == 0:
+                    hidden.append(x.detach())
+                elif x.dim() < hidden[-1].dim():
+                    raise _Tuples
+                rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+                calls[index].append(_Call(args[1:], rest))
+                if index == len(self.row) - 1:
+                    raise _Reached
+                return (x,) if self.tuples else x
+
+            return forward
+
+        with self._standing_in([recorder(index) for index in range(len(self.row))]), torch.no_grad():
+            for batch in data:
+                with suppress(_Reached):
+                    outputs(self.module, self.spec, batch)
+        return hidden, calls
+
+    @contextmanager
+    def _standing_in(self, forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+        """These functions in the place of the blocks' own."""
+        row = [self.module.get_submodule(prefix[:-1]) for prefix in self.row]
+        for part, forward in zip(row, forwards, strict=True):
+            part.forward = forward
+        try:
+            yield
+        finally:
+            for part in row:
+                del part.forward  # the class has the block's own
+
+    def _from_the_end(self, hidden: list[Tensor]) -> list[Callable[[], Tensor]]:
+        """The model with its blocks passed over: what they put out is given in their place."""
+
+        def run(index: int) -> Callable[[], Tensor]:
+            def pass_over(*_: Any, **__: Any) -> Any:
+                return (hidden[index],) if self.tuples else hidden[index]
+
+            def go() -> Tensor:
+                with self._standing_in([pass_over] * len(self.row)):
+                    return outputs(self.module, self.spec, self.data[index])
+
+            return go
+
+        return [run(index) for index in range(len(self.data))]
+
+
+def _forward(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Callable[[], Tensor]:
+    return lambda: outputs(module, spec, batch)
+
+
+def _run(part: nn.Module, hidden: list[Tensor], index: int, call: _Call) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        found = part(hidden[index], *call.args, **call.kwargs)
+        first: Tensor = found[0] if isinstance(found, tuple) else found
+        return first
+
+    return run

@@ -1,0 +1,298 @@
+"""Low-rank factorization: a weight becomes thin factors, which are stored and run as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+
+from webapp.engine.facts import LayerFacts
+from webapp.engine.math import ranks
+from webapp.engine.progress import Part, Report
+from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, Skip, Technique, missed
+from webapp.engine.techniques.calibration.block_by_block import UNREACHED
+from webapp.engine.weights import Encoded
+from webapp.engine.weights.model import Model
+from webapp.engine.weights.plans import Plan, QuantizedPlan
+
+from .factor_forms import Form, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
+from .factor_goals import Goal, plain_goals, whitened_goals
+
+UNFACTORED = {
+    "recurrent": "the operator that runs it takes whole matrices only",
+    "experts": "the operator that runs the experts takes whole matrices only",
+}
+SURVEY = 0.25  # of the samples, and about of the time: enough to say what each rank of each layer would lose
+
+
+class LowRank(Technique):
+    name = "low_rank"
+    title = "Low-rank factorization"
+    family = "Low rank"
+    summary = (
+        "Replaces weights by thin factors, which saves memory and arithmetic; the matrices of trained language models "
+        "lose much accuracy without calibration data, and far less with it (method whitened)."
+    )
+    paper = "https://arxiv.org/abs/2403.07378"
+    version = 2
+    needs = frozenset({"calibration", "architecture"})
+    layers = MATRICES
+
+    class Settings(TechniqueSettings):
+        method: Literal["plain", "whitened"] = setting(
+            "plain",
+            "Method",
+            "plain: the factors closest to the weights, without data. whitened: those whose outputs are closest on "
+            "calibration data, block by block, each making up for what the ones before it lost.",
+            widget="choice",
+        )
+        by: Literal["ratio", "rank", "energy"] = setting(
+            "ratio",
+            "Rank selection",
+            "ratio: the share of the parameters that the factors may hold. rank: the same rank everywhere. "
+            "energy: the share to keep of the squared weights (plain) or outputs (whitened).",
+            widget="choice",
+        )
+        ratio: float = setting(
+            0.5,
+            "Parameters kept",
+            "Factors hold at most this share of the weights' values.",
+            widget="slider",
+            step=0.01,
+            show_when={"by": "ratio"},
+            gt=0.0,
+            lt=1.0,
+        )
+        allocation: Literal["layer", "global"] = setting(
+            "layer",
+            "Parameter budget",
+            "layer: each layer keeps this share. global: all layers together do; those that would lose more get more.",
+            widget="choice",
+            show_when={"by": "ratio"},
+        )
+        rank: int = setting(
+            32, "Rank", "Rows that are kept, or columns of the left factor.", show_when={"by": "rank"}, ge=1, le=65536
+        )
+        energy: float = setting(
+            0.9,
+            "Energy kept",
+            "Share of the sum of squares; the rank then depends on each weight.",
+            widget="slider",
+            step=0.01,
+            show_when={"by": "energy"},
+            gt=0.0,
+            lt=1.0,
+        )
+        form: Literal["pivots", "factors"] = setting(
+            "pivots",
+            "Matrix decomposition",
+            "pivots: interpolative, some of the rows and the coefficients that make the others of them; a higher rank "
+            "in the same bytes. factors: two thin matrices.",
+            widget="choice",
+        )
+        convolutions: Literal["tucker", "spatial", "matrix"] = setting(
+            "tucker",
+            "Convolution decomposition",
+            "tucker: 1 x 1, a smaller core, 1 x 1. spatial: a vertical, then a horizontal filter. matrix: filters are "
+            "the rows of a matrix. 1 x 1 convolutions are matrices in any case.",
+            widget="choice",
+        )
+        samples: int = setting(
+            0,
+            "Calibration samples",
+            "How many to calibrate on; 0: as many as suit the task.",
+            show_when={"method": "whitened"},
+            ge=0,
+            le=65536,
+        )
+
+    def needs_for(self, settings: Any) -> frozenset[Need]:
+        return self.needs if settings.method == "whitened" else frozenset()
+
+    def refuses(self, plan: Plan) -> str | None:
+        if isinstance(plan, QuantizedPlan):
+            return "its values are integers by then; put low_rank before weight_quantization"
+        if plan.factors:
+            return "it is factored already; give each layer to one low_rank step only"
+        if plan.pruned:
+            return "an earlier step has set zeros in it, which factors would fill in again; put low_rank before pruning"
+        return None
+
+    def exact(self, settings: Any) -> bool:
+        return bool(settings.by != "energy" and not _shared(settings))
+
+    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+        if settings.by == "energy":
+            raise Skip("its rank is known only once its singular values are")
+        form = _form(layer, settings)
+        return form.plan(plan, _chosen(form, settings))
+
+    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+        with torch.no_grad():
+            start, shared = 0.0, None
+            if _shared(settings):
+                start, shared = SURVEY, _allocated(model, settings, context)
+            found: dict[LayerFacts, Outcome] = {}
+            for goal in _goals(model, settings, context, Part(context.report, start, 1.0), self.title):
+                try:
+                    found[goal.layer] = _factorized(goal, settings, shared)
+                except Skip as reason:
+                    found[goal.layer] = _left(goal.layer, settings, str(reason))
+                del goal  # the next one is collected before this name is free, and its metric is large
+        return [found.get(layer) or _left(layer, settings, _why_not(layer, settings)) for layer in context.layers]
+
+
+def _goals(
+    model: Model, settings: Any, context: Context, report: Report, title: str, survey: bool = False
+) -> Iterator[Goal]:
+    if settings.method == "plain":
+        return plain_goals(model, context.layers, report, title)
+    data = context.calibration(settings.samples)
+    if survey:
+        return whitened_goals(model, context.layers, data[:: round(1 / SURVEY)], report, title, originals=False)
+    return whitened_goals(model, context.layers, data, report, title, originals=True)
+
+
+def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None] | None) -> Outcome:
+    form = _form(goal.layer, settings)
+    if not form.options:
+        raise Skip(_useless(form))
+    given = shared[goal.layer.name] if shared is not None else None
+    if shared is not None and given is None:
+        why = "it would lose more than others, so they made the room"
+        return Outcome(goal.layer.name, _asked(settings), "left as it is", note=why)
+    split = form.split(goal.target, goal.metric)
+    chosen = given or _chosen(form, settings, split)
+    encoded = split.encoded(chosen, goal.dtype)
+    goal.keep(encoded)
+    of, share = " and ".join(map(str, chosen)), form.values(chosen) / form.size
+    done = f"rank {of}, {share:.1%} of its parameters ({1 - share:.1%} saved), {_kept(goal, encoded):.1%} of its energy"
+    short = _short(form, chosen, share, settings)
+    note = "; ".join(filter(None, (short, goal.note)))
+    return Outcome(goal.layer.name, _asked(settings), done, ok=not short, note=note)
+
+
+def _kept(goal: Goal, encoded: Encoded) -> float:
+    """The share of the squared weights (outputs, with a metric) that the factors hold as they are stored.
+
+    A split knows it beforehand of a matrix alone; of a convolution it knows a bound.
+    """
+    sides = (goal.target, goal.target - goal.layer.layout.matrix(encoded.decode()).double())
+    root = goal.metric.root if goal.metric else None
+    whole, lost = (float((side if root is None else side @ root).square().sum()) for side in sides)
+    return max(0.0, 1 - lost / whole) if whole else 1.0
+
+
+def _short(form: Form, chosen: Ranks, share: float, settings: Any) -> str:
+    """Why the factors hold another share of the parameters than was asked; "" where they do not."""
+    if settings.by != "ratio" or _shared(settings) or not missed(settings.ratio, share):
+        return ""
+    if share > settings.ratio:
+        return "its least rank holds more"
+    above = form.options.index(chosen) + 1
+    if above == len(form.options):
+        return "no higher rank saves anything"
+    return f"the next higher rank holds {form.values(form.options[above]) / form.size:.1%}"
+
+
+def _allocated(model: Model, settings: Any, context: Context) -> dict[str, Ranks | None]:
+    """The ranks by layer's name that lose least within the share of all; None where a layer stays whole."""
+    forms, losses = [], []
+    report = Part(context.report, 0.0, SURVEY)
+    for goal in _goals(model, settings, context, report, "Finding what each rank would lose", survey=True):
+        try:
+            form = _form(goal.layer, settings)
+        except Skip:
+            continue
+        if form.options:
+            forms.append((goal.layer.name, form))
+            split = form.split(goal.target, goal.metric)
+            weight = _weight(goal, split, form.options[ranks.within(form.costs, settings.ratio * form.size)])
+            losses.append([*(weight * lost for lost in split.losses), 0.0])
+    budget = settings.ratio * sum(form.size for _, form in forms)
+    taken = ranks.allocate([[*form.costs, form.size] for _, form in forms], losses, budget)
+    return {
+        name: form.options[option] if option < len(form.options) else None
+        for (name, form), option in zip(forms, taken, strict=True)
+    }
+
+
+def _weight(goal: Goal, split: Split, trial: Ranks) -> float:
+    """What a share of the layer's own output is of the block's, going by what these ranks do to both."""
+    lost = split.lost(trial)
+    if goal.effect is None or lost <= 0:
+        return 1.0
+    return goal.effect(split.encoded(trial, goal.dtype)) / lost
+
+
+def _why_not(layer: LayerFacts, settings: Any) -> str:
+    try:
+        _form(layer, settings)
+    except Skip as reason:
+        return str(reason)
+    return UNREACHED
+
+
+def _form(layer: LayerFacts, settings: Any) -> Form:
+    """Raises Skip where there is none."""
+    if layer.kind in UNFACTORED:
+        raise Skip(UNFACTORED[layer.kind])
+    if layer.groups > 1:
+        raise Skip(f"its channels are in {layer.groups} groups, each of them a small convolution already")
+    first, second, *kernel = layer.shape
+    shape = (second, first, *kernel) if layer.transposed else layer.shape
+    pointwise = all(length == 1 for length in shape[2:])  # of a matrix too
+    if pointwise or settings.convolutions == "matrix":
+        return MatrixForm(shape, layer.transposed, settings.form == "pivots")
+    if settings.convolutions == "tucker" or len(kernel) > 2:  # there is no column and row of a volume
+        return TuckerForm(shape, layer.transposed)
+    return SpatialForm(shape, layer.transposed)
+
+
+def _chosen(form: Form, settings: Any, split: Split | None = None) -> Ranks:
+    """Raises Skip where the factors would hold as many values as the weight."""
+    if not form.options:
+        raise Skip(_useless(form))
+    if settings.by == "ratio":
+        return form.options[ranks.within(form.costs, settings.ratio * form.size)]
+    if settings.by == "rank":
+        asked = form.of_rank(settings.rank)
+        if form.values(asked) >= form.size:
+            raise Skip(
+                f"rank {settings.rank} would not save: factors of {_dimensions(form)} are smaller only up to rank "
+                f"{max(form.options[-1])}"
+            )
+        return asked
+    assert split is not None
+    enough = (option for option, lost in zip(form.options, split.losses, strict=True) if lost <= 1 - settings.energy)
+    found = next(enough, None)
+    if found is None:
+        most = f"{1 - split.losses[-1]:.1%}"
+        raise Skip(f"{settings.energy:.1%} would not save: factors smaller than its {_dimensions(form)} keep {most}")
+    return found
+
+
+def _useless(form: Form) -> str:
+    return f"its {_dimensions(form)} values are too few for factors to save"
+
+
+def _dimensions(form: Form) -> str:
+    return " x ".join(map(str, form.shape))
+
+
+def _shared(settings: Any) -> bool:
+    return bool(settings.by == "ratio" and settings.allocation == "global")
+
+
+def _asked(settings: Any) -> str:
+    if settings.by == "rank":
+        return f"rank {settings.rank}"
+    if settings.by == "energy":
+        return f"{settings.energy:.0%} of its energy"
+    return f"{settings.ratio:.0%} of {'all' if _shared(settings) else 'its'} parameters"
+
+
+def _left(layer: LayerFacts, settings: Any, reason: str) -> Outcome:
+    return Outcome.left(layer.name, _asked(settings), reason)

@@ -1,0 +1,129 @@
+"""What the factors of each layer shall come close to, and in which metric: the weight itself, or its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+
+from webapp.engine.data.batches import Batch
+from webapp.engine.facts import LayerFacts
+from webapp.engine.math import whitening
+from webapp.engine.math.whitening import Metric
+from webapp.engine.progress import Report, tracked
+from webapp.engine.techniques.calibration import Block, Covariance, CrossCovariance, Slot, calibration_blocks
+from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights.model import Model
+
+TRIALS = 4  # batches on which the effect of one layer's factors on its block is measured
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`target` float64 (out, in * kernel); without a `metric` every direction of the inputs counts alike.
+
+    `keep` puts the factors into the model; what comes after them is then seen with them in place. `effect` says how
+    much they would change what the block puts out, as a share of its squares; None where nothing runs.
+    """
+
+    layer: LayerFacts
+    dtype: torch.dtype
+    target: Tensor
+    metric: Metric | None
+    keep: Callable[[Encoded], None]
+    note: str = ""
+    effect: Callable[[Encoded], float] | None = None
+
+
+def plain_goals(model: Model, layers: Sequence[LayerFacts], report: Report, title: str) -> Iterator[Goal]:
+    """Every weight as it is."""
+    for layer in tracked(layers, report, title + ": {item.name} ({index} of {total})"):
+        weight = model.weights[layer.weight].decode()
+        matrix = layer.layout.matrix(weight)
+
+        def keep(encoded: Encoded, name: str = layer.weight) -> None:
+            model.weights[name] = encoded
+
+        yield Goal(layer, weight.dtype, matrix.double(), None, keep)
+
+
+def whitened_goals(
+    model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report, title: str, originals: bool
+) -> Iterator[Goal]:
+    """What answers best on each layer's inputs, in the metric of these inputs; layers in the order in which they run.
+
+    With `originals` the inputs are those that the factors kept so far leave, and the answers are the original's;
+    without, nothing may be kept. Where a layer has a bias, the bias takes what is lost in the mean.
+    """
+    for block in calibration_blocks(model, layers, data, report, title, originals):
+        trial = _Trial(block)
+        for stage, statistics in block.staged(CrossCovariance if originals else Covariance):
+            inputs: dict[tuple[int, bool], _Inputs] = {}  # of slots that read the same
+            for slot in stage:
+                found, bias = statistics.pop(slot.path), _bias(block, slot)
+                if slot.groups == 1 and found.count:
+                    key = (id(found), bias is not None)
+                    if key not in inputs:
+                        inputs[key] = _Inputs(found, centred=bias is not None)
+                    yield _goal(block, slot, inputs[key], bias, trial)
+
+
+class _Trial:
+    """What a block puts out with other values in one of its weights."""
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+
+    @cached_property
+    def usual(self) -> list[Tensor]:
+        """Of a few batches, with the weights as they are."""
+        return [self.block.outputs(index) for index in range(min(TRIALS, len(self.block.runs)))]
+
+    def effect(self, slot: Slot, encoded: Encoded) -> float:
+        usual, weight = self.usual, self.block.part(slot).weight
+        assert isinstance(weight, nn.Parameter)
+        own, weight.data = weight.data, encoded.decode().to(weight.dtype)
+        changed = sum(float((self.block.outputs(i) - y).square().sum()) for i, y in enumerate(usual))
+        weight.data = own
+        return changed / max(sum(float(y.square().sum()) for y in usual), 1e-30)
+
+
+class _Inputs:
+    """The means and the metric of what a layer is given, about the mean where that is left to a bias."""
+
+    def __init__(self, found: Covariance, centred: bool) -> None:
+        crossed = found if isinstance(found, CrossCovariance) else None
+        self.mean = found.total[0].double() / found.count
+        self.original_mean = crossed.original_total[0].double() / found.count if crossed else self.mean
+        sums, self.cross = found.sums[0].double(), crossed.cross[0].double() if crossed else None
+        if centred:
+            sums.addr_(self.mean, self.mean, alpha=-found.count)
+            if self.cross is not None:
+                self.cross.addr_(self.mean, self.original_mean, alpha=-found.count)
+        self.metric = whitening.metric(sums)
+
+
+def _goal(block: Block, slot: Slot, inputs: _Inputs, bias: nn.Parameter | None, trial: _Trial) -> Goal:
+    weight, metric = slot.matrix().double(), inputs.metric
+    target = weight if inputs.cross is None else whitening.target(weight, metric, inputs.cross)
+
+    def keep(encoded: Encoded) -> None:
+        block.keep(slot, encoded)
+        if bias is not None:
+            shift = weight @ inputs.original_mean - slot.matrix().double() @ inputs.mean
+            name = f"{slot.layer.name}.bias"
+            stored = slot.model.weights[name].decode()
+            moved = (stored.double() + shift).to(stored.dtype)
+            slot.model.weights[name] = Dense(moved)
+            bias.data = moved.to(bias.dtype)
+
+    return Goal(slot.layer, slot.encoded.dtype, target, metric, keep, metric.note, partial(trial.effect, slot))
+
+
+def _bias(block: Block, slot: Slot) -> nn.Parameter | None:
+    """The running module's bias, where the model has one of its own for this layer."""
+    found = getattr(block.part(slot), "bias", None)
+    return found if isinstance(found, nn.Parameter) and f"{slot.layer.name}.bias" in slot.model.weights else None

@@ -1,0 +1,222 @@
+"""Neurons and attention heads of transformers' models, such that the config can say how many are left.
+
+A config has one width for the MLPs of all blocks and one number of heads, so every block keeps as many. What a model
+type calls its layers does not matter where shapes tell them apart; a cut is accepted only when the library, given the
+new config, asks for exactly the shapes that it leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from webapp.engine.architectures import architectures
+from webapp.engine.architectures.layers import INPUTS_FIRST
+from webapp.engine.architectures.transformers_family import INVALID
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
+
+from .groups import Group, Member, Uncuttable, cut_shapes
+from .stages import IN_STAGES, stage_groups
+from .traced import ANSWERS
+
+INNER = (  # of MLPs and of experts
+    "shared_expert_intermediate_size",
+    "moe_intermediate_size",
+    "intermediate_size",
+    "n_inner",
+    "ffn_dim",
+    "hidden_dim",
+    "ffn_hidden_size",
+)
+ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+NO_ROW = "the model is not a row of blocks of one width"
+OUTSIDE = "it stands outside the blocks: its outputs are the model's answers, or as wide as the residual stream"
+RESIDUAL = "its outputs are as wide as the residual stream, which the config has once for all blocks"
+NO_MLP = "its MLP is not of layers from the residual stream to a width that the config has a key for, and one back"
+QUERY, KEY, VALUE, OUTPUT, TOGETHER = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
+FUSED = ("gate_up_proj", "Wi")
+
+
+def block_groups(module: nn.Module, spec: ArchitectureSpec) -> tuple[list[Group], dict[str, str]]:
+    """For each block the neurons of its MLPs and, where the config can hold fewer, its heads (key-value groups).
+
+    And of every other weight that makes outputs, why they stay.
+    """
+    config = _parsed(spec)
+    if config.model_type in IN_STAGES:
+        groups, why_not = list(stage_groups(module, config)), dict.fromkeys(_weights("", module), ANSWERS)
+        return _holdable(groups, why_not, module, spec)
+    path = row_of_blocks(module)
+    if path is None or not isinstance(getattr(config, "hidden_size", None), int):
+        return [], dict.fromkeys(_weights("", module), NO_ROW)
+    found: list[Group] = []
+    why_not = dict.fromkeys(_weights("", module), OUTSIDE)
+    for name, block in module.get_submodule(path).named_children():
+        prefix = f"{path}.{name}"
+        why_not |= dict.fromkeys(_weights(f"{prefix}.", block), RESIDUAL)
+        for ours, seek in ((False, _neurons), (True, _heads)):
+            try:
+                found += seek(prefix, block, config)
+            except Uncuttable as reason:
+                names = (name for name in _weights(f"{prefix}.", block) if bool(ATTENTION.search(name)) is ours)
+                why_not |= dict.fromkeys(names, str(reason))
+    return _holdable(found, why_not, module, spec)
+
+
+def _holdable(
+    groups: list[Group], why_not: dict[str, str], module: nn.Module, spec: ArchitectureSpec
+) -> tuple[list[Group], dict[str, str]]:
+    """Those groups that the library has a module for when each is one channel narrower, by the config's key."""
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    for key in {group.key: None for group in groups}:
+        own = [group for group in groups if group.key == key]
+        least = min(own, key=lambda group: group.times)
+        kept = {group: group.width - group.times for group in own}
+        if least.width // least.times == 1:
+            continue  # nothing can leave in any case
+        if not fits(narrowed(spec, least, kept[least]), shapes | cut_shapes(shapes, kept.items())):
+            groups = [group for group in groups if group.key != key]
+            why = f"the library's module for this config has other shapes when its {key} is smaller"
+            why_not |= {weight: why for group in own for weight in group.makers}
+    return groups, why_not
+
+
+def narrowed(spec: ArchitectureSpec, group: Group, kept: int) -> ArchitectureSpec:
+    """The spec with `kept` of a group's channels, and of all groups' that have its key.
+
+    For callers to check against the shapes that are left: `fits`.
+    """
+    config, parsed = dict(spec.config), _parsed(spec)
+    key, _, stage = group.key.partition(".")
+    if stage:
+        config[key] = [*getattr(parsed, key)]
+        config[key][int(stage)] = kept // group.times
+    elif group.kind == "neurons":
+        config[key] = kept
+    else:
+        queries = int(parsed.num_attention_heads) // group.width
+        config |= {"num_attention_heads": kept * queries, "head_dim": _head_dim(parsed)}
+        if getattr(parsed, "num_key_value_heads", None) is not None:
+            config["num_key_value_heads"] = kept
+    return spec.model_copy(update={"config": config})
+
+
+def fits(spec: ArchitectureSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the library's module for this spec has exactly these shapes, where it has a tensor of the name."""
+    try:
+        module = architectures()[spec.family].skeleton(spec)
+    except INVALID:  # a number that the library does not take
+        return False
+    return all(shapes.get(name, tuple(t.shape)) == tuple(t.shape) for name, t in module.state_dict().items())
+
+
+def _parsed(spec: ArchitectureSpec) -> Any:
+    from webapp.engine.architectures.transformers_family import parsed_config
+
+    return parsed_config(spec.config)
+
+
+def _weights(prefix: str, module: nn.Module) -> list[str]:
+    """What makes outputs in it: linear layers, convolutions and stacks of experts."""
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    found = [
+        f"{prefix}{name}.weight" for name, part in module.named_modules() if _sizes(part) or isinstance(part, kinds)
+    ]
+    return found + [f"{prefix}{name}" for name, weight in module.named_parameters() if weight.dim() == 3]
+
+
+def _neurons(prefix: str, block: nn.Module, config: Any) -> list[Group]:
+    """What widens the residual stream to a width that the config has a key for, and the one layer that narrows it."""
+    hidden = int(config.hidden_size)
+    outside = (name for name, _ in block.named_modules() if not ATTENTION.search(name.partition(".")[0]))
+    linear = {name: sizes for name in outside if (sizes := _sizes(block.get_submodule(name)))}
+    stacks = [name for name, part in block.named_modules() if _stacked(part)]
+    found: dict[str, Group] = {}
+    taken: set[str] = set()
+    for key in (key for key in INNER if hasattr(config, key)):
+        inner = int(getattr(config, key) or 4 * hidden)
+        makers = {name: (0,) for name, sizes in linear.items() if sizes == (hidden, inner)}
+        makers |= {name: (0, inner) for name, sizes in linear.items() if sizes == (hidden, 2 * inner) and _fused(name)}
+        readers = [name for name, sizes in linear.items() if sizes == (inner, hidden)]
+        if inner != hidden and makers and len(readers) == 1 and not taken & {*makers, *readers}:
+            members = [m for name, starts in makers.items() for at in starts for m in _rows(block, prefix, name, 1, at)]
+            members.append(_columns(block, prefix, readers[0]))
+            found[f"linear {key}"] = Group(f"{prefix} MLP", "neurons", inner, tuple(members), key)
+            taken |= {*makers, *readers}
+        for name in stacks:
+            part: Any = block.get_submodule(name)
+            wanted = (part.gate_up_proj.shape[1:], part.down_proj.shape[1:]) == ((2 * inner, hidden), (hidden, inner))
+            if wanted and name not in taken:
+                up, down = f"{prefix}.{name}.gate_up_proj", f"{prefix}.{name}.down_proj"
+                halves = (Member(up, 1, "makes", 1, start) for start in (0, inner))
+                members = [*halves, Member(down, 2, "reads")]
+                found[name] = Group(f"{prefix} experts", "neurons", inner, tuple(members), key, stacked=True)
+                taken.add(name)
+    if not found:
+        raise Uncuttable(NO_MLP)
+    return list(found.values())
+
+
+def _fused(name: str) -> bool:
+    """Whether a layer makes the gate and, below it, what the gate multiplies."""
+    return name.rpartition(".")[2] in FUSED
+
+
+def _stacked(part: Any) -> bool:
+    """Whether a module holds all experts' matrices, as (experts, out, in), the gates above what they multiply."""
+    known = all(isinstance(getattr(part, name, None), nn.Parameter) for name in ("gate_up_proj", "down_proj"))
+    turned = getattr(part, "is_transposed", False) or type(part).__name__ in INPUTS_FIRST
+    return known and not turned and part.gate_up_proj.dim() == part.down_proj.dim() == 3
+
+
+def _heads(prefix: str, block: nn.Module, config: Any) -> list[Group]:
+    """Key-value groups with their query heads, where the model type takes `head_dim` from its config."""
+    parts = {name.rpartition(".")[2]: name for name, part in block.named_modules() if _sizes(part)}
+    size, width = _head_dim(config), int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    queries = size * int(config.num_attention_heads) // width
+    if all(name in parts for name in (QUERY, KEY, VALUE, OUTPUT)):
+        members = [
+            *_rows(block, prefix, parts[QUERY], queries),
+            *_rows(block, prefix, parts[KEY], size),
+            *_rows(block, prefix, parts[VALUE], size),
+        ]
+    elif TOGETHER in parts and OUTPUT in parts:  # all queries, then all keys, then all values
+        keys = queries * width
+        members = [
+            *_rows(block, prefix, parts[TOGETHER], queries),
+            *_rows(block, prefix, parts[TOGETHER], size, keys),
+            *_rows(block, prefix, parts[TOGETHER], size, keys + size * width),
+        ]
+    else:
+        raise Uncuttable("its queries, keys and values are not told apart")
+    members.append(_columns(block, prefix, parts[OUTPUT], queries))
+    return [Group(f"{prefix} attention", "heads", width, tuple(members), "num_attention_heads")]
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _sizes(part: nn.Module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer or GPT-2's Conv1D."""
+    if isinstance(part, nn.Linear):
+        return part.in_features, part.out_features
+    if type(part).__name__ == "Conv1D" and isinstance(weight := getattr(part, "weight", None), nn.Parameter):
+        return weight.shape[0], weight.shape[1]
+    return None
+
+
+def _rows(block: nn.Module, prefix: str, name: str, repeat: int = 1, offset: int = 0) -> Iterator[Member]:
+    part = block.get_submodule(name)
+    yield Member(f"{prefix}.{name}.weight", 0 if isinstance(part, nn.Linear) else 1, "makes", repeat, offset)
+    if part.bias is not None:
+        yield Member(f"{prefix}.{name}.bias", 0, "scales", repeat, offset)
+
+
+def _columns(block: nn.Module, prefix: str, name: str, repeat: int = 1) -> Member:
+    linear = isinstance(block.get_submodule(name), nn.Linear)
+    return Member(f"{prefix}.{name}.weight", 1 if linear else 0, "reads", repeat)
