@@ -55,7 +55,7 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
 
 def test_a_format_that_fails_leaves_the_others_in_the_folder(given, monkeypatch):
     """TensorFlow is found and does not start: what a run cannot know before."""
-    monkeypatch.setattr("webapp.engine.exports.savedmodel.find_spec", lambda name: name)
+    monkeypatch.setattr("webapp.engine.exporters.savedmodel.find_spec", lambda name: name)
     monkeypatch.setenv("PYTHONPATH", str(given / "modules"))
     (given / "modules/tensorflow").mkdir(parents=True)
     (given / "modules/tensorflow/__init__.py").write_text("raise ImportError('no such instruction')")

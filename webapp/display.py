@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, current_app, request, url_for
 
 from webapp.engine.data.tasks import TITLES
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.importers import FORMATS
 
 from .icons import icon

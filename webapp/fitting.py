@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from webapp.engine.data.tasks import possible
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from webapp.engine.run_checks import NamedDataset, check_dataset_fits
 from webapp.store.models import Checkpoint, Dataset, UploadState

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from webapp.engine.data.tasks import with_task
-from webapp.engine.exports import with_always
+from webapp.engine.exporters import with_always
 from webapp.engine.facts import CheckpointFacts, DatasetFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.run_checks import NamedDataset, check_run, task_of

@@ -19,9 +19,9 @@ import onnx_ir
 
 from tests.benchmarks.bench import prepared
 from webapp.engine.architectures.kv_cache import Reading
+from webapp.engine.exporters.onnx.assembly import assembled
+from webapp.engine.exporters.onnx.signature import open_session
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.onnx_graph.assembly import assembled
-from webapp.engine.signature import open_session
 from webapp.engine.weights.model import Model
 
 Step = Callable[[list[int], int], int]  # the text so far, and how much of it was not there before -> the next token

@@ -9,7 +9,7 @@ import pytest
 from tests.api_client import Refused
 from tests.cases import models
 from tests.cases.conftest import FINISHED_WITHIN_SECONDS, folder_of, uploaded
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 
 RECIPES = {
     "as it is": [{"technique": "magnitude_pruning", "settings": {"sparsity": 0.0}}],

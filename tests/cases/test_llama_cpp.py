@@ -15,7 +15,7 @@ from tests.engine.conftest import Bench, build_tiny
 from tests.engine.importers.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
 from webapp.engine.architectures import architecture
 from webapp.engine.architectures.build import build, load
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.weights.model import Model
 
 pytest.importorskip("xllamacpp", reason="`make cases` installs it")

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.engine.importers.exported_program.exported import export
 from webapp.engine.architectures.build import build
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.layout import Layout
 from webapp.engine.predict import held_by, predict
 from webapp.engine.probe import compare_probe, write_probe

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.probe import RELATIVE, compare_probe, write_probe
 from webapp.engine.weights.model import Model
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from webapp.engine.signature import TextSignature
+from webapp.engine.exporters.onnx.signature import TextSignature
 from webapp.serving.errors import Refused
 from webapp.serving.tokens import Tokens
 

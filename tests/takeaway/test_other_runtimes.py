@@ -9,9 +9,9 @@ import numpy as np
 import yaml
 from gguf import GGUFReader
 
-from tests.engine.exports.test_delivered import language_model, prose
+from tests.engine.exporters.test_delivered import language_model, prose
 from tests.takeaway.test_packages import finished, unpacked
-from webapp.engine.signature import EXAMPLE
+from webapp.engine.exporters.onnx.signature import EXAMPLE
 
 __all__ = ["language_model", "prose"]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.engine.test_stages import Bench
 from webapp.engine.data.preprocessing import Preprocessing
-from webapp.engine.signature import EXAMPLE
+from webapp.engine.exporters.onnx.signature import EXAMPLE
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Checkpoint, Dataset, Run, Stage
 from webapp.takeaway import TARGETS, Taken, offered, pack

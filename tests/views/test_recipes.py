@@ -4,7 +4,7 @@ import pytest
 
 from tests.views.page import Page
 from tests.views.seeded import seed_checkpoint, seed_dataset
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.techniques import techniques
 from webapp.store.models import Run
 

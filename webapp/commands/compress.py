@@ -23,7 +23,7 @@ class _Formats(click.Option):
     """Its help lists the formats, which are known only once the engine is imported."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from webapp.engine.exports import exports
+        from webapp.engine.exporters import exports
 
         listed = [f"{name} ({form.title})" for name, form in exports().items() if not form.always]
         self.help = f"{self.help}\n\nFormats: {', '.join(listed)}"
@@ -70,7 +70,7 @@ def compress(
 
     Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
     """
-    from webapp.engine.exports import check_names
+    from webapp.engine.exporters import check_names
     from webapp.engine.predict import understood
     from webapp.engine.receipt_text import render_text
     from webapp.engine.recipe import Recipe
@@ -136,7 +136,7 @@ def _run(
     preprocessing: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Path]]:
     from webapp.engine.errors import PareError
-    from webapp.engine.exports import with_always
+    from webapp.engine.exporters import with_always
     from webapp.engine.facts import CheckpointFacts, DatasetFacts
     from webapp.engine.pipeline import stages
     from webapp.engine.predict import predict

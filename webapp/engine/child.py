@@ -127,8 +127,9 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
         return inspected(job, output, lines, _limit_memory)
     if task == "try_formats":
         signal.alarm(job["seconds"])  # which ends this process: then nothing is known
+        from webapp.engine.exporters.writable import unwritable
+
         from .facts import CheckpointFacts
-        from .writable import unwritable
 
         return unwritable(Path(job["folder"]), CheckpointFacts.model_validate(job["facts"]))
     from .stages import StageJob, run_stage

@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .exports import exports as formats
-from .exports import with_always
+from .exporters import exports as formats
+from .exporters import with_always
 from .recipe import Recipe
 from .techniques import DATA_NEEDS, needs_of, technique
 

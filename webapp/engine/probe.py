@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.program import output_names
 from webapp.engine.data.batches import Batch, every_output, outputs, synthetic
-from webapp.engine.exports.base import Loaded
+from webapp.engine.exporters.base import Loaded
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import lazy_tensors, write_safetensors

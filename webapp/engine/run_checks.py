@@ -13,7 +13,7 @@ from webapp.engine.data.tasks import for_task, resolved
 from webapp.engine.techniques.training.teaching import check_alike
 
 from .errors import DatasetUnfit, RecipeInvalid
-from .exports import check_exports
+from .exporters import check_exports
 from .facts import CheckpointFacts, DatasetFacts, Task
 from .predict import check_recipe
 from .recipe import Recipe

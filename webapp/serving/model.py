@@ -14,8 +14,8 @@ import numpy as np
 
 from webapp.engine.architectures.kv_cache import Reading, nothing, pasts
 from webapp.engine.data.preprocessing import Preprocessing
+from webapp.engine.exporters.onnx.signature import open_session, signature_of
 from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.signature import open_session, signature_of
 
 from .errors import Refused, Unloadable
 from .pictures import batch_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.signature import TensorSignature
+from webapp.engine.exporters.onnx.signature import TensorSignature
 
 from .answers import Answer, Request, as_json, object_of
 from .errors import Refused

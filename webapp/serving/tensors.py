@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.signature import TensorSignature
+from webapp.engine.exporters.onnx.signature import TensorSignature
 
 from .errors import Refused
 

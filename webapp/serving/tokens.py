@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from webapp.engine.signature import TextSignature
+from webapp.engine.exporters.onnx.signature import TextSignature
 
 from .errors import Refused
 from .tensors import Array

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from webapp.engine.signature import EXAMPLE, TOKENIZER
+from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
 
 from . import words
 from .stored import Taken

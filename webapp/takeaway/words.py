@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from webapp.engine.signature import EXAMPLE, TOKENIZER
+from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
 
 from .stored import Taken
 

@@ -12,7 +12,7 @@ from webapp.database import db
 from webapp.deletion import delete_checkpoint
 from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers import FORMATS
 from webapp.engine.plugins import Accepted

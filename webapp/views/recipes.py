@@ -14,7 +14,7 @@ from sqlalchemy.orm import load_only
 from webapp.database import db
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.errors import PareError, PreprocessingInvalid
-from webapp.engine.exports import exports as formats
+from webapp.engine.exporters import exports as formats
 from webapp.engine.facts import DatasetFacts
 from webapp.engine.recipe import lines_named
 from webapp.engine.techniques import techniques

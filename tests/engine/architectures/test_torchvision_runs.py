@@ -8,7 +8,7 @@ import torch
 from tests.engine.architectures import torchvision_shapes as shapes
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.techniques.surgery import groups_of
 from webapp.engine.techniques.surgery.cutting import cut
 from webapp.engine.weights import Dense

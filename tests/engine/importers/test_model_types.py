@@ -9,7 +9,7 @@ import torch
 from tests.engine.importers.model_types import checkpoint_of, runs_and_is_proven
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.weights.model import Model
 
 QUICK = (

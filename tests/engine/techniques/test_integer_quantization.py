@@ -11,7 +11,7 @@ from torch import nn
 
 from webapp.engine.architectures.build import build
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.layout import PLAIN
 from webapp.engine.techniques import integer_products, technique
 from webapp.engine.techniques.integer_products import integers

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.engine.companions import write_companions
-from webapp.engine.exports import exports
+from webapp.engine.exporters import exports
 from webapp.engine.pipeline import STATE
 from webapp.engine.progress import Report
 from webapp.engine.weights.artifact import read_model

@@ -12,7 +12,7 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.example import write_example
-from webapp.engine.exports import Export, Loaded, exports
+from webapp.engine.exporters import Export, Loaded, exports
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.latency import in_turns, percentiles
 from webapp.engine.measure import evaluate

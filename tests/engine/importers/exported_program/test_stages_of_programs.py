@@ -15,13 +15,13 @@ from webapp.engine.architectures.build import build
 from webapp.engine.architectures.factored_layers import Thin
 from webapp.engine.data.batches import Batch
 from webapp.engine.data.tasks import for_task
-from webapp.engine.exports import exports
-from webapp.engine.exports.base import Loaded
+from webapp.engine.exporters import exports
+from webapp.engine.exporters.base import Loaded
+from webapp.engine.exporters.onnx.signature import open_session
 from webapp.engine.measure import evaluate
 from webapp.engine.metrics import summarise
 from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.progress import Silent
-from webapp.engine.signature import open_session
 from webapp.engine.weights.model import Model
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))

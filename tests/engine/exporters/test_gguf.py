@@ -1,0 +1,201 @@
+"""A GGUF file holds the compressed model: its integers as they are, its floats in half precision, its tokenizer."""
+
+import gguf
+import pytest
+import torch
+
+from webapp.engine.errors import ExportUnfit, RecipeInvalid
+from webapp.engine.exporters import check_exports, exports
+from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
+from webapp.engine.math.grids import Scheme
+from webapp.engine.predict import check_recipe
+from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.recipe import Recipe
+from webapp.engine.weights import Quantized
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+WIDTH = {"intermediate_size": 96, "vocab_size": 64}
+TYPES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2"}
+TYPES |= {"Qwen3ForCausalLM": "qwen3"}
+GROUPS = {"granularity": "group", "group_size": 32}
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+FORM = exports()["gguf"]
+
+
+def quantized(bits, **more):
+    return "weight_quantization", {"bits": bits, **more}
+
+
+@pytest.fixture
+def language_model(bench, tmp_path):
+    """A tiny model of a class, inspected; its biases are not zero."""
+    import transformers
+
+    def made(name="LlamaForCausalLM", prepare=lambda folder: None, dtype=torch.float32, **changes):
+        torch.manual_seed(0)
+        sizes = {"max_position_embeddings": 64, **SIZES, **WIDTH, **changes}
+        module = getattr(transformers, name)(transformers.AutoConfig.for_model(TYPES[name], **sizes)).eval()
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, 0.5 if parameter.dim() == 1 else 0.0, 0.2)
+        module.to(dtype).save_pretrained(tmp_path / "model")
+        prepare(tmp_path / "model")
+        facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
+        return bench.out, facts
+
+    return made
+
+
+def proven(model, folder):
+    """What the file says of itself, and the proof as a run makes it."""
+    folder.mkdir()
+    told = FORM.write(model, folder)
+    write_probe(model, folder, 0)
+    proof = compare_probe(FORM.open(folder, None), model.architecture, folder, FORM.rounded(model))
+    return told, proof
+
+
+def tensors_of(folder):
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(folder / "model.gguf").tensors}
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_an_architecture_answers_as_the_compressed_model(language_model, apply_steps, tmp_path, name, bits):
+    checkpoint = language_model(name, tie_word_embeddings=bits == 4)
+    assert FORM.unfit(checkpoint[1]) is None
+    model, _ = apply_steps(checkpoint, quantized(bits))
+    told, proof = proven(model, tmp_path / "out")
+    assert proof["agreed"], proof
+    assert set(told["kinds"]) == {"F32", "Q8_0" if bits == 8 else "Q4_0"}
+    assert ("output.weight" in tensors_of(tmp_path / "out")) == (bits == 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "exact"),
+    [
+        ({"bits": 8}, "Q8_0", True),
+        ({"bits": 6, **GROUPS}, "Q8_0", True),
+        ({"bits": 4, **GROUPS}, "Q4_0", True),
+        ({"bits": 3}, "Q4_0", True),
+        ({"bits": 4, "symmetric": False, **GROUPS}, "Q4_1", False),
+        ({"bits": 8, "symmetric": False}, "Q8_0", False),
+        ({"bits": 4, "numbers": "normal"}, "Q8_0", False),
+        ({"bits": 4, "granularity": "group", "group_size": 16}, "Q8_0", False),
+    ],
+    ids=str,
+)
+def test_integers_are_kept_where_the_format_has_their_like(
+    language_model, apply_steps, tmp_path, settings, kind, exact
+):
+    model, _ = apply_steps(language_model(), quantized(**settings))
+    told, proof = proven(model, tmp_path / "out")
+    assert proof["agreed"], proof
+    found, weight = (
+        tensors_of(tmp_path / "out")["blk.1.ffn_up.weight"],
+        model.weights["model.layers.1.mlp.up_proj.weight"],
+    )
+    assert isinstance(weight, Quantized)
+    assert found.tensor_type.name == kind
+    values, given = torch.from_numpy(gguf.dequantize(found.data, found.tensor_type).copy()), weight.decode()
+    assert torch.equal(values, given) == exact
+    assert (values - given).norm() < 0.01 * given.norm()
+    assert (proof["rounding"] == 0) == exact
+    assert bool(told["notes"][1:]) == (kind == "Q8_0" and not exact)  # the first says that there is no tokenizer
+
+
+@pytest.mark.parametrize(
+    ("steps", "kinds"),
+    [
+        ([("magnitude_pruning", {"sparsity": 0.5})], {"F32", "F16"}),
+        ([("sparsegpt", {"sparsity": 0.5}), quantized(4)], {"F32", "Q4_0"}),
+        ([("cast", {"dtype": "bfloat16"})], {"F32", "BF16"}),
+        ([("cast", {"dtype": "float16"})], {"F32", "F16"}),
+        ([("structured_pruning", {"ratio": 0.25, "round_to": 1}), quantized(8)], {"F32", "F16", "Q8_0"}),
+        ([("layer_drop", {"blocks": 1}), quantized(8)], {"F32", "Q8_0"}),
+        ([quantized(8), ("dynamic_quantization", {})], {"F32", "Q8_0"}),
+    ],
+    ids=["pruned", "pruned, 4 bits", "bfloat16", "float16", "cut, 8 bits", "shortened, 8 bits", "dynamic"],
+)
+def test_a_recipe_answers_as_the_compressed_model(language_model, apply_steps, given_batches, tmp_path, steps, kinds):
+    checkpoint = language_model()
+    model, _ = apply_steps(checkpoint, *steps, data=given_batches(checkpoint[1].architecture))
+    told, proof = proven(model, tmp_path / "out")
+    assert proof["agreed"], proof
+    assert set(told["kinds"]) == kinds
+    assert told["size_bytes"] == (tmp_path / "out/model.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1.0, 1e4, 1e7, 1e30], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [64, 40])
+@pytest.mark.parametrize(
+    "scheme", [Scheme(8), Scheme(4, 32), Scheme(4, 32, symmetric=False), Scheme(4, 32, numbers="normal")], ids=str
+)
+def test_values_beyond_float16_are_held_too(size, dtype, columns, scheme):
+    weight = (size * torch.randn(8, columns, generator=torch.Generator().manual_seed(0))).to(dtype)
+    weight[0] *= 1e-4
+    encoded = Quantized.nearest(weight, scheme)
+    choice = choose(encoded)
+    kind = gguf.GGMLQuantizationType[choice.kind]
+    found = torch.from_numpy(gguf.dequantize(packed(encoded, choice).numpy(), kind).copy()).reshape(8, columns)
+    assert torch.equal(found, rounded(encoded, choice).decode())
+    limit = 0.01 * float(encoded.decode().abs().max()) + 2**-24 * 128  # the least that a float16 scale can be
+    assert float((found - encoded.decode()).abs().max()) < limit
+
+
+def test_half_precision_is_measured_and_not_hidden(language_model, apply_steps, tmp_path):
+    model, _ = apply_steps(language_model(), ("magnitude_pruning", {"sparsity": 0.1}))
+    _, proof = proven(model, tmp_path / "out")
+    assert 0 < proof["rounding"] < 0.1
+    assert proof["max_abs_difference"] <= proof["tolerance"] < proof["rounding"]
+
+
+def test_a_file_that_is_not_the_model_is_found_out(language_model, apply_steps, tmp_path):
+    model, _ = apply_steps(language_model(), quantized(8))
+    proven(model, tmp_path / "out")
+    name = "model.layers.0.self_attn.k_proj.weight"
+    weight = model.weights[name]
+    model.weights[name] = Quantized(weight.codes.flip(0), weight.grid, weight.shape, weight.dtype)
+    proof = compare_probe(FORM.open(tmp_path / "out", None), model.architecture, tmp_path / "out", FORM.rounded(model))
+    assert not proof["agreed"]
+
+
+def test_stretched_positions_are_in_the_file(language_model, apply_steps, tmp_path):
+    model, _ = apply_steps(language_model(rope_parameters=STRETCHED), quantized(8))
+    _, proof = proven(model, tmp_path / "out")
+    assert proof["agreed"], proof
+    factors = torch.from_numpy(tensors_of(tmp_path / "out")["rope_freqs.weight"].data.copy())
+    assert factors.shape == (8,)
+    assert factors.max() == 8
+    assert factors.min() == 1
+
+
+def test_what_llama_cpp_does_not_compute_is_said_before_anything_runs(language_model, mlp):
+    assert "runs language models" in FORM.unfit(mlp[1])
+    odd = language_model(hidden_act="gelu")[1]
+    assert "SiLU" in FORM.unfit(odd)
+
+
+def test_factors_are_refused_with_the_way_out(language_model, apply_steps, tmp_path):
+    model, _ = apply_steps(language_model(), ("low_rank", {"ratio": 0.5}))
+    with pytest.raises(ExportUnfit, match="thin factors, for which llama"):
+        FORM.write(model, tmp_path)
+    assert list(tmp_path.glob("*.gguf")) == []
+
+
+def test_factors_are_refused_before_anything_runs(language_model):
+    _, facts = language_model()
+    recipe = Recipe.read({"steps": [{"technique": "low_rank", "settings": {"ratio": 0.5}}]})
+    kinds = check_recipe(facts, recipe).kinds
+    assert "pivoted" in kinds
+    for name in ("gguf", "compressed_tensors"):
+        with pytest.raises(RecipeInvalid, match="the recipe leaves thin factors"):
+            check_exports(facts, ["safetensors", name], kinds)
+    check_exports(facts, ["safetensors", "program", "onnx"], kinds)

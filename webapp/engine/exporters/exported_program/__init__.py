@@ -1,0 +1,83 @@
+"""An exported program (`.pt2`): torch loads and runs it, with neither Pare nor the model's own code.
+
+Its graph of ATen operators holds the weights: https://docs.pytorch.org/docs/stable/export.html.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.weights import Dense, Quantized
+from webapp.engine.weights.model import Model
+
+if TYPE_CHECKING:
+    from webapp.engine.exporters.writable import Trial
+
+
+class Program(Export):
+    name = "program"
+    title = "Exported program"
+    summary = (
+        "Loads with torch.export.load, with torch alone. Low-rank factors are kept, integers are decoded at each call; "
+        "zeros are stored like other values."
+    )
+    file = "model.pt2"
+    packages = ("torch",)
+
+    def lacks(self, facts: CheckpointFacts) -> str | None:
+        if facts.architecture is None:
+            return f"An exported program is a model that runs. {facts.weights_only_because}"
+        if not facts.architecture.inputs:
+            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
+        return None
+
+    def tried(self, trial: Trial) -> str | None:
+        from webapp.engine.exporters.onnx.trace import Untraceable
+
+        return f"It cannot be traced: {trial.program}." if isinstance(trial.program, Untraceable) else None
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        from .tracing import exported
+
+        torch.export.save(exported(model), folder / self.file)
+        held: Counter[str] = Counter()
+        for encoded in model.weights.values():
+            for leaf in encoded.leaves:
+                if isinstance(leaf, Quantized):
+                    held["integers"] += 1
+                elif isinstance(leaf, Dense) and leaf.dtype in (torch.float16, torch.bfloat16):
+                    held["16-bit floats"] += 1
+        return {"size_bytes": (folder / self.file).stat().st_size, "held": dict(held)}
+
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        assert spec is not None
+        module = ProgramModule(torch.export.load(folder / self.file), spec)
+        return Loaded(module, "torch.export.load, a process of its own", f"torch {torch.__version__}, its ATen graph")
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        told = " and ".join(f"{count} weights as {what}" for what, count in written["held"].items())
+        return f"Holds {told}, which it decodes to float32 at each call: small rather than fast." if told else ""
+
+
+class ProgramModule(nn.Module):
+    """The program, called like the model's own module."""
+
+    def __init__(self, program: ExportedProgram, spec: ArchitectureSpec) -> None:
+        super().__init__()
+        self.program, self.named = program.module(), spec.family == "transformers"
+        self.inputs = list(program.graph_signature.user_inputs)
+
+    def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
+        """A tokenizer may tell more than the program was made to take: of single texts, the kinds of tokens, all 0."""
+        inputs = named if self.named else dict(zip(self.inputs, given, strict=True))
+        found = self.program(**{name: inputs[name] for name in self.inputs})
+        return list(found.values()) if isinstance(found, dict) and not self.named else found

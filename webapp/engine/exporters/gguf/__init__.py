@@ -1,0 +1,150 @@
+"""GGUF: the file that llama.cpp runs, for LLaMA-type language models.
+
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The files beside this one import gguf, so they are imported
+where they are needed, in the child process. The names of tensors are in importers/gguf.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from webapp.engine.errors import ExportUnfit
+from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.weights import Composite, Dense, Encoded
+from webapp.engine.weights.model import Model
+
+
+class Gguf(Export):
+    name = "gguf"
+    title = "GGUF"
+    summary = (
+        "Runs in llama.cpp with its tokenizer and chat template; integers of up to 8 bits stay integers, floats become "
+        "half precision; zeros are stored like other values."
+    )
+    file = "model.gguf"
+    beside_original = False
+    timed = False  # llama.cpp runs it, which is not here
+    rounds = True
+    factors = False
+    packages = ("gguf",)
+
+    def lacks(self, facts: CheckpointFacts) -> str | None:
+        from webapp.engine.architectures.transformers_family import parsed_config
+        from webapp.engine.importers.gguf.names import why_not
+
+        spec = facts.architecture
+        if spec is None:
+            return f"A GGUF file is a model that runs. {facts.weights_only_because}"
+        if spec.family != "transformers" or spec.told_task != "causal-lm":
+            return f"llama.cpp runs language models; this is a {spec.title}."
+        return why_not(parsed_config(spec.config))
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        from gguf import GGMLQuantizationType, GGUFWriter
+
+        from webapp.engine.architectures.transformers_family import parsed_config
+        from webapp.engine.importers.gguf.model import rope_factors
+        from webapp.engine.importers.gguf.names import ARCHITECTURES, ROPE_FREQS, interleaved, their_name, turned_heads
+
+        from .blocks import choose, packed
+        from .metadata import write_hyperparameters
+        from .vocabulary import WITHOUT, write_vocabulary
+
+        assert model.architecture is not None
+        config, weights = parsed_config(model.architecture.config), _weights(model)
+        choices = {name: choose(encoded) for name, encoded in weights.items()}
+        kinds: Counter[str] = Counter()
+        for name, choice in choices.items():
+            kinds[choice.kind] += choice.bytes(weights[name].shape)
+        writer = GGUFWriter(None, ARCHITECTURES[config.model_type])
+        mostly = max((kind for kind in kinds if kind != "F32"), key=lambda kind: kinds[kind])
+        write_hyperparameters(writer, config, model.architecture.title, mostly)
+        notes = write_vocabulary(writer, model.files, config.vocab_size)
+        if (factors := rope_factors(config)) is not None:
+            weights[ROPE_FREQS] = Dense(factors)
+            choices[ROPE_FREQS] = choose(weights[ROPE_FREQS])
+        for name, choice in choices.items():
+            shape, kind = weights[name].shape, GGMLQuantizationType[choice.kind]
+            theirs = ROPE_FREQS if name == ROPE_FREQS else their_name(name)
+            writer.add_tensor_info(theirs, shape, torch.empty(0).numpy().dtype, choice.bytes(shape), raw_dtype=kind)
+        writer.write_header_to_file(folder / self.file)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, choice in choices.items():
+            heads, rows = turned_heads(name, config), packed(weights[name], choice)
+            writer.write_tensor_data((interleaved(rows, heads) if heads else rows).numpy())
+        writer.close()
+        reads_text = not WITHOUT & set(notes)
+        notes += _lost(weights, choices) + _elsewhere(model, config)
+        size = (folder / self.file).stat().st_size
+        return {"size_bytes": size, "kinds": dict(kinds), "reads_text": reads_text, "notes": notes}
+
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        from importlib.metadata import version
+
+        from .reading import read_module
+
+        runtime = f"its values run by torch {torch.__version__}, float32; llama.cpp itself was not run"
+        return Loaded(read_module(folder / self.file), f"gguf-py {version('gguf')}, a process of its own", runtime)
+
+    def rounded(self, model: Model) -> Model:
+        from .blocks import choose, rounded
+
+        weights = {name: rounded(encoded, choose(encoded)) for name, encoded in _weights(model).items()}
+        return replace(model, weights=weights, activations={})
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        told = ", ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in written["kinds"].items())
+        return (
+            f"{told}. llama.cpp multiplies Q8_0 and Q4 blocks as integers, rounding what they are multiplied with to 8 "
+            "bits; pruned weights take the room of others, and save no time."
+        )
+
+
+def _weights(model: Model) -> dict[str, Encoded]:
+    """The weights to write, each tied one once, under the embedding's name. Raises ExportUnfit."""
+    from webapp.engine.importers.gguf.names import their_name
+    from webapp.engine.techniques.surgery.transformers_blocks import fits
+
+    named = {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
+    if model.tied:
+        named.pop("lm_head.weight", None)
+    factored = [name for name, encoded in named.items() if isinstance(encoded, Composite)]
+    if factored:
+        raise ExportUnfit(
+            f"{factored[0]}{f' and {len(factored) - 1} more' if factored[1:] else ''} are thin factors, for which "
+            "llama.cpp has no form. Leave the low-rank step out, or GGUF."
+        )
+    strange = [name for name in named if their_name(name) is None]
+    if strange:
+        raise ExportUnfit(f"{strange[0]} is a tensor that llama.cpp has no name for.")
+    assert model.architecture is not None
+    if not fits(model.architecture, {name: encoded.shape for name, encoded in named.items()}):
+        raise ExportUnfit("Its layers are not all equally wide, and a GGUF file has one width for all of them.")
+    return named
+
+
+def _lost(weights: Mapping[str, Encoded], choices: Mapping[str, Any]) -> list[str]:
+    """Why weights were not kept as they are stored, each reason once."""
+    reasons: Counter[str] = Counter(choice.note for choice in choices.values() if choice.note)
+    example = {choices[name].note: name for name in reversed(list(choices))}
+    return [
+        f"{example[reason]}{f' and {count - 1} more' if count > 1 else ''}: {reason}."
+        for reason, count in reasons.items()
+    ]
+
+
+def _elsewhere(model: Model, config: Any) -> list[str]:
+    notes = []
+    if model.activations:
+        notes.append("The rounding of the layers' inputs is not part of the file; llama.cpp has its own.")
+    if window := getattr(config, "sliding_window", None):
+        notes.append(f"Its attention looks {window} tokens back; llama.cpp looks at all of them.")
+    return notes

@@ -1,0 +1,102 @@
+"""TensorFlow SavedModel: what TensorFlow Serving loads. It is made of the ONNX graph, operator by operator.
+
+TensorFlow runs in processes of its own, which know no torch: `convert` and `answering`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from webapp.engine.errors import ExportUnfit
+from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.weights.model import Model
+
+from .zipped_folder import unzip_folder, zip_folder
+
+if TYPE_CHECKING:
+    from webapp.engine.exporters.writable import Trial
+
+FOLDER = "model/1"  # TensorFlow Serving's model_base_path is the first part, and the second its version
+ONNX = "model.onnx"
+
+
+def _installed(*names: str) -> tuple[str, ...]:
+    """Those of the names under which a package may be installed that one is."""
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            version(name)
+            found.append(name)
+    return tuple(found)
+
+
+class SavedModel(Export):
+    name = "savedmodel"
+    title = "TensorFlow SavedModel"
+    summary = (
+        "Loads in TensorFlow Serving, from the folder in the zip file. Low-rank factors are kept, integers are "
+        "decoded to floats once, when it loads; zeros are stored like other values."
+    )
+    file = "model.savedmodel.zip"
+    packages = ("onnxscript", *_installed("tensorflow", "tensorflow-cpu"))
+
+    def lacks(self, facts: CheckpointFacts) -> str | None:
+        if facts.architecture is None:
+            return f"A SavedModel is a model that runs. {facts.weights_only_because}"
+        if not facts.architecture.inputs:
+            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
+        if find_spec("tensorflow") is None:
+            return "TensorFlow is not installed where Pare runs: pip install 'pare[tensorflow]' adds it."
+        return None
+
+    def tried(self, trial: Trial) -> str | None:
+        from webapp.engine.exporters.onnx.trace import Untraceable
+
+        from .names import missing
+
+        if isinstance(trial.graph, Untraceable):
+            return f"It cannot be traced: {trial.graph}."
+        return f"TensorFlow has nothing here for {', '.join(names)}." if (names := missing(trial.graph.graph)) else None
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
+        import onnx_ir
+
+        from webapp.engine.exporters.onnx.assembly import assembled
+        from webapp.engine.exporters.onnx.trace import Untraceable
+
+        from .processes import converted
+
+        try:
+            made = assembled(model)
+        except Untraceable as error:
+            raise ExportUnfit(f"This model cannot be written as a SavedModel: {error}.") from error
+        with tempfile.TemporaryDirectory() as given:
+            scratch = Path(given)
+            onnx_ir.save(made.model, scratch / ONNX, external_data=f"{ONNX}.data")
+            told = converted(scratch / ONNX, scratch / "zipped" / FOLDER)
+            size = zip_folder(scratch / "zipped", folder / self.file)
+        return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes, **told}
+
+    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        from .runtime import ServedModule
+
+        assert spec is not None
+        unpacked = tempfile.TemporaryDirectory()
+        unzip_folder(folder / self.file, Path(unpacked.name))
+        module = ServedModule(Path(unpacked.name) / FOLDER, spec, unpacked)
+        return Loaded(module, "TensorFlow's own loader, in a process without torch", module.runtime, runner=module)
+
+    def arithmetic(self, written: Mapping[str, Any]) -> str:
+        told = ["All products multiply floats"]
+        if written["decoded"]:
+            told.append(f"{written['decoded']} weights are stored smaller and decoded once, when the model is loaded")
+        if written["kernels"].get("integers"):
+            told.append("activations are rounded as integers would be, which takes time here and saves none")
+        return f"{'; '.join(told)}."

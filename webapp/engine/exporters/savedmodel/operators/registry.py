@@ -1,0 +1,78 @@
+"""Which ONNX operators there are, each a function from a node and its inputs to its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from webapp.engine.exporters.savedmodel.values import Dynamic, Tensor, Value, aligned
+from webapp.engine.exporters.savedmodel.weights import Weights
+
+MICROSOFT = "com.microsoft:"  # before the names of onnxruntime's own operators
+
+
+class Unmapped(Exception):
+    """A form of an operator that is not known here; the message names the operator and the form."""
+
+
+@dataclass(frozen=True)
+class Node:
+    operator: str
+    attributes: dict[str, Any]
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    weights: Weights = field(repr=False)
+
+    def get(self, name: str, otherwise: Any = None) -> Any:
+        return self.attributes.get(name, otherwise)
+
+
+Operator: TypeAlias = Callable[[Node, Sequence[Value | None]], Sequence[Value]]
+OPERATORS: dict[str, Operator] = {}
+
+
+def layouts(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Of a function that takes values as they lie, and returns one."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            assert name not in OPERATORS, name
+            OPERATORS[name] = lambda node, given: _listed(function(node, *given))
+        return function
+
+    return register
+
+
+def plain(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Of a function from plain tensors to one or several."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(node: Node, *given: Value | None) -> list[Value]:
+            found = function(node, *(None if value is None else value.plain() for value in given))
+            return [Dynamic(tensor) for tensor in _listed(found)]
+
+        layouts(*names)(called)
+        return function
+
+    return register
+
+
+def pointwise(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Of a function of tensors that are broadcast together, whichever way they lie."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(node: Node, *given: Value | None) -> Value:
+            tensors, last = aligned([value for value in given if value is not None])
+            found = iter(tensors)
+            tensor: Tensor = function(node, *(None if value is None else next(found) for value in given))
+            return Dynamic(tensor, last)
+
+        layouts(*names)(called)
+        return function
+
+    return register
+
+
+def _listed(found: Any) -> list[Any]:
+    return list(found) if isinstance(found, tuple | list) else [found]
