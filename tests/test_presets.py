@@ -1,7 +1,7 @@
 import pytest
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
-from webapp.engine.predict import predict
+from webapp.engine.run.predict import predict
 from webapp.presets import PRESETS
 
 

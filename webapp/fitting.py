@@ -11,7 +11,7 @@ from webapp.engine.data.tasks import possible
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.exporters import exports
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
-from webapp.engine.run_checks import NamedDataset, check_dataset_fits
+from webapp.engine.run.checks import NamedDataset, check_dataset_fits
 from webapp.store.models import Checkpoint, Dataset, UploadState
 
 

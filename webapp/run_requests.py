@@ -14,7 +14,7 @@ from webapp.engine.data.tasks import with_task
 from webapp.engine.exporters import with_always
 from webapp.engine.facts import CheckpointFacts, DatasetFacts
 from webapp.engine.recipe import Recipe
-from webapp.engine.run_checks import NamedDataset, check_run, task_of
+from webapp.engine.run.checks import NamedDataset, check_run, task_of
 from webapp.engine.techniques import techniques
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 

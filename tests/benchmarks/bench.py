@@ -130,7 +130,7 @@ def run(model: str, steps: list[dict[str, Any]], score: bool = True) -> dict[str
 def _child(job: dict[str, Any], path: Path) -> tuple[dict[str, Any], float, float]:
     path.write_text(json.dumps(job))
     with subprocess.Popen(
-        [sys.executable, "-m", "webapp.engine.child", str(path)],
+        [sys.executable, "-m", "webapp.engine.run.child", str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -147,9 +147,9 @@ def _child(job: dict[str, Any], path: Path) -> tuple[dict[str, Any], float, floa
 
 def scored(given: dict[str, Any], path: Path) -> dict[str, float]:
     from webapp.engine.architectures.build import build
-    from webapp.engine.measure import evaluate
-    from webapp.engine.metrics import summarise
-    from webapp.engine.stages import StageJob
+    from webapp.engine.run.measure import evaluate
+    from webapp.engine.run.metrics import summarise
+    from webapp.engine.run.stages import StageJob
     from webapp.engine.weights.artifact import read_model
     from webapp.engine.weights.model import Model
 

@@ -13,7 +13,7 @@ import pytest
 from tests.api_client import Api
 from tests.cases import corpus
 from tests.pare_process import serving
-from webapp.engine.receipt_text import render_text
+from webapp.engine.run.receipt_text import render_text
 
 FINISHED_WITHIN_SECONDS = 3600
 

@@ -13,9 +13,9 @@ from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers.inspect import inspect_checkpoint
-from webapp.engine.predict import prepare_step
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import prepare_step
 from webapp.engine.techniques import Context
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import lazy_tensors

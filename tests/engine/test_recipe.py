@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.predict import check_recipe, match_layers, predict
 from webapp.engine.recipe import Recipe, Step, lines_named
+from webapp.engine.run.predict import check_recipe, match_layers, predict
 
 
 def step(technique="magnitude_pruning", **more):

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from webapp.engine import child
+from webapp.engine.run import child
 
 preload = child.preload
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.test_stages import Bench
+from tests.engine.run.test_stages import Bench
 from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.exporters.onnx.signature import EXAMPLE
 from webapp.store.files import FileStore

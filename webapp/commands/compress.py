@@ -71,9 +71,9 @@ def compress(
     Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
     """
     from webapp.engine.exporters import check_names
-    from webapp.engine.predict import understood
-    from webapp.engine.receipt_text import render_text
     from webapp.engine.recipe import Recipe
+    from webapp.engine.run.predict import understood
+    from webapp.engine.run.receipt_text import render_text
 
     if out.exists() and any(out.iterdir()):
         raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
@@ -138,10 +138,10 @@ def _run(
     from webapp.engine.errors import PareError
     from webapp.engine.exporters import with_always
     from webapp.engine.facts import CheckpointFacts, DatasetFacts
-    from webapp.engine.pipeline import stages
-    from webapp.engine.predict import predict
-    from webapp.engine.receipt import conclude
-    from webapp.engine.run_checks import NamedDataset, check_run, task_of
+    from webapp.engine.run.checks import NamedDataset, check_run, task_of
+    from webapp.engine.run.plan import stages
+    from webapp.engine.run.predict import predict
+    from webapp.engine.run.receipt import conclude
 
     def named(key: str) -> NamedDataset | None:
         found = given[key]

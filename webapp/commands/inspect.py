@@ -17,8 +17,8 @@ from .workbench import workbench
 def inspect(file: Path, as_json: bool) -> None:
     """List what FILE holds: architecture, tensors, where the bytes are."""
     from webapp.engine.facts import CheckpointFacts
-    from webapp.engine.predict import held_by
-    from webapp.engine.unreached import unreached
+    from webapp.engine.run.predict import held_by
+    from webapp.engine.run.unreached import unreached
 
     with tempfile.TemporaryDirectory() as parent, workbench(Path(parent)) as bench:
         told = bench.upload("checkpoint", file, lambda *_: None)

@@ -28,7 +28,7 @@ from .processes import kill_group, oom_kills
 
 log = logging.getLogger(__name__)
 
-ENGINE_CHILD = "webapp.engine.child"
+ENGINE_CHILD = "webapp.engine.run.child"
 LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
 MEMORY_WORDS = (*WORDS, "memoryerror", "memory allocation of")  # the last is what Rust says

@@ -63,12 +63,13 @@ class EnginePipeline:
     """The engine's. Its import takes seconds and lets no other thread run, so it is not left to the first run."""
 
     def prepare(self) -> None:
-        from webapp.engine import receipt
+        from webapp.engine.run import receipt
 
         assert receipt
 
     def stages(self, run: Mapping[str, Any]) -> Sequence[Plan]:
-        from webapp.engine import pipeline, recipe
+        from webapp.engine import recipe
+        from webapp.engine.run import plan as pipeline
 
         return pipeline.stages(recipe.Recipe.model_validate(run["recipe"]), run["exports"])
 
@@ -81,7 +82,8 @@ class EnginePipeline:
         training: str | None,
         teacher: str | None,
     ) -> str:
-        from webapp.engine import pipeline, recipe
+        from webapp.engine import recipe
+        from webapp.engine.run import plan as pipeline
 
         steps = recipe.Recipe.model_validate(run["recipe"])
         return pipeline.stage_key(
@@ -98,6 +100,6 @@ class EnginePipeline:
         stage_files: Mapping[str, Any],
         failed: Mapping[str, Any],
     ) -> dict[str, Any]:
-        from webapp.engine import receipt
+        from webapp.engine.run import receipt
 
         return receipt.conclude(run, checkpoint, dataset, training_dataset, stage_facts, stage_files, failed)

@@ -16,8 +16,8 @@ from webapp.engine.exporters import exports
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers import FORMATS
 from webapp.engine.plugins import Accepted
-from webapp.engine.predict import held_by
-from webapp.engine.unreached import unreached
+from webapp.engine.run.predict import held_by
+from webapp.engine.run.unreached import unreached
 from webapp.fitting import tasks_of
 from webapp.request_errors import Conflict
 from webapp.run_requests import set_task

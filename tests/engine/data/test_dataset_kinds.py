@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tests.engine.drawn import tone
-from tests.engine.test_stages import Bench
+from tests.engine.run.test_stages import Bench
 from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid
-from webapp.engine.pipeline import stage_key
-from webapp.engine.receipt_text import render_text
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.plan import stage_key
+from webapp.engine.run.receipt_text import render_text
 
 PRUNE = ("magnitude_pruning", {"sparsity": 0.5})
 

@@ -10,8 +10,8 @@ from webapp.engine.data.datasets import open_dataset
 from webapp.engine.data.questions import Question, Questions, tokens_of
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.measure import choice_likelihoods, evaluate
 from webapp.engine.progress import Silent
+from webapp.engine.run.measure import choice_likelihoods, evaluate
 
 SPEC = ArchitectureSpec(
     family="transformers", title="LlamaForCausalLM", task="causal-lm", config={}, inputs={"tokens": 64, "vocab": 40}

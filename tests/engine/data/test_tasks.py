@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.engine.test_stages import Bench as Run
+from tests.engine.run.test_stages import Bench as Run
 from webapp.engine.data.tasks import TITLES, answer_shape, named, possible, resolved, with_task
 from webapp.engine.errors import DatasetUnfit, TaskUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, SplitFacts
-from webapp.engine.receipt import _verdict
 from webapp.engine.recipe import Recipe
-from webapp.engine.run_checks import NamedDataset, without_data
+from webapp.engine.run.checks import NamedDataset, without_data
+from webapp.engine.run.receipt import _verdict
 
 LM = ArchitectureSpec(
     family="transformers", title="GPT2LMHeadModel", task="causal-lm", config={}, inputs={"tokens": 64, "vocab": 40}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.engine.test_stages import Bench as Stages
+from tests.engine.run.test_stages import Bench as Stages
 
 INT8 = ("weight_quantization", {"bits": 8})
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from webapp.engine.architectures.build import build
 from webapp.engine.exporters import exports
-from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_probe
 
 FORM = exports()["program"]
 FACTORS, PRUNED = ("low_rank", {"ratio": 0.5}), ("magnitude_pruning", {"sparsity": 0.5})

@@ -8,9 +8,9 @@ from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_exports, exports
 from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
 from webapp.engine.math.grids import Scheme
-from webapp.engine.predict import check_recipe
-from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import check_recipe
+from webapp.engine.run.proof import compare_probe, write_probe
 from webapp.engine.weights import Quantized
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}

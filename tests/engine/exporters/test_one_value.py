@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from webapp.engine.exporters import exports
-from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_probe
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.safetensors import lazy_tensors
 

@@ -10,7 +10,7 @@ from webapp.engine.architectures.build import build
 from webapp.engine.architectures.kv_cache import Reading, pasts
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.exporters import exports
-from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_probe
 from webapp.engine.weights.model import Model
 
 KEEPING = {  # class -> model type, config

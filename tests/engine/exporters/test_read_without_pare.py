@@ -11,15 +11,15 @@ from torch import nn
 
 from webapp.engine.layout import Layout
 from webapp.engine.math.grids import Scheme
-from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import prepare
 from webapp.engine.techniques import Context
 from webapp.engine.weights import Dense, FactoredConv, Pivoted, Quantized
 from webapp.engine.weights.artifact import write_model
 from webapp.engine.weights.model import Model
 
-PAGE = Path(__file__).parents[2] / "docs/read_without_pare.py"
+PAGE = Path(__file__).parents[3] / "docs/read_without_pare.py"
 PRUNE, HALF = ("magnitude_pruning", {"sparsity": 0.6}), ("cast", {"dtype": "bfloat16"})
 FACTOR = ("low_rank", {"by": "rank", "rank": 5})
 

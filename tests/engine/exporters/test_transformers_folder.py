@@ -13,7 +13,7 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.exporters import exports
-from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_probe
 
 FORM = exports()["compressed_tensors"]
 GROUPS = {"granularity": "group", "group_size": 8}

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.engine.importers.model_types import DECODER
-from tests.engine.test_stages import Bench as Run
+from tests.engine.run.test_stages import Bench as Run
 from webapp.engine.architectures import architecture
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import batches, outputs, synthetic

@@ -8,8 +8,8 @@ import pytest
 
 from tests.hostile_inputs import CHECKPOINTS, DATASETS, one, safetensors
 from webapp.engine.errors import PareError
-from webapp.engine.inspection import inspected
 from webapp.engine.progress import Silent
+from webapp.engine.run.inspection import inspected
 
 SECONDS = 5.0  # of a processor, which a machine that stands still does not take; most take hundredths
 GROWTH_BYTES = 700_000_000

@@ -31,8 +31,8 @@ def test_it_is_inspected_pruned_quantized_judged_and_proven(bench, name):
 
 def test_padding_is_no_token_that_is_judged(bench):
     """Rows padded to the longest count as many tokens as they have, alone or together."""
-    from webapp.engine.measure import evaluate
     from webapp.engine.progress import Silent
+    from webapp.engine.run.measure import evaluate
 
     (folder, facts), _ = checkpoint_of("BertForTokenClassification", bench)
     module = build(Model.of_checkpoint(folder, facts))

@@ -10,11 +10,11 @@ from webapp.engine.data.batches import batches
 from webapp.engine.data.datasets import open_dataset
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.importers.inspect import inspect_checkpoint
-from webapp.engine.measure import evaluate
-from webapp.engine.metrics import summarise
-from webapp.engine.pipeline import stage_key
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.measure import evaluate
+from webapp.engine.run.metrics import summarise
+from webapp.engine.run.plan import stage_key
 from webapp.engine.techniques import techniques
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.plans import Plan

@@ -8,8 +8,8 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
 from webapp.engine.data.datasets import Arrays
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
-from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
 from webapp.engine.techniques.training import Student
 
 

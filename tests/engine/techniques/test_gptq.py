@@ -12,8 +12,8 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
 from webapp.engine.math.grids import Scheme
-from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
 from webapp.engine.techniques import technique
 from webapp.engine.techniques.calibration import Slot
 from webapp.engine.weights import Dense, Quantized

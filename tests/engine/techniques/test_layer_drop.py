@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from webapp.engine.architectures.build import build
-from webapp.engine.companions import write_companions
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.changed_config import write_companions
+from webapp.engine.run.predict import predict
 from webapp.engine.weights.artifact import write_model
 
 BLOCKS = 5

@@ -10,9 +10,9 @@ from webapp.engine.architectures.build import FactoredLinear, build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
-from webapp.engine.predict import predict
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
 from webapp.engine.techniques import Context, Skip, technique
 from webapp.engine.weights import Dense, Factored, FactoredConv, Pivoted
 from webapp.engine.weights.artifact import read_model, write_model

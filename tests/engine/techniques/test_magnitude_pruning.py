@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
 from webapp.engine.weights.artifact import read_model, write_model
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
 from webapp.engine.weights.artifact import write_model
 
 

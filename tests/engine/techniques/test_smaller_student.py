@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from webapp.engine.architectures.build import build, load
-from webapp.engine.companions import write_companions
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.changed_config import write_companions
+from webapp.engine.run.predict import predict
 from webapp.engine.weights.artifact import write_model
 from webapp.engine.weights.model import Model
 

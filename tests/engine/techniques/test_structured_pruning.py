@@ -11,12 +11,12 @@ from torch import nn
 from webapp.engine.architectures.build import build, load
 from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.architectures.resnet import ResNetModule
-from webapp.engine.companions import write_companions
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.predict import predict
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.changed_config import write_companions
+from webapp.engine.run.predict import predict
 from webapp.engine.techniques.surgery import groups_of
 from webapp.engine.weights.artifact import predicted_size, read_model, write_model
 from webapp.engine.weights.model import Model
@@ -230,8 +230,8 @@ def test_concatenation_and_depthwise_convolutions_are_followed():
 )
 def test_any_width_and_dtype(tmp_path_factory, inputs, width, classes, dtype, importance, dead):
     from tests.engine.conftest import Bench, Given
-    from webapp.engine.predict import prepare_step
     from webapp.engine.progress import Silent
+    from webapp.engine.run.predict import prepare_step
     from webapp.engine.techniques import Context
 
     bench = Bench(tmp_path_factory.mktemp("any"))

@@ -11,9 +11,9 @@ from torch import nn
 from webapp.engine.architectures.build import build
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.math import masks
-from webapp.engine.predict import predict, prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict, prepare
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.weights.artifact import predicted_size, read_model, write_model
 from webapp.engine.weights.model import Model

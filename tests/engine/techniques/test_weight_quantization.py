@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from webapp.engine.architectures.build import build
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
-from webapp.engine.predict import predict
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
 from webapp.engine.techniques import Context, technique
 from webapp.engine.weights import Dense
 from webapp.engine.weights.artifact import read_model, write_model

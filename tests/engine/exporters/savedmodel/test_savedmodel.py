@@ -13,7 +13,7 @@ from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_exports, exports
 from webapp.engine.exporters.savedmodel.processes import converted
-from webapp.engine.probe import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_probe
 
 needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
 INT8 = ("weight_quantization", {"bits": 8})

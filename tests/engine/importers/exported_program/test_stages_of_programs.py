@@ -9,7 +9,7 @@ from torch import nn
 from torch.export import Dim
 
 from tests.engine.importers.exported_program.exported import CASES, ConvEmbedAttend, Masked, Residual, export
-from tests.engine.test_stages import Bench as Run
+from tests.engine.run.test_stages import Bench as Run
 from webapp.engine import load
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.factored_layers import Thin
@@ -18,10 +18,10 @@ from webapp.engine.data.tasks import for_task
 from webapp.engine.exporters import exports
 from webapp.engine.exporters.base import Loaded
 from webapp.engine.exporters.onnx.signature import open_session
-from webapp.engine.measure import evaluate
-from webapp.engine.metrics import summarise
-from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.progress import Silent
+from webapp.engine.run.measure import evaluate
+from webapp.engine.run.metrics import summarise
+from webapp.engine.run.proof import compare_probe, write_probe
 from webapp.engine.weights.model import Model
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))

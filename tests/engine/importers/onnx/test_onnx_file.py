@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from tests.engine.test_stages import Bench as Run
+from tests.engine.run.test_stages import Bench as Run
 
 
 def model(weights, nodes, path, **save):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.engine.importers.onnx.graphs import CASES, answered, export
-from tests.engine.test_stages import Bench as Run
+from tests.engine.run.test_stages import Bench as Run
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 
 from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.data.datasets import Arrays
-from webapp.engine.predict import prepare
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import prepare
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.calibration import TechniqueData
 from webapp.engine.weights.model import Model

@@ -13,7 +13,7 @@ from webapp.engine.errors import ExportUnfit, OutOfMemory
 
 from .convert import UNFIT
 
-PACKAGE_PARENT = Path(__file__).parents[3]
+PACKAGE_PARENT = Path(__file__).parents[4]
 LAST_WORDS = 12  # lines
 
 

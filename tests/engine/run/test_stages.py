@@ -14,12 +14,12 @@ from torch import nn
 
 from webapp.engine import load
 from webapp.engine.errors import ArtifactUnproven, DatasetUnfit
-from webapp.engine.pipeline import stage_key, stages
 from webapp.engine.progress import Silent
-from webapp.engine.receipt import conclude
-from webapp.engine.receipt_text import render_text
 from webapp.engine.recipe import Recipe
-from webapp.engine.stages import StageJob, run_stage
+from webapp.engine.run.plan import stage_key, stages
+from webapp.engine.run.receipt import conclude
+from webapp.engine.run.receipt_text import render_text
+from webapp.engine.run.stages import StageJob, run_stage
 
 PRUNE_AND_QUANTIZE = [("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 4})]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from webapp.engine.metrics import METRICS, Samples, difference, interval, summarise, wilson
+from webapp.engine.run.metrics import METRICS, Samples, difference, interval, summarise, wilson
 
 
 def samples(*values: float) -> Samples:

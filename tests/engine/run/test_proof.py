@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from webapp.engine.exporters import exports
-from webapp.engine.probe import RELATIVE, compare_probe, write_probe
+from webapp.engine.run.proof import RELATIVE, compare_probe, write_probe
 from webapp.engine.weights.model import Model
 
 

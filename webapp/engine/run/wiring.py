@@ -15,14 +15,14 @@ import torch
 
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
+from webapp.engine.progress import Silent
+from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import needs_of, techniques
 from webapp.engine.weights.model import Model
 
-from .facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from .measure import evaluate
 from .metrics import Samples, wilson
-from .progress import Silent
-from .recipe import Recipe
-from .techniques import needs_of, techniques
 
 OTHERS = {
     "relu": ("gelu", "silu", "tanh", "sigmoid", "identity"),

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.archive import Refuse, most_unpacked_bytes, unpacked_bytes
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.data.tasks import with_task
+from webapp.engine.errors import CheckpointRefused, DatasetRefused, PareError
 from webapp.engine.importers.inspect import inspect_checkpoint
+from webapp.engine.progress import Report
 from webapp.engine.weights.memory import is_want_of_memory
-
-from .archive import Refuse, most_unpacked_bytes, unpacked_bytes
-from .errors import CheckpointRefused, DatasetRefused, PareError
-from .progress import Report
 
 log = logging.getLogger(__name__)
 

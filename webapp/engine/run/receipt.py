@@ -11,14 +11,14 @@ from importlib.metadata import version
 from typing import Any
 
 from webapp.engine.data.preprocessing import preprocessing_of
+from webapp.engine.facts import CheckpointFacts, DatasetFacts
+from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import technique
 from webapp.units import lowered
 
-from .facts import CheckpointFacts, DatasetFacts
 from .metrics import number_text
-from .pipeline import code_digest
+from .plan import code_digest
 from .receipt_artifacts import delivered, files_of, lacking, packages, runtimes, undelivered
-from .recipe import Recipe
-from .techniques import technique
 from .unreached import Held, unreached
 
 PACKAGES = ("transformers", "numpy")

@@ -10,14 +10,14 @@ from webapp.engine.data.batches import JUDGED_BY_ORIGINAL
 from webapp.engine.data.datasets import fit
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.data.tasks import for_task, resolved
+from webapp.engine.errors import DatasetUnfit, RecipeInvalid
+from webapp.engine.exporters import check_exports
+from webapp.engine.facts import CheckpointFacts, DatasetFacts, Task
+from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import needs_of, techniques
 from webapp.engine.techniques.training.teaching import check_alike
 
-from .errors import DatasetUnfit, RecipeInvalid
-from .exporters import check_exports
-from .facts import CheckpointFacts, DatasetFacts, Task
 from .predict import check_recipe
-from .recipe import Recipe
-from .techniques import needs_of, techniques
 from .wiring import unconfirmable
 
 

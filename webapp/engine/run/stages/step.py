@@ -10,17 +10,17 @@ from typing import Any
 from webapp.engine.architectures.reshape import facts_of
 from webapp.engine.data.tasks import for_task
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.pipeline import STATE
-from webapp.engine.predict import prepare_step
-from webapp.engine.probe import write_probe
 from webapp.engine.progress import Part, Report
-from webapp.engine.sizes import half_precision_bytes
+from webapp.engine.run.plan import STATE
+from webapp.engine.run.predict import prepare_step
+from webapp.engine.run.proof import write_probe
+from webapp.engine.run.sizes import half_precision_bytes
+from webapp.engine.run.wiring import refusal
 from webapp.engine.techniques import DATA_NEEDS, Context
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import same_tensors
-from webapp.engine.wiring import refusal
 
 from .job import StageJob
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from webapp.engine import latency
+from webapp.engine.run import latency
 
 
 def times(rng, median, spread, n=60):

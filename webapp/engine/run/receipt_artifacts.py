@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .exporters import Export, exports
+from webapp.engine.exporters import Export, exports
 
 Facts = Mapping[str, Any]
 

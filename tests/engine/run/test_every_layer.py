@@ -8,11 +8,11 @@ from tests.engine.importers.exported_program.exported import export
 from webapp.engine.architectures.build import build
 from webapp.engine.exporters import exports
 from webapp.engine.layout import Layout
-from webapp.engine.predict import held_by, predict
-from webapp.engine.probe import compare_probe, write_probe
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import held_by, predict
+from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.run.unreached import unreached
 from webapp.engine.techniques.calibration.slots import columns_of, inputs_as_rows
-from webapp.engine.unreached import unreached
 from webapp.engine.weights.artifact import read_model, write_model
 
 PRUNED = ("magnitude_pruning", {"sparsity": 0.5})

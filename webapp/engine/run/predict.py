@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts, reshaped_plans
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.recipe import Recipe, Step, invalid, matches, select_layers
+from webapp.engine.techniques import Skip, Technique, technique
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.plans import DensePlan, Plan
 
-from .errors import RecipeInvalid
-from .facts import CheckpointFacts, LayerFacts
-from .recipe import Recipe, Step, invalid, matches, select_layers
-from .techniques import Skip, Technique, technique
 from .unreached import Held, Unreached, unreached
 
 Answer = TypeVar("Answer")

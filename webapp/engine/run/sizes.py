@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.reshape import facts_of
+from webapp.engine.facts import CheckpointFacts
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
 from webapp.engine.weights.safetensors import read_header
-
-from .facts import CheckpointFacts
 
 
 def measure_file(path: Path, model: Model, original: CheckpointFacts) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .exporters import exports as formats
-from .exporters import with_always
-from .recipe import Recipe
-from .techniques import DATA_NEEDS, needs_of, technique
+from webapp.engine.exporters import exports as formats
+from webapp.engine.exporters import with_always
+from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import DATA_NEEDS, needs_of, technique
 
 STATE = "state.safetensors"  # what a step leaves
 ARTIFACT = "model.safetensors"  # what is delivered
@@ -98,7 +98,7 @@ def stage_key(
 @cache
 def code_digest() -> str:
     """The hash of the engine's own sources: a result is reused only by the code that made it."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     content = hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
         content.update(str(path.relative_to(here)).encode() + b"\0" + path.read_bytes())

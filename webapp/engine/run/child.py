@@ -1,4 +1,4 @@
-"""The child process: one piece of work, then gone. The worker's jobs fork it; `python -m webapp.engine.child JOB.json`.
+"""The child process, `python -m webapp.engine.run.child JOB.json`: one piece of work, then gone. The worker's jobs fork it.
 
 It speaks JSON lines on stdout (progress, log, point, and last `done` or `error`) and leaves at once when its stdin
 closes, because then whoever started it is dead. Uploaded bytes are parsed here and nowhere else.
@@ -18,9 +18,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.errors import DiskFull, OutOfMemory, PareError
 from webapp.engine.weights.memory import is_want_of_memory
-
-from .errors import DiskFull, OutOfMemory, PareError
 
 DONE, FAILED = 0, 3
 GARBAGE = 100_000  # new objects before it is collected
@@ -128,8 +127,7 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
     if task == "try_formats":
         signal.alarm(job["seconds"])  # which ends this process: then nothing is known
         from webapp.engine.exporters.writable import unwritable
-
-        from .facts import CheckpointFacts
+        from webapp.engine.facts import CheckpointFacts
 
         return unwritable(Path(job["folder"]), CheckpointFacts.model_validate(job["facts"]))
     from .stages import StageJob, run_stage

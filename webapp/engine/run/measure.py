@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from webapp.engine.data.batches import Batch, every_output, outputs
 from webapp.engine.data.targets import per_place, scores_of_classes, shaped_like, two_classes
+from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec
+from webapp.engine.progress import Report
 
-from .facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec
 from .metrics import Samples, Scores, shown
-from .progress import Report
 
 MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 

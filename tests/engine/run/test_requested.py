@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from tests.engine.importers.exported_program.exported import export
-from tests.engine.test_stages import Bench as Run
-from webapp.engine.predict import predict
-from webapp.engine.receipt_text import render_text
+from tests.engine.run.test_stages import Bench as Run
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
+from webapp.engine.run.receipt_text import render_text
 from webapp.engine.techniques import techniques
 
 EIGHTS = {"ratio": 0.5, "round_to": 8}

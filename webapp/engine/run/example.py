@@ -10,8 +10,7 @@ import numpy as np
 from webapp.engine.data.batches import Batch
 from webapp.engine.exporters.base import Runner
 from webapp.engine.exporters.onnx.signature import EXAMPLE
-
-from .facts import ArchitectureSpec
+from webapp.engine.facts import ArchitectureSpec
 
 TOKENS = 16  # of a text: a language model's answer has the whole vocabulary for each
 MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long

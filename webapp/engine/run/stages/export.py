@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from webapp.engine.companions import write_companions
 from webapp.engine.exporters import exports
-from webapp.engine.pipeline import STATE
 from webapp.engine.progress import Report
+from webapp.engine.run.changed_config import write_companions
+from webapp.engine.run.plan import STATE
 from webapp.engine.weights.artifact import read_model
 
 from .job import StageJob

@@ -9,20 +9,20 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from tests.engine.run.test_stages import Bench as Run
 from tests.engine.techniques.test_structured_pruning import RESNET
-from tests.engine.test_stages import Bench as Run
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.resnet import ResNetModule
 from webapp.engine.data.batches import batches
 from webapp.engine.data.datasets import open_dataset
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.measure import evaluate
 from webapp.engine.progress import Silent
-from webapp.engine.receipt_text import render_text
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.measure import evaluate
+from webapp.engine.run.receipt_text import render_text
+from webapp.engine.run.wiring import dependent, judged, unconfirmable
 from webapp.engine.techniques import techniques
 from webapp.engine.weights.model import Model
-from webapp.engine.wiring import dependent, judged, unconfirmable
 
 
 class Residual(nn.Module):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.engine.architectures.build import build
-from webapp.engine.measure import evaluate
-from webapp.engine.metrics import number_text, summarise
-from webapp.engine.pipeline import STATE
 from webapp.engine.progress import Report
+from webapp.engine.run.measure import evaluate
+from webapp.engine.run.metrics import number_text, summarise
+from webapp.engine.run.plan import STATE
+from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
-from webapp.engine.wiring import marked
 
 from .job import StageJob
 

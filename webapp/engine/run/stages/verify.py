@@ -11,18 +11,18 @@ from torch import nn
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
-from webapp.engine.example import write_example
 from webapp.engine.exporters import Export, Loaded, exports
 from webapp.engine.facts import ArchitectureSpec
-from webapp.engine.latency import in_turns, percentiles
-from webapp.engine.measure import evaluate
-from webapp.engine.metrics import Samples, Scores, difference, summarise
-from webapp.engine.pipeline import STATE
-from webapp.engine.probe import compare_probe
 from webapp.engine.progress import Part, Report
-from webapp.engine.sizes import measure_file
+from webapp.engine.run.example import write_example
+from webapp.engine.run.latency import in_turns, percentiles
+from webapp.engine.run.measure import evaluate
+from webapp.engine.run.metrics import Samples, Scores, difference, summarise
+from webapp.engine.run.plan import STATE
+from webapp.engine.run.proof import compare_probe
+from webapp.engine.run.sizes import measure_file
+from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
-from webapp.engine.wiring import marked
 
 from .baseline import SCORES
 from .job import StageJob

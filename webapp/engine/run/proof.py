@@ -17,12 +17,11 @@ from webapp.engine.architectures.build import build
 from webapp.engine.architectures.program import output_names
 from webapp.engine.data.batches import Batch, every_output, outputs, synthetic
 from webapp.engine.exporters.base import Loaded
+from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.weights import dtype_name
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import lazy_tensors, write_safetensors
-
-from .facts import ArchitectureSpec
-from .weights import dtype_name
 
 PROBE, HASHES = "probe.safetensors", "hashes.json"
 RELATIVE = 1e-4  # of the largest answer: threads may add up in another order

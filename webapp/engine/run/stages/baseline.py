@@ -9,11 +9,11 @@ from typing import Any
 
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
-from webapp.engine.measure import evaluate
-from webapp.engine.metrics import Scores, number_text, summarise
 from webapp.engine.progress import Report
-from webapp.engine.sizes import measure_file
-from webapp.engine.wiring import judged, marked
+from webapp.engine.run.measure import evaluate
+from webapp.engine.run.metrics import Scores, number_text, summarise
+from webapp.engine.run.sizes import measure_file
+from webapp.engine.run.wiring import judged, marked
 
 from .job import StageJob
 
