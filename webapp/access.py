@@ -14,7 +14,8 @@ from ipaddress import IPv6Address, ip_address
 from flask import Flask, current_app, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 
-from .request_errors import AccessRefused, TooManyTries
+from webapp.actions.errors import AccessRefused, TooManyTries
+
 from .services import services
 
 PUBLIC = ("/shared/", "/serve/", "/static/", "/static-vendor/", "/bootstrap/static/")

@@ -26,8 +26,9 @@ from flask import request
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from webapp.actions.errors import BodyStalled, Busy
+
 from .config import Settings
-from .request_errors import BodyStalled, Busy
 
 SMALL_BODY_BYTES = 1 << 16  # up to here a body is collected before a thread is asked for
 HEAD_BYTES = 1 << 16  # gunicorn refuses a larger one

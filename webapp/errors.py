@@ -10,11 +10,11 @@ from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException, SecurityError
 
+from webapp.actions.errors import AccessRefused, Busy, TooManyTries
 from webapp.engine.errors import PareError
 from webapp.store.errors import DatabaseUnusable, StoreError, StoreFull
 from webapp.store.space import FULL, is_full
 
-from .request_errors import AccessRefused, Busy, TooManyTries
 from .services import services
 
 PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py

@@ -17,11 +17,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import HTTPException
 
+from webapp.actions.errors import Conflict, KeyReused, RequestInvalid
 from webapp.engine.errors import PareError
 from webapp.store.errors import StoreError
 from webapp.store.models import KeptAnswer, now
-
-from .request_errors import Conflict, KeyReused, RequestInvalid
 
 KEPT = timedelta(days=1)
 KEY_LENGTH = 255

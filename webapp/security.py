@@ -14,7 +14,8 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import SecurityError
 from werkzeug.sansio.utils import host_is_trusted
 
-from .request_errors import CrossSite
+from webapp.actions.errors import CrossSite
+
 from .services import services
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

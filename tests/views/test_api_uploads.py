@@ -9,10 +9,10 @@ from unittest.mock import Mock
 import pytest
 
 from tests.views.api_errors import error_of
+from webapp.actions.upload_drafts import begin as begin_draft
+from webapp.actions.upload_drafts import held, sweep_drafts
 from webapp.store.errors import StoreFull
 from webapp.store.models import Checkpoint, Dataset
-from webapp.upload_drafts import begin as begin_draft
-from webapp.upload_drafts import held, sweep_drafts
 
 
 def objects(files):

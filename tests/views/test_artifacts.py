@@ -9,7 +9,7 @@ import pytest
 
 from tests.views.api_errors import error_of
 from tests.views.seeded import CONTENT
-from webapp.file_names import artifact_name, file_stem
+from webapp.actions.file_names import artifact_name, file_stem
 from webapp.store.models import Artifact
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from webapp.file_names import downloaded
+from webapp.actions.file_names import downloaded
 
 from .workbench import digest_of
 

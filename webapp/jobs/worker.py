@@ -14,10 +14,10 @@ from types import FrameType
 from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
+from webapp.actions.upload_drafts import sweep_drafts
 from webapp.config import Settings
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
-from webapp.upload_drafts import sweep_drafts
 
 from .child import ENGINE_CHILD
 from .client import JobClient

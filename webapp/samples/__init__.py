@@ -12,9 +12,9 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from webapp.actions.uploads import Inspections, receive_checkpoint, receive_dataset
 from webapp.store.files import FileStore
 from webapp.store.models import Checkpoint, Dataset
-from webapp.uploads import Inspections, receive_checkpoint, receive_dataset
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER / "digits_cnn.safetensors"

@@ -11,7 +11,7 @@ from wtforms import PasswordField
 from wtforms.validators import InputRequired
 
 from webapp import access
-from webapp.request_errors import AccessRefused, TooManyTries
+from webapp.actions.errors import AccessRefused, TooManyTries
 from webapp.services import services
 
 blueprint = Blueprint("access", __name__)

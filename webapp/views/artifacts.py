@@ -11,10 +11,10 @@ from werkzeug.exceptions import PreconditionFailed
 from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
+from webapp.actions.errors import NotFound
+from webapp.actions.file_names import artifact_name
 from webapp.connections import hold_place
 from webapp.database import db
-from webapp.file_names import artifact_name
-from webapp.request_errors import NotFound
 from webapp.services import services
 from webapp.store.models import Artifact, Run
 

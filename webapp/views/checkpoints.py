@@ -8,8 +8,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
 from webapp import charts
+from webapp.actions.compatibility import tasks_of
+from webapp.actions.deletion import delete_checkpoint
+from webapp.actions.errors import Conflict
+from webapp.actions.run_requests import set_task
 from webapp.database import db
-from webapp.deletion import delete_checkpoint
 from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
 from webapp.engine.exporters import exports
@@ -18,9 +21,6 @@ from webapp.engine.importers import FORMATS
 from webapp.engine.plugins import Accepted
 from webapp.engine.run.predict import held_by
 from webapp.engine.run.unreached import unreached
-from webapp.fitting import tasks_of
-from webapp.request_errors import Conflict
-from webapp.run_requests import set_task
 from webapp.services import services
 from webapp.store.models import Checkpoint, Run, UploadState
 

@@ -9,9 +9,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload, load_only
 
 from webapp import charts
-from webapp.comparison import COLUMNS, SCALES, View, as_csv, compare, drawn, runs_of
+from webapp.actions.comparison import COLUMNS, SCALES, View, as_csv, compare, drawn, runs_of
+from webapp.actions.sharing import shares_of
 from webapp.database import db
-from webapp.sharing import shares_of
 from webapp.store.models import Checkpoint, Dataset, Run
 
 blueprint = Blueprint("compare", __name__)

@@ -6,8 +6,8 @@ from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import func, or_, select
 
+from webapp.actions.deletion import delete_dataset
 from webapp.database import db
-from webapp.deletion import delete_dataset
 from webapp.engine.data.inspect import READ
 from webapp.engine.facts import DatasetFacts
 from webapp.previews import thumbnails

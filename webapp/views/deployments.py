@@ -5,11 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import deployments
+from webapp.actions import deployments
+from webapp.actions.deployments import DeploymentRequest, deployment_of
+from webapp.actions.snippets import snippets
 from webapp.database import db
-from webapp.deployments import DeploymentRequest, deployment_of
 from webapp.services import services
-from webapp.snippets import snippets
 
 blueprint = Blueprint("deployments", __name__)
 

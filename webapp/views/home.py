@@ -6,8 +6,8 @@ from flask import Blueprint, render_template
 from sqlalchemy import func, select
 
 from webapp import samples
+from webapp.actions.compatibility import first_choice
 from webapp.database import db
-from webapp.fitting import first_choice
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 
 from .checkpoints import accepted

@@ -6,13 +6,13 @@ from contextlib import ExitStack
 
 from flask import Blueprint, Response
 
+from webapp.actions.errors import NotFound
+from webapp.actions.file_names import file_stem
+from webapp.actions.packages import TARGETS, Taken, offered, pack
 from webapp.connections import hold_place
 from webapp.database import db
-from webapp.file_names import file_stem
-from webapp.request_errors import NotFound
 from webapp.services import services
 from webapp.store.models import Run
-from webapp.takeaway import TARGETS, Taken, offered, pack
 
 from .artifacts import CACHING, disposition
 

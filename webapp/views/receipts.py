@@ -8,9 +8,9 @@ from typing import Any
 from flask import Blueprint, Response, render_template
 
 from webapp import charts
+from webapp.actions.errors import NotFound
+from webapp.actions.file_names import downloaded, file_stem
 from webapp.database import db
-from webapp.file_names import downloaded, file_stem
-from webapp.request_errors import NotFound
 from webapp.store.models import Run
 
 from .artifacts import disposition

@@ -11,6 +11,8 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import load_only
 
+from webapp.actions.compatibility import architecture_only, exports_against, first_choice, reasons_against
+from webapp.actions.run_requests import RunRequest, create_run
 from webapp.database import db
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.errors import PareError, PreprocessingInvalid
@@ -18,11 +20,9 @@ from webapp.engine.exporters import exports as formats
 from webapp.engine.facts import DatasetFacts
 from webapp.engine.recipe import lines_named
 from webapp.engine.techniques import techniques
-from webapp.fitting import architecture_only, exports_against, first_choice, reasons_against
 from webapp.forms import RunForm, setting_rows, settings_form
 from webapp.presets import PRESETS
 from webapp.previews import seen_by_the_model
-from webapp.run_requests import RunRequest, create_run
 from webapp.services import services
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 from webapp.units import byte_text

@@ -11,16 +11,16 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
 from webapp import charts
+from webapp.actions.deletion import delete_run
+from webapp.actions.deployments import deployable, deployed
+from webapp.actions.packages import offered
+from webapp.actions.run_requests import cancel_run, retry_artifact, retry_run
+from webapp.actions.sharing import shares_of
 from webapp.database import db
-from webapp.deletion import delete_run
-from webapp.deployments import deployable, deployed
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
-from webapp.run_requests import cancel_run, retry_artifact, retry_run
 from webapp.services import services
-from webapp.sharing import shares_of
 from webapp.store.models import Checkpoint, LogLine, Run, RunState
-from webapp.takeaway import offered
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 

@@ -14,10 +14,10 @@ from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 
+from webapp.actions.deployments import check_token
+from webapp.actions.errors import Busy
 from webapp.database import db
-from webapp.deployments import check_token
 from webapp.engine.errors import PareError
-from webapp.request_errors import Busy
 from webapp.services import services
 from webapp.serving.client import Connection
 from webapp.serving.errors import TooLarge, Unavailable, Unknown, error_body

@@ -6,10 +6,10 @@ from flask import Blueprint, Response, flash, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp import charts
-from webapp.comparison import COLUMNS, SCALES, SETTINGS, Comparison, View, as_csv, compare, drawn, runs_of
+from webapp.actions.comparison import COLUMNS, SCALES, SETTINGS, Comparison, View, as_csv, compare, drawn, runs_of
+from webapp.actions.errors import NotFound
+from webapp.actions.sharing import open_share, revoke, share_runs, shared_runs, token_of
 from webapp.database import db
-from webapp.request_errors import NotFound
-from webapp.sharing import open_share, revoke, share_runs, shared_runs, token_of
 from webapp.store.models import Run, Share
 
 from .artifacts import artifact_of, send_artifact

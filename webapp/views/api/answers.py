@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 from flask import url_for
 from sqlalchemy import Select, select, tuple_
 
+from webapp.actions.errors import RequestInvalid
+from webapp.actions.sharing import token_of
 from webapp.database import db
 from webapp.engine.recipe import Recipe
-from webapp.request_errors import RequestInvalid
-from webapp.sharing import token_of
 from webapp.store.models import Artifact, Checkpoint, Dataset, Deployment, LogLine, Run, Share
 
 from . import schemas

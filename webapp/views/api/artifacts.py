@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Response
 
-from webapp import run_requests
+from webapp.actions import run_requests
+from webapp.actions.packages import offered
 from webapp.database import db
 from webapp.services import services
 from webapp.store.models import Run
-from webapp.takeaway import offered
 from webapp.views.artifacts import artifact_of, send_artifact
 from webapp.views.packages import send_package
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from webapp import uploads
+from webapp.actions import uploads
+from webapp.actions.deletion import delete_checkpoint as delete_row
+from webapp.actions.run_requests import set_task
 from webapp.database import db
-from webapp.deletion import delete_checkpoint as delete_row
-from webapp.run_requests import set_task
 from webapp.services import services
 from webapp.store.files import Readable
 from webapp.store.models import Checkpoint

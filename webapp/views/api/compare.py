@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, request, url_for
 
-from webapp.comparison import Comparison, View, as_csv, compare, drawn, runs_of
+from webapp.actions.comparison import Comparison, View, as_csv, compare, drawn, runs_of
 from webapp.database import db
 
 from . import schemas

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from webapp import uploads
+from webapp.actions import uploads
+from webapp.actions.deletion import delete_dataset as delete_row
 from webapp.database import db
-from webapp.deletion import delete_dataset as delete_row
 from webapp.services import services
 from webapp.store.files import Readable
 from webapp.store.models import Dataset

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from webapp import deployments
+from webapp.actions import deployments
+from webapp.actions.deployments import DeploymentRequest
 from webapp.database import db
-from webapp.deployments import DeploymentRequest
 from webapp.services import services
 
 from .answers import deployment_answer

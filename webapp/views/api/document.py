@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
+from webapp.actions.packages import TARGETS
 from webapp.idempotency import KEY_LENGTH
 from webapp.services import services
-from webapp.takeaway import TARGETS
 
 from .endpoints import ENDPOINTS, Endpoint, blueprint
 from .schemas import ErrorAnswer

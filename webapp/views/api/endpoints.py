@@ -12,9 +12,9 @@ from flask import Blueprint, Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
+from webapp.actions.errors import BodyInvalid, NotFound, RequestInvalid
 from webapp.database import db
 from webapp.idempotency import once
-from webapp.request_errors import BodyInvalid, NotFound, RequestInvalid
 from webapp.services import services
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from webapp.request_errors import RequestInvalid
+from webapp.actions.errors import RequestInvalid
 from webapp.store.errors import UploadBroken
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from webapp.actions.run_requests import named, parse_recipe, ready
 from webapp.database import db
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe, lines_named
 from webapp.engine.run.checks import without_data
 from webapp.engine.run.predict import match_layers, predict
-from webapp.run_requests import named, parse_recipe, ready
 from webapp.store.models import Checkpoint, Dataset
 
 from . import schemas

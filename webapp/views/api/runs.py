@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from webapp import run_requests
+from webapp.actions import run_requests
+from webapp.actions.deletion import delete_run as delete_row
+from webapp.actions.run_requests import RunChanges, RunRequest
 from webapp.database import db
-from webapp.deletion import delete_run as delete_row
 from webapp.engine.recipe import lines_named
-from webapp.run_requests import RunChanges, RunRequest
 from webapp.services import services
 from webapp.store.models import Run
 

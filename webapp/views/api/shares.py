@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from werkzeug.datastructures import MultiDict
 
-from webapp.comparison import View, compare, drawn, runs_of
+from webapp.actions.comparison import View, compare, drawn, runs_of
+from webapp.actions.sharing import open_share, revoke, share_runs, shares_of
 from webapp.database import db
-from webapp.sharing import open_share, revoke, share_runs, shares_of
 from webapp.store.models import Run
 
 from . import schemas

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from webapp import trials
+from webapp.actions import tryout as trials
+from webapp.actions.deployments import tried
+from webapp.actions.tryout import TrialRequest
 from webapp.database import db
-from webapp.deployments import tried
 from webapp.services import services
 from webapp.store.models import DeploymentState, Run
-from webapp.trials import TrialRequest
 
 from .deployment_schemas import TrialAnswer
 from .endpoints import endpoint, row_of

@@ -6,12 +6,12 @@ import shutil
 
 from flask import Response, after_this_request, request
 
-from webapp import upload_drafts
+from webapp.actions import upload_drafts
+from webapp.actions.errors import Conflict, RequestInvalid
+from webapp.actions.upload_drafts import Draft
+from webapp.actions.uploads import upload_name, upload_split
 from webapp.engine.data.tasks import named
-from webapp.request_errors import Conflict, RequestInvalid
 from webapp.services import services
-from webapp.upload_drafts import Draft
-from webapp.uploads import upload_name, upload_split
 
 from . import schemas
 from .checkpoints import receive_checkpoint

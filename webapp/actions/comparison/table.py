@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from webapp import charts
-from webapp.request_errors import NotFound, RequestInvalid
+from webapp.actions.errors import NotFound, RequestInvalid
 from webapp.store.models import Run
 
 from .notes import metric_of, notes_on

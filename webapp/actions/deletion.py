@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from webapp.store.models import Checkpoint, Dataset, Deployment, Run, RunState, Share, now
 
-from .request_errors import Conflict
+from .errors import Conflict
 
 
 def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:

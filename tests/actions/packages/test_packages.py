@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tests.engine.run.test_stages import Bench
+from webapp.actions.packages import TARGETS, Taken, offered, pack
+from webapp.actions.packages.targets import FILES
 from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.exporters.onnx.signature import EXAMPLE
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Checkpoint, Dataset, Run, Stage
-from webapp.takeaway import TARGETS, Taken, offered, pack
-from webapp.takeaway.targets import FILES
 
 FORMATS = ("safetensors", "onnx")
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from werkzeug.datastructures import MultiDict
 
 from webapp import charts
-from webapp.request_errors import RequestInvalid
+from webapp.actions.errors import RequestInvalid
 
 SCALES = ("auto", "linear", "log")
 COLUMNS = {  # of the table: key, title, unit

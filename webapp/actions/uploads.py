@@ -16,7 +16,7 @@ from webapp.engine.data.tasks import named
 from webapp.store.files import FileStore, Readable
 from webapp.store.models import Checkpoint, Dataset
 
-from .request_errors import RequestInvalid, UploadEmpty
+from .errors import RequestInvalid, UploadEmpty
 
 NAME_LENGTH = 200  # characters; the column's width
 SPLITS = ("auto", "all")

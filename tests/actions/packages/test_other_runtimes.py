@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 from gguf import GGUFReader
 
+from tests.actions.packages.test_packages import finished, unpacked
 from tests.engine.exporters.test_delivered import language_model, prose
-from tests.takeaway.test_packages import finished, unpacked
 from webapp.engine.exporters.onnx.signature import EXAMPLE
 
 __all__ = ["language_model", "prose"]

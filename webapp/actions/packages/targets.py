@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
 
-from . import words
+from . import readmes as words
 from .stored import Taken
 
 FILES = Path(__file__).parent / "files"

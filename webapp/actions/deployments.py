@@ -19,8 +19,8 @@ from webapp.engine.facts import Task
 from webapp.serving.errors import Unauthorized
 from webapp.store.models import Artifact, Deployment, DeploymentState, Run, now
 
-from .fitting import architecture_only
-from .request_errors import Conflict, NotFound
+from .compatibility import architecture_only
+from .errors import Conflict, NotFound
 
 ENDING = ".onnx"
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from tests.actions.packages.test_packages import finished, its_tests, unpacked, without_pare
 from tests.engine.exporters.test_delivered import language_model, prose
-from tests.takeaway.test_packages import finished, its_tests, unpacked, without_pare
 from webapp.engine.architectures.build import build
 from webapp.engine.exporters.onnx.signature import TOKENIZER
 from webapp.engine.weights.artifact import read_model

@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from webapp.config import Settings
 from webapp.store.errors import UploadTooLarge
 from webapp.store.files import LOOK_EVERY_BYTES, Readable
 from webapp.store.models import new_id
 from webapp.store.space import as_store_full, require_free
 
-from .config import Settings
-from .request_errors import Busy, NotFound, RequestInvalid, UploadEmpty
+from .errors import Busy, NotFound, RequestInvalid, UploadEmpty
 
 CHUNK_BYTES = 1 << 16  # a connection that is reset loses less than this of what it sent
 

@@ -1,5 +1,5 @@
 from tests.views.seeded import seed_checkpoint, seed_dataset
-from webapp.fitting import first_choice, reasons_against
+from webapp.actions.compatibility import first_choice, reasons_against
 from webapp.store.database import make_engine, make_sessions, upgrade
 
 

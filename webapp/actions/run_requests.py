@@ -18,7 +18,7 @@ from webapp.engine.run.checks import NamedDataset, check_run, task_of
 from webapp.engine.techniques import techniques
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
-from .request_errors import Conflict, NotFound
+from .errors import Conflict, NotFound
 
 
 class RunQueue(Protocol):

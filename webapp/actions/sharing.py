@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from webapp.services import services
 from webapp.store.models import Run, Share, now
 
-from .request_errors import NotFound
-from .services import services
+from .errors import NotFound
 
 ID_LENGTH, CODE_BYTES = 12, 18
 

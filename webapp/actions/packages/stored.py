@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from webapp.deployments import about, slug_of
+from webapp.actions.deployments import about, slug_of
 from webapp.engine.exporters.onnx.signature import TOKENIZER
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Run

@@ -16,7 +16,7 @@ from webapp.serving.errors import Unavailable
 from webapp.store.models import Deployment
 
 from .deployments import Side
-from .request_errors import BodyInvalid
+from .errors import BodyInvalid
 
 LONGEST_TEXT, MOST_TOKENS, MOST_VALUES = 10_000, 128, 1_000_000
 LONGEST_PICTURE = 16_000_000  # characters of base64: 12 MB
