@@ -25,16 +25,16 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 
     from webapp.jobs.client import JobClient
     from webapp.store.files import FileStore
+    from webapp.web.access import init_access
+    from webapp.web.compression import init_compression
+    from webapp.web.database import db, init_database
+    from webapp.web.display import init_display
+    from webapp.web.error_pages import init_errors
+    from webapp.web.security import init_security
+    from webapp.web.services import Services
+    from webapp.web.views import blueprints
 
-    from .access import init_access
-    from .compression import init_compression
     from .config import Settings
-    from .database import db, init_database
-    from .display import init_display
-    from .errors import init_errors
-    from .security import init_security
-    from .services import Services
-    from .views import blueprints
 
     settings = (config or {}).get("SETTINGS") or Settings.from_environment()
     app = Flask(

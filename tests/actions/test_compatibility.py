@@ -1,4 +1,4 @@
-from tests.views.seeded import seed_checkpoint, seed_dataset
+from tests.web.views.seeded import seed_checkpoint, seed_dataset
 from webapp.actions.compatibility import first_choice, reasons_against
 from webapp.store.database import make_engine, make_sessions, upgrade
 

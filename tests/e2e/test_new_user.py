@@ -13,9 +13,9 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import clear_recipe
 from webapp import samples as shipped
-from webapp.display import suffixes
 from webapp.engine.data.inspect import READ
 from webapp.engine.importers import FORMATS
+from webapp.web.display import suffixes
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_MS = 180_000

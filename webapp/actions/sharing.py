@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.services import services
 from webapp.store.models import Run, Share, now
 
 from .errors import NotFound
@@ -29,15 +28,15 @@ def share_runs(session: Session, run_ids: Sequence[str], view: dict[str, Any] | 
     return share
 
 
-def token_of(id: str) -> str:
-    code = hmac.digest(services().settings.secret_key.encode(), f"share {id}".encode(), "sha256")[:CODE_BYTES]
+def token_of(id: str, secret_key: str) -> str:
+    code = hmac.digest(secret_key.encode(), f"share {id}".encode(), "sha256")[:CODE_BYTES]
     return id + base64.urlsafe_b64encode(code).decode()
 
 
-def open_share(session: Session, token: str) -> Share:
+def open_share(session: Session, token: str, secret_key: str) -> Share:
     """Raises NotFound, in the same words for an unknown link and for a revoked one."""
     id = token[:ID_LENGTH]
-    known = hmac.compare_digest(token_of(id).encode("utf8", "replace"), token.encode("utf8", "replace"))
+    known = hmac.compare_digest(token_of(id, secret_key).encode("utf8", "replace"), token.encode("utf8", "replace"))
     share = session.get(Share, id) if known else None
     if share is None or share.revoked_at is not None:
         raise NotFound("This link does not work. It may have been revoked; ask the person who sent it to you.")

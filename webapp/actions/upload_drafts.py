@@ -9,8 +9,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +19,7 @@ from webapp.config import Settings
 from webapp.store.errors import UploadTooLarge
 from webapp.store.files import LOOK_EVERY_BYTES, Readable
 from webapp.store.models import new_id
-from webapp.store.space import as_store_full, require_free
+from webapp.store.space import UPLOADS, as_store_full, remove_idle_folders, require_free
 
 from .errors import Busy, NotFound, RequestInvalid, UploadEmpty
 
@@ -83,9 +81,9 @@ def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int)
         raise UploadTooLarge(
             f"The file has {size_bytes} bytes; at most {settings.max_upload_bytes} can be uploaded (max_upload_bytes)."
         )
-    sweep_drafts(settings)
+    remove_idle_folders(settings.work / UPLOADS, settings.sweep_age_seconds)
     id = new_id()
-    folder = settings.work / "uploads" / id
+    folder = settings.work / UPLOADS / id
     with as_store_full(settings.work):
         folder.parent.mkdir(parents=True, exist_ok=True)
         require_free(folder.parent, size_bytes, settings.min_free_bytes)
@@ -96,7 +94,7 @@ def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int)
 
 def find(settings: Settings, id: str) -> Draft:
     """Raises NotFound."""
-    folder = settings.work / "uploads" / id
+    folder = settings.work / UPLOADS / id
     try:
         if re.fullmatch("[2-9a-z]{12}", id):
             return Draft(id, folder, Told(**json.loads((folder / "told.json").read_text())))
@@ -117,14 +115,6 @@ def held(settings: Settings, id: str) -> Iterator[Draft]:
         yield find(settings, id)  # as it is now: the writer before may have ended it
     finally:
         os.close(descriptor)
-
-
-def sweep_drafts(settings: Settings) -> None:
-    """Removes those to which nothing came for `sweep_age_seconds`."""
-    until = time.time() - settings.sweep_age_seconds
-    for folder in (settings.work / "uploads").glob("*"):
-        if max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0) <= until:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(draft: Draft) -> Draft:

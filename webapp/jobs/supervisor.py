@@ -137,7 +137,7 @@ def answers(url: str) -> bool:
 def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
     options = {
         "bind": f"fd://{descriptor}",
-        "worker-class": "webapp.connections.Worker",
+        "worker-class": "webapp.web.connections.Worker",
         "workers": "1",
         "threads": str(WEB_THREADS + transfers_at_once),
         "timeout": "120",
@@ -146,7 +146,7 @@ def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
         "limit-request-line": "8190",  # the most; a comparison has its runs in the address, 17 bytes each
     }
     named = [part for name, value in options.items() for part in (f"--{name}", value)]
-    start = "from webapp.connections import Gunicorn; Gunicorn().run()"
+    start = "from webapp.web.connections import Gunicorn; Gunicorn().run()"
     return python("-c", start, *named, "--no-control-socket", "webapp:create_app()")
 
 

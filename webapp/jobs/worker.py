@@ -14,10 +14,10 @@ from types import FrameType
 from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
-from webapp.actions.upload_drafts import sweep_drafts
 from webapp.config import Settings
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
+from webapp.store.space import UPLOADS, remove_idle_folders
 
 from .child import ENGINE_CHILD
 from .client import JobClient
@@ -122,7 +122,7 @@ class Worker:
     def _sweep(self) -> None:
         try:
             sweep_scratch(self.place)
-            sweep_drafts(self.place.settings)
+            remove_idle_folders(self.place.settings.work / UPLOADS, self.place.settings.sweep_age_seconds)
             with self.place.sessions() as session:
                 swept = sweep(session, self.place.files, self.place.settings.sweep_age_seconds)
         except Exception:

@@ -6,6 +6,7 @@ import errno
 import logging
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from .errors import StoreFull
 
 log = logging.getLogger(__name__)
 
+UPLOADS = "uploads"  # below the working folder: those that come in parts
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 POSTGRESQL_DISK_FULL = "53100"
 FULL = "The disk is full: no space is left. Delete runs or make room, then try again."
@@ -52,6 +54,14 @@ def require_free(folder: Path, size_bytes: int, min_free_bytes: int) -> None:
             f"stored and {_megabytes(min_free_bytes)} must stay free (min_free_bytes). "
             "Delete runs or make room, then try again."
         )
+
+
+def remove_idle_folders(parent: Path, idle_seconds: float) -> None:
+    """Removes those in it to which nothing was written for so long."""
+    until = time.time() - idle_seconds
+    for folder in parent.glob("*"):
+        if max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0) <= until:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The child process, `python -m webapp.engine.run.child JOB.json`: one piece of work, then gone. The worker's jobs fork it.
+"""The child process, `python -m webapp.engine.run.child JOB.json`: one piece of work, then gone.
 
-It speaks JSON lines on stdout (progress, log, point, and last `done` or `error`) and leaves at once when its stdin
-closes, because then whoever started it is dead. Uploaded bytes are parsed here and nowhere else.
+The worker's jobs fork it. It speaks JSON lines on stdout (progress, log, point, and last `done` or `error`) and leaves
+at once when its stdin closes, because then whoever started it is dead. Uploaded bytes are parsed here and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,0 +1,109 @@
+"""What holds for every page: it answers, loads nothing from elsewhere, runs nothing inline, and escapes names."""
+
+import pytest
+
+from tests.web.views.page import Page
+from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
+from webapp.store.models import Checkpoint, Run, RunState, UploadState
+
+HOSTILE = "<script>alert(1)</script>\"'.pt"
+
+EMPTY = {
+    "/": "No runs yet",
+    "/checkpoints": "No checkpoints yet",
+    "/checkpoints/new": "Drop a file here",
+    "/datasets": "No datasets yet",
+    "/datasets/new": "Drop a file here",
+    "/runs": "No runs yet",
+    "/runs?state=failed": "No run matches",
+    "/runs/new": "No checkpoint is ready",
+    "/techniques": "Magnitude pruning",
+}
+
+
+@pytest.fixture
+def full(session, files, tmp_path) -> list[str]:
+    """One of everything, each with a name that is an attack. Returns the addresses of all pages."""
+    checkpoint = seed_checkpoint(session, HOSTILE)
+    dataset = seed_dataset(session, HOSTILE)
+    done = seed_run(session, files, tmp_path, checkpoint, dataset, name=HOSTILE)
+    refused = Checkpoint(
+        name=HOSTILE,
+        filename=HOSTILE,
+        size_bytes=1,
+        digest="0" * 64,
+        state=UploadState.REFUSED,
+        reason={"message": HOSTILE},
+    )
+    inspecting = Checkpoint(name=HOSTILE, filename=HOSTILE, size_bytes=1, digest="0" * 64)
+    live = Run(name=HOSTILE, checkpoint_id=checkpoint.id, recipe=done.recipe, state=RunState.RUNNING, message=HOSTILE)
+    failed = Run(
+        name=HOSTILE, checkpoint_id=checkpoint.id, recipe=done.recipe, state=RunState.FAILED, error={"message": HOSTILE}
+    )
+    session.add_all([refused, inspecting, live, failed])
+    session.commit()
+    return [
+        *(address for address in EMPTY if "?" not in address),
+        *(f"/checkpoints/{row.id}" for row in (checkpoint, refused, inspecting)),
+        f"/datasets/{dataset.id}",
+        *(f"/runs/{row.id}" for row in (done, live, failed)),
+        f"/runs/{done.id}/receipt",
+        f"/runs/new?checkpoint={checkpoint.id}",
+        f"/runs/new?from={done.id}",
+        f"/compare?run={done.id}",
+        "/nowhere",
+    ]
+
+
+@pytest.mark.parametrize(("address", "sentence"), EMPTY.items())
+def test_an_empty_pare_says_what_to_do(client, address, sentence):
+    answer = client.get(address)
+    assert answer.status_code == 200
+    assert sentence in Page(answer.text).text
+
+
+def test_pages_load_nothing_from_elsewhere_and_run_nothing_inline(client, full):
+    for address in full:
+        page = Page(client.get(address).text)
+        for tag, own in page.elements:
+            assert not [name for name in own if name.startswith("on")], (address, tag, own)
+            for loaded in ("src", "data", "poster", "action", "formaction"):
+                assert own.get(loaded, "/").startswith("/"), (address, tag, own)
+            if tag == "link":
+                assert own["href"].startswith("/"), (address, own)
+            if tag == "script":
+                assert "src" in own or own.get("type") == "application/json", (address, own)
+
+
+def test_names_are_text_wherever_they_are_shown(client, full):
+    for address in full:
+        answer = client.get(address)
+        assert "<script>alert" not in answer.text, address
+        assert not Page(answer.text).of("script", type="")
+
+
+def test_inline_styles_are_allowed_on_pages_with_charts_only(client, full):
+    for address in full:
+        answer = client.get(address)
+        charts = "data-figure" in answer.text
+        assert ("'unsafe-inline'" in answer.headers["Content-Security-Policy"]) == charts, address
+        if not charts:
+            page = Page(answer.text)
+            assert not [own for _, own in page.elements if "style" in own], address
+            assert not page.of("style"), address
+
+
+def test_every_page_has_one_heading_a_title_and_a_way_past_the_menu(client, full):
+    for address in full:
+        page = Page(client.get(address).text)
+        assert len(page.of("h1")) == 1, address
+        assert page.of("a", href="#content"), address
+        assert page.of("main", id="content"), address
+        assert page.of("html", lang="en"), address
+
+
+def test_forms_that_write_carry_a_token(client, full):
+    for address in full:
+        page = Page(client.get(address).text)
+        writing = page.of("form", method="post")
+        assert len(page.of("input", name="csrf_token")) == len(writing), address

@@ -1,0 +1,52 @@
+from tests.web.views.page import Page
+from tests.web.views.seeded import seed_checkpoint, seed_dataset
+from webapp.engine.data.inspect import READ
+from webapp.engine.importers import FORMATS
+from webapp.samples import CHECKPOINT, DATASET
+from webapp.store.models import UploadState
+
+
+def test_without_a_checkpoint_the_way_is_to_upload_one(client):
+    page = Page(client.get("/").text)
+    assert page.of("a", href="/checkpoints/new", class_="btn btn-primary btn-lg")
+
+
+def test_a_sample_is_one_click_from_a_run(client, session):
+    checkpoint, dataset = seed_checkpoint(session), seed_dataset(session)
+    page = Page(client.get("/").text)
+    assert "Try it with the sample" in page.text
+    assert page.of("a", href=f"/runs/new?checkpoint={checkpoint.id}&dataset={dataset.id}")
+
+
+def test_every_format_is_named_on_the_first_page_and_where_files_are_chosen(client):
+    home, upload = client.get("/").text, client.get("/checkpoints/new").text
+    for one in (format_.accepts for format_ in FORMATS):
+        assert one.title in upload
+        assert one.sentence in Page(upload).text
+        assert all(suffix in home for suffix in one.suffixes)
+    for address, declared in (("/checkpoints/new", [f.accepts for f in FORMATS]), ("/datasets/new", READ)):
+        (chosen,) = Page(client.get(address).text).of("input", type="file")
+        assert set(chosen["accept"].split(",")) == {suffix for one in declared for suffix in one.suffixes}
+
+
+def test_a_fresh_instance_says_that_the_sample_is_being_read(client, session):
+    checkpoint = seed_checkpoint(session, CHECKPOINT.name)
+    dataset = seed_dataset(session, DATASET.name)
+    checkpoint.state = dataset.state = UploadState.INSPECTING
+    session.commit()
+    text = Page(client.get("/").text).text
+    assert f"The sample is being read: {CHECKPOINT.name}, {DATASET.name}" in text
+    assert "Try it with the sample" not in text
+    assert f"{CHECKPOINT.name} is being read" in Page(client.get("/runs/new").text).text
+    checkpoint.state = dataset.state = UploadState.READY
+    session.commit()
+    text = Page(client.get("/").text).text
+    assert "being read" not in text
+    assert "Try it with the sample" in text
+    seed_checkpoint(session, "mine.zip").state = UploadState.INSPECTING  # what else is uploaded does not hide it
+    session.commit()
+    assert "Try it with the sample" in Page(client.get("/").text).text
+
+
+def test_the_latest_runs_are_listed(client, run):
+    assert run.name in Page(client.get("/").text).text

@@ -1,0 +1,137 @@
+"""How numbers, times and states are shown: the filters and globals of the templates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, current_app, request, url_for
+
+from webapp.engine.data.tasks import TITLES
+from webapp.engine.exporters import exports
+from webapp.engine.importers import FORMATS
+from webapp.units import FRACTIONS, byte_text, measured_text
+
+from .icons import icon
+
+if TYPE_CHECKING:
+    from webapp.engine.plugins import Accepted
+
+STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
+    "inspecting": ("Inspecting", "search", "active"),
+    "ready": ("Ready", "check-circle-fill", "good"),
+    "refused": ("Refused", "x-octagon-fill", "bad"),
+    "queued": ("Queued", "hourglass-split", "quiet"),
+    "running": ("Running", "arrow-repeat", "active"),
+    "succeeded": ("Succeeded", "check-circle-fill", "good"),
+    "failed": ("Failed", "x-octagon-fill", "bad"),
+    "cancelled": ("Cancelled", "slash-circle", "quiet"),
+    "starting": ("Starting", "arrow-repeat", "active"),
+    "stopped": ("Stopped", "stop-circle", "quiet"),
+    "skipped": ("Skipped", "dash-circle", "quiet"),
+    "waiting": ("Waiting", "circle", "quiet"),
+    "reused": ("Reused", "recycle", "good"),
+}
+PREFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+def init_display(app: Flask) -> None:
+    app.jinja_env.filters.update(
+        bytes=byte_text,
+        count=count_text,
+        short=short_text,
+        percent=percent_text,
+        duration=duration_text,
+        measured=measured_text,
+        when=when_text,
+        format_title=format_title,
+    )
+    app.after_request(keep_versioned_assets)
+    app.jinja_env.globals.update(
+        fractions=FRACTIONS, task_titles=TITLES, icon=icon, state_looks=STATE_LOOKS, asset=asset, suffixes=suffixes
+    )
+
+
+def format_title(name: str) -> str:
+    """What a format is called, one that comes in or goes out: "compressed_tensors" → "Transformers folder"."""
+    titles = {form.name: form.accepts.title for form in FORMATS} | {
+        form.name: form.title for form in exports().values()
+    }
+    return titles.get(name, "Goes with the weights" if name == "companion" else name)
+
+
+def count_text(value: float) -> str:
+    """1234567 → "1,234,567"."""
+    return f"{value:,}"
+
+
+def short_text(value: float) -> str:
+    """134515008 → "134.5 M"; exact below 10,000."""
+    if value < 10_000:
+        return count_text(value)
+    divisor, letter = next((d, p) for d, p in PREFIXES if value >= d)
+    return f"{value / divisor:.1f} {letter}"
+
+
+def percent_text(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def duration_text(seconds: float | None) -> str:
+    """0.4 → "0.4 s", 75 → "1 min 15 s", 4000 → "1 h 6 min"."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def when_text(moment: datetime, now: datetime | None = None) -> str:
+    """ "just now", "5 min ago", "3 h ago", else the date. SQLite gives times without a zone; they are UTC."""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if seconds < 60:
+        return "just now"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min ago"
+    if seconds < 86400:
+        return f"{int(seconds // 3600)} h ago"
+    return f"{moment:%-d %b %Y}"
+
+
+def suffixes(accepted: Iterable[Accepted]) -> list[str]:
+    """How the files end that can be uploaded, each once."""
+    return list(dict.fromkeys(suffix for one in accepted for suffix in one.suffixes))
+
+
+def asset(name: str) -> str:
+    """The address of a file in static/, with its digest: a new version is never taken from a cache."""
+    return url_for("static", filename=name, v=asset_version(Path(current_app.static_folder or ""), name))
+
+
+def keep_versioned_assets(response: Response) -> Response:
+    """For good, where the address names the version; else a browser asks again, and mostly hears 304."""
+    if request.endpoint == "static" and request.args.get("v") and response.status_code == 200:
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    if request.endpoint == "bootstrap.static" and response.status_code == 200:
+        response.headers["Cache-Control"] = "public, max-age=86400"  # it is another one only with another package
+    return response
+
+
+@cache
+def _digest(path: Path, modified_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+
+
+def asset_version(folder: Path, name: str) -> str:
+    path = folder / name
+    return _digest(path, path.stat().st_mtime_ns)

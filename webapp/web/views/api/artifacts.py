@@ -1,0 +1,81 @@
+"""The files that a run made."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from webapp.actions import run_requests
+from webapp.actions.packages import offered
+from webapp.store.models import Run
+from webapp.web.database import db
+from webapp.web.services import services
+from webapp.web.views.artifacts import artifact_of, send_artifact
+from webapp.web.views.packages import send_package
+
+from . import schemas
+from .answers import artifact_answer, run_answer
+from .endpoints import endpoint, row_of
+
+
+@endpoint(
+    "GET",
+    "/runs/<id>/artifacts",
+    "The files of a run, and the formats that failed",
+    answer=schemas.ArtifactsAnswer,
+    errors=(404,),
+)
+def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
+    return schemas.ArtifactsAnswer(items=[artifact_answer(artifact) for artifact in row_of(Run, id).artifacts])
+
+
+@endpoint(
+    "GET",
+    "/runs/<id>/artifacts/<path:name>",
+    "Download a file: takes Range, and the ETag is its SHA-256",
+    answer="application/octet-stream",
+    errors=(404, 416),
+    example="-O -C -",
+)
+def get_artifact(id: str, name: str) -> Response:
+    return send_artifact(artifact_of(row_of(Run, id), name))
+
+
+@endpoint(
+    "POST",
+    "/runs/<id>/artifacts/<path:name>/retry",
+    "Write and prove a format again that failed; the others keep their files",
+    status=202,
+    answer=schemas.RunAnswer,
+    errors=(404, 409),
+)
+def retry_artifact(id: str, name: str) -> schemas.RunAnswer:
+    run = row_of(Run, id)
+    run_requests.retry_artifact(db.session, services().jobs, run, name)
+    return run_answer(run)
+
+
+@endpoint(
+    "GET",
+    "/runs/<id>/packages",
+    "Deployment packages that the run can be downloaded as",
+    answer=schemas.PackagesAnswer,
+    errors=(404,),
+)
+def get_packages(id: str) -> schemas.PackagesAnswer:
+    items = [
+        schemas.PackageAnswer(name=target.name, title=target.title, summary=target.summary)
+        for target in offered(row_of(Run, id))
+    ]
+    return schemas.PackagesAnswer(items=items)
+
+
+@endpoint(
+    "GET",
+    "/runs/<id>/packages/<target>",
+    "A zip of the model with all that runs it there",
+    answer="application/zip",
+    errors=(404,),
+    example="-O -J",
+)
+def get_package(id: str, target: str) -> Response:
+    return send_package(row_of(Run, id), target)

@@ -1,0 +1,85 @@
+"""Checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from webapp.actions import uploads
+from webapp.actions.deletion import delete_checkpoint as delete_row
+from webapp.actions.run_requests import set_task
+from webapp.store.files import Readable
+from webapp.store.models import Checkpoint
+from webapp.web.database import db
+from webapp.web.services import services
+
+from . import schemas
+from .answers import checkpoint_answer, page
+from .endpoints import endpoint, row_of
+from .raw_body import Body, body_length, require_bare_body
+
+
+@endpoint(
+    "PUT",
+    "/checkpoints",
+    "Upload a checkpoint: the file is the body",
+    status=201,
+    answer=schemas.CheckpointAnswer,
+    raw_body=True,
+    query=schemas.CheckpointQuery,
+    errors=(413, 415, 422, 507),
+    example="-T model.safetensors '?name=model.safetensors'",
+)
+def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
+    require_bare_body()
+    return checkpoint_answer(receive_checkpoint(Body(), query, body_length()))
+
+
+@endpoint("GET", "/checkpoints", "Checkpoints, newest first", answer=schemas.CheckpointPage, query=schemas.PageQuery)
+def get_checkpoints(query: schemas.PageQuery) -> schemas.CheckpointPage:
+    rows, next_ = page(Checkpoint, query)
+    return schemas.CheckpointPage(items=[checkpoint_answer(row, with_facts=False) for row in rows], next=next_)
+
+
+@endpoint(
+    "GET", "/checkpoints/<id>", "A checkpoint and what was found in it", answer=schemas.CheckpointAnswer, errors=(404,)
+)
+def get_checkpoint(id: str) -> schemas.CheckpointAnswer:
+    return checkpoint_answer(row_of(Checkpoint, id))
+
+
+@endpoint(
+    "PATCH",
+    "/checkpoints/<id>",
+    "Say what a checkpoint is for",
+    body=schemas.CheckpointChanges,
+    answer=schemas.CheckpointAnswer,
+    errors=(404, 409),
+    example="""--json '{"task": "regression"}'""",
+)
+def change_checkpoint(id: str, body: schemas.CheckpointChanges) -> schemas.CheckpointAnswer:
+    row = row_of(Checkpoint, id)
+    if "task" in body.model_fields_set:
+        set_task(db.session, row, body.task)
+    return checkpoint_answer(row)
+
+
+@endpoint("DELETE", "/checkpoints/<id>", "Delete a checkpoint that no run uses", status=204, errors=(404, 409))
+def delete_checkpoint(id: str) -> None:
+    delete_row(db.session, row_of(Checkpoint, id))
+
+
+def receive_checkpoint(
+    stream: Readable | Path, query: schemas.CheckpointQuery, expected_bytes: int | None
+) -> Checkpoint:
+    found = services()
+    return uploads.receive_checkpoint(
+        stream,
+        query.name,
+        session=db.session,
+        files=found.files,
+        jobs=found.jobs,
+        limit_bytes=found.settings.max_upload_bytes,
+        expected_bytes=expected_bytes,
+        dequantize=query.dequantize,
+        task=query.task,
+    )

@@ -1,0 +1,44 @@
+"""The table behind the compare page."""
+
+from __future__ import annotations
+
+from flask import Response, request, url_for
+
+from webapp.actions.comparison import Comparison, View, as_csv, compare, drawn, runs_of
+from webapp.web.database import db
+
+from . import schemas
+from .endpoints import endpoint
+
+
+@endpoint(
+    "GET",
+    "/compare",
+    "Runs side by side",
+    answer=schemas.ComparisonAnswer,
+    query=schemas.CompareQuery,
+    errors=(404,),
+    example="'?run=ID&run=ID'",
+)
+def get_comparison(query: schemas.CompareQuery) -> schemas.ComparisonAnswer:
+    found = asked()
+    return schemas.ComparisonAnswer(
+        metric=found.metric,
+        metrics=found.metrics,
+        higher_is_better=found.higher_is_better,
+        notes=found.notes,
+        rows=found.rows,
+        url=f"{url_for('compare.index')}?{found.view.query()}",
+    )
+
+
+@endpoint("GET", "/compare.csv", "The same as CSV", answer="text/csv", query=schemas.CompareQuery, errors=(404,))
+def get_comparison_csv(query: schemas.CompareQuery) -> Response:
+    return Response(
+        as_csv(asked()), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=compare.csv"}
+    )
+
+
+def asked() -> Comparison:
+    view = View.read(request.args)
+    return compare(view, drawn(runs_of(db.session, view.run_ids)))

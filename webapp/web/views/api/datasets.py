@@ -1,0 +1,63 @@
+"""Datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from webapp.actions import uploads
+from webapp.actions.deletion import delete_dataset as delete_row
+from webapp.store.files import Readable
+from webapp.store.models import Dataset
+from webapp.web.database import db
+from webapp.web.services import services
+
+from . import schemas
+from .answers import dataset_answer, page
+from .endpoints import endpoint, row_of
+from .raw_body import Body, body_length, require_bare_body
+
+
+@endpoint(
+    "PUT",
+    "/datasets",
+    "Upload a dataset: the file is the body",
+    status=201,
+    answer=schemas.DatasetAnswer,
+    raw_body=True,
+    query=schemas.DatasetQuery,
+    errors=(413, 415, 507),
+    example="-T digits.npz '?name=digits.npz'",
+)
+def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:
+    require_bare_body()
+    return dataset_answer(receive_dataset(Body(), query, body_length()))
+
+
+@endpoint("GET", "/datasets", "Datasets, newest first", answer=schemas.DatasetPage, query=schemas.PageQuery)
+def get_datasets(query: schemas.PageQuery) -> schemas.DatasetPage:
+    rows, next_ = page(Dataset, query)
+    return schemas.DatasetPage(items=[dataset_answer(row) for row in rows], next=next_)
+
+
+@endpoint("GET", "/datasets/<id>", "A dataset and its split", answer=schemas.DatasetAnswer, errors=(404,))
+def get_dataset(id: str) -> schemas.DatasetAnswer:
+    return dataset_answer(row_of(Dataset, id))
+
+
+@endpoint("DELETE", "/datasets/<id>", "Delete a dataset that no run uses", status=204, errors=(404, 409))
+def delete_dataset(id: str) -> None:
+    delete_row(db.session, row_of(Dataset, id))
+
+
+def receive_dataset(stream: Readable | Path, query: schemas.DatasetQuery, expected_bytes: int | None) -> Dataset:
+    found = services()
+    return uploads.receive_dataset(
+        stream,
+        query.name,
+        query.split,
+        session=db.session,
+        files=found.files,
+        jobs=found.jobs,
+        limit_bytes=found.settings.max_upload_bytes,
+        expected_bytes=expected_bytes,
+    )

@@ -1,0 +1,90 @@
+"""Deployments: models that answer at /serve/NAME."""
+
+from __future__ import annotations
+
+from webapp.actions import deployments
+from webapp.actions.deployments import DeploymentRequest
+from webapp.web.database import db
+from webapp.web.services import services
+
+from .answers import deployment_answer
+from .deployment_schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer
+from .endpoints import endpoint
+
+
+@endpoint(
+    "POST",
+    "/deployments",
+    "Serve one of a run's ONNX files; the token in the answer is told this once",
+    status=201,
+    answer=NewDeploymentAnswer,
+    body=DeploymentRequest,
+    errors=(404, 409),
+    example="""--json '{"run_id": "ID", "artifact": "model.onnx"}'""",
+)
+def create_deployment(body: DeploymentRequest) -> NewDeploymentAnswer:
+    row, token = deployments.create_deployment(db.session, services().settings.machine, body)
+    return NewDeploymentAnswer(**deployment_answer(row).model_dump(), token=token)
+
+
+@endpoint("GET", "/deployments", "The models that are served, newest first", answer=DeploymentsAnswer)
+def get_deployments() -> DeploymentsAnswer:
+    return DeploymentsAnswer(items=[deployment_answer(row) for row in deployments.deployments(db.session)])
+
+
+@endpoint(
+    "GET",
+    "/deployments/<deployment>",
+    "A deployment: its state, and the signature of its model",
+    answer=DeploymentAnswer,
+    errors=(404,),
+)
+def get_deployment(deployment: str) -> DeploymentAnswer:
+    return deployment_answer(deployments.deployment_of(db.session, deployment))
+
+
+@endpoint("DELETE", "/deployments/<deployment>", "Stop serving a model and forget it", status=204, errors=(404,))
+def delete_deployment(deployment: str) -> None:
+    deployments.delete(db.session, deployments.deployment_of(db.session, deployment))
+
+
+@endpoint(
+    "POST",
+    "/deployments/<deployment>/stop",
+    "Stop serving a model; restart serves it again",
+    status=202,
+    answer=DeploymentAnswer,
+    errors=(404,),
+)
+def stop_deployment(deployment: str) -> DeploymentAnswer:
+    row = deployments.deployment_of(db.session, deployment)
+    deployments.stop(db.session, row)
+    return deployment_answer(row)
+
+
+@endpoint(
+    "POST",
+    "/deployments/<deployment>/restart",
+    "Serve a model in a new process",
+    status=202,
+    answer=DeploymentAnswer,
+    errors=(404,),
+)
+def restart_deployment(deployment: str) -> DeploymentAnswer:
+    row = deployments.deployment_of(db.session, deployment)
+    deployments.restart(db.session, row)
+    return deployment_answer(row)
+
+
+@endpoint(
+    "POST",
+    "/deployments/<deployment>/token",
+    "A new token in place of the one before, which ends at once",
+    status=201,
+    answer=NewDeploymentAnswer,
+    errors=(404,),
+)
+def renew_token(deployment: str) -> NewDeploymentAnswer:
+    row = deployments.deployment_of(db.session, deployment)
+    token = deployments.new_token(db.session, row)
+    return NewDeploymentAnswer(**deployment_answer(row).model_dump(), token=token)

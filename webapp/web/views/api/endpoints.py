@@ -1,0 +1,142 @@
+"""Declaring an endpoint: what it takes is checked before the function runs, what it gives is checked after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, get_origin
+
+from flask import Blueprint, Response, request
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+
+from webapp.actions.errors import BodyInvalid, NotFound, RequestInvalid
+from webapp.web.database import db
+from webapp.web.idempotency import once
+from webapp.web.services import services
+
+blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What the document says of a route. `answer` is a model, or the media type of an answer that is not JSON."""
+
+    summary: str
+    status: int
+    answer: type[BaseModel] | str | None
+    body: type[BaseModel] | None
+    raw_body: bool
+    query: type[BaseModel] | None
+    headers: tuple[str, ...]
+    keyed: bool  # takes an Idempotency-Key
+    errors: tuple[int, ...]
+    example: str  # what follows `curl` and the address
+
+
+ENDPOINTS: dict[str, Endpoint] = {}  # by Flask's endpoint name, "api.create_run"
+
+
+def endpoint(
+    method: str,
+    rule: str,
+    summary: str,
+    *,
+    status: int = 200,
+    answer: type[BaseModel] | str | None = None,
+    body: type[BaseModel] | None = None,
+    raw_body: bool = False,
+    query: type[BaseModel] | None = None,
+    headers: tuple[str, ...] = (),
+    errors: tuple[int, ...] = (),
+    example: str = "",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers the function; it gets the path's parts, and `query` and `body` where those are declared."""
+
+    keyed = method == "POST" and status != 200  # what only tells something may be asked again
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def view(**given: Any) -> Response:
+            given |= {"query": read_query(query)} if query else {}
+            given |= {"body": read_body(body)} if body else {}
+            if keyed and "Idempotency-Key" in request.headers:
+                sent = b"\0".join([request.full_path.encode(), request.get_data() if body else b""])
+                secret = services().settings.secret_key
+                key = request.headers["Idempotency-Key"]
+                told = once(db.session, key, sent, secret, lambda: (status, function(**given).model_dump_json()))
+                return Response(told[1], told[0], mimetype="application/json")
+            answered = function(**given)
+            if isinstance(answered, BaseModel):
+                return Response(answered.model_dump_json(), status, mimetype="application/json")
+            return Response(status=status) if answered is None else answered
+
+        errors_here = set(errors) | ({400} if query or body or raw_body or headers else set())
+        errors_here |= ({415, 422} if body else set()) | ({400, 409, 422} if keyed else set())
+        ENDPOINTS[f"api.{function.__name__}"] = Endpoint(
+            summary, status, answer, body, raw_body, query, headers, keyed, tuple(sorted(errors_here)), example
+        )
+        blueprint.add_url_rule(rule, function.__name__, view, methods=[method])
+        return view
+
+    return register
+
+
+def read_query(model: type[BaseModel]) -> Any:
+    """Raises RequestInvalid for a parameter that is unknown, missing or not of its kind."""
+    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
+    given = {name: values if name in lists else values[0] for name, values in request.args.lists()}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        sentence, field = first_problem(error)
+        hint = f" Add ?{field}=… to it." if sentence.endswith("is missing.") else ""
+        raise RequestInvalid(f"In the address, {sentence}{hint}", field) from None
+
+
+def read_body(model: type[BaseModel]) -> Any:
+    """Raises RequestInvalid where it is not JSON, BodyInvalid where it is not this kind of JSON."""
+    try:
+        given = request.get_json()
+    except UnsupportedMediaType:
+        raise UnsupportedMediaType("Send JSON, and say so: Content-Type: application/json.") from None
+    except BadRequest:
+        raise RequestInvalid("The body is not JSON that can be read. Check its quotes, commas and brackets.") from None
+    except RecursionError:
+        raise RequestInvalid("The body is nested too deeply to be read.") from None
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BodyInvalid("The body has half of a character (a lone surrogate), which no text can hold.") from None
+    if not isinstance(given, dict):
+        raise BodyInvalid("The body has to be a JSON object, { … }.")
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        sentence, field = first_problem(error)
+        raise BodyInvalid(f"In the body, {sentence}", field) from None
+
+
+def first_problem(error: ValidationError) -> tuple[str, str | None]:
+    """A sentence and the field that it is about."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in ("str", "dict[str,any]")) or None
+    if first["type"] == "extra_forbidden":
+        return f"{field} is not known; remove it.", field
+    if first["type"] == "missing":
+        return f"{field} is missing.", field
+    what = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{field} is not right: {what}.", field
+
+
+def row_of(table: type[Row], id_: str) -> Row:
+    """The row of this id. Raises NotFound."""
+    row = db.session.get(table, id_) if id_.isascii() and id_.isalnum() else None
+    if row is None:
+        noun = table.__name__.lower()
+        raise NotFound(f"There is no {noun} {id_[:40]!r}. It may have been deleted.")
+    return row

@@ -1,0 +1,73 @@
+"""Recipes before they run: parsed, matched against a checkpoint's layers, and predicted."""
+
+from __future__ import annotations
+
+from webapp.actions.run_requests import named, parse_recipe, ready
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.recipe import Recipe, lines_named
+from webapp.engine.run.checks import without_data
+from webapp.engine.run.predict import match_layers, predict
+from webapp.store.models import Checkpoint, Dataset
+from webapp.web.database import db
+
+from . import schemas
+from .endpoints import endpoint
+
+
+@endpoint(
+    "POST",
+    "/recipes/predict",
+    "What a recipe will give, and which layers its patterns match",
+    answer=schemas.PredictAnswer,
+    body=schemas.PredictRequest,
+    errors=(404, 409),
+    example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}}'""",
+)
+def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
+    with lines_named(body.recipe):
+        facts, recipe = asked(body)
+        prediction = predict(facts, recipe).model_dump(mode="json")
+    if "dataset_id" in body.model_fields_set:
+        given = (
+            named(ready(db.session, Dataset, id_, field)) if (id_ := getattr(body, field)) else None
+            for field in ("dataset_id", "training_dataset_id")
+        )
+        prediction["warnings"] = [*dict(without_data(facts, recipe, *given)).values(), *prediction["warnings"]]
+    return schemas.PredictAnswer(
+        prediction=prediction, recipe=recipe.as_dict(), recipe_yaml=recipe.to_yaml(), matches=matches(facts, recipe)
+    )
+
+
+@endpoint(
+    "POST",
+    "/recipes/match",
+    "Which layers each pattern matches, also when that is none",
+    answer=schemas.MatchesAnswer,
+    body=schemas.PredictRequest,
+    errors=(404, 409),
+)
+def match_recipe(body: schemas.PredictRequest) -> schemas.MatchesAnswer:
+    return schemas.MatchesAnswer(matches=matches(*asked(body)))
+
+
+@endpoint(
+    "POST",
+    "/recipes/parse",
+    "A recipe's text, read and written out whole",
+    answer=schemas.ParseAnswer,
+    body=schemas.ParseRequest,
+)
+def parse_recipe_text(body: schemas.ParseRequest) -> schemas.ParseAnswer:
+    with lines_named(body.text):
+        recipe = Recipe.parse(body.text)
+    return schemas.ParseAnswer(recipe=recipe.as_dict(), recipe_yaml=recipe.to_yaml())
+
+
+def asked(body: schemas.PredictRequest) -> tuple[CheckpointFacts, Recipe]:
+    checkpoint = ready(db.session, Checkpoint, body.checkpoint_id, "checkpoint_id")
+    return CheckpointFacts.model_validate(checkpoint.facts), parse_recipe(body.recipe)
+
+
+def matches(facts: CheckpointFacts, recipe: Recipe) -> list[schemas.StepMatchesAnswer]:
+    found = [match_layers(facts, step, position) for position, step in enumerate(recipe.steps)]
+    return [schemas.StepMatchesAnswer.model_validate(each.model_dump()) for each in found]

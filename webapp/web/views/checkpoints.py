@@ -1,0 +1,112 @@
+"""Checkpoints: the list, the upload, and what inspection found in one."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import func, select
+from sqlalchemy.orm import defer
+
+from webapp import charts
+from webapp.actions.compatibility import tasks_of
+from webapp.actions.deletion import delete_checkpoint
+from webapp.actions.errors import Conflict
+from webapp.actions.run_requests import set_task
+from webapp.engine.data.tasks import JUDGED_BY, USES
+from webapp.engine.errors import TaskUnfit
+from webapp.engine.exporters import exports
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.importers import FORMATS
+from webapp.engine.plugins import Accepted
+from webapp.engine.run.predict import held_by
+from webapp.engine.run.unreached import unreached
+from webapp.store.models import Checkpoint, Run, UploadState
+from webapp.web.database import db
+from webapp.web.services import services
+
+blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
+
+
+@blueprint.get("")
+def index() -> str:
+    runs = select(func.count(Run.id)).where(Run.checkpoint_id == Checkpoint.id).scalar_subquery()
+    rows = db.session.execute(
+        select(Checkpoint, runs).options(defer(Checkpoint.files)).order_by(Checkpoint.created_at.desc(), Checkpoint.id)
+    ).all()
+    shown = [(checkpoint, summary(checkpoint), count) for checkpoint, count in rows]
+    return render_template("checkpoints/index.html", rows=shown, accepted=accepted())
+
+
+@blueprint.get("/new")
+def new() -> str:
+    return render_template(
+        "checkpoints/new.html", uses=USES, accepted=accepted(), limit_bytes=services().settings.max_upload_bytes
+    )
+
+
+@blueprint.get("/<id>")
+def show(id: str) -> str:
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    if checkpoint.state != UploadState.READY:
+        return render_template("checkpoints/pending.html", checkpoint=checkpoint)
+    facts = CheckpointFacts.model_validate(checkpoint.facts)
+    runs = db.session.scalars(select(Run).where(Run.checkpoint_id == id).order_by(Run.created_at.desc()).limit(6)).all()
+    layers = {layer.weight: layer.kind for layer in facts.layers}
+    return render_template(
+        "checkpoints/show.html",
+        checkpoint=checkpoint,
+        facts=facts,
+        layers=layers,
+        unreached=unreached(held_by(facts), facts.weights_bytes),
+        runs=runs,
+        written_as=[form.title for form in exports().values() if form.unfit(facts) is None],
+        unwritable=unwritable(facts),
+        tasks=tasks_of(checkpoint.facts or {}),
+        judged_by=JUDGED_BY,
+        treemap=charts.weights_treemap(checkpoint.facts or {}, checkpoint.name),
+    )
+
+
+@blueprint.post("/<id>/task")
+def use_for(id: str) -> ResponseReturnValue:
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    try:
+        set_task(db.session, checkpoint, request.form.get("task") or None)
+    except (TaskUnfit, Conflict) as error:
+        flash(error.message, "danger")
+    else:
+        flash(f"{checkpoint.name}: the task is set. Runs that were asked for before keep theirs.")
+    return redirect(url_for("checkpoints.show", id=id))
+
+
+@blueprint.post("/<id>/delete")
+def delete(id: str) -> ResponseReturnValue:
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    delete_checkpoint(db.session, checkpoint)
+    flash(f"{checkpoint.name} was deleted.")
+    return redirect(url_for("checkpoints.index"))
+
+
+def accepted() -> list[Accepted]:
+    """What can be uploaded, as the importers declare it."""
+    return [format_.accepts for format_ in FORMATS]
+
+
+def unwritable(facts: CheckpointFacts) -> dict[str, list[str]]:
+    """What tracing its graph has shown: each reason, with the titles of the formats."""
+    found: dict[str, list[str]] = {}
+    for name, why in facts.unwritable.items():
+        if name in exports():
+            found.setdefault(why, []).append(exports()[name].title)
+    return found
+
+
+def summary(checkpoint: Checkpoint) -> dict[str, object]:
+    """What a row of the list shows, straight from the stored JSON: validating thousands of tensors would be slow."""
+    facts = checkpoint.facts or {}
+    architecture = facts.get("architecture")
+    return {
+        "architecture": architecture["title"] if architecture else "weights only" if facts else None,
+        "task": architecture["task"] if architecture else None,
+        "tensors": len(facts.get("tensors", ())),
+    }

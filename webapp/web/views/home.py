@@ -1,0 +1,53 @@
+"""The first page: what Pare does, the sample ready to try, and the latest runs."""
+
+from __future__ import annotations
+
+from flask import Blueprint, render_template
+from sqlalchemy import func, select
+
+from webapp import samples
+from webapp.actions.compatibility import first_choice
+from webapp.store.models import Checkpoint, Dataset, Run, UploadState
+from webapp.web.database import db
+
+from .checkpoints import accepted
+
+blueprint = Blueprint("home", __name__)
+
+LATEST = 6
+
+
+@blueprint.get("/")
+def index() -> str:
+    runs = db.session.scalars(select(Run).order_by(Run.created_at.desc(), Run.id).limit(LATEST)).all()
+    return render_template(
+        "home/index.html",
+        runs=runs,
+        run_count=db.session.scalar(select(func.count()).select_from(Run)),
+        checkpoint_count=db.session.scalar(select(func.count()).select_from(Checkpoint)),
+        sample=(ready := sample()),
+        reading=(reading := [] if ready and ready[1] else being_read()),
+        is_sample=set(reading) <= {path.name for path in samples.FILES},
+        accepted=accepted(),
+    )
+
+
+def being_read() -> list[str]:
+    """The names of the uploads under inspection, while there is no run yet: on a fresh installation, the sample's."""
+    if db.session.scalar(select(Run.id).limit(1)) is not None:
+        return []
+    return [
+        name
+        for table in (Checkpoint, Dataset)
+        for name in db.session.scalars(select(table.name).where(table.state == UploadState.INSPECTING))
+    ]
+
+
+def sample() -> tuple[Checkpoint, Dataset | None] | None:
+    """The oldest checkpoint that is ready, with a dataset that fits it: on a fresh installation, the sample."""
+    checkpoint = db.session.scalars(
+        select(Checkpoint).where(Checkpoint.state == UploadState.READY).order_by(Checkpoint.created_at).limit(1)
+    ).first()
+    if checkpoint is None:
+        return None
+    return checkpoint, first_choice(db.session, checkpoint)

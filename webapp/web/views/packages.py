@@ -1,0 +1,51 @@
+"""Deployment packages: made when they are asked for, from the files that the run delivered."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from flask import Blueprint, Response
+
+from webapp.actions.errors import NotFound
+from webapp.actions.file_names import file_stem
+from webapp.actions.packages import TARGETS, Taken, offered, pack
+from webapp.store.models import Run
+from webapp.web.connections import hold_place
+from webapp.web.database import db
+from webapp.web.services import services
+
+from .artifacts import CACHING, disposition
+
+blueprint = Blueprint("packages", __name__)
+
+
+@blueprint.get("/runs/<id>/packages/<target>")
+def show(id: str, target: str) -> Response:
+    run = db.session.get(Run, id)
+    if run is None:
+        raise NotFound(f"There is no run {id[:40]!r}. It may have been deleted.")
+    return send_package(run, target)
+
+
+def send_package(run: Run, target: str) -> Response:
+    """Raises NotFound with the packages that there are."""
+    there = {found.name: found for found in offered(run)}
+    if target not in there:
+        names = ", ".join(there) or "none; clone it with ONNX among its formats"
+        wanted = TARGETS[target].format if target in TARGETS else None
+        for missing in run.undelivered:
+            if missing["format"] == wanted:
+                raise NotFound(f"{missing['artifact']} was not delivered. {missing['reason']['message']}")
+        known = "" if target in TARGETS else " There is no such package at all."
+        raise NotFound(f"This run has no package {target[:40]!r}.{known} It has {names}.")
+    hold_place()
+    taken = Taken(run, services().files)
+    with ExitStack() as failed:
+        failed.callback(taken.held.close)
+        content = there[target].content(taken)
+        failed.pop_all()
+    response = Response(pack(f"{taken.slug}-{target}", content), mimetype="application/zip")
+    response.call_on_close(taken.held.close)
+    response.headers["Cache-Control"] = CACHING
+    response.headers["Content-Disposition"] = disposition(f"{file_stem(run)}-{target}.zip")
+    return response

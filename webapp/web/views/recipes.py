@@ -1,0 +1,186 @@
+"""The recipe builder: a form whose cards come from what the techniques declare."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+from sqlalchemy.orm import load_only
+
+from webapp.actions.compatibility import architecture_only, exports_against, first_choice, reasons_against
+from webapp.actions.run_requests import RunRequest, create_run
+from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
+from webapp.engine.errors import PareError, PreprocessingInvalid
+from webapp.engine.exporters import exports as formats
+from webapp.engine.facts import DatasetFacts
+from webapp.engine.recipe import lines_named
+from webapp.engine.techniques import techniques
+from webapp.store.models import Checkpoint, Dataset, Run, UploadState
+from webapp.units import byte_text
+from webapp.web.database import db
+from webapp.web.forms import RunForm, setting_rows, settings_form
+from webapp.web.presets import PRESETS
+from webapp.web.previews import seen_by_the_model
+from webapp.web.services import services
+
+blueprint = Blueprint("recipes", __name__, url_prefix="/runs/new")
+
+NO_DATASET = "None: quality is not measured"
+
+
+@blueprint.get("")
+def new() -> str:
+    """`?checkpoint=ID` chooses it, `?dataset=ID` too; `?from=RUN` starts with that run's recipe and data."""
+    form = RunForm()
+    source = db.get_or_abort(Run, request.args["from"]) if "from" in request.args else None
+    offer(form)
+    if source is not None:
+        form.checkpoint.data, form.dataset.data = source.checkpoint_id, source.dataset_id or ""
+        form.training_dataset.data, form.seed.data = source.training_dataset_id or "", source.seed
+        form.teacher_checkpoint.data = source.teacher_checkpoint_id or ""
+        form.exports.data = [name for name in source.exports if name in dict(form.exports.choices)]
+        form.forked_from.data = source.id
+        form.preprocessing.data = json.dumps(source.preprocessing) if source.preprocessing else ""
+        recipe = source.recipe
+    else:
+        recipe = PRESETS[0].recipe.as_dict()
+        chosen = request.args.get("checkpoint") or (form.checkpoint.choices or [("", "")])[0][0]
+        form.checkpoint.data = chosen
+        first = first_choice(db.session, db.session.get(Checkpoint, chosen))
+        form.dataset.data = request.args.get("dataset") or (first.id if first else "")
+    form.recipe.data = json.dumps(recipe)
+    return page(form, source=source)
+
+
+@blueprint.post("")
+def start() -> ResponseReturnValue:
+    form = RunForm()
+    offer(form)
+    source = db.session.get(Run, form.forked_from.data) if form.forked_from.data else None
+    if not form.validate():
+        return page(form, source=source), 422
+    try:
+        asked = RunRequest(
+            checkpoint_id=form.checkpoint.data,
+            dataset_id=form.dataset.data or None,
+            training_dataset_id=form.training_dataset.data or None,
+            teacher_checkpoint_id=form.teacher_checkpoint.data or None,
+            recipe=form.recipe.data or "",
+            exports=form.exports.data or [],
+            seed=form.seed.data or 0,
+            name=form.name.data or None,
+            preprocessing=asked_preprocessing(form.preprocessing.data),
+        )
+        with lines_named(asked.recipe):
+            run = create_run(db.session, services().jobs, asked, forked_from_id=source.id if source else None)
+    except PareError as error:
+        return page(form, error, source), error.status
+    return redirect(url_for("runs.show", id=run.id))
+
+
+@blueprint.get("/datasets")
+def datasets() -> dict[str, Any]:
+    """What fits `?checkpoint=ID`: {"datasets": {id: null or the reason why not}, "exports": {name: the same}}."""
+    asked = request.args.get("checkpoint")
+    return {"datasets": fit(asked), "exports": exports_fit(asked)}
+
+
+@blueprint.get("/preprocessing")
+def preprocessing() -> dict[str, Any]:
+    """{"defaults", "samples", "error"} of `?checkpoint=ID&dataset=ID&preprocessing=JSON`.
+
+    `samples` are pictures as the model will see them: prepared as the JSON says, else by the defaults, which are null
+    where no dataset holds pictures.
+    """
+    checkpoint = db.session.get(Checkpoint, request.args.get("checkpoint", ""))
+    ids = (request.args.get("dataset", ""), request.args.get("training_dataset", ""))
+    datasets = [
+        row for id_ in ids if (row := db.session.get(Dataset, id_)) and (row.facts or {}).get("kind") == "images"
+    ]
+    if not datasets or checkpoint is None or checkpoint.facts is None:
+        return {"defaults": None}
+    spec = architecture_only(checkpoint.facts).architecture
+    given = [DatasetFacts.model_validate(row.facts) for row in datasets]
+    try:
+        if (defaults := preprocessing_of(spec, given, None)) is None:
+            return {"defaults": None}
+        told = {"defaults": defaults.model_dump(mode="json")}
+    except PareError as error:
+        return {"defaults": None, "error": error.message}
+    try:
+        prepared = preprocessing_of(spec, given, asked_preprocessing(request.args.get("preprocessing")))
+    except PareError as error:
+        return told | {"error": plain(error.message)}
+    assert prepared is not None
+    return told | {"samples": seen_by_the_model(services().files, datasets[0], prepared), "error": None}
+
+
+def asked_preprocessing(text: str | None) -> dict[str, Any] | None:
+    """What the form sent. Raises PreprocessingInvalid where it is no JSON object."""
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise PreprocessingInvalid("The preprocessing is not a JSON object.", "preprocessing")
+    return found
+
+
+def offer(form: RunForm) -> None:
+    """Fills in what can be chosen: whatever is ready, newest first."""
+    checkpoints = db.session.scalars(ready(Checkpoint))
+    form.checkpoint.choices = [(c.id, f"{c.name} · {byte_text(c.size_bytes)}") for c in checkpoints]
+    form.teacher_checkpoint.choices = [("", "None: the original teaches"), *form.checkpoint.choices]
+    rows = [(d.id, d.name) for d in db.session.scalars(ready(Dataset))]
+    form.dataset.choices = [("", NO_DATASET), *rows]
+    form.training_dataset.choices = [("", "None: the training part of the dataset"), *rows]
+    form.exports.choices = [(name, form_.title) for name, form_ in formats().items() if not form_.always]
+
+
+def ready(table: Any) -> Any:
+    columns = load_only(table.id, table.name, table.size_bytes)
+    return select(table).options(columns).where(table.state == UploadState.READY).order_by(table.created_at.desc())
+
+
+def fit(checkpoint_id: str | None) -> dict[str, str | None]:
+    return reasons_against(db.session, db.session.get(Checkpoint, checkpoint_id or ""))
+
+
+def exports_fit(checkpoint_id: str | None) -> dict[str, str | None]:
+    return exports_against(db.session.get(Checkpoint, checkpoint_id or ""))
+
+
+def page(form: RunForm, error: PareError | None = None, source: Run | None = None) -> str:
+    known = techniques()
+    return render_template(
+        "recipes/new.html",
+        form=form,
+        source=source,
+        techniques=known,
+        rows={name: setting_rows(technique.Settings) for name, technique in known.items()},
+        cards={name: settings_form(technique.Settings)(prefix="__i__-") for name, technique in known.items()},
+        presets=PRESETS,
+        inspecting=db.session.scalars(select(Checkpoint).where(Checkpoint.state == UploadState.INSPECTING)).first(),
+        fit=fit(form.checkpoint.data),
+        formats=formats(),
+        exports_fit=exports_fit(form.checkpoint.data),
+        preparing=settings_form(Preprocessing)(prefix="preprocessing-"),
+        preparing_rows=setting_rows(Preprocessing),
+        error=shown(error) if error else None,
+    )
+
+
+def shown(error: PareError) -> dict[str, str]:
+    """The error, its field as a person would name it: "Step 1, sparsity: input should be …"."""
+    return {**error.as_dict(), "message": plain(error.message)}
+
+
+def plain(message: str) -> str:
+    message = re.sub(r"^`preprocessing\.(\w+)`", lambda m: m[1].capitalize(), message)
+    return re.sub(r"^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`", lambda m: f"Step {int(m[1]) + 1}, {m[2]}", message)
