@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from webapp.engine.architectures.build import FactoredLinear, build
+from webapp.engine.architectures.build import build
+from webapp.engine.architectures.factored_layers import FactoredLinear
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.weights.safetensors import DTYPES, LazyTensor, lazy_tensors, read_header, write_safetensors
 
-EVERY_DTYPE = {str(dtype): torch.tensor([[0, 1, 2], [3, 4, 5]]).to(dtype) for dtype in DTYPES.values()}
+EVERY_DTYPE = {name: torch.tensor([[0, 1, 2], [3, 4, 5]]).to(getattr(torch, name)) for name in DTYPES.values()}
 
 
 def same_bytes(one, other):

@@ -15,7 +15,6 @@ from webapp.engine.facts import ArchitectureSpec, TensorFacts
 from webapp.engine.plugins import entry_points_of, subclasses_in
 
 from .base import Architecture
-from .layers import layers_from_tensors, layers_of
 
 GROUP = "pare.architectures"  # of entry points
 
@@ -76,7 +75,5 @@ __all__ = [
     "architectures",
     "class_names",
     "classes",
-    "layers_from_tensors",
-    "layers_of",
     "recognise",
 ]

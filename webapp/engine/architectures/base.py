@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
-
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
+from webapp.engine.lazy import nn
 
 
 class Architecture(ABC):

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.errors import CheckpointRefused
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Composite, Dense, Encoded
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.artifact import read_model
@@ -20,24 +18,23 @@ from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model
 
 from . import architectures
-from .factored_layers import FactoredLinear, Thin, thin
 from .resize import fit_widths
 
 LARGE_BYTES = 1 << 20
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module
 
 
-def load(path: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load(path: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
     """A file that Pare made, as a working module in eval mode.
 
-    Integers and sparse values are decoded in float32 and, where `dtype` is another, rounded to that; factors stay
-    factors.
+    Integers and sparse values are decoded in float32 and, where there is another `dtype`, rounded to that; factors
+    stay factors.
     Raises CheckpointRefused where the file has no architecture: use `read_model` for its tensors.
     """
     return build(read_model(Path(path)), dtype)
 
 
-def build(model: Model, dtype: torch.dtype = torch.float32, keep: bool = True) -> nn.Module:
+def build(model: Model, dtype: torch.dtype | None = None, keep: bool = True) -> nn.Module:
     """The module of a model's architecture with its weights. Raises CheckpointRefused where a tensor is missing.
 
     Without `keep` the model gives its weights away and has none in the end: memory never holds both.
@@ -72,6 +69,8 @@ def skeleton_of(model: Model) -> nn.Module:
 
 def sources(model: Model, module: nn.Module) -> Sources:
     """How to read each tensor of `module` (made by `skeleton_of`) out of the model, aliases included."""
+    from .factored_layers import Thin
+
     found: dict[str, Callable[[], Tensor]] = {}
     for name, encoded in _named(model).items():
         path, _, last = name.rpartition(".")
@@ -90,6 +89,8 @@ def leaves_of(model: Model) -> dict[str, tuple[Encoded, bool]]:
 
     Tensors that are made of others (the order of a pivoted layer's outputs) are Dense.
     """
+    from .factored_layers import Thin
+
     module = skeleton_of(model)
     found: dict[str, tuple[Encoded, bool]] = {}
     for name, encoded in _named(model).items():
@@ -116,9 +117,9 @@ def fill(
     given: Sources,
     names: Iterable[str],
     tied: Mapping[str, str] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Reads these tensors into the module, floats as `dtype`. Raises CheckpointRefused where one is missing."""
+    """Reads tensors into the module, floats as `dtype` (float32). Raises CheckpointRefused where one is missing."""
     tied, wanted = tied or {}, list(names)
     missing = [name for name in wanted if name not in given]
     if missing:
@@ -127,7 +128,7 @@ def fill(
     values = {}
     for name in read:
         value = given[name]()
-        values[name] = value.to(dtype) if value.is_floating_point() else value
+        values[name] = value.to(dtype or torch.float32) if value.is_floating_point() else value
         if values[name].nbytes >= LARGE_BYTES:
             give_back()  # what its decoding took
     module.load_state_dict(values, strict=False, assign=True)
@@ -156,6 +157,8 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _split(module: nn.Module, path: str, encoded: Composite) -> None:
+    from .factored_layers import thin
+
     parent, _, name = path.rpartition(".")
     with torch.device("meta"):
         part = thin(module.get_submodule(path), encoded)
@@ -168,4 +171,4 @@ def _tie(module: nn.Module, alias: str, name: str) -> None:
     setattr(target, alias.rpartition(".")[2], getattr(source, name.rpartition(".")[2]))
 
 
-__all__ = ["FactoredLinear", "build", "fill", "load", "release", "skeleton_of", "sources"]
+__all__ = ["build", "fill", "load", "release", "skeleton_of", "sources"]

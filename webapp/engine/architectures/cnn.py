@@ -10,10 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
+from webapp.engine.lazy import nn
 
 from .base import Architecture
 from .chain import Step, completed, grouped, skeleton, try_shapes

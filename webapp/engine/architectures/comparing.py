@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import TensorFacts
+from webapp.engine.lazy import nn
 
 COUNTER = "num_batches_tracked"  # of a batch norm: no checkpoint of before torch 0.4 has it, and no answer needs it
 

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
-
 from webapp.engine.architectures.program.module import ProgramModule
 from webapp.engine.facts import ArchitectureSpec, LayerFacts, LayerKind, TensorFacts
 from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.lazy import nn
 
 TABLE_NAME = re.compile(  # looked up or added, never multiplied: tables of words and places, tokens that are learnt
     r"embed|wte|wpe|token|(^|[._])(pos|positions?|positional|rel_pos)([._]|$)|relative_(position|attention)_bias|"

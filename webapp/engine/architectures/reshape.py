@@ -10,7 +10,7 @@ from webapp.engine.weights import dtype_name
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.plans import DensePlan, Plan
 
-from . import architectures, layers_of
+from . import architectures
 
 Plans = dict[str, Plan]
 
@@ -84,6 +84,8 @@ def _updated(
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     layers = facts.layers
     if architecture is not None and architecture != facts.architecture:
+        from .layers import layers_of
+
         module = architectures()[architecture.family].skeleton(architecture)
         layers = layers_of(module, architecture, tied)
     kept = tuple(_shaped(layer, shapes) for layer in layers if layer.weight in shapes)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import nn
+from webapp.engine.lazy import nn, torch
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
-import torch
-from torch import nn
-
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
+from webapp.engine.lazy import nn, torch
 
 from .base import Architecture
 from .comparing import COUNTER, counted, without_counters

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
 
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.facts import ArchitectureSpec, Task, TensorFacts
+from webapp.engine.lazy import nn, torch
 
 from .base import Architecture
 

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.architectures.transformers_family import padding_token
 from webapp.engine.errors import DatasetUnfit, quoted
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
+from webapp.engine.lazy import Tensor, nn, torch
 
 from .datasets import Arrays, Half, LabelledText, Text
 from .images import Images

@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from webapp.engine.architectures import classes
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts, DatasetKind
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights.safetensors import lazy_tensors
 
 from .images import Images, open_images

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from webapp.engine.errors import DatasetUnfit
+from webapp.engine.lazy import Tensor, torch
 
 from .pixels import decoded
 from .preprocessing import Preprocessing

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+from webapp.engine.lazy import Tensor, torch
 
 from .datasets import Arrays, Half, LabelledText
 from .images import Images

@@ -7,10 +7,9 @@ import json
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-import torch
-
 from webapp.engine.errors import DatasetRefused
 from webapp.engine.facts import DatasetKind, SplitFacts, Targets
+from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import write_safetensors
 
 from .datasets import SUFFIX, Arrays, Half, LabelledText, Text, without

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from webapp.engine.errors import DatasetUnfit
+from webapp.engine.lazy import Tensor, functional, torch
 from webapp.engine.math import losses
 
 

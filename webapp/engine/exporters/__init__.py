@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
@@ -58,4 +59,14 @@ def with_always(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys((*(name for name, form in exports().items() if form.always), *asked)))
 
 
-__all__ = ["Export", "Loaded", "check_exports", "check_names", "exports", "with_always"]
+def unwritable(folder: Path, facts: CheckpointFacts) -> dict[str, str]:
+    """A sentence for each format that nothing made of this checkpoint can be written in."""
+    from webapp.engine.exporters.onnx.trial import Trial
+    from webapp.engine.weights.model import Model
+
+    trial = Trial(Model.of_checkpoint(folder, facts))
+    fitting = {name: form for name, form in exports().items() if form.unfit(facts) is None}
+    return {name: why for name, form in fitting.items() if (why := form.tried(trial))}
+
+
+__all__ = ["Export", "Loaded", "check_exports", "check_names", "exports", "unwritable", "with_always"]

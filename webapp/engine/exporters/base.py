@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-from torch import nn
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.lazy import nn
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
-    from .writable import Trial
+    from webapp.engine.exporters.onnx.trial import Trial
 
 Array = np.ndarray[Any, Any]
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from webapp.engine.architectures.build import build
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.lazy import torch
 from webapp.engine.weights.artifact import FORMAT, read_model, write_model
 from webapp.engine.weights.model import Model
 

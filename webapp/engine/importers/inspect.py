@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from webapp.engine.architectures import architecture, layers_from_tensors, layers_of, recognise
+from webapp.engine.architectures import architecture, recognise
+from webapp.engine.architectures.layers import layers_from_tensors, layers_of
 from webapp.engine.architectures.transformers_family import Transformers, why_not
 from webapp.engine.data.preprocessor_config import told_preprocessing
 from webapp.engine.errors import CheckpointRefused, json_fault, quoted
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
+from webapp.engine.lazy import torch
 from webapp.engine.plugins import one_of
 from webapp.engine.progress import Part, Report
 from webapp.engine.weights.safetensors import (
@@ -124,7 +124,8 @@ def _unknown(head: bytes, filename: str) -> str:
 
 def _widen(opened: Opened, filename: str) -> None:
     """Of a program the steps are for the dtypes that it has."""
-    if "pare_architecture" in opened.metadata and (odd := [n for n, t in opened.tensors.items() if t.dtype in WIDER]):
+    odd = [name for name, tensor in opened.tensors.items() if dtype_name(tensor.dtype) in WIDER]
+    if odd and "pare_architecture" in opened.metadata:
         kind = dtype_name(opened.tensors[odd[0]].dtype)
         raise CheckpointRefused(
             f"{odd[0]} in {filename} is {kind}, which its program cannot be computed with here; export the module with "
@@ -145,9 +146,9 @@ def _name_bare_layer(opened: Opened) -> None:
 
 def _check_dtypes(tensors: Mapping[str, LazyTensor], filename: str) -> None:
     for name, tensor in tensors.items():
-        if tensor.dtype not in NAMES:
+        if dtype_name(tensor.dtype) not in NAMES:
             raise CheckpointRefused(
-                f"{name} in {filename} is {dtype_name(tensor.dtype)}; Pare reads {', '.join(map(dtype_name, NAMES))}"
+                f"{name} in {filename} is {dtype_name(tensor.dtype)}; Pare reads {', '.join(NAMES)}"
             )
     if not any(tensor.dtype.is_floating_point and math.prod(tensor.shape) for tensor in tensors.values()):
         raise CheckpointRefused(f"{filename} holds no floating point tensors, so there is nothing to compress")

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from torch import Tensor
-
 from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.lazy import Tensor
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .base import Opened

@@ -16,12 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from webapp.engine.archive import DAMAGED as DAMAGED_ZIP
 from webapp.engine.archive import members, names_in, read_member
 from webapp.engine.errors import CheckpointRefused
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 from webapp.engine.weights.memory import is_want_of_memory
@@ -256,7 +254,12 @@ def _untied(state: Mapping[str, Tensor], filename: str) -> tuple[dict[str, LazyT
     tied: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.dtype not in NAMES:
+        if (
+            tensor.layout != torch.strided
+            or tensor.is_quantized
+            or tensor.is_meta
+            or dtype_name(tensor.dtype) not in NAMES
+        ):
             raise CheckpointRefused(
                 f"{name} in {filename} is a {_described(tensor)} tensor; Pare compresses dense tensors of real numbers"
             )

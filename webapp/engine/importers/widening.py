@@ -10,26 +10,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-import torch
-from torch import Tensor
-
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.weights.safetensors import LazyTensor, dtype_name
+from webapp.engine.lazy import Tensor, torch
+from webapp.engine.weights.safetensors import LazyTensor, dtype_name, dtype_of
 
 from .base import Opened
 
 SMALL_FLOATS = (
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2fnuz,
-    torch.float8_e8m0fnu,
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
 )
 WIDER = {
-    **dict.fromkeys(SMALL_FLOATS, torch.bfloat16),
-    torch.uint16: torch.int32,
-    torch.uint32: torch.int64,
-    torch.uint64: torch.int64,
+    **dict.fromkeys(SMALL_FLOATS, "bfloat16"),
+    "uint16": "int32",
+    "uint32": "int64",
+    "uint64": "int64",
 }
 SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")  # all of them are multiplied with
 OF_ACTIVATIONS = (
@@ -53,12 +51,12 @@ def widen(opened: Opened, filename: str, block: Block | None = None) -> int:
         dot = f"{path}." if path else ""
         scale_name = next((f"{dot}{s}" for s in SCALES if own == "weight" and f"{dot}{s}" in tensors), None)
         integers = tensor.dtype == torch.int8 and f"{dot}weight_zero_point" not in tensors
-        if scale_name is not None and (tensor.dtype in SMALL_FLOATS or integers):
+        if scale_name is not None and (dtype_name(tensor.dtype) in SMALL_FLOATS or integers):
             found[name] = _scaled(name, tensor, scale_name, tensors[scale_name], filename, block)
             for beside in (*SCALES, *OF_ACTIVATIONS):
                 found.pop(f"{dot}{beside}", None)
             scaled += 1
-        elif tensor.dtype in WIDER and name in found:
+        elif dtype_name(tensor.dtype) in WIDER and name in found:
             found[name] = wider(name, tensor, filename)
         else:
             continue
@@ -82,21 +80,22 @@ def scales_block(given: object, filename: str) -> Block | None:
 
 def wider(name: str, tensor: LazyTensor, filename: str) -> LazyTensor:
     """The tensor in the dtype that WIDER has for its own. Raises CheckpointRefused, once loaded, beyond 2^63."""
+    dtype = dtype_of(WIDER[dtype_name(tensor.dtype)])
 
     def load() -> Tensor:
         value = tensor.load()
         if value.dtype == torch.uint64 and value.numel() and int(value.view(torch.int64).min()) < 0:
             raise CheckpointRefused(f"{name} in {filename} holds whole numbers beyond 2^63, which Pare does not take")
-        return value.to(WIDER[tensor.dtype])
+        return value.to(dtype)
 
-    return LazyTensor(tensor.shape, WIDER[tensor.dtype], load)
+    return LazyTensor(tensor.shape, dtype, load)
 
 
 def _scaled(
     name: str, tensor: LazyTensor, scale_name: str, scale: LazyTensor, filename: str, block: Block | None
 ) -> LazyTensor:
     repeats = _repeats(tensor.shape, scale.shape, block)
-    if repeats is None or scale.dtype in (*SMALL_FLOATS[:-1], torch.int8) or not scale.dtype.is_floating_point:
+    if repeats is None or dtype_name(scale.dtype) in (*SMALL_FLOATS[:-1], "int8") or not scale.dtype.is_floating_point:
         raise CheckpointRefused(
             f"{scale_name} in {filename} is {dtype_name(scale.dtype)} of shape {list(scale.shape)}; {name} of "
             f"{list(tensor.shape)} takes one float for the whole, for each row, or for each block of rows and columns"

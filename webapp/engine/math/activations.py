@@ -6,8 +6,7 @@ lie on the grid, with the arithmetic in the order in which the ONNX graph does i
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 TOP = 255
 SMALLEST = 1e-12  # of a range, so that a constant row divides by something

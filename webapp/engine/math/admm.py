@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 PENALTIES = (0.3, 1.0)  # times the Hessian's diagonal: first weights change places freely, then they settle
 

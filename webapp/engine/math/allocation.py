@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from webapp.engine.lazy import Tensor, torch
 
 SPREAD = 0.1  # further from the ratio that was asked the estimate is not to be trusted
 STEPS = 41  # ratios at which a layer's next weight is looked at

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 from .grids import Scheme, fit_grid
 from .quantizers import dequantize, quantize

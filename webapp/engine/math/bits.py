@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from webapp.engine.lazy import Tensor, torch
 
 CHUNK = 1 << 23  # values unpacked at a time; a multiple of 8, so that every chunk ends on a byte
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from statistics import NormalDist
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 
 def normal_levels(bits: int) -> Tensor:

@@ -7,8 +7,7 @@ https://doi.org/10.1109/ICNN.1993.298572, in the block form of Frantar and Alist
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 DAMPING = 0.01  # of the mean of the diagonal
 LARGEST_DAMPING = 1.0

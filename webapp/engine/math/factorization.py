@@ -6,8 +6,7 @@ https://arxiv.org/abs/2501.19090.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 
 def directions(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 from .grids import Scheme, fit_grid
 from .quantizers import Grid, codes_of, dequantize, nearest_units, quantize

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 from . import codebooks
 from .quantizers import Grid, codes_of, grouped, nearest_units, stored_scale

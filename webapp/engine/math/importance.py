@@ -6,8 +6,7 @@ https://arxiv.org/abs/1708.06519. Taylor: Molchanov et al. 2019, https://arxiv.o
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 
 def by_channel(tensor: Tensor, dim: int, places: Tensor) -> Tensor:

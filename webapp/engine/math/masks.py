@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from webapp.engine.lazy import Tensor, torch
 
 HALF = 1 << 16
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 from . import masks
 

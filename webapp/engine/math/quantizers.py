@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from webapp.engine.lazy import Tensor, functional, torch
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # normal numbers of float16
 
@@ -68,7 +66,7 @@ def grouped(matrix: Tensor, group: int) -> Tensor:
     rows, columns = matrix.shape
     if not group or group >= columns:
         return matrix[:, None, :]
-    return F.pad(matrix, (0, -columns % group)).reshape(rows, math.ceil(columns / group), group)
+    return functional.pad(matrix, (0, -columns % group)).reshape(rows, math.ceil(columns / group), group)
 
 
 def stored_scale(scale: Tensor) -> Tensor:

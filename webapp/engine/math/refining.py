@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 from .gptq import BLOCK, Problem, in_columns
 from .quantizers import Grid, codes_of, dequantize, grouped, nearest_units, stored_scale

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 from .quantizers import Grid, grouped, nearest_units
 

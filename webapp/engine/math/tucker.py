@@ -6,8 +6,7 @@ https://arxiv.org/abs/1405.3866 (scheme 2).
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 from .factorization import directions
 

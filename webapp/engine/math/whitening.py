@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 DAMPING = 1e-3  # of the mean of the diagonal
 LEAST = 1e-10  # of the largest eigenvalue, where the decomposition falls back

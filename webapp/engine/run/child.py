@@ -126,7 +126,7 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
         return inspected(job, output, lines, _limit_memory)
     if task == "try_formats":
         signal.alarm(job["seconds"])  # which ends this process: then nothing is known
-        from webapp.engine.exporters.writable import unwritable
+        from webapp.engine.exporters import unwritable
         from webapp.engine.facts import CheckpointFacts
 
         return unwritable(Path(job["folder"]), CheckpointFacts.model_validate(job["facts"]))

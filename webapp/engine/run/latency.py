@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+
+from webapp.engine.lazy import torch
 
 WARM_UP, LEAST, MOST = 3, 10, 200  # rounds
 BUDGET_SECONDS = 3.0  # of one measurement

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.data.batches import Batch, every_output, outputs
 from webapp.engine.data.targets import per_place, scores_of_classes, shaped_like, two_classes
 from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.progress import Report
 
 from .metrics import Samples, Scores, shown
@@ -19,7 +17,6 @@ from .metrics import Samples, Scores, shown
 MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 
 
-@torch.inference_mode()
 def evaluate(
     module: nn.Module,
     spec: ArchitectureSpec,
@@ -34,14 +31,15 @@ def evaluate(
     else the relative error, over all outputs. An answer with NaN or infinity is never right; their share is
     "not_finite", which is there where there are any.
     """
-    found = _Collected(spec)
-    for index, batch in enumerate(data):
-        every = found.answers(module, batch)
-        found.against_targets(every[0], batch)
-        if reference is not None:
-            found.against_original(found.answers(reference, batch), every, batch)
-        report.progress((index + 1) / len(data), f"Evaluating: batch {index + 1} of {len(data)}")
-    return found.finished()
+    with torch.inference_mode():
+        found = _Collected(spec)
+        for index, batch in enumerate(data):
+            every = found.answers(module, batch)
+            found.against_targets(every[0], batch)
+            if reference is not None:
+                found.against_original(found.answers(reference, batch), every, batch)
+            report.progress((index + 1) / len(data), f"Evaluating: batch {index + 1} of {len(data)}")
+        return found.finished()
 
 
 @dataclass

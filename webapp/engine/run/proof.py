@@ -10,14 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.program import output_names
 from webapp.engine.data.batches import Batch, every_output, outputs, synthetic
 from webapp.engine.exporters.base import Loaded
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import dtype_name
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.model import Model

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
+from webapp.engine.lazy import torch
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import needs_of, techniques

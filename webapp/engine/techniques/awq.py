@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import awq, grids, quantizers
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import TechniqueSettings
 from webapp.engine.techniques.calibration.samples import TechniqueData

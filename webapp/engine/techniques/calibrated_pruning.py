@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import allocation, masks
 from webapp.engine.progress import Part
 from webapp.engine.recipe import setting

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import torch
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import Dense, Encoded, dtype_of
 from webapp.engine.weights.plans import DensePlan, Plan

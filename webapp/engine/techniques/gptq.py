@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.recipe import setting

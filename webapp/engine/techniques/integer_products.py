@@ -11,12 +11,10 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED, joined

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import Tensor
-
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import Tensor
 from webapp.engine.math import masks
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.block_by_block import matrices

@@ -8,11 +8,9 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import masks
 from webapp.engine.progress import tracked
 from webapp.engine.recipe import TechniqueSettings, setting

@@ -6,9 +6,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import masks
 from webapp.engine.weights.model import Model
 

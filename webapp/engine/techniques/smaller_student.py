@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.reshape import ShapeChange, facts_of, reshaped_facts
 from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.lazy import nn, torch
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.surgery.blocks import blocks_of
 from webapp.engine.weights import Dense

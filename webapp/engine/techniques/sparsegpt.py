@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import admm, masks, obs
 from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded

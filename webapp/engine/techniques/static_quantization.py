@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from webapp.engine.data.batches import Batch
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.activations import Histogram, Method
-from webapp.engine.techniques.calibration.followers import followers
 from webapp.engine.techniques.calibration.slots import inputs_as_rows
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.activations import Activations
@@ -70,6 +67,8 @@ class StaticQuantization(IntegerProducts):
         return f"int8 weights, 8-bit inputs, ranges by {settings.method}"
 
     def observed(self, block: Block, settings: Any) -> Mapping[str, Activations]:
+        from webapp.engine.techniques.calibration.followers import followers
+
         convolutions = [slot.path.removeprefix(block.prefix) for slot in block.slots if slot.layer.kind == "conv"]
         after = followers(block.module, convolutions, block.runs[0]) if convolutions else {}
         inputs = {slot.path: Histogram(settings.method != "minmax") for slot in block.slots}

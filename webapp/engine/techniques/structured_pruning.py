@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.importance import relative
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.surgery.cutting import has_batch_norm, recalibrate_batch_norm

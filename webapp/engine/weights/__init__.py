@@ -1,11 +1,12 @@
 """The forms in which a weight can be held and stored; `decoder_of` finds the one that a manifest names."""
 
-from .base import Encoded, dtype_name, dtype_of, half_dtype
+from .base import Encoded, half_dtype
 from .composite import Composite
 from .dense import Dense
 from .factored import Factored, Pivoted
 from .factored_conv import FactoredConv
 from .quantized import Quantized
+from .safetensors import dtype_name, dtype_of
 
 _FORMS: tuple[type[Encoded], ...] = (Dense, Quantized, Factored, Pivoted, FactoredConv)
 _BY_KIND = {kind: form for form in _FORMS for kind in form.kinds}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
 
+from webapp.engine.lazy import Tensor, nn
 from webapp.engine.math import activations
 
 

@@ -12,10 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
+from webapp.engine.lazy import Tensor
 
 from . import Dense, decoder_of, dtype_of
 from .activations import Activations
@@ -85,14 +84,13 @@ def predicted_size(
 ) -> tuple[int, int]:
     """(header bytes, file bytes) that `write_model` gives for weights of these plans."""
 
-    def never(name: str, suffix: str) -> Callable[[], Tensor]:
-        def read() -> Tensor:
-            raise AssertionError("a prediction holds no values")
-
-        return read
-
     ordered = {name: plans[name] for name in sorted(plans)}
-    return file_size(_lazily(ordered, never), manifest(ordered, tied, spec))
+    tensors = [
+        TensorFacts.model_construct(name=name + part.name, shape=part.shape, dtype=part.dtype)
+        for name, plan in ordered.items()
+        for part in plan.parts
+    ]
+    return file_size(tensors, manifest(ordered, tied, spec))
 
 
 def _lazily(

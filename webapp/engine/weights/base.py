@@ -6,9 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import LARGEST_HALF
 
 from .plans import Plan
@@ -64,13 +62,3 @@ def half_dtype(encoded: Encoded) -> torch.dtype:
     if encoded.dtype == torch.bfloat16:
         return torch.bfloat16
     return torch.float16 if float(encoded.decode().abs().max()) <= LARGEST_HALF else torch.bfloat16
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def dtype_of(name: str) -> torch.dtype:
-    found = getattr(torch, name)
-    assert isinstance(found, torch.dtype)
-    return found

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from torch import Tensor
+from webapp.engine.lazy import Tensor
 
 from .base import Encoded
 

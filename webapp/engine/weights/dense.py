@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits
 
-from .base import Encoded, dtype_name, dtype_of
+from .base import Encoded
 from .plans import DensePlan
+from .safetensors import dtype_name, dtype_of
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits
 
-from .base import Encoded, dtype_name
+from .base import Encoded
 from .composite import Composite, factors_from
 from .factor_plans import FactoredPlan, PivotedPlan
+from .safetensors import dtype_name
 
 
 class Factored(Composite):

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any, Self
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
-from .base import Encoded, dtype_name
+from .base import Encoded
 from .composite import Composite, factors_from
 from .factor_plans import FactoredConvPlan
+from .safetensors import dtype_name
 
 
 class FactoredConv(Composite):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
-from torch import Tensor
-
 from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits as streams
 from webapp.engine.math import grids, quantizers
 from webapp.engine.math.grids import Scheme
 from webapp.engine.math.quantizers import Grid
 
-from .base import Encoded, dtype_name, dtype_of
+from .base import Encoded
 from .plans import QuantizedPlan
+from .safetensors import dtype_name, dtype_of
 
 
 class Quantized(Encoded):

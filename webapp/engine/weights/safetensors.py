@@ -14,40 +14,39 @@ import os
 import struct
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault, quoted
 from webapp.engine.facts import DTYPE_BYTES, TensorFacts
+from webapp.engine.lazy import torch
 
 HEADER_LIMIT_BYTES = 100_000_000  # what the reference implementation accepts
 MOST_TENSORS = 250_000  # the largest mixtures of experts have 100,000
 MOST_AXES = 64  # of torch
 LONGEST_NAME = 1000  # characters
 
-DTYPES = {  # name in the file -> torch's
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+DTYPES = {  # name in the file -> torch's name
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PACKED = "numbers that share bytes, which Pare does not take apart; upload the weights they were made from"
@@ -67,12 +66,18 @@ class LazyTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def facts(self, name: str) -> TensorFacts:
-        return TensorFacts.model_construct(name=name, shape=self.shape, dtype=dtype_name(self.dtype))
+        return _facts(name, self)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """ "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
 
 
 def write_safetensors(
@@ -84,7 +89,8 @@ def write_safetensors(
     own width. A lazy tensor is loaded when its turn comes and let go after. Raises ValueError for a dtype the format
     has no name for, or a lazy tensor that loads as something else than it declared.
     """
-    header, ordered, data_bytes = _layout(tensors, metadata or {})
+    facts = [_facts(name, tensor) for name, tensor in tensors.items()]
+    header, ordered, data_bytes = _layout(facts, metadata or {})
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -97,34 +103,33 @@ def write_safetensors(
     return len(header) + data_bytes
 
 
-def file_size(
-    tensors: Mapping[str, torch.Tensor | LazyTensor], metadata: Mapping[str, str] | None = None
-) -> tuple[int, int]:
+def file_size(tensors: Sequence[TensorFacts], metadata: Mapping[str, str] | None = None) -> tuple[int, int]:
     """(bytes before the first tensor, bytes of the whole file) that `write_safetensors` would write."""
     header, _, data_bytes = _layout(tensors, metadata or {})
     return len(header), len(header) + data_bytes
 
 
-def _layout(
-    tensors: Mapping[str, torch.Tensor | LazyTensor], metadata: Mapping[str, str]
-) -> tuple[bytes, list[str], int]:
+def _layout(tensors: Sequence[TensorFacts], metadata: Mapping[str, str]) -> tuple[bytes, list[str], int]:
     """The header with its length in front, the order of the data, and the bytes of the data."""
-    ordered = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    ordered = sorted(tensors, key=lambda tensor: -DTYPE_BYTES.get(tensor.dtype, 0))
     starts: dict[str, int] = {}
     end = 0
-    for name in ordered:
-        if tensors[name].dtype not in NAMES:
-            raise ValueError(f"{name} is {tensors[name].dtype}, which a safetensors file cannot hold")
-        starts[name] = end
-        end += math.prod(tensors[name].shape) * tensors[name].dtype.itemsize
+    for tensor in ordered:
+        if tensor.dtype not in NAMES:
+            raise ValueError(f"{tensor.name} is {tensor.dtype}, which a safetensors file cannot hold")
+        starts[tensor.name] = end
+        end += tensor.bytes
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    for name, tensor in tensors.items():
-        size = math.prod(tensor.shape) * tensor.dtype.itemsize
-        offsets = [starts[name], starts[name] + size]
-        entries[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+    for tensor in tensors:
+        offsets = [starts[tensor.name], starts[tensor.name] + tensor.bytes]
+        entries[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header, ordered, end
+    return struct.pack("<Q", len(header)) + header, [tensor.name for tensor in ordered], end
+
+
+def _facts(name: str, tensor: torch.Tensor | LazyTensor) -> TensorFacts:
+    return TensorFacts.model_construct(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype))
 
 
 def _raw(name: str, tensor: torch.Tensor | LazyTensor) -> bytes | memoryview:
@@ -250,7 +255,7 @@ def _entry(file: str, name: str, entry: Any) -> tuple[TensorFacts, int]:
         raise CheckpointRefused(f"{name} in {file} is of dtype {dtype}, {UNREAD[dtype]}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointRefused(f"{name} in {file} is of dtype {quoted(dtype)}; Pare reads {', '.join(DTYPES)}")
-    facts = TensorFacts.model_construct(name=name, shape=tuple(shape), dtype=dtype_name(DTYPES[dtype]))  # checked above
+    facts = TensorFacts.model_construct(name=name, shape=tuple(shape), dtype=DTYPES[dtype])  # checked above
     if facts.bytes != end - start:
         raise CheckpointRefused(
             f"{name} in {file} has shape {list(shape)} of {dtype}, which is {facts.bytes} bytes, "
@@ -275,4 +280,4 @@ def _account_for_every_byte(file: str, entries: Mapping[str, tuple[TensorFacts, 
         raise CheckpointRefused(f"{file} has {size - end} bytes after the last tensor that belong to none")
 
 
-assert {dtype_name(dtype) for dtype in DTYPES.values()} == set(DTYPE_BYTES)
+assert set(DTYPES.values()) == set(DTYPE_BYTES)

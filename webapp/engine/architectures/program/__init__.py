@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
-import torch
-from torch import nn
-
 from webapp.engine.architectures.base import Architecture
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, Task, TensorFacts
+from webapp.engine.lazy import nn, torch
 
 from .module import ProgramModule, answer_names
 

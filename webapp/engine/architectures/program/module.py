@@ -31,7 +31,7 @@ from .raw_matrices import raw_matrices
 
 Before = Callable[[int, list[Any]], list[Any]]
 MOST_STEPS = 100_000
-NAMED = {str(dtype).removeprefix("torch."): dtype for dtype in (*DTYPES.values(), torch.complex64)}
+NAMED = {name: getattr(torch, name) for name in (*DTYPES.values(), "complex64")}
 MEMORY = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,

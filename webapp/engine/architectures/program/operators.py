@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import torch
+from webapp.engine.lazy import torch
 
 from .recurrent import GATES, recurrent
 

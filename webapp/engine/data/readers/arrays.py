@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 
 from webapp.engine.archive import damage_named, members
 from webapp.engine.data.datasets import Arrays
 from webapp.engine.errors import DatasetRefused, is_text, quoted
+from webapp.engine.lazy import torch
 from webapp.engine.plugins import Accepted
 from webapp.engine.weights.safetensors import MOST_AXES
 

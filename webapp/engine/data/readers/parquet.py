@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from webapp.engine.data.datasets import Arrays, Half, LabelledText, Text
 from webapp.engine.data.images import Images
 from webapp.engine.data.pixels import PictureBomb, PictureUnread
 from webapp.engine.errors import DatasetRefused
+from webapp.engine.lazy import torch
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 

@@ -10,17 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.export import ExportedProgram
-
 from webapp.engine.exporters.base import Export, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.lazy import torch
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
-    from webapp.engine.exporters.writable import Trial
+    from webapp.engine.exporters.onnx.trial import Trial
 
 
 class Program(Export):
@@ -59,25 +56,12 @@ class Program(Export):
         return {"size_bytes": (folder / self.file).stat().st_size, "held": dict(held)}
 
     def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+        from .runtime import ExportedProgramModule
+
         assert spec is not None
-        module = ProgramModule(torch.export.load(folder / self.file), spec)
+        module = ExportedProgramModule(torch.export.load(folder / self.file), spec)
         return Loaded(module, "torch.export.load, a process of its own", f"torch {torch.__version__}, its ATen graph")
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = " and ".join(f"{count} weights as {what}" for what, count in written["held"].items())
         return f"Holds {told}, which it decodes to float32 at each call: small rather than fast." if told else ""
-
-
-class ProgramModule(nn.Module):
-    """The program, called like the model's own module."""
-
-    def __init__(self, program: ExportedProgram, spec: ArchitectureSpec) -> None:
-        super().__init__()
-        self.program, self.named = program.module(), spec.family == "transformers"
-        self.inputs = list(program.graph_signature.user_inputs)
-
-    def forward(self, *given: Tensor, use_cache: bool = False, **named: Tensor) -> Any:
-        """A tokenizer may tell more than the program was made to take: of single texts, the kinds of tokens, all 0."""
-        inputs = named if self.named else dict(zip(self.inputs, given, strict=True))
-        found = self.program(**{name: inputs[name] for name in self.inputs})
-        return list(found.values()) if isinstance(found, dict) and not self.named else found

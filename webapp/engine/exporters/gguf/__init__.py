@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.exporters.base import Export, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.lazy import torch
 from webapp.engine.weights import Composite, Dense, Encoded
 from webapp.engine.weights.model import Model
 

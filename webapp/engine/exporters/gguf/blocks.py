@@ -15,9 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import LARGEST_HALF
 from webapp.engine.weights import Dense, Encoded, Quantized, half_dtype
 

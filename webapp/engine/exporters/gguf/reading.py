@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gguf import GGUFReader, dequantize
-from torch import Tensor, nn
 
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.transformers_family import Transformers, parsed_config
 from webapp.engine.importers.gguf.names import ROPE_FREQS, apart, their_name, turned_heads
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 

@@ -16,7 +16,7 @@ from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
-    from webapp.engine.exporters.writable import Trial
+    from .trial import Trial
 
 LARGEST_IN_ONE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 BESIDE = "model.onnx.data"

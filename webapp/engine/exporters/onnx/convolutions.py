@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.activations import Activations
 

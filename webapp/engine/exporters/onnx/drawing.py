@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
-import torch
 from onnx_ir.passes import common
 from onnx_ir.tensor_adapters import TorchTensor
-from torch import Tensor
+
+from webapp.engine.lazy import Tensor, torch
 
 from .trace import OPSET
 

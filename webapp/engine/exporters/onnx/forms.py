@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights import Encoded, Quantized
 
 from .drawing import MICROSOFT, NUMBERS, Drawing

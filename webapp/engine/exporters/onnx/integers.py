@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.activations import SMALLEST, TOP
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.activations import Activations, Range

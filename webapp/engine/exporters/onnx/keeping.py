@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from webapp.engine.architectures.kv_cache import SO_FAR, WHOLE, past_names, present_name
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import Tensor, torch
 
 from .served import Call, Served
 

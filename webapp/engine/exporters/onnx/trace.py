@@ -15,9 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
-import torch
 from onnx_ir.passes import common
-from torch import Tensor, nn
 from torch._decomp.decompositions import lstm_impl
 from torch.export import ExportedProgram
 from torch.onnx import OnnxExporterError
@@ -26,6 +24,7 @@ from torch.utils._pytree import tree_map
 from webapp.engine.architectures.build import fill, skeleton_of
 from webapp.engine.data.batches import Batch, synthetic
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.model import Model
 

@@ -21,7 +21,7 @@ from webapp.engine.weights.model import Model
 from .zipped_folder import unzip_folder, zip_folder
 
 if TYPE_CHECKING:
-    from webapp.engine.exporters.writable import Trial
+    from webapp.engine.exporters.onnx.trial import Trial
 
 FOLDER = "model/1"  # TensorFlow Serving's model_base_path is the first part, and the second its version
 ONNX = "model.onnx"

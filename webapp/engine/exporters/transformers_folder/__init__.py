@@ -13,11 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from webapp.engine.architectures.transformers_family import take_batches
 from webapp.engine.exporters.base import Export, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.lazy import torch
 from webapp.engine.weights.model import Model
 
 

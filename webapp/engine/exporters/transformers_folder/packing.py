@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.weights import Dense, Encoded, Quantized, half_dtype
 from webapp.engine.weights.safetensors import LazyTensor

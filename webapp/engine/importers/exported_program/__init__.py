@@ -11,12 +11,6 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.importers.base import Format, Opened
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
-from webapp.engine.weights.safetensors import LazyTensor
-
-from .archive import SAVE_AGAIN, opened_archive
-from .archived import ProgramArchive
-from .running import opened_program
-from .serialized import NotRun
 
 LEGACY = "serialized_exported_program.json"  # of torch 2.7 and before
 
@@ -37,6 +31,10 @@ class ExportedProgram(Format):
 
     @classmethod
     def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+        from .archive import SAVE_AGAIN, opened_archive
+        from .running import opened_program
+        from .serialized import NotRun
+
         if LEGACY in names_in(upload):
             raise CheckpointRefused(f"{filename} was written by torch 2.7 or before; {SAVE_AGAIN} of torch 2.13")
         archived = opened_archive(upload, filename)
@@ -45,15 +43,8 @@ class ExportedProgram(Format):
             return opened_program(archived)
         except NotRun as reason:
             because = f"The program cannot be run: it {reason}."
-            return Opened(*_untied(archived), weights_only_because=because, infinite=archived.buffers)
+            return Opened(*archived.untied(), weights_only_because=because, infinite=archived.buffers)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointRefused(
                 f"{filename} holds a program in a form that Pare does not know; {SAVE_AGAIN} of torch 2.13"
             ) from error
-
-
-def _untied(archived: ProgramArchive) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    tied: dict[str, str] = {}
-    for name in archived.tensors:
-        tied |= {alias: name for alias in archived.aliases[name] if name not in tied}
-    return {name: tensor for name, tensor in archived.tensors.items() if name not in tied}, tied

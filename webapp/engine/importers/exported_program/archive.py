@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from webapp.engine.archive import damage_named, members, read_member
 from webapp.engine.errors import CheckpointRefused, json_fault, quoted
-from webapp.engine.weights.safetensors import MOST_TENSORS, NAMES, LazyTensor
+from webapp.engine.lazy import torch
+from webapp.engine.weights.safetensors import MOST_TENSORS, NAMES, LazyTensor, dtype_of
 
 from .archived import ProgramArchive
 from .serialized import SCALARS, STRIDED
@@ -129,12 +128,12 @@ def _payloads(
             if f"data/{folder}/{path}" not in inside:
                 raise CheckpointRefused(f"{filename} lacks data/{folder}/{path}, where {name} should be")
             meta = about["tensor_meta"]
-            dtype = getattr(torch, SCALARS.get(meta["dtype"], ""), None)
+            dtype = SCALARS.get(meta["dtype"], "")
             if dtype not in NAMES or meta["layout"] != STRIDED:
                 raise CheckpointRefused(
                     f"{name} in {filename} is of a kind that Pare does not read (dense real numbers)"
                 )
-            payload = _Payload(inside[f"data/{folder}/{path}"], dtype, *_extent(meta), about["is_param"])
+            payload = _Payload(inside[f"data/{folder}/{path}"], dtype_of(dtype), *_extent(meta), about["is_param"])
             payload.check(name, filename)
             found[name] = payload
     return found

@@ -18,3 +18,10 @@ class ProgramArchive:
     buffers: frozenset[str] = frozenset()
     left_out: int = 0  # outputs of the file that the JSON does not have
     inputs: list[str] = field(default_factory=list)  # what they are called, where the JSON does not tell
+
+    def untied(self) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+        """(tensors, each once; alias -> the name that it is under)."""
+        tied: dict[str, str] = {}
+        for name in self.tensors:
+            tied |= {alias: name for alias in self.aliases[name] if name not in tied}
+        return {name: tensor for name, tensor in self.tensors.items() if name not in tied}, tied

@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from webapp.engine.architectures.program.module import ProgramModule
+from webapp.engine.lazy import Tensor, torch
 
 RESHAPING = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 EXPANDING = ("aten.expand.default", "aten.repeat.default", "aten.broadcast_to.default")

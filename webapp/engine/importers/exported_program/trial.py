@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.architectures.program.module import LAYER, ProgramModule
 from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, Task
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .batching import any_batch

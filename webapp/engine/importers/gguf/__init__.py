@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from webapp.engine.architectures.transformers_family import Transformers, beyond_any, why_not
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.importers.base import Format, Opened
+from webapp.engine.lazy import Tensor
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import LazyTensor

@@ -15,9 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from gguf import GGUFReader, dequantize
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import (
     GGUF_SUPPORTED_ARCHITECTURES,
@@ -27,6 +25,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 )
 
 from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .names import LONG, NAMED_OTHERWISE, ROPE_FREQS, SHORT

@@ -6,8 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # ours -> llama.cpp's
 OURS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}

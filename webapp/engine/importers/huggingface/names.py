@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from webapp.engine.architectures.transformers_family import Transformers, ignorable, tied_by, why_not
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.importers.base import Opened
+from webapp.engine.lazy import torch
 from webapp.engine.progress import Report
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.safetensors import LazyTensor, write_safetensors

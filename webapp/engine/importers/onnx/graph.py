@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from webapp.engine.architectures.kv_cache import PRESENT
 from webapp.engine.errors import quoted
 from webapp.engine.importers.exported_program.serialized import NotRun
+from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .flattening import IF, Drawn, Flat, Guards

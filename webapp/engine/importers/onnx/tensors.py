@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.importers.widening import WIDER, wider
-from webapp.engine.weights.safetensors import MOST_AXES, LazyTensor
+from webapp.engine.lazy import torch
+from webapp.engine.weights.safetensors import MOST_AXES, LazyTensor, dtype_name
 
 ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values which are not raw
     1: (torch.float32, "float_data"),
@@ -41,7 +40,7 @@ ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values wh
 def lazy_tensor(tensor: Any, beside: Mapping[str, Path], filename: str) -> LazyTensor:
     """Of a dtype that is computed with. Raises CheckpointRefused for one that does not hold what it claims."""
     found = _lazy(tensor, beside, filename)
-    return wider(tensor.name, found, filename) if found.dtype in WIDER else found
+    return wider(tensor.name, found, filename) if dtype_name(found.dtype) in WIDER else found
 
 
 def _lazy(tensor: Any, beside: Mapping[str, Path], filename: str) -> LazyTensor:

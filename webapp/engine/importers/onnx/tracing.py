@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from webapp.engine.importers.exported_program.archived import ProgramArchive
 from webapp.engine.importers.exported_program.serialized import NotRun
+from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .graph import Graph, GraphInput

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from webapp.engine.importers.exported_program.serialized import NotRun
+from webapp.engine.lazy import Tensor, torch
 
 MOST_KNOWN = 4096  # numbers that are followed one by one
 LONGEST_FORMULA = 200  # operations on sizes, one after the other

@@ -6,13 +6,12 @@ import json
 import time
 from typing import Any
 
-from torch import nn
-
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.exporters import Export, Loaded, exports
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import nn
 from webapp.engine.progress import Part, Report
 from webapp.engine.run.example import write_example
 from webapp.engine.run.latency import in_turns, percentiles

@@ -9,9 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.activations import TOP, grid_of
 from webapp.engine.weights.activations import Range
 

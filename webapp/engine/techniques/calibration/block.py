@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
-
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded
 
 from .passes import Pass, doors

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
-
 from webapp.engine.architectures.comparing import some
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import torch
 from webapp.engine.techniques.base import MATRICES, Context, Outcome, Skip, Technique
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model

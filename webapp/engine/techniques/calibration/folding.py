@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import nn
 from webapp.engine.progress import Report
 from webapp.engine.weights.model import Model
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from greenlet import getcurrent, greenlet
-from torch import Tensor, nn
+
+from webapp.engine.lazy import Tensor, nn, torch
 
 
 class Pass:

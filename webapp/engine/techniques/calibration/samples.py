@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from webapp.engine.data.batches import SENTENCE_TOKENS, Batch, batches
 from webapp.engine.data.datasets import Half, Text
 from webapp.engine.data.tokenizing import tokenized
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
+from webapp.engine.lazy import torch
 
 TEXTS = ("embedding", "text-classification", *PER_TOKEN)
 SAMPLES = {"causal-lm": 32} | dict.fromkeys(TEXTS, 128)  # chunks of 512 tokens; texts of 128

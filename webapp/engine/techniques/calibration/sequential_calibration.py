@@ -13,12 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.architectures.build import fill, release, skeleton_of, sources
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.progress import Report
 from webapp.engine.weights.memory import give_back
 from webapp.engine.weights.model import Model

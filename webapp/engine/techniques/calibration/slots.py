@@ -6,12 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-
-from webapp.engine.architectures.factored_layers import Thin
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
+from webapp.engine.lazy import Tensor, nn
 from webapp.engine.weights import Composite, Encoded
 from webapp.engine.weights.model import Model
 
@@ -62,6 +59,8 @@ class Slot:
 
 def slots_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> list[Slot]:
     """The slots of these layers in a module that `skeleton_of` made; layers that are not matrices have none."""
+    from webapp.engine.architectures.factored_layers import Thin
+
     found = []
     for layer in layers:
         if layer.kind not in ("linear", "conv"):
@@ -80,16 +79,16 @@ def columns_of(part: nn.Module) -> int:
     """How many numbers of the input one row of the matrix is multiplied with."""
     weight = part.weight
     assert isinstance(weight, nn.Parameter)
-    if isinstance(part, _ConvTransposeNd):
+    if isinstance(part, nn.modules.conv._ConvTransposeNd):
         return weight.numel() // part.out_channels
-    if isinstance(part, nn.Linear | _ConvNd):
+    if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
         return weight[0].numel()
     return weight.shape[0]  # GPT-2's Conv1D: (in, out)
 
 
 def geometry(part: nn.Module) -> tuple[Any, ...]:
     """What besides the input decides which rows the matrix sees: () of a linear layer."""
-    if not isinstance(part, _ConvNd):
+    if not isinstance(part, nn.modules.conv._ConvNd):
         return ()
     return type(part), part.kernel_size, part.stride, part.padding, part.output_padding, part.dilation, part.groups
 
@@ -99,11 +98,11 @@ def inputs_as_rows(part: nn.Module, x: Tensor, groups: int, mask: Tensor | None)
 
     Of a convolution the patches, one row for each place of the output.
     """
-    if isinstance(part, _ConvTransposeNd):
+    if isinstance(part, nn.modules.conv._ConvTransposeNd):
         patches = _patches(_spread(part, x.float()), part.kernel_size, part.dilation, (1,) * len(part.kernel_size))
         places = tuple(range(patches.dim() - len(part.kernel_size), patches.dim()))
         return _rows(patches.flip(places), len(part.kernel_size), groups)  # each input is spread by the whole kernel
-    if isinstance(part, _ConvNd):
+    if isinstance(part, nn.modules.conv._ConvNd):
         padding = part._reversed_padding_repeated_twice
         x = nn.functional.pad(x, padding if any(padding) else [0, 0], mode=_mode(part.padding_mode))
         patches = _patches(x.float(), part.kernel_size, part.dilation, part.stride)
@@ -128,7 +127,7 @@ def _rows(patches: Tensor, axes: int, groups: int) -> Tensor:
     return apart.reshape(batch * count, groups, -1)
 
 
-def _spread(part: _ConvTransposeNd, x: Tensor) -> Tensor:
+def _spread(part: nn.modules.conv._ConvTransposeNd, x: Tensor) -> Tensor:
     """The input of a transposed convolution as that of a plain one whose kernel is turned round: zeros between."""
     axes = range(len(part.kernel_size))
     sizes = [(x.shape[2 + axis] - 1) * part.stride[axis] + 1 for axis in axes]

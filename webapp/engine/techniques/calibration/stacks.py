@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import Layout
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.model import Model
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 
 class Statistic(ABC):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import torch
-
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import torch
 from webapp.engine.math import ranks
 from webapp.engine.progress import Part, Report
 from webapp.engine.recipe import TechniqueSettings, setting

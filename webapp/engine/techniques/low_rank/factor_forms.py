@@ -9,9 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from torch import Tensor
-
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import factorization, ranks, tucker
 from webapp.engine.math.whitening import Metric
 from webapp.engine.weights import Dense, Encoded, Factored, FactoredConv, Pivoted

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import whitening
 from webapp.engine.math.whitening import Metric
 from webapp.engine.progress import Report, tracked

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.resize import note_sizes
 from webapp.engine.data.batches import Batch, outputs
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.techniques.calibration import Block
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model

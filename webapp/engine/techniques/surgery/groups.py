@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 STAGES = "hidden_sizes"  # of models whose residual stream widens from stage to stage
 Shapes = Mapping[str, tuple[int, ...]]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.data.targets import target_loss
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import importance
 from webapp.engine.math.elimination import Elimination
 from webapp.engine.techniques.calibration import Block, Covariance, Slot

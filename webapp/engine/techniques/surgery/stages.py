@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from webapp.engine.lazy import nn
 
 from .groups import STAGES, Group, Member
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.progress import Part, Report
 from webapp.engine.techniques.calibration import Block, Covariance, calibration_blocks
 from webapp.engine.weights import Dense

@@ -13,17 +13,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
 from webapp.engine.architectures.resize import fit_widths
 from webapp.engine.data.batches import synthetic
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import nn, torch
 
 from .groups import Group, Member, Uncuttable, cut_shapes
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-
 
 ANSWERS = "its outputs are the model's answers"
 LOST = "its channels are put in another order in a way that is not followed"
@@ -76,11 +71,12 @@ def _groups(traced: Any, module: nn.Module) -> Iterator[Group]:
     """
     runs: list[tuple[Member, int, int]] = []  # a member for channel `first` on, and how many it has
     for item in traced.items:
-        part, name = item.dep.target.module, item.dep.target.name.partition(" (")[0]
+        part: Any = item.dep.target.module
+        name = item.dep.target.name.partition(" (")[0]
         if isinstance(part, nn.Parameter):  # used by no layer: how is not known
             own = next((path for path, parameter in module.named_parameters() if parameter is part), name)
             raise Uncuttable(f"{own} runs along its channels, and it belongs to no layer")
-        if not isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding, *NORMS)):
+        if not isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding) and not isinstance(part, _norms()):
             if any(True for _ in part.parameters()):
                 raise Uncuttable(f"its channels run through {name}, a {type(part).__name__}, which is not followed")
             continue
@@ -90,7 +86,7 @@ def _groups(traced: Any, module: nn.Module) -> Iterator[Group]:
             raise Uncuttable(mixed)
         if not (_in_a_row(channels) and _in_a_row(item.idxs) and len(item.idxs) == repeat * len(channels)):
             raise Uncuttable(LOST)
-        reads = item.dep.handler.__name__ == "prune_in_channels" and not isinstance(part, NORMS)
+        reads = item.dep.handler.__name__ == "prune_in_channels" and not isinstance(part, _norms())
         runs += [(m, channels[0], len(channels)) for m in _members(part, name, reads, repeat, item.idxs[0])]
     kind: Literal["channels", "neurons"] = (
         "channels"
@@ -111,6 +107,10 @@ def _groups(traced: Any, module: nn.Module) -> Iterator[Group]:
             title = makers[0] if len(makers) == 1 else f"{makers[0]} and {len(makers) - 1} more"
             ordered = sorted(members, key=lambda member: (member.tensor, member.dim))
             yield Group(title, kind, end - start, tuple(ordered))
+
+
+def _norms() -> tuple[Any, ...]:
+    return nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm
 
 
 def _mixed(name: str, part: nn.Module) -> str | None:
@@ -136,7 +136,7 @@ def _in_a_row(places: list[int]) -> bool:
 
 def _members(part: nn.Module, name: str, reads: bool, repeat: int, offset: int) -> Iterator[Member]:
     weight = f"{name}.weight"
-    if isinstance(part, NORMS):
+    if isinstance(part, _norms()):
         tensors = dict(part.named_parameters(recurse=False)) | dict(part.named_buffers(recurse=False))
         for tensor, value in tensors.items():
             if value.dim():

@@ -11,12 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
-
 from webapp.engine.architectures import architectures
-from webapp.engine.architectures.layers import INPUTS_FIRST
 from webapp.engine.architectures.transformers_family import INVALID
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import nn
 from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
 
 from .groups import Group, Member, Uncuttable, cut_shapes
@@ -168,6 +166,8 @@ def _fused(name: str) -> bool:
 
 def _stacked(part: Any) -> bool:
     """Whether a module holds all experts' matrices, as (experts, out, in), the gates above what they multiply."""
+    from webapp.engine.architectures.layers import INPUTS_FIRST
+
     known = all(isinstance(getattr(part, name, None), nn.Parameter) for name in ("gate_up_proj", "down_proj"))
     turned = getattr(part, "is_transposed", False) or type(part).__name__ in INPUTS_FIRST
     return known and not turned and part.gate_up_proj.dim() == part.down_proj.dim() == 3

@@ -10,8 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from webapp.engine.lazy import Tensor, torch
 
 STATE = "training.pt"
 EVERY_SECONDS = 60.0

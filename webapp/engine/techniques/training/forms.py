@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
-from torch import Tensor, nn
-
-from webapp.engine.architectures.factored_layers import Thin
 from webapp.engine.facts import LayerFacts
 from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import quantizers, straight_through
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.weights import Composite, Dense, Encoded, Quantized
@@ -52,6 +49,8 @@ class Place:
 
 def places(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> Iterator[Place]:
     """The parameters of these layers in a module that `build` made; what is no parameter has none."""
+    from webapp.engine.architectures.factored_layers import Thin
+
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for layer in layers:
         whole = model.weights[layer.weight]

@@ -16,9 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math.schedules import rate_factor
 from webapp.engine.progress import Report
 
@@ -136,10 +134,10 @@ class _Loop:
                     weighted.backward()  # type: ignore[no-untyped-call]
                 yield float(weighted.detach())
 
-    @torch.no_grad()
     def _validated(self) -> float:
         self.student.training(False)
-        return sum(self._losses(self.samples.validation, backward=False))
+        with torch.no_grad():
+            return sum(self._losses(self.samples.validation, backward=False))
 
     def _judge(self) -> None:
         """Evaluates where it is time to, keeps what is best, and says whether the training ends here."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded, Quantized
 
 from .forms import Form, Place, QuantizedForm, dense

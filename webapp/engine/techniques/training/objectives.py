@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from torch import Tensor, nn
-
 from webapp.engine.data.batches import JUDGED_BY_ORIGINAL, Batch
 from webapp.engine.data.targets import target_loss
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import Tensor, nn
 from webapp.engine.math import losses
 
 from .student import Student

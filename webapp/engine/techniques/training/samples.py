@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from webapp.engine.data.batches import SENTENCES, Batch, batches
 from webapp.engine.data.datasets import Arrays, LabelledText, Text
 from webapp.engine.data.images import Images
 from webapp.engine.data.questions import Questions
 from webapp.engine.errors import DatasetUnfit
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.techniques.calibration.samples import TechniqueData
 
 MOST_VALIDATION = {"causal-lm": 64}  # chunks of 512 tokens

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-
 from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.lazy import torch
 from webapp.engine.math.schedules import Schedule
 from webapp.engine.recipe import TechniqueSettings, setting
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.model import Model
 
@@ -34,12 +31,12 @@ class Student:
         self.forms = [made for place in places(model, layers, self.module) if (made := form(place)) is not None]
         chosen = {layer.weight for layer in layers} if settings.batch_norm else set()
         self.statistics = {name: norm for name, norm in self._batch_norms() if chosen & set(_buffers(name, norm))}
-        self._runner = _Runner(self.module, self.spec)
+        self._runner = _runner(self.module, self.spec)
 
     def __call__(self, batch: Batch) -> Tensor:
         """What `outputs` gives for the module with the weights as they will be stored."""
         values = {f"module.{form.place.name}": value for form in self.forms if (value := form.value()) is not None}
-        answer: Tensor = functional_call(self._runner, values, (batch,))
+        answer: Tensor = torch.func.functional_call(self._runner, values, (batch,))
         return answer
 
     def training(self, on: bool) -> None:
@@ -82,15 +79,18 @@ class Student:
                 yield name, part
 
 
-class _Runner(nn.Module):
+def _runner(module: nn.Module, spec: ArchitectureSpec) -> nn.Module:
     """Lets `functional_call` reach every weight while `outputs` runs the module."""
 
-    def __init__(self, module: nn.Module, spec: ArchitectureSpec) -> None:
-        super().__init__()
-        self.module, self.spec = module, spec
+    class Runner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
 
-    def forward(self, batch: Batch) -> Tensor:
-        return outputs(self.module, self.spec, batch)
+        def forward(self, batch: Batch) -> Tensor:
+            return outputs(self.module, spec, batch)
+
+    return Runner()
 
 
 def _buffers(name: str, norm: nn.modules.batchnorm._BatchNorm) -> dict[str, Tensor]:

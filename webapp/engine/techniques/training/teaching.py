@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-
 from webapp.engine.architectures import classes
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import JUDGED_BY_ORIGINAL, Batch, outputs
@@ -15,6 +12,7 @@ from webapp.engine.data.targets import two_classes
 from webapp.engine.data.tasks import answer_shape, for_task, why_not
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec, Task
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import losses
 from webapp.engine.weights.model import Model
 
@@ -95,12 +93,12 @@ class Teaching(Objective):
             total = total + weights.attention * self._attention_loss(batch)
         return total
 
-    @torch.no_grad()
     def answers(self, batch: Batch) -> Tensor:
         """The teacher's, with the inputs under the names that it takes."""
         ours, theirs = ("pixel_values", "x") if self.spec.family != "transformers" else ("x", "pixel_values")
         inputs = {theirs if name == ours else name: tensor for name, tensor in batch.inputs.items()}
-        return outputs(self.module, self.spec, replace(batch, inputs=inputs))
+        with torch.no_grad():
+            return outputs(self.module, self.spec, replace(batch, inputs=inputs))
 
     def _hidden_loss(self, batch: Batch) -> Tensor:
         by = losses.cosine_distance if self.weights.hidden_by == "cosine" else losses.relative_squares

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-
-from webapp.engine.architectures.factored_layers import Thin
+from webapp.engine.lazy import Tensor, nn
 from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
 
 
@@ -38,6 +36,8 @@ class Watch:
 
 def steps_of(module: nn.Module) -> list[str]:
     """The blocks of a row of alike blocks; without such a row every linear layer and convolution but the last."""
+    from webapp.engine.architectures.factored_layers import Thin
+
     row = row_of_blocks(module)
     if row is not None:
         return [f"{row}.{index}" for index in range(len(list(module.get_submodule(row).children())))]

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import FLOAT, INT, Known, Value, each, largest, operand, smallest, tensor
+from webapp.engine.lazy import Tensor, torch
 
 from .table import operator
 

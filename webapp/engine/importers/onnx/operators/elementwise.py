@@ -7,11 +7,8 @@ import operator as python
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from webapp.engine.importers.onnx.values import FLOAT, Known, Value, each, tensor
+from webapp.engine.lazy import Tensor, functional, torch
 
 from .table import operator
 

@@ -7,12 +7,10 @@ import sys
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import INT, MOST_KNOWN, Known, Value, held, integers, numbers, shape_of, tensor
+from webapp.engine.lazy import Tensor, functional, nn, torch
 
 from .shapes import axes_of
 from .table import operator

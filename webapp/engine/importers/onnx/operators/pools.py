@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import Known, Value, numbers, tensor
+from webapp.engine.lazy import Tensor, functional, torch
 
 from .products import flat_pads, windows
 from .table import operator

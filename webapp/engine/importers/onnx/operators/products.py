@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import Value, largest, tensor
+from webapp.engine.lazy import Tensor, functional, torch
 
 from .table import operator
 

@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from webapp.engine.importers.onnx.values import Known, Value, integers, known, tensor
+from webapp.engine.lazy import Tensor, torch
 
 from .table import operator
 

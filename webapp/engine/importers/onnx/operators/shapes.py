@@ -6,8 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import (
@@ -22,6 +20,7 @@ from webapp.engine.importers.onnx.values import (
     small,
     tensor,
 )
+from webapp.engine.lazy import Tensor, torch
 
 from .table import operator
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import (
     FLOAT,
@@ -20,6 +18,7 @@ from webapp.engine.importers.onnx.values import (
     small,
     tensor,
 )
+from webapp.engine.lazy import torch
 
 from .table import operator
 

@@ -7,10 +7,10 @@ from torch import nn
 from tests.engine.conftest import build_tiny
 from tests.engine.importers.exported_program.exported import export
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.exporters import check_exports
+from webapp.engine.exporters import check_exports, unwritable
 from webapp.engine.exporters.onnx.trace import Untraceable
 from webapp.engine.exporters.onnx.trace import told as explained
-from webapp.engine.exporters.writable import make_shallow, unwritable
+from webapp.engine.exporters.onnx.trial import make_shallow
 from webapp.engine.weights.safetensors import LazyTensor, lazy_tensors
 
 GRAPHS = {"onnx", "program", "savedmodel"}

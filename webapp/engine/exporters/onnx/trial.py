@@ -1,4 +1,4 @@
-"""Which formats a checkpoint cannot be written in, found before any run: its graph is traced as a run would trace it.
+"""A checkpoint's graph, traced before any run as a run would trace it: what cannot be written is known then.
 
 No value of a weight is read, and of a row of layers that are alike only some are traced, unless those fail.
 """
@@ -7,30 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import onnx_ir as ir
-from torch import nn
 from torch.export import ExportedProgram
 
-from webapp.engine.exporters.onnx.served import Call
-from webapp.engine.exporters.onnx.trace import Untraceable, converted, program_of, unfilled, whole_call
-from webapp.engine.facts import CheckpointFacts
+from webapp.engine.lazy import nn
 from webapp.engine.weights.model import Model
 
-from . import exports
+from .served import Call
+from .trace import Untraceable, converted, program_of, unfilled, whole_call
 
 FEW = 2  # layers of a row that are traced, where they are alike
 
 Found = TypeVar("Found")
-
-
-def unwritable(folder: Path, facts: CheckpointFacts) -> dict[str, str]:
-    """A sentence for each format that nothing made of this checkpoint can be written in."""
-    trial = Trial(Model.of_checkpoint(folder, facts))
-    fitting = {name: form for name, form in exports().items() if form.unfit(facts) is None}
-    return {name: why for name, form in fitting.items() if (why := form.tried(trial))}
 
 
 class Trial:
