@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.layout import Layout
+from webapp.engine.facts import Layout
 from webapp.engine.math.grids import Scheme
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe

@@ -7,7 +7,7 @@ from torch import nn
 from tests.engine.importers.exported_program.exported import export
 from webapp.engine.architectures.build import build
 from webapp.engine.exporters import exports
-from webapp.engine.layout import Layout
+from webapp.engine.facts import Layout
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import held_by, predict
 from webapp.engine.run.proof import compare_probe, write_probe

@@ -9,8 +9,7 @@ from torch import nn
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
-from webapp.engine.facts import LayerFacts
-from webapp.engine.layout import Layout
+from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import technique

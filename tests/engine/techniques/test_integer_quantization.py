@@ -12,7 +12,7 @@ from torch import nn
 from webapp.engine.architectures.build import build
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exporters import exports
-from webapp.engine.layout import PLAIN
+from webapp.engine.facts import PLAIN
 from webapp.engine.techniques import integer_products, technique
 from webapp.engine.techniques.integer_products import integers
 from webapp.engine.weights import Quantized

@@ -166,7 +166,7 @@ def test_every_technique_declares_what_forms_and_documents_need():
 
 def test_transposed_layers_are_quantized_by_output(inspected):
     """GPT-2's Conv1D holds (in, out): a scale belongs to a column there."""
-    from webapp.engine.layout import Layout
+    from webapp.engine.facts import Layout
     from webapp.engine.math.grids import Scheme
     from webapp.engine.weights import Quantized
 

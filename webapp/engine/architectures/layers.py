@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from webapp.engine.architectures.program.module import ProgramModule
-from webapp.engine.facts import ArchitectureSpec, LayerFacts, LayerKind, TensorFacts
-from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.facts import PLAIN, ArchitectureSpec, LayerFacts, LayerKind, Layout, TensorFacts
 from webapp.engine.lazy import nn
 
 TABLE_NAME = re.compile(  # looked up or added, never multiplied: tables of words and places, tokens that are learnt

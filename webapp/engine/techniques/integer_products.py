@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from webapp.engine.data.batches import Batch
-from webapp.engine.facts import LayerFacts
-from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.facts import PLAIN, LayerFacts, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
 from webapp.engine.recipe import TechniqueSettings, setting

@@ -8,8 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
-from webapp.engine.facts import LayerFacts
-from webapp.engine.layout import Layout
+from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import masks
 from webapp.engine.progress import tracked

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from webapp.engine.facts import DTYPE_BYTES
-from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.facts import DTYPE_BYTES, PLAIN, Layout
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits as streams
 from webapp.engine.math import grids, quantizers

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from webapp.engine.facts import LayerKind
-from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.facts import PLAIN, LayerKind, Layout
 
 from .recurrent import GATES
 

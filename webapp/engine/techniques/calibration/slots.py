@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from webapp.engine.facts import LayerFacts
-from webapp.engine.layout import Layout
+from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.lazy import Tensor, nn
 from webapp.engine.weights import Composite, Encoded
 from webapp.engine.weights.model import Model

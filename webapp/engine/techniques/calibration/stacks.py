@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from webapp.engine.facts import LayerFacts
-from webapp.engine.layout import Layout
+from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.model import Model

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from webapp.engine.facts import LayerFacts
-from webapp.engine.layout import PLAIN, Layout
+from webapp.engine.facts import PLAIN, LayerFacts, Layout
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import quantizers, straight_through
 from webapp.engine.math.quantizers import Grid
