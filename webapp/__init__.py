@@ -30,8 +30,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from webapp.web.database import db, init_database
     from webapp.web.display import init_display
     from webapp.web.error_pages import init_errors
+    from webapp.web.extensions import Services
     from webapp.web.security import init_security
-    from webapp.web.services import Services
     from webapp.web.views import blueprints
 
     from .config import Settings

@@ -22,7 +22,7 @@ COMMANDS = {  # name: where it is
 }
 
 
-class Lazy(click.Group):
+class LazyGroup(click.Group):
     """Imports a subcommand only when it is asked for: `pare --help` should not wait for torch."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -35,7 +35,7 @@ class Lazy(click.Group):
         return command
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="pare")
 def pare() -> None:
     """Pare makes neural networks smaller, and proves what it did."""

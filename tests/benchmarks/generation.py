@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir
 
 from tests.benchmarks.bench import prepared
-from webapp.engine.architectures.kv_cache import Reading
+from webapp.engine.architectures.kv_cache import CachedReader
 from webapp.engine.exporters.onnx.assembly import assembled
 from webapp.engine.exporters.onnx.signature import open_session
 from webapp.engine.facts import CheckpointFacts
@@ -33,7 +33,7 @@ def graph(model: Model, path: Path, keep: bool) -> Path:
 
 
 def keeping(path: Path) -> Step:
-    reading = Reading(open_session(path, threads=1), "logits")
+    reading = CachedReader(open_session(path, threads=1), "logits")
     return lambda ids, new: int(reading.after(np.array([ids[-new:]]))[0, -1].argmax())
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.api_client import Refused
 from tests.cases import models
 from tests.cases.conftest import FINISHED_WITHIN_SECONDS, folder_of, uploaded
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 
 RECIPES = {
     "as it is": [{"technique": "magnitude_pruning", "settings": {"sparsity": 0.0}}],
@@ -26,9 +26,9 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {}
 @pytest.fixture(scope="session", autouse=True)
 def table() -> Iterator[None]:
     yield
-    print(f"\n\n| model | recipe | {' | '.join(exports())} |\n| --- {'| --- ' * (len(exports()) + 1)}|")
+    print(f"\n\n| model | recipe | {' | '.join(exporters())} |\n| --- {'| --- ' * (len(exporters()) + 1)}|")
     for (model, recipe), cells in TABLE.items():
-        print(f"| {model} | {recipe} | {' | '.join(cells.get(name, '') for name in exports())} |")
+        print(f"| {model} | {recipe} | {' | '.join(cells.get(name, '') for name in exporters())} |")
 
 
 @pytest.fixture(scope="session")
@@ -81,17 +81,17 @@ def test_every_format_is_proven_or_says_why_it_is_not_for_it(api, held, model, r
         cells[row["format"]] = cell
         assert proof["agreed"]
     print(model, recipe, cells)
-    assert set(cells) == set(exports())
+    assert set(cells) == set(exporters())
 
 
 def asked_in_all_that_fit(api, cells, steps, checkpoint, dataset):
     """The id of a run that is written in every format but those that the refusals name; why goes into `cells`."""
-    wanted = list(exports())
+    wanted = list(exporters())
     while True:
         try:
-            return api.run(checkpoint, {"version": 1, "steps": steps}, dataset, exports=wanted)["id"]
+            return api.run(checkpoint, {"version": 1, "steps": steps}, dataset, exporters=wanted)["id"]
         except Refused as refused:
             named, _, position = (refused.error["field"] or "").partition(".")
-            if named != "exports":
+            if named != "exporters":
                 raise
             cells[wanted.pop(int(position))] = refused.error["message"]

@@ -15,7 +15,7 @@ from tests.engine.conftest import Bench, build_tiny
 from tests.engine.importers.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
 from webapp.engine.architectures import architecture
 from webapp.engine.architectures.build import build, load
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.weights.model import Model
 
 pytest.importorskip("xllamacpp", reason="`make cases` installs it")
@@ -111,7 +111,7 @@ def tiny_gguf(tmp_path):
         bench = Bench(tmp_path)
         facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
         model = Model.of_checkpoint(bench.out, facts)
-        told = exports()["gguf"].write(model, tmp_path)
+        told = exporters()["gguf"].write(model, tmp_path)
         return (
             tmp_path / "model.gguf",
             model,
@@ -154,7 +154,7 @@ def test_an_architecture_is_computed_alike(tiny_gguf, name, model_type, changes)
 def test_a_real_model_in_few_bits(smollm2, compressed, bits):
     groups = {} if bits == 8 else {"granularity": "group", "group_size": 32, "symmetric": False}
     step = {"technique": "weight_quantization", "settings": {"bits": bits, **groups}}
-    run, folder = compressed(smollm2, step, exports=["safetensors", "gguf"])
+    run, folder = compressed(smollm2, step, exporters=["safetensors", "gguf"])
     ids = tokens_of(folder / "model.gguf", "The capital of France is the city of")
     assert_answers_near(folder / "model.gguf", load(folder / "model.safetensors"), ids, NEAR_IN_INTEGERS)
     sizes = {artifact["name"]: artifact["size_bytes"] for artifact in run["artifacts"]}

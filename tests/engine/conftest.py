@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.architectures.reshape import facts_of
+from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.data.batches import synthetic
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.errors import PareError
@@ -165,7 +165,7 @@ def apply_steps():
         folder, facts = checkpoint
         model, outcomes = Model.of_checkpoint(folder, facts), []
         for position, (name, values, *layers) in enumerate(steps):
-            now = facts_of(model, facts)
+            now = describe_model(model, facts)
             patterns = {"layers": layers[0]} if layers else {}
             recipe = Recipe.read({"steps": [{"technique": name, "settings": values, **patterns}]})
             step = prepare_step(now, recipe.steps[0], position)

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webapp.jobs.child import Point
+from webapp.jobs.child import CurvePoint
 from webapp.jobs.curves import MOST, grown
 from webapp.store.models import StageState
 
@@ -11,7 +11,7 @@ LOSS = "Loss (nats)"
 
 
 def point(x, value=1.0, series="Training"):
-    return Point(series, x, {LOSS: value})
+    return CurvePoint(series, x, {LOSS: value})
 
 
 def test_points_are_added_to_their_series():
@@ -30,7 +30,7 @@ def test_work_that_goes_on_from_an_earlier_point_replaces_what_came_after():
 
 
 def test_what_a_point_does_not_have_is_left_open():
-    curves = grown({}, [Point("a", 1, {"one": 1.0}), Point("a", 2, {"two": 2.0})])
+    curves = grown({}, [CurvePoint("a", 1, {"one": 1.0}), CurvePoint("a", 2, {"two": 2.0})])
     assert curves == {"a": {"x": [1, 2], "values": {"one": [1.0, None], "two": [None, 2.0]}}}
     assert grown(curves, []) == curves
 

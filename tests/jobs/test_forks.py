@@ -3,7 +3,7 @@
 import pytest
 
 from webapp.jobs.errors import ChildDied
-from webapp.jobs.forks import Forks
+from webapp.jobs.fork_client import Forks
 
 
 def test_children_that_die_before_they_say_a_word_are_given_up(tmp_path):

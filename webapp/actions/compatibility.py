@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from webapp.engine.data.tasks import possible
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
 from webapp.engine.run.checks import NamedDataset, check_dataset_fits
 from webapp.store.models import Checkpoint, Dataset, UploadState
@@ -34,7 +34,7 @@ def reason_against(facts: CheckpointFacts, dataset: Dataset) -> str | None:
 
 def exports_against(checkpoint: Checkpoint | None) -> dict[str, str | None]:
     """For every format that a run may write or not: None where it fits the checkpoint, else why not."""
-    choices = {name: form for name, form in exports().items() if not form.always}
+    choices = {name: form for name, form in exporters().items() if not form.always}
     if checkpoint is None or checkpoint.facts is None:
         return dict.fromkeys(choices)
     facts = architecture_only(checkpoint.facts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from webapp.serving.client import Connection
+from webapp.serving.client import ModelConnection
 from webapp.serving.errors import Unavailable
 from webapp.store.models import Deployment
 
@@ -81,7 +81,7 @@ def _written(row: Deployment, asked: TrialRequest, timeout_seconds: float) -> di
 def _post(row: Deployment, path: str, body: dict[str, Any], timeout_seconds: float) -> tuple[Any, float]:
     """The answer, and how many milliseconds the process took for it."""
     assert row.socket is not None
-    connection = Connection(row.socket, timeout_seconds)
+    connection = ModelConnection(row.socket, timeout_seconds)
     try:
         connection.request("POST", path, json.dumps(body).encode())
         answer = connection.getresponse()

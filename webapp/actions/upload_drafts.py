@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 16  # a connection that is reset loses less than this of what
 
 
 @dataclass(frozen=True)
-class Told:
+class AnnouncedUpload:
     kind: str  # "checkpoints" or "datasets"
     asked: dict[str, Any]  # the query of its upload
     size_bytes: int
@@ -35,10 +35,10 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Draft:
+class UploadDraft:
     id: str
     folder: Path
-    told: Told
+    told: AnnouncedUpload
 
     @property
     def file(self) -> Path:
@@ -65,7 +65,7 @@ class Draft:
                 if came % LOOK_EVERY_BYTES < len(chunk):
                     require_free(self.folder, 0, min_free_bytes)
 
-    def became(self, row_id: str) -> Draft:
+    def became(self, row_id: str) -> UploadDraft:
         """Its bytes are in the file store; what is left tells so to a client that missed the answer."""
         return _write(replace(self, told=replace(self.told, row_id=row_id)))
 
@@ -73,7 +73,7 @@ class Draft:
         return f"The upload was begun with {self.told.size_bytes} bytes and has {offset}; more than the rest was sent."
 
 
-def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int) -> Draft:
+def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int) -> UploadDraft:
     """Raises UploadEmpty, UploadTooLarge, StoreFull."""
     if size_bytes == 0:
         raise UploadEmpty("A file of no bytes cannot be uploaded. Upload-Length is the size of the file.")
@@ -89,22 +89,22 @@ def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int)
         require_free(folder.parent, size_bytes, settings.min_free_bytes)
         folder.mkdir(mode=0o700)
         (folder / "file").touch()
-        return _write(Draft(id, folder, Told(kind, asked, size_bytes)))
+        return _write(UploadDraft(id, folder, AnnouncedUpload(kind, asked, size_bytes)))
 
 
-def find(settings: Settings, id: str) -> Draft:
+def find(settings: Settings, id: str) -> UploadDraft:
     """Raises NotFound."""
     folder = settings.work / UPLOADS / id
     try:
         if re.fullmatch("[2-9a-z]{12}", id):
-            return Draft(id, folder, Told(**json.loads((folder / "told.json").read_text())))
+            return UploadDraft(id, folder, AnnouncedUpload(**json.loads((folder / "told.json").read_text())))
     except FileNotFoundError:
         pass
     raise NotFound(f"There is no upload {id[:40]!r}. It was given up or left alone for too long; begin it again.")
 
 
 @contextmanager
-def held(settings: Settings, id: str) -> Iterator[Draft]:
+def held(settings: Settings, id: str) -> Iterator[UploadDraft]:
     """The draft, for one writer at a time. Raises NotFound, Busy."""
     descriptor = os.open(find(settings, id).folder, os.O_RDONLY)
     try:
@@ -117,7 +117,7 @@ def held(settings: Settings, id: str) -> Iterator[Draft]:
         os.close(descriptor)
 
 
-def _write(draft: Draft) -> Draft:
+def _write(draft: UploadDraft) -> UploadDraft:
     unfinished = draft.folder / "told.draft"
     unfinished.write_text(json.dumps(asdict(draft.told)))
     unfinished.replace(draft.folder / "told.json")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import yaml
 
-from webapp.jobs.child import Point
+from webapp.jobs.child import CurvePoint
 
 from .workbench import Workbench, files_in, workbench
 
@@ -23,9 +23,9 @@ class _Formats(click.Option):
     """Its help lists the formats, which are known only once the engine is imported."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from webapp.engine.exporters import exports
+        from webapp.engine.exporters import exporters
 
-        listed = [f"{name} ({form.title})" for name, form in exports().items() if not form.always]
+        listed = [f"{name} ({form.title})" for name, form in exporters().items() if not form.always]
         self.help = f"{self.help}\n\nFormats: {', '.join(listed)}"
         return super().get_help_record(ctx)
 
@@ -42,7 +42,7 @@ class _Formats(click.Option):
 @click.option("--task", help="What the model is for: classification, embedding, regression, segmentation, distance…")
 @click.option(
     "--export",
-    "exports",
+    "exporters",
     cls=_Formats,
     multiple=True,
     metavar="FORMAT",
@@ -61,7 +61,7 @@ def compress(
     teacher: Path | None,
     dequantize: bool,
     task: str | None,
-    exports: tuple[str, ...],
+    exporters: tuple[str, ...],
     out: Path,
     seed: int,
     quiet: bool,
@@ -80,15 +80,15 @@ def compress(
     wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
     for position, step in enumerate(wanted.steps):  # names and settings, before anything large is read
         understood(step, position)
-    check_names(exports)
+    check_names(exporters)
     prepared = _mapping(preprocessing) if preprocessing else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
         given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize, task)
-        if exports:
+        if exporters:
             bar.stage("Trying the formats")
             bench.try_formats(given["checkpoint"], bar.tell)
-        conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem, prepared)
+        conclusion, exported = _run(bench, bar, given, wanted, exporters, seed, checkpoint.stem, prepared)
         _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
     click.echo(render_text(conclusion["receipt"]))
     if missing := conclusion["receipt"]["undelivered"]:
@@ -130,7 +130,7 @@ def _run(
     bar: _Bar,
     given: dict[str, Any],
     recipe: Any,
-    exports: tuple[str, ...],
+    exporters: tuple[str, ...],
     seed: int,
     name: str,
     preprocessing: dict[str, Any],
@@ -151,7 +151,7 @@ def _run(
     prepared = check_run(
         about,
         recipe,
-        exports,
+        exporters,
         named("dataset"),
         named("training_dataset"),
         CheckpointFacts.model_validate(teacher["facts"]) if teacher else None,
@@ -159,11 +159,11 @@ def _run(
     )
     for row in predict(about, recipe).unreached:
         bar.say(f"No step reaches {row.what}, {row.share:.1%} of the file: {row.why}.")
-    wanted = with_always(exports)
+    wanted = with_always(exporters)
     options: dict[str, Any] = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
     if (use := task_of(about, named("dataset"), named("training_dataset"))) is not None:
         options["task"] = use
-    run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
+    run = {"recipe": recipe.as_dict(), "exporters": wanted, "seed": seed, "options": options}
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}
     failed: dict[str, Any] = {}
@@ -239,7 +239,7 @@ class _Bar:
         if not self.quiet:
             click.echo(sentence, err=True)
 
-    def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = ()) -> None:
+    def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = ()) -> None:
         if self._bar is not None and fraction is not None:
             self._bar.update(max(0, int(1000 * fraction) - self._bar.pos))
 

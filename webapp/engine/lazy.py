@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import functional as functional
 else:
 
-    class _Lazy(ModuleType):
+    class _LazyModule(ModuleType):
         def __getattr__(self, name: str) -> Any:
             found = getattr(importlib.import_module(self.__name__), name)
             setattr(self, name, found)  # the next time it costs what an attribute of a module costs
@@ -30,4 +30,4 @@ else:
     class Tensor(metaclass=_OfTorch):
         """For annotations and isinstance."""
 
-    torch, nn, functional = _Lazy("torch"), _Lazy("torch.nn"), _Lazy("torch.nn.functional")
+    torch, nn, functional = _LazyModule("torch"), _LazyModule("torch.nn"), _LazyModule("torch.nn.functional")

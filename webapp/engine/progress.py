@@ -32,7 +32,7 @@ class Silent:
     def point(self, series: str, x: float, values: dict[str, float]) -> None: ...
 
 
-class Part:
+class ProgressPart:
     """A report for a share of a stage: maps 0..1 into start..end of the outer one."""
 
     def __init__(self, outer: Report, start: float, end: float) -> None:
@@ -56,4 +56,4 @@ def tracked(items: Sequence[Item], report: Report, message: str = "") -> Iterato
     report.progress(1.0)
 
 
-__all__ = ["Iterable", "Part", "Report", "Silent", "tracked"]
+__all__ = ["Iterable", "ProgressPart", "Report", "Silent", "tracked"]

@@ -22,7 +22,7 @@ from webapp.engine.errors import OutOfMemory
 from webapp.engine.weights.memory import WORDS
 
 from .errors import ChildDied, ChildFailed, Stopped
-from .forks import Forks
+from .fork_client import Forks
 from .lines import LineReader
 from .processes import kill_group, oom_kills
 
@@ -34,7 +34,7 @@ LOG_LINES_AT_ONCE = 200
 MEMORY_WORDS = (*WORDS, "memoryerror", "memory allocation of")  # the last is what Rust says
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """Of a curve: `values` at `x`, each under what it measures."""
 
     series: str
@@ -46,7 +46,7 @@ class Tell(Protocol):
     """Is told the fraction of the stage that is done, what it does, new log lines and new points of its curves."""
 
     def __call__(
-        self, fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = (), /
+        self, fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = (), /
     ) -> None: ...
 
 
@@ -211,7 +211,7 @@ class _News:
     message: str = ""
     lines: list[str] = field(default_factory=list)
     left_out: int = 0
-    points: list[Point] = field(default_factory=list)
+    points: list[CurvePoint] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return self.fraction is not None or bool(self.lines) or bool(self.points)
@@ -234,14 +234,14 @@ class _News:
         self.fraction, self.lines, self.left_out, self.points = None, [], 0, []
 
 
-def _point(given: Any) -> Point | None:
+def _point(given: Any) -> CurvePoint | None:
     """The point in a message; None for what is none."""
     if not isinstance(given, dict) or not isinstance(given.get("values"), dict):
         return None
     x, values = given.get("x"), given["values"]
     if not all(isinstance(number, int | float) for number in (x, *values.values())):
         return None
-    return Point(
+    return CurvePoint(
         str(given.get("series"))[:80].replace("\0", ""), float(x), {str(name)[:80]: v for name, v in values.items()}
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .child import Point
+from .child import CurvePoint
 
 MOST = 500  # points of a series
 
 
-def grown(curves: Mapping[str, Any], points: Iterable[Point]) -> dict[str, Any]:
+def grown(curves: Mapping[str, Any], points: Iterable[CurvePoint]) -> dict[str, Any]:
     """{series: {"x": [...], "values": {name: [...]}}} with these points at the end.
 
     What lies at a point or beyond it is replaced: the work was begun again from there. A series of more than MOST

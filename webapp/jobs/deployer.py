@@ -28,7 +28,7 @@ from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
 from webapp.store.models import Deployment, DeploymentState, now
 
-from .served import Served
+from .model_process import ModelProcess
 from .workplace import file_store
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def run_deployer(settings: Settings) -> None:
 class Deployer:
     def __init__(self, settings: Settings, sessions: sessionmaker[Session], files: FileStore, sockets: Path) -> None:
         self._settings, self._sessions, self._files, self._sockets = settings, sessions, files, sockets
-        self._served: dict[str, Served] = {}
+        self._served: dict[str, ModelProcess] = {}
         self._failed: dict[str, int] = {}  # the attempt of each that is not tried again
         shutil.rmtree(settings.work / "deployments", ignore_errors=True)
 
@@ -107,7 +107,7 @@ class Deployer:
             return
         if served is None:
             try:
-                served = self._served[row.id] = Served(row, self._settings, self._files, self._sockets)
+                served = self._served[row.id] = ModelProcess(row, self._settings, self._files, self._sockets)
             except StoreError as error:
                 self._fail(row, error.message)
                 return

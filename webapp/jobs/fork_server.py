@@ -25,7 +25,7 @@ import traceback
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from .leash import leash
+from .parent_death import die_with_parent
 
 ORDER_BYTES = 1 << 16
 
@@ -87,7 +87,7 @@ class ForkServer:
             for number, descriptor in enumerate(pipes):
                 os.dup2(descriptor, number)  # the first takes the place of the orders
                 os.close(descriptor)
-            leash(signal.SIGKILL, server, self.oom_score)
+            die_with_parent(signal.SIGKILL, server, self.oom_score)
             if _say(channel, {"pid": os.getpid()}):
                 os.close(channel)
                 folder = Path(job).parent

@@ -17,7 +17,7 @@ from webapp.store.digests import forget_upload
 from webapp.store.errors import StoreError
 from webapp.store.models import Checkpoint, Dataset, UploadState
 
-from .child import Point
+from .child import CurvePoint
 from .errors import ChildDied, InspectionTooLong, Stopped
 from .formats import try_formats
 from .job_files import inspection_job
@@ -100,5 +100,5 @@ class InspectionWork:
         return session.get(Dataset, self.id, with_for_update=lock)
 
 
-def _tell_nobody(fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = ()) -> None:
+def _tell_nobody(fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = ()) -> None:
     """An inspection takes seconds; its page says only that it is going on."""

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 
-LEASH = Path(__file__).with_name("leash.py")
+PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 PACKAGE_PARENT = Path(__file__).parents[2]
 
 
-def leashed(command: Sequence[str], signal_at_death: signal.Signals, oom_score: int = 0) -> list[str]:
+def dying_with_parent(command: Sequence[str], signal_at_death: signal.Signals, oom_score: int = 0) -> list[str]:
     """The command, made to get `signal_at_death` when the thread that starts it ends."""
-    leash = [sys.executable, "-I", "-S", str(LEASH)]
-    return [*leash, str(int(signal_at_death)), str(os.getpid()), str(oom_score), *command]
+    command_line = [sys.executable, "-I", "-S", str(PARENT_DEATH)]
+    return [*command_line, str(int(signal_at_death)), str(os.getpid()), str(oom_score), *command]
 
 
 def python(*arguments: str) -> list[str]:

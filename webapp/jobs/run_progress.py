@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.store.models import LogLine, Run, RunState, Stage, StageState, now
 
-from .child import Point
+from .child import CurvePoint
 from .curves import grown
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class RunProgress:
     done: Mapping[str, float]  # stage: seconds it took, 0 where its output was reused
     started_at: datetime = field(default_factory=now)
 
-    def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[Point] = ()) -> None:
+    def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = ()) -> None:
         """Notes progress, log lines and points of curves. What cannot be noted now (a busy database) is only logged."""
         try:
             with self.sessions.begin() as session:
@@ -54,7 +54,7 @@ class RunProgress:
         except OperationalError as error:
             log.warning("Progress of run %s could not be noted: %s", self.run_id, error)
 
-    def _grow_curves(self, session: Session, points: Sequence[Point]) -> None:
+    def _grow_curves(self, session: Session, points: Sequence[CurvePoint]) -> None:
         mine = (Stage.run_id == self.run_id, Stage.name == self.stage)
         stage = session.scalars(select(Stage).where(*mine)).one_or_none()
         if stage is not None:

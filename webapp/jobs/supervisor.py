@@ -21,7 +21,7 @@ from webapp.engine.errors import PareError
 
 from .errors import PortTaken
 from .processes import PACKAGE_PARENT, kill_group, python
-from .service import Service
+from .supervised_process import Service
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def answers(url: str) -> bool:
 def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
     options = {
         "bind": f"fd://{descriptor}",
-        "worker-class": "webapp.web.connections.Worker",
+        "worker-class": "webapp.web.connections.GunicornWorker",
         "workers": "1",
         "threads": str(WEB_THREADS + transfers_at_once),
         "timeout": "120",

@@ -26,7 +26,7 @@ from .pipeline import Pipeline
 from .processes import is_running
 from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
 from .recovery import requeue, sweep_scratch, take_over
-from .slots import Slot
+from .worker_slots import WorkerSlot
 from .workflows import work_at
 from .workplace import Workplace
 
@@ -38,18 +38,18 @@ CHILDREN_GONE_SECONDS = 3.0
 
 def run_worker(settings: Settings, *, pipeline: Pipeline | None = None, entry: str = ENGINE_CHILD) -> None:
     """Works until SIGTERM or SIGINT, then ends the process: the child is killed and its run taken up again later."""
-    slot = Slot.claim(settings)
+    slot = WorkerSlot.claim(settings)
     engine = make_engine(settings.database_url)
     upgrade(engine)
     place = Workplace.of(settings, slot.executor_id, make_sessions(engine), pipeline, entry)
     shutil.rmtree(place.folder, ignore_errors=True)
-    worker = Worker(place, JobClient(settings, engine))
+    worker = RunWorker(place, JobClient(settings, engine))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.on_signal)
     worker.work()
 
 
-class Worker:
+class RunWorker:
     def __init__(self, place: Workplace, jobs: JobClient) -> None:
         self.place, self.jobs = place, jobs
         self.heartbeat = Heartbeat(place.sessions, place.executor_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import Unloadable
 from .model import ServedModel
-from .server import Server
+from .server import ModelServer
 
 UNLOADABLE = 3  # exit status; the last line on stderr is the sentence
 
@@ -19,7 +19,7 @@ def main() -> None:
     except Unloadable as error:
         print(error.message, file=sys.stderr)
         sys.exit(UNLOADABLE)
-    with Server(address, model) as server:
+    with ModelServer(address, model) as server:
         server.serve_forever()
 
 

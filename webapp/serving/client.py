@@ -11,7 +11,7 @@ from .errors import Unavailable
 from .routes import INTERNAL
 
 
-class Connection(http.client.HTTPConnection):
+class ModelConnection(http.client.HTTPConnection):
     """`timeout` in seconds, for each time that it waits."""
 
     def __init__(self, address: str, timeout: float) -> None:
@@ -30,7 +30,7 @@ class Connection(http.client.HTTPConnection):
 
 def state_of(address: str, timeout: float) -> dict[str, Any]:
     """{"requests", "signature"}. Raises Unavailable."""
-    connection = Connection(address, timeout)
+    connection = ModelConnection(address, timeout)
     try:
         connection.request("GET", f"{INTERNAL}state")
         found: dict[str, Any] = json.loads(connection.getresponse().read())

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.architectures.kv_cache import Reading, nothing, pasts
+from webapp.engine.architectures.kv_cache import CachedReader, cache_inputs, empty_cache
 from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.exporters.onnx.signature import open_session, signature_of
 from webapp.engine.facts import ArchitectureSpec
 
 from .errors import Refused, Unloadable
-from .pictures import batch_of
+from .images import batch_of
 from .tensors import WHOLE, Array, checked
 from .tokens import Tokens
 
@@ -37,7 +37,7 @@ class ServedModel:
             path = folder / about["model"]
             self.session = open_session(path, about["threads"])
             self.signature = signature_of(path, spec, about["classes"], about["preprocessing"], self.session)
-            self._kept = pasts(self.session)
+            self._kept = cache_inputs(self.session)
             self.tokens = Tokens(folder, self.signature.text) if self.signature.text else None
             prepared = self.signature.preprocessing
             self.preprocessing = Preprocessing.model_validate(prepared) if prepared else None
@@ -54,7 +54,7 @@ class ServedModel:
         """The answers by name, of checked inputs. Raises Refused with onnxruntime's own words."""
         names = [each.name for each in self.signature.outputs]
         known = {name: feeds[name] for name in (each.name for each in self.signature.inputs) if name in feeds}
-        past = nothing(self._kept, len(next(iter(known.values()), ())))
+        past = empty_cache(self._kept, len(next(iter(known.values()), ())))
         with self._computing():
             found = self.session.run(names, known | past)
         return dict(zip(names, found, strict=True))
@@ -63,7 +63,7 @@ class ServedModel:
         """Reads a text part by part: the next tokens -> the logits (V,) after the last. Raises Refused, as `run`."""
         read: list[int] = []
         answer = self.signature.outputs[0].name
-        keeping = Reading(self.session, answer)
+        keeping = CachedReader(self.session, answer)
 
         def on(ids: Sequence[int]) -> Array:
             with self._computing():

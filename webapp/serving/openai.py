@@ -16,7 +16,7 @@ from .answers import Answer, Request, as_json
 from .errors import Refused, error_body
 from .generation import Written, generate
 from .model import ServedModel
-from .openai_requests import MAX_TOKENS, Asked, ChatAsked, CompletionAsked, EmbeddingAsked, read
+from .openai_requests import MAX_TOKENS, ChatAsked, CommonRequest, CompletionAsked, EmbeddingAsked, read
 
 EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 
@@ -74,7 +74,7 @@ def _writer(model: ServedModel) -> Any:
     return model.tokens
 
 
-def _answer(model: ServedModel, request: Request, asked: Asked, ids: list[int], chat: bool) -> Answer:
+def _answer(model: ServedModel, request: Request, asked: CommonRequest, ids: list[int], chat: bool) -> Answer:
     how = asked.sampling(MAX_TOKENS["chat" if chat else "completion"])
     written = Written(len(ids))
     pieces = generate(model, ids, how, written)

@@ -33,7 +33,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class Asked(BaseModel):
+class CommonRequest(BaseModel):
     """What completions and chats have in common; a client's own further fields are passed over."""
 
     model_config = ConfigDict(extra="allow")
@@ -49,7 +49,7 @@ class Asked(BaseModel):
     seed: int | None = None
 
     @model_validator(mode="after")
-    def only_what_is_done(self) -> Asked:
+    def only_what_is_done(self) -> CommonRequest:
         for name in NOT_DONE:
             if (self.model_extra or {}).get(name) not in (None, False, 0, [], {}, "none", "auto"):
                 raise ValueError(f"{name} is not supported here")
@@ -71,7 +71,7 @@ class Asked(BaseModel):
         )
 
 
-class CompletionAsked(Asked):
+class CompletionAsked(CommonRequest):
     prompt: str | list[int] | list[str]
     logprobs: Literal[0] | None = None  # 0: of the tokens that were written
 
@@ -89,7 +89,7 @@ class Message(BaseModel):
         return {"role": self.role, "content": "".join(str(part.get("text", "")) for part in self.content)}
 
 
-class ChatAsked(Asked):
+class ChatAsked(CommonRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: Literal[False] | None = None

@@ -23,7 +23,7 @@ from .routes import answer
 LARGEST_BODY = 1 << 30  # bytes; whoever lets requests in has the limit that users meet
 
 
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class ModelServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
@@ -36,7 +36,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "Pare", ""
-    server: Server
+    server: ModelServer
     wbufsize = -1
 
     def do_GET(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from .answers import Answer, Request, as_json
 from .errors import Refused
+from .images import BYTES
 from .model import ServedModel
-from .pictures import BYTES
 from .tensors import Array, array_of, required
 
 SIGNATURE = "serving_default"

@@ -47,7 +47,7 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class _Watched:
+class _WatchedStream:
     """A stream that remembers whether it was the one that failed."""
 
     def __init__(self, stream: Readable) -> None:
@@ -137,7 +137,7 @@ class FileStore:
         if expected_bytes is not None and expected_bytes > limit_bytes:
             raise UploadTooLarge(_too_large(limit_bytes))
         self.require_free(expected_bytes or 0)
-        watched = _Watched(stream)
+        watched = _WatchedStream(stream)
         try:
             return self._write(self._checked(watched, limit_bytes, expected_bytes))
         except Exception as error:

@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 
 from webapp.actions.errors import AccessRefused, TooManyTries
 
-from .services import services
+from .extensions import services
 
 PUBLIC = ("/shared/", "/serve/", "/static/", "/static-vendor/", "/bootstrap/static/")
 PUBLIC_PAGES = ("/healthz", "/sign-in")

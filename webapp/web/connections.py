@@ -136,10 +136,10 @@ class Client(socket.socket):
         return 0
 
 
-class Connection(TConn):
+class ClientConnection(TConn):
     """`came` is what has come of the next request, since `begun`."""
 
-    def __init__(self, worker: Worker, client: Client, address: object, server: object) -> None:
+    def __init__(self, worker: GunicornWorker, client: Client, address: object, server: object) -> None:
         super().__init__(worker.cfg, client, address, server)
         self.init()
         self.worker = worker
@@ -167,7 +167,7 @@ class Connection(TConn):
 class Incoming:
     """The body as the application reads it."""
 
-    def __init__(self, asked, connection: Connection) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, asked, connection: ClientConnection) -> None:  # type: ignore[no-untyped-def]
         self._body, self._connection = asked.body, connection
         self._expects, asked._expected_100_continue = asked._expected_100_continue, False  # said when it is read
         closes = asked.should_close
@@ -225,13 +225,13 @@ def _received(client: Client) -> bytes | None:
         return b""
 
 
-class Worker(ThreadWorker):
+class GunicornWorker(ThreadWorker):
     def init_process(self) -> None:
         settings = Settings.from_environment()
         Client.places = threading.BoundedSemaphore(settings.transfers_at_once)
         Client.idle_seconds = settings.client_idle_seconds
-        self.gathering: dict[Connection, None] = {}  # oldest first
-        self.lingering: dict[Connection, float] = {}  # until when
+        self.gathering: dict[ClientConnection, None] = {}  # oldest first
+        self.lingering: dict[ClientConnection, float] = {}  # until when
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = CONNECTIONS + OTHER_FILES
         files = wanted if most == resource.RLIM_INFINITY else min(most, wanted)
@@ -251,14 +251,14 @@ class Worker(ThreadWorker):
                 raise
             return
         self.nr_conns += 1
-        self.enqueue_req(Connection(self, Client(fileno=accepted.detach()), address, listener.getsockname()))
+        self.enqueue_req(ClientConnection(self, Client(fileno=accepted.detach()), address, listener.getsockname()))
 
     def make_room(self) -> None:
         """Drops the one whose request is the longest on its way."""
         for connection in self.gathering:
             return self.drop(connection)
 
-    def enqueue_req(self, connection: Connection) -> None:
+    def enqueue_req(self, connection: ClientConnection) -> None:
         """Called by gunicorn when a request begins to come; it gets a thread when it is whole."""
         connection.came, connection.begun = bytearray(connection.parser.unreader.take_buffered()), time.monotonic()
         if connection.is_whole():
@@ -267,7 +267,7 @@ class Worker(ThreadWorker):
         self.gathering[connection] = None
         self.poller.register(connection.sock, selectors.EVENT_READ, partial(self.on_arrival, connection))
 
-    def on_arrival(self, connection: Connection, client: Client) -> None:
+    def on_arrival(self, connection: ClientConnection, client: Client) -> None:
         if (came := _received(client)) is None:
             return
         connection.came += came
@@ -278,12 +278,12 @@ class Worker(ThreadWorker):
             del self.gathering[connection]
             self.hand_over(connection)
 
-    def hand_over(self, connection: Connection) -> None:
+    def hand_over(self, connection: ClientConnection) -> None:
         connection.parser.unreader.unread(bytes(connection.came))
         connection.came = bytearray()
         super().enqueue_req(connection)
 
-    def handle_request(self, asked, connection: Connection):  # type: ignore[no-untyped-def]
+    def handle_request(self, asked, connection: ClientConnection):  # type: ignore[no-untyped-def]
         body, client = asked.body, connection.sock
         asked.body = Incoming(asked, connection)
         client.begin()
@@ -304,13 +304,13 @@ class Worker(ThreadWorker):
             if now > until:
                 self.end(connection)
 
-    def drop(self, connection: Connection) -> None:
+    def drop(self, connection: ClientConnection) -> None:
         self.poller.unregister(connection.sock)
         del self.gathering[connection]
         self.nr_conns -= 1
         connection.close()
 
-    def linger(self, connection: Connection) -> None:
+    def linger(self, connection: ClientConnection) -> None:
         """Closes it after the client has, or soon: were it closed over unread bytes, the answer would be lost."""
         client = connection.sock
         try:
@@ -323,14 +323,14 @@ class Worker(ThreadWorker):
         self.lingering[connection] = time.monotonic() + LINGER_SECONDS
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_leftover, connection))
 
-    def on_leftover(self, connection: Connection, client: Client) -> None:
+    def on_leftover(self, connection: ClientConnection, client: Client) -> None:
         if (came := _received(client)) is None:
             return
         connection.thrown_away += len(came)
         if not came or connection.thrown_away > LINGER_BYTES:
             self.end(connection)
 
-    def end(self, connection: Connection) -> None:
+    def end(self, connection: ClientConnection) -> None:
         self.poller.unregister(connection.sock)
         del self.lingering[connection]
         connection.close()

@@ -15,7 +15,7 @@ from webapp.engine.errors import PareError
 from webapp.store.errors import DatabaseUnusable, StoreError, StoreFull
 from webapp.store.space import FULL, is_full
 
-from .services import services
+from .extensions import services
 
 PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py
 HEADERS: dict[type[Exception], dict[str, str]] = {

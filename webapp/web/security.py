@@ -16,7 +16,7 @@ from werkzeug.sansio.utils import host_is_trusted
 
 from webapp.actions.errors import CrossSite
 
-from .services import services
+from .extensions import services
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

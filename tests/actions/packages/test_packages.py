@@ -129,11 +129,11 @@ def test_pictures_are_prepared_as_the_run_prepared_them(tmp_path, resize, size):
     package = tmp_path / "package"
     package.mkdir()
     (package / "about.json").write_text(json.dumps({"preprocessing": how.model_dump(mode="json"), "model": ""}))
-    for name in ("model.py", "pictures.py"):
+    for name in ("model.py", "images.py"):
         (package / name).write_text((FILES / name).read_text())
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
-    asked = "import sys, numpy, pictures; numpy.save(sys.argv[2], pictures.numbers(sys.argv[1]))"
+    asked = "import sys, numpy, images; numpy.save(sys.argv[2], images.numbers(sys.argv[1]))"
     subprocess.run(
         [sys.executable, "-c", asked, tmp_path / "picture.png", tmp_path / "found.npy"], cwd=package, check=True
     )

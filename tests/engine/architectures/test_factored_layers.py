@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.architectures.factored_layers import thin
+from webapp.engine.architectures.factored_layers import factored_module
 from webapp.engine.weights import Dense, FactoredConv, Pivoted
 
 GEOMETRIES = [
@@ -41,7 +41,7 @@ def test_a_chain_of_convolutions_answers_as_its_kernel(chain, geometry):
     encoded, whole = CHAINS[chain](), nn.Conv2d(4, 6, 3, **geometry)
     assert encoded.shape == whole.weight.shape
     whole.weight.data = encoded.decode()
-    part = filled(thin(whole, encoded), encoded, whole.bias)
+    part = filled(factored_module(whole, encoded), encoded, whole.bias)
     x = torch.randn(2, 4, 9, 8)
     assert torch.allclose(part(x), whole(x), atol=1e-5)
 
@@ -50,7 +50,7 @@ def test_of_one_dimension_too():
     encoded = FactoredConv(dense(2, 4, 1), dense(3, 2, 5), dense(6, 3, 1))
     whole = nn.Conv1d(4, 6, 5, stride=2, padding=2)
     whole.weight.data = encoded.decode()
-    part = filled(thin(whole, encoded), encoded, whole.bias)
+    part = filled(factored_module(whole, encoded), encoded, whole.bias)
     x = torch.randn(2, 4, 17)
     assert torch.allclose(part(x), whole(x), atol=1e-5)
 
@@ -66,6 +66,6 @@ def test_pivots_are_put_back_in_their_places(transposed):
     from transformers.pytorch_utils import Conv1D
 
     whole = Conv1D(5, 7) if transposed else nn.Linear(7, 5)
-    part = filled(thin(whole, encoded), encoded, torch.ones(5))
+    part = filled(factored_module(whole, encoded), encoded, torch.ones(5))
     x = torch.randn(3, 7)
     assert torch.allclose(part(x), x @ weight.t() + 1, atol=1e-5)

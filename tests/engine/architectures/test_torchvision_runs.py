@@ -8,7 +8,7 @@ import torch
 from tests.engine.architectures import torchvision_shapes as shapes
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.techniques.surgery import groups_of
 from webapp.engine.techniques.surgery.cutting import cut
 from webapp.engine.weights import Dense
@@ -37,7 +37,7 @@ def test_weights_are_pruned_quantized_and_factored_and_the_onnx_file_answers_ali
     steps = ("magnitude_pruning", {"sparsity": 0.3}), ("low_rank", {"ratio": 0.7}), ("weight_quantization", {"bits": 8})
     model, outcomes = apply_steps(network, *steps)
     assert outcomes
-    exports()["onnx"].write(model, tmp_path)
+    exporters()["onnx"].write(model, tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for size in ((2, 3, 64, 64), (1, 3, 96, 40)):
         x = torch.randn(size)

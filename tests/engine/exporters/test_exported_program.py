@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from webapp.engine.architectures.build import build
-from webapp.engine.exporters import exports
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.exporters import exporters
+from webapp.engine.run.proof import compare_probe, write_proof
 
-FORM = exports()["program"]
+FORM = exporters()["program"]
 FACTORS, PRUNED = ("low_rank", {"ratio": 0.5}), ("magnitude_pruning", {"sparsity": 0.5})
 ALONE = """
 import sys, torch
@@ -48,7 +48,7 @@ def proven(model, folder):
     """What the export says, and the proof as a run makes it."""
     folder.mkdir()
     told = FORM.write(model, folder)
-    write_probe(model, folder, 0)
+    write_proof(model, folder, 0)
     return told, compare_probe(FORM.open(folder, model.architecture), model.architecture, folder)
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
-from webapp.engine.exporters import check_exports, exports
+from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
-from webapp.engine.math.grids import Scheme
+from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import check_recipe
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.weights import Quantized
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -26,7 +26,7 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-FORM = exports()["gguf"]
+FORM = exporters()["gguf"]
 
 
 def quantized(bits, **more):
@@ -56,7 +56,7 @@ def proven(model, folder):
     """What the file says of itself, and the proof as a run makes it."""
     folder.mkdir()
     told = FORM.write(model, folder)
-    write_probe(model, folder, 0)
+    write_proof(model, folder, 0)
     proof = compare_probe(FORM.open(folder, None), model.architecture, folder, FORM.rounded(model))
     return told, proof
 
@@ -136,7 +136,14 @@ def test_a_recipe_answers_as_the_compressed_model(language_model, apply_steps, g
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("columns", [64, 40])
 @pytest.mark.parametrize(
-    "scheme", [Scheme(8), Scheme(4, 32), Scheme(4, 32, symmetric=False), Scheme(4, 32, numbers="normal")], ids=str
+    "scheme",
+    [
+        QuantizationScheme(8),
+        QuantizationScheme(4, 32),
+        QuantizationScheme(4, 32, symmetric=False),
+        QuantizationScheme(4, 32, numbers="normal"),
+    ],
+    ids=str,
 )
 def test_values_beyond_float16_are_held_too(size, dtype, columns, scheme):
     weight = (size * torch.randn(8, columns, generator=torch.Generator().manual_seed(0))).to(dtype)
@@ -197,5 +204,5 @@ def test_factors_are_refused_before_anything_runs(language_model):
     assert "pivoted" in kinds
     for name in ("gguf", "compressed_tensors"):
         with pytest.raises(RecipeInvalid, match="the recipe leaves thin factors"):
-            check_exports(facts, ["safetensors", name], kinds)
-    check_exports(facts, ["safetensors", "program", "onnx"], kinds)
+            check_formats(facts, ["safetensors", name], kinds)
+    check_formats(facts, ["safetensors", "program", "onnx"], kinds)

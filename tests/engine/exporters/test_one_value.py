@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.exporters import exports
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.exporters import exporters
+from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.safetensors import lazy_tensors
 
@@ -43,10 +43,10 @@ KEPT_IN_GGUF = {"8 bits", "4 bits", "3 bits", "2 bits", "cast, 4 bits", "pruned,
 
 def assert_exact(name, model, folder):
     """Writes a format, proves it as a run does, and asks for more than the proof: no weight is rounded on the way."""
-    form, out = exports()[name], folder / name
+    form, out = exporters()[name], folder / name
     out.mkdir()
     form.write(model, out)
-    write_probe(model, folder, seed=0)
+    write_proof(model, folder, seed=0)
     rounded = form.rounded(model) if form.rounds else None
     proof = compare_probe(form.open(out, model.architecture), model.architecture, folder, rounded)
     assert proof["agreed"], proof
@@ -136,5 +136,5 @@ def test_norms_of_another_dtype_than_the_weights(language_model, apply_steps, tm
 
 def test_a_folder_says_in_which_dtype_transformers_computes_it(language_model, apply_steps, tmp_path):
     model, _ = apply_steps(language_model("bfloat16", True), quantized(4))
-    told = exports()["compressed_tensors"].write(model, tmp_path)
+    told = exporters()["compressed_tensors"].write(model, tmp_path)
     assert any(note.startswith("transformers computes it in bfloat16") for note in told["notes"])

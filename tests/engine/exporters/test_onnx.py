@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.kv_cache import nothing, pasts
+from webapp.engine.architectures.kv_cache import cache_inputs, empty_cache
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.exporters import check_exports, exports
+from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.facts import CheckpointFacts
 
 INT8 = ("weight_quantization", {"bits": 8})
@@ -30,7 +30,7 @@ def transformer(bench, tiny, tmp_path):
 
 def written(model, folder):
     folder.mkdir(exist_ok=True)
-    exports()["onnx"].write(model, folder)
+    exporters()["onnx"].write(model, folder)
     return folder / "model.onnx"
 
 
@@ -39,7 +39,7 @@ def answered(path, inputs) -> torch.Tensor:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     known = {given.name for given in session.get_inputs()}
     given = {n: t.numpy() for n, t in inputs.items() if n in known}
-    before = nothing(pasts(session), len(next(iter(given.values()))))
+    before = empty_cache(cache_inputs(session), len(next(iter(given.values()))))
     return torch.from_numpy(session.run(None, given | before)[0])
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_written_is_said_before_anything_runs():
     about = {"format": "safetensors", "tensors": (), "layers": (), "weights_bytes": 1}
     facts = CheckpointFacts(**about, weights_only_because="Its architecture is not known.")
     with pytest.raises(RecipeInvalid, match="Its architecture is not known"):
-        check_exports(facts, ["safetensors", "onnx"])
+        check_formats(facts, ["safetensors", "onnx"])
     with pytest.raises(RecipeInvalid, match="There is no export"):
-        check_exports(facts, ["safetensors", "keras"])
-    check_exports(facts, [])
+        check_formats(facts, ["safetensors", "keras"])
+    check_formats(facts, [])

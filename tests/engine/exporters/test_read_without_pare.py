@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from webapp.engine.facts import Layout
-from webapp.engine.math.grids import Scheme
+from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import prepare
@@ -89,7 +89,7 @@ def test_a_page_of_numpy_reads_every_kind_of_weight(inspected, tmp_path, steps):
 def test_the_page_reads_factors_and_integers_of_every_shape(tmp_path):
     weights = dict(enumerate((CHAIN, TURNED_CHAIN, PIVOTED_FILTERS, PIVOTED_KERNELS, PIVOTED_COLUMNS)))
     weights |= {
-        name: Quantized.nearest(dense(*shape).decode(), Scheme(4, 2), layout)
+        name: Quantized.nearest(dense(*shape).decode(), QuantizationScheme(4, 2), layout)
         for name, (layout, shape) in TURNED.items()
     }
     model = Model({f"{name}.weight": encoded for name, encoded in weights.items()})

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from webapp.engine.data.tasks import for_task
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.exporters.onnx.signature import FILE, TOKENIZER, Signature, signature_of, write_signature
 from webapp.engine.weights.model import Model
 
@@ -16,7 +16,7 @@ def written(checkpoint, folder):
     """The ONNX file of an inspected checkpoint, and its architecture."""
     inspected, facts = checkpoint
     folder.mkdir()
-    exports()["onnx"].write(Model.of_checkpoint(inspected, facts), folder)
+    exporters()["onnx"].write(Model.of_checkpoint(inspected, facts), folder)
     return folder / "model.onnx", facts.architecture
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters import exports
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.exporters import exporters
+from webapp.engine.run.proof import compare_probe, write_proof
 
-FORM = exports()["compressed_tensors"]
+FORM = exporters()["compressed_tensors"]
 GROUPS = {"granularity": "group", "group_size": 8}
 STOCK = """
 import sys, torch, transformers
@@ -54,7 +54,7 @@ def proven(model, folder):
     """What the export says, and the proof as a run makes it."""
     folder.mkdir()
     told = FORM.write(model, folder)
-    write_probe(model, folder, 0)
+    write_proof(model, folder, 0)
     return told, compare_probe(FORM.open(folder, None), model.architecture, folder, FORM.rounded(model))
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from tests.engine.conftest import build_tiny
 from tests.engine.importers.exported_program.exported import export
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.exporters import check_exports, unwritable
+from webapp.engine.exporters import check_formats, unwritable
 from webapp.engine.exporters.onnx.trace import Untraceable
 from webapp.engine.exporters.onnx.trace import told as explained
 from webapp.engine.exporters.onnx.trial import make_shallow
@@ -46,7 +46,7 @@ def test_a_forward_that_looks_at_values_is_in_no_graph_and_still_in_the_others(t
     with pytest.raises(
         RecipeInvalid, match=r"ONNX cannot be written\. It cannot be traced: .* hangs on val"
     ) as refused:
-        check_exports(facts, ["compressed_tensors", "onnx"])
+        check_formats(facts, ["compressed_tensors", "onnx"])
     assert refused.value.field == "exports.1"
 
 

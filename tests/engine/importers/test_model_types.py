@@ -9,7 +9,7 @@ import torch
 from tests.engine.importers.model_types import checkpoint_of, runs_and_is_proven
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.weights.model import Model
 
 QUICK = (
@@ -83,8 +83,8 @@ def test_an_image_classifier_answers_alike_in_onnxruntime(bench, apply_steps, tm
     model, _ = apply_steps(found, *steps)
     folder, spec, batch = tmp_path / "onnx", model.architecture, synthetic(found[1].architecture, 1)
     folder.mkdir()
-    exports()["onnx"].write(model, folder)
+    exporters()["onnx"].write(model, folder)
     with torch.inference_mode():
-        there = outputs(exports()["onnx"].open(folder, spec).module, spec, batch)
+        there = outputs(exporters()["onnx"].open(folder, spec).module, spec, batch)
         here = outputs(build(model), spec, batch)
     assert torch.allclose(there, here, atol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from webapp.engine.math import awq
-from webapp.engine.math.grids import Scheme, fit_grid
+from webapp.engine.math.grids import QuantizationScheme, fit_grid
 from webapp.engine.math.quantizers import dequantize, quantize
 
 
@@ -20,7 +20,7 @@ def test_searched_scales_lose_less_on_the_outputs():
     x, matrix = torch.randn(300, 32, generator=generator), torch.randn(16, 32, generator=generator)
     x[:, 5] *= 40
     x[:, 9] *= 15
-    covariance, scheme = x.t() @ x / 300, Scheme(3, 16)
+    covariance, scheme = x.t() @ x / 300, QuantizationScheme(3, 16)
     scales = awq.searched_scales([(matrix, scheme)], x.abs().mean(0), covariance)
 
     def error(by):
@@ -37,4 +37,4 @@ def test_searched_scales_lose_less_on_the_outputs():
 
 
 def test_inputs_that_say_nothing_need_no_scales():
-    assert awq.searched_scales([(torch.randn(4, 8), Scheme(4))], torch.zeros(8), torch.zeros(8, 8)) is None
+    assert awq.searched_scales([(torch.randn(4, 8), QuantizationScheme(4))], torch.zeros(8), torch.zeros(8, 8)) is None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from webapp.engine.math import gptq, refining
-from webapp.engine.math.grids import Scheme, fit_grid
+from webapp.engine.math.grids import QuantizationScheme, fit_grid
 from webapp.engine.math.quantizers import dequantize, quantize
 
 
@@ -40,7 +40,7 @@ def by_the_paper(given, grid):
 @pytest.mark.parametrize(("rows", "columns"), [(6, 8), (5, 300)])
 def test_codes_are_those_of_the_paper(rows, columns, act_order):
     given = posed(rows, columns, act_order)
-    grid = fit_grid(given.matrix, Scheme(4, 4))
+    grid = fit_grid(given.matrix, QuantizationScheme(4, 4))
     expected = by_the_paper(given, grid)
     ours = gptq.rounded(given, grid)
     plain = quantize(given.matrix, grid)
@@ -52,7 +52,7 @@ def test_codes_are_those_of_the_paper(rows, columns, act_order):
 @pytest.mark.parametrize("numbers", ["int", "normal", "fitted"])
 def test_errors_fall_from_rounding_to_gptq_to_refined(numbers):
     given = posed(16, 64)
-    grid = fit_grid(given.matrix, Scheme(3, 16, numbers=numbers, search=True), given.weights)
+    grid = fit_grid(given.matrix, QuantizationScheme(3, 16, numbers=numbers, search=True), given.weights)
     plain, codes = quantize(given.matrix, grid), gptq.rounded(given, grid)
     better, finer = refining.refined(given, codes, grid, None, 2)
     rounding, first, second = given.errors(plain, grid), given.errors(codes, grid), given.errors(better, finer)
@@ -64,7 +64,7 @@ def test_errors_fall_from_rounding_to_gptq_to_refined(numbers):
 
 def test_descent_ends_where_no_single_code_can_be_better():
     given = posed(2, 5)
-    grid = fit_grid(given.matrix, Scheme(2))
+    grid = fit_grid(given.matrix, QuantizationScheme(2))
     codes = gptq.rounded(given, grid)
     for _ in range(20):
         codes = refining.descended(given, codes, grid)
@@ -77,7 +77,7 @@ def test_descent_ends_where_no_single_code_can_be_better():
 
 def test_refitted_scales_are_those_of_least_squares():
     given = posed(3, 8)
-    grid = fit_grid(given.matrix, Scheme(3, 4))
+    grid = fit_grid(given.matrix, QuantizationScheme(3, 4))
     codes = quantize(given.matrix, grid)
     found = refining.refitted(given, codes, grid)
     root = torch.linalg.cholesky(given.hessian, upper=True)
@@ -91,7 +91,7 @@ def test_refitted_scales_are_those_of_least_squares():
 def test_zeros_that_are_held_stay_zero():
     given = posed(6, 40)
     zeros = torch.rand(6, 40, generator=torch.Generator().manual_seed(5)) < 0.5
-    grid = fit_grid(given.matrix.masked_fill(zeros, 0), Scheme(3, 8, symmetric=False))
+    grid = fit_grid(given.matrix.masked_fill(zeros, 0), QuantizationScheme(3, 8, symmetric=False))
     codes = gptq.rounded(given, grid, zeros)
     again, finer = refining.refined(given, codes, grid, zeros, 2)
     assert bool((dequantize(codes, grid)[zeros] == 0).all())
@@ -102,7 +102,7 @@ def test_inputs_that_never_spoke_do_no_harm():
     x, matrix = inputs(8), torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
     x[:, 3] = 0
     given = gptq.problem(matrix, x.t() @ x, 0.01, True)
-    grid = fit_grid(given.matrix, Scheme(4))
+    grid = fit_grid(given.matrix, QuantizationScheme(4))
     assert torch.isfinite(dequantize(gptq.rounded(given, grid), grid)).all()
     silent = gptq.problem(matrix, torch.zeros(8, 8), 0.01, True)
     assert torch.equal(gptq.rounded(silent, grid), quantize(silent.matrix, grid))
@@ -119,7 +119,7 @@ def test_damping_is_chosen_by_inputs_held_back():
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(48, 48, generator=generator)
     few, many, held = (torch.randn(n, 48, generator=generator) @ mix for n in (60, 20000, 4000))
-    matrix, scheme = torch.randn(32, 48, generator=generator), Scheme(3, 16, search=True)
+    matrix, scheme = torch.randn(32, 48, generator=generator), QuantizationScheme(3, 16, search=True)
 
     def chosen(x):
         return gptq.chosen_damping(matrix, x.t() @ x / len(x), held.t() @ held / len(held), scheme, True)

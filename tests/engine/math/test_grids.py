@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from webapp.engine.math.codebooks import normal_levels
-from webapp.engine.math.grids import Scheme, fit_grid
+from webapp.engine.math.grids import QuantizationScheme, fit_grid
 from webapp.engine.math.quantizers import dequantize, quantize
 
 # bitsandbytes' NF4, functional.py
@@ -54,7 +54,7 @@ def test_levels_ascend_and_one_is_zero(bits):
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_a_range_reaches_every_value(matrix, bits, symmetric):
-    grid = fit_grid(matrix, Scheme(bits, 32, symmetric))
+    grid = fit_grid(matrix, QuantizationScheme(bits, 32, symmetric))
     off = (dequantize(quantize(matrix, grid), grid) - matrix).abs()
     # an integer zero point moves the range by up to half a step; scales are rounded to float16
     assert float((off / grid.scale.float().abs().repeat_interleave(32, 1)).max()) <= (0.51 if symmetric else 1.01)
@@ -63,8 +63,8 @@ def test_a_range_reaches_every_value(matrix, bits, symmetric):
 @pytest.mark.parametrize("numbers", ["int", "normal", "fitted"])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_a_search_never_loses_to_the_range(matrix, bits, numbers):
-    scheme = Scheme(bits, 32, numbers=numbers)
-    assert error(matrix, Scheme(bits, 32, numbers=numbers, search=True)) < error(matrix, scheme)
+    scheme = QuantizationScheme(bits, 32, numbers=numbers)
+    assert error(matrix, QuantizationScheme(bits, 32, numbers=numbers, search=True)) < error(matrix, scheme)
 
 
 def test_a_search_is_near_the_best_of_many_scales():
@@ -73,13 +73,13 @@ def test_a_search_is_near_the_best_of_many_scales():
     for scale in torch.linspace(-1.5, 1.5, 3001):
         steps = (row / scale).round().clamp(-4, 3)
         tried.append(float((steps * scale - row).square().sum()))
-    assert error(row, Scheme(3, search=True)) <= 1.2 * min(e for e in tried if e == e)
+    assert error(row, QuantizationScheme(3, search=True)) <= 1.2 * min(e for e in tried if e == e)
 
 
 def test_weights_say_where_an_error_counts(matrix):
     weights = torch.ones(96)
     weights[::7] = 100.0
-    scheme = Scheme(3, 32, search=True)
+    scheme = QuantizationScheme(3, 32, search=True)
     grid = fit_grid(matrix, scheme, weights)
     plain = fit_grid(matrix, scheme)
     weighed = ((dequantize(quantize(matrix, grid), grid) - matrix).square() * weights).sum()
@@ -88,14 +88,16 @@ def test_weights_say_where_an_error_counts(matrix):
 
 
 def test_fitted_levels_beat_even_ones(matrix):
-    even, normal, fitted = (error(matrix, Scheme(3, 32, numbers=n, search=True)) for n in ("int", "normal", "fitted"))
+    even, normal, fitted = (
+        error(matrix, QuantizationScheme(3, 32, numbers=n, search=True)) for n in ("int", "normal", "fitted")
+    )
     assert fitted < normal < even
 
 
 def test_zeros_and_extremes_stay_what_they_are():
     matrix = torch.tensor([[0.0, 0.0, 0.0], [1e-30, -1e-30, 0.0], [1e30, 0.0, 5e29]])
     for numbers in ("int", "normal", "fitted"):
-        grid = fit_grid(matrix, Scheme(4, numbers=numbers, search=True))
+        grid = fit_grid(matrix, QuantizationScheme(4, numbers=numbers, search=True))
         decoded = dequantize(quantize(matrix, grid), grid)
         assert bool((decoded[matrix == 0] == 0).all())
         assert torch.allclose(decoded, matrix, rtol=0.2, atol=0)

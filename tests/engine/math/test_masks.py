@@ -50,7 +50,7 @@ def test_groups_lose_exactly_what_is_planned(rows, columns, seed, n_of_m, ties):
 
 def test_zeros_go_before_anything_else():
     weights = torch.tensor([[0.0, 3.0, 0.0, 1.0]])
-    keep = masks.largest(masks.zeros_first(torch.zeros(1, 4), weights), 0.5)
+    keep = masks.keep_largest(masks.zeros_first(torch.zeros(1, 4), weights), 0.5)
     assert keep.tolist() == [[False, True, False, True]]
 
 

@@ -24,7 +24,7 @@ def by_the_paper(matrix, hessian, share):
     """Algorithm 1 with one block of columns, as it is printed: the inverse is eliminated column by column."""
     work, inverse = matrix.double().clone(), torch.linalg.inv(hessian.double())
     factor = torch.linalg.cholesky(inverse, upper=True)
-    keep = masks.largest((work / factor.diagonal()).square().t().contiguous(), share).t()
+    keep = masks.keep_largest((work / factor.diagonal()).square().t().contiguous(), share).t()
     for column in range(matrix.shape[1]):
         kept = work[:, column] * keep[:, column]
         gone = (work[:, column] - kept) / factor[column, column]

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webapp.engine.math import grids, quantizers, straight_through
-from webapp.engine.math.grids import Scheme
+from webapp.engine.math.grids import QuantizationScheme
 
 SCHEMES = [
-    Scheme(8),
-    Scheme(4, 5),
-    Scheme(3, 4, symmetric=False),
-    Scheme(2),
-    Scheme(4, 8, numbers="normal"),
+    QuantizationScheme(8),
+    QuantizationScheme(4, 5),
+    QuantizationScheme(3, 4, symmetric=False),
+    QuantizationScheme(2),
+    QuantizationScheme(4, 8, numbers="normal"),
 ]
 
 
@@ -47,7 +47,9 @@ def test_gradients_pass_within_the_grid_and_not_beyond(scheme):
 def test_the_gradient_of_the_scale_is_the_learned_step_sizes():
     """Equation 3: round(w / s) - w / s within the grid, the end's code beyond it."""
     weight = torch.tensor([[0.26, -0.9, 0.5, 9.0]])
-    grid = replace(grids.fit_grid(torch.tensor([[1.0, -1.0, 0.5, 0.2]]), Scheme(4)), scale=torch.tensor([[0.125]]))
+    grid = replace(
+        grids.fit_grid(torch.tensor([[1.0, -1.0, 0.5, 0.2]]), QuantizationScheme(4)), scale=torch.tensor([[0.125]])
+    )
     scale = grid.scale.clone().requires_grad_()
     out = straight_through.fake_quantize(weight, grid, scale)
     gradients = [torch.autograd.grad(value, scale, retain_graph=True)[0].item() for value in out[0]]
@@ -60,7 +62,7 @@ def test_the_gradient_of_the_scale_is_the_learned_step_sizes():
 def test_a_zero_stays_a_zero_under_any_scale():
     weight = matrix(3, 8)
     weight[:, ::2] = 0
-    grid = grids.fit_grid(weight, Scheme(3, 4, symmetric=False))
+    grid = grids.fit_grid(weight, QuantizationScheme(3, 4, symmetric=False))
     found = straight_through.fake_quantize(weight, grid, 3 * grid.scale.float())
     assert not found[:, ::2].any()
 

@@ -6,13 +6,13 @@ from torch import nn
 
 from tests.engine.importers.exported_program.exported import export
 from webapp.engine.architectures.build import build
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.facts import Layout
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import held_by, predict
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.run.unreached import unreached
-from webapp.engine.techniques.calibration.slots import columns_of, inputs_as_rows
+from webapp.engine.techniques.calibration.matrices import columns_of, inputs_as_rows
 from webapp.engine.weights.artifact import read_model, write_model
 
 PRUNED = ("magnitude_pruning", {"sparsity": 0.5})
@@ -115,11 +115,11 @@ def test_it_is_pruned_and_quantized_and_proven_in_every_format(checkpoint, apply
         predict(facts, Recipe.read({"steps": [{"technique": n, "settings": s} for n, s in steps]})).after.size_bytes
     )
     model = read_model(tmp_path / "m.safetensors")
-    write_probe(model, tmp_path, 1)
+    write_proof(model, tmp_path, 1)
     for form in ("program", "onnx"):
         (tmp_path / form).mkdir()
-        exports()[form].write(model, tmp_path / form)
-        proof = compare_probe(exports()[form].open(tmp_path / form, facts.architecture), facts.architecture, tmp_path)
+        exporters()[form].write(model, tmp_path / form)
+        proof = compare_probe(exporters()[form].open(tmp_path / form, facts.architecture), facts.architecture, tmp_path)
         assert proof["agreed"], form
 
 

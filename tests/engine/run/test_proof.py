@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.exporters import exports
-from webapp.engine.run.proof import RELATIVE, compare_probe, write_probe
+from webapp.engine.exporters import exporters
+from webapp.engine.run.proof import RELATIVE, compare_probe, write_proof
 from webapp.engine.weights.model import Model
 
 
@@ -13,11 +13,11 @@ from webapp.engine.weights.model import Model
 def proof(inspected, tmp_path):
     def of(module):
         model = Model.of_checkpoint(*inspected(module))
-        write_probe(model, tmp_path, seed=0)
+        write_proof(model, tmp_path, seed=0)
         out = tmp_path / "out"
         out.mkdir()
-        exports()["safetensors"].write(model, out)
-        return compare_probe(exports()["safetensors"].open(out, model.architecture), model.architecture, tmp_path)
+        exporters()["safetensors"].write(model, out)
+        return compare_probe(exporters()["safetensors"].open(out, model.architecture), model.architecture, tmp_path)
 
     return of
 
@@ -35,7 +35,7 @@ def test_a_model_that_is_not_kept_says_the_same_and_holds_no_weights(inspected, 
     model, other = (Model.of_checkpoint(*inspected(module)) for _ in range(2))
     said = []
     for each, keep in ((model, True), (other, False)):
-        write_probe(each, tmp_path, seed=0, keep=keep)
+        write_proof(each, tmp_path, seed=0, keep=keep)
         said.append((tmp_path / "probe.safetensors").read_bytes())
     assert said[0] == said[1]
     assert (len(model.weights), len(other.weights)) == (4, 0)

@@ -13,7 +13,7 @@ from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import technique
-from webapp.engine.techniques.calibration import Slot
+from webapp.engine.techniques.calibration import WeightMatrix
 from webapp.engine.weights import Dense
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
@@ -124,7 +124,7 @@ def compressed(name, weight, x, groups, values):
     statistic.add(x)
     kind = "linear" if weight.dim() == 2 else "conv"
     layer = LayerFacts(name="a", weight="a.weight", kind=kind, shape=tuple(weight.shape))
-    slot = Slot(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
+    slot = WeightMatrix(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
     return technique(name).compress_slot(slot, statistic, setting_of(name, values), None)
 
 

@@ -17,7 +17,7 @@ from webapp.engine.run.metrics import summarise
 from webapp.engine.run.plan import stage_key
 from webapp.engine.techniques import techniques
 from webapp.engine.weights import Quantized
-from webapp.engine.weights.plans import Plan
+from webapp.engine.weights.plans import StoragePlan
 from webapp.samples import CHECKPOINT, DATASET
 
 
@@ -72,7 +72,7 @@ def test_another_teacher_is_another_stage_from_the_step_that_it_teaches_on():
 
 def test_a_form_that_cannot_be_trained_is_refused_by_its_name():
     @dataclass(frozen=True)
-    class Strange(Plan):
+    class Strange(StoragePlan):
         kind = params = nonzero = stored = pruned = meta = parts = None
         label = "hashes"
 

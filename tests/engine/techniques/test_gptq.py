@@ -10,11 +10,11 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts, Layout
-from webapp.engine.math.grids import Scheme
+from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import technique
-from webapp.engine.techniques.calibration import Slot
+from webapp.engine.techniques.calibration import WeightMatrix
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
@@ -96,7 +96,7 @@ def compressed(weight, rows, groups=1, **values):
     kind = "linear" if weight.dim() == 2 else "conv"
     layer = LayerFacts(name="a", weight="a.weight", kind=kind, shape=tuple(weight.shape))
     chosen = technique("gptq").Settings.model_validate({**GROUPS, "group_size": 8, **values})
-    slot = Slot(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
+    slot = WeightMatrix(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
     return technique("gptq").compress_slot(slot, statistic, chosen, None)
 
 
@@ -106,7 +106,7 @@ def test_groups_of_a_convolution_have_inputs_of_their_own(values):
     weight, rows = torch.randn(6, 2, 3, 3, generator=generator), torch.randn(40, 2, 18, generator=generator)
     rows[:, 0, :9] *= 30
     together, _ = compressed(weight, rows, groups=2, **values)
-    plain = Quantized.nearest(weight, Scheme(3, 8, values.get("symmetric", True), search=True))
+    plain = Quantized.nearest(weight, QuantizationScheme(3, 8, values.get("symmetric", True), search=True))
     for half, part in enumerate((slice(0, 3), slice(3, 6))):
         ours, theirs = (
             (rows[:, half] @ (encoded.decode() - weight).flatten(1)[part].t()).square().sum()

@@ -11,7 +11,7 @@ from torch import nn
 
 from webapp.engine.architectures.build import build
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.facts import PLAIN
 from webapp.engine.techniques import integer_products, technique
 from webapp.engine.techniques.integer_products import integers
@@ -50,7 +50,7 @@ def answers(model, x):
 
 def in_onnxruntime(model, folder, x, optimized=None):
     folder.mkdir()
-    exports()["onnx"].write(model, folder)
+    exporters()["onnx"].write(model, folder)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / "optimized.onnx")
@@ -161,7 +161,7 @@ def test_language_models_keep_a_shared_head_in_floats(bench, tiny, apply_steps, 
     model, outcomes = apply_steps((bench.out, facts), DYNAMIC)
     assert "lm_head" not in model.activations
     assert any("multiplies floats" in outcome.note for outcome in outcomes)
-    written = exports()["onnx"].write(model, tmp_path)
+    written = exporters()["onnx"].write(model, tmp_path)
     assert written["kernels"]["integers"] == len(model.activations)
     assert written["kernels"]["floats"] == 1
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from webapp.engine.architectures.build import build, load
-from webapp.engine.architectures.reshape import facts_of
+from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.architectures.resnet import ResNetModule
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
@@ -172,7 +172,7 @@ def test_zeros_of_an_earlier_step_stay_and_later_steps_take_what_is_left(resnet,
     pruned = ("magnitude_pruning", {"sparsity": 0.5})
     asked = ("structured_pruning", {"ratio": 0.5, "importance": "activation"})
     model, _ = apply_steps(resnet, pruned, asked, data=data)
-    for layer in facts_of(model, resnet[1]).layers:
+    for layer in describe_model(model, resnet[1]).layers:
         weight = model.weights[layer.weight].decode()
         assert (weight == 0).float().mean() > 0.2, layer.name
     model, outcomes = apply_steps(resnet, asked, ("weight_quantization", {"bits": 8}), data=data)

@@ -167,11 +167,11 @@ def test_every_technique_declares_what_forms_and_documents_need():
 def test_transposed_layers_are_quantized_by_output(inspected):
     """GPT-2's Conv1D holds (in, out): a scale belongs to a column there."""
     from webapp.engine.facts import Layout
-    from webapp.engine.math.grids import Scheme
+    from webapp.engine.math.grids import QuantizationScheme
     from webapp.engine.weights import Quantized
 
     weight = torch.randn(6, 4) * torch.tensor([1.0, 10.0, 100.0, 1000.0])
-    encoded = Quantized.nearest(weight, Scheme(8), Layout(transposed=True))
+    encoded = Quantized.nearest(weight, QuantizationScheme(8), Layout(transposed=True))
     assert encoded.plan.rows == 4
     assert ((encoded.decode() - weight).abs() <= weight.abs().amax(0) / 127 * 0.6).all()
 

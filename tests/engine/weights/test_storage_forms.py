@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webapp.engine.math.grids import Scheme
-from webapp.engine.weights import Dense, Encoded, Factored, Quantized, decoder_of
-from webapp.engine.weights.base import dtype_name
+from webapp.engine.math.grids import QuantizationScheme
+from webapp.engine.weights import Dense, Encoded, Factored, Quantized, decoder_of, dtype_name
 
 shapes = st.lists(st.integers(1, 17), min_size=2, max_size=2).map(tuple) | st.just((3, 2, 3, 3))
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -40,7 +39,7 @@ def test_dense_reads_back_bit_for_bit(weight, pruned):
 
 
 schemes = st.builds(
-    Scheme,
+    QuantizationScheme,
     bits=st.sampled_from([8, 6, 5, 4, 3, 2]),
     group=st.sampled_from([0, 4, 16]),
     symmetric=st.booleans(),
@@ -65,14 +64,14 @@ def test_quantized_reads_back_bit_for_bit_in_float32_and_keeps_zeros(weight, sch
 @given(weights(), st.sampled_from([8, 4]), st.booleans())
 def test_error_of_rounding_is_at_most_half_a_step(weight, bits, symmetric):
     weight = weight.float()
-    encoded = Quantized.nearest(weight, Scheme(bits, 0, symmetric))
+    encoded = Quantized.nearest(weight, QuantizationScheme(bits, 0, symmetric))
     scale = encoded.grid.scale.float().abs().reshape(-1, *[1] * (weight.dim() - 1))
     # a scale is rounded to float16 (2^-11), which moves the outermost value by that share of the whole range
     bound = scale * (0.5 + 2**bits * 2**-11) + 1e-7
     assert bool(((encoded.decode() - weight).abs() <= bound).all())
 
 
-@pytest.mark.parametrize("inner", [Dense, lambda t: Quantized.nearest(t, Scheme(4, 2))])
+@pytest.mark.parametrize("inner", [Dense, lambda t: Quantized.nearest(t, QuantizationScheme(4, 2))])
 def test_factors_stay_apart_and_read_back(inner):
     left, right = torch.randn(7, 2), torch.randn(2, 5)
     encoded = Factored(inner(left), inner(right))
@@ -97,5 +96,5 @@ def test_zeros_that_no_step_wanted_leave_the_tensor_to_every_reader():
 
 def test_extreme_rows_keep_their_values():
     weight = torch.tensor([[1e-30, -1e-30], [1e30, 5e29], [0.0, 0.0]])
-    decoded = Quantized.nearest(weight, Scheme(8)).decode()
+    decoded = Quantized.nearest(weight, QuantizationScheme(8)).decode()
     assert torch.allclose(decoded, weight, rtol=0.01, atol=0)

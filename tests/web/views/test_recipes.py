@@ -4,7 +4,7 @@ import pytest
 
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.techniques import techniques
 from webapp.store.models import Run
 
@@ -137,8 +137,8 @@ def test_cloning_an_unknown_run_is_not_found(client):
 
 def test_a_format_is_chosen_in_the_form_and_the_run_writes_it(client, checkpoint, session):
     page = Page(client.get(f"/runs/new?checkpoint={checkpoint.id}").text)
-    choices = [name for name, format_ in exports().items() if not format_.always]
+    choices = [name for name, format_ in exporters().items() if not format_.always]
     assert "onnx" in choices
-    assert {box["value"] for box in page.of("input", name="exports")} == set(choices)
-    client.post("/runs/new", data=form(checkpoint, exports="onnx"))
+    assert {box["value"] for box in page.of("input", name="exporters")} == set(choices)
+    client.post("/runs/new", data=form(checkpoint, exporters="onnx"))
     assert session.query(Run).one().exports == ["safetensors", "onnx"]

@@ -58,7 +58,7 @@ def _runner(taken: Taken) -> dict[str, str | BinaryIO]:
         **beside,
         EXAMPLE: taken.open_stage("verify-onnx", EXAMPLE),
         "about.json": json.dumps(taken.about(), indent=2, ensure_ascii=False) + "\n",
-        **({"pictures.py": _file("pictures.py")} if taken.preprocessing else {}),
+        **({"images.py": _file("images.py")} if taken.preprocessing else {}),
         "model.py": _file("model.py"),
         "test_example.py": _file("test_example.py"),
     }

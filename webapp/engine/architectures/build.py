@@ -14,11 +14,11 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Composite, Dense, Encoded
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.artifact import read_model
-from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
 
 from . import architectures
-from .resize import fit_widths
+from .resize import resize_to_weights
 
 LARGE_BYTES = 1 << 20
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module
@@ -40,14 +40,14 @@ def build(model: Model, dtype: torch.dtype | None = None, keep: bool = True) -> 
     Without `keep` the model gives its weights away and has none in the end: memory never holds both.
     """
     module = skeleton_of(model)
-    given = _Given(sources(model, module))
+    given = _ReadOnce(sources(model, module))
     if not keep:
         model.weights.clear()
     fill(module, given, module.state_dict(), model.tied, dtype)
     return module.eval()
 
 
-class _Given(dict[str, Callable[[], Tensor]]):
+class _ReadOnce(dict[str, Callable[[], Tensor]]):
     """Readers that are gone once they are looked up, and with them what only they still held."""
 
     def __getitem__(self, name: str) -> Callable[[], Tensor]:
@@ -59,7 +59,7 @@ def skeleton_of(model: Model) -> nn.Module:
     if model.architecture is None:
         raise CheckpointRefused("These weights have no architecture that Pare knows, so there is no module to build.")
     module = architectures()[model.architecture.family].skeleton(model.architecture)
-    fit_widths(module, {name: encoded.shape for name, encoded in _named(model).items()})
+    resize_to_weights(module, {name: encoded.shape for name, encoded in _named(model).items()})
     for name, encoded in _named(model).items():
         if isinstance(encoded, Composite):
             _split(module, name.removesuffix(".weight"), encoded)
@@ -69,15 +69,15 @@ def skeleton_of(model: Model) -> nn.Module:
 
 def sources(model: Model, module: nn.Module) -> Sources:
     """How to read each tensor of `module` (made by `skeleton_of`) out of the model, aliases included."""
-    from .factored_layers import Thin
+    from .factored_layers import FactoredModule
 
     found: dict[str, Callable[[], Tensor]] = {}
     for name, encoded in _named(model).items():
         path, _, last = name.rpartition(".")
         part = _submodule(module, path)
-        if isinstance(part, Thin) and last == "weight":
+        if isinstance(part, FactoredModule) and last == "weight":
             found |= {f"{path}.{inner}": read for inner, read in part.readers(encoded).items()}
-        elif isinstance(part, Thin) and last == "bias":
+        elif isinstance(part, FactoredModule) and last == "bias":
             found[f"{path}.{part.bias_name}"] = encoded.decode
         else:
             found[name] = encoded.decode
@@ -89,14 +89,14 @@ def leaves_of(model: Model) -> dict[str, tuple[Encoded, bool]]:
 
     Tensors that are made of others (the order of a pivoted layer's outputs) are Dense.
     """
-    from .factored_layers import Thin
+    from .factored_layers import FactoredModule
 
     module = skeleton_of(model)
     found: dict[str, tuple[Encoded, bool]] = {}
     for name, encoded in _named(model).items():
         path, _, last = name.rpartition(".")
         part = _submodule(module, path)
-        if isinstance(part, Thin) and last == "weight":
+        if isinstance(part, FactoredModule) and last == "weight":
             made = {
                 f"{path}.{child}": (Dense(read()), False)
                 for child, read in part.readers(encoded).items()
@@ -105,7 +105,7 @@ def leaves_of(model: Model) -> dict[str, tuple[Encoded, bool]]:
             found |= made | {
                 f"{path}.{child}.weight": (encoded.factors[factor], part.transposed) for child, factor in part.runs
             }
-        elif isinstance(part, Thin) and last == "bias":
+        elif isinstance(part, FactoredModule) and last == "bias":
             found[f"{path}.{part.bias_name}"] = (encoded, False)
         else:
             found[name] = (encoded, False)
@@ -130,7 +130,7 @@ def fill(
         value = given[name]()
         values[name] = value.to(dtype or torch.float32) if value.is_floating_point() else value
         if values[name].nbytes >= LARGE_BYTES:
-            give_back()  # what its decoding took
+            release_freed_memory()  # what its decoding took
     module.load_state_dict(values, strict=False, assign=True)
     for alias in wanted:
         if alias not in read:
@@ -157,11 +157,11 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _split(module: nn.Module, path: str, encoded: Composite) -> None:
-    from .factored_layers import thin
+    from .factored_layers import factored_module
 
     parent, _, name = path.rpartition(".")
     with torch.device("meta"):
-        part = thin(module.get_submodule(path), encoded)
+        part = factored_module(module.get_submodule(path), encoded)
     setattr(module.get_submodule(parent), name, part)
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from webapp.engine.weights import Encoded, Factored, FactoredConv, Pivoted
 
 
-class Thin(nn.Module):
+class FactoredModule(nn.Module):
     """`runs` pairs each child, in the order in which they run, with the factor whose values it holds."""
 
     runs: tuple[tuple[str, str], ...]
@@ -32,7 +32,7 @@ class Thin(nn.Module):
         return (lambda: factor.decode().t().contiguous()) if self.transposed else factor.decode
 
 
-class FactoredLinear(Thin):
+class FactoredLinear(FactoredModule):
     """y = left(right(x)), with right (r, in) and left (out, r) and the bias."""
 
     bias_name = "left.bias"
@@ -48,7 +48,7 @@ class FactoredLinear(Thin):
         return y
 
 
-class PivotedLayer(Thin):
+class PivotedLayer(FactoredModule):
     """y = basis(x) beside mix(basis(x)), in the layer's `order` of outputs, which lie along `axis`; and the bias."""
 
     order: Tensor
@@ -74,7 +74,7 @@ class PivotedLayer(Thin):
         return y + (self.bias if self.axis == -1 else self.bias.view(-1, *[1] * (y.dim() - 2)))
 
 
-class ConvChain(Thin):
+class ConvChain(FactoredModule):
     """Convolutions one after the other, the last with the bias. Along each axis the long one strides and pads."""
 
     transposed = False
@@ -99,7 +99,7 @@ class ConvChain(Thin):
         return x
 
 
-def thin(whole: nn.Module, encoded: Encoded) -> Thin:
+def factored_module(whole: nn.Module, encoded: Encoded) -> FactoredModule:
     """The module that runs these factors in the place of `whole`; call it on the meta device."""
     bias = getattr(whole, "bias", None) is not None
     if isinstance(encoded, FactoredConv):

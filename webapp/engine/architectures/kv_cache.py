@@ -25,25 +25,25 @@ def present_name(past: str) -> str:
     return PRESENT + past.removeprefix(PAST)
 
 
-def pasts(session: Any) -> list[Any]:
+def cache_inputs(session: Any) -> list[Any]:
     """Those inputs of an open onnxruntime session that are kept; none where each token reads the whole text again."""
     return [given for given in session.get_inputs() if given.name.startswith(PAST)]
 
 
-def nothing(kept: Iterable[Any], batch: int) -> dict[str, Array]:
+def empty_cache(kept: Iterable[Any], batch: int) -> dict[str, Array]:
     """What is kept of `batch` texts before their first token."""
     return {given.name: np.zeros((batch, given.shape[1], 0, given.shape[3]), np.float32) for given in kept}
 
 
-class Reading:
+class CachedReader:
     """A batch of texts, read part by part: each part is answered as if all before it had been given with it.
 
-    `session` keeps (see `pasts`), and `answer` is the output that is wanted of it.
+    `session` keeps (see `cache_inputs`), and `answer` is the output that is wanted of it.
     """
 
     def __init__(self, session: Any, answer: str, batch: int = 1) -> None:
         self._session, self._answer = session, answer
-        self._kept = nothing(pasts(session), batch)
+        self._kept = empty_cache(cache_inputs(session), batch)
         self._mask = np.ones((batch, 0), np.int64)
 
     def after(self, ids: Array, mask: Array | None = None) -> Array:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from webapp.engine.weights import dtype_name
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from . import architectures
 
-Plans = dict[str, Plan]
+Plans = dict[str, StoragePlan]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ShapeChange:
     removed: frozenset[str]
 
 
-def facts_of(model: Model, before: CheckpointFacts) -> CheckpointFacts:
+def describe_model(model: Model, before: CheckpointFacts) -> CheckpointFacts:
     """`before` with the tensors, ties, layers and architecture that the model has now."""
     tensors = tuple(
         TensorFacts(name=name, shape=encoded.shape, dtype=dtype_name(encoded.dtype))
@@ -68,7 +68,7 @@ def reshaped_plans(plans: Plans, change: ShapeChange) -> Plans:
     }
 
 
-def _resized(plan: Plan, shape: tuple[int, ...]) -> Plan:
+def _resized(plan: StoragePlan, shape: tuple[int, ...]) -> StoragePlan:
     if not isinstance(plan, DensePlan):
         return plan  # what may be cut in another form says its technique
     smaller = replace(plan, shape=shape, zeros=0)

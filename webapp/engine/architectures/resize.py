@@ -9,7 +9,7 @@ from webapp.engine.lazy import nn, torch
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def fit_widths(module: nn.Module, shapes: Shapes) -> None:
+def resize_to_weights(module: nn.Module, shapes: Shapes) -> None:
     """Gives linear, convolution, embedding and normalisation modules on the meta device the shapes of their weights.
 
     Modules whose forward reads a width from their configuration (attention heads) get it from there instead.

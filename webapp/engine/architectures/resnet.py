@@ -29,7 +29,7 @@ DEPTHS = {  # (bottleneck?, blocks per stage) -> the published depth
 SIGNS = ("conv1.weight", "layer1.0.conv1.weight", "layer2.0.conv1.weight", "fc.weight")
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """convs, each with its batch norm, plus the shortcut: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
 
     def __init__(self, inputs: int, planes: int, stride: int, bottleneck: bool, width: int, groups: int) -> None:
@@ -76,7 +76,9 @@ class ResNetModule(nn.Module):
             blocks = []
             for index in range(count):
                 stride = 2 if stage and not index else 1
-                blocks.append(Block(inputs, planes, stride, bottleneck, config["width"] * 2**stage, config["groups"]))
+                blocks.append(
+                    ResidualBlock(inputs, planes, stride, bottleneck, config["width"] * 2**stage, config["groups"])
+                )
                 inputs = planes * 4 if bottleneck else planes
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, config["classes"], bias=config["bias"])

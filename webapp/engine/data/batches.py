@@ -12,7 +12,7 @@ from webapp.engine.errors import DatasetUnfit, quoted
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
 from webapp.engine.lazy import Tensor, nn, torch
 
-from .datasets import Arrays, Half, LabelledText, Text
+from .datasets import Arrays, LabelledText, SampleSet, Text
 from .images import Images
 from .questions import LONGEST, Question, Questions, tokens_of
 from .tokenizing import tokenized
@@ -63,7 +63,7 @@ class Batch:
 
 
 def batches(
-    half: Half, spec: ArchitectureSpec, tokenizer: Any, *, limit: int | None = None, batch_size: int | None = None
+    half: SampleSet, spec: ArchitectureSpec, tokenizer: Any, *, limit: int | None = None, batch_size: int | None = None
 ) -> Iterator[Batch]:
     """The first `limit` samples of a half (chunks, for a language model). Raises DatasetUnfit with a sentence."""
     if isinstance(half, Arrays):
@@ -71,7 +71,7 @@ def batches(
         yield from _of_arrays(half, spec, limit, batch_size or size)
         return
     if isinstance(half, Images):
-        yield from Pictures(half, spec, limit, batch_size or PICTURES_AT_ONCE)
+        yield from ImageBatches(half, spec, limit, batch_size or PICTURES_AT_ONCE)
         return
     if tokenizer is None:
         raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
@@ -92,7 +92,7 @@ def batches(
         yield from _padded(half.texts[:limit], labels, spec, tokenizer, batch_size or 32)
 
 
-class Pictures(Sequence[Batch]):
+class ImageBatches(Sequence[Batch]):
     """Pictures as batches, each decoded and prepared when it is asked for: all of them at once fill no memory."""
 
     def __init__(self, half: Images, spec: ArchitectureSpec, limit: int | None, size: int = PICTURES_AT_ONCE) -> None:
@@ -173,7 +173,7 @@ def _named(inputs: dict[str, Tensor], spec: ArchitectureSpec) -> dict[str, Tenso
     }
 
 
-def _chunks(half: Half, spec: ArchitectureSpec, tokenizer: Any, limit: int | None, size: int) -> Iterator[Batch]:
+def _chunks(half: SampleSet, spec: ArchitectureSpec, tokenizer: Any, limit: int | None, size: int) -> Iterator[Batch]:
     """Chunks that do not overlap, of the text as it comes; a remainder is left out unless it is all there is."""
     text = half.text if isinstance(half, Text) else "\n".join(half.texts) if isinstance(half, LabelledText) else ""
     ids = tokenized(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -118,32 +118,32 @@ class LabelledText:
         return self if self.labels is None else replace(self, labels=[numbers[int(label)] for label in self.labels])
 
 
-Half = Arrays | Text | LabelledText | Images | Questions
+SampleSet = Arrays | Text | LabelledText | Images | Questions
 
 
 @dataclass(frozen=True)
-class Dataset:
+class OpenedDataset:
     folder: Path
     facts: DatasetFacts
     preprocessing: Preprocessing | None = None  # of pictures
     numbers: Sequence[float] | None = None  # of the model's classes, or amounts, for each label; None: as they are
 
-    def evaluation(self) -> Half:
+    def evaluation(self) -> SampleSet:
         return self._read("evaluation")
 
-    def training(self) -> Half:
+    def training(self) -> SampleSet:
         """What techniques may see: no sample of it is in the evaluation half. Raises DatasetUnfit if all evaluates."""
         if self.facts.training is None:
             raise DatasetUnfit("All of this dataset evaluates; name a second one to calibrate and train on.")
         return self._read("training")
 
-    def _read(self, name: str) -> Half:
+    def _read(self, name: str) -> SampleSet:
         half = self._stored(name)
         if self.numbers is not None and isinstance(half, Arrays | LabelledText | Images):
             return half.renumbered(self.numbers)
         return half
 
-    def _stored(self, half: str) -> Half:
+    def _stored(self, half: str) -> SampleSet:
         path = self.folder / f"{half}.{SUFFIX[self.facts.kind]}"
         if self.facts.kind == "arrays":
             tensors = {name: tensor.load() for name, tensor in lazy_tensors(path).items()}
@@ -161,12 +161,12 @@ class Dataset:
 
 def open_dataset(
     folder: Path, facts: DatasetFacts, preprocessing: Preprocessing | None = None, spec: ArchitectureSpec | None = None
-) -> Dataset:
+) -> OpenedDataset:
     """With `spec`, its labels are the classes of that model, or amounts where its task is regression."""
-    return Dataset(folder, facts, preprocessing, class_numbers(spec, facts) if spec else None)
+    return OpenedDataset(folder, facts, preprocessing, class_numbers(spec, facts) if spec else None)
 
 
-def without(training: Half, evaluation: Half) -> Half:
+def without(training: SampleSet, evaluation: SampleSet) -> SampleSet:
     """The training half less the samples that the evaluation half holds too, found by their hash."""
     held = set(evaluation.hashes())
     return training.only([sample not in held for sample in training.hashes()])

@@ -20,7 +20,7 @@ from webapp.engine.facts import DatasetFacts
 from webapp.engine.plugins import one_of
 from webapp.engine.progress import Report
 
-from .datasets import Arrays, Half, Text
+from .datasets import Arrays, SampleSet, Text
 from .readers import arrays as array_uploads
 from .readers import images as image_uploads
 from .readers import parquet as parquet_uploads
@@ -75,7 +75,7 @@ def inspect_dataset(upload: Path, filename: str, split: Split, out: Path, report
 
 def _read(
     upload: Path, filename: str, notes: list[str], scratch: Path, report: Report
-) -> tuple[Half, Half | None, tuple[str, ...] | None]:
+) -> tuple[SampleSet, SampleSet | None, tuple[str, ...] | None]:
     """(all of it, or what is to evaluate; what is given to train, or None; the names of the labels)."""
     with upload.open("rb") as file:
         head = file.read(8)

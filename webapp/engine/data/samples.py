@@ -13,7 +13,7 @@ from PIL import Image
 
 from webapp.engine.lazy import Tensor, torch
 
-from .datasets import Arrays, Half, LabelledText
+from .datasets import Arrays, LabelledText, SampleSet
 from .images import Images
 from .pixels import decoded
 from .questions import Questions
@@ -25,7 +25,7 @@ SHOWN_FILE = "shown.npz"  # arr_0, arr_1, …: (height, width, 3) uint8
 LARGEST_SIDE = 640  # of a shown picture; a larger one is made smaller for the preview only
 
 
-def samples_of(half: Half, out: Path) -> tuple[dict[str, Any], ...]:
+def samples_of(half: SampleSet, out: Path) -> tuple[dict[str, Any], ...]:
     """What is told of them, evenly from the half; pictures leave `shown.npz` in `out`."""
     if isinstance(half, Images):
         return _pictures(half, out)

@@ -12,7 +12,7 @@ from webapp.engine.facts import DatasetKind, SplitFacts, Targets
 from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import write_safetensors
 
-from .datasets import SUFFIX, Arrays, Half, LabelledText, Text, without
+from .datasets import SUFFIX, Arrays, LabelledText, SampleSet, Text, without
 from .images import Images, write_images
 from .questions import Questions, write_questions
 
@@ -21,7 +21,7 @@ FAR_SHARE = 0.1  # of a text, from where it should be divided
 MOST_COUNTED = 1000  # labels that are counted one by one
 
 
-def kind_of(half: Half) -> DatasetKind:
+def kind_of(half: SampleSet) -> DatasetKind:
     kinds: dict[type, DatasetKind] = {
         Arrays: "arrays",
         Text: "text",
@@ -32,7 +32,7 @@ def kind_of(half: Half) -> DatasetKind:
     return kinds[type(half)]
 
 
-def targets_of(half: Half) -> Targets | None:
+def targets_of(half: SampleSet) -> Targets | None:
     """What a sample's target is; None where there is none."""
     if isinstance(half, Arrays) and half.y is not None:
         return "numbers" if half.y.is_floating_point() else "masks" if half.y.dim() > 1 else "classes"
@@ -41,7 +41,7 @@ def targets_of(half: Half) -> Targets | None:
     return None
 
 
-def labels_of(half: Half) -> list[int] | None:
+def labels_of(half: SampleSet) -> list[int] | None:
     """The class number of each sample; None where it has none."""
     if targets_of(half) != "classes":
         return None
@@ -52,7 +52,7 @@ def labels_of(half: Half) -> list[int] | None:
     return [int(label) for label in half.labels or ()]
 
 
-def joined(training: Half, evaluation: Half) -> Half:
+def joined(training: SampleSet, evaluation: SampleSet) -> SampleSet:
     if isinstance(training, Images) and isinstance(evaluation, Images):
         return training.joined(evaluation)
     assert isinstance(training, Arrays)  # only arrays and pictures are given in two parts
@@ -62,7 +62,7 @@ def joined(training: Half, evaluation: Half) -> Half:
     return Arrays(torch.cat([training.x, evaluation.x]), y)
 
 
-def divided(half: Half, filename: str, notes: list[str]) -> tuple[Half, Half]:
+def divided(half: SampleSet, filename: str, notes: list[str]) -> tuple[SampleSet, SampleSet]:
     """(the first 70 %, the last 30 %)"""
     if isinstance(half, Text):
         return _divided_text(half.text, filename)
@@ -96,7 +96,7 @@ def _divided_text(text: str, filename: str) -> tuple[Text, Text]:
     return min(found, key=lambda each: each[0])[1:]
 
 
-def apart(training: Half, evaluation: Half, notes: list[str]) -> Half | None:
+def apart(training: SampleSet, evaluation: SampleSet, notes: list[str]) -> SampleSet | None:
     """Training less what evaluates too; None if nothing is left."""
     kept = without(training, evaluation)
     before, after = sum(1 for _ in training.hashes()), sum(1 for _ in kept.hashes())
@@ -109,7 +109,7 @@ def apart(training: Half, evaluation: Half, notes: list[str]) -> Half | None:
     return None if empty else kept
 
 
-def write_half(half: Half, name: str, out: Path, classes: int | None) -> SplitFacts:
+def write_half(half: SampleSet, name: str, out: Path, classes: int | None) -> SplitFacts:
     """Writes `name`.* into `out`; `classes` is how many labels there are."""
     path = out / f"{name}.{SUFFIX[kind_of(half)]}"
     if isinstance(half, Arrays):

@@ -14,13 +14,13 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.plugins import subclasses_in
 
-from .base import Export, Loaded
+from .base import Exporter, Loaded
 
 
 @cache
-def exports() -> dict[str, Export]:
+def exporters() -> dict[str, Exporter]:
     """Every format by its name, the one that the receipt is measured on first."""
-    found = [kind() for kind in subclasses_in(sys.modules[__name__], Export)]  # type: ignore[type-abstract]
+    found = [kind() for kind in subclasses_in(sys.modules[__name__], Exporter)]  # type: ignore[type-abstract]
     found.sort(key=lambda export: (not export.always, export.name))
     return {export.name: export for export in found}
 
@@ -28,13 +28,13 @@ def exports() -> dict[str, Export]:
 FACTORS = {"factored", "pivoted", "factored_conv"}  # kinds of plans
 
 
-def check_exports(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[str] = ()) -> None:
+def check_formats(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[str] = ()) -> None:
     """Raises RecipeInvalid for a format that there is none of, or not of this checkpoint.
 
     `kinds` are those in which the recipe will leave the weights.
     """
     check_names(asked)
-    known = exports()
+    known = exporters()
     for position, name in enumerate(asked):
         if reason := known[name].unfit(facts):
             raise RecipeInvalid(f"{known[name].title} cannot be written. {reason}", f"exports.{position}")
@@ -49,24 +49,24 @@ def check_exports(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[
 def check_names(asked: Sequence[str]) -> None:
     """Raises RecipeInvalid for a format that there is none of."""
     for position, name in enumerate(asked):
-        if name not in exports():
-            there = ", ".join(exports())
+        if name not in exporters():
+            there = ", ".join(exporters())
             raise RecipeInvalid(f"There is no export {name[:40]!r}; there are {there}.", f"exports.{position}")
 
 
 def with_always(asked: Sequence[str]) -> list[str]:
     """The formats that are asked for, each once, after those that every run writes."""
-    return list(dict.fromkeys((*(name for name, form in exports().items() if form.always), *asked)))
+    return list(dict.fromkeys((*(name for name, form in exporters().items() if form.always), *asked)))
 
 
 def unwritable(folder: Path, facts: CheckpointFacts) -> dict[str, str]:
     """A sentence for each format that nothing made of this checkpoint can be written in."""
-    from webapp.engine.exporters.onnx.trial import Trial
+    from webapp.engine.exporters.onnx.trial import TracingTrial
     from webapp.engine.weights.model import Model
 
-    trial = Trial(Model.of_checkpoint(folder, facts))
-    fitting = {name: form for name, form in exports().items() if form.unfit(facts) is None}
+    trial = TracingTrial(Model.of_checkpoint(folder, facts))
+    fitting = {name: form for name, form in exporters().items() if form.unfit(facts) is None}
     return {name: why for name, form in fitting.items() if (why := form.tried(trial))}
 
 
-__all__ = ["Export", "Loaded", "check_exports", "check_names", "exports", "unwritable", "with_always"]
+__all__ = ["Exporter", "Loaded", "check_formats", "check_names", "exporters", "unwritable", "with_always"]

@@ -15,12 +15,12 @@ from webapp.engine.lazy import nn
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
-    from webapp.engine.exporters.onnx.trial import Trial
+    from webapp.engine.exporters.onnx.trial import TracingTrial
 
 Array = np.ndarray[Any, Any]
 
 
-class Runner(Protocol):
+class RuntimeSession(Protocol):
     """Another runtime that has the file: its inputs by name, and its answer to them."""
 
     @property
@@ -41,11 +41,11 @@ class Loaded:
     loaded_by: str
     runtime: str  # with its version and what decides its speed
     model: Model | None = None
-    runner: Runner | None = None
+    runner: RuntimeSession | None = None
     in_parts: nn.Module | None = None
 
 
-class Export(ABC):
+class Exporter(ABC):
     """Declared by class attributes, done by `write` in one process and `open` in another."""
 
     name: ClassVar[str]
@@ -67,7 +67,7 @@ class Export(ABC):
     def lacks(self, facts: CheckpointFacts) -> str | None:
         """What the format needs and this checkpoint does not have, as a sentence."""
 
-    def tried(self, trial: Trial) -> str | None:
+    def tried(self, trial: TracingTrial) -> str | None:
         """Why nothing can be written, as a sentence, where tracing the model shows it; asked where it is not unfit."""
         return None
 

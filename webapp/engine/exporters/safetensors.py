@@ -12,10 +12,10 @@ from webapp.engine.lazy import torch
 from webapp.engine.weights.artifact import FORMAT, read_model, write_model
 from webapp.engine.weights.model import Model
 
-from .base import Export, Loaded
+from .base import Exporter, Loaded
 
 
-class Safetensors(Export):
+class SafetensorsExporter(Exporter):
     name = "safetensors"
     title = "safetensors"
     summary = "Loads in Pare, and plain weights in every safetensors reader. Keeps integers, masks and factors."

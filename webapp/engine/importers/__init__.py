@@ -1,13 +1,20 @@
 """The forms in which a checkpoint can be uploaded, one file each. A format is told by its bytes, never by its name."""
 
-from .base import Format, Opened
-from .exported_program import ExportedProgram
-from .gguf import Gguf
-from .huggingface import HuggingFace
-from .onnx import Onnx
-from .safetensors import Safetensors
-from .state_dict import StateDict
+from .base import Importer, Opened
+from .exported_program import ExportedProgramImporter
+from .gguf import GgufImporter
+from .huggingface import HuggingFaceImporter
+from .onnx import OnnxImporter
+from .safetensors import SafetensorsImporter
+from .state_dict import StateDictImporter
 
-FORMATS: tuple[type[Format], ...] = (Safetensors, Gguf, ExportedProgram, StateDict, Onnx, HuggingFace)
+IMPORTERS: tuple[type[Importer], ...] = (
+    SafetensorsImporter,
+    GgufImporter,
+    ExportedProgramImporter,
+    StateDictImporter,
+    OnnxImporter,
+    HuggingFaceImporter,
+)
 
-__all__ = ["FORMATS", "Format", "Opened"]
+__all__ = ["IMPORTERS", "Importer", "Opened"]

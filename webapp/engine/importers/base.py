@@ -28,7 +28,7 @@ class Opened:
     infinite: frozenset[str] = frozenset()  # tensors that may hold infinities: masks, for one
 
 
-class Format(ABC):
+class Importer(ABC):
     """One format."""
 
     name: ClassVar[str]  # CheckpointFacts.format

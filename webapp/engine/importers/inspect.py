@@ -24,7 +24,7 @@ from webapp.engine.errors import CheckpointRefused, json_fault, quoted
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from webapp.engine.lazy import torch
 from webapp.engine.plugins import one_of
-from webapp.engine.progress import Part, Report
+from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.weights.safetensors import (
     MOST_TENSORS,
     NAMES,
@@ -34,7 +34,7 @@ from webapp.engine.weights.safetensors import (
     write_safetensors,
 )
 
-from . import FORMATS, Opened
+from . import IMPORTERS, Opened
 from .huggingface import FROM_KERAS
 from .quantized import dequantize_asked
 from .widening import WIDER, widen
@@ -73,11 +73,11 @@ def inspect_checkpoint(
     dequantize_asked.set(dequantize)
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
         head = _head(upload)
-        kind = next((kind for kind in FORMATS if kind.recognises(upload, head)), None)
+        kind = next((kind for kind in IMPORTERS if kind.recognises(upload, head)), None)
         if kind is None:
             raise CheckpointRefused(_unknown(head, filename))
         report.log(f"Reading {filename} as {kind.name}")
-        opened = kind.open(upload, filename, Path(scratch), Part(report, 0.0, 0.3))
+        opened = kind.open(upload, filename, Path(scratch), ProgressPart(report, 0.0, 0.3))
         if not opened.tensors:
             raise CheckpointRefused(f"{filename} holds no tensors")
         if len(opened.tensors) > MOST_TENSORS:
@@ -95,7 +95,7 @@ def inspect_checkpoint(
         if "pare_architecture" in opened.metadata:
             metadata["pare_architecture"] = opened.metadata["pare_architecture"]
         zeros: dict[str, int] = {}
-        written = _write_weights(out / WEIGHTS, opened, metadata, zeros, Part(report, 0.3, 0.95))
+        written = _write_weights(out / WEIGHTS, opened, metadata, zeros, ProgressPart(report, 0.3, 0.95))
         _write_files(out, opened)
     if spec is not None and spec.family == Transformers.family and "tokens" in spec.inputs:
         spec = _with_tokenizer(spec, out, opened)
@@ -118,7 +118,7 @@ def _unknown(head: bytes, filename: str) -> str:
             return f"{filename} is {sentence}"
     if filename.endswith(".safetensors"):
         return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
-    known = one_of(format_.accepts for format_ in FORMATS)
+    known = one_of(format_.accepts for format_ in IMPORTERS)
     return f"{filename} is of no format that Pare knows; upload {known}"
 
 

@@ -13,10 +13,10 @@ from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import HEADER_LIMIT_BYTES, opened_file
 
-from .base import Format, Opened
+from .base import Importer, Opened
 
 
-class Safetensors(Format):
+class SafetensorsImporter(Importer):
     name: ClassVar[str] = "safetensors"
     accepts = Accepted(
         (".safetensors",),

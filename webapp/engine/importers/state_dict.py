@@ -25,7 +25,7 @@ from webapp.engine.progress import Report
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.safetensors import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name
 
-from .base import Format, Opened
+from .base import Importer, Opened
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 NOT_THE_MODEL = re.compile(r"optim|sched|scaler|ema|callback|loop|hyper|grad|rng", re.IGNORECASE)
@@ -50,7 +50,7 @@ FROM_SCRIPT = "upload its weights alone: torch.save(torch.jit.load(path).state_d
 HOW_TO_SAVE = "save the state dict instead: torch.save(model.state_dict(), path)"
 
 
-class StateDict(Format):
+class StateDictImporter(Importer):
     name: ClassVar[str] = "state_dict"
     accepts = Accepted(
         (".pt", ".pth", ".bin", ".ckpt"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from webapp.engine.lazy import Tensor, torch
 
-from .grids import Scheme, fit_grid
+from .grids import QuantizationScheme, fit_grid
 from .quantizers import dequantize, quantize
 
 EXPONENTS = 20  # tried between 0, which leaves the layer as it is, and 1
@@ -28,7 +28,9 @@ def input_scales(sizes: Tensor, exponent: float) -> Tensor:
     return scales / (scales.amax() * scales.amin()).sqrt()
 
 
-def searched_scales(matrices: Sequence[tuple[Tensor, Scheme]], sizes: Tensor, covariance: Tensor) -> Tensor | None:
+def searched_scales(
+    matrices: Sequence[tuple[Tensor, QuantizationScheme]], sizes: Tensor, covariance: Tensor
+) -> Tensor | None:
     """(columns,) for matrices (rows, columns) that read the same inputs; None where the layers round best as they are.
 
     sizes (columns,): the inputs' mean absolute values; covariance (columns, columns).

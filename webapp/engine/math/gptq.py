@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from webapp.engine.lazy import Tensor, torch
 
-from .grids import Scheme, fit_grid
+from .grids import QuantizationScheme, fit_grid
 from .quantizers import Grid, codes_of, dequantize, nearest_units, quantize
 
 BLOCK = 128  # columns whose errors reach the columns after them in one product
@@ -20,7 +20,7 @@ MOST_DAMPING = 1.0
 
 
 @dataclass(frozen=True)
-class Problem:
+class RoundingProblem:
     """Codes are wanted for `matrix` (rows, columns), whose errors count by `hessian` (columns, columns), damped.
 
     order (columns,): the sequence in which columns are rounded. factor (columns, columns): the upper U, U^T U = H^-1
@@ -45,7 +45,7 @@ class Problem:
         return ((change @ self.hessian) * change).sum(1)
 
 
-def problem(matrix: Tensor, covariance: Tensor, damping: float, act_order: bool) -> Problem | None:
+def problem(matrix: Tensor, covariance: Tensor, damping: float, act_order: bool) -> RoundingProblem | None:
     """None where the covariance (columns, columns) of the inputs cannot be inverted however it is damped.
 
     `damping` of its mean diagonal is added to it, more where that is too little; an input that never spoke counts as
@@ -59,12 +59,12 @@ def problem(matrix: Tensor, covariance: Tensor, damping: float, act_order: bool)
         hessian = covariance + torch.diag(torch.where(quiet, mean, damping * mean))
         factor = _factor_of_inverse(hessian[order][:, order])
         if factor is not None:
-            return Problem(matrix, hessian, order, factor)
+            return RoundingProblem(matrix, hessian, order, factor)
         damping *= 10
     return None
 
 
-def chosen_damping(matrix: Tensor, kept: Tensor, held: Tensor, scheme: Scheme, act_order: bool) -> float:
+def chosen_damping(matrix: Tensor, kept: Tensor, held: Tensor, scheme: QuantizationScheme, act_order: bool) -> float:
     """Which of DAMPINGS leaves the least error on inputs held back, after rounding on the others.
 
     kept and held (columns, columns): the covariances of both. A few rows of a matrix are enough.
@@ -87,7 +87,7 @@ def _factor_of_inverse(hessian: Tensor) -> Tensor | None:
     return None if failed else upper
 
 
-def rounded(given: Problem, grid: Grid, zeros: Tensor | None = None) -> Tensor:
+def rounded(given: RoundingProblem, grid: Grid, zeros: Tensor | None = None) -> Tensor:
     """Codes, uint8 (rows, columns), on a grid that is fixed beforehand. Where zeros (rows, columns) is true: zero.
 
     A row for which plain rounding happens to be better gets that, so the error is never above rounding's.

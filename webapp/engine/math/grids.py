@@ -11,7 +11,7 @@ from webapp.engine.lazy import Tensor, torch
 from . import codebooks
 from .quantizers import Grid, codes_of, grouped, nearest_units, stored_scale
 
-Numbers = Literal["int", "normal", "fitted"]
+NumberFormat = Literal["int", "normal", "fitted"]
 
 CHUNK = 1 << 15  # values searched at a time: they stay in the cache of one core
 SHRINKS = (1.0, 0.875, 0.75, 0.625, 0.5)  # of the scale that spans a group: the candidates of a search
@@ -22,21 +22,21 @@ BINS = 1024  # of the table in which a search looks up the nearest level
 
 
 @dataclass(frozen=True)
-class Scheme:
+class QuantizationScheme:
     """How a matrix becomes codes. `group` 0 is the whole row; a codebook has no zero points."""
 
     bits: int
     group: int = 0
     symmetric: bool = True
-    numbers: Numbers = "int"
+    numbers: NumberFormat = "int"
     search: bool = False
 
-    def fitting(self, columns: int) -> Scheme:
+    def fitting(self, columns: int) -> QuantizationScheme:
         """Groups as wide as the matrix are rows."""
         return replace(self, group=self.group if self.group < columns else 0)
 
 
-def fit_grid(matrix: Tensor, scheme: Scheme, weights: Tensor | None = None) -> Grid:
+def fit_grid(matrix: Tensor, scheme: QuantizationScheme, weights: Tensor | None = None) -> Grid:
     """The grid for a float32 matrix (rows, columns). `weights` (columns,): how much an error in each column counts."""
     scheme = scheme.fitting(matrix.shape[1])
     counts = None if weights is None else grouped((weights / weights.amax().clamp(min=1e-30))[None], scheme.group)
@@ -62,7 +62,7 @@ def _chunks(matrix: Tensor, group: int) -> Iterator[Tensor]:
         yield grouped(matrix[start : start + rows], group)
 
 
-def _spanning(values: Tensor, scheme: Scheme, levels: Tensor | None) -> tuple[Tensor, Tensor]:
+def _spanning(values: Tensor, scheme: QuantizationScheme, levels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scale and zero point (rows, groups) of the grid that reaches every value: no error is above half a step."""
     low, high = values.amin(-1).clamp(max=0), values.amax(-1).clamp(min=0)
     top, middle = 2**scheme.bits - 1, 2 ** (scheme.bits - 1)
@@ -77,7 +77,7 @@ def _spanning(values: Tensor, scheme: Scheme, levels: Tensor | None) -> tuple[Te
     return scale, (-low / torch.where(scale > 0, scale, 1.0)).round().clamp(0, top)
 
 
-def _candidates(values: Tensor, scheme: Scheme, levels: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _candidates(values: Tensor, scheme: QuantizationScheme, levels: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Scales and zero points to try, the spanning ones first. Where there is no zero point, of both signs."""
     scale, zero = _spanning(values, scheme, levels)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
@@ -87,7 +87,9 @@ def _candidates(values: Tensor, scheme: Scheme, levels: Tensor | None) -> Iterat
             yield -shrink * scale, zero
 
 
-def _searched(values: Tensor, scheme: Scheme, levels: Tensor | None, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def _searched(
+    values: Tensor, scheme: QuantizationScheme, levels: Tensor | None, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Scale and zero point (rows, groups) of the least squared error among the candidates, then polished.
 
     A candidate's units u are given the scale that suits them best, <w, u> / <u, u>, which leaves the error
@@ -125,7 +127,7 @@ def _rounded(ratios: Tensor, zero: Tensor, top: int, levels: Tensor | None) -> T
     return torch.index_select(table, 0, places.reshape(-1)).reshape(ratios.shape)
 
 
-def _fitted(matrix: Tensor, scheme: Scheme, levels: Tensor, weights: Tensor | None) -> Tensor:
+def _fitted(matrix: Tensor, scheme: QuantizationScheme, levels: Tensor, weights: Tensor | None) -> Tensor:
     """Levels for this matrix, by Lloyd's method on some of its rows: scales and levels take turns."""
     values = grouped(matrix[:: max(1, matrix.numel() // SAMPLE)], scheme.group)
     counts = (torch.ones_like(values[:1]) if weights is None else weights).expand_as(values).reshape(-1)

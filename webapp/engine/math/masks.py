@@ -51,14 +51,14 @@ def shared_out(total: int, rows: int) -> Tensor:
     return edges.diff()
 
 
-def all_but(scores: Tensor, count: int) -> Tensor:
+def keep_all_but(scores: Tensor, count: int) -> Tensor:
     """True where a value stays: of the whole matrix (rows, columns) all but the `count` smallest."""
     return largest_in_rows(scores.reshape(1, -1), torch.tensor([count])).view_as(scores)
 
 
-def largest(scores: Tensor, share: float) -> Tensor:
+def keep_largest(scores: Tensor, share: float) -> Tensor:
     """True where a value stays: of the whole matrix (rows, columns) all but the smallest `share`."""
-    return all_but(scores, round(share * scores.numel()))
+    return keep_all_but(scores, round(share * scores.numel()))
 
 
 def largest_by_row(scores: Tensor, share: float) -> Tensor:

@@ -29,7 +29,7 @@ class Pattern(NamedTuple):
     def largest(self, scores: Tensor) -> Tensor:
         """Where a value of scores (rows, columns) stays if the whole matrix is chosen from at once."""
         if not self.m:
-            return masks.largest(scores, self.share)
+            return masks.keep_largest(scores, self.share)
         keep = masks.largest_of_groups(scores.reshape(-1, self.run), self.n, self.m)
         return keep.view_as(scores)
 
@@ -75,7 +75,7 @@ def prune(matrix: Tensor, curve: Curvature, pattern: Pattern) -> Tensor:
             count = round(more * seen) - gone
             gone += count
             scores = masks.zeros_first((work[start:end] / diagonal[start:end]).square(), keep)
-            keep &= masks.all_but(scores, keep.numel() - able + count)
+            keep &= masks.keep_all_but(scores, keep.numel() - able + count)
         errors = torch.empty(end - start, rows)
         for first, last in _stretches(start, end, STRIP, pattern.run):
             for column in range(first, last):

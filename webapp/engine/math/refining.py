@@ -10,14 +10,16 @@ from dataclasses import replace
 
 from webapp.engine.lazy import Tensor, torch
 
-from .gptq import BLOCK, Problem, in_columns
+from .gptq import BLOCK, RoundingProblem, in_columns
 from .quantizers import Grid, codes_of, dequantize, grouped, nearest_units, stored_scale
 
 PULL = 1e-3  # towards the scale as it is, of its own share of the error
 AT_A_TIME = 1 << 22  # values of the equations that are solved together
 
 
-def refined(given: Problem, codes: Tensor, grid: Grid, zeros: Tensor | None, passes: int) -> tuple[Tensor, Grid]:
+def refined(
+    given: RoundingProblem, codes: Tensor, grid: Grid, zeros: Tensor | None, passes: int
+) -> tuple[Tensor, Grid]:
     """Codes (rows, columns) and grid after so many passes over both. Where zeros (rows, columns) is true: zero."""
     for _ in range(passes):
         grid = refitted(given, codes, grid)
@@ -25,7 +27,7 @@ def refined(given: Problem, codes: Tensor, grid: Grid, zeros: Tensor | None, pas
     return codes, grid
 
 
-def refitted(given: Problem, codes: Tensor, grid: Grid) -> Grid:
+def refitted(given: RoundingProblem, codes: Tensor, grid: Grid) -> Grid:
     """The grid with the scales that suit the codes best, row by row; a row that does not gain keeps its own."""
     groups = grid.scale.shape[1]
     rows = max(1, AT_A_TIME // groups**2)
@@ -58,7 +60,7 @@ def _least_squares(matrix: Tensor, hessian: Tensor, units: Tensor, grid: Grid, s
     return solved
 
 
-def descended(given: Problem, codes: Tensor, grid: Grid, zeros: Tensor | None = None) -> Tensor:
+def descended(given: RoundingProblem, codes: Tensor, grid: Grid, zeros: Tensor | None = None) -> Tensor:
     """Codes after each column, in turn, was rounded to what is best while all others are as they are."""
     columns, hessian = codes.shape[1], given.hessian
     scale, zero = in_columns(grid, columns)

@@ -15,7 +15,7 @@ LEAST = 1e-10  # of the largest eigenvalue, where the decomposition falls back
 
 
 @dataclass(frozen=True)
-class Metric:
+class InputMetric:
     """`root` L, float64 (n, n), with L L^T = the damped covariance; lower triangular, or else `inverse` is L^-1."""
 
     root: Tensor
@@ -30,28 +30,28 @@ class Metric:
         return answers @ self.inverse.t() @ self.inverse
 
 
-def metric(sums: Tensor, share: float = DAMPING) -> Metric:
+def metric(sums: Tensor, share: float = DAMPING) -> InputMetric:
     """From x^T x (n, n): its Cholesky factor, or of a matrix that has none the root of its clamped eigenvalues.
 
     Inputs that are all zero, or no numbers, are given the plain metric.
     """
     covariance = sums.to(torch.float64, copy=True)
     if not bool(covariance.isfinite().all()):
-        return Metric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs held NaN or infinity")
+        return InputMetric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs held NaN or infinity")
     damping = share * float(covariance.diagonal().mean())
     if damping <= 0:
-        return Metric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs were all zero")
+        return InputMetric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs were all zero")
     covariance.diagonal().add_(damping)
     root, info = torch.linalg.cholesky_ex(covariance)
     if not info:
-        return Metric(root, damping)
+        return InputMetric(root, damping)
     values, vectors = torch.linalg.eigh(covariance)
     values = values.clamp(min=LEAST * float(values[-1])).sqrt()
     note = "the covariance of its inputs has no Cholesky factor, so its eigenvalues were clamped"
-    return Metric(vectors * values, damping, (vectors / values).t().contiguous(), note)
+    return InputMetric(vectors * values, damping, (vectors / values).t().contiguous(), note)
 
 
-def target(weight: Tensor, found: Metric, cross: Tensor) -> Tensor:
+def target(weight: Tensor, found: InputMetric, cross: Tensor) -> Tensor:
     """The matrix T (m, n) that answers best on the inputs x as `weight` does on x_original; cross is x^T x_original.
 
     min |x T^T - x_original W^T|^2 + damping |T - W|^2: T = (W cross^T + damping W) (x^T x + damping)^-1. SVD-LLM's

@@ -11,7 +11,7 @@ from webapp.engine.data.datasets import fit
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.data.tasks import for_task, resolved
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
-from webapp.engine.exporters import check_exports
+from webapp.engine.exporters import check_formats
 from webapp.engine.facts import CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import needs_of, techniques
@@ -41,7 +41,7 @@ def check_run(
     `dataset` evaluates, `training` calibrates and trains in place of the dataset's own training part, `teacher` teaches
     in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the field.
     """
-    check_exports(facts, exports, check_recipe(facts, recipe).kinds)
+    check_formats(facts, exports, check_recipe(facts, recipe).kinds)
     spec = facts.architecture
     used = facts.model_copy(update={"architecture": spec and for_task(spec, task_of(facts, dataset, training))})
     for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.data.batches import Batch
-from webapp.engine.exporters.base import Runner
+from webapp.engine.exporters.base import RuntimeSession
 from webapp.engine.exporters.onnx.signature import EXAMPLE
 from webapp.engine.facts import ArchitectureSpec
 
@@ -17,7 +17,7 @@ MORE_TOKENS = 64  # for a program, which may need as many as its kernels are lon
 MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long
 
 
-def write_example(runner: Runner, spec: ArchitectureSpec, batch: Batch, folder: Path) -> None:
+def write_example(runner: RuntimeSession, spec: ArchitectureSpec, batch: Batch, folder: Path) -> None:
     """Asks for the batch's first sample, by the names and in the form that the file itself takes."""
     one = batch.first(1).inputs
     given = one if set(runner.inputs) <= set(one) else dict(zip(runner.inputs, one.values(), strict=True))

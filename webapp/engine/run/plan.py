@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.exporters import exports as formats
+from webapp.engine.exporters import exporters as formats
 from webapp.engine.exporters import with_always
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import DATA_NEEDS, needs_of, technique

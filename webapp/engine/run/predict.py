@@ -14,7 +14,7 @@ from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import Recipe, Step, invalid, matches, select_layers
 from webapp.engine.techniques import Skip, Technique, technique
 from webapp.engine.weights.artifact import predicted_size
-from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from .unreached import Held, Unreached, unreached
 
@@ -130,7 +130,7 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
 
 def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     """The file that the recipe will give. Raises RecipeInvalid like `check_recipe`."""
-    plans: dict[str, Plan] = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
+    plans: dict[str, StoragePlan] = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
     before = _totals(facts, plans, facts).model_copy(update={"size_bytes": facts.weights_bytes})
     exact, steps = True, []
     warnings = [facts.weights_only_because] if facts.weights_only_because else []
@@ -166,7 +166,7 @@ def held_by(facts: CheckpointFacts) -> list[Held]:
     return _held(facts, {tensor.name: DensePlan(tensor.shape, tensor.dtype) for tensor in facts.tensors})
 
 
-def _held(facts: CheckpointFacts, plans: Mapping[str, Plan]) -> list[Held]:
+def _held(facts: CheckpointFacts, plans: Mapping[str, StoragePlan]) -> list[Held]:
     units = ((layer, plans[layer.weight]) for layer in facts.units())
     return [Held(layer.weight, layer.kind, layer.shape, plan.bytes) for layer, plan in units]
 
@@ -220,7 +220,7 @@ def _check_pattern(
     raise RecipeInvalid(f"The pattern {pattern!r} {why}. Layers it could name: {examples}.", field)
 
 
-def _advance(plans: dict[str, Plan], step: PreparedStep) -> Iterator[SkippedLayer]:
+def _advance(plans: dict[str, StoragePlan], step: PreparedStep) -> Iterator[SkippedLayer]:
     for layer in step.layers:
         reason = step.technique.refuses(plans[layer.weight])
         if reason:
@@ -239,7 +239,7 @@ def _warnings(step: PreparedStep, skipped: list[SkippedLayer]) -> Iterator[str]:
         yield f"Step {step.position + 1} ({step.technique.title}) will change nothing: {skipped[0].reason}."
 
 
-def _totals(facts: CheckpointFacts, plans: dict[str, Plan], original: CheckpointFacts) -> Totals:
+def _totals(facts: CheckpointFacts, plans: dict[str, StoragePlan], original: CheckpointFacts) -> Totals:
     _, size = predicted_size(plans, facts.tied, facts.architecture)
     floats = [plan for plan in plans.values() if "float" in plan.dtype]
     total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)

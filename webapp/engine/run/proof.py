@@ -26,7 +26,7 @@ RELATIVE = 1e-4  # of the largest answer: threads may add up in another order
 ROUNDING = 2.0  # times what rounding moves: the last bits of layers' answers, activations where a model rounds them
 
 
-def write_probe(model: Model, folder: Path, seed: int, keep: bool = True) -> None:
+def write_proof(model: Model, folder: Path, seed: int, keep: bool = True) -> None:
     """Keeps seeded inputs with the answers of the model in memory; without an architecture, a hash of each weight.
 
     Also how far the last bits of what its layers put out move the answers: two runtimes, which add up in different
@@ -56,7 +56,7 @@ def write_probe(model: Model, folder: Path, seed: int, keep: bool = True) -> Non
 def compare_probe(
     loaded: Loaded, spec: ArchitectureSpec | None, folder: Path, rounded: Model | None = None
 ) -> dict[str, Any]:
-    """How a file, loaded, answers beside what `write_probe` kept in `folder`.
+    """How a file, loaded, answers beside what `write_proof` kept in `folder`.
 
     Of several outputs it tells of the one that lies furthest, for what is allowed of it.
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.engine.exporters import Export, exports
+from webapp.engine.exporters import Exporter, exporters
 
 Facts = Mapping[str, Any]
 
 
-def delivered(stage_facts: Mapping[str, Facts]) -> list[tuple[Export, Facts, Facts]]:
+def delivered(stage_facts: Mapping[str, Facts]) -> list[tuple[Exporter, Facts, Facts]]:
     """(format, what its export returned, what its verification found) of each artifact, the receipt's own first."""
     return [
         (form, stage_facts[f"export-{name}"], stage_facts[f"verify-{name}"])
-        for name, form in exports().items()
+        for name, form in exporters().items()
         if f"verify-{name}" in stage_facts
     ]
 
@@ -23,7 +23,7 @@ def undelivered(failed: Mapping[str, Facts]) -> list[dict[str, Any]]:
     """A row for each format whose export or proof failed, with the reason."""
     return [
         {"artifact": form.file, "format": name, "title": form.title, "reason": dict(failed[stage])}
-        for name, form in exports().items()
+        for name, form in exporters().items()
         for stage in (f"export-{name}", f"verify-{name}")
         if stage in failed
     ]

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.architectures.reshape import facts_of
+from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.plans import DensePlan, StoragePlan
 from webapp.engine.weights.safetensors import read_header
 
 
@@ -21,7 +21,7 @@ def measure_file(path: Path, model: Model, original: CheckpointFacts) -> dict[st
     plans = {name: encoded.plan for name, encoded in model.weights.items()}
     floats = [plan for plan in plans.values() if "float" in plan.dtype]
     total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)
-    now = facts_of(model, original).layers
+    now = describe_model(model, original).layers
     layers = [_layer(layer.name, layer.kind, layer.weight, plans[layer.weight]) for layer in now]
     prunable = [plans[layer.weight] for layer in now]
     prunable_size = sum(p.params for p in prunable)
@@ -46,7 +46,7 @@ def measure_file(path: Path, model: Model, original: CheckpointFacts) -> dict[st
     }
 
 
-def _tensor(name: str, plan: Plan) -> dict[str, Any]:
+def _tensor(name: str, plan: StoragePlan) -> dict[str, Any]:
     return {
         "name": name,
         "storage": plan.label,
@@ -57,7 +57,7 @@ def _tensor(name: str, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _layer(name: str, kind: str, weight: str, plan: Plan) -> dict[str, Any]:
+def _layer(name: str, kind: str, weight: str, plan: StoragePlan) -> dict[str, Any]:
     return {
         "name": name,
         "weight": weight,
@@ -78,6 +78,6 @@ def half_precision_bytes(model: Model) -> int:
     return predicted_size(plans, model.tied, model.architecture)[1]
 
 
-def _halved(plan: Plan) -> Plan:
+def _halved(plan: StoragePlan) -> StoragePlan:
     wide = isinstance(plan, DensePlan) and plan.dtype in ("float32", "float64")
     return replace(plan, dtype="float16") if wide else plan

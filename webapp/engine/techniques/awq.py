@@ -15,7 +15,7 @@ from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
-from .calibration import Block, Covariance, Slot
+from .calibration import CalibrationBlock, Covariance, WeightMatrix
 from .rounding import Rounding, RoundingSettings
 
 UNSCALED = "no layer before it can take its scales, so it was rounded without them"
@@ -59,7 +59,9 @@ class Awq(Rounding, BlockByBlock):
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
         return super().apply(model, settings, context)
 
-    def compress_block(self, block: Block, settings: Any, context: Context) -> Sequence[tuple[Slot, Outcome]]:
+    def compress_block(
+        self, block: CalibrationBlock, settings: Any, context: Context
+    ) -> Sequence[tuple[WeightMatrix, Outcome]]:
         scaled = {slot.path for slots in self._folded(block, settings) for slot in slots}
         done = super().compress_block(block, settings, context)
         return [
@@ -67,7 +69,7 @@ class Awq(Rounding, BlockByBlock):
             for slot, outcome in done
         ]
 
-    def _folded(self, block: Block, settings: Any) -> Iterator[list[Slot]]:
+    def _folded(self, block: CalibrationBlock, settings: Any) -> Iterator[list[WeightMatrix]]:
         """Scales what can be scaled in the block, which then answers as before. Those that took scales, by input."""
         for slots, candidates in producers(block):
             statistic = block.collect(slots, Loudness)[slots[0].path]
@@ -78,7 +80,7 @@ class Awq(Rounding, BlockByBlock):
                 yield slots
 
     def compress_slot(
-        self, slot: Slot, statistic: Covariance, settings: Any, context: Context
+        self, slot: WeightMatrix, statistic: Covariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         matrix, scheme = slot.matrix(), settings.scheme(slot.layer)
         weights = statistic.sums.diagonal(dim1=1, dim2=2).mean(0)  # (columns,)

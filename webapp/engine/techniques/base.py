@@ -17,9 +17,9 @@ from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import TechniqueSettings
 from webapp.engine.techniques.calibration.samples import TechniqueData
 from webapp.engine.weights import Encoded
-from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import Plan
+from webapp.engine.weights.plans import StoragePlan
 
 # calibration_if_any: what the run's data has to teach is used, and the step goes on without it too
 Need = Literal["calibration", "calibration_if_any", "training", "gradients", "architecture", "teacher"]
@@ -109,7 +109,7 @@ class Technique(ABC):
     def check(self, layers: Sequence[LayerFacts], settings: Any) -> None:  # noqa: B027 (most have nothing to check)
         """Raises RecipeInvalid, about the setting that it names, where settings do not go with the step's layers."""
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""
         return None
 
@@ -121,7 +121,7 @@ class Technique(ABC):
         return None
 
     @abstractmethod
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         """The form that the layer will have. Raises Skip with the reason."""
 
     def untouched(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Mapping[str, str]:
@@ -156,7 +156,7 @@ class LayerByLayer(Technique):
                 continue
             model.weights[layer.weight] = changed
             outcomes.append(outcome)
-            give_back()
+            release_freed_memory()
         return outcomes
 
     @abstractmethod

@@ -9,14 +9,14 @@ from typing import Any, Literal
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import allocation, masks
-from webapp.engine.progress import Part
+from webapp.engine.progress import ProgressPart
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
-from .calibration import Slot, SquareSum, calibration_blocks
+from .calibration import SquareSum, WeightMatrix, calibration_blocks
 from .pruning import Pruning, PruningSettings, smallest_gone, without
 
 TELLS_NOTHING = "what was measured of its inputs tells nothing (zero or beyond numbers), so magnitude alone decided"
@@ -68,24 +68,24 @@ class CalibratedPruning(Pruning, BlockByBlock):
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
         if settings.uneven:
             shares = self.shares(model, settings, context)
-            later = {**vars(context), "report": Part(context.report, MEASURING, 1.0)}
+            later = {**vars(context), "report": ProgressPart(context.report, MEASURING, 1.0)}
             context = Allocated(**later, shares=shares)
         return super().apply(model, settings, context)
 
-    def share(self, slot: Slot, settings: Any, context: Context) -> float:
+    def share(self, slot: WeightMatrix, settings: Any, context: Context) -> float:
         """How much of this matrix goes."""
         known = context.shares if isinstance(context, Allocated) else {}
         return float(known.get(slot.path, settings.share))
 
-    def plainly(self, slot: Slot, settings: Any) -> Encoded:
+    def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
         return without(slot, smallest_gone(slot, settings))
 
-    def told(self, slot: Slot, encoded: Encoded, settings: Any, note: str) -> Outcome:
+    def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
         return self.result(slot, encoded, settings, settings.share, note)
 
     def shares(self, model: Model, settings: Any, context: Context) -> dict[str, float]:
         """The share of each slot that the samples reach, from a calibration that changes nothing."""
-        data, report = context.calibration(settings.samples), Part(context.report, 0.0, MEASURING)
+        data, report = context.calibration(settings.samples), ProgressPart(context.report, 0.0, MEASURING)
         at, costs, sizes = allocation.ratios(settings.share), [], {}
         for block in calibration_blocks(model, context.layers, data, report, f"{self.title}: measuring"):
             for stage, statistics in block.staged(SquareSum):
@@ -97,7 +97,7 @@ class CalibratedPruning(Pruning, BlockByBlock):
         return dict(zip(sizes, allocation.allocated(costs, list(sizes.values()), settings.share), strict=True))
 
 
-def saliency(slot: Slot, statistic: SquareSum) -> tuple[Tensor, str]:
+def saliency(slot: WeightMatrix, statistic: SquareSum) -> tuple[Tensor, str]:
     """|W| ||x|| (out, in) of a slot, and a note where the norms tell nothing: Wanda's equation 1."""
     matrix, norms, note = slot.matrix(), statistic.sums.sqrt(), ""
     if not 0 < float(norms.sum()) < torch.inf:

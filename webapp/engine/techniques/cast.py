@@ -9,7 +9,7 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import Dense, Encoded, dtype_of
-from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from .base import MATRICES, LayerByLayer, Outcome, Skip
 
@@ -30,10 +30,10 @@ class Cast(LayerByLayer):
             widget="choice",
         )
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan.mapped(lambda simple: self._cast_plan(simple, settings))
 
-    def _cast_plan(self, plan: Plan, settings: Any) -> Plan:
+    def _cast_plan(self, plan: StoragePlan, settings: Any) -> StoragePlan:
         if not isinstance(plan, DensePlan):
             raise Skip(f"its values are stored as {plan.label} already")
         if plan.dtype not in ("float32", "float64", "float16", "bfloat16"):

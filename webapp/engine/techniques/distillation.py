@@ -7,7 +7,7 @@ from typing import Any, Literal
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.training.by_training import ByTraining
-from webapp.engine.techniques.training.teaching import Teaching, Weights
+from webapp.engine.techniques.training.teaching import LossWeights, Teaching
 
 from .base import Context
 from .training import Objective, Student, TrainingSamples, TrainingSettings
@@ -70,7 +70,7 @@ class Distillation(ByTraining):
     def objective(self, student: Student, samples: TrainingSamples, settings: Any, context: Context) -> Objective:
         if context.teacher is None:
             raise RecipeInvalid("Distillation needs a teacher, and this run has none.")
-        counts = Weights(
+        counts = LossWeights(
             settings.temperature,
             settings.hard_weight,
             settings.hidden_weight,

@@ -10,7 +10,7 @@ from webapp.engine.recipe import setting
 from webapp.engine.weights.activations import Activations
 
 from .base import Context
-from .calibration import Block
+from .calibration import CalibrationBlock
 from .integer_products import IntegerProducts, IntegerSettings
 
 
@@ -43,7 +43,7 @@ class DynamicQuantization(IntegerProducts):
         assert context.facts.architecture is not None
         return [synthetic(context.facts.architecture, context.seed)]
 
-    def observed(self, block: Block, settings: Any) -> Mapping[str, Activations]:
+    def observed(self, block: CalibrationBlock, settings: Any) -> Mapping[str, Activations]:
         return {slot.path: Activations(by=settings.ranges) for slot in block.slots}
 
     def asked(self, settings: Any) -> str:

@@ -13,7 +13,7 @@ from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
-from .calibration import Covariance, Slot, Statistic
+from .calibration import Covariance, Statistic, WeightMatrix
 from .rounding import Rounding, RoundingSettings
 
 HELD_BACK = 4  # every how many batches one is held back, to choose the damping by
@@ -94,7 +94,7 @@ class Gptq(Rounding, BlockByBlock):
         return super().apply(model, settings, context)
 
     def compress_slot(
-        self, slot: Slot, statistic: HeldBack, settings: Any, context: Context
+        self, slot: WeightMatrix, statistic: HeldBack, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         whole, old = slot.matrix(), slot.encoded
         zeros = whole == 0 if old.plan.pruned else None
@@ -116,7 +116,7 @@ class Gptq(Rounding, BlockByBlock):
         done = Quantized(codes, grid, old.shape, old.dtype, slot.layout, old.plan.pruned)
         return done, Outcome(slot.layer.name, self.asked(slot.layer, settings), done.plan.label, not note, note=note)
 
-    def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.Scheme, act_order: bool) -> float:
+    def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.QuantizationScheme, act_order: bool) -> float:
         if not statistic.held.count:
             return USUAL
         if statistic.damping is None:
@@ -127,7 +127,7 @@ class Gptq(Rounding, BlockByBlock):
         return statistic.damping
 
 
-def _codes(problems: list[gptq.Problem], grid: Grid, zeros: Tensor | None, passes: int) -> tuple[Tensor, Grid]:
+def _codes(problems: list[gptq.RoundingProblem], grid: Grid, zeros: Tensor | None, passes: int) -> tuple[Tensor, Grid]:
     """Codes and grid of a matrix whose rows are those of the problems, one below the other."""
     found, start = [], 0
     for given in problems:

@@ -20,10 +20,10 @@ from webapp.engine.techniques.calibration.block_by_block import UNREACHED, joine
 from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
 
 from .base import Context, Outcome, Technique
-from .calibration import Block, Slot, calibration_blocks
+from .calibration import CalibrationBlock, WeightMatrix, calibration_blocks
 from .cpu_features import saturates
 
 ROWS = 2048  # inputs that a layer's change is measured on
@@ -66,7 +66,7 @@ class IntegerSettings(TechniqueSettings):
 class IntegerProducts(Technique):
     """Walks the model block by block; what is rounded in one layer is seen by the next."""
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         if any(isinstance(leaf, QuantizedPlan) and not _suits(leaf) for leaf in plan.leaves):
             return (
                 "its weights are integers of another kind than integer kernels multiply: 8 bits with one scale for "
@@ -77,7 +77,7 @@ class IntegerProducts(Technique):
     def exact(self, settings: Any) -> bool:
         return False  # the manifest says how each layer's inputs are rounded, which is found out on the way
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan.mapped(lambda leaf: leaf if isinstance(leaf, QuantizedPlan) else _planned(layer, leaf))
 
     def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
@@ -104,17 +104,21 @@ class IntegerProducts(Technique):
         """What goes through the model to see its activations."""
 
     @abstractmethod
-    def observed(self, block: Block, settings: Any) -> Mapping[str, Activations]:
+    def observed(self, block: CalibrationBlock, settings: Any) -> Mapping[str, Activations]:
         """How the inputs of the block's slots, by their paths, are to be rounded."""
 
     @abstractmethod
     def asked(self, settings: Any) -> str: ...
 
-    def kept(self, block: Block, slot: Slot, before: Encoded, plan: Activations, x: Tensor, settings: Any) -> None:
+    def kept(
+        self, block: CalibrationBlock, slot: WeightMatrix, before: Encoded, plan: Activations, x: Tensor, settings: Any
+    ) -> None:
         """Called when a layer's weights and inputs have become integers: `before` is the weight as it was."""
         return None
 
-    def _layer(self, block: Block, slot: Slot, plan: Activations | None, x: Tensor | None, settings: Any) -> Outcome:
+    def _layer(
+        self, block: CalibrationBlock, slot: WeightMatrix, plan: Activations | None, x: Tensor | None, settings: Any
+    ) -> Outcome:
         name, before, asked = slot.layer.name, slot.encoded, self.asked(settings)
         if slot.path in slot.model.activations:
             return self._left(name, settings, SECOND_TIME)
@@ -170,7 +174,7 @@ def _change(part: torch.nn.Module, plan: Activations, x: Tensor) -> float:
     return float((part(plan.rounded(x)) - clean).norm() / clean.norm().clamp(min=1e-12))
 
 
-def _inputs(block: Block) -> Iterator[tuple[str, Tensor]]:
+def _inputs(block: CalibrationBlock) -> Iterator[tuple[str, Tensor]]:
     """What each slot of the block is given for the first batch."""
     return ((slot.path, x) for slot, x in block.inputs(block.slots, 0))
 
@@ -186,7 +190,7 @@ def _suits(plan: QuantizedPlan) -> bool:
     return plan.bits == 8 and not plan.group and plan.symmetric and not plan.codebook
 
 
-def _planned(layer: LayerFacts, plan: Plan) -> Plan:
+def _planned(layer: LayerFacts, plan: StoragePlan) -> StoragePlan:
     assert isinstance(plan, DensePlan)
     return QuantizedPlan(
         plan.shape,

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from webapp.engine.architectures.reshape import ShapeChange, facts_of
+from webapp.engine.architectures.reshape import ShapeChange, describe_model
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.calibration.influence import influences
 from webapp.engine.techniques.surgery.blocks import Blocks, blocks_of, shortened
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import Plan
+from webapp.engine.weights.plans import StoragePlan
 
 from .base import Context, Need, Outcome, Skip, Technique
 
@@ -46,7 +46,7 @@ class LayerDrop(Technique):
     def needs_for(self, settings: Any) -> frozenset[Need]:
         return self.needs if settings.by.startswith("influence") else frozenset({"architecture"})
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
@@ -77,7 +77,7 @@ class LayerDrop(Technique):
         left, notes = list(range(blocks.count)), {}  # the original numbers of those that are still there
         at_once = settings.blocks if settings.by == "influence" else 1
         for _ in range(0, settings.blocks, at_once):
-            now = facts_of(model, facts)
+            now = describe_model(model, facts)
             found = influences(model, now.layers, context.calibration(settings.samples), context.report)
             may_leave = [place for place, number in enumerate(left) if number in blocks.candidates]
             places = sorted(sorted(may_leave, key=lambda place: found[place])[:at_once])

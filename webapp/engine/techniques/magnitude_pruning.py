@@ -13,7 +13,7 @@ from webapp.engine.techniques.calibration.block_by_block import matrices
 from webapp.engine.weights.model import Model
 
 from .base import Context
-from .calibration import Slot
+from .calibration import WeightMatrix
 from .pruning import PruningSettings, PruningWithoutData, smallest_gone
 
 
@@ -46,7 +46,7 @@ class MagnitudePruning(PruningWithoutData):
     def least(self, settings: Any) -> float | None:
         return super().least(settings) if self.exact(settings) else None
 
-    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[Slot], Tensor]:
+    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[WeightMatrix], Tensor]:
         if settings.scope == "global" and not settings.n_of_m:
             context.report.progress(0.0, f"{self.title}: finding the threshold over all layers")
             return SmallestOfAll(model, context, settings.sparsity).keep
@@ -63,7 +63,7 @@ class SmallestOfAll:
         count = round(sparsity * sum(slot.encoded.plan.size for slot in slots))
         self.threshold, self.ties = masks.smallest_threshold(lambda: (slot.matrix() for slot in slots), count)
 
-    def keep(self, slot: Slot) -> Tensor:
+    def keep(self, slot: WeightMatrix) -> Tensor:
         keep, used = masks.keep_mask(slot.matrix(), self.threshold, self.ties)
         self.ties -= used
         return keep

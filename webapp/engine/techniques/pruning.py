@@ -15,12 +15,12 @@ from webapp.engine.progress import tracked
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import joined, matrices
 from webapp.engine.weights import Dense, Encoded
-from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
 
 from .base import MATRICES, Context, Outcome, Technique
-from .calibration import Slot
+from .calibration import WeightMatrix
 
 N_OF_M = {"2:4": (2, 4), "4:8": (4, 8)}
 REACHED = 0.005  # a matrix this far below the ratio that was asked is shown as not reached
@@ -60,13 +60,13 @@ class Pruning(Technique):
 
     layers = MATRICES
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         if any(isinstance(leaf, QuantizedPlan) for leaf in plan.leaves):
             return f"its values are integers by then; put {self.name} before the quantization"
         return None
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
-        def pruned(simple: Plan) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
+        def pruned(simple: StoragePlan) -> StoragePlan:
             assert isinstance(simple, DensePlan)
             gone = removed(simple.shape, layer.layout, settings)
             return replace(simple, zeros=max(simple.zeros, gone), zeros_wanted=True)
@@ -77,7 +77,7 @@ class Pruning(Technique):
         return settings.pattern if settings.n_of_m else f"{settings.sparsity:.1%}"
 
     def result(
-        self, slot: Slot, encoded: Encoded, settings: Any, share: float | None = None, note: str = ""
+        self, slot: WeightMatrix, encoded: Encoded, settings: Any, share: float | None = None, note: str = ""
     ) -> Outcome:
         """What became of one matrix that was to lose `share`; None: as much as it happens to."""
         plan = encoded.plan
@@ -108,7 +108,7 @@ class PruningWithoutData(Pruning):
                 parts.append(self.result(slot, encoded, settings, self.least(settings)))
                 slot.keep(encoded)
             outcomes.append(joined(parts))
-            give_back()
+            release_freed_memory()
         return outcomes
 
     def least(self, settings: Any) -> float | None:
@@ -116,21 +116,21 @@ class PruningWithoutData(Pruning):
         return float(settings.share)
 
     @abstractmethod
-    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[Slot], Tensor]:
+    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[WeightMatrix], Tensor]:
         """What says of a slot's matrix (out, in) where a value stays."""
 
 
-def without(slot: Slot, keep: Tensor) -> Encoded:
+def without(slot: WeightMatrix, keep: Tensor) -> Encoded:
     """The slot's values as they are stored, zero where `keep` (out, in) is not."""
     values = slot.encoded.decode()
     stays = slot.shaped(keep).bool()
     return Dense(torch.where(stays, values, torch.zeros((), dtype=values.dtype)), zeros_wanted=True)
 
 
-def smallest_gone(slot: Slot, settings: Any) -> Tensor:
+def smallest_gone(slot: WeightMatrix, settings: Any) -> Tensor:
     """Where a value of the matrix (out, in) stays if magnitude alone decides."""
     sizes = slot.matrix().abs()
-    return by_groups(sizes, slot, *settings.n_of_m) if settings.n_of_m else masks.largest(sizes, settings.sparsity)
+    return by_groups(sizes, slot, *settings.n_of_m) if settings.n_of_m else masks.keep_largest(sizes, settings.sparsity)
 
 
 def removed(shape: tuple[int, ...], layout: Layout, settings: PruningSettings) -> int:
@@ -141,7 +141,7 @@ def removed(shape: tuple[int, ...], layout: Layout, settings: PruningSettings) -
     return round(settings.sparsity * prod(shape))
 
 
-def by_groups(scores: Tensor, slot: Slot, n: int, m: int) -> Tensor:
+def by_groups(scores: Tensor, slot: WeightMatrix, n: int, m: int) -> Tensor:
     """Where a value of the matrix (out, in) stays in an N:M pattern; groups lie along a convolution's channels."""
     rows, run = scores.shape[0], slot.layout.inputs(slot.encoded.shape)
     places = scores.shape[1] // max(run, 1)  # of a convolution's kernel

@@ -11,7 +11,7 @@ from webapp.engine.math import masks
 from webapp.engine.weights.model import Model
 
 from .base import Context
-from .calibration import Slot
+from .calibration import WeightMatrix
 from .pruning import PruningSettings, PruningWithoutData, by_groups
 
 
@@ -26,13 +26,13 @@ class RandomPruning(PruningWithoutData):
     paper = "https://arxiv.org/abs/2003.03033"
     Settings = PruningSettings
 
-    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[Slot], Tensor]:
-        def keep(slot: Slot) -> Tensor:
+    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[WeightMatrix], Tensor]:
+        def keep(slot: WeightMatrix) -> Tensor:
             matrix = slot.matrix()
             drawn = torch.Generator().manual_seed(zlib.crc32(f"{context.seed} {slot.path}".encode()))
             scores = masks.zeros_first(torch.rand(matrix.shape, generator=drawn), matrix)
             if settings.n_of_m:
                 return by_groups(scores, slot, *settings.n_of_m)
-            return masks.largest(scores, settings.sparsity)
+            return masks.keep_largest(scores, settings.sparsity)
 
         return keep

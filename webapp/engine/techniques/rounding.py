@@ -10,13 +10,13 @@ from pydantic_core import PydanticCustomError
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
-from webapp.engine.math.grids import Numbers, Scheme
+from webapp.engine.math.grids import NumberFormat, QuantizationScheme
 from webapp.engine.recipe import TechniqueSettings, matches, setting
 from webapp.engine.weights import Encoded, Quantized
-from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
 
 from .base import Outcome, Technique
-from .calibration import Slot
+from .calibration import WeightMatrix
 
 BITS = (8, 6, 5, 4, 3, 2)
 SPOKEN = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
@@ -30,7 +30,7 @@ class RoundingSettings(TechniqueSettings):
         "Patterns of layers with their bits, such as: *.down_proj=4, lm_head=8. Where several match, the last counts.",
         max_length=2000,
     )
-    numbers: Numbers = setting(
+    numbers: NumberFormat = setting(
         "int",
         "Number format",
         "int: integers, evenly spaced. normal: NormalFloat, spaced as a normal distribution is dense (NF4 at 4 bits). "
@@ -87,17 +87,17 @@ class RoundingSettings(TechniqueSettings):
         parts = (part.rpartition("=") for part in self.bits_by_layer.split(",") if part.strip())
         return [(pattern.strip(), int(bits)) for pattern, _, bits in parts]
 
-    def scheme(self, layer: LayerFacts) -> Scheme:
+    def scheme(self, layer: LayerFacts) -> QuantizationScheme:
         bits = ([self.bits] + [bits for pattern, bits in self.exceptions if matches(layer, pattern)])[-1]
         group = self.group_size if self.granularity == "group" else 0
         searched = self.scale == "search" and bits < 8
-        return Scheme(bits, group, self.symmetric or self.numbers != "int", self.numbers, searched)
+        return QuantizationScheme(bits, group, self.symmetric or self.numbers != "int", self.numbers, searched)
 
 
 class Rounding(Technique):
     """Codes of few bits in the place of floats. Of a factored layer each factor is rounded."""
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         if any(isinstance(leaf, QuantizedPlan) for leaf in plan.leaves):
             return "its values are integers already; give each layer to one step only that rounds weights"
         return None
@@ -115,15 +115,15 @@ class Rounding(Technique):
                     "bits_by_layer",
                 )
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan.mapped(lambda simple: _rounded(layer, simple, settings.scheme(layer)))
 
-    def plainly(self, slot: Slot, settings: Any) -> Encoded:
+    def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
         """The matrix rounded to nearest, without data."""
         pruned = slot.encoded.plan.pruned
         return Quantized.nearest(slot.encoded.decode(), settings.scheme(slot.layer), slot.layout, pruned)
 
-    def told(self, slot: Slot, encoded: Encoded, settings: Any, note: str) -> Outcome:
+    def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
         return Outcome(slot.layer.name, self.asked(slot.layer, settings), encoded.plan.label, note=note)
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
@@ -132,7 +132,7 @@ class Rounding(Technique):
         return f"{numbers} " + (f"groups of {scheme.group}" if scheme.group else "per channel")
 
 
-def _rounded(layer: LayerFacts, plan: Plan, scheme: Scheme) -> Plan:
+def _rounded(layer: LayerFacts, plan: StoragePlan, scheme: QuantizationScheme) -> StoragePlan:
     assert isinstance(plan, DensePlan)
     rows = layer.layout.rows(plan.shape)
     scheme = scheme.fitting(plan.size // max(rows, 1))

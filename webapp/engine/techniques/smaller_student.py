@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.reshape import ShapeChange, facts_of, reshaped_facts
+from webapp.engine.architectures.reshape import ShapeChange, describe_model, reshaped_facts
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn, torch
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.surgery.blocks import blocks_of
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from .base import NOTHING, Context, Outcome, Skip, Technique
 from .layer_drop import LayerDrop
@@ -73,7 +73,7 @@ class SmallerStudent(Technique):
             8, "Round to a multiple of", "Of the width; heads are whole.", unit="channels", ge=1, le=1024
         )
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         if not isinstance(plan, DensePlan):
             return f"it is stored as {plan.label} by then; put smaller_student before that step"
         return None
@@ -81,7 +81,7 @@ class SmallerStudent(Technique):
     def exact(self, settings: Any) -> bool:
         return bool(settings.initialise == "teacher")  # zeros that earlier steps wanted are drawn anew as well
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
@@ -111,7 +111,7 @@ class SmallerStudent(Technique):
             names = {layer.name: origins[layer.weight] for layer in layers}
             for row in technique.apply(model, own, replace(context, facts=facts, layers=layers, data=None)):
                 rows[names[row.layer]].append(replace(row, layer=names[row.layer], note="" if row.ok else row.note))
-            facts, layers = facts_of(model, facts), _renamed(facts, layers, change)
+            facts, layers = describe_model(model, facts), _renamed(facts, layers, change)
             origins = {change.renamed.get(weight, weight): name for weight, name in origins.items()}
         outcomes = [row for own in rows.values() for row in ([r for r in own if r.asked != NOTHING] or own[:1])]
         if settings.initialise == "random":

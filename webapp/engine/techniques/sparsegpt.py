@@ -11,7 +11,7 @@ from webapp.engine.weights import Dense, Encoded
 
 from .base import Context, Outcome
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
-from .calibration import Covariance, Slot
+from .calibration import Covariance, WeightMatrix
 
 DESCENTS = 5  # conjugate gradient steps on the mask that was found
 
@@ -46,7 +46,7 @@ class SparseGPT(CalibratedPruning):
         )
 
     def compress_slot(
-        self, slot: Slot, statistic: Covariance, settings: Any, context: Context
+        self, slot: WeightMatrix, statistic: Covariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         matrix, share = slot.matrix(), self.share(slot, settings, context)
         order, run = neighbours(slot, matrix.shape[1], settings)
@@ -64,7 +64,7 @@ class SparseGPT(CalibratedPruning):
         return encoded, self.result(slot, encoded, settings, share, max(notes))
 
 
-def neighbours(slot: Slot, columns: int, settings: Any) -> tuple[Tensor, int]:
+def neighbours(slot: WeightMatrix, columns: int, settings: Any) -> tuple[Tensor, int]:
     """The columns in the order in which a pattern counts them, and how many are a run: a convolution's channels."""
     run = slot.layout.inputs(slot.encoded.shape) if settings.n_of_m else columns
     return torch.arange(columns).view(run, -1).t().reshape(-1), run

@@ -9,12 +9,12 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.activations import Histogram, Method
-from webapp.engine.techniques.calibration.slots import inputs_as_rows
+from webapp.engine.techniques.calibration.matrices import inputs_as_rows
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.activations import Activations
 
 from .base import Context
-from .calibration import Block, Slot
+from .calibration import CalibrationBlock, WeightMatrix
 from .integer_products import IntegerProducts, IntegerSettings
 
 TEXTS = 32  # show the ranges of a transformer as well as more of them do
@@ -66,7 +66,7 @@ class StaticQuantization(IntegerProducts):
     def asked(self, settings: Any) -> str:
         return f"int8 weights, 8-bit inputs, ranges by {settings.method}"
 
-    def observed(self, block: Block, settings: Any) -> Mapping[str, Activations]:
+    def observed(self, block: CalibrationBlock, settings: Any) -> Mapping[str, Activations]:
         from webapp.engine.techniques.calibration.followers import followers
 
         convolutions = [slot.path.removeprefix(block.prefix) for slot in block.slots if slot.layer.kind == "conv"]
@@ -98,7 +98,9 @@ class StaticQuantization(IntegerProducts):
 
         return {path: plan(path) for path, seen in inputs.items() if seen.seen}
 
-    def kept(self, block: Block, slot: Slot, before: Encoded, plan: Activations, x: Tensor, settings: Any) -> None:
+    def kept(
+        self, block: CalibrationBlock, slot: WeightMatrix, before: Encoded, plan: Activations, x: Tensor, settings: Any
+    ) -> None:
         """Corrects the bias by what the layer put out less what it puts out now, in the mean over some samples."""
         if not settings.bias_correction or slot.side:
             return
@@ -117,7 +119,7 @@ def _times(matrix: Tensor, mean: Tensor) -> Tensor:
     return torch.einsum("gor,gr->go", rows, mean).flatten()
 
 
-def _shift(block: Block, slot: Slot, moved: Tensor, plan: Activations) -> None:
+def _shift(block: CalibrationBlock, slot: WeightMatrix, moved: Tensor, plan: Activations) -> None:
     """Adds to the layer's bias; without one, takes from the mean that the normalisation after it subtracts."""
     targets = [(f"{slot.path}.bias", 1.0)]
     if plan.result_at is not None and plan.result_at != slot.path:

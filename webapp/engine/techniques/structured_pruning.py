@@ -16,7 +16,7 @@ from webapp.engine.techniques.surgery.cutting import has_batch_norm, recalibrate
 from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery
 from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION, fits
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from .base import LEFT, Context, Need, Outcome, Skip, Technique, missed
 from .surgery import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
@@ -87,7 +87,7 @@ class StructuredPruning(Technique):
         calibration: Need = "calibration" if settings.importance in FROM_DATA else "calibration_if_any"
         return frozenset({"architecture", calibration})
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         if not isinstance(plan, DensePlan):
             return f"it is stored as {plan.label} by then; put structured_pruning before that step"
         return None
@@ -95,7 +95,7 @@ class StructuredPruning(Technique):
     def exact(self, settings: Any) -> bool:
         return bool(settings.scope == "uniform")
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:

@@ -9,7 +9,7 @@ from webapp.engine.weights import Encoded
 
 from .base import Context, Outcome
 from .calibrated_pruning import CalibratedPruning, CalibratedPruningSettings, saliency
-from .calibration import Slot, SquareSum
+from .calibration import SquareSum, WeightMatrix
 from .pruning import by_groups, without
 
 
@@ -27,7 +27,7 @@ class Wanda(CalibratedPruning):
     Settings = CalibratedPruningSettings
 
     def compress_slot(
-        self, slot: Slot, statistic: SquareSum, settings: Any, context: Context
+        self, slot: WeightMatrix, statistic: SquareSum, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         share = self.share(slot, settings, context)
         scores, note = saliency(slot, statistic)

@@ -19,14 +19,14 @@ from webapp.engine.lazy import Tensor
 from . import Dense, decoder_of, dtype_of
 from .activations import Activations
 from .model import Model
-from .plans import Plan
+from .plans import StoragePlan
 from .safetensors import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
 
 FORMAT = 1
 
 
 def manifest(
-    plans: Mapping[str, Plan],
+    plans: Mapping[str, StoragePlan],
     tied: Mapping[str, str],
     spec: ArchitectureSpec | None,
     activations: Mapping[str, Activations] | None = None,
@@ -80,7 +80,7 @@ def read_model(path: Path) -> Model:
 
 
 def predicted_size(
-    plans: Mapping[str, Plan], tied: Mapping[str, str], spec: ArchitectureSpec | None
+    plans: Mapping[str, StoragePlan], tied: Mapping[str, str], spec: ArchitectureSpec | None
 ) -> tuple[int, int]:
     """(header bytes, file bytes) that `write_model` gives for weights of these plans."""
 
@@ -94,7 +94,7 @@ def predicted_size(
 
 
 def _lazily(
-    plans: Mapping[str, Plan], reader: Callable[[str, str], Callable[[], Tensor]]
+    plans: Mapping[str, StoragePlan], reader: Callable[[str, str], Callable[[], Tensor]]
 ) -> dict[str, Tensor | LazyTensor]:
     return {
         name + part.name: LazyTensor(part.shape, dtype_of(part.dtype), reader(name, part.name))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import LARGEST_HALF
 
-from .plans import Plan
+from .plans import StoragePlan
 
 
 class Encoded(ABC):
@@ -25,7 +25,7 @@ class Encoded(ABC):
 
     @property
     @abstractmethod
-    def plan(self) -> Plan: ...
+    def plan(self) -> StoragePlan: ...
 
     @abstractmethod
     def decode(self) -> Tensor:

@@ -9,27 +9,27 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-from .plans import Part, Plan
+from .plans import StoragePlan, TensorPart
 
 
 @dataclass(frozen=True)
-class CompositePlan(Plan):
+class CompositePlan(StoragePlan):
     """A weight put together from its `factors`."""
 
     @abstractmethod
-    def with_factors(self, *factors: Plan) -> Self:
+    def with_factors(self, *factors: StoragePlan) -> Self:
         """The same with these in the place of its own, in their order."""
 
-    def mapped(self, change: Callable[[Plan], Plan]) -> Plan:
+    def mapped(self, change: Callable[[StoragePlan], StoragePlan]) -> StoragePlan:
         return self.with_factors(*(factor.mapped(change) for factor in self.factors.values()))
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[TensorPart, ...]:
         each = ((name, part) for name, plan in self.factors.items() for part in plan.parts)
-        return (*(Part(f".{name}{part.name}", part.shape, part.dtype) for name, part in each), *self.beside)
+        return (*(TensorPart(f".{name}{part.name}", part.shape, part.dtype) for name, part in each), *self.beside)
 
     @property
-    def beside(self) -> tuple[Part, ...]:
+    def beside(self) -> tuple[TensorPart, ...]:
         """What the file holds beside the factors."""
         return ()
 
@@ -58,18 +58,18 @@ class CompositePlan(Plan):
 class FactoredPlan(CompositePlan):
     """left (m, r) times right (r, n): r (m + n) values."""
 
-    left: Plan
-    right: Plan
+    left: StoragePlan
+    right: StoragePlan
 
     @property
     def kind(self) -> str:
         return "factored"
 
     @property
-    def factors(self) -> Mapping[str, Plan]:
+    def factors(self) -> Mapping[str, StoragePlan]:
         return {"left": self.left, "right": self.right}
 
-    def with_factors(self, *factors: Plan) -> Self:
+    def with_factors(self, *factors: StoragePlan) -> Self:
         left, right = factors
         return replace(self, dtype=left.dtype, left=left, right=right)
 
@@ -89,8 +89,8 @@ class PivotedPlan(CompositePlan):
     A bitmask of m bits says which rows. Of a `transposed` weight (in, out) they are columns, and both are transposed.
     """
 
-    basis: Plan
-    mix: Plan
+    basis: StoragePlan
+    mix: StoragePlan
     transposed: bool = False
 
     @property
@@ -98,10 +98,10 @@ class PivotedPlan(CompositePlan):
         return "pivoted"
 
     @property
-    def factors(self) -> Mapping[str, Plan]:
+    def factors(self) -> Mapping[str, StoragePlan]:
         return {"basis": self.basis, "mix": self.mix}
 
-    def with_factors(self, *factors: Plan) -> Self:
+    def with_factors(self, *factors: StoragePlan) -> Self:
         basis, mix = factors
         return replace(self, dtype=basis.dtype, basis=basis, mix=mix)
 
@@ -110,9 +110,9 @@ class PivotedPlan(CompositePlan):
         return self.basis.shape[1 if self.transposed else 0]
 
     @property
-    def beside(self) -> tuple[Part, ...]:
+    def beside(self) -> tuple[TensorPart, ...]:
         rows = self.shape[1 if self.transposed else 0]
-        return (Part(".pivots", (math.ceil(rows / 8),), "uint8"),)
+        return (TensorPart(".pivots", (math.ceil(rows / 8),), "uint8"),)
 
     @property
     def label(self) -> str:
@@ -131,7 +131,7 @@ class FactoredConvPlan(CompositePlan):
     convolution, whose weight is (in, out, ...), the first two axes of each are the other way round.
     """
 
-    chain: tuple[Plan, ...]
+    chain: tuple[StoragePlan, ...]
     transposed: bool = False
 
     @property
@@ -139,10 +139,10 @@ class FactoredConvPlan(CompositePlan):
         return "factored_conv"
 
     @property
-    def factors(self) -> Mapping[str, Plan]:
+    def factors(self) -> Mapping[str, StoragePlan]:
         return {str(index): plan for index, plan in enumerate(self.chain)}
 
-    def with_factors(self, *factors: Plan) -> Self:
+    def with_factors(self, *factors: StoragePlan) -> Self:
         return replace(self, dtype=factors[0].dtype, chain=factors)
 
     @property

@@ -17,7 +17,7 @@ def is_want_of_memory(error: BaseException) -> bool:
     return wanting or (error.__cause__ is not None and is_want_of_memory(error.__cause__))
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Where the C library is glibc; elsewhere nothing. Takes milliseconds, so it is for the end of a piece of work.
 
     The allocator would keep what tensors of many sizes leave between them.

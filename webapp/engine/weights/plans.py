@@ -17,7 +17,7 @@ from webapp.engine.facts import DTYPE_BYTES, PLAIN, Layout
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorPart:
     """A tensor in the file; `name` is what is appended to the weight's name."""
 
     name: str
@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan(ABC):
+class StoragePlan(ABC):
     """A weight of logical `shape`, which decodes to `dtype`."""
 
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Plan(ABC):
 
     @property
     @abstractmethod
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[TensorPart, ...]:
         """The tensors that the file holds for the weight."""
 
     @property
@@ -88,22 +88,22 @@ class Plan(ABC):
         return self.kind == "dense" and not self.pruned
 
     @property
-    def factors(self) -> Mapping[str, Plan]:
+    def factors(self) -> Mapping[str, StoragePlan]:
         """The weights that this one is put together from, by their names in the file; none of a simple one."""
         return {}
 
-    def mapped(self, change: Callable[[Plan], Plan]) -> Plan:
+    def mapped(self, change: Callable[[StoragePlan], StoragePlan]) -> StoragePlan:
         """The same change made to every simple weight in it: to itself, or to each of its factors."""
         return change(self)
 
     @property
-    def leaves(self) -> tuple[Plan, ...]:
+    def leaves(self) -> tuple[StoragePlan, ...]:
         """The simple weights in it: itself, or those of its factors."""
         return tuple(leaf for factor in self.factors.values() for leaf in factor.leaves) or (self,)
 
 
 @dataclass(frozen=True)
-class DensePlan(Plan):
+class DensePlan(StoragePlan):
     """Values as they are; of a pruned weight a bitmask and the nonzero values, where that is smaller.
 
     That is above 3 % zeros in float32. Zeros that no step wanted stay among the values: a few of them in a bias would
@@ -125,10 +125,13 @@ class DensePlan(Plan):
         return math.ceil(self.size / 8) + self.nonzero * each < self.size * each
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[TensorPart, ...]:
         if not self.sparse:
-            return (Part("", self.shape, self.dtype),)
-        return (Part(".values", (self.nonzero,), self.dtype), Part(".mask", (math.ceil(self.size / 8),), "uint8"))
+            return (TensorPart("", self.shape, self.dtype),)
+        return (
+            TensorPart(".values", (self.nonzero,), self.dtype),
+            TensorPart(".mask", (math.ceil(self.size / 8),), "uint8"),
+        )
 
     @property
     def params(self) -> int:
@@ -157,7 +160,7 @@ class DensePlan(Plan):
 
 
 @dataclass(frozen=True)
-class QuantizedPlan(Plan):
+class QuantizedPlan(StoragePlan):
     """Codes of `bits`, a scale per row or per `group` inputs; a zero point unless symmetric, or a codebook of levels.
 
     The weight is seen as rows x columns, (out, in * kernel), by its layout.
@@ -190,15 +193,18 @@ class QuantizedPlan(Plan):
         return math.ceil(self.size / 8) + packed_bytes(self.nonzero, self.bits) < packed_bytes(self.size, self.bits)
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[TensorPart, ...]:
         codes = packed_bytes(self.nonzero if self.sparse else self.size, self.bits)
-        found = [Part(".codes", (codes,), "uint8"), Part(".scale", (self.rows, self.groups), self.scale_dtype)]
+        found = [
+            TensorPart(".codes", (codes,), "uint8"),
+            TensorPart(".scale", (self.rows, self.groups), self.scale_dtype),
+        ]
         if not self.symmetric:
-            found.append(Part(".zero_point", (packed_bytes(self.rows * self.groups, self.bits),), "uint8"))
+            found.append(TensorPart(".zero_point", (packed_bytes(self.rows * self.groups, self.bits),), "uint8"))
         if self.codebook:
-            found.append(Part(".levels", (2**self.bits,), "float32"))
+            found.append(TensorPart(".levels", (2**self.bits,), "float32"))
         if self.sparse:
-            found.append(Part(".mask", (math.ceil(self.size / 8),), "uint8"))
+            found.append(TensorPart(".mask", (math.ceil(self.size / 8),), "uint8"))
         return tuple(found)
 
     @property

@@ -9,7 +9,7 @@ from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits as streams
 from webapp.engine.math import grids, quantizers
-from webapp.engine.math.grids import Scheme
+from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.math.quantizers import Grid
 
 from .base import Encoded
@@ -35,7 +35,9 @@ class Quantized(Encoded):
         self.shape, self.dtype, self.zeros_wanted = tuple(shape), dtype, zeros_wanted
 
     @classmethod
-    def nearest(cls, weight: Tensor, scheme: Scheme, layout: Layout = PLAIN, zeros_wanted: bool = False) -> Self:
+    def nearest(
+        cls, weight: Tensor, scheme: QuantizationScheme, layout: Layout = PLAIN, zeros_wanted: bool = False
+    ) -> Self:
         """Rounds a weight of any float dtype onto the grid that the scheme finds for it."""
         matrix = layout.matrix(weight).float()
         grid = grids.fit_grid(matrix, scheme)

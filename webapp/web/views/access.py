@@ -12,7 +12,7 @@ from wtforms.validators import InputRequired
 
 from webapp.actions.errors import AccessRefused, TooManyTries
 from webapp.web import access
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 blueprint = Blueprint("access", __name__)
 

@@ -14,15 +14,15 @@ from webapp.actions.errors import Conflict
 from webapp.actions.run_requests import set_task
 from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.importers import FORMATS
+from webapp.engine.importers import IMPORTERS
 from webapp.engine.plugins import Accepted
 from webapp.engine.run.predict import held_by
 from webapp.engine.run.unreached import unreached
 from webapp.store.models import Checkpoint, Run, UploadState
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
 
@@ -59,7 +59,7 @@ def show(id: str) -> str:
         layers=layers,
         unreached=unreached(held_by(facts), facts.weights_bytes),
         runs=runs,
-        written_as=[form.title for form in exports().values() if form.unfit(facts) is None],
+        written_as=[form.title for form in exporters().values() if form.unfit(facts) is None],
         unwritable=unwritable(facts),
         tasks=tasks_of(checkpoint.facts or {}),
         judged_by=JUDGED_BY,
@@ -89,15 +89,15 @@ def delete(id: str) -> ResponseReturnValue:
 
 def accepted() -> list[Accepted]:
     """What can be uploaded, as the importers declare it."""
-    return [format_.accepts for format_ in FORMATS]
+    return [format_.accepts for format_ in IMPORTERS]
 
 
 def unwritable(facts: CheckpointFacts) -> dict[str, list[str]]:
     """What tracing its graph has shown: each reason, with the titles of the formats."""
     found: dict[str, list[str]] = {}
     for name, why in facts.unwritable.items():
-        if name in exports():
-            found.setdefault(why, []).append(exports()[name].title)
+        if name in exporters():
+            found.setdefault(why, []).append(exporters()[name].title)
     return found
 
 

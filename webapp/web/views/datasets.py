@@ -11,8 +11,8 @@ from webapp.engine.data.inspect import READ
 from webapp.engine.facts import DatasetFacts
 from webapp.store.models import Dataset, Run, UploadState
 from webapp.web.database import db
+from webapp.web.extensions import services
 from webapp.web.previews import thumbnails
-from webapp.web.services import services
 
 blueprint = Blueprint("datasets", __name__, url_prefix="/datasets")
 

@@ -9,7 +9,7 @@ from webapp.actions import deployments
 from webapp.actions.deployments import DeploymentRequest, deployment_of
 from webapp.actions.snippets import snippets
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 blueprint = Blueprint("deployments", __name__)
 

@@ -12,7 +12,7 @@ from webapp.actions.packages import TARGETS, Taken, offered, pack
 from webapp.store.models import Run
 from webapp.web.connections import hold_place
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 from .artifacts import CACHING, disposition
 

@@ -15,17 +15,17 @@ from webapp.actions.compatibility import architecture_only, exports_against, fir
 from webapp.actions.run_requests import RunRequest, create_run
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.errors import PareError, PreprocessingInvalid
-from webapp.engine.exporters import exports as formats
+from webapp.engine.exporters import exporters as formats
 from webapp.engine.facts import DatasetFacts
 from webapp.engine.recipe import lines_named
 from webapp.engine.techniques import techniques
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 from webapp.units import byte_text
 from webapp.web.database import db
+from webapp.web.extensions import services
 from webapp.web.forms import RunForm, setting_rows, settings_form
 from webapp.web.presets import PRESETS
 from webapp.web.previews import seen_by_the_model
-from webapp.web.services import services
 
 blueprint = Blueprint("recipes", __name__, url_prefix="/runs/new")
 

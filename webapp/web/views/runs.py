@@ -20,7 +20,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
 from webapp.store.models import Checkpoint, LogLine, Run, RunState
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 
@@ -86,7 +86,7 @@ def show(id: str) -> str:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class StageCurve:
     """A chart of a stage, and the same as a table."""
 
     name: str
@@ -97,10 +97,10 @@ class Drawn:
     rows: list[tuple[float, list[float | None]]]
 
 
-def drawn_of(run: Run) -> list[Drawn]:
+def drawn_of(run: Run) -> list[StageCurve]:
     """What the run's stages drew while they went on."""
     return [
-        Drawn(
+        StageCurve(
             f"{stage.name}-{number}",
             stage.title,
             quantity,

@@ -17,11 +17,11 @@ from sqlalchemy import select
 from webapp.actions.deployments import check_token
 from webapp.actions.errors import Busy
 from webapp.engine.errors import PareError
-from webapp.serving.client import Connection
+from webapp.serving.client import ModelConnection
 from webapp.serving.errors import TooLarge, Unavailable, Unknown, error_body
 from webapp.store.models import Deployment, DeploymentState
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 blueprint = Blueprint("serve", __name__, url_prefix="/serve")
 
@@ -82,7 +82,7 @@ def answer_of(address: str, path: str, body: bytes) -> Response:
         raise Unavailable(f"{AT_ONCE} requests are being answered; try again in a moment.")
     held = ExitStack()  # closed once: when the answer is through, or when the client went away before
     held.callback(waiting.release)
-    connection = held.enter_context(closing(Connection(address, services().settings.request_timeout_seconds)))
+    connection = held.enter_context(closing(ModelConnection(address, services().settings.request_timeout_seconds)))
     try:
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         connection.request(request.method, path, body if request.method == "POST" else None, headers)

@@ -11,9 +11,9 @@ from torch import nn
 
 from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
-from webapp.engine.exporters import check_exports, exports
+from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.exporters.savedmodel.processes import converted
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_proof
 
 needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
 INT8 = ("weight_quantization", {"bits": 8})
@@ -24,7 +24,7 @@ def test_a_clean_process_answers_as_the_model_in_memory(inspected, apply_steps, 
     torch.manual_seed(0)
     given = inspected(nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)).to(torch.bfloat16))
     model, _ = apply_steps(given, INT8)
-    form, spec = exports()["savedmodel"], model.architecture
+    form, spec = exporters()["savedmodel"], model.architecture
     out = tmp_path / "out"
     out.mkdir()
     told = form.write(model, out)
@@ -33,7 +33,7 @@ def test_a_clean_process_answers_as_the_model_in_memory(inspected, apply_steps, 
     inside = {entry.filename: entry.file_size for entry in zipfile.ZipFile(artifact).infolist()}
     assert {"model/1/saved_model.pb", "model/1/variables/variables.index"} <= set(inside)
     assert inside["model/1/variables/variables.data-00000-of-00001"] < 0.4 * 4 * (256 * 256 + 2560), "8 bits are stored"
-    write_probe(model, tmp_path, seed=0)
+    write_proof(model, tmp_path, seed=0)
     loaded = form.open(out, spec)
     proof = compare_probe(loaded, spec, tmp_path)
     assert proof["agreed"]
@@ -64,13 +64,13 @@ def test_operators_that_are_not_known_are_listed_and_nothing_is_written(tmp_path
 def test_without_tensorflow_the_form_says_how_to_get_it(mlp, monkeypatch):
     monkeypatch.setattr("webapp.engine.exporters.savedmodel.find_spec", lambda name: None)
     with pytest.raises(RecipeInvalid, match=r"TensorFlow SavedModel cannot be written\. .*pip install 'pare\[tensorf"):
-        check_exports(mlp[1], ["safetensors", "savedmodel"])
+        check_formats(mlp[1], ["safetensors", "savedmodel"])
 
 
 @needs_tensorflow
 def test_a_file_that_does_not_load_is_said_to(mlp, tmp_path):
-    path = tmp_path / exports()["savedmodel"].file
+    path = tmp_path / exporters()["savedmodel"].file
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/1/saved_model.pb", b"not one")
     with pytest.raises(Exception, match="TensorFlow ended with status 1 when it was given the SavedModel"):
-        exports()["savedmodel"].open(tmp_path, mlp[1].architecture)
+        exporters()["savedmodel"].open(tmp_path, mlp[1].architecture)

@@ -12,16 +12,16 @@ from tests.engine.importers.exported_program.exported import CASES, ConvEmbedAtt
 from tests.engine.run.test_stages import Bench as Run
 from webapp.engine import load
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.factored_layers import Thin
+from webapp.engine.architectures.factored_layers import FactoredModule
 from webapp.engine.data.batches import Batch
 from webapp.engine.data.tasks import for_task
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.exporters.base import Loaded
 from webapp.engine.exporters.onnx.signature import open_session
 from webapp.engine.progress import Silent
 from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import summarise
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.weights.model import Model
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
@@ -37,7 +37,7 @@ FIXED = {  # as CASES
 def run(bench, tmp_path):
     """Runs a recipe on a case and on 160 samples that the module labels itself."""
 
-    def go(name, *steps, exports=("safetensors",)):
+    def go(name, *steps, exporters=("safetensors",)):
         make, given, dynamic = (CASES | FIXED)[name]
         torch.manual_seed(0)
         module = make().eval()
@@ -54,7 +54,7 @@ def run(bench, tmp_path):
             dataset = bench.out, facts
         work = tmp_path / "run"
         work.mkdir()
-        made = Run(work, (folder, checkpoint), dataset, exports)
+        made = Run(work, (folder, checkpoint), dataset, exporters)
         return made, made.run(*steps)
 
     return go
@@ -67,7 +67,7 @@ SLOW = pytest.mark.slow
     "name", ["conv_embed_attend", pytest.param("residual", marks=SLOW), pytest.param("masked", marks=SLOW)]
 )
 def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
-    _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx", "program", "savedmodel"))
+    _, concluded = run(name, *PRUNE_AND_QUANTIZE, exporters=("safetensors", "onnx", "program", "savedmodel"))
     assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 4
     assert concluded["result"]["size_bytes"] < 0.5 * concluded["baseline"]["size_bytes"]
     assert concluded["receipt"]["runtimes"][1]["runtime"].startswith("onnxruntime")
@@ -77,7 +77,7 @@ def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
     "name", ["tokens", *(pytest.param(name, marks=pytest.mark.slow) for name in ("masked tokens", "one picture"))]
 )
 def test_a_size_that_is_fixed_stays_so_in_every_file_beside_the_model(run, name):
-    made, concluded = run(name, ("weight_quantization", {"bits": 8}), exports=("safetensors", "onnx", "program"))
+    made, concluded = run(name, ("weight_quantization", {"bits": 8}), exporters=("safetensors", "onnx", "program"))
     assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 3
     size = FIXED[name][1][0].shape[1:]
     with np.load(made.folders["verify-onnx"] / "example.npz") as example:
@@ -132,8 +132,8 @@ def test_sizes_are_as_free_in_every_format_as_the_module_leaves_them(bench, tmp_
     for form in ("onnx", "program"):
         out = tmp_path / form
         out.mkdir()
-        exports()[form].write(model, out)
-        loaded = exports()[form].open(out, model.architecture).module
+        exporters()[form].write(model, out)
+        loaded = exporters()[form].open(out, model.architecture).module
         for x in asked:
             with torch.inference_mode():
                 assert torch.allclose(loaded(x), module(x), atol=1e-5), (form, x.shape)
@@ -141,7 +141,7 @@ def test_sizes_are_as_free_in_every_format_as_the_module_leaves_them(bench, tmp_
 
 def test_factors_stay_apart(run):
     made, concluded = run("conv_embed_attend", ("low_rank", {"ratio": 0.5}))
-    assert isinstance(load(made.artifact).attention.out_proj, Thin)
+    assert isinstance(load(made.artifact).attention.out_proj, FactoredModule)
     assert concluded["result"]["params_stored"] < concluded["baseline"]["params_stored"]
 
 
@@ -236,7 +236,7 @@ def test_every_output_is_measured_proven_and_delivered(bench, tmp_path, kind, na
     delivered = [session.run(None, {"x": x.numpy()}), program]
     if "savedmodel" in formats:
         folder = made.folders["export-savedmodel"]
-        delivered.append(exports()["savedmodel"].open(folder, checkpoint.architecture).module(x))
+        delivered.append(exporters()["savedmodel"].open(folder, checkpoint.architecture).module(x))
     for answers in delivered:
         for answer, wanted in zip(answers, found, strict=True):
             assert torch.allclose(torch.as_tensor(answer).float(), wanted.float(), rtol=1e-3, atol=1e-3)
@@ -246,7 +246,7 @@ def test_every_output_is_measured_proven_and_delivered(bench, tmp_path, kind, na
 def test_a_change_of_either_output_is_measured_and_spoils_the_proof(bench, tmp_path, part):
     facts = bench.checkpoint(detector("tuple", tmp_path / "m.pt2"))
     model = Model.of_checkpoint(bench.out, facts)
-    write_probe(model, tmp_path, seed=0)
+    write_proof(model, tmp_path, seed=0)
     original, changed = build(model), build(model)
     with torch.no_grad():
         getattr(changed, part).weight.mul_(1.5)
@@ -267,11 +267,11 @@ class Repeated(nn.Linear):
 def test_an_output_may_be_another_one_or_the_input(bench, tmp_path):
     facts = bench.checkpoint(export(Repeated(12, 4), (torch.zeros(3, 12),), tmp_path / "m.pt2"))
     model = Model.of_checkpoint(bench.out, facts)
-    write_probe(model, tmp_path, seed=0)
+    write_proof(model, tmp_path, seed=0)
     for form in ("safetensors", "onnx", "program"):
         (tmp_path / form).mkdir()
-        exports()[form].write(model, tmp_path / form)
-        loaded = exports()[form].open(tmp_path / form, model.architecture)
+        exporters()[form].write(model, tmp_path / form)
+        loaded = exporters()[form].open(tmp_path / form, model.architecture)
         assert compare_probe(loaded, model.architecture, tmp_path)["agreed"], form
     session = open_session(tmp_path / "onnx" / "model.onnx", 1)
     assert [each.name for each in (*session.get_inputs(), *session.get_outputs())] == ["x", "a", "b", "x_"]

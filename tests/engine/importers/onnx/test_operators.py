@@ -9,9 +9,9 @@ from onnx import TensorProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 from webapp.engine.importers.exported_program.serialized import NotRun
-from webapp.engine.importers.onnx.graph import Node
+from webapp.engine.importers.onnx.graph import GraphNode
 from webapp.engine.importers.onnx.operators import OPERATORS
-from webapp.engine.importers.onnx.values import Known, constant, kind_of, tensor
+from webapp.engine.importers.onnx.values import KnownNumbers, constant, kind_of, tensor
 
 SETTINGS = {"Clip": (1, 2), "Range": (0, 1, 2), "ConstantOfShape": (0,), "OneHot": (1, 2), "Resize": (1, 2, 3)}
 # another half of equals, training, an axis without numbers; and types that no weights have
@@ -45,7 +45,7 @@ def answers(case):
     (node,), (inputs, expected) = case.model.graph.node, case.data_sets[0]
     opset = max((entry.version for entry in case.model.opset_import if not entry.domain), default=1)
     about = {item.name: plain(item) for item in node.attribute}
-    made = Node(node.op_type, tuple(node.input), tuple(node.output), about, opset)
+    made = GraphNode(node.op_type, tuple(node.input), tuple(node.output), about, opset)
     names = [item.name for item in case.model.graph.input]
     found = OPERATORS[node.op_type](made, *given(node, dict(zip(names, map(values_of, inputs), strict=True))))
     if made.disregarded():
@@ -84,7 +84,9 @@ def test_operators_agree_with_the_cases_of_the_standard():
             continue
         agreed[op] += 1
         wrong += [
-            case.name for ours, theirs in pairs if isinstance(ours, (Known, torch.Tensor)) and not same(ours, theirs)
+            case.name
+            for ours, theirs in pairs
+            if isinstance(ours, (KnownNumbers, torch.Tensor)) and not same(ours, theirs)
         ]
     assert wrong == []
     assert len(agreed) > 110

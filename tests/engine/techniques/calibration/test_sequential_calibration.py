@@ -7,8 +7,14 @@ from torch import nn
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.progress import Silent
-from webapp.engine.techniques.calibration import Covariance, CrossCovariance, SquareSum, calibration_blocks, slots_of
-from webapp.engine.techniques.calibration.slots import inputs_as_rows
+from webapp.engine.techniques.calibration import (
+    Covariance,
+    CrossCovariance,
+    SquareSum,
+    calibration_blocks,
+    weight_matrices,
+)
+from webapp.engine.techniques.calibration.matrices import inputs_as_rows
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
@@ -47,7 +53,7 @@ def seen_by_the_whole(model, slots, data):
 def test_every_layer_sees_what_it_sees_in_the_whole_model(bench, tiny, tmp_path, name, model_type):
     model, facts = of(bench, tiny, tmp_path, name, model_type)
     data = [synthetic(model.architecture, seed) for seed in range(2)]
-    expected = seen_by_the_whole(model, slots_of(model, layers_of(facts), build(model)), data)
+    expected = seen_by_the_whole(model, weight_matrices(model, layers_of(facts), build(model)), data)
     met = []
     for block in calibration_blocks(model, layers_of(facts), data, Silent(), originals=True):
         for stage in block.stages():

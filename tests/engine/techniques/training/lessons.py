@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from webapp.engine.architectures.reshape import facts_of
+from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.data.datasets import Arrays
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
@@ -69,7 +69,7 @@ def trained(
 ):
     """Trains `model` in place and returns what the technique says of it. `only`: a part of the layers' names."""
     technique = techniques()[name]
-    layers = [layer for layer in facts_of(model, facts).units() if only in layer.name]
+    layers = [layer for layer in describe_model(model, facts).units() if only in layer.name]
     assert not any(technique.refuses(model.weights[layer.weight].plan) for layer in layers)
     data = TechniqueData(half, model.architecture, tokenizer)
     settings = {"precision": "float32", "batch_size": 16} | settings

@@ -40,7 +40,7 @@ def _given():
     if "picture" in request.files:
         if not ABOUT["preprocessing"]:
             raise ValueError("It is not known how pictures become this model's numbers; send its inputs by name.")
-        from pictures import numbers
+        from images import numbers
 
         try:
             return {next(iter(model.inputs)): numbers(request.files["picture"].stream)}

@@ -21,7 +21,7 @@ MOST_VALUES = 2**27  # of one sample, or tokens times their kinds: beyond any in
 INPUTS = {"names", "shape", "tokens", "vocab", "length"}
 
 
-class Program(Architecture):
+class ProgramArchitecture(Architecture):
     family: ClassVar[str] = "program"
     priority: ClassVar[int] = 5
 
@@ -68,7 +68,7 @@ class Program(Architecture):
 
 def output_names(spec: ArchitectureSpec) -> list[str]:
     """What a delivered file calls the outputs of a model that is none of transformers."""
-    return answer_names(spec.config["program"]) if spec.family == Program.family else ["logits"]
+    return answer_names(spec.config["program"]) if spec.family == ProgramArchitecture.family else ["logits"]
 
 
 def _check_inputs(inputs: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.data.datasets import Arrays, Half, LabelledText, Text
+from webapp.engine.data.datasets import Arrays, LabelledText, SampleSet, Text
 from webapp.engine.data.images import Images
 from webapp.engine.data.pixels import PictureBomb, PictureUnread
 from webapp.engine.errors import DatasetRefused
@@ -35,7 +35,7 @@ MOST_BYTES = 4 * 2**30  # of what is read, decoded
 CHUNK_LIMIT_BYTES = 2**31  # of one column in one row group, decoded
 THRIFT_LIMIT_BYTES = 100_000_000
 
-Read = tuple[Half, None, tuple[str, ...] | None]
+Read = tuple[SampleSet, None, tuple[str, ...] | None]
 
 
 @dataclass

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.exporters.base import Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
-    from webapp.engine.exporters.onnx.trial import Trial
+    from webapp.engine.exporters.onnx.trial import TracingTrial
 
 
-class Program(Export):
+class ExportedProgramExporter(Exporter):
     name = "program"
     title = "Exported program"
     summary = (
@@ -37,7 +37,7 @@ class Program(Export):
             return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
         return None
 
-    def tried(self, trial: Trial) -> str | None:
+    def tried(self, trial: TracingTrial) -> str | None:
         from webapp.engine.exporters.onnx.trace import Untraceable
 
         return f"It cannot be traced: {trial.program}." if isinstance(trial.program, Untraceable) else None

@@ -13,7 +13,7 @@ from webapp.engine.weights import Dense, Encoded, Quantized
 WIDE = (torch.float32, torch.float64)
 
 
-class Narrow(nn.Module):
+class HalfPrecisionWeight(nn.Module):
     """Floats of 16 bits, widened to float32."""
 
     values: Tensor
@@ -26,7 +26,7 @@ class Narrow(nn.Module):
         return self.values.float()
 
 
-class Integers(nn.Module):
+class IntegerWeight(nn.Module):
     """Codes (out, in) on a grid, several to a byte where they have 4 bits or fewer; the lowest bits come first."""
 
     packed: Tensor
@@ -61,7 +61,7 @@ class Integers(nn.Module):
         return apart.reshape(-1)[: rows * columns].reshape(rows, columns)
 
 
-class Turned(nn.Module):
+class TransposedWeight(nn.Module):
     """What another holds, transposed."""
 
     def __init__(self, inner: nn.Module) -> None:
@@ -77,10 +77,10 @@ def stored(encoded: Encoded, turned: bool) -> nn.Module | None:
     """What holds the weight as small as it is stored; None for plain values of 32 bits or more, and for integers."""
     held: nn.Module | None = None
     if isinstance(encoded, Quantized):
-        held = Integers(encoded)
+        held = IntegerWeight(encoded)
     elif isinstance(encoded, Dense) and encoded.dtype.is_floating_point and encoded.dtype not in WIDE:
-        held = Narrow(encoded.decode())
-    return Turned(held) if held is not None and turned else held
+        held = HalfPrecisionWeight(encoded.decode())
+    return TransposedWeight(held) if held is not None and turned else held
 
 
 def hold(part: nn.Module, name: str, held: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from webapp.engine.architectures.build import build, leaves_of
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters.onnx.served import Served, with_plain_operators
+from webapp.engine.exporters.onnx.model_call import CalledModule, with_plain_operators
 from webapp.engine.exporters.onnx.trace import Untraceable, example, exported_program, free_axes
 from webapp.engine.weights.model import Model
 
@@ -25,7 +25,7 @@ class Named(nn.Module):
     So does a program that `told` the names of its outputs; without them several are a tuple.
     """
 
-    def __init__(self, served: Served, names: Iterable[str], told: bool) -> None:
+    def __init__(self, served: CalledModule, names: Iterable[str], told: bool) -> None:
         super().__init__()
         self.served, self.told = served, told
         self.forward: Any = self._taking(names)
@@ -51,7 +51,9 @@ def exported(model: Model) -> ExportedProgram:
     spec = model.architecture
     assert spec is not None
     module, batch = holding(model), example(spec)
-    served = Named(Served(module, spec, batch.inputs), batch.inputs, "answers" in spec.config.get("program", ())).eval()
+    served = Named(
+        CalledModule(module, spec, batch.inputs), batch.inputs, "answers" in spec.config.get("program", ())
+    ).eval()
     try:
         program = exported_program(served, (), batch.inputs, {name: free_axes(spec) for name in batch.inputs})
     except Untraceable as error:

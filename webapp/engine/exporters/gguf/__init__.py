@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.exporters.base import Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights import Composite, Dense, Encoded
 from webapp.engine.weights.model import Model
 
 
-class Gguf(Export):
+class GgufExporter(Exporter):
     name = "gguf"
     title = "GGUF"
     summary = (

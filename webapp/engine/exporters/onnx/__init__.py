@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.exporters.base import Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
-    from .trial import Trial
+    from .trial import TracingTrial
 
 LARGEST_IN_ONE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 BESIDE = "model.onnx.data"
 
 
-class Onnx(Export):
+class OnnxExporter(Exporter):
     name = "onnx"
     title = "ONNX"
     summary = (
@@ -39,7 +39,7 @@ class Onnx(Export):
             return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
         return None
 
-    def tried(self, trial: Trial) -> str | None:
+    def tried(self, trial: TracingTrial) -> str | None:
         from .trace import Untraceable
 
         return f"It cannot be traced: {trial.graph}." if isinstance(trial.graph, Untraceable) else None

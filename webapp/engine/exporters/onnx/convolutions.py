@@ -8,7 +8,7 @@ from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.activations import Activations
 
-from .integers import Integers, Leaves
+from .integers import IntegerProducts, Leaves
 from .products import Use, only_user
 
 
@@ -20,7 +20,7 @@ class _Affine:
     offset: Tensor
 
 
-def convolution(integers: Integers, use: Use, name: str, leaf: Quantized, plan: Activations) -> None:
+def convolution(integers: IntegerProducts, use: Use, name: str, leaf: Quantized, plan: Activations) -> None:
     """Puts the integer form in the place of a convolution, and of what it makes superfluous after it."""
     assert plan.input is not None
     draw, leaves, path = integers.drawing, integers.leaves, name.removesuffix(".weight")

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from webapp.engine.architectures.kv_cache import PAST, PRESENT, Reading, nothing, pasts
+from webapp.engine.architectures.kv_cache import PAST, PRESENT, CachedReader, cache_inputs, empty_cache
 from webapp.engine.facts import ArchitectureSpec
 
 Array = np.ndarray[Any, Any]
@@ -27,7 +27,7 @@ class SessionModule(nn.Module):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.kept = pasts(self.session)
+        self.kept = cache_inputs(self.session)
         self.inputs = [given.name for given in self.session.get_inputs() if not given.name.startswith(PAST)]
         self.answers = [made.name for made in self.session.get_outputs() if not made.name.startswith(PRESENT)]
         self.answer = self.answers[0]
@@ -50,7 +50,7 @@ class SessionModule(nn.Module):
         return self._asked(given)[0]
 
     def _asked(self, given: Mapping[str, Array]) -> list[Array]:
-        past = nothing(self.kept, len(given[self.inputs[0]]))
+        past = empty_cache(self.kept, len(given[self.inputs[0]]))
         found: list[Array] = self.session.run(self.answers, {**given, **past})
         return found
 
@@ -63,7 +63,7 @@ class InParts(nn.Module):
         self.whole = whole
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> Any:
-        reading, half = Reading(self.whole.session, self.whole.answer, len(input_ids)), input_ids.shape[1] // 2
+        reading, half = CachedReader(self.whole.session, self.whole.answer, len(input_ids)), input_ids.shape[1] // 2
         parts = [slice(0, half), slice(half, half + 1), slice(half + 1, None)]
         pairs = [(input_ids[:, part].numpy(), attention_mask[:, part].numpy()) for part in parts]
         answers = [reading.after(ids, mask) for ids, mask in pairs if ids.size]

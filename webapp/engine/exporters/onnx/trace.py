@@ -28,8 +28,8 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.model import Model
 
-from .keeping import keeping
-from .served import Call, Served, with_plain_operators
+from .kv_cache import keeping
+from .model_call import CalledModule, ModelCall, with_plain_operators
 from .tidying import tidy
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,12 @@ def unfilled(model: Model) -> nn.Module:
     return module
 
 
-def whole_call(module: nn.Module, spec: ArchitectureSpec) -> Call:
+def whole_call(module: nn.Module, spec: ArchitectureSpec) -> ModelCall:
     """What every model can be asked: a batch of whole inputs."""
     batch = example(spec)
     axes = [free_axes(spec)] * len(batch.inputs)
-    served = Served(module, spec, batch.inputs)
-    return Call(served, batch.inputs, axes, served.answers)
+    served = CalledModule(module, spec, batch.inputs)
+    return ModelCall(served, batch.inputs, axes, served.answers)
 
 
 def exported_program(
@@ -93,12 +93,12 @@ def exported_program(
         return torch.export.export(module, given, dict(named), dynamic_shapes=sizes, strict=False)
 
 
-def program_of(call: Call) -> ExportedProgram:
+def program_of(call: ModelCall) -> ExportedProgram:
     """Raises Untraceable."""
     return exported_program(call.served.eval(), tuple(call.inputs.values()), {}, (tuple(call.axes),))
 
 
-def converted(program: ExportedProgram, call: Call) -> ir.Model:
+def converted(program: ExportedProgram, call: ModelCall) -> ir.Model:
     """Raises Untraceable."""
     with told(), torch.no_grad():
         exported = torch.onnx.export(

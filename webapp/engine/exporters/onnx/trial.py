@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from webapp.engine.lazy import nn
 from webapp.engine.weights.model import Model
 
-from .served import Call
+from .model_call import ModelCall
 from .trace import Untraceable, converted, program_of, unfilled, whole_call
 
 FEW = 2  # layers of a row that are traced, where they are alike
@@ -23,7 +23,7 @@ FEW = 2  # layers of a row that are traced, where they are alike
 Found = TypeVar("Found")
 
 
-class Trial:
+class TracingTrial:
     """What tracing the model gives; Untraceable where it cannot be done."""
 
     def __init__(self, model: Model) -> None:
@@ -40,7 +40,7 @@ class Trial:
         return found if isinstance(found, Untraceable) else _or_why(lambda: converted(*found))
 
     @cached_property
-    def _traced(self) -> tuple[ExportedProgram, Call] | Untraceable:
+    def _traced(self) -> tuple[ExportedProgram, ModelCall] | Untraceable:
         module = unfilled(self.model)
         gone = make_shallow(module)
         found = _or_why(lambda: self._program(module))
@@ -48,7 +48,7 @@ class Trial:
             return _or_why(lambda: self._program(unfilled(self.model)))
         return found
 
-    def _program(self, module: nn.Module) -> tuple[ExportedProgram, Call]:
+    def _program(self, module: nn.Module) -> tuple[ExportedProgram, ModelCall]:
         call = whole_call(module, self.spec)
         return program_of(call), call
 

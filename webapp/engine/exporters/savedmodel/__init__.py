@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.exporters.base import Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 from webapp.engine.weights.model import Model
 
 from .zipped_folder import unzip_folder, zip_folder
 
 if TYPE_CHECKING:
-    from webapp.engine.exporters.onnx.trial import Trial
+    from webapp.engine.exporters.onnx.trial import TracingTrial
 
 FOLDER = "model/1"  # TensorFlow Serving's model_base_path is the first part, and the second its version
 ONNX = "model.onnx"
@@ -37,7 +37,7 @@ def _installed(*names: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-class SavedModel(Export):
+class SavedModelExporter(Exporter):
     name = "savedmodel"
     title = "TensorFlow SavedModel"
     summary = (
@@ -56,7 +56,7 @@ class SavedModel(Export):
             return "TensorFlow is not installed where Pare runs: pip install 'pare[tensorflow]' adds it."
         return None
 
-    def tried(self, trial: Trial) -> str | None:
+    def tried(self, trial: TracingTrial) -> str | None:
         from webapp.engine.exporters.onnx.trace import Untraceable
 
         from .names import missing

@@ -13,9 +13,9 @@ import onnx_ir as ir
 import tensorflow as tf
 
 from .names import missing, operator_of
-from .operators import OPERATORS, Node, Unmapped
-from .values import Dynamic, Known, Tensor, Value
-from .weights import Weight, Weights
+from .operators import OPERATORS, ConvertedNode, Unmapped
+from .values import ConstantValue, Dynamic, Tensor, Value
+from .weights import SavedWeights, Weight
 
 OF_SCOPE = re.compile(r"[^A-Za-z0-9.]")  # what the name of a step here may not begin with
 FEW = 8  # numbers that are known, of whatever type; of whole ones that tell shapes more may be
@@ -31,7 +31,7 @@ class Converted(tf.Module):  # type: ignore[misc]
         super().__init__(name="model")
         if unknown := missing(graph):
             raise Unmapped(f"the operator{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
-        self.weights = Weights()
+        self.weights = SavedWeights()
         steps = [_node(node, self.weights) for node in graph]
         self._about = _About(graph, steps)
         self._about.values |= {name: self._initial(name, value) for name, value in graph.initializers.items()}
@@ -53,7 +53,7 @@ class Converted(tf.Module):  # type: ignore[misc]
         assert value.const_value is not None
         array = value.const_value.numpy()
         if array.size <= FEW or (array.dtype.name in TELL_SHAPES and array.size <= MANY):
-            return Known(np.asarray(array))
+            return ConstantValue(np.asarray(array))
         return self.weights.stored(name, array)
 
     def _run(self, given: dict[str, Value]) -> dict[str, Value]:
@@ -67,21 +67,21 @@ class Converted(tf.Module):  # type: ignore[misc]
             (values if isinstance(next(iter(found.values())), Dynamic) else fixed).update(found)
         return {**fixed, **values}
 
-    def _step(self, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value]:
+    def _step(self, node: ConvertedNode, inputs: Sequence[Value | None]) -> Sequence[Value]:
         present = [value for value in inputs if value is not None]
         if any(isinstance(value, Dynamic) for value in present):
             return OPERATORS[node.operator](node, inputs)
         if not any(isinstance(value, Weight) for value in present):
             with tf.init_scope():
-                return [Known(np.asarray(value.plain())) for value in OPERATORS[node.operator](node, inputs)]
+                return [ConstantValue(np.asarray(value.plain())) for value in OPERATORS[node.operator](node, inputs)]
         return [self._weight(node, inputs, place) for place in range(len(node.outputs))]
 
-    def _weight(self, node: Node, inputs: Sequence[Value | None], place: int) -> Weight:
+    def _weight(self, node: ConvertedNode, inputs: Sequence[Value | None], place: int) -> Weight:
         """The node's output of weights alone, which the loader computes."""
         present = [value for value in inputs if value is not None]
 
         def compute(*tensors: Tensor) -> Tensor:
-            found = (Known(t) if isinstance(t, np.ndarray) else Dynamic(t) for t in tensors)
+            found = (ConstantValue(t) if isinstance(t, np.ndarray) else Dynamic(t) for t in tensors)
             given = [None if value is None else next(found) for value in inputs]
             return OPERATORS[node.operator](node, given)[place].plain()
 
@@ -96,7 +96,7 @@ class _About:
     """What the module's own tracking shall not see, which would save it: `values` are those that need no request."""
 
     graph: ir.Graph
-    steps: list[Node]
+    steps: list[ConvertedNode]
     values: dict[str, Value] = field(default_factory=dict)
 
 
@@ -104,11 +104,11 @@ def read(path: Path) -> ir.Graph:
     return ir.load(path).graph
 
 
-def _node(node: ir.Node, weights: Weights) -> Node:
+def _node(node: ir.Node, weights: SavedWeights) -> ConvertedNode:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     inputs = tuple(str(value.name) if value is not None and value.name else None for value in node.inputs)
     outputs = tuple(str(value.name) for value in node.outputs if value.name)
-    return Node(operator_of(node), attributes, inputs, outputs, weights)
+    return ConvertedNode(operator_of(node), attributes, inputs, outputs, weights)
 
 
 def _spec(value: ir.Value) -> Any:

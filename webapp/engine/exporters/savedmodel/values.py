@@ -37,7 +37,7 @@ class Value(ABC):
 
 
 @dataclass(frozen=True)
-class Known(Value):
+class ConstantValue(Value):
     array: np.ndarray[Any, Any]
 
     @property

@@ -24,7 +24,7 @@ NIBBLES = {"int4": True, "uint4": False}  # whether signed; two of them lie in a
 class Weight(Value):
     """By its name; its values are a stored array, or `compute` of `inputs`."""
 
-    weights: Weights
+    weights: SavedWeights
     name: str
     shape: tuple[int, ...]
     dtype: Any  # TensorFlow's
@@ -67,7 +67,7 @@ class Decoded(tf.saved_model.experimental.TrackableResource):  # type: ignore[mi
         return tf.ensure_shape(found, self.shape)
 
 
-class Weights(tf.Module):  # type: ignore[misc]
+class SavedWeights(tf.Module):  # type: ignore[misc]
     """Makes variables and resources as they are first read, and keeps them under the names of the ONNX graph."""
 
     def __init__(self) -> None:

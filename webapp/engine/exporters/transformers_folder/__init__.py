@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import take_batches
-from webapp.engine.exporters.base import Export, Loaded
+from webapp.engine.exporters.base import Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights.model import Model
 
 
-class CompressedTensors(Export):
+class TransformersFolderExporter(Exporter):
     name = "compressed_tensors"
     title = "Transformers folder"
     summary = (
@@ -69,10 +69,10 @@ class CompressedTensors(Export):
         return Loaded(module, "from_pretrained of transformers, a process of its own", runtime)
 
     def rounded(self, model: Model) -> Model:
-        from .folder import Layout
+        from .folder import PackedWeights
         from .packing import as_float
 
-        floats = {name: as_float(model.weights[name]) for name in Layout.of(model).floats}
+        floats = {name: as_float(model.weights[name]) for name in PackedWeights.of(model).floats}
         return replace(model, weights={**model.weights, **floats}, activations={})
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:

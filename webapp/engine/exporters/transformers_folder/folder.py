@@ -18,7 +18,7 @@ from webapp.engine.weights import Composite, Quantized, dtype_name
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import LazyTensor, write_safetensors
 
-from .packing import Scheme, as_float, stored, why_float
+from .packing import PackingScheme, as_float, stored, why_float
 from .reading import read_by_others
 
 INSIDE = "model"  # the folder that unpacking gives
@@ -28,19 +28,19 @@ VLLM_BITS = (4, 8)
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedWeights:
     """Which weights are packed, by scheme; which quantized ones are not, and why; the linear layers of floats.
 
     `dtype` is that of most values in the checkpoint, in which transformers computes unless it is told another.
     """
 
-    schemes: dict[str, Scheme]
+    schemes: dict[str, PackingScheme]
     floats: dict[str, str]
     plain: list[str]
     dtype: str
 
     @classmethod
-    def of(cls, model: Model) -> Layout:
+    def of(cls, model: Model) -> PackedWeights:
         """Raises ExportUnfit for factors, for which the architecture has no place."""
         factored = [name for name, encoded in model.weights.items() if isinstance(encoded, Composite)]
         if factored:
@@ -58,7 +58,7 @@ class Layout:
             if reason:
                 floats[name] = reason
             elif isinstance(encoded, Quantized):
-                schemes[name] = Scheme.of(encoded.grid)
+                schemes[name] = PackingScheme.of(encoded.grid)
                 seen.add(path)
         linear = [path for path, part in parts.items() if type(part).__name__ == "Linear" and path not in seen]
         sizes: Counter[str] = Counter()
@@ -73,7 +73,7 @@ class Layout:
 
         if not self.schemes:
             return None
-        groups: dict[Scheme, list[str]] = {}
+        groups: dict[PackingScheme, list[str]] = {}
         for name, scheme in self.schemes.items():
             groups.setdefault(scheme, []).append(name.removesuffix(".weight"))
         if len(groups) == 1:
@@ -110,9 +110,9 @@ class Layout:
         return told
 
 
-def write_folder(model: Model, path: Path) -> Layout:
+def write_folder(model: Model, path: Path) -> PackedWeights:
     """Writes the zip and says how. Raises ExportUnfit."""
-    layout = Layout.of(model)
+    layout = PackedWeights.of(model)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         weights = Path(scratch) / WEIGHTS
         write_safetensors(weights, dict(_tensors(model, layout)), {"format": "pt"})
@@ -127,7 +127,7 @@ def write_folder(model: Model, path: Path) -> Layout:
     return layout
 
 
-def _tensors(model: Model, layout: Layout) -> Iterator[tuple[str, LazyTensor]]:
+def _tensors(model: Model, layout: PackedWeights) -> Iterator[tuple[str, LazyTensor]]:
     for name, encoded in model.weights.items():
         if name in layout.schemes:
             assert isinstance(encoded, Quantized)
@@ -139,7 +139,7 @@ def _tensors(model: Model, layout: Layout) -> Iterator[tuple[str, LazyTensor]]:
             yield name, LazyTensor(tuple(encoded.shape), encoded.dtype, encoded.decode)
 
 
-def _config(model: Model, layout: Layout) -> dict[str, Any]:
+def _config(model: Model, layout: PackedWeights) -> dict[str, Any]:
     assert model.architecture is not None
     config = {key: value for key, value in model.architecture.config.items() if key != NO_POOLING}
     config.pop("torch_dtype", None)
@@ -156,4 +156,4 @@ def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
             target.write(chunk)
 
 
-__all__ = ["CONFIG", "INSIDE", "WEIGHTS", "Layout", "as_float", "write_folder"]
+__all__ = ["CONFIG", "INSIDE", "WEIGHTS", "PackedWeights", "as_float", "write_folder"]

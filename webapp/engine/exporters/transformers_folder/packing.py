@@ -16,7 +16,7 @@ from webapp.engine.weights.safetensors import LazyTensor
 
 
 @dataclass(frozen=True)
-class Scheme:
+class PackingScheme:
     """How a matrix is quantized: what the library calls a config group."""
 
     bits: int
@@ -24,7 +24,7 @@ class Scheme:
     symmetric: bool
 
     @classmethod
-    def of(cls, grid: Grid) -> Scheme:
+    def of(cls, grid: Grid) -> PackingScheme:
         return cls(grid.bits, grid.group, grid.zero_point is None)
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from webapp.engine.architectures.build import skeleton_of
-from webapp.engine.exporters.onnx.served import with_plain_operators
+from webapp.engine.exporters.onnx.model_call import with_plain_operators
 from webapp.engine.exporters.onnx.trace import example
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.model import Model
@@ -28,7 +28,7 @@ def read_by_others(model: Model) -> set[str]:
     others = []
     for path, part in module.named_modules():
         if type(part) is nn.Linear:
-            part.__class__ = Watched
+            part.__class__ = WatchedLinear
             vars(part)["told"] = (path, found)
         else:
             others.append(part)
@@ -50,7 +50,7 @@ def _attempt(work: Callable[..., Any], *given: Any, **named: Any) -> None:
         log.info("A model's shapes do not run without values", exc_info=True)
 
 
-class Watched(nn.Linear):
+class WatchedLinear(nn.Linear):
     """Notes its path where its weight is looked up outside of its own product."""
 
     told: Any

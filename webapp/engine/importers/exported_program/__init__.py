@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from webapp.engine.archive import names_in
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.importers.base import Format, Opened
+from webapp.engine.importers.base import Importer, Opened
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 
 LEGACY = "serialized_exported_program.json"  # of torch 2.7 and before
 
 
-class ExportedProgram(Format):
+class ExportedProgramImporter(Importer):
     name: ClassVar[str] = "exported_program"
     accepts = Accepted(
         (".pt2",),

@@ -11,10 +11,12 @@ from webapp.engine.architectures.program.module import LAYER, names_in
 from webapp.engine.weights.safetensors import LazyTensor, dtype_name
 
 from .lifting import Lifted
-from .serialized import Draft
+from .serialized import ProgramDraft
 
 
-def assembled(draft: Draft, lifted: Lifted, tensors: Mapping[str, LazyTensor], names: list[str]) -> dict[str, Any]:
+def assembled(
+    draft: ProgramDraft, lifted: Lifted, tensors: Mapping[str, LazyTensor], names: list[str]
+) -> dict[str, Any]:
     """The program, called with inputs of these `names`. `tensors` by their new names."""
     steps = _read_only(lifted.steps, draft.outputs)
     numbers = {f"%{given.name}": f"%{index}" for index, given in enumerate(draft.inputs)}

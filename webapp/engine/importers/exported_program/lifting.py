@@ -14,7 +14,7 @@ from typing import Any
 from webapp.engine.architectures.program.module import DROPOUT, LAYER, names_in
 
 from .products import READERS, Product, Shapes
-from .serialized import Draft
+from .serialized import ProgramDraft
 
 TURNS = ("aten.t.default", "aten.permute.default", "aten.transpose.int", "aten.numpy_T.default")
 
@@ -30,7 +30,7 @@ class Lifted:
     ties: dict[str, str] = field(default_factory=dict)
 
 
-def lift(draft: Draft, shapes: Shapes, aliases: Mapping[str, list[str]]) -> Lifted:
+def lift(draft: ProgramDraft, shapes: Shapes, aliases: Mapping[str, list[str]]) -> Lifted:
     """The draft's steps with their layers; `shapes` are of all its tensors, `aliases` the other names of each."""
     views = dict(_turned_views(draft.steps, shapes))
     products = [found for found in _products(draft, shapes, views) if found is not None]
@@ -51,7 +51,7 @@ def _turned_views(steps: list[list[Any]], shapes: Shapes) -> Iterator[tuple[str,
                 yield result, source
 
 
-def _products(draft: Draft, shapes: Shapes, views: Mapping[str, str]) -> Iterator[Product | None]:
+def _products(draft: ProgramDraft, shapes: Shapes, views: Mapping[str, str]) -> Iterator[Product | None]:
     for number, (target, result, args, *named) in enumerate(draft.steps):
         reader = READERS.get(target)
         if reader is None or (target != "aten.embedding.default" and named and named[0]):
@@ -66,13 +66,13 @@ def _products(draft: Draft, shapes: Shapes, views: Mapping[str, str]) -> Iterato
         yield found
 
 
-def _read(draft: Draft) -> Iterator[str]:
+def _read(draft: ProgramDraft) -> Iterator[str]:
     yield from draft.outputs
     for _, _, args, *named in draft.steps:
         yield from names_in([args, *named])
 
 
-def _only_whole(draft: Draft, products: list[Product], views: Mapping[str, str]) -> list[Product]:
+def _only_whole(draft: ProgramDraft, products: list[Product], views: Mapping[str, str]) -> list[Product]:
     """Those whose every tensor is used by such products alone, each weight the same way round."""
     while True:
         uses: dict[str, set[int]] = {}
@@ -102,7 +102,7 @@ def _only_whole(draft: Draft, products: list[Product], views: Mapping[str, str])
         products = kept
 
 
-def _named(draft: Draft, products: list[Product], tensors: set[str], aliases: Mapping[str, list[str]]) -> Lifted:
+def _named(draft: ProgramDraft, products: list[Product], tensors: set[str], aliases: Mapping[str, list[str]]) -> Lifted:
     lifted: Lifted = Lifted()
     paths: dict[Any, str] = {}
     stored: dict[str, str] = {}  # "@name" -> its new name
@@ -136,7 +136,7 @@ def _named(draft: Draft, products: list[Product], tensors: set[str], aliases: Ma
     return lifted
 
 
-def _names_of(draft: Draft, found: Product, aliases: Mapping[str, list[str]]) -> list[str]:
+def _names_of(draft: ProgramDraft, found: Product, aliases: Mapping[str, list[str]]) -> list[str]:
     """The weight's names in the file; first the one that belongs to the module in which the step was."""
     result = draft.steps[found.step][1]
     name = found.own.get("weight", found.own.get("running_mean", ""))[1:]

@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.engine.architectures.program.module import names_in
 
-from .serialized import Draft
+from .serialized import ProgramDraft
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -29,18 +29,20 @@ def _tensor(arg: Any) -> bool:
     return isinstance(arg, str) and arg[0] == "@"
 
 
-def _linear(number: int, args: list[Any], shapes: Shapes, views: Mapping[str, str], _: Draft) -> Product | None:
+def _linear(number: int, args: list[Any], shapes: Shapes, views: Mapping[str, str], _: ProgramDraft) -> Product | None:
     x, weight, bias = (*args, None)[:3] if len(args) < 3 else args[:3]
     if weight in views:  # the transpose of one that is (in, out)
         return _product(number, x, views[weight], bias, True, shapes)
     return _product(number, x, weight, bias, False, shapes)
 
 
-def _mm(number: int, args: list[Any], shapes: Shapes, views: Mapping[str, str], draft: Draft) -> Product | None:
+def _mm(number: int, args: list[Any], shapes: Shapes, views: Mapping[str, str], draft: ProgramDraft) -> Product | None:
     return _matrix(number, args[0], args[1], None, shapes, views)
 
 
-def _addmm(number: int, args: list[Any], shapes: Shapes, views: Mapping[str, str], draft: Draft) -> Product | None:
+def _addmm(
+    number: int, args: list[Any], shapes: Shapes, views: Mapping[str, str], draft: ProgramDraft
+) -> Product | None:
     return _matrix(number, args[1], args[2], args[0], shapes, views) if len(args) == 3 else None
 
 
@@ -64,7 +66,7 @@ def _own(**parts: Any) -> dict[str, str]:
     return {part: name for part, name in parts.items() if name is not None}
 
 
-def _conv(number: int, args: list[Any], shapes: Shapes, __: Mapping[str, str], draft: Draft) -> Product | None:
+def _conv(number: int, args: list[Any], shapes: Shapes, __: Mapping[str, str], draft: ProgramDraft) -> Product | None:
     target = draft.steps[number][0]
     x, weight, bias, stride, padding, *more = [*args, *[None] * 9][:9]
     if not _tensor(weight) or (bias is not None and not _tensor(bias)):
@@ -105,7 +107,9 @@ def _each(value: Any, default: int, axes: int) -> list[int]:
     return values if len(values) == axes else values * axes
 
 
-def _embedding(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: Draft) -> Product | None:
+def _embedding(
+    number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: ProgramDraft
+) -> Product | None:
     weight, x, padding = [*args, None][:3]
     if not _tensor(weight) or len(shapes[weight[1:]]) != 2 or not isinstance(x, str):
         return None
@@ -114,7 +118,9 @@ def _embedding(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str
     return Product(number, {"kind": "embedding", "rows": rows, "dim": dim, "padding": padding}, x, _own(weight=weight))
 
 
-def _batch_norm(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: Draft) -> Product | None:
+def _batch_norm(
+    number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: ProgramDraft
+) -> Product | None:
     x, weight, bias, mean, variance, *rest = args
     momentum, eps = rest[1:3] if draft.steps[number][0] == "aten.batch_norm.default" else rest[:2]
     axes = len(draft.shapes.get(x, ())) if isinstance(x, str) else 0
@@ -138,7 +144,9 @@ def _batch_norm(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, st
     return Product(number, about, x, own, first=isinstance(draft.steps[number][1], list))
 
 
-def _layer_norm(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: Draft) -> Product | None:
+def _layer_norm(
+    number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: ProgramDraft
+) -> Product | None:
     x, shape, weight, bias, eps = [*args, None, None, 1e-5][:5]
     if not _tensor(weight) or (bias is not None and not _tensor(bias)) or tuple(shape) != shapes[weight[1:]]:
         return None
@@ -146,7 +154,9 @@ def _layer_norm(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, st
     return Product(number, about, x, _own(weight=weight, bias=bias), first=isinstance(draft.steps[number][1], list))
 
 
-def _group_norm(number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: Draft) -> Product | None:
+def _group_norm(
+    number: int, args: list[Any], shapes: Shapes, _: Mapping[str, str], draft: ProgramDraft
+) -> Product | None:
     x, groups, weight, bias, eps = [*args, None, None, 1e-5][:5]
     if not _tensor(weight) or not _tensor(bias):
         return None

@@ -13,7 +13,7 @@ from webapp.engine.weights.safetensors import LazyTensor
 from .archived import ProgramArchive
 from .assembly import assembled, tensor_names
 from .lifting import Lifted, lift
-from .serialized import Draft, NotRun, drafted
+from .serialized import NotRun, ProgramDraft, drafted
 from .trial import described
 
 NAMED = 6  # tensors that a note lists
@@ -49,7 +49,10 @@ def opened_program(archived: ProgramArchive, made: str = "", rows_apart: bool = 
 
 
 def _tried(
-    draft: Draft, make: Callable[[list[str]], dict[str, Any]], tensors: Mapping[str, LazyTensor], rows_apart: bool
+    draft: ProgramDraft,
+    make: Callable[[list[str]], dict[str, Any]],
+    tensors: Mapping[str, LazyTensor],
+    rows_apart: bool,
 ) -> dict[str, Any]:
     """With all of its outputs, or with the one that a task is about where only that can be run."""
     try:
@@ -67,7 +70,7 @@ def _turned(tensor: LazyTensor, turned: bool) -> LazyTensor:
     return LazyTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.load().t().contiguous())
 
 
-def _notes(draft: Draft, lifted: Lifted, wanted: list[str], archived: ProgramArchive, answers: int) -> list[str]:
+def _notes(draft: ProgramDraft, lifted: Lifted, wanted: list[str], archived: ProgramArchive, answers: int) -> list[str]:
     notes = []
     renamed = {
         old: new for new, old in lifted.renamed.items() if new in wanted and new not in (old, *archived.aliases[old])

@@ -48,7 +48,7 @@ class NotRun(Exception):
 
 
 @dataclass
-class Given:
+class ProgramInput:
     """One tensor that the program is called with; a size is None where it is free."""
 
     name: str
@@ -59,10 +59,10 @@ class Given:
 
 
 @dataclass
-class Draft:
+class ProgramDraft:
     """Values are "%" and tensors "@" and their name in the file."""
 
-    inputs: list[Given] = field(default_factory=list)
+    inputs: list[ProgramInput] = field(default_factory=list)
     tensors: dict[str, str] = field(default_factory=dict)  # full name -> "parameter" or "buffer"
     steps: list[list[Any]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -86,10 +86,10 @@ class Draft:
         self.answers = [self.answers[i] for i in places] if self.answers else []
 
 
-def drafted(content: Mapping[str, Any]) -> Draft:
+def drafted(content: Mapping[str, Any]) -> ProgramDraft:
     """The steps of a serialized program. Raises NotRun, or LookupError, TypeError or ValueError for another form."""
     module = content["graph_module"]
-    graph, signature, draft = module["graph"], module["signature"], Draft(title=_class_name(module["graph"]))
+    graph, signature, draft = module["graph"], module["signature"], ProgramDraft(title=_class_name(module["graph"]))
     scope: dict[str, Any] = {}
     for spec in signature["input_specs"]:
         (kind, about), *_ = spec.items()
@@ -150,12 +150,12 @@ def _path(node: Mapping[str, Any]) -> str:
     return found[1] if found else ""
 
 
-def _given(name: str, meta: Mapping[str, Any], ranges: Mapping[str, Any]) -> Given:
+def _given(name: str, meta: Mapping[str, Any], ranges: Mapping[str, Any]) -> ProgramInput:
     sizes = [_size(size) for size in meta["sizes"]]
     expressions = [size.get("as_expr") or {} for size in meta["sizes"]]
     most = tuple((ranges.get(_symbol(about)) or {}).get("max_val") for about in expressions)
     hints = [size if size is not None else _hint(about) for size, about in zip(sizes, expressions, strict=True)]
-    return Given(name, SCALARS[meta["dtype"]], tuple(sizes), tuple(hints), most)
+    return ProgramInput(name, SCALARS[meta["dtype"]], tuple(sizes), tuple(hints), most)
 
 
 def _symbol(about: Mapping[str, Any]) -> str:
@@ -172,7 +172,7 @@ def _hint(about: Mapping[str, Any]) -> int:
     return int((about.get("hint") or {}).get("as_int", 2))
 
 
-def _add(draft: Draft, graph: Mapping[str, Any], scope: dict[str, Any], prefix: str, depth: int) -> None:
+def _add(draft: ProgramDraft, graph: Mapping[str, Any], scope: dict[str, Any], prefix: str, depth: int) -> None:
     """Appends a graph's steps; what it names is in `scope`, and so is what it makes, afterwards."""
     if depth > DEPTH:
         raise NotRun("has graphs within graphs that go too deep")
@@ -195,7 +195,9 @@ def _add(draft: Draft, graph: Mapping[str, Any], scope: dict[str, Any], prefix: 
             draft.trains |= target == NORM and step[2][5] is True
 
 
-def _inline(draft: Draft, node: Mapping[str, Any], target: str, scope: dict[str, Any], prefix: str, depth: int) -> None:
+def _inline(
+    draft: ProgramDraft, node: Mapping[str, Any], target: str, scope: dict[str, Any], prefix: str, depth: int
+) -> None:
     """A graph that is called where its gradients, or another precision, are switched: neither is switched here."""
     args, skipped = [item["arg"] for item in node["inputs"]], WRAPS[target]
     if skipped == 4 and _plain(args[2]):

@@ -13,7 +13,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .batching import any_batch
-from .serialized import Draft, Given, NotRun
+from .serialized import NotRun, ProgramDraft, ProgramInput
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")  # what a tokenizer gives, by the names transformers has
 TOKENS = 512  # where the program allows any number
@@ -25,7 +25,7 @@ FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, No
 
 
 def described(
-    draft: Draft,
+    draft: ProgramDraft,
     make: Callable[[list[str]], dict[str, Any]],
     tensors: Mapping[str, LazyTensor],
     rows_apart: bool = False,
@@ -70,7 +70,7 @@ def described(
     return {"program": program, "inputs": inputs, "task": task, "classes": classes, "outputs": shapes, "title": title}
 
 
-def _names(draft: Draft) -> list[str]:
+def _names(draft: ProgramDraft) -> list[str]:
     """What its inputs are called here."""
     found = draft.inputs
     if not found or any(len(given.shape) < 2 for given in found):
@@ -84,7 +84,7 @@ def _names(draft: Draft) -> list[str]:
     return names
 
 
-def _inputs(draft: Draft, program: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def _inputs(draft: ProgramDraft, program: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     ids = names.index("input_ids") if "input_ids" in names else None
     if ids is None:
         return {"shape": list(_shape(draft.inputs[0])), "names": names}
@@ -98,7 +98,7 @@ def _inputs(draft: Draft, program: Mapping[str, Any], names: list[str]) -> dict[
     return {**told, "length": length} if length else told
 
 
-def _shape(given: Given) -> tuple[int | None, ...]:
+def _shape(given: ProgramInput) -> tuple[int | None, ...]:
     return given.shape[1:]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from webapp.engine.architectures.transformers_family import Transformers, beyond_any, why_not
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.importers.base import Format, Opened
+from webapp.engine.importers.base import Importer, Opened
 from webapp.engine.lazy import Tensor
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
@@ -29,7 +29,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 UNQUANTIZED = ("F64", "F32", "F16", "BF16")
 
 
-class Gguf(Format):
+class GgufImporter(Importer):
     name: ClassVar[str] = "gguf"
     accepts = Accepted(
         (".gguf",),

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from webapp.engine.architectures.transformers_family import beyond_any
 from webapp.engine.archive import extract, members, read_member
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault
-from webapp.engine.importers.base import Format, Opened
+from webapp.engine.importers.base import Importer, Opened
 from webapp.engine.importers.quantized import dequantize
 from webapp.engine.importers.state_dict import open_state_dict
 from webapp.engine.importers.widening import widen
@@ -50,7 +50,7 @@ OTHER_FRAMEWORKS = {"tf_model.h5": "TensorFlow's", "flax_model.msgpack": "Flax's
 KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "*.bin"))
 
 
-class HuggingFace(Format):
+class HuggingFaceImporter(Importer):
     name: ClassVar[str] = "huggingface"
     accepts = Accepted(
         (".zip",),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from webapp.engine.archive import names_in
-from webapp.engine.importers.base import Format, Opened
+from webapp.engine.importers.base import Importer, Opened
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 
@@ -18,7 +18,7 @@ NEWEST = 30  # version of the format, far beyond today's
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
-class Onnx(Format):
+class OnnxImporter(Importer):
     name: ClassVar[str] = "onnx"
     accepts = Accepted(
         (".onnx", ".zip"),

@@ -16,7 +16,7 @@ from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import LazyTensor
 
-from .flattening import Flat, flattened
+from .flattening import FlatGraph, flattened
 from .graph import Graph, graph_of
 from .tensors import ELEMENTS, constant_tensor, lazy_tensor
 from .tracing import archived
@@ -135,7 +135,7 @@ def _model(path: Path, filename: str) -> Any:
     return model
 
 
-def _layers(flat: Flat, tensors: Mapping[str, LazyTensor]) -> list[LayerFacts]:
+def _layers(flat: FlatGraph, tensors: Mapping[str, LazyTensor]) -> list[LayerFacts]:
     """The matrices and kernels by what is done with them, in the graph's order."""
     found: dict[str, LayerFacts] = {}
     products = ((node, place) for node in flat.nodes for place in WEIGHT_PLACES.get(node.proto.op_type, (1,)))

@@ -18,7 +18,7 @@ Guards = tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class FlatNode:
     """A NodeProto with its names as they are in the whole. It runs where each value of `guards` is what it says."""
 
     proto: Any
@@ -29,16 +29,16 @@ class Drawn:
 
 
 @dataclass
-class Flat:
+class FlatGraph:
     """`tensors` are TensorProtos by their names in the whole, where they lie in graphs within."""
 
-    nodes: list[Drawn] = field(default_factory=list)
+    nodes: list[FlatNode] = field(default_factory=list)
     tensors: dict[str, Any] = field(default_factory=dict)
 
 
-def flattened(graph: Any) -> Flat:
+def flattened(graph: Any) -> FlatGraph:
     """Raises NotRun for graphs that go too deep."""
-    flat = Flat()
+    flat = FlatGraph()
     names = [name for node in graph.node for name in node.output]
     names += [item.name for item in (*graph.initializer, *graph.input)]
     _add(flat, graph, {}, dict.fromkeys(names, 1), (), False, 0)
@@ -46,7 +46,13 @@ def flattened(graph: Any) -> Flat:
 
 
 def _add(
-    flat: Flat, graph: Any, names: Mapping[str, str], taken: dict[str, int], guards: Guards, looped: bool, depth: int
+    flat: FlatGraph,
+    graph: Any,
+    names: Mapping[str, str],
+    taken: dict[str, int],
+    guards: Guards,
+    looped: bool,
+    depth: int,
 ) -> None:
     if depth > DEPTH:
         raise NotRun("has graphs within graphs that go too deep")
@@ -61,7 +67,7 @@ def _add(
             within = (*guards, (given[0], BRANCHES[name])) if branch and given else guards
             _add(flat, inner, own, taken, within, looped or not branch, depth + 1)
             chosen += [own.get(item.name, item.name) for item in inner.output] if branch else []
-        flat.nodes.append(Drawn(proto, (*given, *chosen), made, guards, looped))
+        flat.nodes.append(FlatNode(proto, (*given, *chosen), made, guards, looped))
 
 
 def _inner(proto: Any) -> Iterator[tuple[str, Any]]:

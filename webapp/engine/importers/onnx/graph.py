@@ -14,7 +14,7 @@ from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import LazyTensor
 
-from .flattening import IF, Drawn, Flat, Guards
+from .flattening import IF, FlatGraph, FlatNode, Guards
 from .operators import OPERATORS
 from .values import constant
 
@@ -32,7 +32,7 @@ Read = Callable[[Any], "LazyTensor | None"]
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """`op` has its domain before it where that is not ONNX's own; `path` is the module that the node tells it is of."""
 
     op: str
@@ -71,12 +71,12 @@ class Graph:
     """`tensors` are its initializers and constants, by their names in the file."""
 
     inputs: tuple[GraphInput, ...]
-    nodes: tuple[Node, ...]
+    nodes: tuple[GraphNode, ...]
     outputs: tuple[str, ...]
     tensors: Mapping[str, LazyTensor]
     left_out: int = 0  # outputs of the file that cannot be followed
 
-    def uses(self) -> Iterator[tuple[Node, int, str]]:
+    def uses(self) -> Iterator[tuple[GraphNode, int, str]]:
         """Node, place among its inputs, and what stands there."""
         for node in self.nodes:
             for place, name in enumerate(node.inputs):
@@ -84,7 +84,9 @@ class Graph:
                     yield node, place, name
 
 
-def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], read: Read, alone: bool = False) -> Graph:
+def graph_of(
+    model: Any, flat: FlatGraph, initializers: Mapping[str, LazyTensor], read: Read, alone: bool = False
+) -> Graph:
     """Of a ModelProto, its nodes `flat`; `read` reads the tensor that a Constant holds.
 
     Its first output of floats has to be followed, and is all there is with `alone`; others are left out where they
@@ -100,7 +102,7 @@ def graph_of(model: Any, flat: Flat, initializers: Mapping[str, LazyTensor], rea
     opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=1)
     floats = (made.name for made in proto.output if made.type.tensor_type.elem_type in FLOATS)
     main = next(floats, proto.output[0].name)
-    makers: dict[str, Drawn] = {}
+    makers: dict[str, FlatNode] = {}
     for node in drawn:
         for name in filter(None, node.outputs):
             if name in makers:
@@ -134,7 +136,7 @@ def _full(node: Any) -> str:
     return str(node.op_type) if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
 
 
-def _ancestors(output: str, makers: Mapping[str, Drawn], known: set[str]) -> set[str]:
+def _ancestors(output: str, makers: Mapping[str, FlatNode], known: set[str]) -> set[str]:
     """All that it is made from. Raises NotRun where an operator in it is not followed."""
     wanted, waiting = set[str](), [output]
     while waiting:
@@ -151,7 +153,7 @@ def _ancestors(output: str, makers: Mapping[str, Drawn], known: set[str]) -> set
     return wanted
 
 
-def _in_order(nodes: list[Node], known: set[str]) -> Iterator[Node]:
+def _in_order(nodes: list[GraphNode], known: set[str]) -> Iterator[GraphNode]:
     seen = set(known)
     for node in nodes:
         for name in node.inputs:
@@ -161,10 +163,10 @@ def _in_order(nodes: list[Node], known: set[str]) -> Iterator[Node]:
         yield node
 
 
-def _node(node: Drawn, opset: int, read: Read) -> Node:
+def _node(node: FlatNode, opset: int, read: Read) -> GraphNode:
     op = node.proto.op_type
     about = {item.name: _attribute(item, op, read) for item in node.proto.attribute if op != IF}
-    return Node(_full(node.proto), node.inputs, node.outputs, about, opset, _path(node.proto), guards=node.guards)
+    return GraphNode(_full(node.proto), node.inputs, node.outputs, about, opset, _path(node.proto), guards=node.guards)
 
 
 def _attribute(item: Any, op: str, read: Read) -> Any:
@@ -219,6 +221,6 @@ def _path(node: Any) -> str:
     return ".".join(node.name.split("/")[1:-1]) if node.name.startswith("/") else ""
 
 
-def renamed(node: Node, names: Mapping[str, str]) -> Node:
+def renamed(node: GraphNode, names: Mapping[str, str]) -> GraphNode:
     guards = tuple((names.get(name, name), wanted) for name, wanted in node.guards)
     return replace(node, inputs=tuple(names.get(name, name) for name in node.inputs), guards=guards)

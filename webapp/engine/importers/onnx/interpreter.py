@@ -13,9 +13,9 @@ from webapp.engine.architectures.program.module import put_tensor
 from webapp.engine.importers.exported_program.serialized import NotRun
 
 from .flattening import IF
-from .graph import Graph, GraphInput, Node
+from .graph import Graph, GraphInput, GraphNode
 from .operators import OPERATORS
-from .values import MOST_KNOWN, Known, Value, constant, hint_of, kind_of, tensor
+from .values import MOST_KNOWN, KnownNumbers, Value, constant, hint_of, kind_of, tensor
 
 MOST_ELEMENTS = 2**29  # of one tensor, for the few samples that are traced
 ALL_KNOWN = 1_000_000  # numbers of a file that are followed one by one
@@ -39,7 +39,7 @@ class GraphModule(nn.Module):
     """
 
     def __init__(
-        self, graph: Graph, names: Mapping[str, str], layered: frozenset[str], known: Mapping[str, Known]
+        self, graph: Graph, names: Mapping[str, str], layered: frozenset[str], known: Mapping[str, KnownNumbers]
     ) -> None:
         super().__init__()
         self._graph, self._names, self._known = graph, names, known
@@ -69,7 +69,7 @@ class GraphModule(nn.Module):
 
 def _passed_over(condition: Any, wanted: bool) -> bool:
     """Whether a branch is known not to be taken."""
-    return isinstance(condition, Known) and condition.plain and bool(condition.values.flat[0]) != wanted
+    return isinstance(condition, KnownNumbers) and condition.plain and bool(condition.values.flat[0]) != wanted
 
 
 def asked_for(graph: Graph) -> list[str]:
@@ -94,10 +94,10 @@ def made_up(item: GraphInput, given: Mapping[str, Tensor]) -> Tensor:
     return torch.zeros((batch, heads, 0, size))
 
 
-def known_tensors(graph: Graph) -> dict[str, Known]:
+def known_tensors(graph: Graph) -> dict[str, KnownNumbers]:
     """Numbers and small lists of whole ones, which are followed themselves, and floats that are but settings."""
     elsewhere = {name for node, place, name in graph.uses() if place not in SETTINGS.get(node.op, ())}
-    found: dict[str, Known] = {}
+    found: dict[str, KnownNumbers] = {}
     left = ALL_KNOWN
     for name, held in graph.tensors.items():
         floats, count = held.dtype.is_floating_point, math.prod(held.shape)
@@ -121,7 +121,7 @@ def trained(graph: Graph, parts: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _run(node: Node, given: list[Value | None]) -> Any:
+def _run(node: GraphNode, given: list[Value | None]) -> Any:
     try:
         found = OPERATORS[node.op](node, *given)
         if extra := node.disregarded():
@@ -134,9 +134,9 @@ def _run(node: Node, given: list[Value | None]) -> Any:
         raise NotRun(f"has a {node.op} that cannot be followed ({first[:160]})") from error
 
 
-def _check_size(node: Node, value: Any) -> None:
+def _check_size(node: GraphNode, value: Any) -> None:
     if isinstance(value, Tensor):
         if not value.dim() <= 64 or math.prod(map(hint_of, value.shape)) > MOST_ELEMENTS:
             raise NotRun(f"makes a tensor of shape {[hint_of(size) for size in value.shape]} with a {node.op}")
-    elif isinstance(value, Known) and value.values.size > 16 * MOST_KNOWN:
+    elif isinstance(value, KnownNumbers) and value.values.size > 16 * MOST_KNOWN:
         raise NotRun(f"follows {value.values.size} numbers of a {node.op} one by one")

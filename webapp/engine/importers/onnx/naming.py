@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from webapp.engine.architectures.program.module import ProgramModule
 
-from .simplify import COPY, Part
+from .simplify import COPY, GraphPart
 
 NUMBERED = re.compile(
     r"(onnx::)?\w*?[_.]?\d+|(val|_val|_to_copy|const\w*?|constant\w*|\w*const_fold_opt\w*|\w+_output_\d+)"
@@ -23,7 +23,7 @@ DEEPEST, LONGEST = 12, 100  # parts of a name, characters of a part
 READ = re.compile(r"[/.](ReadVariableOp|Cast/ReadVariableOp)(_\d+)?(:0)?$|:0$")  # how TensorFlow ends a variable's
 
 
-def names_of(tensors: Iterable[str], parts: Mapping[str, Part], taken: str) -> dict[str, str]:
+def names_of(tensors: Iterable[str], parts: Mapping[str, GraphPart], taken: str) -> dict[str, str]:
     """Name in the file -> dotted name, no two the same and none within another. None begins with `taken`."""
     made: dict[str, str] = {}
     used: set[str] = set()
@@ -49,7 +49,7 @@ def _parents(name: str) -> list[str]:
     return [".".join(pieces[:count]) for count in range(1, len(pieces))]
 
 
-def _told(name: str, parts: Mapping[str, Part]) -> str:
+def _told(name: str, parts: Mapping[str, GraphPart]) -> str:
     part, (original, copied, _) = parts.get(name), name.partition(COPY)
     if part is not None and part.path and (copied or NUMBERED.fullmatch(name)):
         return f"{part.path}.{part.part}"

@@ -14,7 +14,7 @@ from webapp.engine.importers.onnx.operators.products import LINEAR
 from webapp.engine.importers.onnx.operators.recurrent import APART, GATES, in_order
 from webapp.engine.weights.safetensors import LazyTensor
 
-from .graph import Graph, Node, renamed
+from .graph import Graph, GraphNode, renamed
 
 PARTS: dict[str, dict[int, str]] = {  # operator -> the parts of its layer, by their places among its inputs
     LINEAR: {1: "weight", 2: "bias"},
@@ -37,7 +37,7 @@ COPY = "//"  # before the number of a copy
 
 
 @dataclass(frozen=True)
-class Part:
+class GraphPart:
     """Where a tensor is used first: the layer's path (perhaps ""), and what it is of it."""
 
     path: str
@@ -45,7 +45,7 @@ class Part:
     op: str
 
 
-def simplified(graph: Graph) -> tuple[Graph, dict[str, Part]]:
+def simplified(graph: Graph) -> tuple[Graph, dict[str, GraphPart]]:
     """The plainer graph, and which of its tensors are parts of layers."""
     graph = _without_copies(graph)
     graph = _with_biases(graph)
@@ -82,7 +82,7 @@ def _with_biases(graph: Graph) -> Graph:
         and _rank(graph, node.inputs[1]) == 2
         and node.inputs[0] not in graph.tensors
     }
-    fused: dict[str, Node] = {}
+    fused: dict[str, GraphNode] = {}
     tensors = dict(graph.tensors)
     gone: set[str] = set()
     for node in graph.nodes:
@@ -159,7 +159,7 @@ def _in_order(op: str, held: LazyTensor) -> LazyTensor:
     return LazyTensor(held.shape, held.dtype, lambda: in_order(op, held.load()).contiguous())
 
 
-def _apart(graph: Graph) -> tuple[Graph, dict[str, Part]]:
+def _apart(graph: Graph) -> tuple[Graph, dict[str, GraphPart]]:
     """Each layer has its own vectors: those that were equal were written once."""
     owners: dict[str, set[tuple[str, str]]] = {}
     for node in graph.nodes:
@@ -168,7 +168,7 @@ def _apart(graph: Graph) -> tuple[Graph, dict[str, Part]]:
     for node, place, name in graph.uses():
         if name in owners and place not in PARTS.get(node.op, {}):
             owners[name].add(("", ""))
-    tensors, parts, nodes = dict(graph.tensors), dict[str, Part](), []
+    tensors, parts, nodes = dict(graph.tensors), dict[str, GraphPart](), []
     copies: dict[tuple[str, str, str], str] = {}
     for node in graph.nodes:
         inputs = list(node.inputs)
@@ -179,14 +179,14 @@ def _apart(graph: Graph) -> tuple[Graph, dict[str, Part]]:
                     copies[own] = f"{name}{COPY}{len(copies)}"
                     tensors[copies[own]] = tensors[name]
                 name = inputs[place] = copies[own]
-            parts.setdefault(name, Part(node.path, part, node.op))
+            parts.setdefault(name, GraphPart(node.path, part, node.op))
         nodes.append(replace(node, inputs=tuple(inputs)))
     used = {name for node in nodes for name in node.inputs}
     kept = {name: held for name, held in tensors.items() if name in used or name not in owners}
     return replace(graph, nodes=tuple(nodes), tensors=kept), parts
 
 
-def _parts(graph: Graph, node: Node) -> list[tuple[int, str, str]]:
+def _parts(graph: Graph, node: GraphNode) -> list[tuple[int, str, str]]:
     """Place, part and tensor."""
     places = PARTS.get(node.op, {}).items()
     return [
@@ -196,6 +196,6 @@ def _parts(graph: Graph, node: Node) -> list[tuple[int, str, str]]:
     ]
 
 
-def _owner(node: Node, part: str) -> tuple[str, str]:
+def _owner(node: GraphNode, part: str) -> tuple[str, str]:
     """A layer goes by its weight, a norm by its answer: the weights of norms may be written once, too."""
     return (node.outputs[0] if node.op.endswith(NORM) or node.op.startswith(APART) else node.inputs[1]), part

@@ -18,7 +18,7 @@ INT, FLOAT = torch.int64, torch.float32  # all integers are followed as the firs
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class KnownNumbers:
     """`values` is an array of Python numbers or torch's symbols of sizes; `dtype` is int64, float32 or bool."""
 
     values: np.ndarray[Any, Any]
@@ -30,27 +30,27 @@ class Known:
         return all(isinstance(value, (bool, int, float)) for value in self.values.flat)
 
 
-Value = Tensor | Known
+Value = Tensor | KnownNumbers
 
 
-def known(items: Any, dtype: torch.dtype = INT, shape: Sequence[int] | None = None) -> Known:
+def known(items: Any, dtype: torch.dtype = INT, shape: Sequence[int] | None = None) -> KnownNumbers:
     """Of one number (rank 0), a list (rank 1), or a list and its shape."""
     flat = list(items) if isinstance(items, (list, tuple)) else [items]
     array = np.empty(len(flat), dtype=object)
     for index, item in enumerate(flat):
         array[index] = item
     rank = (len(flat),) if isinstance(items, (list, tuple)) else ()
-    return Known(array.reshape(rank if shape is None else tuple(shape)), dtype)
+    return KnownNumbers(array.reshape(rank if shape is None else tuple(shape)), dtype)
 
 
-def held(array: Any, dtype: torch.dtype) -> Known:
+def held(array: Any, dtype: torch.dtype) -> KnownNumbers:
     """Of what numpy gives, which is no array where it has rank 0."""
     if isinstance(array, np.ndarray):
-        return Known(array.astype(object), dtype)
+        return KnownNumbers(array.astype(object), dtype)
     return known(array, dtype)
 
 
-def constant(content: Tensor) -> Known:
+def constant(content: Tensor) -> KnownNumbers:
     return known(content.flatten().tolist(), kind_of(content.dtype), content.shape)
 
 
@@ -62,7 +62,7 @@ def tensor(value: Any) -> Tensor:
     """As a tensor; the sizes in it are read when the program runs."""
     if isinstance(value, Tensor):
         return value
-    if not isinstance(value, Known):
+    if not isinstance(value, KnownNumbers):
         raise NotRun("leaves out an input that an operator needs")
     flat = list(value.values.flat)
     if not value.values.shape:
@@ -76,14 +76,14 @@ def tensor(value: Any) -> Tensor:
 
 def operand(value: Value) -> Any:
     """A Python number where it is one, else a tensor: numbers need no tensor of their own in a program."""
-    if isinstance(value, Known) and not value.values.shape:
+    if isinstance(value, KnownNumbers) and not value.values.shape:
         return value.values.item() if value.plain else value.values[()]
     return tensor(value)
 
 
 def numbers(value: Any, what: str) -> list[Any]:
     """The flat numbers of a value that has to be known. Raises NotRun where it depends on the samples."""
-    if not isinstance(value, Known):
+    if not isinstance(value, KnownNumbers):
         raise NotRun(f"computes the {what} of an operator from its samples")
     return list(value.values.flat)
 
@@ -124,7 +124,7 @@ def small(shape: Sequence[Any]) -> bool:
     return count is not None and count <= MOST_KNOWN
 
 
-def each(run: Callable[..., Any], dtype: torch.dtype, *values: Known) -> Known:
+def each(run: Callable[..., Any], dtype: torch.dtype, *values: KnownNumbers) -> KnownNumbers:
     """`run` on each number of arrays that are broadcast against each other."""
     if not small(np.broadcast_shapes(*(value.values.shape for value in values))):
         raise NotRun("computes with more constants than are followed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from webapp.engine.exporters import exports
+from webapp.engine.exporters import exporters
 from webapp.engine.progress import Report
 from webapp.engine.run.changed_config import write_companions
 from webapp.engine.run.plan import STATE
@@ -15,7 +15,7 @@ from .job import StageJob
 
 
 def run(job: StageJob, report: Report) -> dict[str, Any]:
-    form = exports()[job.stage.removeprefix("export-")]
+    form = exporters()[job.stage.removeprefix("export-")]
     report.progress(0.1, f"Writing {form.file}")
     model, spec = read_model(job.inputs[f"step-{len(job.run.recipe.steps)}"] / STATE), job.checkpoint.facts.architecture
     written = form.write(replace(model, files=job.checkpoint.folder), job.output)
@@ -28,6 +28,6 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
 
 
 def run_original(job: StageJob, report: Report) -> dict[str, Any]:
-    form = exports()[job.stage.removeprefix("original-")]
+    form = exporters()[job.stage.removeprefix("original-")]
     report.progress(0.1, f"Writing the original as {form.title}")
     return {"format": form.name, **form.write(job.original(), job.output)}

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from webapp.engine.architectures import architectures
-from webapp.engine.data.batches import Batch, Pictures, batches
+from webapp.engine.data.batches import Batch, ImageBatches, batches
 from webapp.engine.data.datasets import Text, fit, open_dataset, without
 from webapp.engine.data.images import Images
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
@@ -30,11 +30,11 @@ EVALUATE_AT_MOST = {  # chunks of text, or samples
 }
 
 
-class Given(BaseModel):
+class StageInput(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class CheckpointGiven(Given):
+class CheckpointGiven(StageInput):
     """`folder` holds the normalised files; `size_bytes` and `digest` are of what was uploaded."""
 
     folder: Path
@@ -45,14 +45,14 @@ class CheckpointGiven(Given):
     size_bytes: int
 
 
-class DatasetGiven(Given):
+class DatasetGiven(StageInput):
     folder: Path
     facts: DatasetFacts
     name: str
     digest: str
 
 
-class RunGiven(Given):
+class RunGiven(StageInput):
     recipe: Recipe
     exports: tuple[str, ...] = ("safetensors",)
     seed: int = 0
@@ -61,7 +61,7 @@ class RunGiven(Given):
     )  # {"evaluate_at_most": 20, "preprocessing": {...}, "task": "regression"}
 
 
-class StageJob(Given):
+class StageJob(StageInput):
     """`inputs` names the output folders of the stages that this one reads, `inputs_facts` what they returned."""
 
     stage: str
@@ -144,5 +144,5 @@ class StageJob(Given):
         most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[form])
         half = open_dataset(dataset.folder, dataset.facts, self.preprocessing(), spec).evaluation()
         if isinstance(half, Images):
-            return Pictures(half, spec, most)
+            return ImageBatches(half, spec, most)
         return list(batches(half, spec, self.tokenizer(), limit=most))

@@ -7,18 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.architectures.reshape import facts_of
+from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.data.tasks import for_task
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.progress import Part, Report
+from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.run.plan import STATE
 from webapp.engine.run.predict import prepare_step
-from webapp.engine.run.proof import write_probe
+from webapp.engine.run.proof import write_proof
 from webapp.engine.run.sizes import half_precision_bytes
 from webapp.engine.run.wiring import refusal
 from webapp.engine.techniques import DATA_NEEDS, Context
 from webapp.engine.weights.artifact import read_model, write_model
-from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import same_tensors
 
@@ -30,7 +30,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     if reason := refusal(job.checkpoint.facts.architecture, job.run.recipe, number - 1, job.wiring()):
         raise RecipeInvalid(reason, f"steps.{number - 1}")
     model = _before(job, number)
-    facts = facts_of(model, job.checkpoint.facts)
+    facts = describe_model(model, job.checkpoint.facts)
     prepared = prepare_step(facts, job.run.recipe.steps[number - 1], number - 1)
     for layer in prepared.layers:
         reason = prepared.technique.refuses(model.weights[layer.weight].plan)
@@ -46,7 +46,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     context = Context(
         prepared.layers,
         job.run.seed + number,
-        Part(report, 0.0, 0.8),
+        ProgressPart(report, 0.0, 0.8),
         job.technique_data() if needs_data else None,
         job.scratch,
         job.teacher,
@@ -59,10 +59,10 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     if model.architecture is not None:
         model.architecture = model.architecture.model_copy(update={"task": told})
     size = write_model(model, job.output / STATE)
-    give_back()
+    release_freed_memory()
     changed = model.activations != activations or not same_tensors(_source(job, number), job.output / STATE)
     half_bytes = half_precision_bytes(model)
-    write_probe(model, job.output, job.run.seed, keep=False)
+    write_proof(model, job.output, job.run.seed, keep=False)
     for outcome in outcomes:
         if not outcome.ok:
             report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")

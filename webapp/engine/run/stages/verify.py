@@ -9,10 +9,10 @@ from typing import Any
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
-from webapp.engine.exporters import Export, Loaded, exports
+from webapp.engine.exporters import Exporter, Loaded, exporters
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import nn
-from webapp.engine.progress import Part, Report
+from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.run.example import write_example
 from webapp.engine.run.latency import in_turns, percentiles
 from webapp.engine.run.measure import evaluate
@@ -30,7 +30,7 @@ from .job import StageJob
 def run(job: StageJob, report: Report) -> dict[str, Any]:
     """{"proof", "result", "differences", "baseline_latency_ms"}; of Pare's own file the result has every byte."""
     start = time.perf_counter()
-    form = exports()[job.stage.removeprefix("verify-")]
+    form = exporters()[job.stage.removeprefix("verify-")]
     folder = job.inputs[f"export-{form.name}"]
     report.progress(0.0, "Loading the artifact in a clean process")
     loaded = form.open(folder, job.checkpoint.facts.architecture)
@@ -57,13 +57,13 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     return facts
 
 
-def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any], report: Report) -> None:
+def _measure(job: StageJob, form: Exporter, loaded: Loaded, facts: dict[str, Any], report: Report) -> None:
     spec, compressed = job.spec, loaded.module
     assert spec is not None
     assert compressed is not None
     data = job.evaluation()
     original = build(job.original())
-    scores, more = evaluate(compressed, spec, data, Part(report, 0.1, 0.8), reference=original)
+    scores, more = evaluate(compressed, spec, data, ProgressPart(report, 0.1, 0.8), reference=original)
     facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
     facts["differences"] = _differences(job, scores)
     if not form.timed or (form.beside_original and f"original-{form.name}" not in job.inputs):
@@ -79,7 +79,7 @@ def _measure(job: StageJob, form: Export, loaded: Loaded, facts: dict[str, Any],
     report.log(f"{form.file}: {speed['words']} in {loaded.runtime}. {speed['disturbed'] or 'Undisturbed.'}")
 
 
-def _same_runtime(job: StageJob, form: Export, original: nn.Module) -> nn.Module:
+def _same_runtime(job: StageJob, form: Exporter, original: nn.Module) -> nn.Module:
     """The original as the artifact's runtime runs it."""
     if not form.beside_original:
         return original

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded
 
+from .matrices import WeightMatrix, columns_of, geometry, inputs_as_rows
 from .passes import Pass, doors
-from .slots import Slot, columns_of, geometry, inputs_as_rows
 from .stacks import Stack
 from .statistics import Statistic
 
@@ -25,7 +25,7 @@ class _Enough(Exception):
 
 
 @dataclass
-class Block:
+class CalibrationBlock:
     """`module` holds the slots' modules under their whole paths less `prefix`; `runs[i]` sends sample batch i through.
 
     `masks[i]` (B, T) marks the tokens of batch i that are not padding, or is None. Where the original is kept,
@@ -35,27 +35,27 @@ class Block:
     name: str
     module: nn.Module
     prefix: str
-    slots: list[Slot]
+    slots: list[WeightMatrix]
     runs: Sequence[Callable[[], Tensor]]
     masks: Sequence[Tensor | None]
     repeats: bool = False  # one of a row of alike blocks
     twin: nn.Module | None = None
     twin_runs: Sequence[Callable[[], Tensor]] = ()
     stacks: Sequence[Stack] = ()  # experts within it
-    _order: list[tuple[Slot, int]] = field(default_factory=list)
+    _order: list[tuple[WeightMatrix, int]] = field(default_factory=list)
     _left: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
-    def part(self, slot: Slot) -> nn.Module:
+    def part(self, slot: WeightMatrix) -> nn.Module:
         return self.module.get_submodule(slot.path.removeprefix(self.prefix))
 
-    def stages(self) -> list[list[Slot]]:
+    def stages(self) -> list[list[WeightMatrix]]:
         """The slots in the order in which they run, those that read the same input together.
 
         What is compressed in one stage is seen by the next. Slots that no sample reaches come last.
         """
         order = self._executed()
-        groups: list[list[Slot]] = []
-        seen: dict[int, list[Slot]] = {}
+        groups: list[list[WeightMatrix]] = []
+        seen: dict[int, list[WeightMatrix]] = {}
         for slot, source in order:
             if source not in seen:
                 seen[source] = []
@@ -68,7 +68,7 @@ class Block:
             groups = [list(chain(*groups[start : start + size])) for start in range(0, len(groups), size)]
         return groups + ([rest] if rest else [])
 
-    def staged(self, make: Callable[[int, int], Kept]) -> Iterator[tuple[list[Slot], dict[str, Kept]]]:
+    def staged(self, make: Callable[[int, int], Kept]) -> Iterator[tuple[list[WeightMatrix], dict[str, Kept]]]:
         """Each of the `stages` with its slots' statistics, once those before it are kept.
 
         The samples go through a repeating block once for all stages, and `leave` has what came out of it.
@@ -105,7 +105,7 @@ class Block:
         with torch.no_grad():
             return [run() for run in self.runs], [run() for run in self.twin_runs]
 
-    def collect(self, slots: Sequence[Slot], make: Callable[[int, int], Kept]) -> dict[str, Kept]:
+    def collect(self, slots: Sequence[WeightMatrix], make: Callable[[int, int], Kept]) -> dict[str, Kept]:
         """A statistic for each slot by its path, `make(groups, columns)`d; slots that see the same rows share one."""
         made, first = self._empty(slots, make)
         by_path = {slot.path: slot for slot in first}
@@ -115,11 +115,13 @@ class Block:
                 self._add(made, by_path[path], index, x, before.get(path))
         return made
 
-    def _empty(self, slots: Sequence[Slot], make: Callable[[int, int], Kept]) -> tuple[dict[str, Kept], list[Slot]]:
+    def _empty(
+        self, slots: Sequence[WeightMatrix], make: Callable[[int, int], Kept]
+    ) -> tuple[dict[str, Kept], list[WeightMatrix]]:
         """A statistic for each slot by its path, and the first slot of each; slots that see the same rows share one."""
         sources = {slot.path: source for slot, source in self._executed()}
         made: dict[str, Kept] = {}
-        first: list[Slot] = []
+        first: list[WeightMatrix] = []
         shared: dict[tuple[Any, ...], Kept] = {}
         for slot in slots:
             part = self.part(slot)
@@ -130,12 +132,12 @@ class Block:
             made[slot.path] = shared[key]
         return made, first
 
-    def _add(self, made: dict[str, Kept], slot: Slot, index: int, x: Tensor, original: Tensor | None) -> None:
+    def _add(self, made: dict[str, Kept], slot: WeightMatrix, index: int, x: Tensor, original: Tensor | None) -> None:
         part, mask = self.part(slot), self.masks[index]
         before = None if original is None else inputs_as_rows(part, original, slot.groups, mask)
         made[slot.path].add(inputs_as_rows(part, x, slot.groups, mask), before)
 
-    def inputs(self, slots: Sequence[Slot], index: int) -> list[tuple[Slot, Tensor]]:
+    def inputs(self, slots: Sequence[WeightMatrix], index: int) -> list[tuple[WeightMatrix, Tensor]]:
         """What each of these slots is given for batch `index`, in the order in which they run."""
         by_path = {slot.path: slot for slot in slots}
         return [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, slots, index)]
@@ -145,14 +147,14 @@ class Block:
         with torch.no_grad():
             return self.runs[index]()
 
-    def keep(self, slot: Slot, encoded: Encoded) -> None:
+    def keep(self, slot: WeightMatrix, encoded: Encoded) -> None:
         """The slot's new form: into the model, and its values into the running module."""
         slot.keep(encoded)
         weight = self.part(slot).weight
         assert isinstance(weight, nn.Parameter)
         weight.data = slot.value().to(weight.dtype)
 
-    def _executed(self) -> list[tuple[Slot, int]]:
+    def _executed(self) -> list[tuple[WeightMatrix, int]]:
         """(slot, number of its input): equal numbers are the very same tensor. From one pass over the first batch."""
         if not self._order and self.slots:
             by_path = {slot.path: slot for slot in self.slots}
@@ -167,7 +169,7 @@ class Block:
         return self._order
 
     def _seen_by(
-        self, module: nn.Module, runs: Sequence[Callable[[], Tensor]], slots: Sequence[Slot], index: int
+        self, module: nn.Module, runs: Sequence[Callable[[], Tensor]], slots: Sequence[WeightMatrix], index: int
     ) -> list[tuple[str, Tensor]]:
         """(slot's path, its input) for one batch; the pass ends when the last of the slots has been reached."""
         seen: list[tuple[str, Tensor]] = []

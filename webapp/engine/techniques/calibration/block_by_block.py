@@ -14,7 +14,7 @@ from webapp.engine.techniques.base import MATRICES, Context, Outcome, Skip, Tech
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
-from . import Block, Slot, Statistic
+from . import CalibrationBlock, Statistic, WeightMatrix
 from .sequential_calibration import calibration_blocks
 from .stacks import Stack, put_together
 
@@ -52,17 +52,17 @@ class BlockByBlock(Technique):
                 found[layer.name] = [self._alone(slot, settings) for slot in matrices(model, layer)]
         return [joined(found[layer.name]) for layer in context.layers]
 
-    def _alone(self, slot: Slot, settings: Any) -> Outcome:
+    def _alone(self, slot: WeightMatrix, settings: Any) -> Outcome:
         """A matrix whose inputs nobody saw."""
         with torch.no_grad():
             encoded = self.plainly(slot, settings)
         slot.keep(encoded)
         return self._plain(slot, encoded, settings, UNSEEN.get(slot.layer.kind, UNREACHED))
 
-    def _plain(self, slot: Slot, encoded: Encoded, settings: Any, why: str) -> Outcome:
+    def _plain(self, slot: WeightMatrix, encoded: Encoded, settings: Any, why: str) -> Outcome:
         return replace(self.told(slot, encoded, settings, f"{why}, {self.without_data}"), ok=False)
 
-    def compress_stack(self, block: Block, stack: Stack, settings: Any, context: Context) -> Outcome:
+    def compress_stack(self, block: CalibrationBlock, stack: Stack, settings: Any, context: Context) -> Outcome:
         """Each expert by what the samples gave it; those that none reached, and levels that all share, plainly."""
         made, alone = [], []
         with torch.no_grad():
@@ -82,7 +82,9 @@ class BlockByBlock(Technique):
             return self._plain(stack.slot, encoded, settings, why)
         return self.told(stack.slot, encoded, settings, "")
 
-    def compress_block(self, block: Block, settings: Any, context: Context) -> Sequence[tuple[Slot, Outcome]]:
+    def compress_block(
+        self, block: CalibrationBlock, settings: Any, context: Context
+    ) -> Sequence[tuple[WeightMatrix, Outcome]]:
         """Everything in one block: its stages in order, each seen by the next."""
         done = []
         together = (
@@ -111,22 +113,24 @@ class BlockByBlock(Technique):
     def asked(self, layer: LayerFacts, settings: Any) -> str: ...
 
     @abstractmethod
-    def compress_slot(self, slot: Slot, statistic: Any, settings: Any, context: Context) -> tuple[Encoded, Outcome]:
+    def compress_slot(
+        self, slot: WeightMatrix, statistic: Any, settings: Any, context: Context
+    ) -> tuple[Encoded, Outcome]:
         """The matrix in its new form (shape and dtype as `slot.encoded` has them). Raises Skip with the reason."""
 
     @abstractmethod
-    def plainly(self, slot: Slot, settings: Any) -> Encoded:
+    def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
         """The matrix in its new form where nothing is known of its inputs; `without_data` says how, in words."""
 
     @abstractmethod
-    def told(self, slot: Slot, encoded: Encoded, settings: Any, note: str) -> Outcome:
+    def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
         """The row of a matrix that `plainly` made, or of a stack."""
 
 
-def matrices(model: Model, layer: LayerFacts) -> Iterator[Slot]:
+def matrices(model: Model, layer: LayerFacts) -> Iterator[WeightMatrix]:
     """The layer's matrix, or those of its factors, where nothing has to run."""
     for side in model.weights[layer.weight].factors or ("",):
-        yield Slot(layer, f"{layer.name}.{side}".rstrip("."), side, layer.layout, model)
+        yield WeightMatrix(layer, f"{layer.name}.{side}".rstrip("."), side, layer.layout, model)
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

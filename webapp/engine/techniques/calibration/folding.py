@@ -9,7 +9,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 
-from . import Block, Slot
+from . import CalibrationBlock, WeightMatrix
 
 TOLERANCE = 1e-4  # of the block's answer, in float32; coarser dtypes round what is folded
 MOST_TRIED = 2  # layers before one, from the nearest on
@@ -24,10 +24,10 @@ class Producer:
 
     path: str  # of the module
     vectors: dict[str, str]
-    slot: Slot | None = None
+    slot: WeightMatrix | None = None
 
 
-def producers(block: Block) -> list[tuple[list[Slot], list[Producer]]]:
+def producers(block: CalibrationBlock) -> list[tuple[list[WeightMatrix], list[Producer]]]:
     """Slots of plain layers that read the same input, with what may take their scales, likeliest first.
 
     A normalisation makes an input if it puts out that very tensor; of other layers those are named that run before
@@ -51,7 +51,7 @@ def producers(block: Block) -> list[tuple[list[Slot], list[Producer]]]:
         for handle in handles:
             handle.remove()
     order = [slot for slot, _ in seen]
-    found: dict[int, list[Slot]] = {}
+    found: dict[int, list[WeightMatrix]] = {}
     for slot, x in seen:
         found.setdefault(id(x), []).append(slot)
     result = []
@@ -71,7 +71,7 @@ def producers(block: Block) -> list[tuple[list[Slot], list[Producer]]]:
     return result
 
 
-def fold(block: Block, producer: Producer, slots: Sequence[Slot], scales: Tensor) -> bool:
+def fold(block: CalibrationBlock, producer: Producer, slots: Sequence[WeightMatrix], scales: Tensor) -> bool:
     """Multiplies the slots' inputs by `scales` (columns,) and divides the producer's outputs, if that changes nothing.
 
     What the block answers is compared; where it changes, everything is put back.
@@ -102,16 +102,16 @@ def _is_norm(part: nn.Module) -> bool:
     return isinstance(weight, nn.Parameter) and weight.dim() == 1 and not list(part.children())
 
 
-def _dense(slot: Slot, matrix: Tensor) -> Encoded:
+def _dense(slot: WeightMatrix, matrix: Tensor) -> Encoded:
     return Dense(slot.shaped(matrix), zeros_wanted=slot.encoded.plan.pruned)
 
 
-def _vectors(block: Block, path: str, stored: str, names: Sequence[str]) -> dict[str, str]:
+def _vectors(block: CalibrationBlock, path: str, stored: str, names: Sequence[str]) -> dict[str, str]:
     part = block.module.get_submodule(path.removeprefix(block.prefix))
     return {name: f"{stored}.{name}" for name in names if isinstance(getattr(part, name, None), nn.Parameter)}
 
 
-def _divide(block: Block, producer: Producer, model: Model, scales: Tensor) -> None:
+def _divide(block: CalibrationBlock, producer: Producer, model: Model, scales: Tensor) -> None:
     if producer.slot is not None:
         block.keep(producer.slot, _dense(producer.slot, producer.slot.matrix() / scales[:, None]))
     for name in producer.vectors.values():
@@ -121,7 +121,7 @@ def _divide(block: Block, producer: Producer, model: Model, scales: Tensor) -> N
     _show(block, producer, model)
 
 
-def _show(block: Block, producer: Producer, model: Model) -> None:
+def _show(block: CalibrationBlock, producer: Producer, model: Model) -> None:
     """The vectors as the model holds them now, in the running module too."""
     part = block.module.get_submodule(producer.path.removeprefix(block.prefix))
     for own, stored in producer.vectors.items():

@@ -22,7 +22,7 @@ class Follower:
     clipped: bool  # only a ReLU reads it
 
 
-class _Readers(TorchFunctionMode):
+class _ReaderWatch(TorchFunctionMode):
     """Which functions read each tensor. It holds on to the tensors, so that no two have one identity."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ def followers(module: nn.Module, paths: Sequence[str], run: Callable[[], Tensor]
     handles = [module.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
     handles += [p.register_forward_hook(note(n)) for n, p in module.named_modules() if isinstance(p, NORMS)]
     try:
-        with torch.no_grad(), _Readers() as watched:
+        with torch.no_grad(), _ReaderWatch() as watched:
             run()
     finally:
         for handle in handles:
@@ -70,6 +70,6 @@ def followers(module: nn.Module, paths: Sequence[str], run: Callable[[], Tensor]
     return found
 
 
-def _readers(watched: _Readers, tensor: Tensor) -> list[str]:
+def _readers(watched: _ReaderWatch, tensor: Tensor) -> list[str]:
     """Those that read its values; looking at its shape does not count."""
     return [name for name in watched.readers.get(id(tensor), []) if name not in ("__get__", "dim", "size", "__len__")]

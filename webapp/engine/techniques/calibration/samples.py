@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp.engine.data.batches import SENTENCE_TOKENS, Batch, batches
-from webapp.engine.data.datasets import Half, Text
+from webapp.engine.data.datasets import SampleSet, Text
 from webapp.engine.data.tokenizing import tokenized
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
@@ -23,7 +23,7 @@ BATCH = {"causal-lm": 1} | dict.fromkeys(TEXTS, 16)
 class TechniqueData:
     """`half` is what may be seen, as read; `spec` and `tokenizer` say how the model takes it."""
 
-    half: Half
+    half: SampleSet
     spec: ArchitectureSpec
     tokenizer: Any
 

@@ -18,11 +18,11 @@ from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.progress import Report
-from webapp.engine.weights.memory import give_back
+from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
 
-from .block import Block
-from .slots import Slot, slots_of
+from .block import CalibrationBlock
+from .matrices import WeightMatrix, weight_matrices
 from .stacks import stacks_of
 
 SHORTEST_ROW = 2
@@ -37,7 +37,7 @@ class _Tuples(Exception):
 
 
 @dataclass
-class _Call:
+class _BlockCall:
     """How the model calls one of its blocks for one batch, but for the hidden states."""
 
     args: tuple[Any, ...]
@@ -51,7 +51,7 @@ def calibration_blocks(
     report: Report,
     what: str = "Calibrating",
     originals: bool = False,
-) -> Iterator[Block]:
+) -> Iterator[CalibrationBlock]:
     """The blocks that hold these layers' slots, in order. What the consumer `keep`s is what the next block sees.
 
     With `originals` each block has a twin with the weights and inputs that it had before this step.
@@ -90,7 +90,7 @@ class _SequentialCalibration:
         self.model, self.data, self.spec = model, data, model.architecture
         self.originals, self.tuples = originals, False
         self.module = skeleton_of(model)
-        self.slots = slots_of(model, layers, self.module)
+        self.slots = weight_matrices(model, layers, self.module)
         self.stacks = stacks_of(model, layers, self.module)
         self.masks = [batch.inputs.get("attention_mask") for batch in data]
         path = row_of_blocks(self.module)
@@ -101,20 +101,20 @@ class _SequentialCalibration:
             if not any(path.startswith(prefix) for prefix in self.row for path in paths):
                 self.row = []
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[CalibrationBlock]:
         if not self.row:
             self._fill(list(self.module.state_dict()))
             twin = copy.deepcopy(self.module) if self.originals else None
             again = self._whole(twin) if twin else ()
             runs = self._whole(self.module)
-            yield Block("", self.module, "", self.slots, runs, self.masks, False, twin, again, self.stacks)
+            yield CalibrationBlock("", self.module, "", self.slots, runs, self.masks, False, twin, again, self.stacks)
             return
         outside = self._outside()
         self._fill(outside)
         loose = [slot for slot in self.slots if not any(slot.path.startswith(prefix) for prefix in self.row)]
         before = self._before(loose)
         if before:
-            yield Block("before the blocks", self.module, "", before, self._to_the_door(), self.masks)
+            yield CalibrationBlock("before the blocks", self.module, "", before, self._to_the_door(), self.masks)
         hidden, calls = self._record(self.data)
         untouched = list(hidden) if self.originals else []
         release(self.module, outside)
@@ -128,16 +128,16 @@ class _SequentialCalibration:
             twin = copy.deepcopy(part) if self.originals else None
             again = [_run(twin, untouched, i, calls[index][i]) for i in range(len(untouched))] if twin else []
             stacks = [stack for stack in self.stacks if stack.layer.weight.startswith(prefix)]
-            block = Block(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again, stacks)
+            block = CalibrationBlock(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again, stacks)
             if slots or stacks:
                 yield block
             if after or index + 1 < len(self.row):
                 hidden[:], untouched[:] = block.leave()
             release(self.module, own)
-            give_back()
+            release_freed_memory()
         if after:
             self._fill(outside)
-            yield Block("after the blocks", self.module, "", after, self._from_the_end(hidden), self.masks)
+            yield CalibrationBlock("after the blocks", self.module, "", after, self._from_the_end(hidden), self.masks)
             release(self.module, outside)
 
     def states(self) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
@@ -166,9 +166,9 @@ class _SequentialCalibration:
     def _whole(self, module: nn.Module) -> list[Callable[[], Tensor]]:
         return [_forward(module, self.spec, batch) for batch in self.data]
 
-    def _before(self, loose: list[Slot]) -> list[Slot]:
+    def _before(self, loose: list[WeightMatrix]) -> list[WeightMatrix]:
         """Those slots outside the row that run before it."""
-        seen: list[Slot] = []
+        seen: list[WeightMatrix] = []
         handles = [
             self.module.get_submodule(slot.path).register_forward_pre_hook(lambda *_, slot=slot: seen.append(slot))
             for slot in loose
@@ -188,7 +188,7 @@ class _SequentialCalibration:
 
         return [run(batch) for batch in self.data]
 
-    def _record(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_Call]]]:
+    def _record(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_BlockCall]]]:
         """The hidden states at the first block's door, and how each block is called, by block and batch."""
         try:
             return self._recorded(data)
@@ -196,9 +196,9 @@ class _SequentialCalibration:
             self.tuples = True
             return self._recorded(data)
 
-    def _recorded(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_Call]]]:
+    def _recorded(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_BlockCall]]]:
         hidden: list[Tensor] = []
-        calls: list[list[_Call]] = [[] for _ in self.row]
+        calls: list[list[_BlockCall]] = [[] for _ in self.row]
 
         def recorder(index: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
@@ -208,7 +208,7 @@ class _SequentialCalibration:
                 elif x.dim() < hidden[-1].dim():
                     raise _Tuples
                 rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-                calls[index].append(_Call(args[1:], rest))
+                calls[index].append(_BlockCall(args[1:], rest))
                 if index == len(self.row) - 1:
                     raise _Reached
                 return (x,) if self.tuples else x
@@ -253,7 +253,7 @@ def _forward(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Callabl
     return lambda: outputs(module, spec, batch)
 
 
-def _run(part: nn.Module, hidden: list[Tensor], index: int, call: _Call) -> Callable[[], Tensor]:
+def _run(part: nn.Module, hidden: list[Tensor], index: int, call: _BlockCall) -> Callable[[], Tensor]:
     def run() -> Tensor:
         found = part(hidden[index], *call.args, **call.kwargs)
         first: Tensor = found[0] if isinstance(found, tuple) else found

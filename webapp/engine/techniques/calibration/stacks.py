@@ -11,11 +11,11 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.model import Model
 
-from .slots import Slot
+from .matrices import WeightMatrix
 from .statistics import Statistic
 
 if TYPE_CHECKING:
-    from .block import Block
+    from .block import CalibrationBlock
 
 UP = ("gate_up_proj", "up_proj")  # what reads the hidden states; down_proj reads what comes of them
 Kept = TypeVar("Kept", bound=Statistic)
@@ -25,13 +25,15 @@ Kept = TypeVar("Kept", bound=Statistic)
 class Stack:
     """One tensor of a module of experts as transformers has them, called with hidden states and the router's choice."""
 
-    slot: Slot  # of the whole tensor
+    slot: WeightMatrix  # of the whole tensor
 
     @property
     def layer(self) -> LayerFacts:
         return self.slot.layer
 
-    def collected(self, block: Block, make: Callable[[int, int], Kept]) -> Iterator[tuple[Slot, Kept]]:
+    def collected(
+        self, block: CalibrationBlock, make: Callable[[int, int], Kept]
+    ) -> Iterator[tuple[WeightMatrix, Kept]]:
         """Each expert's own slot, with the statistic of what it multiplies."""
         path, _, name = self.layer.weight.rpartition(".")
         part: Any = block.module.get_submodule(path.removeprefix(block.prefix))
@@ -48,9 +50,9 @@ class Stack:
         pruned, layout = self.slot.encoded.plan.pruned, Layout(self.slot.layout.transposed)
         for expert, statistic in enumerate(made):
             own = Model({self.layer.weight: Dense(whole[expert].clone(), zeros_wanted=pruned)})
-            yield Slot(self.layer, f"{self.layer.name}.{expert}", "", layout, own), statistic
+            yield WeightMatrix(self.layer, f"{self.layer.name}.{expert}", "", layout, own), statistic
 
-    def keep(self, block: Block, encoded: Encoded) -> None:
+    def keep(self, block: CalibrationBlock, encoded: Encoded) -> None:
         self.slot.keep(encoded)
         path, _, name = self.layer.weight.rpartition(".")
         weight = getattr(block.module.get_submodule(path.removeprefix(block.prefix)), name)
@@ -65,7 +67,7 @@ def stacks_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> 
         path, _, name = layer.weight.rpartition(".")
         part = module.get_submodule(path)
         if layer.kind == "experts" and name in (*UP, "down_proj") and hasattr(part, "_apply_gate"):
-            found.append(Stack(Slot(layer, layer.name, "", layer.layout, model)))
+            found.append(Stack(WeightMatrix(layer, layer.name, "", layer.layout, model)))
     return sorted(found, key=lambda stack: stack.layer.weight.endswith("down_proj"))
 
 

@@ -8,16 +8,16 @@ from typing import Any, Literal
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.math import ranks
-from webapp.engine.progress import Part, Report
+from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, Skip, Technique, missed
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import Plan, QuantizedPlan
+from webapp.engine.weights.plans import QuantizedPlan, StoragePlan
 
-from .factor_forms import Form, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
 from .factor_goals import Goal, plain_goals, whitened_goals
+from .factorizations import Factorization, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
 
 UNFACTORED = {
     "recurrent": "the operator that runs it takes whole matrices only",
@@ -110,7 +110,7 @@ class LowRank(Technique):
     def needs_for(self, settings: Any) -> frozenset[Need]:
         return self.needs if settings.method == "whitened" else frozenset()
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         if isinstance(plan, QuantizedPlan):
             return "its values are integers by then; put low_rank before weight_quantization"
         if plan.factors:
@@ -122,7 +122,7 @@ class LowRank(Technique):
     def exact(self, settings: Any) -> bool:
         return bool(settings.by != "energy" and not _shared(settings))
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         if settings.by == "energy":
             raise Skip("its rank is known only once its singular values are")
         form = _form(layer, settings)
@@ -134,7 +134,7 @@ class LowRank(Technique):
             if _shared(settings):
                 start, shared = SURVEY, _allocated(model, settings, context)
             found: dict[LayerFacts, Outcome] = {}
-            for goal in _goals(model, settings, context, Part(context.report, start, 1.0), self.title):
+            for goal in _goals(model, settings, context, ProgressPart(context.report, start, 1.0), self.title):
                 try:
                     found[goal.layer] = _factorized(goal, settings, shared)
                 except Skip as reason:
@@ -184,7 +184,7 @@ def _kept(goal: Goal, encoded: Encoded) -> float:
     return max(0.0, 1 - lost / whole) if whole else 1.0
 
 
-def _short(form: Form, chosen: Ranks, share: float, settings: Any) -> str:
+def _short(form: Factorization, chosen: Ranks, share: float, settings: Any) -> str:
     """Why the factors hold another share of the parameters than was asked; "" where they do not."""
     if settings.by != "ratio" or _shared(settings) or not missed(settings.ratio, share):
         return ""
@@ -199,7 +199,7 @@ def _short(form: Form, chosen: Ranks, share: float, settings: Any) -> str:
 def _allocated(model: Model, settings: Any, context: Context) -> dict[str, Ranks | None]:
     """The ranks by layer's name that lose least within the share of all; None where a layer stays whole."""
     forms, losses = [], []
-    report = Part(context.report, 0.0, SURVEY)
+    report = ProgressPart(context.report, 0.0, SURVEY)
     for goal in _goals(model, settings, context, report, "Finding what each rank would lose", survey=True):
         try:
             form = _form(goal.layer, settings)
@@ -234,7 +234,7 @@ def _why_not(layer: LayerFacts, settings: Any) -> str:
     return UNREACHED
 
 
-def _form(layer: LayerFacts, settings: Any) -> Form:
+def _form(layer: LayerFacts, settings: Any) -> Factorization:
     """Raises Skip where there is none."""
     if layer.kind in UNFACTORED:
         raise Skip(UNFACTORED[layer.kind])
@@ -250,7 +250,7 @@ def _form(layer: LayerFacts, settings: Any) -> Form:
     return SpatialForm(shape, layer.transposed)
 
 
-def _chosen(form: Form, settings: Any, split: Split | None = None) -> Ranks:
+def _chosen(form: Factorization, settings: Any, split: Split | None = None) -> Ranks:
     """Raises Skip where the factors would hold as many values as the weight."""
     if not form.options:
         raise Skip(_useless(form))
@@ -273,11 +273,11 @@ def _chosen(form: Form, settings: Any, split: Split | None = None) -> Ranks:
     return found
 
 
-def _useless(form: Form) -> str:
+def _useless(form: Factorization) -> str:
     return f"its {_dimensions(form)} values are too few for factors to save"
 
 
-def _dimensions(form: Form) -> str:
+def _dimensions(form: Factorization) -> str:
     return " x ".join(map(str, form.shape))
 
 

@@ -10,9 +10,15 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import whitening
-from webapp.engine.math.whitening import Metric
+from webapp.engine.math.whitening import InputMetric
 from webapp.engine.progress import Report, tracked
-from webapp.engine.techniques.calibration import Block, Covariance, CrossCovariance, Slot, calibration_blocks
+from webapp.engine.techniques.calibration import (
+    CalibrationBlock,
+    Covariance,
+    CrossCovariance,
+    WeightMatrix,
+    calibration_blocks,
+)
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 
@@ -30,7 +36,7 @@ class Goal:
     layer: LayerFacts
     dtype: torch.dtype
     target: Tensor
-    metric: Metric | None
+    metric: InputMetric | None
     keep: Callable[[Encoded], None]
     note: str = ""
     effect: Callable[[Encoded], float] | None = None
@@ -57,7 +63,7 @@ def whitened_goals(
     without, nothing may be kept. Where a layer has a bias, the bias takes what is lost in the mean.
     """
     for block in calibration_blocks(model, layers, data, report, title, originals):
-        trial = _Trial(block)
+        trial = _BlockOutputs(block)
         for stage, statistics in block.staged(CrossCovariance if originals else Covariance):
             inputs: dict[tuple[int, bool], _Inputs] = {}  # of slots that read the same
             for slot in stage:
@@ -69,10 +75,10 @@ def whitened_goals(
                     yield _goal(block, slot, inputs[key], bias, trial)
 
 
-class _Trial:
+class _BlockOutputs:
     """What a block puts out with other values in one of its weights."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: CalibrationBlock) -> None:
         self.block = block
 
     @cached_property
@@ -80,7 +86,7 @@ class _Trial:
         """Of a few batches, with the weights as they are."""
         return [self.block.outputs(index) for index in range(min(TRIALS, len(self.block.runs)))]
 
-    def effect(self, slot: Slot, encoded: Encoded) -> float:
+    def effect(self, slot: WeightMatrix, encoded: Encoded) -> float:
         usual, weight = self.usual, self.block.part(slot).weight
         assert isinstance(weight, nn.Parameter)
         own, weight.data = weight.data, encoded.decode().to(weight.dtype)
@@ -104,7 +110,9 @@ class _Inputs:
         self.metric = whitening.metric(sums)
 
 
-def _goal(block: Block, slot: Slot, inputs: _Inputs, bias: nn.Parameter | None, trial: _Trial) -> Goal:
+def _goal(
+    block: CalibrationBlock, slot: WeightMatrix, inputs: _Inputs, bias: nn.Parameter | None, trial: _BlockOutputs
+) -> Goal:
     weight, metric = slot.matrix().double(), inputs.metric
     target = weight if inputs.cross is None else whitening.target(weight, metric, inputs.cross)
 
@@ -121,7 +129,7 @@ def _goal(block: Block, slot: Slot, inputs: _Inputs, bias: nn.Parameter | None, 
     return Goal(slot.layer, slot.encoded.dtype, target, metric, keep, metric.note, partial(trial.effect, slot))
 
 
-def _bias(block: Block, slot: Slot) -> nn.Parameter | None:
+def _bias(block: CalibrationBlock, slot: WeightMatrix) -> nn.Parameter | None:
     """The running module's bias, where the model has one of its own for this layer."""
     found = getattr(block.part(slot), "bias", None)
     return found if isinstance(found, nn.Parameter) and f"{slot.layer.name}.bias" in slot.model.weights else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from webapp.engine.architectures import architectures
-from webapp.engine.architectures.resize import fit_widths
+from webapp.engine.architectures.resize import resize_to_weights
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 
 from .groups import Group, Member, cut_shapes, kept_indices
@@ -43,7 +43,7 @@ def _found(spec_json: str, shapes: Shapes) -> Found:
     if spec.family == "transformers":
         groups, reasons = block_groups(module, spec)
     else:
-        fit_widths(module, dict(shapes))
+        resize_to_weights(module, dict(shapes))
         groups, reasons = traced_groups(module, spec)
     return tuple(groups), reasons
 

@@ -8,14 +8,14 @@ from webapp.engine.architectures.build import build
 from webapp.engine.architectures.resize import note_sizes
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.lazy import Tensor, nn, torch
-from webapp.engine.techniques.calibration import Block
+from webapp.engine.techniques.calibration import CalibrationBlock
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
 from .groups import Group, Member, kept_indices
 
 
-def cut(model: Model, group: Group, kept: Tensor, block: Block | None = None) -> None:
+def cut(model: Model, group: Group, kept: Tensor, block: CalibrationBlock | None = None) -> None:
     """Leaves the channels `kept` (count,), or (experts, count) of a stack, in every tensor of the group.
 
     In a block's running module too.

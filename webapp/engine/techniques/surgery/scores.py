@@ -12,7 +12,7 @@ from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import importance
 from webapp.engine.math.elimination import Elimination
-from webapp.engine.techniques.calibration import Block, Covariance, Slot
+from webapp.engine.techniques.calibration import CalibrationBlock, Covariance, WeightMatrix
 from webapp.engine.weights.model import Model
 
 from .groups import Group, Member
@@ -78,20 +78,20 @@ def from_gradients(model: Model, found: Gradients, group: Group) -> Tensor:
     return importance.taylor(weights, slices({name: found[name] for name in names}, group))
 
 
-class Readers:
+class ReadingLayers:
     """The layers that read a group's channels, with the statistics of what they are given."""
 
-    def __init__(self, block: Block, group: Group, statistics: Mapping[str, Covariance]) -> None:
+    def __init__(self, block: CalibrationBlock, group: Group, statistics: Mapping[str, Covariance]) -> None:
         """statistics by slot; those that are missing are collected."""
         self.group = group
         self.members = group.of_role("reads")
         by_weight = {slot.layer.weight: slot for slot in block.slots if not slot.side}
-        self.slots: list[Slot] = [by_weight[member.tensor] for member in self.members]
+        self.slots: list[WeightMatrix] = [by_weight[member.tensor] for member in self.members]
         missing = [slot for slot in self.slots if slot.path not in statistics]
         found = {**statistics, **(block.collect(missing, Covariance) if missing else {})}
         self.statistics = [found[slot.path] for slot in self.slots]
 
-    def columns(self, member: Member, slot: Slot) -> Tensor:
+    def columns(self, member: Member, slot: WeightMatrix) -> Tensor:
         """(width, k): the columns of the slot's matrix that each channel feeds."""
         patch = slot.matrix().shape[1] // slot.encoded.shape[1] if len(slot.encoded.shape) > 2 else 1
         places = places_of(member, self.group.width)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.progress import Part, Report
-from webapp.engine.techniques.calibration import Block, Covariance, calibration_blocks
+from webapp.engine.progress import ProgressPart, Report
+from webapp.engine.techniques.calibration import CalibrationBlock, Covariance, calibration_blocks
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
 from .cutting import cut
 from .groups import Group
-from .scores import Readers, from_gradients, from_weights, gradients
+from .scores import ReadingLayers, from_gradients, from_weights, gradients
 
 FROM_DATA = ("taylor", "activation", "reconstruction")
 Scores = dict[Group, Tensor]
@@ -51,7 +51,7 @@ class Surgery:
         if self._before:
             return self._before
         found: Scores = {}
-        for _, readers in self._walked(Part(self.report, 0.0, 0.4)):
+        for _, readers in self._walked(ProgressPart(self.report, 0.0, 0.4)):
             reconstructed = self.importance == "reconstruction"
             found[readers.group] = readers.costs(readers.eliminations()) if reconstructed else readers.activation()
         return found
@@ -62,7 +62,7 @@ class Surgery:
             for group in self.groups:
                 cut(self.model, group, _most(self._before[group], counts[group]))
             return
-        for block, readers in self._walked(Part(self.report, 0.4, 0.9)):
+        for block, readers in self._walked(ProgressPart(self.report, 0.4, 0.9)):
             group, eliminations = readers.group, readers.eliminations()
             if self.importance == "reconstruction":
                 kept = readers.eliminate(eliminations, group.width - counts[group])
@@ -82,7 +82,7 @@ class Surgery:
             if not group.adjusted:
                 cut(self.model, group, _most((self._before | self._blind)[group], counts[group]))
 
-    def _walked(self, report: Report) -> Iterator[tuple[Block, Readers]]:
+    def _walked(self, report: Report) -> Iterator[tuple[CalibrationBlock, ReadingLayers]]:
         """Each group of the model with those who read it, as the groups that were cut before it leave them."""
         if not self._adjusted:
             return
@@ -93,15 +93,15 @@ class Surgery:
                 yield from self._staged(block)
             elif not block.name:
                 for group in self._adjusted:
-                    yield block, Readers(block, group, {})
+                    yield block, ReadingLayers(block, group, {})
 
-    def _staged(self, block: Block) -> Iterator[tuple[Block, Readers]]:
+    def _staged(self, block: CalibrationBlock) -> Iterator[tuple[CalibrationBlock, ReadingLayers]]:
         inside = [group for group in self._adjusted if all(m.tensor.startswith(block.prefix) for m in group.members)]
         for stage, statistics in block.staged(Covariance):
             here = {slot.layer.weight for slot in stage}
             for group in inside:
                 if here & {member.tensor for member in group.of_role("reads")}:
-                    yield block, Readers(block, group, statistics)
+                    yield block, ReadingLayers(block, group, statistics)
 
 
 def _most(scores: Tensor, count: int) -> Tensor:

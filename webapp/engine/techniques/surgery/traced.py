@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from webapp.engine.architectures.resize import fit_widths
+from webapp.engine.architectures.resize import resize_to_weights
 from webapp.engine.data.batches import synthetic
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import nn, torch
@@ -56,7 +56,7 @@ def _runs_cut(module: nn.Module, group: Group, spec: ArchitectureSpec) -> bool:
         return False
     given = [tensor.to("meta") for tensor in synthetic(spec, 0).inputs.values()]
     smaller = copy.deepcopy(module)
-    fit_widths(smaller, cut_shapes(state, [(group, max(1, group.width // 2))]))
+    resize_to_weights(smaller, cut_shapes(state, [(group, max(1, group.width // 2))]))
     with torch.no_grad():
         try:
             return bool(smaller(*given).shape == module(*given).shape)

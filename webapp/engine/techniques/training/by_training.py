@@ -13,7 +13,7 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.techniques.base import MATRICES, Context, Outcome, Technique
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, Plan, QuantizedPlan
+from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
 
 from . import Objective, Student, Trained, TrainingSamples, TrainingSettings, train
 from .student import Forms, best_device, whole
@@ -32,11 +32,11 @@ class ByTraining(Technique):
     needs = frozenset({"training", "gradients", "architecture"})
     layers = MATRICES | {"embedding", "other"}
 
-    def refuses(self, plan: Plan) -> str | None:
+    def refuses(self, plan: StoragePlan) -> str | None:
         strange = [leaf for leaf in plan.leaves if not isinstance(leaf, DensePlan | QuantizedPlan)]
         return f"values stored as {strange[0].label} cannot be trained; train before that step" if strange else None
 
-    def plan(self, layer: LayerFacts, plan: Plan, settings: Any) -> Plan:
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan
 
     def exact(self, settings: Any) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded, Quantized
 
-from .forms import Form, Place, QuantizedForm, dense
+from .trained_weights import Place, QuantizedForm, TrainedWeight, dense
 
 
-class LoraForm(Form):
+class LoraForm(TrainedWeight):
     """`down` (rank, in) and `up` (out, rank).
 
     Beside a plain weight they run as two thin products. Where the weight has zeros to keep or integers, the module

@@ -11,11 +11,11 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.model import Model
 
-from .forms import DenseForm, Form, Place, QuantizedForm, places
 from .lora import LoraForm
 from .settings import TrainingSettings
+from .trained_weights import DenseForm, Place, QuantizedForm, TrainedWeight, places
 
-Forms = Callable[[Place], Form | None]
+Forms = Callable[[Place], TrainedWeight | None]
 
 
 class Student:
@@ -101,7 +101,7 @@ def _buffers(name: str, norm: nn.modules.batchnorm._BatchNorm) -> dict[str, Tens
 def whole(settings: TrainingSettings) -> Forms:
     """Every chosen weight is trained itself."""
 
-    def form(place: Place) -> Form | None:
+    def form(place: Place) -> TrainedWeight | None:
         if isinstance(place.encoded, Quantized):
             return QuantizedForm(place, settings.train_scales)
         return DenseForm(place) if place.encoded.dtype.is_floating_point else None
@@ -113,7 +113,7 @@ def adapted(rank: int, alpha: float, seed: int) -> Forms:
     """The matrices of chosen linear layers get a low-rank update; everything else is left as it is."""
     generator = torch.Generator().manual_seed(seed)
 
-    def form(place: Place) -> Form | None:
+    def form(place: Place) -> TrainedWeight | None:
         return LoraForm(place, rank, alpha, generator) if place.layer.kind == "linear" else None
 
     return form

@@ -27,7 +27,7 @@ TITLES: dict[Task | None, str] = {
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """What counts how much; `hard` is the share of the labels, one minus it that of the teacher's answers."""
 
     temperature: float
@@ -40,7 +40,7 @@ class Weights:
 class Teaching(Objective):
     """The student's answers follow the teacher's: as distributions, embeddings, or plain numbers."""
 
-    def __init__(self, teacher: Model, student: Student, weights: Weights, seed: int, example: Batch) -> None:
+    def __init__(self, teacher: Model, student: Student, weights: LossWeights, seed: int, example: Batch) -> None:
         """`example` shows how wide what is compared is. Raises RecipeInvalid where the two do not fit."""
         assert teacher.architecture is not None
         self.weights, self.spec, self.device = weights, teacher.architecture, student.device

@@ -36,12 +36,12 @@ class Watch:
 
 def steps_of(module: nn.Module) -> list[str]:
     """The blocks of a row of alike blocks; without such a row every linear layer and convolution but the last."""
-    from webapp.engine.architectures.factored_layers import Thin
+    from webapp.engine.architectures.factored_layers import FactoredModule
 
     row = row_of_blocks(module)
     if row is not None:
         return [f"{row}.{index}" for index in range(len(list(module.get_submodule(row).children())))]
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, Thin)
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, FactoredModule)
     found = [name for name, part in module.named_modules() if isinstance(part, kinds)]
     inside = {f"{name}." for name in found}
     return [name for name in found if not any(name.startswith(prefix) for prefix in inside)][:-1]

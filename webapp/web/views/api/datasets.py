@@ -9,7 +9,7 @@ from webapp.actions.deletion import delete_dataset as delete_row
 from webapp.store.files import Readable
 from webapp.store.models import Dataset
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 from . import schemas
 from .answers import dataset_answer, page

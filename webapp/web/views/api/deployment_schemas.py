@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from .schemas import Answer
+from .schemas import ApiAnswer
 
 
-class DeploymentAnswer(Answer):
+class DeploymentAnswer(ApiAnswer):
     name: str
     run_id: str
     artifact: str

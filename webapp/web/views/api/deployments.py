@@ -5,7 +5,7 @@ from __future__ import annotations
 from webapp.actions import deployments
 from webapp.actions.deployments import DeploymentRequest
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 from .answers import deployment_answer
 from .deployment_schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer

@@ -14,8 +14,8 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from webapp.actions.packages import TARGETS
+from webapp.web.extensions import services
 from webapp.web.idempotency import KEY_LENGTH
-from webapp.web.services import services
 
 from .endpoints import ENDPOINTS, Endpoint, blueprint
 from .schemas import ErrorAnswer

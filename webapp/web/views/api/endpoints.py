@@ -14,8 +14,8 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from webapp.actions.errors import BodyInvalid, NotFound, RequestInvalid
 from webapp.web.database import db
+from webapp.web.extensions import services
 from webapp.web.idempotency import once
-from webapp.web.services import services
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 

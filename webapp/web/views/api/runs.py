@@ -8,7 +8,7 @@ from webapp.actions.run_requests import RunChanges, RunRequest
 from webapp.engine.recipe import lines_named
 from webapp.store.models import Run
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 from . import schemas
 from .answers import page, run_answer, run_summary

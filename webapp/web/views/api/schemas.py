@@ -11,15 +11,15 @@ LARGEST_PAGE = 200
 LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
 
 
-class Asked(BaseModel):
+class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Answer(BaseModel):
+class ApiAnswer(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-class Problem(BaseModel):
+class ErrorBody(BaseModel):
     code: str = Field(description="For programs; it does not change.")
     message: str = Field(description="A sentence for people.")
     field: str | None = Field(None, description="Which part of the request it is about, such as steps.0.settings.bits.")
@@ -28,10 +28,10 @@ class Problem(BaseModel):
 class ErrorAnswer(BaseModel):
     """Every error has this shape."""
 
-    error: Problem
+    error: ErrorBody
 
 
-class PageQuery(Asked):
+class PageQuery(RequestBody):
     limit: int = Field(50, ge=1, le=LARGEST_PAGE, description="How many, newest first.")
     before: str | None = Field(None, max_length=12, description="Only those older than this id: `next` of a page.")
 
@@ -42,7 +42,7 @@ TASK = (
 )
 
 
-class CheckpointQuery(Asked):
+class CheckpointQuery(RequestBody):
     name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
     dequantize: bool = Field(
         False, description="Turn the weights of a Hugging Face folder that is quantized already into floats again."
@@ -50,11 +50,11 @@ class CheckpointQuery(Asked):
     task: str | None = Field(None, max_length=40, description=TASK)
 
 
-class CheckpointChanges(Asked):
+class CheckpointChanges(RequestBody):
     task: str | None = Field(None, max_length=40, description=f"{TASK} Null: as its architecture tells.")
 
 
-class DatasetQuery(Asked):
+class DatasetQuery(RequestBody):
     name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
     split: str | None = Field(
         None,
@@ -72,13 +72,13 @@ class DraftAnswer(BaseModel):
     dataset_id: str | None
 
 
-class RunQuery(Asked):
+class RunQuery(RequestBody):
     after: int | None = Field(
         None, ge=0, le=LARGEST_LINE, description="Only log lines after this id; else the last 200."
     )
 
 
-class CompareQuery(Asked):
+class CompareQuery(RequestBody):
     run: list[str] = Field(default_factory=list, description="The runs, one parameter each.")
     metric: str = ""
     x: str = Field("size_bytes", description="size_bytes, params_nonzero, bits_per_weight or time_ratio.")
@@ -87,18 +87,18 @@ class CompareQuery(Asked):
     order: str = Field("asc", description="asc or desc.")
 
 
-class PredictRequest(Asked):
+class PredictRequest(RequestBody):
     checkpoint_id: str
     recipe: dict[str, Any] | str = Field(description="The recipe, or its text in YAML or JSON.")
     dataset_id: str | None = Field(None, description="With it, or null, the warnings name steps that lack data.")
     training_dataset_id: str | None = None
 
 
-class ParseRequest(Asked):
+class ParseRequest(RequestBody):
     text: str = Field(description="A recipe in YAML or JSON.")
 
 
-class ComparisonShareRequest(Asked):
+class ComparisonShareRequest(RequestBody):
     run_ids: list[str] = Field(min_length=1)
     metric: str = ""
     x: str = "size_bytes"
@@ -107,7 +107,7 @@ class ComparisonShareRequest(Asked):
     order: str = "asc"
 
 
-class UploadAnswer(Answer):
+class UploadAnswer(ApiAnswer):
     id: str
     name: str
     filename: str
@@ -227,7 +227,7 @@ class ArtifactAnswer(BaseModel):
     name: str
     format: str
     state: Literal["succeeded", "failed"]
-    reason: Problem | None = Field(description="Why the format failed, where it did.")
+    reason: ErrorBody | None = Field(description="Why the format failed, where it did.")
     digest: str | None = Field(description="SHA-256; also the download's ETag.")
     size_bytes: int | None
     proof: dict[str, Any] | None
@@ -259,7 +259,7 @@ class StageAnswer(BaseModel):
     name: str
     title: str
     state: Literal["waiting", "running", "succeeded", "reused", "failed", "skipped", "cancelled"]
-    error: Problem | None = Field(None, description="Why a format's stage failed; skipped are those that follow it.")
+    error: ErrorBody | None = Field(None, description="Why a format's stage failed; skipped are those that follow it.")
     started_at: datetime | None
     finished_at: datetime | None
     curves: dict[str, CurveAnswer] | None = Field(

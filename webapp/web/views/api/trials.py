@@ -7,7 +7,7 @@ from webapp.actions.deployments import tried
 from webapp.actions.tryout import TrialRequest
 from webapp.store.models import DeploymentState, Run
 from webapp.web.database import db
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 from .deployment_schemas import TrialAnswer
 from .endpoints import endpoint, row_of

@@ -8,10 +8,10 @@ from flask import Response, after_this_request, request
 
 from webapp.actions import upload_drafts
 from webapp.actions.errors import Conflict, RequestInvalid
-from webapp.actions.upload_drafts import Draft
+from webapp.actions.upload_drafts import UploadDraft
 from webapp.actions.uploads import upload_name, upload_split
 from webapp.engine.data.tasks import named
-from webapp.web.services import services
+from webapp.web.extensions import services
 
 from . import schemas
 from .checkpoints import receive_checkpoint
@@ -104,7 +104,7 @@ def begun(kind: str, query: schemas.CheckpointQuery | schemas.DatasetQuery) -> s
     return told(draft)
 
 
-def kept(draft: Draft) -> str:
+def kept(draft: UploadDraft) -> str:
     """The id of the checkpoint or dataset that the file has become."""
     size_bytes = draft.told.size_bytes
     if draft.told.kind == "checkpoints":
@@ -112,7 +112,7 @@ def kept(draft: Draft) -> str:
     return receive_dataset(draft.file, schemas.DatasetQuery(**draft.told.asked), size_bytes).id
 
 
-def told(draft: Draft) -> schemas.DraftAnswer:
+def told(draft: UploadDraft) -> schemas.DraftAnswer:
     row_id, offset = draft.told.row_id, draft.offset
     set_headers(
         **{

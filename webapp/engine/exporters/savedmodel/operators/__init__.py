@@ -3,10 +3,10 @@
 from webapp.engine.exporters.savedmodel.names import KNOWN
 
 from . import convolutions, integers, pointwise, pooling, products, reductions, shapes, sizes
-from .registry import OPERATORS, Node, Unmapped
+from .registry import OPERATORS, ConvertedNode, Unmapped
 
 assert set(OPERATORS) == KNOWN, set(OPERATORS) ^ KNOWN
 
 KINDS = (convolutions, integers, pooling, pointwise, products, reductions, shapes, sizes)
 
-__all__ = ["OPERATORS", "Node", "Unmapped"]
+__all__ = ["OPERATORS", "ConvertedNode", "Unmapped"]

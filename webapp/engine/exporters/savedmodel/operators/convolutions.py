@@ -10,7 +10,7 @@ import tensorflow as tf
 from webapp.engine.exporters.savedmodel.values import Dynamic, Tensor, Value
 from webapp.engine.exporters.savedmodel.weights import Weight
 
-from .registry import Node, Unmapped, layouts
+from .registry import ConvertedNode, Unmapped, layouts
 
 KERNEL = (2, 3, 1, 0)  # (out, in, height, width) -> (height, width, in, out)
 KERNEL_OF_LINES = (2, 1, 0)
@@ -41,7 +41,7 @@ class Window:
         return tf.pad(x, [(0, 0), *self.pads, (0, 0)], constant_values=value) if self.padded else x
 
 
-def window(node: Node, size: tuple[int, ...]) -> Window:
+def window(node: ConvertedNode, size: tuple[int, ...]) -> Window:
     """Of a node over one axis or two; one is taken for the width, and the height is 1."""
     axes = len(size)
     if axes not in (1, 2):
@@ -62,7 +62,7 @@ def window(node: Node, size: tuple[int, ...]) -> Window:
 
 
 @layouts("Conv")
-def convolution(node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
+def convolution(node: ConvertedNode, x: Value, weight: Value, bias: Value | None = None) -> Value:
     lines = weight.rank == 3
     kernel = _kernel(weight, KERNEL_OF_LINES if lines else KERNEL)
     if lines:  # (N, C, L) as pictures of one row

@@ -14,13 +14,13 @@ from webapp.engine.exporters.savedmodel.weights import Weight
 
 from .numbers import RANGES, SMALLER, dtype_of
 from .products import product, times
-from .registry import MICROSOFT, Node, Unmapped, layouts, plain
+from .registry import MICROSOFT, ConvertedNode, Unmapped, layouts, plain
 
 STEPS = 255.0
 
 
 @layouts("QuantizeLinear")
-def quantize(node: Node, x: Value, scale: Value, zero: Value | None = None) -> Value:
+def quantize(node: ConvertedNode, x: Value, scale: Value, zero: Value | None = None) -> Value:
     """round(x / scale) + zero, to the nearest even, within the type's range."""
     kind = node.get("output_dtype", 0)
     dtype = dtype_of(kind) if kind else tf.uint8
@@ -35,7 +35,7 @@ def quantize(node: Node, x: Value, scale: Value, zero: Value | None = None) -> V
 
 
 @layouts("DequantizeLinear")
-def dequantize(node: Node, x: Value, scale: Value, zero: Value | None = None) -> Value:
+def dequantize(node: ConvertedNode, x: Value, scale: Value, zero: Value | None = None) -> Value:
     """(x - zero) * scale."""
     tensor, last, about = _spread(node, x, [scale] if zero is None else [scale, zero])
     dtype = tf.convert_to_tensor(about[0]).dtype
@@ -45,7 +45,7 @@ def dequantize(node: Node, x: Value, scale: Value, zero: Value | None = None) ->
     return Dynamic(values * about[0], last)
 
 
-def _spread(node: Node, x: Value, about: list[Value]) -> tuple[Tensor, bool, list[Tensor]]:
+def _spread(node: ConvertedNode, x: Value, about: list[Value]) -> tuple[Tensor, bool, list[Tensor]]:
     """The scale and the zero as they broadcast with x: one for all, along an axis, or for each block of it."""
     if about[0].rank == 0 or about[0].plain().shape == (1,):
         tensors, last = aligned([x])
@@ -64,7 +64,7 @@ def _cut(tensor: Tensor, axis: int, size: int) -> Tensor:
 
 
 @plain("DynamicQuantizeLinear")
-def dynamic(node: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dynamic(node: ConvertedNode, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One scale for all of x, whose range is made to hold zero."""
     low, high = tf.minimum(tf.reduce_min(x), 0.0), tf.maximum(tf.reduce_max(x), 0.0)
     scale = (high - low) / STEPS
@@ -75,13 +75,15 @@ def dynamic(node: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @layouts("MatMulInteger")
-def integers(node: Node, a: Value, b: Value, zero_a: Value | None = None, zero_b: Value | None = None) -> Value:
+def integers(
+    node: ConvertedNode, a: Value, b: Value, zero_a: Value | None = None, zero_b: Value | None = None
+) -> Value:
     return Dynamic(tf.cast(_multiplied(node, a, b, zero_a, zero_b), tf.int32))
 
 
 @layouts(MICROSOFT + "MatMulIntegerToFloat")
 def integers_to_floats(
-    node: Node,
+    node: ConvertedNode,
     a: Value,
     b: Value,
     scale_a: Value,
@@ -94,7 +96,7 @@ def integers_to_floats(
     return Dynamic(found if bias is None else found + bias.plain())
 
 
-def _multiplied(node: Node, a: Value, b: Value, zero_a: Value | None, zero_b: Value | None) -> Tensor:
+def _multiplied(node: ConvertedNode, a: Value, b: Value, zero_a: Value | None, zero_b: Value | None) -> Tensor:
     """The sums of the products, as whole numbers in float32."""
     left = tf.cast(a.plain(), tf.float32)
     if zero_a is not None:

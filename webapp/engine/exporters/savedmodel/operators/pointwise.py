@@ -11,7 +11,7 @@ import tensorflow as tf
 from webapp.engine.exporters.savedmodel.values import Tensor
 
 from .numbers import dtype_of
-from .registry import Node, Unmapped, pointwise
+from .registry import ConvertedNode, Unmapped, pointwise
 
 ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": tf.abs,
@@ -63,30 +63,30 @@ for name, two in MANY.items():
 
 
 @pointwise("Cast")
-def cast(node: Node, x: Tensor) -> Tensor:
+def cast(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.cast(x, dtype_of(node.get("to")))
 
 
 @pointwise("Clip")
-def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def clip(node: ConvertedNode, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     x = x if low is None else tf.maximum(x, low)
     return x if high is None else tf.minimum(x, high)
 
 
 @pointwise("Div")
-def div(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def div(node: ConvertedNode, a: Tensor, b: Tensor) -> Tensor:
     """Of whole numbers towards zero."""
     a = tf.convert_to_tensor(a)
     return tf.truncatediv(a, b) if a.dtype.is_integer else tf.divide(a, b)
 
 
 @pointwise("Mod")
-def mod(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def mod(node: ConvertedNode, a: Tensor, b: Tensor) -> Tensor:
     return tf.math.truncatemod(a, b) if node.get("fmod", 0) else tf.math.floormod(a, b)
 
 
 @pointwise("Pow")
-def power(node: Node, x: Tensor, exponent: Tensor) -> Tensor:
+def power(node: ConvertedNode, x: Tensor, exponent: Tensor) -> Tensor:
     x = tf.convert_to_tensor(x)
     if tf.is_tensor(exponent) or exponent.size != 1:
         return tf.pow(x, tf.cast(exponent, x.dtype))
@@ -94,49 +94,49 @@ def power(node: Node, x: Tensor, exponent: Tensor) -> Tensor:
 
 
 @pointwise("Gelu")
-def gelu(node: Node, x: Tensor) -> Tensor:
+def gelu(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.nn.gelu(x, approximate=node.get("approximate", "none") == "tanh")
 
 
 @pointwise("LeakyRelu")
-def leaky_relu(node: Node, x: Tensor) -> Tensor:
+def leaky_relu(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.nn.leaky_relu(x, node.get("alpha", 0.01))
 
 
 @pointwise("Elu")
-def elu(node: Node, x: Tensor) -> Tensor:
+def elu(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.where(x < 0, node.get("alpha", 1.0) * tf.math.expm1(tf.minimum(x, 0.0)), x)
 
 
 @pointwise("Celu")
-def celu(node: Node, x: Tensor) -> Tensor:
+def celu(node: ConvertedNode, x: Tensor) -> Tensor:
     alpha = node.get("alpha", 1.0)
     return tf.where(x < 0, alpha * tf.math.expm1(tf.minimum(x, 0.0) / alpha), x)
 
 
 @pointwise("Selu")
-def selu(node: Node, x: Tensor) -> Tensor:
+def selu(node: ConvertedNode, x: Tensor) -> Tensor:
     alpha, gamma = node.get("alpha", 1.6732632423543772), node.get("gamma", 1.0507009873554805)
     return gamma * tf.where(x < 0, alpha * tf.math.expm1(tf.minimum(x, 0.0)), x)
 
 
 @pointwise("HardSigmoid")
-def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
+def hard_sigmoid(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.clip_by_value(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0.0, 1.0)
 
 
 @pointwise("Swish")
-def swish(node: Node, x: Tensor) -> Tensor:
+def swish(node: ConvertedNode, x: Tensor) -> Tensor:
     return x * tf.sigmoid(node.get("alpha", 1.0) * x)
 
 
 @pointwise("Where")
-def where(node: Node, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def where(node: ConvertedNode, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return tf.where(condition, a, b)
 
 
 @pointwise("Dropout")
-def dropout(node: Node, x: Tensor, *training: Any) -> Tensor:
+def dropout(node: ConvertedNode, x: Tensor, *training: Any) -> Tensor:
     """Does nothing when a model answers."""
     if len(node.outputs) > 1:
         raise Unmapped("Dropout with a mask")

@@ -7,12 +7,12 @@ import tensorflow as tf
 from webapp.engine.exporters.savedmodel.values import RANK, Dynamic, Tensor, Value
 
 from .convolutions import Window, window
-from .registry import Node, Unmapped, layouts
+from .registry import ConvertedNode, Unmapped, layouts
 from .shapes import known
 
 
 @layouts("GlobalAveragePool", "GlobalMaxPool")
-def over_all(node: Node, x: Value) -> Value:
+def over_all(node: ConvertedNode, x: Value) -> Value:
     reduce = tf.reduce_mean if node.operator == "GlobalAveragePool" else tf.reduce_max
     if x.rank == RANK:
         return Dynamic(reduce(x.channels_last(), [1, 2], keepdims=True), True)
@@ -20,7 +20,7 @@ def over_all(node: Node, x: Value) -> Value:
 
 
 @layouts("MaxPool")
-def largest(node: Node, x: Value) -> Value:
+def largest(node: ConvertedNode, x: Value) -> Value:
     if len(node.outputs) > 1 or x.rank != RANK:
         raise Unmapped("MaxPool with the places of what it finds, or of other than pictures")
     slides, tensor = window(node, tuple(node.get("kernel_shape"))), x.channels_last()
@@ -30,7 +30,7 @@ def largest(node: Node, x: Value) -> Value:
 
 
 @layouts("AveragePool")
-def averages(node: Node, x: Value) -> Value:
+def averages(node: ConvertedNode, x: Value) -> Value:
     """Padding counts where the node says so; what is added to reach the end never does."""
     if x.rank != RANK:
         raise Unmapped("AveragePool of other than pictures")
@@ -47,7 +47,7 @@ def _pooled(x: Tensor, slides: Window, kind: str) -> Tensor:
     return tf.nn.pool(x, slides.size, kind, slides.strides, "VALID", dilations=slides.dilations)
 
 
-def _to_the_end(node: Node, x: Tensor, slides: Window, value: float) -> Tensor:
+def _to_the_end(node: ConvertedNode, x: Tensor, slides: Window, value: float) -> Tensor:
     """Padded for the last window, where a node rounds the number of windows up; none begins in the padding."""
     if not node.get("ceil_mode", 0):
         return x
@@ -64,7 +64,7 @@ def _to_the_end(node: Node, x: Tensor, slides: Window, value: float) -> Tensor:
 
 @layouts("Resize")
 def resize(
-    node: Node, x: Value, area: Value | None = None, scales: Value | None = None, sizes: Value | None = None
+    node: ConvertedNode, x: Value, area: Value | None = None, scales: Value | None = None, sizes: Value | None = None
 ) -> Value:
     """Of pictures: nearest by whole multiples, and linear with half-pixel centres, which is what TensorFlow has."""
     mode, centres = node.get("mode", "nearest"), node.get("coordinate_transformation_mode", "half_pixel")

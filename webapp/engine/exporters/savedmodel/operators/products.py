@@ -7,7 +7,7 @@ import tensorflow as tf
 from webapp.engine.exporters.savedmodel.values import Dynamic, Tensor, Value
 from webapp.engine.exporters.savedmodel.weights import Weight
 
-from .registry import MICROSOFT, Node, Unmapped, layouts
+from .registry import MICROSOFT, ConvertedNode, Unmapped, layouts
 from .registry import plain as plain_operator
 
 
@@ -25,7 +25,7 @@ def times(x: Tensor, weight: Weight) -> Tensor:
 
 
 @layouts("MatMul")
-def matmul(node: Node, a: Value, b: Value) -> Value:
+def matmul(node: ConvertedNode, a: Value, b: Value) -> Value:
     if isinstance(b, Weight) and b.rank == 2 and a.rank > 1:
         return Dynamic(times(a.plain(), b))
     return Dynamic(product(a.plain(), b.plain()))
@@ -40,7 +40,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 @layouts("Gemm")
-def gemm(node: Node, a: Value, b: Value, c: Value | None = None) -> Value:
+def gemm(node: ConvertedNode, a: Value, b: Value, c: Value | None = None) -> Value:
     about = {"transpose_a": bool(node.get("transA", 0)), "transpose_b": bool(node.get("transB", 0))}
     found = tf.matmul(a.plain(), b.plain(), **about)
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
@@ -51,7 +51,9 @@ def gemm(node: Node, a: Value, b: Value, c: Value | None = None) -> Value:
 
 
 @layouts(MICROSOFT + "MatMulNBits")
-def few_bits(node: Node, x: Value, packed: Value, scales: Value, zeros: Value | None = None, *more: Value) -> Value:
+def few_bits(
+    node: ConvertedNode, x: Value, packed: Value, scales: Value, zeros: Value | None = None, *more: Value
+) -> Value:
     """`packed` is uint8 (out, blocks, block / 2): two codes in a byte, the first in its lower half."""
     if node.get("bits", 4) != 4 or more:
         raise Unmapped("MatMulNBits with other than 4 bits, or with groups in another order")
@@ -75,5 +77,5 @@ def few_bits(node: Node, x: Value, packed: Value, scales: Value, zeros: Value | 
 
 
 @plain_operator("Einsum")
-def einsum(node: Node, *given: Tensor) -> Tensor:
+def einsum(node: ConvertedNode, *given: Tensor) -> Tensor:
     return tf.einsum(node.get("equation"), *given)

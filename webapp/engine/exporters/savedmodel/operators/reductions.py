@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from webapp.engine.exporters.savedmodel.values import RANK, TO_FIRST, Dynamic, Tensor, Value
 
-from .registry import Node, Unmapped, layouts, plain
+from .registry import ConvertedNode, Unmapped, layouts, plain
 from .shapes import axes_of, known
 
 REDUCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -25,7 +25,7 @@ REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 @layouts(*REDUCTIONS)
-def reduce(node: Node, x: Value, axes: Value | None = None) -> Value:
+def reduce(node: ConvertedNode, x: Value, axes: Value | None = None) -> Value:
     count, keep = x.rank, bool(node.get("keepdims", 1))
     given = None if axes is None else axes.plain()
     if given is not None and not len(known(node, given)):
@@ -42,7 +42,7 @@ def reduce(node: Node, x: Value, axes: Value | None = None) -> Value:
 
 
 @plain("ArgMax", "ArgMin")
-def arguments(node: Node, x: Tensor) -> Tensor:
+def arguments(node: ConvertedNode, x: Tensor) -> Tensor:
     if node.get("select_last_index", 0):
         raise Unmapped(f"{node.operator} of the last index")
     axis = node.get("axis", 0)
@@ -51,23 +51,23 @@ def arguments(node: Node, x: Tensor) -> Tensor:
 
 
 @plain("CumSum")
-def cumulative(node: Node, x: Tensor, axis: Tensor) -> Tensor:
+def cumulative(node: ConvertedNode, x: Tensor, axis: Tensor) -> Tensor:
     about = {"exclusive": bool(node.get("exclusive", 0)), "reverse": bool(node.get("reverse", 0))}
     return tf.cumsum(x, int(known(node, axis).reshape(())), **about)
 
 
 @plain("Softmax")
-def softmax(node: Node, x: Tensor) -> Tensor:
+def softmax(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.nn.softmax(x, axis=node.get("axis", -1))
 
 
 @plain("LogSoftmax")
-def log_softmax(node: Node, x: Tensor) -> Tensor:
+def log_softmax(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.nn.log_softmax(x, axis=node.get("axis", -1))
 
 
 @plain("TopK")
-def top(node: Node, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def top(node: ConvertedNode, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     if node.get("axis", -1) % len(x.shape) != len(x.shape) - 1 or not node.get("largest", 1):
         raise Unmapped("TopK of another axis, or of the smallest")
     values, places = tf.math.top_k(x, tf.cast(tf.reshape(count, []), tf.int32))
@@ -75,7 +75,7 @@ def top(node: Node, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @plain("LayerNormalization")
-def layer_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor = None) -> Tensor:
+def layer_normalization(node: ConvertedNode, x: Tensor, scale: Tensor, bias: Tensor = None) -> Tensor:
     if len(node.outputs) > 1:
         raise Unmapped("LayerNormalization with its mean and deviation")
     axes = list(range(node.get("axis", -1) % len(x.shape), len(x.shape)))
@@ -86,14 +86,14 @@ def layer_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor = Non
 
 
 @plain("RMSNormalization")
-def rms_normalization(node: Node, x: Tensor, scale: Tensor) -> Tensor:
+def rms_normalization(node: ConvertedNode, x: Tensor, scale: Tensor) -> Tensor:
     axes = list(range(node.get("axis", -1) % len(x.shape), len(x.shape)))
     mean = tf.reduce_mean(tf.square(x), axes, keepdims=True)
     return x * tf.math.rsqrt(mean + node.get("epsilon", 1e-5)) * scale
 
 
 @plain("InstanceNormalization")
-def instance_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def instance_normalization(node: ConvertedNode, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     mean, variance = tf.nn.moments(x, list(range(2, len(x.shape))), keepdims=True)
     shape = [-1, *[1] * (len(x.shape) - 2)]
     found = (x - mean) * tf.math.rsqrt(variance + node.get("epsilon", 1e-5))
@@ -101,7 +101,7 @@ def instance_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -
 
 
 @plain("GroupNormalization")
-def group_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def group_normalization(node: ConvertedNode, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """(N, C, ...) by groups of channels; `scale` and `bias` are (C,)."""
     sizes = tf.shape(x)
     grouped = tf.reshape(x, tf.stack([sizes[0], node.get("num_groups"), -1]))
@@ -112,7 +112,9 @@ def group_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> T
 
 
 @layouts("BatchNormalization")
-def batch_normalization(node: Node, x: Value, scale: Value, bias: Value, mean: Value, variance: Value) -> Value:
+def batch_normalization(
+    node: ConvertedNode, x: Value, scale: Value, bias: Value, mean: Value, variance: Value
+) -> Value:
     """With what was measured in training."""
     if node.get("training_mode", 0):
         raise Unmapped("BatchNormalization as in training")

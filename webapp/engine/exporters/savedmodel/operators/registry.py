@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from webapp.engine.exporters.savedmodel.values import Dynamic, Tensor, Value, aligned
-from webapp.engine.exporters.savedmodel.weights import Weights
+from webapp.engine.exporters.savedmodel.weights import SavedWeights
 
 MICROSOFT = "com.microsoft:"  # before the names of onnxruntime's own operators
 
@@ -17,18 +17,18 @@ class Unmapped(Exception):
 
 
 @dataclass(frozen=True)
-class Node:
+class ConvertedNode:
     operator: str
     attributes: dict[str, Any]
     inputs: tuple[str | None, ...]
     outputs: tuple[str, ...]
-    weights: Weights = field(repr=False)
+    weights: SavedWeights = field(repr=False)
 
     def get(self, name: str, otherwise: Any = None) -> Any:
         return self.attributes.get(name, otherwise)
 
 
-Operator: TypeAlias = Callable[[Node, Sequence[Value | None]], Sequence[Value]]
+Operator: TypeAlias = Callable[[ConvertedNode, Sequence[Value | None]], Sequence[Value]]
 OPERATORS: dict[str, Operator] = {}
 
 
@@ -48,7 +48,7 @@ def plain(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Of a function from plain tensors to one or several."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        def called(node: Node, *given: Value | None) -> list[Value]:
+        def called(node: ConvertedNode, *given: Value | None) -> list[Value]:
             found = function(node, *(None if value is None else value.plain() for value in given))
             return [Dynamic(tensor) for tensor in _listed(found)]
 
@@ -62,7 +62,7 @@ def pointwise(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     """Of a function of tensors that are broadcast together, whichever way they lie."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        def called(node: Node, *given: Value | None) -> Value:
+        def called(node: ConvertedNode, *given: Value | None) -> Value:
             tensors, last = aligned([value for value in given if value is not None])
             found = iter(tensors)
             tensor: Tensor = function(node, *(None if value is None else next(found) for value in given))

@@ -11,18 +11,18 @@ import tensorflow as tf
 from webapp.engine.exporters.savedmodel.values import RANK, TO_FIRST, Dynamic, Tensor, Value
 
 from .numbers import dtype_of
-from .registry import Node, Unmapped, layouts, plain
+from .registry import ConvertedNode, Unmapped, layouts, plain
 
 FAR = 2**31 - 1  # a place that means the end
 
 
-def axes_of(node: Node, given: Tensor | None, rank: int) -> list[int]:
+def axes_of(node: ConvertedNode, given: Tensor | None, rank: int) -> list[int]:
     """Of an attribute or an input, counted from 0; all where none are told."""
     found = node.get("axes") if given is None else known(node, given)
     return list(range(rank)) if found is None else [int(axis) % rank for axis in np.atleast_1d(found)]
 
 
-def known(node: Node, given: Tensor) -> Any:
+def known(node: ConvertedNode, given: Tensor) -> Any:
     """What has to be known before a request comes."""
     found = tf.get_static_value(given) if tf.is_tensor(given) else given
     if found is None:
@@ -31,7 +31,7 @@ def known(node: Node, given: Tensor) -> Any:
 
 
 @plain("Constant")
-def constant(node: Node) -> Tensor:
+def constant(node: ConvertedNode) -> Tensor:
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         if (value := node.get(name)) is not None:
             kind = {"value_float": np.float32, "value_floats": np.float32}.get(name, np.int64)
@@ -40,7 +40,7 @@ def constant(node: Node) -> Tensor:
 
 
 @plain("Reshape")
-def reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+def reshape(node: ConvertedNode, x: Tensor, shape: Tensor) -> Tensor:
     if not tf.is_tensor(shape) and not node.get("allowzero", 0):
         sizes = tf.shape(x, out_type=tf.int64)
         shape = tf.stack([sizes[i] if size == 0 else tf.constant(size, tf.int64) for i, size in enumerate(shape)])
@@ -48,25 +48,25 @@ def reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
 
 
 @plain("Flatten")
-def flatten(node: Node, x: Tensor) -> Tensor:
+def flatten(node: ConvertedNode, x: Tensor) -> Tensor:
     axis = node.get("axis", 1)
     sizes = tf.shape(x)
     return tf.reshape(x, tf.stack([tf.reduce_prod(sizes[:axis]), tf.reduce_prod(sizes[axis:])]))
 
 
 @plain("Transpose")
-def transpose(node: Node, x: Tensor) -> Tensor:
+def transpose(node: ConvertedNode, x: Tensor) -> Tensor:
     return tf.transpose(x, node.get("perm"))
 
 
 @plain("Squeeze")
-def squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def squeeze(node: ConvertedNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
     told = axes is not None or node.get("axes") is not None
     return tf.squeeze(x, axes_of(node, axes, len(x.shape)) if told else None)
 
 
 @plain("Unsqueeze")
-def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def unsqueeze(node: ConvertedNode, x: Tensor, axes: Tensor | None = None) -> Tensor:
     where = node.get("axes") if axes is None else known(node, axes)
     places = sorted(int(axis) % (len(x.shape) + len(where)) for axis in where)
     for place in places:
@@ -75,7 +75,7 @@ def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 @layouts("Concat")
-def concat(node: Node, *values: Value) -> Value:
+def concat(node: ConvertedNode, *values: Value) -> Value:
     axis, last = int(node.get("axis")), all(isinstance(value, Dynamic) and value.last for value in values)
     if last:
         return Dynamic(tf.concat([value.channels_last() for value in values], TO_FIRST[axis % RANK]), True)
@@ -83,7 +83,7 @@ def concat(node: Node, *values: Value) -> Value:
 
 
 @plain("Split")
-def split(node: Node, x: Tensor, sizes: Tensor | None = None) -> Sequence[Tensor]:
+def split(node: ConvertedNode, x: Tensor, sizes: Tensor | None = None) -> Sequence[Tensor]:
     axis, parts = int(node.get("axis", 0)), len(node.outputs)
     if sizes is None and node.get("split") is None:
         size = x.shape[axis]
@@ -95,7 +95,9 @@ def split(node: Node, x: Tensor, sizes: Tensor | None = None) -> Sequence[Tensor
 
 
 @plain("Slice")
-def slices(node: Node, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor = None, steps: Tensor = None) -> Tensor:
+def slices(
+    node: ConvertedNode, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor = None, steps: Tensor = None
+) -> Tensor:
     count = len(starts.shape) and starts.shape[0]
     where = axes_of(node, axes, len(x.shape)) if axes is not None else list(range(count))
     strides = [1] * count if steps is None else [int(step) for step in known(node, steps)]
@@ -115,7 +117,7 @@ def _place(places: Tensor, position: int) -> Tensor | int | None:
 
 
 @plain("Expand")
-def expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+def expand(node: ConvertedNode, x: Tensor, shape: Tensor) -> Tensor:
     """Broadcasting in both directions."""
     x = tf.convert_to_tensor(x)
     sizes = tf.broadcast_dynamic_shape(tf.shape(x, out_type=tf.int64), tf.cast(shape, tf.int64))
@@ -123,12 +125,12 @@ def expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
 
 
 @plain("Tile")
-def tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
+def tile(node: ConvertedNode, x: Tensor, repeats: Tensor) -> Tensor:
     return tf.tile(x, repeats)
 
 
 @plain("Gather")
-def gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def gather(node: ConvertedNode, x: Tensor, indices: Tensor) -> Tensor:
     axis = int(node.get("axis", 0))
     return tf.gather(x, _counted(indices, tf.shape(x, out_type=tf.int64)[axis]), axis=axis)
 
@@ -141,7 +143,7 @@ def _counted(indices: Tensor, size: Tensor) -> Tensor:
 
 
 @plain("GatherElements")
-def gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def gather_elements(node: ConvertedNode, x: Tensor, indices: Tensor) -> Tensor:
     axis = int(node.get("axis", 0)) % len(x.shape)
     indices = _counted(indices, tf.shape(x, out_type=tf.int64)[axis])
     places = [tf.range(size) for size in tf.unstack(tf.shape(indices, out_type=tf.int64))]
@@ -151,19 +153,19 @@ def gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
 
 
 @plain("GatherND")
-def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def gather_nd(node: ConvertedNode, x: Tensor, indices: Tensor) -> Tensor:
     return tf.gather_nd(x, indices, batch_dims=node.get("batch_dims", 0))
 
 
 @plain("ScatterND")
-def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def scatter_nd(node: ConvertedNode, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     if node.get("reduction", "none") != "none":
         raise Unmapped(f"ScatterND with {node.get('reduction')}")
     return tf.tensor_scatter_nd_update(x, indices, updates)
 
 
 @plain("Pad")
-def pad(node: Node, x: Tensor, pads: Tensor, value: Tensor = None, axes: Tensor = None) -> Tensor:
+def pad(node: ConvertedNode, x: Tensor, pads: Tensor, value: Tensor = None, axes: Tensor = None) -> Tensor:
     mode, count = node.get("mode", "constant"), len(x.shape)
     if mode not in ("constant", "reflect"):
         raise Unmapped(f"Pad with {mode}")
@@ -178,7 +180,7 @@ def pad(node: Node, x: Tensor, pads: Tensor, value: Tensor = None, axes: Tensor 
 
 
 @plain("Trilu")
-def trilu(node: Node, x: Tensor, diagonal: Tensor = None) -> Tensor:
+def trilu(node: ConvertedNode, x: Tensor, diagonal: Tensor = None) -> Tensor:
     offset = 0 if diagonal is None else int(known(node, diagonal))
     rows, columns = tf.range(tf.shape(x)[-2])[:, tf.newaxis], tf.range(tf.shape(x)[-1])
     kept = columns - rows >= offset if node.get("upper", 1) else columns - rows <= offset
@@ -186,20 +188,20 @@ def trilu(node: Node, x: Tensor, diagonal: Tensor = None) -> Tensor:
 
 
 @plain("DepthToSpace")
-def depth_to_space(node: Node, x: Tensor) -> Tensor:
+def depth_to_space(node: ConvertedNode, x: Tensor) -> Tensor:
     if node.get("mode", "DCR") != "DCR":
         raise Unmapped("DepthToSpace with CRD")
     return tf.transpose(tf.nn.depth_to_space(tf.transpose(x, (0, 2, 3, 1)), node.get("blocksize")), TO_FIRST)
 
 
 @plain("OneHot")
-def one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
+def one_hot(node: ConvertedNode, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     count = int(known(node, depth).reshape(()))
     return tf.one_hot(indices, count, values[1], values[0], axis=node.get("axis", -1))
 
 
 @plain("EyeLike")
-def eye_like(node: Node, x: Tensor) -> Tensor:
+def eye_like(node: ConvertedNode, x: Tensor) -> Tensor:
     sizes = tf.shape(x)
     kind = dtype_of(node.get("dtype")) if node.get("dtype") else x.dtype
     return tf.eye(sizes[0], sizes[1], dtype=kind)

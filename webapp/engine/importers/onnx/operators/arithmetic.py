@@ -8,7 +8,17 @@ from functools import reduce
 from typing import Any
 
 from webapp.engine.importers.exported_program.serialized import NotRun
-from webapp.engine.importers.onnx.values import FLOAT, INT, Known, Value, each, largest, operand, smallest, tensor
+from webapp.engine.importers.onnx.values import (
+    FLOAT,
+    INT,
+    KnownNumbers,
+    Value,
+    each,
+    largest,
+    operand,
+    smallest,
+    tensor,
+)
 from webapp.engine.lazy import Tensor, torch
 
 from .table import operator
@@ -18,7 +28,7 @@ TYPES = frozenset((1, 2, 3, 5, 6, 7, 9, 10, 11, 12, 13, 16))  # of TensorProto.D
 
 def _two(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any], dtype: torch.dtype | None = None) -> Any:
     def run(_: Any, a: Value, b: Value) -> Value:
-        if isinstance(a, Known) and isinstance(b, Known):
+        if isinstance(a, KnownNumbers) and isinstance(b, KnownNumbers):
             return each(on_numbers, dtype or a.dtype, a, b)
         made: Tensor = on_tensors(operand(a), operand(b))
         return made
@@ -70,7 +80,7 @@ def _bools(*values: Any) -> list[Tensor]:
 
 @operator("Pow")
 def power(_: Any, a: Value, b: Value) -> Value:
-    if isinstance(a, Known) and isinstance(b, Known):
+    if isinstance(a, KnownNumbers) and isinstance(b, KnownNumbers):
         if b.values.size and not (b.plain and max(map(abs, b.values.flat)) <= 64):
             raise NotRun("raises constants to high powers")
         return each(python.pow, a.dtype, a, b)
@@ -83,7 +93,7 @@ def power(_: Any, a: Value, b: Value) -> Value:
 @operator("Mod")
 def modulo(node: Any, a: Value, b: Value) -> Value:
     """fmod=1 takes the sign of the dividend, else that of the divisor."""
-    if isinstance(a, Known) and isinstance(b, Known) and not node.get("fmod", 0):
+    if isinstance(a, KnownNumbers) and isinstance(b, KnownNumbers) and not node.get("fmod", 0):
         return each(python.mod, a.dtype, a, b)
     run = torch.fmod if node.get("fmod", 0) else torch.remainder
     return run(tensor(a), operand(b))
@@ -91,7 +101,7 @@ def modulo(node: Any, a: Value, b: Value) -> Value:
 
 def _many(on_tensors: Callable[[Tensor, Tensor], Tensor], on_numbers: Callable[..., Any]) -> Any:
     def run(_: Any, *values: Value) -> Value:
-        if all(isinstance(value, Known) for value in values):
+        if all(isinstance(value, KnownNumbers) for value in values):
             return reduce(lambda a, b: each(on_numbers, a.dtype, a, b), values)  # type: ignore[arg-type]
         return reduce(on_tensors, map(tensor, values))
 
@@ -110,7 +120,7 @@ def mean(_: Any, *values: Value) -> Value:
 
 @operator("Where")
 def where(_: Any, condition: Value, a: Value, b: Value) -> Value:
-    if isinstance(condition, Known) and isinstance(a, Known) and isinstance(b, Known):
+    if isinstance(condition, KnownNumbers) and isinstance(a, KnownNumbers) and isinstance(b, KnownNumbers):
         return each(lambda yes, x, y: x if yes else y, a.dtype, condition, a, b)
     first, second = operand(a), operand(b)
     if not isinstance(first, Tensor) and not isinstance(second, Tensor):
@@ -125,7 +135,7 @@ def chosen(node: Any, condition: Value, *branches: Value | None) -> list[Value]:
     if len(branches) != 2 * count:
         raise NotRun("has an If whose branches do not give what it puts out")
     then, otherwise = branches[:count], branches[count:]
-    if isinstance(condition, Known):
+    if isinstance(condition, KnownNumbers):
         taken = then if bool(condition.values.flat[0]) else otherwise
         return [value for value in taken if value is not None]
     made: list[Value] = []
@@ -142,7 +152,7 @@ def clip(node: Any, x: Value, low: Value | None = None, high: Value | None = Non
     bounds = [node.get(name) if value is None else operand(value) for name, value in (("min", low), ("max", high))]
     if all(bound is None for bound in bounds):
         return x
-    if isinstance(x, Known):
+    if isinstance(x, KnownNumbers):
         least, most = bounds
         lifted = x if least is None else each(lambda v: largest(v, least), x.dtype, x)
         return lifted if most is None else each(lambda v: smallest(v, most), x.dtype, lifted)
@@ -172,7 +182,7 @@ def cast(node: Any, x: Value, like: Value | None = None) -> Value:
         dtype = torch.bool if to == 9 else FLOAT if to in (1, 10, 11, 16) else INT
     if x.dtype == dtype:
         return x
-    if isinstance(x, Known):
+    if isinstance(x, KnownNumbers):
         made = {FLOAT: torch.sym_float, INT: torch.sym_int, torch.bool: bool}[dtype]
         return each(made, dtype, x)
     return x.to(dtype)

@@ -7,7 +7,7 @@ import operator as python
 from collections.abc import Callable
 from typing import Any
 
-from webapp.engine.importers.onnx.values import FLOAT, Known, Value, each, tensor
+from webapp.engine.importers.onnx.values import FLOAT, KnownNumbers, Value, each, tensor
 from webapp.engine.lazy import Tensor, functional, torch
 
 from .table import operator
@@ -63,7 +63,7 @@ def _one(name: str, run: Callable[[Tensor], Tensor]) -> Callable[..., Value]:
     on_numbers = ON_NUMBERS.get(name)
 
     def on(_: Any, x: Value) -> Value:
-        if isinstance(x, Known) and on_numbers is not None and (x.plain or name == "Neg"):
+        if isinstance(x, KnownNumbers) and on_numbers is not None and (x.plain or name == "Neg"):
             return each(on_numbers, x.dtype, x)
         return run(tensor(x))
 

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.importers.exported_program.serialized import NotRun
-from webapp.engine.importers.onnx.values import INT, MOST_KNOWN, Known, Value, held, integers, numbers, shape_of, tensor
+from webapp.engine.importers.onnx.values import (
+    INT,
+    MOST_KNOWN,
+    KnownNumbers,
+    Value,
+    held,
+    integers,
+    numbers,
+    shape_of,
+    tensor,
+)
 from webapp.engine.lazy import Tensor, functional, nn, torch
 
 from .shapes import axes_of
@@ -21,14 +31,14 @@ FAR = 2**31 - 2  # a bound beyond this is "to the end", as exporters write it
 @operator("Gather")
 def gather(node: Any, x: Value, indices: Value) -> Value:
     axis = node.get("axis", 0) % max(len(shape_of(x)), 1)
-    many = isinstance(x, Known) and x.values.size * max(1, math.prod(shape_of(indices))) > MOST_KNOWN**2 // 16
-    if isinstance(x, Known) and isinstance(indices, Known) and indices.plain and not many:
+    many = isinstance(x, KnownNumbers) and x.values.size * max(1, math.prod(shape_of(indices))) > MOST_KNOWN**2 // 16
+    if isinstance(x, KnownNumbers) and isinstance(indices, KnownNumbers) and indices.plain and not many:
         return held(np.take(x.values, indices.values.astype(np.int64), axis=axis), x.dtype)
     value = tensor(x)
-    if isinstance(indices, Known) and not indices.values.shape and indices.plain:
+    if isinstance(indices, KnownNumbers) and not indices.values.shape and indices.plain:
         return value.select(axis, int(indices.values.item()))
     at = tensor(indices)
-    if axis == 0 and value.dim() == 2 and isinstance(value, nn.Parameter) and not isinstance(indices, Known):
+    if axis == 0 and value.dim() == 2 and isinstance(value, nn.Parameter) and not isinstance(indices, KnownNumbers):
         return functional.embedding(at, value)
     at = _wrapped(at, value.shape[axis], indices)
     if at.dim() == 1:
@@ -38,7 +48,7 @@ def gather(node: Any, x: Value, indices: Value) -> Value:
 
 
 def _wrapped(at: Tensor, size: Any, indices: Value) -> Tensor:
-    if isinstance(indices, Known) and indices.plain and all(item >= 0 for item in indices.values.flat):
+    if isinstance(indices, KnownNumbers) and indices.plain and all(item >= 0 for item in indices.values.flat):
         return at
     return torch.where(at < 0, at + size, at)
 
@@ -111,7 +121,7 @@ def cut(
 def _cut(x: Value, axis: int, start: Any, end: Any, step: int) -> Value:
     if step == 0:
         raise NotRun("slices with steps of 0")
-    if isinstance(x, Known) and all(isinstance(item, int) for item in (start, end)):
+    if isinstance(x, KnownNumbers) and all(isinstance(item, int) for item in (start, end)):
         index: list[Any] = [slice(None)] * x.values.ndim
         index[axis] = slice(start, None if end < -FAR else end, step)
         return held(x.values[tuple(index)], x.dtype)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from webapp.engine.importers.exported_program.serialized import NotRun
-from webapp.engine.importers.onnx.values import Known, Value, numbers, tensor
+from webapp.engine.importers.onnx.values import KnownNumbers, Value, numbers, tensor
 from webapp.engine.lazy import Tensor, functional, torch
 
 from .products import flat_pads, windows
@@ -117,6 +117,6 @@ def _scaled(size: Any, factor: float) -> Any:
 
 
 def _floats(scales: Value) -> list[Any] | None:
-    if isinstance(scales, Known):
+    if isinstance(scales, KnownNumbers):
         return numbers(scales, "factors of a resize") or None
     raise NotRun("computes the factors of a resize from its samples")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from webapp.engine.importers.exported_program.serialized import NotRun
-from webapp.engine.importers.onnx.values import Known, Value, tensor
+from webapp.engine.importers.onnx.values import KnownNumbers, Value, tensor
 from webapp.engine.lazy import Tensor, torch
 
 from .table import operator
@@ -108,7 +108,9 @@ def _kind(node: Any, op: str, direction: str) -> str:
 
 
 def _whole(lengths: Value, length: Any) -> bool:
-    return isinstance(lengths, Known) and isinstance(length, int) and all(n == length for n in lengths.values.flat)
+    return (
+        isinstance(lengths, KnownNumbers) and isinstance(length, int) and all(n == length for n in lengths.values.flat)
+    )
 
 
 def _state(given: Value | None, x: Tensor, ways: int, hidden: int, batch_first: bool) -> Tensor:

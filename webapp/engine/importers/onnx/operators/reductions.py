@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from webapp.engine.importers.onnx.values import Known, Value, integers, known, tensor
+from webapp.engine.importers.onnx.values import KnownNumbers, Value, integers, known, tensor
 from webapp.engine.lazy import Tensor, torch
 
 from .table import operator
@@ -39,7 +39,7 @@ def _reduced(name: str, run: Callable[[Tensor, list[int], bool], Tensor]) -> Cal
         keep = bool(node.get("keepdims", 1))
         if not found and node.get("noop_with_empty_axes", 0):
             return x
-        if isinstance(x, Known) and name == "ReduceProd" and x.values.ndim == 1:
+        if isinstance(x, KnownNumbers) and name == "ReduceProd" and x.values.ndim == 1:
             return known([math.prod(x.values)] if keep else math.prod(x.values), x.dtype)
         value = tensor(x)
         every = [axis % value.dim() for axis in found] if found else list(range(value.dim()))

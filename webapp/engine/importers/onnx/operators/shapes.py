@@ -10,7 +10,7 @@ import numpy as np
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import (
     INT,
-    Known,
+    KnownNumbers,
     Value,
     held,
     integers,
@@ -48,8 +48,8 @@ def reshape(node: Any, x: Value, to: Value | None = None) -> Value:
     if not node.get("allowzero", 0):
         own = shape_of(x)
         sizes = [own[i] if isinstance(item, int) and item == 0 else item for i, item in enumerate(sizes)]
-    if isinstance(x, Known):
-        return Known(x.values.reshape([int(item) for item in sizes]), x.dtype)
+    if isinstance(x, KnownNumbers):
+        return KnownNumbers(x.values.reshape([int(item) for item in sizes]), x.dtype)
     return torch.reshape(x, _with_batch(list(sizes), x.shape) if node.freed and sizes else sizes)
 
 
@@ -76,15 +76,15 @@ def flatten(node: Any, x: Value) -> Value:
 @operator("Transpose")
 def transpose(node: Any, x: Value) -> Value:
     axes = node.get("perm") or list(range(len(shape_of(x))))[::-1]
-    if isinstance(x, Known):
-        return Known(x.values.transpose(axes), x.dtype)
+    if isinstance(x, KnownNumbers):
+        return KnownNumbers(x.values.transpose(axes), x.dtype)
     return x.permute(axes)
 
 
 @operator("Squeeze")
 def squeeze(node: Any, x: Value, axes: Value | None = None) -> Value:
     found = axes_of(node, axes)
-    if isinstance(x, Known):
+    if isinstance(x, KnownNumbers):
         return held(np.squeeze(x.values, axis=None if found is None else tuple(found)), x.dtype)
     if found is None:
         found = [axis for axis, size in enumerate(x.shape) if isinstance(size, int) and size == 1]
@@ -100,15 +100,15 @@ def unsqueeze(node: Any, x: Value, axes: Value | None = None) -> Value:
     if rank > 64:
         raise NotRun("makes a tensor of more than 64 axes")
     for axis in sorted(axis % rank for axis in found):
-        x = Known(np.expand_dims(x.values, axis), x.dtype) if isinstance(x, Known) else x.unsqueeze(axis)
+        x = KnownNumbers(np.expand_dims(x.values, axis), x.dtype) if isinstance(x, KnownNumbers) else x.unsqueeze(axis)
     return x
 
 
 @operator("Concat")
 def concat(node: Any, *values: Value) -> Value:
     axis = node.get("axis", 0)
-    if all(isinstance(value, Known) for value in values):
-        arrays = [value.values for value in values if isinstance(value, Known)]
+    if all(isinstance(value, KnownNumbers) for value in values):
+        arrays = [value.values for value in values if isinstance(value, KnownNumbers)]
         if small([sum(array.size for array in arrays)]):
             return held(np.concatenate(arrays, axis), values[0].dtype)
     parts = [tensor(value) for value in values]
@@ -129,7 +129,7 @@ def split(node: Any, x: Value, parts: Value | None = None) -> list[Value]:
             raise NotRun("splits an axis whose size is free, or into more parts than it keeps")
         one = -(-whole // count)
         sizes = [min(one, whole - start) for start in range(0, whole, max(one, 1))]
-    if isinstance(x, Known):
+    if isinstance(x, KnownNumbers):
         return [held(part, x.dtype) for part in np.split(x.values, np.cumsum(sizes)[:-1], axis)]
     return list(torch.split(x, sizes, axis))
 
@@ -142,7 +142,7 @@ def expand(_: Any, x: Value, to: Value) -> Value:
     whole = [1] * (len(sizes) - len(own)) + own
     wanted = [1] * (len(own) - len(sizes)) + sizes
     final = [a if _is_one(b) else b for a, b in zip(whole, wanted, strict=True)]
-    if isinstance(x, Known):
+    if isinstance(x, KnownNumbers):
         if small(final):
             return held(np.broadcast_to(x.values, final), x.dtype)
         x = tensor(x)
@@ -156,7 +156,7 @@ def _is_one(size: Any) -> bool:
 @operator("Tile")
 def tile(_: Any, x: Value, repeats: Value) -> Value:
     times = numbers(repeats, "repeats")
-    if isinstance(x, Known) and small([a * b for a, b in zip(x.values.shape, times, strict=True)]):
+    if isinstance(x, KnownNumbers) and small([a * b for a, b in zip(x.values.shape, times, strict=True)]):
         return held(np.tile(x.values, times), x.dtype)
     return tensor(x).repeat(times)
 

@@ -9,7 +9,7 @@ from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.values import (
     FLOAT,
     INT,
-    Known,
+    KnownNumbers,
     Value,
     known,
     numbers,
@@ -37,7 +37,7 @@ def constant_of_shape(node: Any, shape: Value) -> Value:
 
 @operator("Range")
 def arange(_: Any, start: Value, limit: Value, step: Value) -> Value:
-    if not all(isinstance(value, Known) for value in (start, limit, step)):
+    if not all(isinstance(value, KnownNumbers) for value in (start, limit, step)):
         raise NotRun("makes a range whose ends depend on its samples")
     a, b, c = operand(start), operand(limit), operand(step)
     dtype = start.dtype

@@ -11,13 +11,13 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import Tensor, torch
 
-from .served import Call, Served
+from .model_call import CalledModule, ModelCall
 
 TRACED = 5  # tokens that were read before those of the traced input
 TOKENS, MASK = "input_ids", "attention_mask"
 
 
-class Keeping(Served):
+class Keeping(CalledModule):
     """`given` are the inputs by `names`, and then a key and a value (batch, heads, tokens so far, size) per layer."""
 
     def forward(self, *given: Tensor) -> Any:
@@ -31,7 +31,7 @@ class Keeping(Served):
         return found[self.answer], *kept
 
 
-def keeping(module: Any, spec: ArchitectureSpec, batch: Batch) -> Call | None:
+def keeping(module: Any, spec: ArchitectureSpec, batch: Batch) -> ModelCall | None:
     """What to trace, `batch` being of the first tokens; None for a model that keeps nothing, or something else."""
     if spec.family != "transformers" or spec.told_task != "causal-lm" or list(batch.inputs) != [TOKENS, MASK]:
         return None
@@ -43,7 +43,7 @@ def keeping(module: Any, spec: ArchitectureSpec, batch: Batch) -> Call | None:
     past = [torch.zeros(len(ids), heads, TRACED, size) for heads, size in shapes]
     served = Keeping(module, spec, (TOKENS, MASK))
     axes = [{0: "batch", 1: "sequence"}, {0: "batch", 1: WHOLE}, *({0: "batch", 2: SO_FAR} for _ in names)]
-    return Call(
+    return ModelCall(
         served,
         {TOKENS: ids, MASK: mask, **dict(zip(names, past, strict=True))},
         axes,

@@ -15,7 +15,7 @@ Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Slot:
+class WeightMatrix:
     """One product with a matrix in the running module. `matrix` is (out, in) whatever way it is stored."""
 
     layer: LayerFacts
@@ -56,21 +56,21 @@ class Slot:
         return tensor.t().contiguous() if self.side and self.layout.transposed and tensor.dim() == 2 else tensor
 
 
-def slots_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> list[Slot]:
+def weight_matrices(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> list[WeightMatrix]:
     """The slots of these layers in a module that `skeleton_of` made; layers that are not matrices have none."""
-    from webapp.engine.architectures.factored_layers import Thin
+    from webapp.engine.architectures.factored_layers import FactoredModule
 
     found = []
     for layer in layers:
         if layer.kind not in ("linear", "conv"):
             continue
         part = module.get_submodule(layer.name)
-        if isinstance(part, Thin):
+        if isinstance(part, FactoredModule):
             for child, factor in part.runs:
-                found.append(Slot(layer, f"{layer.name}.{child}", factor, layer.layout, model))
+                found.append(WeightMatrix(layer, f"{layer.name}.{child}", factor, layer.layout, model))
         else:
             layout = replace(layer.layout, groups=int(getattr(part, "groups", 1)))
-            found.append(Slot(layer, layer.name, "", layout, model))
+            found.append(WeightMatrix(layer, layer.name, "", layout, model))
     return found
 
 

@@ -11,16 +11,16 @@ from functools import cached_property
 
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import factorization, ranks, tucker
-from webapp.engine.math.whitening import Metric
+from webapp.engine.math.whitening import InputMetric
 from webapp.engine.weights import Dense, Encoded, Factored, FactoredConv, Pivoted
 from webapp.engine.weights.factor_plans import FactoredConvPlan, FactoredPlan, PivotedPlan
-from webapp.engine.weights.plans import DensePlan, Plan
+from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 Ranks = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Form(ABC):
+class Factorization(ABC):
     """`shape` (out, in, *kernel); `transposed` where the checkpoint stores (in, out)."""
 
     shape: tuple[int, ...]
@@ -63,20 +63,20 @@ class Form(ABC):
         return sum(int(torch.Size(shape).numel()) for shape in self.shapes(chosen))
 
     @abstractmethod
-    def plan(self, plan: Plan, chosen: Ranks) -> Plan: ...
+    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan: ...
 
     @abstractmethod
-    def split(self, target: Tensor, metric: Metric | None) -> Split:
+    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         """target float64 (out, in * kernel), to be met in this metric of its inputs; None: in every direction alike."""
 
-    def factor_plans(self, plan: Plan, chosen: Ranks) -> list[Plan]:
+    def factor_plans(self, plan: StoragePlan, chosen: Ranks) -> list[StoragePlan]:
         return [DensePlan(shape, plan.dtype) for shape in self.shapes(chosen)]
 
 
 class Split(ABC):
     """A weight taken apart, before a rank is chosen."""
 
-    form: Form
+    form: Factorization
 
     @abstractmethod
     def lost(self, chosen: Ranks) -> float:
@@ -92,7 +92,7 @@ class Split(ABC):
 
 
 @dataclass(frozen=True)
-class MatrixForm(Form):
+class MatrixForm(Factorization):
     """One rank. With `pivots` r rows and how the others are made of them, else two factors. Filters are rows."""
 
     pivots: bool = True
@@ -113,7 +113,7 @@ class MatrixForm(Form):
         first, second = (rank, *rest), (made, rank, *[1] * (len(rest) - 1))
         return [self.turned(first), self.turned(second)]
 
-    def plan(self, plan: Plan, chosen: Ranks) -> Plan:
+    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
         first, second = self.factor_plans(plan, chosen)
         if self.pivots:
             return PivotedPlan(plan.shape, plan.dtype, first, second, self.transposed)
@@ -122,14 +122,14 @@ class MatrixForm(Form):
         left, right = (first, second) if self.transposed else (second, first)
         return FactoredPlan(plan.shape, plan.dtype, left, right)
 
-    def split(self, target: Tensor, metric: Metric | None) -> Split:
+    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _MatrixSplit(self, target, metric)
 
 
 class _MatrixSplit(Split):
     form: MatrixForm
 
-    def __init__(self, form: MatrixForm, target: Tensor, metric: Metric | None) -> None:
+    def __init__(self, form: MatrixForm, target: Tensor, metric: InputMetric | None) -> None:
         self.form, self.target = form, target
         self.basis, singular = factorization.directions(target @ metric.root if metric else target)
         self.by_rank: list[float] = factorization.losses(singular).tolist()
@@ -155,7 +155,7 @@ class _MatrixSplit(Split):
 
 
 @dataclass(frozen=True)
-class SpatialForm(Form):
+class SpatialForm(Factorization):
     """One rank: a column of the kernel, then a row."""
 
     def every(self) -> list[Ranks]:
@@ -170,15 +170,15 @@ class SpatialForm(Form):
         shapes = (rank, inputs, height, *[1] * len(width)), (outputs, rank, 1, *width)
         return [self.turned(shape) for shape in shapes]
 
-    def plan(self, plan: Plan, chosen: Ranks) -> Plan:
+    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
         return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)), self.transposed)
 
-    def split(self, target: Tensor, metric: Metric | None) -> Split:
+    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _SpatialSplit(self, target, metric)
 
 
 class _SpatialSplit(Split):
-    def __init__(self, form: SpatialForm, target: Tensor, metric: Metric | None) -> None:
+    def __init__(self, form: SpatialForm, target: Tensor, metric: InputMetric | None) -> None:
         self.form, self.target, self.metric = form, target, metric
         self.basis, singular = factorization.directions(tucker.spatial_matrix(target.reshape(form.shape)))
         self.by_rank: list[float] = factorization.losses(singular).tolist()
@@ -195,7 +195,7 @@ class _SpatialSplit(Split):
 
 
 @dataclass(frozen=True)
-class TuckerForm(Form):
+class TuckerForm(Factorization):
     """Two ranks, of the inputs and of the outputs, in the proportion of their channels."""
 
     def every(self) -> list[Ranks]:
@@ -213,15 +213,15 @@ class TuckerForm(Form):
         shapes = (inner, inputs, *ones), (outer, inner, *kernel), (outputs, outer, *ones)
         return [self.turned(shape) for shape in shapes]
 
-    def plan(self, plan: Plan, chosen: Ranks) -> Plan:
+    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
         return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)), self.transposed)
 
-    def split(self, target: Tensor, metric: Metric | None) -> Split:
+    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _TuckerSplit(self, target, metric)
 
 
 class _TuckerSplit(Split):
-    def __init__(self, form: TuckerForm, target: Tensor, metric: Metric | None) -> None:
+    def __init__(self, form: TuckerForm, target: Tensor, metric: InputMetric | None) -> None:
         self.form, self.target, self.metric = form, target, metric
         (self.outputs, outer), (self.inputs, inner) = tucker.mode_bases(target.reshape(form.shape))
         self.inner: list[float] = factorization.losses(inner).tolist()
@@ -242,12 +242,12 @@ class _TuckerSplit(Split):
         return _chain(self.form, [first, core, last], chosen, dtype)
 
 
-def _chain(form: Form, factors: list[Tensor], chosen: Ranks, dtype: torch.dtype) -> FactoredConv:
+def _chain(form: Factorization, factors: list[Tensor], chosen: Ranks, dtype: torch.dtype) -> FactoredConv:
     made = (_stored(form, f, shape, dtype) for f, shape in zip(factors, form.shapes(chosen), strict=True))
     return FactoredConv(*made, transposed=form.transposed)
 
 
-def _stored(form: Form, factor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Dense:
+def _stored(form: Factorization, factor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Dense:
     """A factor (out, in, ...) in the shape that it is stored in."""
     whole = factor.reshape(form.turned(shape))
     return Dense((whole.transpose(0, 1) if form.transposed else whole).to(dtype).contiguous())

@@ -7,10 +7,10 @@ import torch
 
 from tests.engine.importers.model_types import DECODER
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.kv_cache import Reading, pasts
+from webapp.engine.architectures.kv_cache import CachedReader, cache_inputs
 from webapp.engine.data.batches import outputs, synthetic
-from webapp.engine.exporters import exports
-from webapp.engine.run.proof import compare_probe, write_probe
+from webapp.engine.exporters import exporters
+from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.weights.model import Model
 
 KEEPING = {  # class -> model type, config
@@ -41,7 +41,7 @@ def language_model(bench):
 
 def delivered(model, folder):
     folder.mkdir()
-    exports()["onnx"].write(model, folder)
+    exporters()["onnx"].write(model, folder)
     return onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
 
 
@@ -51,12 +51,12 @@ def delivered(model, folder):
 def test_token_by_token_is_as_at_once(language_model, tmp_path, name):
     model = Model.of_checkpoint(*language_model(name, *KEEPING[name]))
     session = delivered(model, tmp_path / "out")
-    assert [given.name for given in pasts(session)][:2] == ["past_key_values.0.key", "past_key_values.0.value"]
+    assert [given.name for given in cache_inputs(session)][:2] == ["past_key_values.0.key", "past_key_values.0.value"]
     batch = synthetic(model.architecture, 0)
     ids = batch.inputs["input_ids"].numpy()
     with torch.inference_mode():
         expected = outputs(build(model), model.architecture, batch).numpy()
-    reading = Reading(session, "logits", len(ids))
+    reading = CachedReader(session, "logits", len(ids))
     found = [reading.after(part) for part in np.split(ids, [9, *range(10, 15), 40], axis=1)]
     assert np.allclose(np.concatenate(found, axis=1), expected, atol=1e-5)
 
@@ -66,7 +66,7 @@ def test_padding_at_the_end_of_a_part_is_not_looked_at(language_model, tmp_path)
     session = delivered(model, tmp_path / "out")
     ids = np.arange(12).reshape(1, 12)
     padded, mask = (np.insert(numbers, [5, 5], 0, axis=1) for numbers in (ids, np.ones_like(ids)))
-    whole, reading = Reading(session, "logits"), Reading(session, "logits")
+    whole, reading = CachedReader(session, "logits"), CachedReader(session, "logits")
     reading.after(padded[:, :7], mask[:, :7])
     assert np.allclose(reading.after(padded[:, 7:]), whole.after(ids)[:, 5:], atol=1e-5)
 
@@ -75,8 +75,8 @@ def test_the_proof_reads_in_parts_too(language_model, apply_steps, tmp_path):
     checkpoint = language_model("LlamaForCausalLM", *KEEPING["LlamaForCausalLM"])
     model, _ = apply_steps(checkpoint, ("low_rank", {"ratio": 0.8}), ("weight_quantization", {"bits": 8}))
     delivered(model, tmp_path / "out")
-    write_probe(model, tmp_path, 0)
-    loaded = exports()["onnx"].open(tmp_path / "out", model.architecture)
+    write_proof(model, tmp_path, 0)
+    loaded = exporters()["onnx"].open(tmp_path / "out", model.architecture)
     assert compare_probe(loaded, model.architecture, tmp_path)["agreed"]
     loaded.in_parts.forward = lambda input_ids, **rest: {"logits": torch.zeros(*input_ids.shape, 40)}
     assert not compare_probe(loaded, model.architecture, tmp_path)["agreed"]

@@ -20,7 +20,7 @@ from webapp.store.files import FileStore
 from webapp.store.models import Deployment, DeploymentState
 
 from .processes import child_environment, python
-from .service import Service
+from .supervised_process import Service
 
 WEIGHTS = ("model.safetensors",)  # of the checkpoint: everything beside them is small and may belong to its tokenizer
 FALSE_STARTS = 3  # so often may the process die before it ever answered
@@ -30,7 +30,7 @@ SILENT_LOOKS = 10  # without an answer: the process hangs and is killed
 OOM_SCORE = 500  # the kernel takes its memory before the web server's, and after a compressing child's
 
 
-class Served:
+class ModelProcess:
     """`changes` are what the deployment's row is to say. Raises StoreError where a file of it is missing."""
 
     def __init__(self, row: Deployment, settings: Settings, files: FileStore, sockets: Path) -> None:

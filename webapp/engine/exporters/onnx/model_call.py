@@ -12,7 +12,7 @@ from webapp.engine.architectures.program import output_names
 from webapp.engine.facts import ArchitectureSpec
 
 
-class Served(nn.Module):
+class CalledModule(nn.Module):
     """Tensors in, in the order of `names`, and out what is called `answers`: one tensor, or a list of several."""
 
     module: Any
@@ -41,10 +41,10 @@ def with_plain_operators(module: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModelCall:
     """What is traced: the call of a module with `inputs`, of which some `axes` are free and get names."""
 
-    served: Served
+    served: CalledModule
     inputs: Mapping[str, Tensor]
     axes: Sequence[Mapping[int, str]]  # of each input
     answers: Sequence[str]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .processes import kill_group, leashed
+from .processes import dying_with_parent, kill_group
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Service:
     def _start(self) -> None:
         errors = self.errors.open("wb") if self.errors else None
         self.process = subprocess.Popen(
-            leashed(self.command, self.signal_at_death, self.oom_score),
+            dying_with_parent(self.command, self.signal_at_death, self.oom_score),
             env=self.environment,
             pass_fds=self.descriptors,
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """Started as a script: ties a process to its parent, then becomes the command.
 
-    python -I -S leash.py SIGNAL PARENT_PID OOM_SCORE COMMAND...
+    python -I -S parent_death.py SIGNAL PARENT_PID OOM_SCORE COMMAND...
 
 The kernel sends SIGNAL when the thread that started it dies, also by kill -9. Memory is taken from the process with
 the highest OOM_SCORE first, so the compressing child dies before its worker. Both are Linux's; elsewhere the child
@@ -14,7 +14,7 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def leash(signal_number: int, parent: int, oom_score: str) -> None:
+def die_with_parent(signal_number: int, parent: int, oom_score: str) -> None:
     """Puts this process on it. Leaves when the parent has died before."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
@@ -29,7 +29,7 @@ def leash(signal_number: int, parent: int, oom_score: str) -> None:
 
 def main() -> None:
     signal_number, parent, oom_score, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
-    leash(signal_number, parent, oom_score)
+    die_with_parent(signal_number, parent, oom_score)
     os.execvp(command[0], command)  # noqa: S606
 
 

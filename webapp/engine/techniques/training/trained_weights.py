@@ -48,19 +48,19 @@ class Place:
 
 def places(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> Iterator[Place]:
     """The parameters of these layers in a module that `build` made; what is no parameter has none."""
-    from webapp.engine.architectures.factored_layers import Thin
+    from webapp.engine.architectures.factored_layers import FactoredModule
 
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for layer in layers:
         whole = model.weights[layer.weight]
         path, _, last = layer.weight.rpartition(".")
         part = module.get_submodule(path)
-        if isinstance(part, Thin) and last == "weight":
+        if isinstance(part, FactoredModule) and last == "weight":
             for child, factor in part.runs:
                 keep, inner = partial(_keep, model, layer, factor), part.get_submodule(child)
                 yield Place(f"{path}.{child}.weight", layer, inner, whole.factors[factor], part.transposed, keep)
             continue
-        name = f"{path}.{part.bias_name}" if isinstance(part, Thin) else layer.weight
+        name = f"{path}.{part.bias_name}" if isinstance(part, FactoredModule) else layer.weight
         if name in parameters:
             holder = module.get_submodule(name.rpartition(".")[0])
             yield Place(name, layer, holder, whole, False, partial(_keep, model, layer, ""))
@@ -73,7 +73,7 @@ def _keep(model: Model, layer: LayerFacts, factor: str, encoded: Encoded) -> Non
     model.weights[layer.weight] = encoded
 
 
-class Form(ABC):
+class TrainedWeight(ABC):
     """`leaves` by a name of their own; `value` is what the module computes with, None where that is the leaf itself."""
 
     def __init__(self, place: Place) -> None:
@@ -91,7 +91,7 @@ class Form(ABC):
     def encoded(self) -> Encoded: ...
 
 
-class DenseForm(Form):
+class DenseForm(TrainedWeight):
     """The module's own parameter is the leaf; zeros that a step put there stay."""
 
     def __init__(self, place: Place) -> None:
@@ -111,7 +111,7 @@ class DenseForm(Form):
         return dense(self.place, self.leaves[self.place.name].detach())
 
 
-class QuantizedForm(Form):
+class QuantizedForm(TrainedWeight):
     """Floats beside the grid: the module computes with what they round to. Scales are trained by their logarithm."""
 
     def __init__(self, place: Place, train_scales: bool) -> None:

@@ -9,7 +9,7 @@ from typing import IO
 from webapp.config import Settings
 
 
-class Slot:
+class WorkerSlot:
     """`executor_id` stays the same over restarts, and no two live processes have the same."""
 
     def __init__(self, executor_id: str, lock: IO[str]) -> None:
@@ -17,7 +17,7 @@ class Slot:
         self._lock = lock  # kept open: closing it would free the slot
 
     @classmethod
-    def claim(cls, settings: Settings) -> Slot:
+    def claim(cls, settings: Settings) -> WorkerSlot:
         """Takes the lowest free number. The system frees it when the process ends, also by kill -9."""
         folder = settings.instance / "workers"
         folder.mkdir(exist_ok=True)
