@@ -1,6 +1,6 @@
 // The recipe builder: cards that are added, ordered and filled in, and the same as text. What was changed last, cards or
 // text, is the recipe (`current`); the other follows it.
-import { forecast } from "./forecast.js";
+import { showPrediction } from "./predict.js";
 import { draftOf, keepDraft } from "./recipe-draft.js";
 import { fill, readCard, showMatches, showWhen } from "./recipe-card.js";
 import { yamlTab } from "./recipe-yaml.js";
@@ -112,10 +112,10 @@ function fault(error) {
   document.getElementById("text-fault").hidden = !error;
 }
 
-const DATA = ["dataset", "training_dataset"]; // some steps need it, and the forecast says so
+const DATA = ["dataset", "training_dataset"]; // some steps need it, and the prediction says so
 
 // Asks the server what the recipe gives, and what each step's patterns match; one question at a time, and another one
-// as soon as it is answered where something was changed meanwhile: the forecast keeps up with a slider as it moves.
+// as soon as it is answered where something was changed meanwhile: the prediction keeps up with a slider as it moves.
 let asking = false;
 let again = false;
 async function look() {
@@ -132,16 +132,16 @@ async function look() {
 async function ask() {
   const [asText, checkpoint_id] = [typed, form.elements.checkpoint.value];
   const recipe = asText ? yaml.value : read();
-  if (!asText && !recipe.steps.length) return forecast({ error: { message: "The recipe has no steps yet." } });
-  document.getElementById("forecast").classList.add("stale");
+  if (!asText && !recipe.steps.length) return showPrediction({ error: { message: "The recipe has no steps yet." } });
+  document.getElementById("prediction").classList.add("stale");
   try {
     const [dataset_id, training_dataset_id] = DATA.map((name) => form.elements[name].value || null);
     const answer = await post(address("predict"), { checkpoint_id, recipe, dataset_id, training_dataset_id });
     if (answer.error) answer.error.message = plain(answer.error.message);
-    // A pattern that matches nothing is refused by the forecast; what the others match is still worth seeing.
+    // A pattern that matches nothing is refused by the prediction; what the others match is still worth seeing.
     const { matches } = answer.error && !asText ? await post(address("match"), { checkpoint_id, recipe }) : answer;
     if (asText !== typed || (asText && again)) return; // another text is there meanwhile, and is asked about next
-    forecast(answer);
+    showPrediction(answer);
     if (asText) {
       fault(answer.error);
       if (answer.recipe) replace(answer.recipe);
@@ -150,7 +150,7 @@ async function ask() {
     if (answer.recipe_yaml && !asText) yaml.show(answer.recipe_yaml);
     for (const [index, card] of cards().entries()) showMatches(card, matches?.[index]);
   } catch {
-    forecast({ error: { message: "Pare does not answer; the forecast is out of date. Check that it is running." } });
+    showPrediction({ error: { message: "Pare does not answer; the estimate is out of date. Check that it is running." } });
   }
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Under /api security.py refuses other sites, and under /serve no cookie gives a right. The form of a recipe checks its
 # token itself, so that it can come back with all that was typed.
-OWN_CSRF_CHECK = ("recipes",)
+OWN_CSRF_CHECK = ("run_builder",)
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:

@@ -128,7 +128,7 @@ def test_the_preprocessing_that_the_form_asks_is_the_runs(page, api, held):
     asked = api.get(f"/runs/{page.url.rsplit('/', 1)[1]}")["preprocessing"]
     assert (asked["resize"], asked["mean"], asked["std"]) == ("pad", [0.5, 0.25, 0.0], [0.25])
     again = page.context.new_page()  # the run's own page loads itself anew when the run ends
-    again.goto(f"/runs/new?from={page.url.rsplit('/', 1)[1]}")
+    again.goto(f"/runs/new?fork={page.url.rsplit('/', 1)[1]}")
     expect(again.get_by_label("Resize")).to_have_value("pad")
     again.get_by_label("Dataset", exact=True).select_option("")
     expect(again.locator("#preprocessing")).to_be_hidden()

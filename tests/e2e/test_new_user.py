@@ -75,13 +75,13 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
     page.locator("[data-add=weight_quantization]").click()
     page.locator("#steps [data-setting=sparsity]").fill("0.5")
     page.locator("#steps [data-setting=bits]").select_option("8")
-    expect(page.locator("#forecast-times")).to_contain_text(re.compile(r"\d"))
+    expect(page.locator("#prediction-times")).to_contain_text(re.compile(r"\d"))
     expect(page.locator("#steps > li")).to_have_count(2)
     first = start(page, "Half of it")
     expect(page.get_by_role("region", name="Result")).to_contain_text(re.compile("as fast.*95 % CI", re.DOTALL))
 
     # another one like it, with one setting changed
-    page.get_by_role("link", name="Clone and change").click()
+    page.get_by_role("link", name="Fork and edit").click()
     page.locator("#steps [data-setting=sparsity]").fill("0.8")
     second = start(page, "A fifth of it")
     assert second != first
@@ -144,4 +144,4 @@ def test_a_fresh_pare_has_something_to_try(page, samples):
     page.goto("/")
     page.get_by_role("link", name=re.compile("Try it with the sample|New run")).first.click()
     expect(page.get_by_label("Checkpoint", exact=True)).to_contain_text("digits_cnn.safetensors")
-    expect(page.locator("#forecast-times")).to_contain_text(re.compile(r"\d"))
+    expect(page.locator("#prediction-times")).to_contain_text(re.compile(r"\d"))

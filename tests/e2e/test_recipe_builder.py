@@ -35,26 +35,26 @@ def test_steps_are_ordered_by_dragging(builder):
     expect(builder.locator("#steps h3")).to_have_text(["Weight quantization", "Magnitude pruning"])
 
 
-def test_the_slider_and_the_number_are_one_value_and_the_forecast_follows(builder):
-    expect(builder.locator("#forecast-after")).to_have_text(re.compile(r"\d"))
-    before = builder.locator("#forecast-after").text_content()
+def test_the_slider_and_the_number_are_one_value_and_the_estimate_follows(builder):
+    expect(builder.locator("#prediction-after")).to_have_text(re.compile(r"\d"))
+    before = builder.locator("#prediction-after").text_content()
     slider = builder.get_by_role("slider", name="Sparsity, slider")
     box = slider.bounding_box()
     builder.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     builder.mouse.down()
     builder.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] / 2, steps=5)
-    expect(builder.locator("#forecast-after")).not_to_have_text(before)  # while it is held
+    expect(builder.locator("#prediction-after")).not_to_have_text(before)  # while it is held
     builder.mouse.up()
     expect(builder.get_by_role("spinbutton", name="Sparsity")).not_to_have_value("0.5")
     builder.get_by_role("spinbutton", name="Sparsity").fill("0.25")
     expect(builder.get_by_role("slider", name="Sparsity, slider")).to_have_value("0.25")
 
 
-def test_the_forecast_says_which_step_lacks_data(builder):
+def test_the_estimate_says_which_step_lacks_data(builder):
     clear_recipe(builder)
     builder.get_by_role("button", name="Wanda Removes").click()
-    warnings = builder.locator("#forecast-warnings")
-    expect(builder.locator("#forecast-steps tbody tr")).to_contain_text(["Wanda"])
+    warnings = builder.locator("#prediction-warnings")
+    expect(builder.locator("#prediction-steps tbody tr")).to_contain_text(["Wanda"])
     expect(warnings).not_to_contain_text("Wanda")
     builder.get_by_label("Dataset", exact=True).select_option("")
     expect(warnings).to_contain_text("Wanda needs calibration data")

@@ -51,7 +51,7 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
         if missing is not None:
             raise Conflict(f"{asked.artifact} was not delivered. {missing['reason']['message']}", "artifact")
         names = ", ".join(each.name for each in deployable(run))
-        way = f"it has {names}" if names else "clone it with ONNX among its formats and deploy the clone"
+        way = f"it has {names}" if names else "fork it with ONNX among its formats and deploy the fork"
         raise Conflict(f"The run {run.name} has no ONNX file {asked.artifact[:80]!r}; {way}.", "artifact")
     if asked.name and session.scalar(select(Deployment.id).where(Deployment.name == asked.name)):
         raise Conflict(f"There is a deployment {asked.name} already; choose another name.", "name")
@@ -150,7 +150,7 @@ def hashed(token: str) -> str:
 def tried(session: Session, machine: str, run: Run, side: Side) -> Deployment:
     """The model that the run's page tries, wanted running. Raises Conflict where the run has no ONNX file."""
     if not (files := deployable(run)):
-        raise Conflict(f"The run {run.name} has no ONNX file to try; clone it with ONNX among its formats.")
+        raise Conflict(f"The run {run.name} has no ONNX file to try; fork it with ONNX among its formats.")
     artifact = files[0]
     stage = f"{'original' if side == 'original' else 'export'}-{artifact.format}"
     if not next((made.files for made in run.stages if made.name == stage), None):

@@ -166,7 +166,7 @@ def retry_artifact(session: Session, jobs: RunQueue, run: Run, name: str) -> Non
     """
     artifact = next((artifact for artifact in run.artifacts if artifact.name == name), None)
     if artifact is None:
-        raise NotFound(f"This run has no file {name[:80]!r}. Clone it with that format to have it written.")
+        raise NotFound(f"This run has no file {name[:80]!r}. Fork it with that format to have it written.")
     if artifact.state is ArtifactState.SUCCEEDED:
         raise Conflict(f"{name} was delivered; there is nothing to retry.")
     if not RunState(run.state).final:

@@ -79,7 +79,7 @@ class JobClient:
             run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
             failed = {each["format"] for each in run.undelivered if format in (None, each["format"])}
             if run.state == RunState.SUCCEEDED and not failed:
-                raise RunNotRetryable(f"The run {run.name} has succeeded; there is nothing to retry. Clone it instead.")
+                raise RunNotRetryable(f"The run {run.name} has succeeded; there is nothing to retry. Fork it instead.")
             if run.state.final:
                 run.attempt += 1
                 run.state, run.error, run.finished_at = RunState.QUEUED, None, None

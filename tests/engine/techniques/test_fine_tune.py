@@ -63,7 +63,7 @@ def test_it_says_what_is_missing(mlp):
         trained("fine_tune", after(*mlp), mlp[1], Arrays(blobs().x, None))
 
 
-def test_the_forecast_is_that_nothing_is_stored_otherwise(mlp):
+def test_the_prediction_is_that_nothing_is_stored_otherwise(mlp):
     _, facts = mlp
     prune = {"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}}
     alone = predict(facts, Recipe.read({"steps": [prune]}))

@@ -65,7 +65,7 @@ def test_from_the_teacher_every_weight_is_one_of_its_own_and_at_random_none_is(l
 
 
 @pytest.mark.parametrize("settings", [{"width": 0.5}, SMALLER, {"depth": 0.3, "width": 1.0}])
-def test_the_forecast_is_what_is_done(llama, tmp_path, apply_steps, settings):
+def test_the_prediction_is_what_is_done(llama, tmp_path, apply_steps, settings):
     model, _ = apply_steps(llama, ("smaller_student", settings))
     size = write_model(model, tmp_path / "model.safetensors")
     assert predict(llama[1], recipe(**settings)).after.size_bytes == size

@@ -40,12 +40,12 @@ def test_deploying_twice_says_so(client, small):
 
 def test_a_run_without_onnx_says_how_to_get_one(client, run):
     page = client.get(f"/runs/{run.id}").text
-    assert "clone this run with ONNX" in page
+    assert "fork this run with ONNX" in page
     assert ">Deploy<" not in page
     assert "data-try" not in page
     refused = client.post("/api/v1/deployments", json={"run_id": run.id})
     assert refused.status_code == 409
-    assert "clone it with ONNX" in refused.json["error"]["message"]
+    assert "fork it with ONNX" in refused.json["error"]["message"]
     assert client.post(f"/api/v1/runs/{run.id}/try", json={"side": "result", "values": [1]}).status_code == 409
 
 

@@ -49,7 +49,7 @@ def full(session, files, tmp_path) -> list[str]:
         *(f"/runs/{row.id}" for row in (done, live, failed)),
         f"/runs/{done.id}/receipt",
         f"/runs/new?checkpoint={checkpoint.id}",
-        f"/runs/new?from={done.id}",
+        f"/runs/new?fork={done.id}",
         f"/compare?run={done.id}",
         "/nowhere",
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
-from tests.web.views.test_recipes import PRUNE, form
+from tests.web.views.test_run_builder import PRUNE, form
 from webapp.store.models import Run
 
 SAMPLES = [{"label": n % 2, "width": 20, "height": 10} for n in range(4)]
@@ -65,7 +65,7 @@ def test_there_is_none_without_pictures(client, session, checkpoint, pictures):
     assert preview(client, seed_checkpoint(session), pictures)["defaults"] is None
 
 
-def test_a_run_keeps_it_whole_and_a_clone_starts_with_it(client, session, checkpoint, pictures):
+def test_a_run_keeps_it_whole_and_a_fork_starts_with_it(client, session, checkpoint, pictures):
     asked = json.dumps({"mean": "0.5, 0.25, 0", "std": 0.5})
     answer = client.post("/runs/new", data=form(checkpoint, dataset=pictures.id, preprocessing=asked))
     assert answer.status_code == 302
@@ -75,7 +75,7 @@ def test_a_run_keeps_it_whole_and_a_clone_starts_with_it(client, session, checkp
         [0.5],
         8,
     )
-    page = Page(client.get(f"/runs/new?from={run.id}").text)
+    page = Page(client.get(f"/runs/new?fork={run.id}").text)
     assert json.loads(page.of("input", name="preprocessing")[0]["value"]) == run.preprocessing
     fork = client.post(f"/api/v1/runs/{run.id}/fork", json={"seed": 3})
     assert fork.json["preprocessing"] == run.preprocessing

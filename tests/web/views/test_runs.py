@@ -41,7 +41,7 @@ def test_a_finished_run_shows_its_result_and_where_to_go_on(client, run):
     page = Page(client.get(f"/runs/{run.id}").text)
     for shown in ("5.00 kB", "was 10.0 kB", "2.00 × smaller", "95.00 %", "50.0 %"):
         assert shown in page.text
-    for address in (f"/runs/{run.id}/receipt", f"/compare?run={run.id}", f"/runs/new?from={run.id}"):
+    for address in (f"/runs/{run.id}/receipt", f"/compare?run={run.id}", f"/runs/new?fork={run.id}"):
         assert page.of("a", href=address), address
     assert page.of("a", href=f"/api/v1/runs/{run.id}/artifacts/model.safetensors")
     assert page.of("form", action=f"/runs/{run.id}/shares")

@@ -35,8 +35,8 @@ def test_the_api_takes_it_a_fork_keeps_it_and_the_page_shows_it(client, session,
     assert without.json["teacher_checkpoint_id"] is None
     page = Page(client.get(f"/runs/{made.json['id']}").text)
     assert page.of("a", href=f"/checkpoints/{asked['teacher_checkpoint_id']}")
-    clone = Page(client.get(f"/runs/new?from={made.json['id']}").text)
-    chosen = [own for own in clone.of("option", value=asked["teacher_checkpoint_id"]) if "selected" in own]
+    fork = Page(client.get(f"/runs/new?fork={made.json['id']}").text)
+    chosen = [own for own in fork.of("option", value=asked["teacher_checkpoint_id"]) if "selected" in own]
     assert len(chosen) == 1
 
 

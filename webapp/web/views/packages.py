@@ -31,7 +31,7 @@ def send_package(run: Run, target: str) -> Response:
     """Raises NotFound with the packages that there are."""
     there = {found.name: found for found in offered(run)}
     if target not in there:
-        names = ", ".join(there) or "none; clone it with ONNX among its formats"
+        names = ", ".join(there) or "none; fork it with ONNX among its formats"
         wanted = TARGETS[target].format if target in TARGETS else None
         for missing in run.undelivered:
             if missing["format"] == wanted:

@@ -1,6 +1,6 @@
 // What the recipe will give, before anything runs.
 
-const at = (id) => document.getElementById(`forecast-${id}`);
+const at = (id) => document.getElementById(`prediction-${id}`);
 const whole = new Intl.NumberFormat("en-US");
 
 export function bytes(size) {
@@ -15,8 +15,8 @@ export function bytes(size) {
 
 const percent = (share) => `${(share * 100).toFixed(1)} %`;
 
-export function forecast(answer) {
-  const panel = document.getElementById("forecast");
+export function showPrediction(answer) {
+  const panel = document.getElementById("prediction");
   at("error").hidden = !answer.error;
   if (answer.error) {
     at("error").querySelector("p").textContent = answer.error.message;
@@ -33,7 +33,7 @@ export function forecast(answer) {
   const times = before.size_bytes / after.size_bytes;
   at("times").textContent = times > 1 ? `${times.toFixed(2)} × smaller` : "not smaller";
   at("mini").textContent = `${bytes(after.size_bytes)}, ${at("times").textContent}`;
-  at("exact").textContent = exact ? "to the byte" : "an estimate";
+  at("exact").textContent = exact ? "to the byte" : "approximate";
   at("exact").title = exact ? "The file will have exactly this size." : "The values of the weights decide too.";
   facts([
     ["Parameters not zero", `${whole.format(after.params_nonzero)}`, `of ${whole.format(before.params_total)}`],

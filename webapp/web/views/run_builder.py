@@ -27,16 +27,16 @@ from webapp.web.forms import RunForm, setting_rows, settings_form
 from webapp.web.presets import PRESETS
 from webapp.web.previews import seen_by_the_model
 
-blueprint = Blueprint("recipes", __name__, url_prefix="/runs/new")
+blueprint = Blueprint("run_builder", __name__, url_prefix="/runs/new")
 
 NO_DATASET = "None: quality is not measured"
 
 
 @blueprint.get("")
 def new() -> str:
-    """`?checkpoint=ID` chooses it, `?dataset=ID` too; `?from=RUN` starts with that run's recipe and data."""
+    """`?checkpoint=ID` chooses it, `?dataset=ID` too; `?fork=RUN` starts with that run's recipe and data."""
     form = RunForm()
-    source = db.get_or_abort(Run, request.args["from"]) if "from" in request.args else None
+    source = db.get_or_abort(Run, request.args["fork"]) if "fork" in request.args else None
     offer(form)
     if source is not None:
         form.checkpoint.data, form.dataset.data = source.checkpoint_id, source.dataset_id or ""
@@ -159,7 +159,7 @@ def exports_fit(checkpoint_id: str | None) -> dict[str, str | None]:
 def page(form: RunForm, error: PareError | None = None, source: Run | None = None) -> str:
     known = techniques()
     return render_template(
-        "recipes/new.html",
+        "run_builder/new.html",
         form=form,
         source=source,
         techniques=known,

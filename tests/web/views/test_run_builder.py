@@ -110,14 +110,14 @@ def test_a_dataset_that_does_not_fit_is_refused_in_the_form(client, checkpoint, 
     assert "images.npz cannot be used" in Page(answer.text).text
 
 
-def test_a_clone_starts_with_what_the_run_had(client, run):
-    page = Page(client.get(f"/runs/new?from={run.id}").text)
+def test_a_fork_starts_with_what_the_run_had(client, run):
+    page = Page(client.get(f"/runs/new?fork={run.id}").text)
     assert recipe_of(page)["steps"][0]["settings"] == {"sparsity": 0.5}
     assert "selected" in page.of("option", value=run.dataset_id)[0]
     assert page.of("input", name="forked_from")[0]["value"] == run.id
 
 
-def test_a_clone_remembers_where_it_comes_from(client, run, session):
+def test_a_fork_remembers_where_it_comes_from(client, run, session):
     given = {"checkpoint": run.checkpoint_id, "dataset": "", "training_dataset": "", "recipe": json.dumps(PRUNE)}
     answer = client.post("/runs/new", data=given | {"forked_from": run.id})
     made = session.get(Run, answer.headers["Location"].rsplit("/", 1)[1])
@@ -131,14 +131,14 @@ def test_datasets_that_fit_are_told_for_another_checkpoint(client, checkpoint, d
     assert "shape" in told[images.id]
 
 
-def test_cloning_an_unknown_run_is_not_found(client):
-    assert client.get("/runs/new?from=nothinghere2").status_code == 404
+def test_forking_an_unknown_run_is_not_found(client):
+    assert client.get("/runs/new?fork=nothinghere2").status_code == 404
 
 
 def test_a_format_is_chosen_in_the_form_and_the_run_writes_it(client, checkpoint, session):
     page = Page(client.get(f"/runs/new?checkpoint={checkpoint.id}").text)
     choices = [name for name, format_ in exporters().items() if not format_.always]
     assert "onnx" in choices
-    assert {box["value"] for box in page.of("input", name="exporters")} == set(choices)
-    client.post("/runs/new", data=form(checkpoint, exporters="onnx"))
+    assert {box["value"] for box in page.of("input", name="exports")} == set(choices)
+    client.post("/runs/new", data=form(checkpoint, exports="onnx"))
     assert session.query(Run).one().exports == ["safetensors", "onnx"]
