@@ -1,4 +1,4 @@
-"""What a dataset's half becomes for a model, and whether the two fit at all."""
+"""What a dataset's split becomes for a model, and whether the two fit at all."""
 
 import pytest
 import torch
@@ -55,18 +55,18 @@ def test_sentences_of_6_to_60_words_are_embedded_in_batches_of_25(tokenizer):
 
 def test_labelled_rows_are_padded_within_a_batch(tokenizer):
     spec = LM.model_copy(update={"task": "text-classification"})
-    half = LabelledText(["the cat", "a good dog sat on the mat", "bad"], [0, 1, 1])
-    (batch,) = batches(half, spec, tokenizer)
+    split = LabelledText(["the cat", "a good dog sat on the mat", "bad"], [0, 1, 1])
+    (batch,) = batches(split, spec, tokenizer)
     assert batch.inputs["input_ids"].shape == (3, 7)
     assert batch.inputs["attention_mask"].sum(1).tolist() == [2, 7, 1]
     assert batch.targets.tolist() == [0, 1, 1]
     with pytest.raises(DatasetUnfit, match="without a tokenizer"):
-        list(batches(half, spec, None))
+        list(batches(split, spec, None))
 
 
 def test_arrays_are_given_as_float32_in_batches():
-    half = Arrays(torch.arange(40, dtype=torch.uint8).view(10, 4), torch.arange(10) % 3)
-    found = list(batches(half, MLP, None, limit=7, batch_size=4))
+    split = Arrays(torch.arange(40, dtype=torch.uint8).view(10, 4), torch.arange(10) % 3)
+    found = list(batches(split, MLP, None, limit=7, batch_size=4))
     assert [batch.n for batch in found] == [4, 3]
     assert found[1].inputs["x"].dtype == torch.float32
     assert found[1].inputs["x"][-1].tolist() == [24, 25, 26, 27]

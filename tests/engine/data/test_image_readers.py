@@ -1,4 +1,4 @@
-"""A zip of pictures by class folder: two halves with every class, and a sentence for everything hostile."""
+"""A zip of pictures by class folder: two splits with every class, and a sentence for everything hostile."""
 
 import struct
 import zipfile
@@ -35,7 +35,7 @@ def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
     )
 
 
-def halves(bench, facts):
+def splits(bench, facts):
     dataset = open_dataset(bench.out, facts, SMALL)
     return dataset.evaluation(), dataset.training() if facts.training else None
 
@@ -44,7 +44,7 @@ def test_both_halves_hold_70_and_30_percent_of_every_class(bench):
     facts = bench.dataset(bench.zip("pets.zip", folders(10, 20)))
     assert (facts.kind, facts.split, facts.labels) == ("images", "70/30", ("cat", "dog"))
     assert (facts.training.per_class, facts.evaluation.per_class) == ((7, 14), (3, 6))
-    evaluation, training = halves(bench, facts)
+    evaluation, training = splits(bench, facts)
     assert not set(training.hashes()) & set(evaluation.hashes())
     x, y = evaluation.numbers(0, len(evaluation))
     assert x.shape == (9, 3, 4, 4)
@@ -107,7 +107,7 @@ def test_what_is_no_picture_is_passed_over_with_a_note(bench):
 def test_a_picture_saved_twice_does_not_train_and_evaluate(bench):
     same = {"pets/cat/0.png": encoded(picture(7)), "pets/cat/zz.bmp": encoded(picture(7), "BMP")}
     facts = bench.dataset(bench.zip("pets.zip", folders(6, 6) | same))
-    assert "1 sample of the training half evaluate too" in " ".join(facts.notes)
+    assert "1 sample of the training split evaluate too" in " ".join(facts.notes)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_folders_called_by_numbers_are_class_numbers(bench):
     files = {f"x/{label}/{n}.png": tone(20 * label, seed=n) for label in (2, 10) for n in range(3)}
     facts = bench.dataset(bench.zip("x.zip", files), split="all")
     assert len(facts.labels) == 11
-    assert set(halves(bench, facts)[0].labels) == {2, 10}
+    assert set(splits(bench, facts)[0].labels) == {2, 10}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Datasets: two halves that never share a sample, and a sentence for everything that is not one."""
+"""Datasets: two splits that never share a sample, and a sentence for everything that is not one."""
 
 import io
 import json
@@ -21,7 +21,7 @@ def npz(bench, name="a.npz", compressed=True, **arrays):
     return bench.root / name
 
 
-def halves(bench, facts):
+def splits(bench, facts):
     dataset = open_dataset(bench.out, facts)
     return dataset.evaluation(), dataset.training() if facts.training else None
 
@@ -36,7 +36,7 @@ def test_arrays_are_divided_70_to_30_in_their_order(bench, compressed):
         ("0", "1", "2"),
     )
     assert (facts.evaluation.n, facts.training.n) == (6, 14)
-    evaluation, training = halves(bench, facts)
+    evaluation, training = splits(bench, facts)
     assert torch.equal(torch.cat([training.x, evaluation.x]), torch.from_numpy(X))
     assert torch.equal(torch.cat([training.y, evaluation.y]), torch.from_numpy(Y))
     assert evaluation.y.dtype == torch.int64
@@ -62,7 +62,7 @@ def test_all_of_it_may_evaluate(bench):
 def test_labels_are_optional(bench):
     facts = bench.dataset(npz(bench, x=X))
     assert facts.labels is None
-    assert halves(bench, facts)[0].y is None
+    assert splits(bench, facts)[0].y is None
 
 
 def test_samples_that_both_halves_hold_are_left_out_of_training(bench):
@@ -70,8 +70,8 @@ def test_samples_that_both_halves_hold_are_left_out_of_training(bench):
     x[2], x[7] = x[16], x[19]
     facts = bench.dataset(npz(bench, x=x, y=Y))
     assert (facts.evaluation.n, facts.training.n) == (6, 12)
-    assert facts.notes == ("2 samples of the training half evaluate too and were left out of it.",)
-    evaluation, training = halves(bench, facts)
+    assert facts.notes == ("2 samples of the training split evaluate too and were left out of it.",)
+    evaluation, training = splits(bench, facts)
     assert not set(training.hashes()) & set(evaluation.hashes())
     assert torch.equal(training.y, torch.from_numpy(Y)[[i for i in range(14) if i not in (2, 7)]])
 
@@ -94,7 +94,7 @@ def test_samples_sorted_by_label_are_noted(bench):
 def test_labels_come_in_many_forms(bench, y, expected, labels):
     facts = bench.dataset(npz(bench, x=X, y=y), split="all")
     assert facts.labels == labels
-    assert halves(bench, facts)[0].y.tolist() == expected.tolist()
+    assert splits(bench, facts)[0].y.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_labels_come_in_many_forms(bench, y, expected, labels):
 def test_numbers_are_kept_as_float32_or_bytes(bench, dtype, kept):
     x = RNG.integers(0, 200, (9, 3)).astype(dtype)
     facts = bench.dataset(npz(bench, x=x), split="all")
-    found = halves(bench, facts)[0].x
+    found = splits(bench, facts)[0].x
     assert found.dtype == kept
     assert found.tolist() == x.tolist()
     assert any("0 to 255" in note for note in facts.notes) == (dtype is np.uint8)
@@ -219,7 +219,7 @@ PARAGRAPHS = [f"Paragraph {number} has a few words, and ends." for number in ran
 def test_text_is_divided_at_a_paragraph(bench):
     facts = bench.dataset(bench.file("a.txt", "\n\n".join(PARAGRAPHS)))
     assert (facts.kind, facts.split) == ("text", "70/30")
-    evaluation, training = halves(bench, facts)
+    evaluation, training = splits(bench, facts)
     assert training.text == "\n\n".join(PARAGRAPHS[:7])
     assert evaluation.text == "\n\n".join(PARAGRAPHS[7:])
     assert (facts.evaluation.n, facts.training.n) == (len(evaluation.text), len(training.text))
@@ -236,7 +236,7 @@ def test_text_is_divided_by_its_characters_however_long_its_paragraphs_are(bench
 def test_text_without_paragraphs_is_divided_near_70_percent(bench, separator):
     text = separator.join(f"word{number}" for number in range(200))
     facts = bench.dataset(bench.file("a.txt", text))
-    evaluation, training = halves(bench, facts)
+    evaluation, training = splits(bench, facts)
     assert training.text + separator + evaluation.text == text
     assert 0.65 < len(training.text) / len(text) < 0.75
 
@@ -244,7 +244,7 @@ def test_text_without_paragraphs_is_divided_near_70_percent(bench, separator):
 def test_text_that_all_evaluates_is_kept_to_the_byte(bench):
     text = "  Ünïcode, \n\n\n tabs\t and the end \n"
     facts = bench.dataset(bench.file("a.txt", text), split="all")
-    assert halves(bench, facts)[0].text == text
+    assert splits(bench, facts)[0].text == text
     bench.dataset(bench.file("a.txt", b"\xef\xbb\xbf" + b"one\r\ntwo"), split="all")
     assert (bench.out / "evaluation.txt").read_bytes() == b"one\ntwo"
 
@@ -252,10 +252,10 @@ def test_text_that_all_evaluates_is_kept_to_the_byte(bench):
 def test_paragraphs_that_evaluate_are_left_out_of_training(bench):
     repeated = [*PARAGRAPHS[:7], *PARAGRAPHS[:2], PARAGRAPHS[9]]
     facts = bench.dataset(bench.file("a.txt", "\n\n".join(repeated)))
-    evaluation, training = halves(bench, facts)
+    evaluation, training = splits(bench, facts)
     assert evaluation.text == "\n\n".join(repeated[7:])
     assert training.text == "\n\n".join(PARAGRAPHS[2:7])
-    assert "2 paragraphs of the training half evaluate too" in facts.notes[0]
+    assert "2 paragraphs of the training split evaluate too" in facts.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_rows_of_text_and_label_are_read(bench, name, content):
     facts = bench.dataset(bench.file(name, content))
     assert (facts.kind, facts.labels) == ("labelled-text", ("negative", "positive"))
     assert facts.notes == ("Labels: 0 is negative, 1 is positive.",)
-    evaluation, training = halves(bench, facts)
+    evaluation, training = splits(bench, facts)
     assert training.texts + evaluation.texts == [text for text, _ in ROWS]
     assert training.labels + evaluation.labels == [int(label == "positive") for _, label in ROWS]
 
@@ -330,13 +330,13 @@ def test_rows_of_text_and_label_are_read(bench, name, content):
 def test_numbers_as_labels_are_kept(bench):
     facts = bench.dataset(bench.file("a.csv", "text,label\nx,2\ny,0\nz,2\n"), split="all")
     assert facts.labels == ("0", "1", "2")
-    assert halves(bench, facts)[0].labels == [2, 0, 2]
+    assert splits(bench, facts)[0].labels == [2, 0, 2]
 
 
 def test_rows_without_labels_are_read(bench):
     facts = bench.dataset(bench.file("a.jsonl", '{"text": "line\\u2028two"}\n{"text": "y"}\n'), split="all")
     assert facts.labels is None
-    assert halves(bench, facts)[0].texts == ["line\u2028two", "y"]
+    assert splits(bench, facts)[0].texts == ["line\u2028two", "y"]
 
 
 def test_the_same_upload_has_the_same_digests(bench):

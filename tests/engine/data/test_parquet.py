@@ -31,49 +31,49 @@ def all_of(bench, path):
 
 
 def test_text_and_label(bench):
-    facts, half = all_of(bench, parquet(bench, {"id": list(range(10)), "sentence": TEXTS, "label": LABELS}))
-    assert (facts.kind, half.texts, half.labels, facts.labels) == ("labelled-text", TEXTS, LABELS, ("0", "1"))
+    facts, split = all_of(bench, parquet(bench, {"id": list(range(10)), "sentence": TEXTS, "label": LABELS}))
+    assert (facts.kind, split.texts, split.labels, facts.labels) == ("labelled-text", TEXTS, LABELS, ("0", "1"))
     assert facts.notes[:2] == ("Taken: sentence as text, label as label.", "Not used: id.")
 
 
 def test_names_that_the_datasets_library_noted(bench):
     noted = {"info": {"features": {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}}}
     path = parquet(bench, {"text": TEXTS, "label": LABELS}, {"huggingface": json.dumps(noted)})
-    facts, half = all_of(bench, path)
-    assert (facts.labels, half.labels) == (("neg", "pos"), LABELS)
+    facts, split = all_of(bench, path)
+    assert (facts.labels, split.labels) == (("neg", "pos"), LABELS)
 
 
 def test_text_alone_is_prose(bench):
-    facts, half = all_of(bench, parquet(bench, {"text": [*TEXTS, "", None]}))
-    assert (facts.kind, half.text) == ("text", "\n\n".join(TEXTS))
+    facts, split = all_of(bench, parquet(bench, {"text": [*TEXTS, "", None]}))
+    assert (facts.kind, split.text) == ("text", "\n\n".join(TEXTS))
 
 
 @pytest.mark.parametrize("column", [PICTURES, [picture["bytes"] for picture in PICTURES]])
 def test_pictures_and_label(bench, column):
-    facts, half = all_of(bench, parquet(bench, {"image": column, "label": LABELS}))
+    facts, split = all_of(bench, parquet(bench, {"image": column, "label": LABELS}))
     assert (facts.kind, facts.evaluation.n, facts.evaluation.per_class) == ("images", 10, (5, 5))
-    x, y = half.numbers(0, 10)
+    x, y = split.numbers(0, 10)
     assert ((x.mean((1, 2, 3)) > 0.5).long() == y).all()
 
 
 def test_numbers_and_label(bench):
     numbers = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
-    facts, half = all_of(
+    facts, split = all_of(
         bench, parquet(bench, {"a": numbers[:, 0], "b": numbers[:, 1], "species": ["x", "y"] * 5, "label": LABELS})
     )
     assert "species" in facts.notes[0] or facts.kind == "labelled-text"  # one column of text wins
-    facts, half = all_of(bench, parquet(bench, {"a": numbers[:, 0], "b": numbers[:, 1], "label": ["x", "y"] * 5}))
+    facts, split = all_of(bench, parquet(bench, {"a": numbers[:, 0], "b": numbers[:, 1], "label": ["x", "y"] * 5}))
     assert (facts.kind, facts.sample_shape, facts.labels) == ("arrays", (2,), ("x", "y"))
-    assert np.array_equal(half.x.numpy(), numbers)
-    facts, half = all_of(bench, parquet(bench, {"x": list(numbers), "y": LABELS}))
-    assert (facts.sample_shape, half.y.tolist()) == ((2,), LABELS)
+    assert np.array_equal(split.x.numpy(), numbers)
+    facts, split = all_of(bench, parquet(bench, {"x": list(numbers), "y": LABELS}))
+    assert (facts.sample_shape, split.y.tolist()) == ((2,), LABELS)
 
 
 def test_questions(bench):
     columns = {"question": ["What?"] * 10, "choices": [["this", "that"]] * 10, "answer": LABELS}
-    facts, half = all_of(bench, parquet(bench, columns))
+    facts, split = all_of(bench, parquet(bench, columns))
     assert facts.kind == "multiple-choice"
-    assert [question.answer for question in half.questions] == LABELS
+    assert [question.answer for question in split.questions] == LABELS
 
 
 def test_row_groups_and_codecs_do_not_matter(bench):

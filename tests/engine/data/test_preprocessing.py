@@ -105,7 +105,7 @@ def test_a_processor_of_transformers_gives_the_same_numbers(tmp_path, name, sett
     processor.save_pretrained(tmp_path)
     told = told_preprocessing(tmp_path)
     assert told is not None, (tmp_path / "preprocessor_config.json").read_text()
-    image = picture(3, (66, 48))  # an even rest to cut off: half pixels are rounded otherwise there
+    image = picture(3, (66, 48))  # an even rest to cut off: split pixels are rounded otherwise there
     expected = processor(image, return_tensors="np")["pixel_values"][0]
     assert expected.shape == told.shape
     assert np.abs(given(told, image) - expected).max() < 1e-5 * np.abs(expected).max()

@@ -129,7 +129,7 @@ def test_masks_are_evaluated_by_mean_iou(bench, classes):
         out = module(torch.from_numpy(x))
     truth = (out[:, 0] > 0).long().numpy() if classes == 1 else out.argmax(1).numpy()
     y = truth.copy()
-    y[:, :, :6] = (y[:, :, :6] + 1) % max(classes, 2)  # half of it is wrong
+    y[:, :, :6] = (y[:, :, :6] + 1) % max(classes, 2)  # split of it is wrong
     y[:, 0] = 255  # nothing is known of the first row
     steps = (("fine_tune", {"epochs": 1}), ("distillation", {"epochs": 1}))
     concluded, _, data = run(bench, module, (3, 12, 12), steps, x=x, y=y[:, None].astype(np.uint8))

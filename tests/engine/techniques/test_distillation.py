@@ -23,7 +23,7 @@ from webapp.samples import CHECKPOINT, DATASET
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """(folder, facts, training half, a way to tell the accuracy) of the sample."""
+    """(folder, facts, training split, a way to tell the accuracy) of the sample."""
     folder, data = tmp_path_factory.mktemp("checkpoint"), tmp_path_factory.mktemp("dataset")
     facts = inspect_checkpoint(CHECKPOINT, CHECKPOINT.name, folder, Silent())
     dataset = open_dataset(data, inspect_dataset(DATASET, DATASET.name, "auto", data, Silent()))

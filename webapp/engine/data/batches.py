@@ -1,4 +1,4 @@
-"""From a dataset's half to batches that a module takes, and from a module to the answers that are judged."""
+"""From a dataset's split to batches that a module takes, and from a module to the answers that are judged."""
 
 from __future__ import annotations
 
@@ -63,41 +63,48 @@ class Batch:
 
 
 def batches(
-    half: SampleSet, spec: ArchitectureSpec, tokenizer: Any, *, limit: int | None = None, batch_size: int | None = None
+    samples: SampleSet,
+    spec: ArchitectureSpec,
+    tokenizer: Any,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
 ) -> Iterator[Batch]:
-    """The first `limit` samples of a half (chunks, for a language model). Raises DatasetUnfit with a sentence."""
-    if isinstance(half, Arrays):
-        size = min(256, max(1, VALUES_AT_ONCE // half.x[0].numel()))
-        yield from _of_arrays(half, spec, limit, batch_size or size)
+    """The first `limit` samples of a split (chunks, for a language model). Raises DatasetUnfit with a sentence."""
+    if isinstance(samples, Arrays):
+        size = min(256, max(1, VALUES_AT_ONCE // samples.x[0].numel()))
+        yield from _of_arrays(samples, spec, limit, batch_size or size)
         return
-    if isinstance(half, Images):
-        yield from ImageBatches(half, spec, limit, batch_size or PICTURES_AT_ONCE)
+    if isinstance(samples, Images):
+        yield from ImageBatches(samples, spec, limit, batch_size or PICTURES_AT_ONCE)
         return
     if tokenizer is None:
         raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
-    if isinstance(half, Questions):
+    if isinstance(samples, Questions):
         longest = min(LONGEST, int(spec.inputs.get("tokens") or LONGEST))
-        yield from (_of_question(question, spec, tokenizer, longest) for question in half.questions[:limit])
+        yield from (_of_question(question, spec, tokenizer, longest) for question in samples.questions[:limit])
     elif spec.task == "causal-lm":
-        yield from _chunks(half, spec, tokenizer, limit, batch_size or 1)
-    elif isinstance(half, Text):
-        sentences = [s.strip() for s in SENTENCES.split(half.text) if 6 <= len(s.split()) <= 60]
+        yield from _chunks(samples, spec, tokenizer, limit, batch_size or 1)
+    elif isinstance(samples, Text):
+        sentences = [s.strip() for s in SENTENCES.split(samples.text) if 6 <= len(s.split()) <= 60]
         if not sentences:
             raise DatasetUnfit("The text has no sentence of 6 to 60 words to embed; upload English-like prose.")
         yield from _padded(
             sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)], None, spec, tokenizer, batch_size or 25
         )
     else:
-        labels = _targets(torch.tensor(half.labels[:limit]), spec) if half.labels is not None else None
-        yield from _padded(half.texts[:limit], labels, spec, tokenizer, batch_size or 32)
+        labels = _targets(torch.tensor(samples.labels[:limit]), spec) if samples.labels is not None else None
+        yield from _padded(samples.texts[:limit], labels, spec, tokenizer, batch_size or 32)
 
 
 class ImageBatches(Sequence[Batch]):
     """Pictures as batches, each decoded and prepared when it is asked for: all of them at once fill no memory."""
 
-    def __init__(self, half: Images, spec: ArchitectureSpec, limit: int | None, size: int = PICTURES_AT_ONCE) -> None:
-        self.half, self.spec, self.size = half, spec, size
-        self.n = len(half) if limit is None else min(limit, len(half))
+    def __init__(
+        self, samples: Images, spec: ArchitectureSpec, limit: int | None, size: int = PICTURES_AT_ONCE
+    ) -> None:
+        self.samples, self.spec, self.size = samples, spec, size
+        self.n = len(samples) if limit is None else min(limit, len(samples))
 
     def __len__(self) -> int:
         return -(-self.n // self.size)
@@ -105,7 +112,7 @@ class ImageBatches(Sequence[Batch]):
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        x, y = self.half.numbers(index * self.size, min(self.n, (index + 1) * self.size))
+        x, y = self.samples.numbers(index * self.size, min(self.n, (index + 1) * self.size))
         return Batch(_inputs_of(x, self.spec), _targets(y, self.spec), len(x))
 
 
@@ -130,8 +137,8 @@ def _of_question(question: Question, spec: ArchitectureSpec, tokenizer: Any, lon
     return Batch(_known({"input_ids": ids, "attention_mask": mask}, spec), None, 1, choices)
 
 
-def _of_arrays(half: Arrays, spec: ArchitectureSpec, limit: int | None, size: int) -> Iterator[Batch]:
-    x, y = half.x[:limit], _targets(half.y[:limit] if half.y is not None else None, spec)
+def _of_arrays(samples: Arrays, spec: ArchitectureSpec, limit: int | None, size: int) -> Iterator[Batch]:
+    x, y = samples.x[:limit], _targets(samples.y[:limit] if samples.y is not None else None, spec)
     for start in range(0, len(x), size):
         part = x[start : start + size]
         yield Batch(_inputs_of(part, spec), y[start : start + size] if y is not None else None, len(part))
@@ -173,9 +180,17 @@ def _named(inputs: dict[str, Tensor], spec: ArchitectureSpec) -> dict[str, Tenso
     }
 
 
-def _chunks(half: SampleSet, spec: ArchitectureSpec, tokenizer: Any, limit: int | None, size: int) -> Iterator[Batch]:
+def _chunks(
+    samples: SampleSet, spec: ArchitectureSpec, tokenizer: Any, limit: int | None, size: int
+) -> Iterator[Batch]:
     """Chunks that do not overlap, of the text as it comes; a remainder is left out unless it is all there is."""
-    text = half.text if isinstance(half, Text) else "\n".join(half.texts) if isinstance(half, LabelledText) else ""
+    text = (
+        samples.text
+        if isinstance(samples, Text)
+        else "\n".join(samples.texts)
+        if isinstance(samples, LabelledText)
+        else ""
+    )
     ids = tokenized(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"]
     length = min(CHUNK_TOKENS, int(spec.inputs.get("tokens") or CHUNK_TOKENS), max(len(ids), 1))
     if len(ids) < 2:

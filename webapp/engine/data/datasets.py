@@ -1,4 +1,4 @@
-"""A dataset after its inspection: two halves that never share a sample, and whether they fit a checkpoint.
+"""A dataset after its inspection: two splits that never share a sample, and whether they fit a checkpoint.
 
 Reading an upload is in `dataset_uploads.py`; here is what everything after it uses.
 """
@@ -132,19 +132,19 @@ class OpenedDataset:
         return self._read("evaluation")
 
     def training(self) -> SampleSet:
-        """What techniques may see: no sample of it is in the evaluation half. Raises DatasetUnfit if all evaluates."""
+        """What techniques may see: no sample of it is in the evaluation split. Raises DatasetUnfit if all evaluates."""
         if self.facts.training is None:
             raise DatasetUnfit("All of this dataset evaluates; name a second one to calibrate and train on.")
         return self._read("training")
 
     def _read(self, name: str) -> SampleSet:
-        half = self._stored(name)
-        if self.numbers is not None and isinstance(half, Arrays | LabelledText | Images):
-            return half.renumbered(self.numbers)
-        return half
+        samples = self._stored(name)
+        if self.numbers is not None and isinstance(samples, Arrays | LabelledText | Images):
+            return samples.renumbered(self.numbers)
+        return samples
 
-    def _stored(self, half: str) -> SampleSet:
-        path = self.folder / f"{half}.{SUFFIX[self.facts.kind]}"
+    def _stored(self, split: str) -> SampleSet:
+        path = self.folder / f"{split}.{SUFFIX[self.facts.kind]}"
         if self.facts.kind == "arrays":
             tensors = {name: tensor.load() for name, tensor in lazy_tensors(path).items()}
             return Arrays(tensors["x"], tensors.get("y"))
@@ -167,7 +167,7 @@ def open_dataset(
 
 
 def without(training: SampleSet, evaluation: SampleSet) -> SampleSet:
-    """The training half less the samples that the evaluation half holds too, found by their hash."""
+    """The training split less the samples that the evaluation split holds too, found by their hash."""
     held = set(evaluation.hashes())
     return training.only([sample not in held for sample in training.hashes()])
 

@@ -1,4 +1,4 @@
-"""Pictures as a half of a dataset: the files as they were uploaded, in a zip that anything reads, decoded when read.
+"""Pictures as a split of a dataset: the files as they were uploaded, in a zip that anything reads, decoded when read.
 
 Nothing is resized when they are stored, so a model that takes 384 pixels and one that takes 224 are judged on the same
 pictures, each prepared once and from the original.
@@ -26,7 +26,7 @@ WRITTEN_AT = (1980, 1, 1, 0, 0, 0)  # the same pictures give the same bytes
 
 @dataclass(frozen=True)
 class Images:
-    """`names` are files in `archive`, in the half's order; `digests` are of their pixels."""
+    """`names` are files in `archive`, in the split's order; `digests` are of their pixels."""
 
     archive: zipfile.ZipFile
     names: Sequence[str]
@@ -56,7 +56,7 @@ class Images:
         return self if self.labels is None else replace(self, labels=[numbers[int(label)] for label in self.labels])
 
     def joined(self, other: Images) -> Images:
-        """These, then those of another half of the same archive."""
+        """These, then those of another split of the same archive."""
         return replace(
             self,
             names=[*self.names, *other.names],
@@ -73,16 +73,16 @@ class Images:
         return x, None if self.labels is None else torch.tensor(self.labels[start:end])
 
 
-def write_images(half: Images, path: Path) -> None:
+def write_images(samples: Images, path: Path) -> None:
     """A stored zip: 0.jpg, 1.png, … and an index of labels and digests."""
     with zipfile.ZipFile(path, "w") as archive:
-        names = [f"{index}{PurePosixPath(name).suffix.lower()}" for index, name in enumerate(half.names)]
-        for name, source in zip(names, half.names, strict=True):
-            archive.writestr(zipfile.ZipInfo(name, WRITTEN_AT), half.archive.read(source))
+        names = [f"{index}{PurePosixPath(name).suffix.lower()}" for index, name in enumerate(samples.names)]
+        for name, source in zip(names, samples.names, strict=True):
+            archive.writestr(zipfile.ZipInfo(name, WRITTEN_AT), samples.archive.read(source))
         index = {
             "names": names,
-            "labels": None if half.labels is None else list(half.labels),
-            "digests": list(half.digests),
+            "labels": None if samples.labels is None else list(samples.labels),
+            "digests": list(samples.digests),
         }
         archive.writestr(zipfile.ZipInfo(INDEX, WRITTEN_AT), json.dumps(index))
 

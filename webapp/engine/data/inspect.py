@@ -1,7 +1,7 @@
-"""Reads a dataset that nobody vouches for and writes down its two halves: evaluation.* and, mostly, training.*.
+"""Reads a dataset that nobody vouches for and writes down its two splits: evaluation.* and, mostly, training.*.
 
 What was given as two parts stays two parts; else the first 70 % train and the last 30 % evaluate, or all evaluates if
-the uploader says so. A sample that both halves would hold is left out of training.
+the uploader says so. A sample that both splits would hold is left out of training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .readers import arrays as array_uploads
 from .readers import images as image_uploads
 from .readers import parquet as parquet_uploads
 from .samples import samples_of
-from .split import apart, divided, joined, kind_of, targets_of, write_half
+from .split import apart, divided, joined, kind_of, targets_of, write_split
 
 Split = Literal["auto", "all"]
 READ = (array_uploads.ACCEPTS, image_uploads.ACCEPTS, PROSE, ROWS, QUESTIONS, parquet_uploads.ACCEPTS)
@@ -39,7 +39,7 @@ FOREIGN = (
 
 
 def inspect_dataset(upload: Path, filename: str, split: Split, out: Path, report: Report) -> DatasetFacts:
-    """Writes the halves into the empty folder `out`. Raises DatasetRefused with nothing left there, or DiskFull."""
+    """Writes the splits into the empty folder `out`. Raises DatasetRefused with nothing left there, or DiskFull."""
     report.progress(0.05, f"Reading {filename}")
     notes: list[str] = []
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
@@ -51,16 +51,16 @@ def inspect_dataset(upload: Path, filename: str, split: Split, out: Path, report
                 notes.append("Its training part evaluates too, as asked.")
         elif training is None:
             training, evaluation = divided(evaluation, filename, notes)
-        report.progress(0.6, "Looking for samples that both halves hold")
+        report.progress(0.6, "Looking for samples that both splits hold")
         if training is not None:
             training = apart(training, evaluation, notes)
-        report.progress(0.8, "Writing the halves")
+        report.progress(0.8, "Writing the splits")
         classes = len(labels) if labels is not None else None
         return DatasetFacts(
             kind=kind_of(evaluation),
             split="all" if split == "all" else "given" if given else "70/30",
-            evaluation=write_half(evaluation, "evaluation", out, classes),
-            training=write_half(training, "training", out, classes) if training is not None else None,
+            evaluation=write_split(evaluation, "evaluation", out, classes),
+            training=write_split(training, "training", out, classes) if training is not None else None,
             sample_shape=tuple(evaluation.x.shape[1:]) if isinstance(evaluation, Arrays) else None,
             value_range=evaluation.value_range if isinstance(evaluation, Arrays) else None,
             labels=labels,

@@ -50,9 +50,9 @@ class Questions:
         return "\n\n".join(question.context + " " + question.choices[question.answer] for question in self.questions)
 
 
-def write_questions(half: Questions, path: Path) -> None:
+def write_questions(samples: Questions, path: Path) -> None:
     with path.open("w", encoding="utf8", newline="") as file:
-        for question in half.questions:
+        for question in samples.questions:
             file.write(json.dumps(asdict(question)) + "\n")
 
 

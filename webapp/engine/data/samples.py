@@ -1,4 +1,4 @@
-"""Ten samples of the evaluation half, for the dataset's page; of pictures their pixels, for the preview.
+"""Ten samples of the evaluation split, for the dataset's page; of pictures their pixels, for the preview.
 
 The web process never decodes what a stranger sent: it draws these pixels, which the child process decoded.
 """
@@ -25,14 +25,14 @@ SHOWN_FILE = "shown.npz"  # arr_0, arr_1, …: (height, width, 3) uint8
 LARGEST_SIDE = 640  # of a shown picture; a larger one is made smaller for the preview only
 
 
-def samples_of(half: SampleSet, out: Path) -> tuple[dict[str, Any], ...]:
-    """What is told of them, evenly from the half; pictures leave `shown.npz` in `out`."""
-    if isinstance(half, Images):
-        return _pictures(half, out)
-    if isinstance(half, Arrays):
-        return _arrays(half, out)
-    if isinstance(half, Questions):
-        chosen = [half.questions[n] for n in _spread(len(half))]
+def samples_of(samples: SampleSet, out: Path) -> tuple[dict[str, Any], ...]:
+    """What is told of them, evenly from the split; pictures leave `shown.npz` in `out`."""
+    if isinstance(samples, Images):
+        return _pictures(samples, out)
+    if isinstance(samples, Arrays):
+        return _arrays(samples, out)
+    if isinstance(samples, Questions):
+        chosen = [samples.questions[n] for n in _spread(len(samples))]
         return tuple(
             {
                 "context": _short(question.context),
@@ -41,31 +41,31 @@ def samples_of(half: SampleSet, out: Path) -> tuple[dict[str, Any], ...]:
             }
             for question in chosen
         )
-    if isinstance(half, LabelledText):
-        labels = half.labels
+    if isinstance(samples, LabelledText):
+        labels = samples.labels
         return tuple(
-            {"text": _short(half.texts[n])} | (_target(torch.tensor(labels[n])) if labels is not None else {})
-            for n in _spread(len(half))
+            {"text": _short(samples.texts[n])} | (_target(torch.tensor(labels[n])) if labels is not None else {})
+            for n in _spread(len(samples))
         )
     return ()
 
 
-def _arrays(half: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
+def _arrays(samples: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
     """Arrays of one or three channels (N, C, H, W) are drawn, rows (N, F) told; of other shapes nothing is shown."""
-    chosen = _spread(len(half))
-    told = [_target(half.y[n]) if half.y is not None else {} for n in chosen]
-    if half.x.dim() == 2:
-        return tuple(each | {"numbers": _short_numbers(half.x[n])} for each, n in zip(told, chosen, strict=True))
-    if half.x.dim() != 4 or half.x.shape[1] not in (1, 3):
+    chosen = _spread(len(samples))
+    told = [_target(samples.y[n]) if samples.y is not None else {} for n in chosen]
+    if samples.x.dim() == 2:
+        return tuple(each | {"numbers": _short_numbers(samples.x[n])} for each, n in zip(told, chosen, strict=True))
+    if samples.x.dim() != 4 or samples.x.shape[1] not in (1, 3):
         return ()
-    low, high = half.value_range
+    low, high = samples.value_range
     pixels = []
     for n in chosen:
-        shares = (half.x[n].double() - low) / max(high - low, 1e-30)  # (C, H, W), 0 to 1
+        shares = (samples.x[n].double() - low) / max(high - low, 1e-30)  # (C, H, W), 0 to 1
         colours = (shares * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0)
         pixels.append(_pixels(Image.fromarray(colours.contiguous().numpy())))
     np.savez_compressed(out / SHOWN_FILE, *pixels)
-    height, width = half.x.shape[2:]
+    height, width = samples.x.shape[2:]
     return tuple(each | {"width": width, "height": height} for each in told)
 
 
@@ -76,12 +76,12 @@ def _target(y: Tensor) -> dict[str, Any]:
     return {"target": _short_numbers(y.reshape(-1))} if y.dim() < 2 and y.is_floating_point() else {}
 
 
-def _pictures(half: Images, out: Path) -> tuple[dict[str, Any], ...]:
+def _pictures(samples: Images, out: Path) -> tuple[dict[str, Any], ...]:
     told: list[dict[str, Any]] = []
     pixels = []
-    for n in _spread(len(half)):
-        image = decoded(half.archive.read(half.names[n]))
-        label = {} if half.labels is None else {"label": half.labels[n]}
+    for n in _spread(len(samples)):
+        image = decoded(samples.archive.read(samples.names[n]))
+        label = {} if samples.labels is None else {"label": samples.labels[n]}
         told.append(label | {"width": image.width, "height": image.height})
         pixels.append(_pixels(image))
     np.savez_compressed(out / SHOWN_FILE, *pixels)

@@ -1,4 +1,4 @@
-"""Dividing a dataset into two halves that share no sample, and writing a half down."""
+"""Dividing a dataset into two splits that share no sample, and writing a split down."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAR_SHARE = 0.1  # of a text, from where it should be divided
 MOST_COUNTED = 1000  # labels that are counted one by one
 
 
-def kind_of(half: SampleSet) -> DatasetKind:
+def kind_of(samples: SampleSet) -> DatasetKind:
     kinds: dict[type, DatasetKind] = {
         Arrays: "arrays",
         Text: "text",
@@ -29,27 +29,27 @@ def kind_of(half: SampleSet) -> DatasetKind:
         Images: "images",
         Questions: "multiple-choice",
     }
-    return kinds[type(half)]
+    return kinds[type(samples)]
 
 
-def targets_of(half: SampleSet) -> Targets | None:
+def targets_of(samples: SampleSet) -> Targets | None:
     """What a sample's target is; None where there is none."""
-    if isinstance(half, Arrays) and half.y is not None:
-        return "numbers" if half.y.is_floating_point() else "masks" if half.y.dim() > 1 else "classes"
-    if isinstance(half, LabelledText | Images) and half.labels is not None:
-        return "numbers" if any(isinstance(label, float) for label in half.labels) else "classes"
+    if isinstance(samples, Arrays) and samples.y is not None:
+        return "numbers" if samples.y.is_floating_point() else "masks" if samples.y.dim() > 1 else "classes"
+    if isinstance(samples, LabelledText | Images) and samples.labels is not None:
+        return "numbers" if any(isinstance(label, float) for label in samples.labels) else "classes"
     return None
 
 
-def labels_of(half: SampleSet) -> list[int] | None:
+def labels_of(samples: SampleSet) -> list[int] | None:
     """The class number of each sample; None where it has none."""
-    if targets_of(half) != "classes":
+    if targets_of(samples) != "classes":
         return None
-    if isinstance(half, Arrays) and half.y is not None:
-        found: list[int] = half.y.tolist()
+    if isinstance(samples, Arrays) and samples.y is not None:
+        found: list[int] = samples.y.tolist()
         return found
-    assert isinstance(half, LabelledText | Images)
-    return [int(label) for label in half.labels or ()]
+    assert isinstance(samples, LabelledText | Images)
+    return [int(label) for label in samples.labels or ()]
 
 
 def joined(training: SampleSet, evaluation: SampleSet) -> SampleSet:
@@ -62,20 +62,20 @@ def joined(training: SampleSet, evaluation: SampleSet) -> SampleSet:
     return Arrays(torch.cat([training.x, evaluation.x]), y)
 
 
-def divided(half: SampleSet, filename: str, notes: list[str]) -> tuple[SampleSet, SampleSet]:
+def divided(samples: SampleSet, filename: str, notes: list[str]) -> tuple[SampleSet, SampleSet]:
     """(the first 70 %, the last 30 %)"""
-    if isinstance(half, Text):
-        return _divided_text(half.text, filename)
-    n = len(half)
+    if isinstance(samples, Text):
+        return _divided_text(samples.text, filename)
+    n = len(samples)
     if n < 2:
         raise DatasetRefused(f"{filename} holds {n} sample; to divide it takes 2, or say that all of it evaluates")
     cut = min(n - 1, max(1, int(n * TRAINING_SHARE)))
-    labels = labels_of(half)
+    labels = labels_of(samples)
     if labels and labels[0] != labels[-1] and all(a <= b for a, b in pairwise(labels)):
         notes.append(
-            "The samples are sorted by label, so the two halves hold different classes: shuffle them and upload again."
+            "The samples are sorted by label, so the two splits hold different classes: shuffle them and upload again."
         )
-    return half.only([index < cut for index in range(n)]), half.only([index >= cut for index in range(n)])
+    return samples.only([index < cut for index in range(n)]), samples.only([index >= cut for index in range(n)])
 
 
 def _divided_text(text: str, filename: str) -> tuple[Text, Text]:
@@ -92,7 +92,7 @@ def _divided_text(text: str, filename: str) -> tuple[Text, Text]:
         if found and found[-1][0] <= FAR_SHARE * len(text):
             return found[-1][1:]
     if not found:
-        raise DatasetRefused(f"{filename} is too short to divide into two halves; say that all of it evaluates")
+        raise DatasetRefused(f"{filename} is too short to divide into two splits; say that all of it evaluates")
     return min(found, key=lambda each: each[0])[1:]
 
 
@@ -104,30 +104,30 @@ def apart(training: SampleSet, evaluation: SampleSet, notes: list[str]) -> Sampl
     if dropped := before - (0 if empty else after):
         unit = "paragraph" if isinstance(training, Text) else "sample"
         notes.append(
-            f"{dropped} {unit}{'s' * (dropped > 1)} of the training half evaluate too and were left out of it."
+            f"{dropped} {unit}{'s' * (dropped > 1)} of the training split evaluate too and were left out of it."
         )
     return None if empty else kept
 
 
-def write_half(half: SampleSet, name: str, out: Path, classes: int | None) -> SplitFacts:
+def write_split(samples: SampleSet, name: str, out: Path, classes: int | None) -> SplitFacts:
     """Writes `name`.* into `out`; `classes` is how many labels there are."""
-    path = out / f"{name}.{SUFFIX[kind_of(half)]}"
-    if isinstance(half, Arrays):
-        write_safetensors(path, {"x": half.x} | ({"y": half.y} if half.y is not None else {}), {})
-    elif isinstance(half, Text):
-        path.write_text(half.text, encoding="utf8", newline="")
-    elif isinstance(half, Images):
-        write_images(half, path)
-    elif isinstance(half, Questions):
-        write_questions(half, path)
+    path = out / f"{name}.{SUFFIX[kind_of(samples)]}"
+    if isinstance(samples, Arrays):
+        write_safetensors(path, {"x": samples.x} | ({"y": samples.y} if samples.y is not None else {}), {})
+    elif isinstance(samples, Text):
+        path.write_text(samples.text, encoding="utf8", newline="")
+    elif isinstance(samples, Images):
+        write_images(samples, path)
+    elif isinstance(samples, Questions):
+        write_questions(samples, path)
     else:
         with path.open("w", encoding="utf8", newline="") as file:
-            for index, text in enumerate(half.texts):
-                row = {"text": text} | ({"label": half.labels[index]} if half.labels is not None else {})
+            for index, text in enumerate(samples.texts):
+                row = {"text": text} | ({"label": samples.labels[index]} if samples.labels is not None else {})
                 file.write(json.dumps(row) + "\n")
-    labels, counts = labels_of(half), None
+    labels, counts = labels_of(samples), None
     if labels is not None and classes is not None and classes <= MOST_COUNTED:
         counts = tuple(torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=classes).tolist())
-    n = len(half.text) if isinstance(half, Text) else len(half)
+    n = len(samples.text) if isinstance(samples, Text) else len(samples)
     with path.open("rb") as file:
         return SplitFacts(n=n, per_class=counts, digest=hashlib.file_digest(file, "sha256").hexdigest())

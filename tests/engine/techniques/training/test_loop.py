@@ -178,7 +178,7 @@ def test_no_step_has_a_single_sample_unless_there_is_only_one():
 def test_texts_are_cut_into_sentences_for_an_encoder():
     spec = ArchitectureSpec(family="transformers", title="an encoder", task="embedding", config={})
     samples = samples_of(Text("One two three four. Five. Six seven eight nine! Ten eleven twelve?"), 0.0, spec)
-    assert samples.source.half == LabelledText(
+    assert samples.source.samples == LabelledText(
         ["One two three four.", "Six seven eight nine!", "Ten eleven twelve?"], None
     )
     assert math.isfinite(len(samples.source))

@@ -49,8 +49,8 @@ def read_arrays(upload: Path, filename: str, notes: list[str]) -> tuple[Arrays, 
     if unused := sorted(set(names) - {name for pair in parts.values() for name in pair}):
         notes.append(f"Not used: {', '.join(unused[:8])}.")
     labels = _read_targets(arrays, filename, notes)
-    halves = {part: _half(x, y, parts[part], filename) for part, (x, y) in arrays.items()}
-    evaluation, training = halves["evaluation"], halves.get("training")
+    splits = {part: _samples(x, y, parts[part], filename) for part, (x, y) in arrays.items()}
+    evaluation, training = splits["evaluation"], splits.get("training")
     if training is not None and training.x.shape[1:] != evaluation.x.shape[1:]:
         raise DatasetRefused(
             f"{filename} has training samples of shape {list(training.x.shape[1:])} "
@@ -118,7 +118,7 @@ def _header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[Any, ...], int]:
     return dtype, shape, file.tell()
 
 
-def _half(x: Array, y: Array | None, names: tuple[str, str], filename: str) -> Arrays:
+def _samples(x: Array, y: Array | None, names: tuple[str, str], filename: str) -> Arrays:
     if x.dtype.kind not in "fiub":
         raise DatasetRefused(f"{names[0]} in {filename} is of type {x.dtype}; it must hold real numbers")
     if x.dtype.kind == "f" and not np.isfinite(x).all():

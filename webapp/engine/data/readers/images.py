@@ -59,7 +59,7 @@ def read_images(
     else:
         notes.append("The pictures lie in no folders, so they are taken without classes.")
     parts = {
-        part: _half(archive, [one for one in found if one.part == part], number, digests)
+        part: _samples(archive, [one for one in found if one.part == part], number, digests)
         for part in dict.fromkeys(one.part for one in found)
     }
     if absent := sorted({one.label for one in found} - {one.label for one in found if one.part == "evaluation"}):
@@ -150,7 +150,7 @@ def note_unread(unread: list[str], n: int, filename: str, notes: list[str]) -> N
         notes.append(f"{len(unread):,} {were} left out: {_some(unread)}.")
 
 
-def _half(
+def _samples(
     archive: zipfile.ZipFile, found: list[Found], number: Mapping[str, int] | None, digests: Mapping[str, str]
 ) -> Images:
     """`number` tells each class; None where there are none."""

@@ -167,10 +167,10 @@ def _text(table: Table, chosen: Columns, told: tuple[str, ...] | None, notes: li
             raise DatasetRefused(f"{table.filename} holds nothing but white space in {column}")
         return Text(text.replace("\r\n", "\n").replace("\0", "")), None, None
     triples = ((number, row[column], row[label]) for number, row in table.rows([column, label]))
-    half, names = labelled(triples, table.filename, notes, "row")
-    if half.labels is not None and names is not None:
-        names = _named(half.labels, names, told)
-    return LabelledText(half.texts, half.labels), None, names
+    samples, names = labelled(triples, table.filename, notes, "row")
+    if samples.labels is not None and names is not None:
+        names = _named(samples.labels, names, told)
+    return LabelledText(samples.texts, samples.labels), None, names
 
 
 def _complete(raw: list[Any], chosen: Columns, table: Table) -> list[Any]:
@@ -241,5 +241,5 @@ def _images(
     if len(set(labels)) < 2:
         raise DatasetRefused(f"{table.filename} holds pictures of one class, {raw[0]}; it takes two")
     order = mixed([(label[name], name) for name in digests])
-    half = Images(zipfile.ZipFile(place), order, [label[n] for n in order], [digests[n] for n in order])
-    return half, None, _named(labels, names, told)
+    samples = Images(zipfile.ZipFile(place), order, [label[n] for n in order], [digests[n] for n in order])
+    return samples, None, _named(labels, names, told)

@@ -105,12 +105,12 @@ class StageJob(StageInput):
         spec, given = self.spec, self.training_dataset or self.dataset
         if spec is None or given is None or given.facts.training is None:
             return None
-        half = open_dataset(given.folder, given.facts, self.preprocessing(), spec).training()
+        samples = open_dataset(given.folder, given.facts, self.preprocessing(), spec).training()
         if self.training_dataset is not None and self.dataset is not None:
-            half = without(half, open_dataset(self.dataset.folder, self.dataset.facts).evaluation())
-        if isinstance(half, Questions):
-            half = Text(half.answered())
-        return TechniqueData(half, spec, self.tokenizer())
+            samples = without(samples, open_dataset(self.dataset.folder, self.dataset.facts).evaluation())
+        if isinstance(samples, Questions):
+            samples = Text(samples.answered())
+        return TechniqueData(samples, spec, self.tokenizer())
 
     def preprocessing(self) -> Preprocessing | None:
         """How pictures are prepared; None where no dataset holds any."""
@@ -142,7 +142,7 @@ class StageJob(StageInput):
         fit(spec, dataset.facts)
         form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
         most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[form])
-        half = open_dataset(dataset.folder, dataset.facts, self.preprocessing(), spec).evaluation()
-        if isinstance(half, Images):
-            return ImageBatches(half, spec, most)
-        return list(batches(half, spec, self.tokenizer(), limit=most))
+        samples = open_dataset(dataset.folder, dataset.facts, self.preprocessing(), spec).evaluation()
+        if isinstance(samples, Images):
+            return ImageBatches(samples, spec, most)
+        return list(batches(samples, spec, self.tokenizer(), limit=most))

@@ -1,4 +1,4 @@
-"""The samples that techniques may see: the training half of a dataset, and none that evaluates."""
+"""The samples that techniques may see: the training split of a dataset, and none that evaluates."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ BATCH = {"causal-lm": 1} | dict.fromkeys(TEXTS, 16)
 
 @dataclass(frozen=True)
 class TechniqueData:
-    """`half` is what may be seen, as read; `spec` and `tokenizer` say how the model takes it."""
+    """`samples` is what may be seen, as read; `spec` and `tokenizer` say how the model takes it."""
 
-    half: SampleSet
+    samples: SampleSet
     spec: ArchitectureSpec
     tokenizer: Any
 
     def calibration(self, samples: int = 0) -> list[Batch]:
-        """`samples` of them, spread evenly over the half (0: as many as suit the task). Raises DatasetUnfit.
+        """`samples` of them, spread evenly over the split (0: as many as suit the task). Raises DatasetUnfit.
 
         A language model gets chunks of 512 tokens; an encoder of plain text full chunks of 128 tokens.
         """
         count = samples or SAMPLES.get(self.spec.task or "", IMAGES)
-        if isinstance(self.half, Text) and self.spec.task in ("embedding", *PER_TOKEN):
-            return list(self._chunks_of_text(self.half, count))
+        if isinstance(self.samples, Text) and self.spec.task in ("embedding", *PER_TOKEN):
+            return list(self._chunks_of_text(self.samples, count))
         size = BATCH.get(self.spec.task or "")
-        if isinstance(self.half, Text):
-            every = list(batches(self.half, self.spec, self.tokenizer, batch_size=1))
+        if isinstance(self.samples, Text):
+            every = list(batches(self.samples, self.spec, self.tokenizer, batch_size=1))
             return [every[index] for index in _spread(len(every), count)]
-        half = self.half.only(_kept(len(self.half), count))
-        return list(batches(half, self.spec, self.tokenizer, batch_size=size or 64))
+        chosen = self.samples.only(_kept(len(self.samples), count))
+        return list(batches(chosen, self.spec, self.tokenizer, batch_size=size or 64))
 
-    def _chunks_of_text(self, half: Text, count: int) -> Iterator[Batch]:
+    def _chunks_of_text(self, samples: Text, count: int) -> Iterator[Batch]:
         if self.tokenizer is None:
             raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
         length = min(SENTENCE_TOKENS, int(self.spec.inputs.get("tokens") or SENTENCE_TOKENS))
-        ids = tokenized(self.tokenizer, half.text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenized(self.tokenizer, samples.text, add_special_tokens=False, verbose=False)["input_ids"]
         length = min(length, max(1, len(ids)))
         rows = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)
         if not len(rows):

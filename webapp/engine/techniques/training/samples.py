@@ -61,27 +61,29 @@ class Source:
     """
 
     data: TechniqueData
-    half: Arrays | LabelledText | Images
+    samples: Arrays | LabelledText | Images
     tokens: Tensor | None
 
     @classmethod
     def of(cls, data: TechniqueData) -> Source:
-        spec, half = data.spec, data.half
+        spec, samples = data.spec, data.samples
         if spec.task == "causal-lm":
-            found = [batch.inputs["input_ids"].int() for batch in batches(half, spec, data.tokenizer, batch_size=1024)]
+            found = [
+                batch.inputs["input_ids"].int() for batch in batches(samples, spec, data.tokenizer, batch_size=1024)
+            ]
             return cls(
                 data, LabelledText([], None), torch.cat(found) if found else torch.empty(0, 1, dtype=torch.int32)
             )
-        if isinstance(half, Text):
-            sentences = [found.strip() for found in SENTENCES.split(half.text)]
-            half = LabelledText([found for found in sentences if len(found.split()) > 2], None)
-        assert not isinstance(half, Questions)  # technique data has them as text
-        return cls(data, half, None)
+        if isinstance(samples, Text):
+            sentences = [found.strip() for found in SENTENCES.split(samples.text)]
+            samples = LabelledText([found for found in sentences if len(found.split()) > 2], None)
+        assert not isinstance(samples, Questions)  # technique data has them as text
+        return cls(data, samples, None)
 
     def __len__(self) -> int:
         if self.tokens is not None:
             return len(self.tokens)
-        return len(self.half)
+        return len(self.samples)
 
     def batches(self, numbers: Tensor) -> Iterator[Batch]:
         """One batch of these samples, or several where the tokenizer cannot pad. Raises DatasetUnfit."""
@@ -89,17 +91,17 @@ class Source:
             chosen = self.tokens[numbers].long()
             yield Batch({"input_ids": chosen}, None, len(chosen))
             return
-        yield from batches(_chosen(self.half, numbers), self.data.spec, self.data.tokenizer, batch_size=len(numbers))
+        yield from batches(_chosen(self.samples, numbers), self.data.spec, self.data.tokenizer, batch_size=len(numbers))
 
 
-def _chosen(half: Arrays | LabelledText | Images, numbers: Tensor) -> Arrays | LabelledText | Images:
-    if isinstance(half, Images):
-        return half.at(numbers.tolist())
-    if isinstance(half, Arrays):
-        return Arrays(half.x[numbers], None if half.y is None else half.y[numbers])
+def _chosen(samples: Arrays | LabelledText | Images, numbers: Tensor) -> Arrays | LabelledText | Images:
+    if isinstance(samples, Images):
+        return samples.at(numbers.tolist())
+    if isinstance(samples, Arrays):
+        return Arrays(samples.x[numbers], None if samples.y is None else samples.y[numbers])
     picked = numbers.tolist()
-    labels = None if half.labels is None else [half.labels[number] for number in picked]
-    return LabelledText([half.texts[number] for number in picked], labels)
+    labels = None if samples.labels is None else [samples.labels[number] for number in picked]
+    return LabelledText([samples.texts[number] for number in picked], labels)
 
 
 def parts(numbers: Tensor, size: int) -> list[Tensor]:
