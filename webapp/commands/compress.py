@@ -163,7 +163,7 @@ def _run(
     options: dict[str, Any] = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
     if (use := task_of(about, named("dataset"), named("training_dataset"))) is not None:
         options["task"] = use
-    run = {"recipe": recipe.as_dict(), "exporters": wanted, "seed": seed, "options": options}
+    run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
     folders: dict[str, Path] = {}
     facts: dict[str, Any] = {}
     failed: dict[str, Any] = {}

@@ -11,7 +11,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -21,8 +20,6 @@ MEMBER_LIMIT = 10_000
 RATIO_LIMIT = 100  # weights deflate to 90 % or so, JSON to 10 %, zeros to 0.1 %
 FREE_OF_RATIO_BYTES = 256 * 2**20  # below this a high ratio does no harm: a pruned model is mostly zeros
 CHUNK_BYTES = 2**20
-
-most_unpacked_bytes: ContextVar[int | None] = ContextVar("most_unpacked_bytes", default=None)  # whoever hosts Pare says
 
 DIRECTORY_LIMIT_BYTES = 64 * 2**20  # of an archive: names, 100,000 of which take a fifth
 END = struct.Struct("<4s4H2LH")  # of the directory: its size is the last but two
@@ -58,11 +55,7 @@ def members(
             raise refuse(f"{filename} holds {quoted(name)}, which is a link; only plain files are unpacked")
         if info.flag_bits & 1:
             raise refuse(f"{filename} holds {quoted(name)}, which is encrypted; upload it without a password")
-    declared, allowed = sum(info.file_size for info in infos), most_unpacked_bytes.get()
-    if allowed is not None and declared > allowed:
-        raise refuse(
-            f"{filename} would unpack to {declared} bytes; here at most {allowed} are unpacked (max_unpacked_bytes)"
-        )
+    declared = sum(info.file_size for info in infos)
     if declared > FREE_OF_RATIO_BYTES and declared > RATIO_LIMIT * path.stat().st_size:
         raise refuse(
             f"{filename} is {path.stat().st_size} bytes and would unpack to {declared}; "
@@ -86,10 +79,11 @@ def _names_in(path: Path, size: int, changed: int) -> tuple[str, ...]:
         return ()
 
 
-def unpacked_bytes(path: Path, filename: str, refuse: Refuse = CheckpointRefused) -> int:
+def unpacked_bytes(path: Path, filename: str, refuse: Refuse, limit_bytes: int | None) -> int:
     """The bytes of a file, or of what it holds where it is a zip archive and that is more, as its directory says.
 
-    Raises `refuse` for a directory that would take minutes to read: all of it is read before anything else.
+    Raises `refuse` for an archive of more than `limit_bytes`, and for a directory that would take minutes to read: all
+    of it is read before anything else.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -106,9 +100,14 @@ def unpacked_bytes(path: Path, filename: str, refuse: Refuse = CheckpointRefused
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            return max(size, sum(info.file_size for info in archive.infolist()))
+            declared = sum(info.file_size for info in archive.infolist())
     except (*DAMAGED, OSError):
         return size
+    if limit_bytes is not None and declared > limit_bytes:
+        raise refuse(
+            f"{filename} would unpack to {declared} bytes; here at most {limit_bytes} are unpacked (max_unpacked_bytes)"
+        )
+    return max(size, declared)
 
 
 def extract(

@@ -43,7 +43,7 @@ class InspectionWork:
             return
         try:
             with self.place.folder_for(f"{self.kind}-{self.id}") as folder:
-                job = inspection_job(self.place, row, folder)
+                job = inspection_job(self.place, row, folder).model_dump(mode="json") | self.place.limits()
                 seconds = self.place.settings.inspection_seconds + row.size_bytes / BYTES_PER_SECOND
                 until = time.monotonic() + seconds
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.run.inspection import InspectionJob
 from webapp.store.digests import digest_of_files
 from webapp.store.models import Checkpoint, Dataset, Run
 
@@ -56,29 +57,26 @@ def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], f
         "inputs_facts": {name: earlier[name].facts for name in inputs},
         "output": str(folder / "output"),
         "scratch": str(place.scratch(run.id, key_of(run, stage))),
-        "memory_limit_bytes": place.settings.run_memory_limit_bytes,
-        "threads": place.threads(),
-    }
+    } | place.limits()
 
 
 def key_of(run: Run, stage: str) -> str:
     return next(other.key for other in run.stages if other.name == stage)
 
 
-def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> dict[str, Any]:
-    """The child's job for the inspection of an upload."""
-    asked = {
-        "upload": str(place.files.path(row.digest)),
-        "filename": row.filename,
-        "output": str(folder / "output"),
-        "memory_limit_bytes": place.settings.run_memory_limit_bytes,
-        "threads": place.threads(),
-        "inspection_memory_bytes": place.settings.inspection_memory_bytes,
-        "max_unpacked_bytes": place.settings.max_unpacked_bytes,
-    }
+def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:
+    """The inspection of an upload, whose files go into a new folder in `folder`."""
+    job = InspectionJob(
+        task="inspect_dataset" if isinstance(row, Dataset) else "inspect_checkpoint",
+        upload=place.files.path(row.digest),
+        filename=row.filename,
+        output=folder / "output",
+        max_unpacked_bytes=place.settings.max_unpacked_bytes,
+        inspection_memory_bytes=place.settings.inspection_memory_bytes,
+    )
     if isinstance(row, Dataset):
-        return asked | {"task": "inspect_dataset", "split": row.split}
-    return asked | {"task": "inspect_checkpoint", "dequantize": row.dequantize, "use": row.task}
+        return job.model_copy(update={"split": row.split})
+    return job.model_copy(update={"dequantize": row.dequantize, "use": row.task})
 
 
 def _laid_out(

@@ -60,10 +60,11 @@ class Workplace:
         """Of this worker alone; what an earlier life left in it is removed at start."""
         return self.settings.work / self.executor_id
 
-    def threads(self) -> int:
-        """Of the next child: the workers that are alive on this machine share its cores."""
+    def limits(self) -> dict[str, int | None]:
+        """Of the next child, as its job has them: the workers that are alive on this machine share its cores."""
         with self.sessions() as session:
-            return self.settings.threads(neighbours(session))
+            threads = self.settings.threads(neighbours(session))
+        return {"memory_limit_bytes": self.settings.run_memory_limit_bytes, "threads": threads}
 
     @contextmanager
     def folder_for(self, name: str) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import pytest
 from tests.hostile_inputs import CHECKPOINTS, DATASETS, one, safetensors
 from webapp.engine.errors import PareError
 from webapp.engine.progress import Silent
-from webapp.engine.run.inspection import inspected
+from webapp.engine.run.inspection import InspectionJob, inspected
 
 SECONDS = 5.0  # of a processor, which a machine that stands still does not take; most take hundredths
 GROWTH_BYTES = 700_000_000
@@ -23,10 +23,11 @@ SPOKEN_BY_PROGRAMS = re.compile(
 
 def said_of(bench, name, content, task):
     """The sentence of its refusal, or what is noted of it once it is ready."""
-    job = {"task": task, "upload": str(bench.file(name, content)), "filename": name, "split": "auto"}
     out = bench._out()
     try:
-        facts = inspected(job, out, Silent())
+        facts = inspected(
+            InspectionJob(task=task, upload=bench.file(name, content), filename=name, output=out), Silent()
+        )
     except PareError as refused:
         assert list(out.iterdir()) == [], "something was left behind"
         return refused.message

@@ -41,8 +41,8 @@ class Importer(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
         """Reads names, shapes and dtypes; `scratch` is an empty folder that lives as long as the inspection.
 
-        Raises CheckpointRefused.
+        Its uploader asked to `dequantize` what is quantized already. Raises CheckpointRefused.
         """

@@ -36,7 +36,6 @@ from webapp.engine.weights.safetensors import (
 
 from . import IMPORTERS, Opened
 from .huggingface import FROM_KERAS
-from .quantized import dequantize_asked
 from .widening import WIDER, widen
 
 log = logging.getLogger(__name__)
@@ -70,14 +69,13 @@ def inspect_checkpoint(
     Integers in a Hugging Face folder become floats only where `dequantize` was asked for.
     Raises CheckpointRefused, with nothing left in `out`, or DiskFull.
     """
-    dequantize_asked.set(dequantize)
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
         head = _head(upload)
         kind = next((kind for kind in IMPORTERS if kind.recognises(upload, head)), None)
         if kind is None:
             raise CheckpointRefused(_unknown(head, filename))
         report.log(f"Reading {filename} as {kind.name}")
-        opened = kind.open(upload, filename, Path(scratch), ProgressPart(report, 0.0, 0.3))
+        opened = kind.open(upload, filename, Path(scratch), ProgressPart(report, 0.0, 0.3), dequantize)
         if not opened.tensors:
             raise CheckpointRefused(f"{filename} holds no tensors")
         if len(opened.tensors) > MOST_TENSORS:

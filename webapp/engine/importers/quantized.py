@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from typing import Any
 
 from webapp.engine.errors import CheckpointRefused, quoted
@@ -17,8 +16,6 @@ from webapp.engine.weights.safetensors import LazyTensor
 
 from .base import Opened
 from .widening import OF_ACTIVATIONS, scales_block, widen
-
-dequantize_asked: ContextVar[bool] = ContextVar("dequantize_asked", default=False)  # by whoever uploads
 
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
 SCALED = ("fp8", "fbgemm_fp8")  # methods whose scales are multiplied with, and no more
@@ -34,10 +31,10 @@ def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return None if not found else found if isinstance(found, dict) else {}
 
 
-def dequantize(opened: Opened, filename: str) -> None:
+def turn_into_floats(opened: Opened, filename: str, asked: bool) -> None:
     """Puts lazily dequantized weights into `opened`, in place, and takes the quantization out of its config.
 
-    Raises CheckpointRefused where that was not asked for, or the format is not one of those that are known here.
+    Raises CheckpointRefused where that was not `asked` for, or the format is not one of those that are known here.
     """
     config = opened.config or {}
     about = quantization_of(config)
@@ -49,7 +46,7 @@ def dequantize(opened: Opened, filename: str) -> None:
             f"{filename} is quantized already (quantization_config: {method}), in a form that Pare does not turn back; "
             f"{UPLOAD_INSTEAD}"
         )
-    if not dequantize_asked.get():
+    if not asked:
         raise CheckpointRefused(
             f"{filename} is quantized already (quantization_config: {method}); {UPLOAD_INSTEAD}, or upload it again "
             "and ask for its weights to be dequantized (the box in the form, ?dequantize=1, --dequantize)"

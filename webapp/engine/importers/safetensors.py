@@ -29,7 +29,7 @@ class SafetensorsImporter(Importer):
         return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= HEADER_LIMIT_BYTES
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
         metadata, tensors = opened_file(upload, filename)
         _refuse_compressed(metadata, filename)
         return Opened(tensors=tensors, metadata=metadata)

@@ -65,7 +65,7 @@ class StateDictImporter(Importer):
         return head[:4] == b"PK\x03\x04" and any(re.search(r"(^|/)data\.pkl$", name) for name in names_in(upload))
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
         return open_state_dict(upload, filename)
 
 

@@ -118,12 +118,12 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
 
     if threads:
         torch.set_num_threads(threads)
-    task, output = job["task"], Path(job["output"])
+    task = job["task"]
     if task.startswith("inspect_"):
-        from .inspection import inspected
+        from .inspection import InspectionJob, inspected
 
         gc.set_threshold(GARBAGE, 50, 50)  # the facts of 100,000 tensors are no garbage, however often one looks
-        return inspected(job, output, lines, _limit_memory)
+        return inspected(InspectionJob.model_validate(job), lines, _limit_memory)
     if task == "try_formats":
         signal.alarm(job["seconds"])  # which ends this process: then nothing is known
         from webapp.engine.exporters import unwritable

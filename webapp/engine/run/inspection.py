@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from webapp.engine.archive import Refuse, most_unpacked_bytes, unpacked_bytes
-from webapp.engine.data.inspect import inspect_dataset
+from pydantic import BaseModel, ConfigDict
+
+from webapp.engine.archive import Refuse, unpacked_bytes
+from webapp.engine.data.inspect import Split, inspect_dataset
 from webapp.engine.data.tasks import with_task
 from webapp.engine.errors import CheckpointRefused, DatasetRefused, PareError
 from webapp.engine.importers.inspect import inspect_checkpoint
@@ -22,25 +24,39 @@ log = logging.getLogger(__name__)
 TIMES_THE_UPLOAD = 16  # of memory: two bits become a float32, and a tensor is held while it is turned
 
 
+class InspectionJob(BaseModel):
+    """`output` is an empty folder for the upload's files; a checkpoint's task is its `use`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: Literal["inspect_checkpoint", "inspect_dataset"]
+    upload: Path
+    filename: str
+    output: Path
+    split: Split = "auto"
+    dequantize: bool = False
+    use: str | None = None
+    max_unpacked_bytes: int | None = None
+    inspection_memory_bytes: int | None = None  # beside TIMES_THE_UPLOAD
+
+
 def inspected(
-    job: dict[str, Any], output: Path, report: Report, limit_memory: Callable[[int], None] = lambda limit_bytes: None
+    job: InspectionJob, report: Report, limit_memory: Callable[[int], None] = lambda limit_bytes: None
 ) -> dict[str, Any]:
-    """The facts of the upload that the job names, as JSON; its files are in `output`.
+    """The facts of the upload that the job names, as JSON.
 
     `limit_memory` is told the bytes that this may allocate. Raises PareError, or OSError where the disk is full.
     """
-    most_unpacked_bytes.set(job.get("max_unpacked_bytes"))
-    upload, filename = Path(job["upload"]), job["filename"]
-    refuse = DatasetRefused if job["task"] == "inspect_dataset" else CheckpointRefused
+    upload, filename = job.upload, job.filename
+    refuse = DatasetRefused if job.task == "inspect_dataset" else CheckpointRefused
     with _with_a_sentence(filename, refuse):
-        size = unpacked_bytes(upload, filename, refuse)
-        if beside := job.get("inspection_memory_bytes"):
-            limit_memory(beside + TIMES_THE_UPLOAD * size)
-        if job["task"] == "inspect_dataset":
-            return inspect_dataset(upload, filename, job["split"], output, report).model_dump(mode="json")
-        dequantize = bool(job.get("dequantize"))
-        facts = inspect_checkpoint(upload, filename, output, report, dequantize)
-        return (with_task(facts, job["use"]) if job.get("use") else facts).model_dump(mode="json")
+        size = unpacked_bytes(upload, filename, refuse, job.max_unpacked_bytes)
+        if job.inspection_memory_bytes:
+            limit_memory(job.inspection_memory_bytes + TIMES_THE_UPLOAD * size)
+        if job.task == "inspect_dataset":
+            return inspect_dataset(upload, filename, job.split, job.output, report).model_dump(mode="json")
+        facts = inspect_checkpoint(upload, filename, job.output, report, job.dequantize)
+        return (with_task(facts, job.use) if job.use else facts).model_dump(mode="json")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class ExportedProgramImporter(Importer):
         return any(re.fullmatch(rf"{LEGACY}|[^/]+/(archive_format|models/[^/]+\.json)", n) for n in names_in(upload))
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
         from .archive import SAVE_AGAIN, opened_archive
         from .running import opened_program
         from .serialized import NotRun

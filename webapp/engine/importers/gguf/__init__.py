@@ -42,7 +42,7 @@ class GgufImporter(Importer):
         return head[:4] == b"GGUF"
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
         from gguf import GGUFReader
 
         from . import model

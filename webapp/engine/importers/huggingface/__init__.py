@@ -13,7 +13,7 @@ from webapp.engine.architectures.transformers_family import beyond_any
 from webapp.engine.archive import extract, members, read_member
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault
 from webapp.engine.importers.base import Importer, Opened
-from webapp.engine.importers.quantized import dequantize
+from webapp.engine.importers.quantized import turn_into_floats
 from webapp.engine.importers.state_dict import open_state_dict
 from webapp.engine.importers.widening import widen
 from webapp.engine.plugins import Accepted
@@ -63,7 +63,7 @@ class HuggingFaceImporter(Importer):
         return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
         report.progress(0.02, "Looking through the archive")
         archive, found = members(upload, filename)
         with archive:
@@ -94,7 +94,7 @@ class HuggingFaceImporter(Importer):
         for shard in shards:
             _add(opened, files[inside[shard].filename], shard, named.get(shard, ()))
         _without_remote_code(opened)
-        dequantize(opened, filename)
+        turn_into_floats(opened, filename, dequantize)
         widen(opened, filename)
         conform(opened, filename, scratch, report)
         return opened

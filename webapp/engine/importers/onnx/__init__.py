@@ -35,7 +35,7 @@ class OnnxImporter(Importer):
         return len(head) > 3 and head[0] == 0x08 and 0 < head[1] < NEWEST and head[2] & 7 in (0, 2) and head[2] < 0x80
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
+    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
         from .file import open_file
 
         return open_file(upload, filename, scratch, report)
