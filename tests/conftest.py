@@ -3,6 +3,8 @@
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from tests.zoo import Zoo
+
 BROWSER = "tests/e2e/"
 
 
@@ -14,3 +16,10 @@ class Scheduling(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory, worker_id):
+    """See tests/zoo.py; its folder is that of all processes."""
+    own = tmp_path_factory.getbasetemp()
+    return Zoo((own if worker_id == "master" else own.parent) / "zoo")

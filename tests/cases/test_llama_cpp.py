@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.conftest import Bench, build_tiny
+from tests.engine.conftest import Bench
 from tests.engine.importers.tiny_gguf import MODELS, STRETCHED, model_of, write_gguf
+from tests.zoo import build_tiny
 from webapp.engine.architectures import architecture
 from webapp.engine.architectures.build import build, load
 from webapp.engine.exporters import exporters
@@ -98,7 +99,7 @@ def tiny_gguf(tmp_path):
     def made(tokenizer=None, name="LlamaForCausalLM", model_type="llama", **changes):
         from transformers import PreTrainedTokenizerFast
 
-        from tests.engine.conftest import SIZES as TINY
+        from tests.zoo import SIZES as TINY
 
         TINY.setdefault(model_type, TINY["llama"])
         module = build_tiny(name, model_type, **{**SIZES, "vocab_size": 400, "max_position_embeddings": 256, **changes})

@@ -1,4 +1,4 @@
-"""Uploads for the engine's tests, inspected into an empty folder; and tiny models of transformers."""
+"""Uploads for the engine's tests, inspected into an empty folder."""
 
 import zipfile
 from pathlib import Path
@@ -7,17 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.architectures.reshape import describe_model
-from webapp.engine.data.batches import synthetic
+from tests import zoo as animals
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Silent
-from webapp.engine.recipe import Recipe
-from webapp.engine.run.predict import prepare_step
-from webapp.engine.techniques import Context
-from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import lazy_tensors
 
 
@@ -81,45 +76,14 @@ def bench(tmp_path):
     return Bench(tmp_path)
 
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "ran", "on", "mat", "good", "bad", "."]
-ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-SIZES = {
-    "bert": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24},
-    "roberta": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24, "type_vocab_size": 1},
-    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 24},
-    "llama": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 64, "num_key_value_heads": 1},
-    "vit": {**ENCODER, "image_size": 8, "patch_size": 4, "num_channels": 3},
-}
-
-
-def build_tiny(class_name: str, model_type: str, **changes):
-    """A model of that class in eval mode; `changes` go into its config."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **{**SIZES[model_type], **changes})
-    return getattr(transformers, class_name)(config).eval()
-
-
-def write_tokenizer(folder: Path) -> None:
-    """A tokenizer of WORDS, as a Hugging Face folder has it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
-
-
 @pytest.fixture
 def tiny():
-    return build_tiny
+    return animals.build_tiny
 
 
 @pytest.fixture
 def save_tokenizer():
-    return write_tokenizer
+    return animals.write_tokenizer
 
 
 @pytest.fixture
@@ -141,36 +105,13 @@ def mlp(inspected):
     return inspected(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)), "mlp")
 
 
-class Given:
-    """Calibration batches, as a run's data gives them."""
-
-    def __init__(self, *batches):
-        self.batches = list(batches)
-
-    def calibration(self, samples=0):
-        return self.batches[: samples or None]
-
-
 @pytest.fixture
 def given_batches():
     """Seeded inputs of an architecture's own shape, in place of a dataset."""
-    return lambda spec, count=3: Given(*(synthetic(spec, seed) for seed in range(count)))
+    return animals.seeded_batches
 
 
 @pytest.fixture
 def apply_steps():
     """Steps applied to an inspected checkpoint as a run does it: the model, and the outcomes of the last."""
-
-    def apply(checkpoint, *steps, data=None, seed=0):
-        folder, facts = checkpoint
-        model, outcomes = Model.of_checkpoint(folder, facts), []
-        for position, (name, values, *layers) in enumerate(steps):
-            now = describe_model(model, facts)
-            patterns = {"layers": layers[0]} if layers else {}
-            recipe = Recipe.read({"steps": [{"technique": name, "settings": values, **patterns}]})
-            step = prepare_step(now, recipe.steps[0], position)
-            context = Context(step.layers, seed, Silent(), data, facts=now)
-            outcomes = step.technique.apply(model, step.settings, context)
-        return model, outcomes
-
-    return apply
+    return animals.apply_steps

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.conftest import build_tiny
 from tests.engine.importers.exported_program.exported import export
+from tests.zoo import build_tiny
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exporters import check_formats, unwritable
 from webapp.engine.exporters.onnx.trace import Untraceable

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import torch
 
-from tests.engine.conftest import ENCODER, write_tokenizer
 from tests.engine.run.test_stages import Bench as Run
+from tests.zoo import ENCODER, write_tokenizer
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.weights.model import Model

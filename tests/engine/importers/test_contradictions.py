@@ -76,7 +76,7 @@ def test_a_vocabulary_beyond_the_embedding_is_told_with_both_sizes(bench, folder
 def test_tokens_that_were_added_and_never_trained_are_noted_and_a_text_with_one_is_refused(bench, folder, tiny):
     from transformers import AutoTokenizer
 
-    from tests.engine.conftest import write_tokenizer
+    from tests.zoo import write_tokenizer
 
     tiny("BertForSequenceClassification", "bert", vocab_size=15).save_pretrained(folder)
     write_tokenizer(folder)

@@ -78,7 +78,7 @@ def test_stock_transformers_loads_what_is_left(bench, tiny, tmp_path, apply_step
 
 
 def test_lists_of_the_config_that_name_each_block_are_shortened(bench, tiny, tmp_path, apply_steps):
-    from tests.engine.conftest import SIZES
+    from tests.zoo import SIZES
 
     SIZES.setdefault("qwen2", {**SIZES["llama"], "num_key_value_heads": 2})
     kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]

@@ -229,7 +229,8 @@ def test_concatenation_and_depthwise_convolutions_are_followed():
     st.integers(0, 2),
 )
 def test_any_width_and_dtype(tmp_path_factory, inputs, width, classes, dtype, importance, dead):
-    from tests.engine.conftest import Bench, Given
+    from tests.engine.conftest import Bench
+    from tests.zoo import Given
     from webapp.engine.progress import Silent
     from webapp.engine.run.predict import prepare_step
     from webapp.engine.techniques import Context

@@ -1,0 +1,215 @@
+"""Tiny models that many tests need and none changes: each is built, inspected, compressed and written once per run of
+the tests, by whichever process asks first, and read by all.
+
+FAMILIES are the models, FORMS the ways to store their weights: a test of a kind of plug-in goes over what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "ran", "on", "mat", "good", "bad", "."]
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+SIZES = {
+    "bert": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24},
+    "roberta": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 24, "type_vocab_size": 1},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 24},
+    "llama": {**ENCODER, "vocab_size": 40, "max_position_embeddings": 64, "num_key_value_heads": 1},
+    "vit": {**ENCODER, "image_size": 8, "patch_size": 4, "num_channels": 3},
+}
+
+
+def build_tiny(class_name: str, model_type: str, **changes):
+    """A model of that class in eval mode; `changes` go into its config."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES[model_type], **changes})
+    return getattr(transformers, class_name)(config).eval()
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer of WORDS, as a Hugging Face folder has it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+
+
+def mlp():
+    """64 → 48 → 10."""
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+
+
+def deep_mlp():
+    """A layer of 64 → 64 for each storage form, and 64 → 8 at the end."""
+    from torch import nn
+
+    return nn.Sequential(*(part for _ in FORMS for part in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, 8))
+
+
+def cnn():
+    """Grey images of 8 × 8 to ten classes."""
+    from torch import nn
+
+    convolutions = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*convolutions, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10))
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "mlp": mlp,
+    "deep_mlp": deep_mlp,
+    "cnn": cnn,
+    "bert": lambda: build_tiny("BertForSequenceClassification", "bert"),
+    "gpt2": lambda: build_tiny("GPT2LMHeadModel", "gpt2"),
+    "llama": lambda: build_tiny("LlamaForCausalLM", "llama", hidden_size=64, intermediate_size=96),
+    "vit": lambda: build_tiny("ViTForImageClassification", "vit"),
+}
+
+
+def quantized(bits: int, **more):
+    return "weight_quantization", {"bits": bits, "granularity": "group", "group_size": 32, **more}
+
+
+Step = tuple[Any, ...]  # technique, settings, and which layers where not all
+FORMS: dict[str, list[Step]] = {  # how a weight is stored -> the steps that make it so
+    "dense": [],
+    "8 bits": [quantized(8, granularity="channel")],
+    "4 bits": [quantized(4)],
+    "4 bits, zero points": [quantized(4, symmetric=False)],
+    "3 bits": [quantized(3)],
+    "2 bits": [quantized(2)],
+    "NF4": [quantized(4, numbers="normal")],
+    "codebook": [quantized(3, numbers="fitted")],
+    "low rank": [("low_rank", {"ratio": 0.5})],
+    "low rank, 8 bits": [("low_rank", {"ratio": 0.5}), quantized(8)],
+    "bfloat16": [("cast", {"dtype": "bfloat16"})],
+    "pruned": [("magnitude_pruning", {"sparsity": 0.5})],
+    "pruned, 4 bits": [("magnitude_pruning", {"sparsity": 0.5}), quantized(4)],
+    "GPTQ": [("gptq", {"bits": 4, "granularity": "group", "group_size": 32})],
+}
+
+
+class Given:
+    """Calibration batches, as a run's data gives them."""
+
+    def __init__(self, *batches):
+        self.batches = list(batches)
+
+    def calibration(self, samples=0):
+        return self.batches[: samples or None]
+
+
+def seeded_batches(spec, count: int = 3) -> Given:
+    """Seeded inputs of an architecture's own shape, in place of a dataset."""
+    from webapp.engine.data.batches import synthetic
+
+    return Given(*(synthetic(spec, seed) for seed in range(count)))
+
+
+def apply_steps(checkpoint, *steps: Step, data=None, seed: int = 0):
+    """Steps applied to an inspected checkpoint as a run does it: the model, and the outcomes of the last."""
+    from webapp.engine.architectures.reshape import describe_model
+    from webapp.engine.progress import Silent
+    from webapp.engine.recipe import Recipe
+    from webapp.engine.run.predict import prepare_step
+    from webapp.engine.techniques import Context
+    from webapp.engine.weights.model import Model
+
+    folder, facts = checkpoint
+    model, outcomes = Model.of_checkpoint(folder, facts), []
+    for position, (name, values, *layers) in enumerate(steps):
+        now = describe_model(model, facts)
+        patterns = {"layers": layers[0]} if layers else {}
+        recipe = Recipe.read({"steps": [{"technique": name, "settings": values, **patterns}]})
+        step = prepare_step(now, recipe.steps[0], position)
+        context = Context(step.layers, seed, Silent(), data, facts=now)
+        outcomes = step.technique.apply(model, step.settings, context)
+    return model, outcomes
+
+
+class Zoo:
+    """`root` is a folder that all processes of this run of the tests share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(exist_ok=True)
+
+    def once(self, name: str, build: Callable[[Path], object]) -> Path:
+        """The folder of that name, which `build` was given empty to fill, once in this run. Nobody changes it after."""
+        folder = self.root / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = folder.with_name(f"{name}.unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                build(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    def checkpoint(self, family: str, dtype: str = "float32"):
+        """One of FAMILIES, inspected: the folder of its normalised files, and its facts."""
+        from webapp.engine.facts import CheckpointFacts
+
+        folder = self.once(f"{family} {dtype}", lambda folder: self._inspect(family, dtype, folder))
+        facts = CheckpointFacts.model_validate_json((folder / "facts.json").read_bytes())
+        return folder / "inspected", facts
+
+    def _inspect(self, family: str, dtype: str, folder: Path) -> None:
+        import torch
+
+        from webapp.engine.importers.inspect import inspect_checkpoint
+        from webapp.engine.progress import Silent
+
+        torch.manual_seed(0)
+        module = FAMILIES[family]().to(getattr(torch, dtype))
+        if family in SIZES:
+            upload = folder / f"{family}.zip"
+            module.save_pretrained(folder / "saved")
+            if family in ("bert", "gpt2", "llama"):
+                write_tokenizer(folder / "saved")
+            with zipfile.ZipFile(upload, "w") as archive:
+                for path in sorted((folder / "saved").iterdir()):
+                    archive.write(path, f"model/{path.name}")
+        else:
+            upload = folder / f"{family}.pt"
+            torch.save(module.state_dict(), upload)
+        (folder / "inspected").mkdir()
+        facts = inspect_checkpoint(upload, upload.name, folder / "inspected", Silent())
+        (folder / "facts.json").write_text(facts.model_dump_json())
+
+    def model(self, family: str, form: str = "dense", dtype: str = "float32"):
+        """One of FAMILIES in one of FORMS, read from a file of Pare's."""
+        from webapp.engine.weights.artifact import read_model, write_model
+
+        def build(folder: Path) -> None:
+            checkpoint = self.checkpoint(family, dtype)
+            data = seeded_batches(checkpoint[1].architecture)
+            write_model(apply_steps(checkpoint, *FORMS[form], data=data)[0], folder / "model.safetensors")
+
+        return read_model(self.once(f"{family} {dtype}, {form}", build) / "model.safetensors")
+
+    def written(self, exporter: str, family: str, form: str = "dense", dtype: str = "float32"):
+        """What an exporter made of that model: its folder, and what it told of it."""
+        from webapp.engine.exporters import exporters
+
+        def build(folder: Path) -> None:
+            (folder / "out").mkdir()
+            told = exporters()[exporter].write(self.model(family, form, dtype), folder / "out")
+            (folder / "told.json").write_text(json.dumps(dict(told)))
+
+        folder = self.once(f"{family} {dtype}, {form}, {exporter}", build)
+        return folder / "out", json.loads((folder / "told.json").read_text())
