@@ -1,4 +1,4 @@
-// The preprocessing of pictures: shown where the dataset holds some, the architecture's own values unless changed.
+// The preprocessing of images: shown where the dataset holds some, the architecture's own values unless changed.
 const form = document.getElementById("builder");
 const panel = document.getElementById("preprocessing");
 const field = document.getElementById("preprocessing-json");

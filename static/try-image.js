@@ -1,5 +1,5 @@
 // The canvas on which an image is drawn or dropped, and its pixels as a model takes them. Where it is known how
-// pictures were prepared for the model, the chosen file itself is sent, and prepared by the same code.
+// images were prepared for the model, the chosen file itself is sent, and prepared by the same code.
 
 const LARGEST_FILE = 12_000_000; // bytes that are sent
 const canvas = document.getElementById("try-canvas");
@@ -59,7 +59,7 @@ if (canvas) {
 }
 
 /** The file that is shown, or the drawing as PNG, in base64. */
-export async function pictureOf() {
+export async function imageOf() {
   const file = chosen ?? (await new Promise((done) => canvas.toBlob(done, "image/png")));
   if (file.size > LARGEST_FILE) throw new Error(`The image has ${file.size} bytes; at most ${LARGEST_FILE} are taken.`);
   const url = await new Promise((done, failed) => {

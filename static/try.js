@@ -1,5 +1,5 @@
 // Trying a model: the same input for the original and the compressed one, and what differs.
-import { pictureOf, sampleOf } from "./try-image.js";
+import { imageOf, sampleOf } from "./try-image.js";
 
 const form = document.querySelector("[data-try]");
 const at = (name) => form.querySelector(`[data-${name}]`);
@@ -10,7 +10,7 @@ async function input() {
   const text = form.querySelector("#try-text");
   if (text) return { text: text.value, ...(form.querySelector("#try-other") && { other: form.querySelector("#try-other").value }) };
   const shape = JSON.parse(form.dataset.shape);
-  if ("prepared" in form.dataset) return { picture: await pictureOf() };
+  if ("prepared" in form.dataset) return { image: await imageOf() };
   if (form.querySelector("#try-canvas")) return { values: sampleOf(shape, Number(form.querySelector("#try-black").value), Number(form.querySelector("#try-white").value)) };
   const numbers = form.querySelector("#try-row").value.split(/[\s,;]+/).filter(Boolean).map(Number);
   if (numbers.some(Number.isNaN)) throw new Error("Write numbers, with commas or spaces between.");

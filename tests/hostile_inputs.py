@@ -624,17 +624,15 @@ for name, content in {
     "numbers_that_are_none.parquet": lambda: table(a=[1.0, float("nan")] * 8, label=[0, 1] * 8),
     "lists_of_other_lengths.parquet": lambda: table(x=[[1.0], [1.0, 2.0]] * 8, label=[0, 1] * 8),
     "lists_that_are_empty.parquet": lambda: table(x=[[], []] * 8, label=[0, 1] * 8),
-    "no_pictures.parquet": lambda: table(image=[b"abc", b"\x89PNG"] * 8, label=[0, 1] * 8),
-    "pictures_that_are_null.parquet": lambda: table(image=arrow([None] * 8, "pa.binary()"), label=[0, 1] * 4),
+    "no_images.parquet": lambda: table(image=[b"abc", b"\x89PNG"] * 8, label=[0, 1] * 8),
+    "images_that_are_null.parquet": lambda: table(image=arrow([None] * 8, "pa.binary()"), label=[0, 1] * 4),
     "bytes_that_are_no_text.parquet": lambda: table(
         text=arrow([b"\xff\xfe"] * 8, "pa.binary()").view("string"), label=[0, 1] * 4
     ),
     "cut_short.parquet": lambda: table(text=["a"] * 8)[:-20],
     "only_its_mark.parquet": lambda: b"PAR1PAR1",
     "a_footer_of_2_GB.parquet": lambda: b"PAR1" + b"\0" * 40 + struct.pack("<I", 2**31 - 1) + b"PAR1",
-    "a_picture_that_is_none.zip": lambda: zipped(
-        {f"{c}/{n}.png": b"\x89PNG\r\n\x1a\n" for c in "ab" for n in range(4)}
-    ),
+    "a_image_that_is_none.zip": lambda: zipped({f"{c}/{n}.png": b"\x89PNG\r\n\x1a\n" for c in "ab" for n in range(4)}),
     "classes_that_climb.zip": lambda: zipped({"../a/1.png": b"1", "b/1.png": b"2"}),
 }.items():
     _add(DATASETS, name, content)

@@ -91,7 +91,7 @@ def test_another_checkpoint_of_the_same_name_can_teach(given):
     assert len(digests) == 2
 
 
-def test_pictures_are_prepared_as_a_file_says(given):
+def test_images_are_prepared_as_a_file_says(given):
     module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 2))
     torch.save(module.state_dict(), given / "cnn.pt")
     with zipfile.ZipFile(given / "pets.zip", "w") as archive:

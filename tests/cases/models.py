@@ -25,7 +25,7 @@ def digits(folder: Path) -> tuple[Path, Path]:
 
 
 def resnet18(folder: Path) -> tuple[Path, Path]:
-    """torchvision's names and sizes, random weights, pictures of noise."""
+    """torchvision's names and sizes, random weights, images of noise."""
     config = {"base": 64, "width": 64, "channels": 3, "kernel": 7, "blocks": [2, 2, 2, 2], "classes": 1000}
     config |= {"bottleneck": False, "groups": 1, "bias": True, "counted": True}
     torch.manual_seed(0)

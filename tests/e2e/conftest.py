@@ -157,7 +157,7 @@ def clear_recipe(page: Page) -> None:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     folder = Path(os.environ.get("PARE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

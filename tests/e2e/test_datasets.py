@@ -1,4 +1,4 @@
-"""Pictures, Parquet and questions in a real browser: the page of each, the preprocessing form and its samples."""
+"""Images, Parquet and questions in a real browser: the page of each, the preprocessing form and its samples."""
 
 import base64
 import json
@@ -15,16 +15,16 @@ from playwright.sync_api import expect
 from torch import nn
 
 from tests.e2e.conftest import NARROW, WIDE, drawn
-from tests.engine.drawn import encoded, picture, tone
+from tests.engine.drawn import encoded, image, tone
 
 CAST = {"version": 1, "steps": [{"technique": "cast", "settings": {}}]}
 
 
-def zip_of_pictures(folder: Path) -> Path:
+def zip_of_images(folder: Path) -> Path:
     path = folder / "pets.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for n in range(12):
-            archive.writestr(f"pets/light/{n}.png", encoded(picture(n, (48, 36))))
+            archive.writestr(f"pets/light/{n}.png", encoded(image(n, (48, 36))))
             archive.writestr(f"pets/dark/{n}.png", tone(40, (30, 40), seed=n))
     return path
 
@@ -56,11 +56,11 @@ def network(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def held(api, tmp_path_factory) -> dict[str, str]:
-    """Ids of what is uploaded, and of a run on pictures."""
+    """Ids of what is uploaded, and of a run on images."""
     folder = tmp_path_factory.mktemp("uploads")
     ids = {}
     for name, kind, make in (
-        ("pictures", "datasets", zip_of_pictures),
+        ("images", "datasets", zip_of_images),
         ("questions", "datasets", questions),
         ("parquet", "datasets", table),
         ("cnn", "checkpoints", network),
@@ -68,51 +68,51 @@ def held(api, tmp_path_factory) -> dict[str, str]:
         row = api.upload(kind, make(folder))
         assert row["state"] == "ready", row["reason"]
         ids[name] = row["id"]
-    asked = {"checkpoint_id": ids["cnn"], "dataset_id": ids["pictures"], "recipe": CAST, "preprocessing": {"mean": 0.5}}
+    asked = {"checkpoint_id": ids["cnn"], "dataset_id": ids["images"], "recipe": CAST, "preprocessing": {"mean": 0.5}}
     ids["run"] = api.post("/runs", {**asked, "exports": ["safetensors", "onnx"]})["id"]
     assert api.finished(ids["run"])["state"] == "succeeded"
     return ids
 
 
 PAGES = {
-    "dataset-pictures": "/datasets/{pictures}",
+    "dataset-images": "/datasets/{images}",
     "dataset-questions": "/datasets/{questions}",
     "dataset-parquet": "/datasets/{parquet}",
-    "recipe-pictures": "/runs/new?checkpoint={cnn}&dataset={pictures}",
-    "receipt-pictures": "/runs/{run}/receipt",
+    "recipe-images": "/runs/new?checkpoint={cnn}&dataset={images}",
+    "receipt-images": "/runs/{run}/receipt",
 }
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page(name, visitor, scheme, held, pictures):
+def test_page(name, visitor, scheme, held, images):
     for width, size in (("wide", WIDE), ("narrow", NARROW)):
         visitor.set_viewport_size(size)
         visitor.goto(PAGES[name].format(**held))
         drawn(visitor)
-        if name == "recipe-pictures":
+        if name == "recipe-images":
             expect(visitor.locator("#preprocessing-samples li")).to_have_count(8)
-        visitor.screenshot(path=pictures / f"{name}-{scheme}-{width}.png", full_page=True)
+        visitor.screenshot(path=images / f"{name}-{scheme}-{width}.png", full_page=True)
         over = visitor.evaluate("document.scrollingElement.scrollWidth - innerWidth")
         assert over <= 0, f"{name} is {over} px wider than a {width} window"
         broken = Axe().run(visitor).response["violations"]
         assert not broken, [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in broken]
 
 
-def test_a_picture_is_tried_as_the_files_that_judged_the_model(page, held, tmp_path):
-    (tmp_path / "light.png").write_bytes(encoded(picture(3, (48, 36))))
+def test_a_image_is_tried_as_the_files_that_judged_the_model(page, held, tmp_path):
+    (tmp_path / "light.png").write_bytes(encoded(image(3, (48, 36))))
     page.goto(f"/runs/{held['run']}")
     expect(page.locator("#try-white")).to_have_count(0)
     page.locator("#try-file").set_input_files(tmp_path / "light.png")
     with page.expect_request("**/try") as sent:
         page.get_by_role("button", name="Try", exact=True).click()
-    content = base64.b64decode(sent.value.post_data_json["picture"])
+    content = base64.b64decode(sent.value.post_data_json["image"])
     assert content == (tmp_path / "light.png").read_bytes()
     expect(page.locator("[data-difference]")).to_contain_text("Both say")
     expect(page.locator("[data-side=result] tr")).to_have_count(2)
 
 
 def test_the_preprocessing_that_the_form_asks_is_the_runs(page, api, held):
-    page.goto(f"/runs/new?checkpoint={held['cnn']}&dataset={held['pictures']}")
+    page.goto(f"/runs/new?checkpoint={held['cnn']}&dataset={held['images']}")
     expect(page.locator("#preprocessing-samples img")).to_have_count(8)
     expect(page.get_by_label("Height")).to_have_value("8")
     before = page.locator("#preprocessing-samples img").first.get_attribute("src")

@@ -1,6 +1,6 @@
-"""Every page, light and dark, wide and narrow: readable with a screen reader, nothing cut off, pictures taken.
+"""Every page, light and dark, wide and narrow: readable with a screen reader, nothing cut off, images taken.
 
-The pictures go to the folder PARE_SCREENSHOTS where it is set (`make screenshots`), else to a temporary one.
+The images go to the folder PARE_SCREENSHOTS where it is set (`make screenshots`), else to a temporary one.
 """
 
 import pytest
@@ -49,12 +49,12 @@ def places(api, samples, runs, with_onnx) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page(name, visitor, scheme, places, pictures):
+def test_page(name, visitor, scheme, places, images):
     for width, size in (("wide", WIDE), ("narrow", NARROW)):
         visitor.set_viewport_size(size)
         visitor.goto(PAGES[name].format(**places))
         drawn(visitor)
-        visitor.screenshot(path=pictures / f"{name}-{scheme}-{width}.png", full_page=True)
+        visitor.screenshot(path=images / f"{name}-{scheme}-{width}.png", full_page=True)
         over = visitor.evaluate("document.scrollingElement.scrollWidth - innerWidth")
         assert over <= 0, f"{name} is {over} px wider than a {width} window"
         broken = Axe().run(visitor).response["violations"]
@@ -63,9 +63,9 @@ def test_page(name, visitor, scheme, places, pictures):
 
 
 @pytest.mark.parametrize("name", README)
-def test_pictures_of_the_readme(name, page, places, pictures):
+def test_images_of_the_readme(name, page, places, images):
     page.set_viewport_size({"width": 1280, "height": 860})
     page.goto(PAGES[README[name]].format(**places))
     drawn(page)
-    page.screenshot(path=pictures / f"{name}.png")
-    assert (pictures / f"{name}.png").stat().st_size > 20_000
+    page.screenshot(path=images / f"{name}.png")
+    assert (images / f"{name}.png").stat().st_size > 20_000

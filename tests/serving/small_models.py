@@ -131,8 +131,8 @@ def encoder(folder: Path, name: str = "encoder") -> Path:
     return of_tokens(folder, name, "embedding", np.eye(len(WORDS), dtype=np.float32), "last_hidden_state")
 
 
-def averager(folder: Path, name: str = "pictures") -> Path:
-    """x (batch, 3, 2, 2) -> logits (batch, 3), the mean of each channel; pictures are stretched and normalised."""
+def averager(folder: Path, name: str = "images") -> Path:
+    """x (batch, 3, 2, 2) -> logits (batch, 3), the mean of each channel; images are stretched and normalised."""
     prepared = {"resize": "stretch", "height": 2, "width": 2, "shortest": 2, "mean": [0.5], "std": [0.5]}
     return save(
         folder,

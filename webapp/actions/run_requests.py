@@ -45,7 +45,7 @@ class RunRequest(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31)
     name: str | None = Field(None, max_length=200)
     preprocessing: dict[str, Any] | None = Field(
-        None, description="Of pictures: what differs from the architecture's own, such as height, mean or resize."
+        None, description="Of images: what differs from the architecture's own, such as height, mean or resize."
     )
 
 

@@ -28,8 +28,8 @@ def snippets(row: Deployment, base: str, token: str | None) -> list[tuple[str, s
     sample = sample_of(row)
     if row.about["preprocessing"]:
         found = [
-            ("curl, a picture", _curl_picture(row, base, shell)),
-            ("Python, requests", ("" if token else "import os\n") + _requests_picture(row, base, key)),
+            ("curl, an image", _curl_image(row, base, shell)),
+            ("Python, requests", ("" if token else "import os\n") + _requests_image(row, base, key)),
         ]
     else:
         found = [
@@ -71,15 +71,15 @@ def _curl(base: str, path: str, token: str, body: dict[str, Any]) -> str:
     return f"curl {base}/{path} \\\n  -H \"Authorization: Bearer {token}\" \\\n  --json '{text}'"
 
 
-def _curl_picture(row: Deployment, base: str, token: str) -> str:
+def _curl_image(row: Deployment, base: str, token: str) -> str:
     body = '{"instances": [{"b64": "%s"}]}'
     return (
-        f"printf '{body}' \"$(base64 < picture.jpg | tr -d '\\n')\" |\n"
+        f"printf '{body}' \"$(base64 < image.jpg | tr -d '\\n')\" |\n"
         f'  curl {base}/v1/models/{row.name}:predict -H "Authorization: Bearer {token}" --json @-'
     )
 
 
-def _requests_picture(row: Deployment, base: str, key: str) -> str:
+def _requests_image(row: Deployment, base: str, key: str) -> str:
     return textwrap.dedent(
         f"""\
         import base64
@@ -87,11 +87,11 @@ def _requests_picture(row: Deployment, base: str, key: str) -> str:
 
         import requests
 
-        picture = base64.b64encode(Path("picture.jpg").read_bytes()).decode()
+        image = base64.b64encode(Path("image.jpg").read_bytes()).decode()
         answer = requests.post(
             "{base}/v1/models/{row.name}:predict",
             headers={{"Authorization": "Bearer " + {key}}},
-            json={{"instances": [{{"b64": picture}}]}},
+            json={{"instances": [{{"b64": image}}]}},
         )
         answer.raise_for_status()
         print(answer.json()["predictions"][0])"""

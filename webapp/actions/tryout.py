@@ -19,19 +19,19 @@ from .deployments import Side
 from .errors import BodyInvalid
 
 LONGEST_TEXT, MOST_TOKENS, MOST_VALUES = 10_000, 128, 1_000_000
-LONGEST_PICTURE = 16_000_000  # characters of base64: 12 MB
+LONGEST_IMAGE = 16_000_000  # characters of base64: 12 MB
 
 
 class TrialRequest(BaseModel):
-    """`text` for models of text, and `other` beside it where they embed; `picture` or `values` for the rest."""
+    """`text` for models of text, and `other` beside it where they embed; `image` or `values` for the rest."""
 
     model_config = ConfigDict(extra="forbid")
 
     side: Side
     text: str | None = Field(None, max_length=LONGEST_TEXT)
     other: str | None = Field(None, max_length=LONGEST_TEXT, description="Compared with `text`.")
-    picture: str | None = Field(
-        None, max_length=LONGEST_PICTURE, description="A file in base64, prepared as the run's pictures were."
+    image: str | None = Field(
+        None, max_length=LONGEST_IMAGE, description="A file in base64, prepared as the run's images were."
     )
     values: list[Any] | None = Field(None, max_length=MOST_VALUES, description="One sample, in the model's shape.")
     max_tokens: int = Field(32, ge=1, le=MOST_TOKENS, description="Of a language model's continuation.")
@@ -43,8 +43,8 @@ def ask(row: Deployment, asked: TrialRequest, timeout_seconds: float) -> dict[st
     of_text = "vocab" in row.about["architecture"]["inputs"]
     if of_text and not (asked.text or "").strip():
         raise BodyInvalid("This model reads text; write some.", "text")
-    if not of_text and not asked.values and not asked.picture:
-        raise BodyInvalid("This model takes numbers; send them as values, or a picture where it takes one.", "values")
+    if not of_text and not asked.values and not asked.image:
+        raise BodyInvalid("This model takes numbers; send them as values, or an image where it takes one.", "values")
     if task == "causal-lm":
         return _written(row, asked, timeout_seconds)
     if task == "embedding":
@@ -54,7 +54,7 @@ def ask(row: Deployment, asked: TrialRequest, timeout_seconds: float) -> dict[st
         answer, took = _post(row, "/v1/embeddings", body, timeout_seconds)
         one, two = (each["embedding"] for each in answer["data"])
         return {"took_ms": took, "similarity": sum(a * b for a, b in zip(one, two, strict=True))}
-    instance = {"text": asked.text} if of_text else {"b64": asked.picture} if asked.picture else asked.values
+    instance = {"text": asked.text} if of_text else {"b64": asked.image} if asked.image else asked.values
     answer, took = _post(row, f"/v1/models/{row.name}:predict", {"instances": [instance]}, timeout_seconds)
     found = _flat(answer["predictions"][0])
     if task is None or "classification" not in task:

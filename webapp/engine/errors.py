@@ -86,7 +86,7 @@ class DiskFull(PareError):
 
 
 class PreprocessingInvalid(PareError):
-    """Pictures cannot be prepared as asked for this checkpoint."""
+    """Images cannot be prepared as asked for this checkpoint."""
 
     code = "preprocessing_invalid"
     status = 422

@@ -244,7 +244,7 @@ class DatasetFacts(Facts):
     (N, H, W) int64, or numbers (N, ...) float.
     text: *.txt, UTF-8. labelled-text: *.jsonl of {"text", "label"} with integer or float labels (or without "label").
     images: *.zip of the files as they came, with an index.json. multiple-choice: *.jsonl of {"context", "choices",
-    "answer"}. Some samples of the evaluation split are told for the page; the pixels of pictures are in `shown.npz`.
+    "answer"}. Some samples of the evaluation split are told for the page; the pixels of images are in `shown.npz`.
     """
 
     kind: DatasetKind

@@ -1,4 +1,4 @@
-"""Pictures in requests, as TensorFlow Serving takes bytes, {"b64": "…"}; prepared as in its evaluation."""
+"""Images in requests, as TensorFlow Serving takes bytes, {"b64": "…"}; prepared as in its evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.data.pixels import MOST_BYTES, PictureUnread, decoded
+from webapp.engine.data.pixels import MOST_BYTES, ImageUnread, decoded
 from webapp.engine.data.preprocessing import Preprocessing
 
 from .errors import Refused
@@ -17,21 +17,21 @@ from .tensors import Array
 BYTES = "b64"
 
 
-def batch_of(pictures: Any, preprocessing: Preprocessing, field: str) -> Array:
+def batch_of(images: Any, preprocessing: Preprocessing, field: str) -> Array:
     """(n, C, height, width) float32 of base64 texts of whole files: JPEG, PNG, … Raises Refused."""
-    if not isinstance(pictures, list) or not pictures or not all(isinstance(each, str) for each in pictures):
-        raise Refused('Each picture has to be {"b64": "…"}: its whole file in base64.', field)
-    return np.stack([_prepared(each, preprocessing, f"{field}.{place}") for place, each in enumerate(pictures)])
+    if not isinstance(images, list) or not images or not all(isinstance(each, str) for each in images):
+        raise Refused('Each image has to be {"b64": "…"}: its whole file in base64.', field)
+    return np.stack([_prepared(each, preprocessing, f"{field}.{place}") for place, each in enumerate(images)])
 
 
 def _prepared(text: str, preprocessing: Preprocessing, field: str) -> Array:
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Refused("The picture is not in base64.", field) from None
+        raise Refused("The image is not in base64.", field) from None
     if len(content) > MOST_BYTES:
-        raise Refused(f"The picture has {len(content):,} bytes; at most {MOST_BYTES:,} are read.", field)
+        raise Refused(f"The image has {len(content):,} bytes; at most {MOST_BYTES:,} are read.", field)
     try:
         return preprocessing.numbers(preprocessing.fitted(decoded(content)))
-    except PictureUnread as error:
+    except ImageUnread as error:
         raise Refused(f"The file {error}.", field) from None

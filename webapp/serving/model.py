@@ -99,13 +99,13 @@ class ServedModel:
         of_whole_texts = len(self.signature.outputs[0].shape) == 2  # (texts, classes)
         return self.feeds(self.tokens.batch(texts, padded=not of_whole_texts))
 
-    def look(self, pictures: Any, field: str) -> dict[str, Array]:
-        """Pictures in base64 as the model's input. Raises Refused where it is not known how they are prepared."""
+    def look(self, images: Any, field: str) -> dict[str, Array]:
+        """Images in base64 as the model's input. Raises Refused where it is not known how they are prepared."""
         if self.preprocessing is None or len(self.signature.inputs) != 1:
             raise Refused(
-                f"{self.name} takes numbers: no pictures evaluated it, so how to prepare one is unknown.", field
+                f"{self.name} takes numbers: no images evaluated it, so how to prepare one is unknown.", field
             )
-        return self.feeds({self.signature.inputs[0].name: batch_of(pictures, self.preprocessing, field)})
+        return self.feeds({self.signature.inputs[0].name: batch_of(images, self.preprocessing, field)})
 
     def embeddings(self, texts: Sequence[str]) -> tuple[Array, int]:
         """One vector of length 1 for each text, pooled as the folder says (else averaged), and the count of tokens."""

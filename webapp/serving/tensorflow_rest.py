@@ -1,6 +1,6 @@
 """TensorFlow Serving's REST interface: https://www.tensorflow.org/tfx/serving/api_rest.
 
-Beside the graph's own inputs a model of tokens takes `text`, which is made to tokens here, and a model of pictures
+Beside the graph's own inputs a model of tokens takes `text`, which is made to tokens here, and a model of images
 takes their files, in base64 as {"b64": "…"}.
 """
 
@@ -80,8 +80,8 @@ def rows(found: dict[str, Array]) -> list[Any]:
 
 def _feeds(model: ServedModel, given: dict[str, Any], field: str) -> dict[str, Array]:
     if set(given) == {BYTES}:
-        pictures = given[BYTES]
-        return model.look([pictures] if isinstance(pictures, str) else pictures, field)
+        images = given[BYTES]
+        return model.look([images] if isinstance(images, str) else images, field)
     if "text" in given and not any(each.name == "text" for each in model.signature.inputs):
         if len(given) > 1:
             raise Refused("Send either text or the model's own inputs.", "text")

@@ -138,7 +138,7 @@ class Run(Base):
     recipe: Mapped[dict[str, Any]]
     exports: Mapped[list[Any]] = mapped_column(default=lambda: ["safetensors"])
     seed: Mapped[int] = mapped_column(default=0)
-    preprocessing: Mapped[dict[str, Any] | None]  # of pictures, whole; None where no dataset holds any
+    preprocessing: Mapped[dict[str, Any] | None]  # of images, whole; None where no dataset holds any
     task: Mapped[str | None] = mapped_column(String(40))  # by which it is measured; None where nothing is
     state: Mapped[RunState] = mapped_column(default=RunState.QUEUED, index=True)
     attempt: Mapped[int] = mapped_column(default=1)  # a retry adds one; the workflow's id is "{id}-{attempt}"

@@ -1,4 +1,4 @@
-"""Sample pictures of a dataset, drawn from the pixels that inspection left: for its page, and as a model sees them."""
+"""Sample images of a dataset, drawn from the pixels that inspection left: for its page, and as a model sees them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from webapp.engine.data.preprocessing import Preprocessing
-from webapp.engine.data.samples import LARGEST_SIDE, SHOWN_FILE, shown_pictures
+from webapp.engine.data.samples import LARGEST_SIDE, SHOWN_FILE, shown_images
 from webapp.engine.facts import DatasetFacts
 from webapp.store.files import FileStore
 from webapp.store.models import Dataset
@@ -18,25 +18,25 @@ from webapp.store.models import Dataset
 THUMBNAIL = (160, 160)
 
 
-def pictures_of(files: FileStore, dataset: Dataset) -> list[Image.Image]:
+def images_of(files: FileStore, dataset: Dataset) -> list[Image.Image]:
     """Empty where the dataset holds none."""
     shown = dataset.files.get(SHOWN_FILE)
-    return shown_pictures(files.path(shown["digest"])) if shown else []
+    return shown_images(files.path(shown["digest"])) if shown else []
 
 
 def thumbnails(files: FileStore, dataset: Dataset) -> list[str]:
     """As data: addresses."""
-    found = pictures_of(files, dataset)
-    for picture in found:
-        picture.thumbnail(THUMBNAIL)
-    return [data_address(picture) for picture in found]
+    found = images_of(files, dataset)
+    for image in found:
+        image.thumbnail(THUMBNAIL)
+    return [data_address(image) for image in found]
 
 
 def seen_by_the_model(files: FileStore, dataset: Dataset, asked: Preprocessing) -> list[dict[str, Any]]:
     """For each sample what is cut out of it, as a data: address, and the numbers that the model is given."""
     facts, found = DatasetFacts.model_validate(dataset.facts), []
-    for told, picture in zip(facts.samples, pictures_of(files, dataset), strict=True):
-        fitted = asked.fitted(picture)
+    for told, image in zip(facts.samples, images_of(files, dataset), strict=True):
+        fitted = asked.fitted(image)
         pixels = np.asarray(fitted).reshape(-1, asked.shape[0])  # (height · width, C) uint8
         told_of = np.stack([pixels.min(0), pixels.max(0), pixels.mean(0)]).T  # (C, 3)
         numbers = asked.normalised(told_of[:, None].astype(np.float32))
@@ -53,7 +53,7 @@ def seen_by_the_model(files: FileStore, dataset: Dataset, asked: Preprocessing) 
     return found
 
 
-def data_address(picture: Image.Image) -> str:
+def data_address(image: Image.Image) -> str:
     content = io.BytesIO()
-    picture.save(content, "PNG")
+    image.save(content, "PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

@@ -122,7 +122,7 @@ def test_only_what_was_delivered_is_offered(tmp_path, mlp, labelled):
 @pytest.mark.parametrize(
     ("resize", "size"), [("crop", (57, 83)), ("crop", (900, 12)), ("stretch", (57, 83)), ("pad", (57, 83))]
 )
-def test_pictures_are_prepared_as_the_run_prepared_them(tmp_path, resize, size):
+def test_images_are_prepared_as_the_run_prepared_them(tmp_path, resize, size):
     from PIL import Image
 
     how = Preprocessing(resize=resize, shortest=40, height=24, width=32, mean=(0.1, 0.2, 0.3), std=0.5)
@@ -132,11 +132,11 @@ def test_pictures_are_prepared_as_the_run_prepared_them(tmp_path, resize, size):
     for name in ("model.py", "images.py"):
         (package / name).write_text((FILES / name).read_text())
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     asked = "import sys, numpy, images; numpy.save(sys.argv[2], images.numbers(sys.argv[1]))"
     subprocess.run(
-        [sys.executable, "-c", asked, tmp_path / "picture.png", tmp_path / "found.npy"], cwd=package, check=True
+        [sys.executable, "-c", asked, tmp_path / "image.png", tmp_path / "found.npy"], cwd=package, check=True
     )
-    with Image.open(tmp_path / "picture.png") as image:
+    with Image.open(tmp_path / "image.png") as image:
         expected = how.numbers(how.fitted(image))
     assert np.array_equal(np.load(tmp_path / "found.npy")[0], expected)

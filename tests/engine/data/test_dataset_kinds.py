@@ -38,43 +38,43 @@ def pets(count=20):
 
 
 @pytest.fixture
-def pictures(bench):
+def images(bench):
     facts = bench.dataset(bench.zip("pets.zip", pets()))
     return bench.out, facts
 
 
-def test_pictures_are_measured_calibrated_and_trained_on(tmp_path, cnn, pictures):
+def test_images_are_measured_calibrated_and_trained_on(tmp_path, cnn, images):
     asked = {"mean": 0.5, "std": 0.25}
-    bench = Bench(tmp_path, cnn, pictures, options={"preprocessing": asked})
+    bench = Bench(tmp_path, cnn, images, options={"preprocessing": asked})
     concluded = bench.run(("fine_tune", {"epochs": 15, "learning_rate": 0.01}), ("static_quantization", {}))
     metric = concluded["result"]["metrics"]["accuracy"]
     assert metric["n"] == 12
     assert metric["value"] == 1.0  # light or dark: it was learned
     told = concluded["receipt"]["provenance"]["preprocessing"]
     assert (told["height"], told["resize"], told["mean"]) == (8, "stretch", [0.5])
-    assert "pictures: channels rgb, resize stretch" in render_text(concluded["receipt"])
+    assert "images: channels rgb, resize stretch" in render_text(concluded["receipt"])
 
 
-def test_the_preprocessing_that_was_asked_is_what_is_judged(tmp_path, cnn, pictures):
+def test_the_preprocessing_that_was_asked_is_what_is_judged(tmp_path, cnn, images):
     """Values turned around (minus one times) give what the network answers to such numbers."""
     accuracies = []
     for number, asked in enumerate(({}, {"mean": [0.5], "std": [-0.5]})):
         (tmp_path / str(number)).mkdir()
-        bench = Bench(tmp_path / str(number), cnn, pictures, options={"preprocessing": asked})
+        bench = Bench(tmp_path / str(number), cnn, images, options={"preprocessing": asked})
         concluded = bench.run(PRUNE)
         accuracies.append(json.loads((bench.folders["baseline"] / "scores.json").read_text())["accuracy"]["sums"])
         assert concluded["receipt"]["provenance"]["preprocessing"]["mean"] == asked.get("mean", [0.0])
     assert accuracies[0] != accuracies[1]
 
 
-def test_another_size_than_the_model_takes_is_refused(tmp_path, cnn, pictures):
+def test_another_size_than_the_model_takes_is_refused(tmp_path, cnn, images):
     with pytest.raises(PreprocessingInvalid, match="takes 3 × 8 × 8"):
-        Bench(tmp_path, cnn, pictures, options={"preprocessing": {"height": 9}}).run(PRUNE)
+        Bench(tmp_path, cnn, images, options={"preprocessing": {"height": 9}}).run(PRUNE)
 
 
-def test_pictures_do_not_fit_what_takes_rows(tmp_path, mlp, pictures):
-    with pytest.raises(DatasetUnfit, match="does not take pictures"):
-        Bench(tmp_path, mlp, pictures).run(PRUNE)
+def test_images_do_not_fit_what_takes_rows(tmp_path, mlp, images):
+    with pytest.raises(DatasetUnfit, match="does not take images"):
+        Bench(tmp_path, mlp, images).run(PRUNE)
 
 
 def test_the_preprocessing_is_part_of_what_stages_depend_on():

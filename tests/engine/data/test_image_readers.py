@@ -1,4 +1,4 @@
-"""A zip of pictures by class folder: two splits with every class, and a sentence for everything hostile."""
+"""A zip of images by class folder: two splits with every class, and a sentence for everything hostile."""
 
 import struct
 import zipfile
@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.engine.drawn import encoded, picture, tone
+from tests.engine.drawn import drawn_image, encoded, tone
 from webapp.engine.data.datasets import open_dataset
 from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.data.readers import images as image_uploads
-from webapp.engine.data.samples import SHOWN_FILE, shown_pictures
+from webapp.engine.data.samples import SHOWN_FILE, shown_images
 
 SMALL = Preprocessing(height=4, width=4, shortest=4, resize="stretch")
 
@@ -81,8 +81,8 @@ def test_the_same_upload_has_the_same_digests(bench):
     assert bench.dataset(path) == bench.dataset(path)
 
 
-def test_what_is_no_picture_is_passed_over_with_a_note(bench):
-    whole = encoded(picture(3, (64, 64)), "JPEG")
+def test_what_is_no_image_is_passed_over_with_a_note(bench):
+    whole = encoded(drawn_image(3, (64, 64)), "JPEG")
     more = {
         "__MACOSX/pets/cat/._1.png": b"\0\5\26\7",
         "pets/cat/.DS_Store": b"\0",
@@ -96,16 +96,16 @@ def test_what_is_no_picture_is_passed_over_with_a_note(bench):
     facts = bench.dataset(bench.zip("pets.zip", folders() | more), split="all")
     assert facts.evaluation.n == 20
     notes = " ".join(facts.notes)
-    assert "Not used, since they are no pictures: pets/readme.txt." in notes
-    assert "3 pictures were left out" in notes
+    assert "Not used, since they are no images: pets/readme.txt." in notes
+    assert "3 images were left out" in notes
     assert "pets/dog/cut.jpg is damaged" in notes
     assert "pets/dog/thin.png has 1 × 120 pixels; one side may be 100 times the other at most" in notes
-    assert "pets/dog/words.png is not a picture that can be read" in notes
+    assert "pets/dog/words.png is not an image that can be read" in notes
     assert "lie in no class folder of these parts: pets/alone.png" in notes
 
 
-def test_a_picture_saved_twice_does_not_train_and_evaluate(bench):
-    same = {"pets/cat/0.png": encoded(picture(7)), "pets/cat/zz.bmp": encoded(picture(7), "BMP")}
+def test_an_image_saved_twice_does_not_train_and_evaluate(bench):
+    same = {"pets/cat/0.png": encoded(drawn_image(7)), "pets/cat/zz.bmp": encoded(drawn_image(7), "BMP")}
     facts = bench.dataset(bench.zip("pets.zip", folders(6, 6) | same))
     assert "1 sample of the training split evaluate too" in " ".join(facts.notes)
 
@@ -121,14 +121,14 @@ def test_a_picture_saved_twice_does_not_train_and_evaluate(bench):
         ("PNG", "LA", {}),
         ("PNG", "1", {}),
         ("PNG", "I;16", {}),
-        ("GIF", "P", {"save_all": True, "append_images": [picture(8, mode="P")]}),
-        ("WEBP", "RGB", {"save_all": True, "append_images": [picture(8)]}),
+        ("GIF", "P", {"save_all": True, "append_images": [drawn_image(8, mode="P")]}),
+        ("WEBP", "RGB", {"save_all": True, "append_images": [drawn_image(8)]}),
         ("BMP", "RGB", {}),
         ("TIFF", "RGB", {}),
     ],
 )
-def test_every_common_kind_of_picture_becomes_three_channels(bench, form, mode, more):
-    image = picture(5)
+def test_every_common_kind_of_image_becomes_three_channels(bench, form, mode, more):
+    image = drawn_image(5)
     image = (
         Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256)
         if mode == "I;16"
@@ -137,8 +137,8 @@ def test_every_common_kind_of_picture_becomes_three_channels(bench, form, mode, 
     files = folders(3, 3) | {f"pets/cat/5.{form.lower()}": encoded(image, form, **more)}
     facts = bench.dataset(bench.zip("pets.zip", files), split="all")
     assert facts.evaluation.n == 7, facts.notes
-    found = next(image for image in shown_pictures(bench.out / SHOWN_FILE) if image.size == (20, 12))
-    expected = picture(5).convert("L" if mode in ("L", "LA", "1", "I;16") else "RGB")
+    found = next(image for image in shown_images(bench.out / SHOWN_FILE) if image.size == (20, 12))
+    expected = drawn_image(5).convert("L" if mode in ("L", "LA", "1", "I;16") else "RGB")
     difference = np.abs(np.asarray(found, float) - np.asarray(expected.convert("RGB"), float)).mean()
     assert difference < {"1": 130, "P": 20}.get(mode, 12 if form in ("JPEG", "WEBP") else 1)
 
@@ -146,7 +146,7 @@ def test_every_common_kind_of_picture_becomes_three_channels(bench, form, mode, 
 def test_the_orientation_of_a_camera_is_applied(bench):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    files = folders(3, 3) | {"pets/cat/5.jpg": encoded(picture(5, (20, 12)), "JPEG", exif=exif)}
+    files = folders(3, 3) | {"pets/cat/5.jpg": encoded(drawn_image(5, (20, 12)), "JPEG", exif=exif)}
     facts = bench.dataset(bench.zip("pets.zip", files), split="all")
     assert (12, 20) in {(sample["width"], sample["height"]) for sample in facts.samples}
 
@@ -161,12 +161,12 @@ def test_folders_called_by_numbers_are_class_numbers(bench):
 @pytest.mark.parametrize(
     ("files", "note"),
     [
-        (folders(3, 0), "All pictures lie in one folder, cat"),
-        ({"a.png": tone(1), "b.png": tone(2), "c.png": tone(3)}, "The pictures lie in no folders"),
-        ({f"pets/{n}.png": tone(n) for n in range(3)}, "All pictures lie in one folder, pets"),
+        (folders(3, 0), "All images lie in one folder, cat"),
+        ({"a.png": tone(1), "b.png": tone(2), "c.png": tone(3)}, "The images lie in no folders"),
+        ({f"pets/{n}.png": tone(n) for n in range(3)}, "All images lie in one folder, pets"),
     ],
 )
-def test_pictures_without_classes_are_inputs_alone(bench, files, note):
+def test_images_without_classes_are_inputs_alone(bench, files, note):
     facts = bench.dataset(bench.zip("pets.zip", files))
     assert (facts.labels, facts.targets, facts.evaluation.n, facts.training.n) == (None, None, 1, 2)
     assert any(note in told for told in facts.notes)
@@ -179,12 +179,12 @@ def test_pictures_without_classes_are_inputs_alone(bench, files, note):
     ("files", "sentence"),
     [
         (folders() | {"pets/dog/big.png": bomb()}, "pets/dog/big.png in pets.zip declares"),
-        ({"a.txt": "x"}, "a zip without NumPy arrays or pictures"),
-        ({"cat/a.png": b"x", "dog/b.png": b""}, "holds no picture that can be read: cat/a.png is not a picture"),
+        ({"a.txt": "x"}, "a zip without NumPy arrays or images"),
+        ({"cat/a.png": b"x", "dog/b.png": b""}, "holds no image that can be read: cat/a.png is not an image"),
         ({"../cat/a.png": tone(1)}, "leads out of its folder"),
     ],
 )
-def test_what_is_no_dataset_of_pictures_is_refused_with_its_sentence(bench, files, sentence):
+def test_what_is_no_dataset_of_images_is_refused_with_its_sentence(bench, files, sentence):
     assert sentence in bench.dataset_refusal(bench.zip("pets.zip", files))
 
 
@@ -201,7 +201,7 @@ def test_more_files_than_are_read_are_refused(bench, monkeypatch):
     assert "holds 20 files; a dataset has at most 10" in bench.dataset_refusal(bench.zip("pets.zip", folders()))
 
 
-def test_damaged_zips_of_pictures_never_raise_anything_unforeseen(bench):
+def test_damaged_zips_of_images_never_raise_anything_unforeseen(bench):
     whole = bench.zip("pets.zip", folders(3, 3)).read_bytes()
     generator = np.random.default_rng(0)
     for _ in range(60):

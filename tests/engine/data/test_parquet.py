@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.engine.drawn import encoded, picture, tone
+from tests.engine.drawn import drawn_image, encoded, tone
 from webapp.engine.data.datasets import open_dataset
 from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.errors import DatasetRefused
 
 TEXTS = [f"text number {n}" for n in range(10)]
 LABELS = [n % 2 for n in range(10)]
-PICTURES = [{"bytes": tone(200 if n % 2 else 50, seed=n), "path": f"{n}.png"} for n in range(10)]
+IMAGES = [{"bytes": tone(200 if n % 2 else 50, seed=n), "path": f"{n}.png"} for n in range(10)]
 
 
 def parquet(bench, columns, metadata=None, **more):
@@ -48,8 +48,8 @@ def test_text_alone_is_prose(bench):
     assert (facts.kind, split.text) == ("text", "\n\n".join(TEXTS))
 
 
-@pytest.mark.parametrize("column", [PICTURES, [picture["bytes"] for picture in PICTURES]])
-def test_pictures_and_label(bench, column):
+@pytest.mark.parametrize("column", [IMAGES, [image["bytes"] for image in IMAGES]])
+def test_images_and_label(bench, column):
     facts, split = all_of(bench, parquet(bench, {"image": column, "label": LABELS}))
     assert (facts.kind, facts.evaluation.n, facts.evaluation.per_class) == ("images", 10, (5, 5))
     x, y = split.numbers(0, 10)
@@ -88,17 +88,17 @@ def test_row_groups_and_codecs_do_not_matter(bench):
             {"premise": TEXTS, "hypothesis": TEXTS, "label": LABELS},
             "has the columns premise, hypothesis, which hold text",
         ),
-        ({"image": PICTURES, "fine": LABELS, "coarse": LABELS}, "has the columns fine, coarse beside image"),
-        ({"left": PICTURES, "right": PICTURES, "label": LABELS}, "has the columns left, right, which hold pictures"),
+        ({"image": IMAGES, "fine": LABELS, "coarse": LABELS}, "has the columns fine, coarse beside image"),
+        ({"left": IMAGES, "right": IMAGES, "label": LABELS}, "has the columns left, right, which hold images"),
         ({"a": [1.0, 2.0]}, "has the columns a, which are there, and none is called text or label"),
-        ({"label": LABELS}, "none holds text, pictures or numbers beside the label"),
+        ({"label": LABELS}, "none holds text, images or numbers beside the label"),
         ({"text": TEXTS[:0], "label": LABELS[:0]}, "holds no rows"),
         ({"text": ["a", None], "label": [0, 1]}, "row 2 of a.parquet has no text"),
         ({"text": ["a", "b"], "label": [0, None]}, "row 2 of a.parquet lacks a label, unlike row 1"),
         ({"a": [1.0, None], "label": [0, 1]}, "a in a.parquet holds missing, NaN"),
         ({"x": [[1.0], [1.0, 2.0]], "label": [0, 1]}, "rows of different lengths"),
-        ({"image": [{"bytes": b"no", "path": ""}] * 2, "label": [0, 1]}, "row 1 is not a picture that can be read"),
-        ({"image": [{"bytes": tone(9), "path": ""}] * 2, "label": [1, 1]}, "pictures of one class, 1"),
+        ({"image": [{"bytes": b"no", "path": ""}] * 2, "label": [0, 1]}, "row 1 is not an image that can be read"),
+        ({"image": [{"bytes": tone(9), "path": ""}] * 2, "label": [1, 1]}, "images of one class, 1"),
         ({"question": ["q"], "choices": [["only"]], "answer": [0]}, "has 1 choices"),
     ],
 )
@@ -106,10 +106,10 @@ def test_what_is_unclear_is_refused_with_the_columns_named(bench, columns, sente
     assert sentence in bench.dataset_refusal(parquet(bench, columns), "all")
 
 
-def test_a_picture_that_cannot_be_read_is_noted_with_its_row(bench):
-    cut = encoded(picture(1, (64, 64)), "JPEG")[:300]
+def test_an_image_that_cannot_be_read_is_noted_with_its_row(bench):
+    cut = encoded(drawn_image(1, (64, 64)), "JPEG")[:300]
     columns = {
-        "image": [*PICTURES, {"bytes": cut, "path": "x"}, {"bytes": None, "path": "y"}],
+        "image": [*IMAGES, {"bytes": cut, "path": "x"}, {"bytes": None, "path": "y"}],
         "label": [*LABELS, 0, 1],
     }
     facts, _ = all_of(bench, parquet(bench, columns))

@@ -1,4 +1,4 @@
-"""What a model is given of a picture: held against arithmetic by hand and against transformers' own processors."""
+"""What a model is given of an image: held against arithmetic by hand and against transformers' own processors."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.engine.drawn import picture
+from tests.engine.drawn import drawn_image
 from webapp.engine.data.preprocessing import (
     RESAMPLE,
     Preprocessing,
@@ -31,7 +31,7 @@ def given(preprocessing, image):
 
 
 def test_values_mean_and_deviation_are_applied_per_channel():
-    image = picture(1, (6, 4))
+    image = drawn_image(1, (6, 4))
     asked = Preprocessing(resize="stretch", height=4, width=6, mean=(0.5, 0.25, 0), std=(0.5, 1, 2))
     expected = (np.asarray(image, np.float32) / 255 - [0.5, 0.25, 0]) / [0.5, 1, 2]
     assert np.allclose(given(asked, image), expected.transpose(2, 0, 1), atol=1e-6)
@@ -40,16 +40,16 @@ def test_values_mean_and_deviation_are_applied_per_channel():
 
 
 def test_crop_takes_the_centre():
-    image = picture(1, (20, 10))
+    image = drawn_image(1, (20, 10))
     found = Preprocessing(shortest=10, height=10, width=10).fitted(image)
     assert np.array_equal(np.asarray(found), np.asarray(image)[:, 5:15])
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
 @pytest.mark.parametrize("size", [(12, 900), (900, 12), (500, 40), (41, 66), (3, 290)])
-def test_the_centre_of_a_long_picture_is_what_resizing_all_of_it_would_leave(interpolation, size):
+def test_the_centre_of_a_long_image_is_what_resizing_all_of_it_would_leave(interpolation, size):
     asked = Preprocessing(shortest=64, height=48, width=52, interpolation=interpolation)
-    image = picture(2, size)
+    image = drawn_image(2, size)
     share = 64 / min(size)
     whole = image.resize(tuple(max(64, int(side * share)) for side in size), RESAMPLE[interpolation])
     left, top = round((whole.width - 52) / 2), round((whole.height - 48) / 2)
@@ -62,7 +62,7 @@ def test_the_centre_of_a_long_picture_is_what_resizing_all_of_it_would_leave(int
 
 @pytest.mark.parametrize("size", [(1, 100), (100, 1), (1, 1), (7, 640)])
 @pytest.mark.parametrize("how", ["crop", "stretch", "pad"])
-def test_no_picture_is_made_large_on_the_way(monkeypatch, size, how):
+def test_no_image_is_made_large_on_the_way(monkeypatch, size, how):
     made = []
     resize = Image.Image.resize
 
@@ -71,19 +71,19 @@ def test_no_picture_is_made_large_on_the_way(monkeypatch, size, how):
         return resize(self, size, *more)
 
     monkeypatch.setattr(Image.Image, "resize", told)
-    Preprocessing(resize=how, shortest=2048, height=8, width=2048).fitted(picture(1, size))
+    Preprocessing(resize=how, shortest=2048, height=8, width=2048).fitted(drawn_image(1, size))
     assert max(made) < 32_000_000  # pixels
 
 
 def test_pad_keeps_the_proportions_and_adds_black():
-    found = np.asarray(Preprocessing(resize="pad", height=12, width=12).fitted(picture(1, (24, 12))))
+    found = np.asarray(Preprocessing(resize="pad", height=12, width=12).fitted(drawn_image(1, (24, 12))))
     assert not found[:3].any()
     assert not found[-3:].any()
     assert found[3:9].any(axis=(1, 2)).all()
 
 
 def test_grey_has_one_channel():
-    found = given(Preprocessing(channels="grey", resize="stretch", height=8, width=8), picture(1))
+    found = given(Preprocessing(channels="grey", resize="stretch", height=8, width=8), drawn_image(1))
     assert found.shape == (1, 8, 8)
     assert found.dtype == np.float32
 
@@ -105,7 +105,7 @@ def test_a_processor_of_transformers_gives_the_same_numbers(tmp_path, name, sett
     processor.save_pretrained(tmp_path)
     told = told_preprocessing(tmp_path)
     assert told is not None, (tmp_path / "preprocessor_config.json").read_text()
-    image = picture(3, (66, 48))  # an even rest to cut off: split pixels are rounded otherwise there
+    image = drawn_image(3, (66, 48))  # an even rest to cut off: split pixels are rounded otherwise there
     expected = processor(image, return_tensors="np")["pixel_values"][0]
     assert expected.shape == told.shape
     assert np.abs(given(told, image) - expected).max() < 1e-5 * np.abs(expected).max()
@@ -139,7 +139,7 @@ def test_defaults_follow_the_architecture():
         ({"mean": "a"}, "`preprocessing.mean`: input should be a valid number"),
         ({"mean": float("nan")}, "one number"),
         ({"shortest": 100}, "the shortest side, 100, is less than the 224 × 224"),
-        ({"channels": "grey"}, "grey pictures have one channel"),
+        ({"channels": "grey"}, "grey images have one channel"),
         ({"resize": "squash"}, "`preprocessing.resize`: input should be 'crop', 'stretch' or 'pad'"),
     ],
 )
@@ -171,4 +171,4 @@ def test_the_checkpoint_tells_its_own_preprocessing(bench, tiny, tmp_path):
     facts = bench.checkpoint(bench.zip_folder(folder))
     found = default_preprocessing(facts.architecture)
     assert (found.shape, found.mean, found.resize) == ((3, 8, 8), (0.1, 0.1, 0.1), "stretch")
-    assert torch.isfinite(torch.from_numpy(given(found, picture(0)))).all()
+    assert torch.isfinite(torch.from_numpy(given(found, drawn_image(0)))).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from webapp.engine.data.samples import SHOWN_FILE, shown_pictures
+from webapp.engine.data.samples import SHOWN_FILE, shown_images
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def inspected_arrays(bench):
     return inspected_arrays
 
 
-def test_arrays_that_are_pictures_are_drawn(bench, inspected_arrays):
+def test_arrays_that_are_images_are_drawn(bench, inspected_arrays):
     ramp = np.linspace(-2, 2, 3 * 4 * 5, dtype=np.float32).reshape(1, 3, 4, 5).repeat(30, 0)
     facts = inspected_arrays(x=ramp, y=np.arange(30) % 3)
     assert facts.samples[1] == {"label": 0, "width": 5, "height": 4}
-    drawn = shown_pictures(bench.out / SHOWN_FILE)
-    assert [picture.size for picture in drawn] == [(5, 4)] * 10
+    drawn = shown_images(bench.out / SHOWN_FILE)
+    assert [image.size for image in drawn] == [(5, 4)] * 10
     assert (drawn[0].getpixel((0, 0))[0], drawn[0].getpixel((4, 3))[2]) == (0, 255)
 
 

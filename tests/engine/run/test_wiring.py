@@ -70,14 +70,14 @@ class Chain(nn.Module):
         return self.fc3(x.flatten(1))
 
 
-PICTURES = (1, 12, 12)
+IMAGES = (1, 12, 12)
 GUESSES = {  # module, shape of its inputs, whether its own labels confirm the guess
     "mlp": (lambda: Chain(torch.relu), (20,), True),
-    "cnn": (lambda: Chain(torch.relu, functional.max_pool2d), PICTURES, True),
+    "cnn": (lambda: Chain(torch.relu, functional.max_pool2d), IMAGES, True),
     "tanh": (lambda: Chain(torch.tanh), (20,), False),
     "sigmoid": (lambda: Chain(torch.sigmoid), (20,), False),
-    "average pool": (lambda: Chain(torch.relu, functional.avg_pool2d), PICTURES, False),
-    "residual cnn": (Residual, PICTURES, False),
+    "average pool": (lambda: Chain(torch.relu, functional.avg_pool2d), IMAGES, False),
+    "residual cnn": (Residual, IMAGES, False),
     "residual mlp": (ResidualMLP, (20,), False),
 }
 
@@ -125,7 +125,7 @@ def test_a_guess_is_confirmed_only_where_it_is_right(run, name):
 
 
 def test_weights_alone_are_compressed_and_every_figure_says_that_it_is_of_a_guess(run):
-    _, go = run(Residual, PICTURES, ("magnitude_pruning", {}), ("weight_quantization", {"bits": 8}))
+    _, go = run(Residual, IMAGES, ("magnitude_pruning", {}), ("weight_quantization", {"bits": 8}))
     concluded = go()
     assert all("wiring assumed" in row["title"] for row in concluded["receipt"]["quality"])
     assert all("wiring assumed" in metric["title"] for metric in concluded["result"]["metrics"].values())

@@ -110,15 +110,15 @@ def test_snippets_in_python_are_python(client, small, session, files, tmp_path):
                 assert ("PARE_TOKEN" in code) != token
 
 
-def test_a_model_of_pictures_is_asked_with_a_file(client, small, session):
+def test_a_model_of_images_is_asked_with_a_file(client, small, session):
     small.preprocessing = {"resize": "stretch", "height": 2, "width": 2, "shortest": 2}
     session.commit()
     client.post(f"/runs/{small.id}/deployments")
     page = client.get("/deployments/small-one").text
     shell, python, *_ = re.findall(r'<pre class="snippet"[^>]*>(.*?)</pre>', page, re.DOTALL)
-    assert "picture.jpg" in shell
+    assert "image.jpg" in shell
     assert "b64" in shell
     code = python.replace("&#39;", "'").replace("&#34;", '"')
-    assert '{"instances": [{"b64": picture}]}' in code
+    assert '{"instances": [{"b64": image}]}' in code
     compile(code, "requests", "exec")
     assert "data-prepared" in client.get(f"/runs/{small.id}").text

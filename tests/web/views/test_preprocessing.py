@@ -1,4 +1,4 @@
-"""A run on pictures: the architecture's own preprocessing or what was asked, stored whole, and shown before it runs."""
+"""A run on images: the architecture's own preprocessing or what was asked, stored whole, and shown before it runs."""
 
 import json
 
@@ -23,8 +23,8 @@ def checkpoint(session):
 
 
 @pytest.fixture
-def pictures(session, files, tmp_path):
-    """Four pictures of 20 × 10, every second all black."""
+def images(session, files, tmp_path):
+    """Four images of 20 × 10, every second all black."""
     dataset = seed_dataset(session, "pets.zip")
     (tmp_path / "shown").mkdir()
     np.savez(tmp_path / "shown/shown.npz", *(np.full((10, 20, 3), 200 * (n % 2), np.uint8) for n in range(4)))
@@ -42,32 +42,32 @@ def preview(client, checkpoint, dataset, **asked):
     return client.get("/runs/new/preprocessing", query_string=query).json
 
 
-def test_samples_are_shown_as_the_model_will_see_them(client, checkpoint, pictures):
-    told = preview(client, checkpoint, pictures)
+def test_samples_are_shown_as_the_model_will_see_them(client, checkpoint, images):
+    told = preview(client, checkpoint, images)
     assert (told["defaults"]["height"], told["defaults"]["resize"], told["error"]) == (8, "stretch", None)
     assert [sample["label"] for sample in told["samples"]] == ["cat", "<dog>"] * 2
     assert [round(sample["high"], 3) for sample in told["samples"]] == [0, 0.784] * 2
-    changed = preview(client, checkpoint, pictures, mean=1, resize="pad")["samples"]
+    changed = preview(client, checkpoint, images, mean=1, resize="pad")["samples"]
     assert [(round(s["low"], 3), round(s["high"], 3)) for s in changed] == [(-1, -1), (-1, -0.216)] * 2
     assert changed[1]["image"].startswith("data:image/png;base64,")
 
 
-def test_what_cannot_be_shown_gets_its_sentence(client, checkpoint, pictures):
-    assert preview(client, checkpoint, pictures, std=0)["error"].endswith("cannot be 0.")
-    assert preview(client, checkpoint, pictures, height=9)["error"].endswith("takes 3 × 8 × 8.")
+def test_what_cannot_be_shown_gets_its_sentence(client, checkpoint, images):
+    assert preview(client, checkpoint, images, std=0)["error"].endswith("cannot be 0.")
+    assert preview(client, checkpoint, images, height=9)["error"].endswith("takes 3 × 8 × 8.")
     for text in ("{", "[]", "[" * 5000):
-        query = {"checkpoint": checkpoint.id, "dataset": pictures.id, "preprocessing": text}
+        query = {"checkpoint": checkpoint.id, "dataset": images.id, "preprocessing": text}
         assert "not a JSON object" in client.get("/runs/new/preprocessing", query_string=query).json["error"]
 
 
-def test_there_is_none_without_pictures(client, session, checkpoint, pictures):
+def test_there_is_none_without_images(client, session, checkpoint, images):
     assert preview(client, checkpoint, seed_dataset(session)) == {"defaults": None}
-    assert preview(client, seed_checkpoint(session), pictures)["defaults"] is None
+    assert preview(client, seed_checkpoint(session), images)["defaults"] is None
 
 
-def test_a_run_keeps_it_whole_and_a_fork_starts_with_it(client, session, checkpoint, pictures):
+def test_a_run_keeps_it_whole_and_a_fork_starts_with_it(client, session, checkpoint, images):
     asked = json.dumps({"mean": "0.5, 0.25, 0", "std": 0.5})
-    answer = client.post("/runs/new", data=form(checkpoint, dataset=pictures.id, preprocessing=asked))
+    answer = client.post("/runs/new", data=form(checkpoint, dataset=images.id, preprocessing=asked))
     assert answer.status_code == 302
     run = session.get(Run, answer.location.rsplit("/", 1)[1])
     assert (run.preprocessing["mean"], run.preprocessing["std"], run.preprocessing["height"]) == (
@@ -81,28 +81,28 @@ def test_a_run_keeps_it_whole_and_a_fork_starts_with_it(client, session, checkpo
     assert fork.json["preprocessing"] == run.preprocessing
 
 
-def test_the_api_refuses_what_does_not_fit(client, session, checkpoint, pictures):
+def test_the_api_refuses_what_does_not_fit(client, session, checkpoint, images):
     def refused(dataset_id, **asked):
         body = {"checkpoint_id": checkpoint.id, "dataset_id": dataset_id, "recipe": PRUNE, "preprocessing": asked}
         answer = client.post("/api/v1/runs", json=body)
         assert answer.status_code == 422
         return answer.json["error"]
 
-    error = refused(pictures.id, resize="squash")
+    error = refused(images.id, resize="squash")
     assert (error["code"], error["field"]) == ("preprocessing_invalid", "preprocessing.resize")
-    assert "takes 3 × 8 × 8" in refused(pictures.id, width=4)["message"]
+    assert "takes 3 × 8 × 8" in refused(images.id, width=4)["message"]
     assert "no dataset of the run holds any" in refused(None, width=4)["message"]
 
 
-def test_a_fork_on_another_dataset_lets_it_go(client, session, checkpoint, pictures):
-    body = {"checkpoint_id": checkpoint.id, "dataset_id": pictures.id, "recipe": PRUNE, "preprocessing": {"mean": 0.5}}
+def test_a_fork_on_another_dataset_lets_it_go(client, session, checkpoint, images):
+    body = {"checkpoint_id": checkpoint.id, "dataset_id": images.id, "recipe": PRUNE, "preprocessing": {"mean": 0.5}}
     run = client.post("/api/v1/runs", json=body).json
     fork = client.post(f"/api/v1/runs/{run['id']}/fork", json={"dataset_id": None})
     assert fork.json["preprocessing"] is None
 
 
-def test_the_page_of_a_dataset_shows_its_pictures_and_classes(client, pictures):
-    page = Page(client.get(f"/datasets/{pictures.id}").text)
+def test_the_page_of_a_dataset_shows_its_images_and_classes(client, images):
+    page = Page(client.get(f"/datasets/{images.id}").text)
     assert len([own for own in page.of("img") if own["src"].startswith("data:image/png")]) == 4
     assert "<dog>" in page.text
     assert "20 × 10" in page.text

@@ -35,7 +35,7 @@ the model was proven. `model.py` is all that runs it; `about.json` has what the 
 
 def flask(taken: Taken) -> str:
     body = '{"text": ["A text"]}' if taken.has(TOKENIZER) else '{"inputs": {"NAME": [[...]]}}'
-    more = "\n    curl http://127.0.0.1:8080/predict -F picture=@a.png\n" if taken.preprocessing else ""
+    more = "\n    curl http://127.0.0.1:8080/predict -F image=@a.png\n" if taken.preprocessing else ""
     if taken.task == "causal-lm" and taken.has(TOKENIZER):
         more = """
     curl http://127.0.0.1:8080/continue --json '{"prompt": "Once upon a time", "tokens": 32}'

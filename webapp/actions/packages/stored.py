@@ -39,7 +39,7 @@ class Taken:
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """Of pictures, where they evaluated the model or it brought its own."""
+        """Of images, where they evaluated the model or it brought its own."""
         found: dict[str, Any] | None = self._about["preprocessing"]
         return found
 

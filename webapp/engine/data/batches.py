@@ -25,7 +25,7 @@ SYNTHETIC = 8  # samples of a probe
 SIDE = 64  # height and width of a synthetic image where any would do
 
 
-PICTURES_AT_ONCE = 32
+IMAGES_AT_ONCE = 32
 VALUES_AT_ONCE = 2**24  # of the inputs of one batch of arrays, where its size is not told
 JUDGED_BY_ORIGINAL = ("embedding", "distance", *PER_TOKEN)  # a label is a text's, not a token's
 
@@ -76,7 +76,7 @@ def batches(
         yield from _of_arrays(samples, spec, limit, batch_size or size)
         return
     if isinstance(samples, Images):
-        yield from ImageBatches(samples, spec, limit, batch_size or PICTURES_AT_ONCE)
+        yield from ImageBatches(samples, spec, limit, batch_size or IMAGES_AT_ONCE)
         return
     if tokenizer is None:
         raise DatasetUnfit("The checkpoint came without a tokenizer, so text cannot be turned into its tokens.")
@@ -98,11 +98,9 @@ def batches(
 
 
 class ImageBatches(Sequence[Batch]):
-    """Pictures as batches, each decoded and prepared when it is asked for: all of them at once fill no memory."""
+    """Images as batches, each decoded and prepared when it is asked for: all of them at once fill no memory."""
 
-    def __init__(
-        self, samples: Images, spec: ArchitectureSpec, limit: int | None, size: int = PICTURES_AT_ONCE
-    ) -> None:
+    def __init__(self, samples: Images, spec: ArchitectureSpec, limit: int | None, size: int = IMAGES_AT_ONCE) -> None:
         self.samples, self.spec, self.size = samples, spec, size
         self.n = len(samples) if limit is None else min(limit, len(samples))
 

@@ -36,7 +36,7 @@ HELD = {  # what a dataset of this kind holds, in a sentence
     "arrays": "arrays",
     "text": "text",
     "labelled-text": "labelled text",
-    "images": "pictures",
+    "images": "images",
     "multiple-choice": "multiple-choice questions",
 }
 TARGETS = {
@@ -48,7 +48,7 @@ UPLOAD_AS = {
     "arrays": "an .npz with x, and perhaps y",
     "text": "a .txt",
     "labelled-text": "a .csv or .jsonl of text and label",
-    "images": "a zip of pictures",
+    "images": "a zip of images",
     "multiple-choice": "a .jsonl of questions with their choices",
 }
 
@@ -125,7 +125,7 @@ SampleSet = Arrays | Text | LabelledText | Images | Questions
 class OpenedDataset:
     folder: Path
     facts: DatasetFacts
-    preprocessing: Preprocessing | None = None  # of pictures
+    preprocessing: Preprocessing | None = None  # of images
     numbers: Sequence[float] | None = None  # of the model's classes, or amounts, for each label; None: as they are
 
     def evaluation(self) -> SampleSet:

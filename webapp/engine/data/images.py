@@ -1,7 +1,7 @@
-"""Pictures as a split of a dataset: the files as they were uploaded, in a zip that anything reads, decoded when read.
+"""Images as a split of a dataset: the files as they were uploaded, in a zip that anything reads, decoded when read.
 
 Nothing is resized when they are stored, so a model that takes 384 pixels and one that takes 224 are judged on the same
-pictures, each prepared once and from the original.
+images, each prepared once and from the original.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .pixels import decoded
 from .preprocessing import Preprocessing
 
 INDEX = "index.json"  # in the zip: what the names of its files do not say
-WRITTEN_AT = (1980, 1, 1, 0, 0, 0)  # the same pictures give the same bytes
+WRITTEN_AT = (1980, 1, 1, 0, 0, 0)  # the same images give the same bytes
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Images:
         )
 
     def numbers(self, start: int, end: int) -> tuple[Tensor, Tensor | None]:
-        """x (n, C, height, width) float32 and y (n,), or None, of the pictures `start` to `end`."""
+        """x (n, C, height, width) float32 and y (n,), or None, of the images `start` to `end`."""
         if self.preprocessing is None:
-            raise DatasetUnfit("Pictures need a preprocessing before a model can be given them.")
+            raise DatasetUnfit("Images need a preprocessing before a model can be given them.")
         fitted = (self.preprocessing.fitted(decoded(self.archive.read(name))) for name in self.names[start:end])
         x = torch.from_numpy(np.stack([self.preprocessing.numbers(image) for image in fitted]))
         return x, None if self.labels is None else torch.tensor(self.labels[start:end])

@@ -1,4 +1,4 @@
-"""Pictures from strangers: their declared size is looked at before a pixel is decoded. Only the child does this.
+"""Images from strangers: their declared size is looked at before a pixel is decoded. Only the child does this.
 
 Any mode becomes RGB: CMYK and palettes are converted, 16-bit grey loses its lower byte, transparency is dropped (as
 torchvision's ImageFolder does), of an animation the first frame is taken, and EXIF's orientation is applied.
@@ -34,16 +34,16 @@ DAMAGED = (
 )
 
 
-class PictureUnread(Exception):
-    """A file that is no picture, or a damaged one. Its message completes "x.png …"."""
+class ImageUnread(Exception):
+    """A file that is no image, or a damaged one. Its message completes "x.png …"."""
 
 
-class PictureBomb(PictureUnread):
-    """A picture that declares more pixels than anyone decodes."""
+class ImageBomb(ImageUnread):
+    """An image that declares more pixels than anyone decodes."""
 
 
 def decoded(content: bytes) -> Image.Image:
-    """The picture in mode RGB, upright. Raises PictureUnread or PictureBomb."""
+    """The image in mode RGB, upright. Raises ImageUnread or ImageBomb."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning)  # about metadata, which is not read
@@ -51,26 +51,26 @@ def decoded(content: bytes) -> Image.Image:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MOST_PIXELS:
-                    raise PictureBomb(f"declares {width} × {height} pixels; at most {MOST_PIXELS:,} are decoded")
+                    raise ImageBomb(f"declares {width} × {height} pixels; at most {MOST_PIXELS:,} are decoded")
                 if max(image.size) > MOST_RATIO * min(image.size):
-                    raise PictureUnread(
+                    raise ImageUnread(
                         f"has {width} × {height} pixels; one side may be {MOST_RATIO} times the other at most"
                     )
                 image.load()
                 return _rgb(ImageOps.exif_transpose(image))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise PictureBomb(f"declares more than the {MOST_PIXELS:,} pixels that are decoded") from error
+            raise ImageBomb(f"declares more than the {MOST_PIXELS:,} pixels that are decoded") from error
         except UnidentifiedImageError as error:
-            raise PictureUnread("is not a picture that can be read") from error
+            raise ImageUnread("is not an image that can be read") from error
         except DAMAGED as error:
-            raise PictureUnread(f"is damaged ({str(error)[:100] or type(error).__name__})") from error
+            raise ImageUnread(f"is damaged ({str(error)[:100] or type(error).__name__})") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
     elif image.mode == "F":
-        raise PictureUnread("holds floating-point pixels; save it with 8 or 16 bits per channel")
+        raise ImageUnread("holds floating-point pixels; save it with 8 or 16 bits per channel")
     elif image.mode == "P":
         image = image.convert("RGBA")
     return image.convert("RGB")

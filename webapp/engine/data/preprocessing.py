@@ -1,7 +1,7 @@
-"""From a picture to the numbers that a model was trained on: size, range, mean and standard deviation.
+"""From an image to the numbers that a model was trained on: size, range, mean and standard deviation.
 
 One place for every use: evaluation, calibration, training, and the preview. Resizing is Pillow's, with antialiasing,
-as in torchvision's transforms of pictures and in the slow image processors of transformers.
+as in torchvision's transforms of images and in the slow image processors of transformers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Pixels = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Preprocessing(BaseModel):
-    """What happens to every picture, in this order."""
+    """What happens to every image, in this order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -103,7 +103,7 @@ class Preprocessing(BaseModel):
         if min(abs(number) for number in self.std) < 1e-12:
             raise ValueError("the standard deviation is divided by and cannot be 0")
         if self.channels == "grey" and 3 in (len(self.mean), len(self.std)):
-            raise ValueError("grey pictures have one channel, so mean and standard deviation are one number each")
+            raise ValueError("grey images have one channel, so mean and standard deviation are one number each")
         if self.resize == "crop" and self.shortest < max(self.height, self.width):
             raise ValueError(
                 f"the shortest side, {self.shortest}, is less than the {self.height} × {self.width} to be cut out of it"
@@ -115,7 +115,7 @@ class Preprocessing(BaseModel):
         return (1 if self.channels == "grey" else 3, self.height, self.width)
 
     def fitted(self, image: Image.Image) -> Image.Image:
-        """The picture in its channels and size; still bytes."""
+        """The image in its channels and size; still bytes."""
         image = image.convert("L" if self.channels == "grey" else "RGB")
         how = RESAMPLE[self.interpolation]
         wide, high = image.size
@@ -130,9 +130,9 @@ class Preprocessing(BaseModel):
         return canvas
 
     def _centre(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
-        """As if the whole were resized and then cut; of a long picture only what is near the centre is resized.
+        """As if the whole were resized and then cut; of a long image only what is near the centre is resized.
 
-        What is within the largest side of the cut is: of most pictures that is the whole, and the same to the bit.
+        What is within the largest side of the cut is: of most images that is the whole, and the same to the bit.
         """
         share = self.shortest / min(image.size)
         wide, high = (max(self.shortest, int(side * share)) for side in image.size)
@@ -174,16 +174,16 @@ def read_preprocessing(given: Mapping[str, Any], defaults: Preprocessing) -> Pre
 def preprocessing_of(
     spec: ArchitectureSpec | None, given: Iterable[DatasetFacts], asked: Mapping[str, Any] | None
 ) -> Preprocessing | None:
-    """What a run prepares its pictures with: what was asked, else the architecture's own values.
+    """What a run prepares its images with: what was asked, else the architecture's own values.
 
-    None where no dataset holds pictures. Raises PreprocessingInvalid, or DatasetUnfit for a model that takes none.
+    None where no dataset holds images. Raises PreprocessingInvalid, or DatasetUnfit for a model that takes none.
     """
-    pictures = any(facts.kind == "images" for facts in given)
-    if asked and not pictures:
+    images = any(facts.kind == "images" for facts in given)
+    if asked and not images:
         raise PreprocessingInvalid(
-            "Preprocessing is for pictures, and no dataset of the run holds any; remove it.", "preprocessing"
+            "Preprocessing is for images, and no dataset of the run holds any; remove it.", "preprocessing"
         )
-    if spec is None or not pictures:
+    if spec is None or not images:
         return None
     found = read_preprocessing(asked or {}, default_preprocessing(spec))
     check_preprocessing(spec, found)
@@ -191,10 +191,10 @@ def preprocessing_of(
 
 
 def check_preprocessing(spec: ArchitectureSpec, asked: Preprocessing) -> None:
-    """Raises PreprocessingInvalid where the model takes pictures of another shape."""
+    """Raises PreprocessingInvalid where the model takes images of another shape."""
     shape: list[int | None] = spec.inputs.get("shape") or []
     if len(shape) != 3:
-        raise DatasetUnfit(f"{spec.title} does not take pictures.", "dataset_id")
+        raise DatasetUnfit(f"{spec.title} does not take images.", "dataset_id")
     if any(want not in (None, have) for want, have in zip(shape, asked.shape, strict=True)):
         wants = " × ".join("any" if side is None else str(side) for side in shape)
         gives = " × ".join(str(side) for side in asked.shape)
@@ -207,13 +207,13 @@ def default_preprocessing(spec: ArchitectureSpec) -> Preprocessing:
     """The architecture's own values: what its preprocessor_config.json says, or what its kind is trained with.
 
     Photographs as torchvision's weights take them (224 out of 256, ImageNet's mean and standard deviation); small
-    or grey pictures in the model's own size, 0 to 1. Raises DatasetUnfit for a model that takes no pictures.
+    or grey images in the model's own size, 0 to 1. Raises DatasetUnfit for a model that takes no images.
     """
     if told := spec.inputs.get("preprocessing"):
         return Preprocessing.model_validate(told)
     shape: list[int | None] = spec.inputs.get("shape") or []
     if len(shape) != 3 or shape[0] not in (None, 1, 3):
-        raise DatasetUnfit(f"{spec.title} does not take pictures of one or three channels.", "dataset_id")
+        raise DatasetUnfit(f"{spec.title} does not take images of one or three channels.", "dataset_id")
     size = int(spec.config.get("size", 224))
     height, width = (size if side is None else int(side) for side in shape[1:])
     if shape[0] == 1 or min(height, width) < NATURAL_SIDE:

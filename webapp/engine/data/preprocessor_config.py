@@ -49,7 +49,7 @@ def _read(told: Mapping[str, Any]) -> Preprocessing | None:
         shortest = int(size["shortest_edge"] if isinstance(size, dict) else size)
         where = {"resize": "crop", "shortest": shortest, **inner}
     elif isinstance(size, dict) and "height" not in size:
-        return None  # a size that depends on the picture
+        return None  # a size that depends on the image
     else:
         where = {"resize": "stretch", **_sides(size)}
     where.setdefault("shortest", min(LARGEST_SIDE, max(where["height"], where["width"])))

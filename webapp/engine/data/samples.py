@@ -1,4 +1,4 @@
-"""Ten samples of the evaluation split, for the dataset's page; of pictures their pixels, for the preview.
+"""Ten samples of the evaluation split, for the dataset's page; of images their pixels, for the preview.
 
 The web process never decodes what a stranger sent: it draws these pixels, which the child process decoded.
 """
@@ -22,13 +22,13 @@ SHOWN = 10
 SHOWN_CHARACTERS = 400
 SHOWN_NUMBERS = 512  # of a row
 SHOWN_FILE = "shown.npz"  # arr_0, arr_1, …: (height, width, 3) uint8
-LARGEST_SIDE = 640  # of a shown picture; a larger one is made smaller for the preview only
+LARGEST_SIDE = 640  # of a shown image; a larger one is made smaller for the preview only
 
 
 def samples_of(samples: SampleSet, out: Path) -> tuple[dict[str, Any], ...]:
-    """What is told of them, evenly from the split; pictures leave `shown.npz` in `out`."""
+    """What is told of them, evenly from the split; images leave `shown.npz` in `out`."""
     if isinstance(samples, Images):
-        return _pictures(samples, out)
+        return _images(samples, out)
     if isinstance(samples, Arrays):
         return _arrays(samples, out)
     if isinstance(samples, Questions):
@@ -76,7 +76,7 @@ def _target(y: Tensor) -> dict[str, Any]:
     return {"target": _short_numbers(y.reshape(-1))} if y.dim() < 2 and y.is_floating_point() else {}
 
 
-def _pictures(samples: Images, out: Path) -> tuple[dict[str, Any], ...]:
+def _images(samples: Images, out: Path) -> tuple[dict[str, Any], ...]:
     told: list[dict[str, Any]] = []
     pixels = []
     for n in _spread(len(samples)):
@@ -89,13 +89,13 @@ def _pictures(samples: Images, out: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _pixels(image: Image.Image) -> Any:
-    """(height, width, 3) of a picture that is made small enough to show."""
+    """(height, width, 3) of an image that is made small enough to show."""
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
-def shown_pictures(path: Path) -> list[Image.Image]:
-    """The pictures of a `shown.npz`, in mode RGB."""
+def shown_images(path: Path) -> list[Image.Image]:
+    """The images of a `shown.npz`, in mode RGB."""
     with np.load(path, allow_pickle=False) as found:
         return [Image.fromarray(found[f"arr_{index}"]) for index in range(len(found.files))]
 

@@ -55,7 +55,7 @@ def labels_of(samples: SampleSet) -> list[int] | None:
 def joined(training: SampleSet, evaluation: SampleSet) -> SampleSet:
     if isinstance(training, Images) and isinstance(evaluation, Images):
         return training.joined(evaluation)
-    assert isinstance(training, Arrays)  # only arrays and pictures are given in two parts
+    assert isinstance(training, Arrays)  # only arrays and images are given in two parts
     assert isinstance(evaluation, Arrays)
     labelled = training.y is not None and evaluation.y is not None
     y = torch.cat([training.y, evaluation.y]) if labelled else None  # type: ignore[list-item]

@@ -36,7 +36,7 @@ def check_run(
     teacher: CheckpointFacts | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Preprocessing | None:
-    """How pictures are prepared, whole; None where no dataset holds any.
+    """How images are prepared, whole; None where no dataset holds any.
 
     `dataset` evaluates, `training` calibrates and trains in place of the dataset's own training part, `teacher` teaches
     in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the field.

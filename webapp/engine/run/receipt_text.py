@@ -129,7 +129,7 @@ def _provenance(found: Mapping[str, Any]) -> Iterator[str]:
         dataset = found["dataset"]
         yield f"  dataset {dataset['name']} sha256 {dataset['digest']} (split {dataset['split']})"
     if prepared := found.get("preprocessing"):
-        yield "  pictures: " + ", ".join(f"{name} {shown(value)}" for name, value in prepared.items())
+        yield "  images: " + ", ".join(f"{name} {shown(value)}" for name, value in prepared.items())
     yield f"  recipe {found['recipe_digest']}"
     yield f"  engine {found['code']}"
     yield "  " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()) + f", seed {found['seed']}"

@@ -20,7 +20,7 @@ KINDS = {
     "arrays": "Arrays",
     "text": "Plain text",
     "labelled-text": "Labelled text",
-    "images": "Pictures",
+    "images": "Images",
     "multiple-choice": "Multiple-choice questions",
 }
 
@@ -46,10 +46,8 @@ def show(id: str) -> str:
     used = or_(Run.dataset_id == id, Run.training_dataset_id == id)
     runs = db.session.scalars(select(Run).where(used).order_by(Run.created_at.desc()).limit(6)).all()
     facts = DatasetFacts.model_validate(dataset.facts)
-    pictures = thumbnails(services().files, dataset)
-    return render_template(
-        "datasets/show.html", dataset=dataset, facts=facts, runs=runs, kinds=KINDS, pictures=pictures
-    )
+    images = thumbnails(services().files, dataset)
+    return render_template("datasets/show.html", dataset=dataset, facts=facts, runs=runs, kinds=KINDS, images=images)
 
 
 @blueprint.post("/<id>/delete")

@@ -93,8 +93,8 @@ def datasets() -> dict[str, Any]:
 def preprocessing() -> dict[str, Any]:
     """{"defaults", "samples", "error"} of `?checkpoint=ID&dataset=ID&preprocessing=JSON`.
 
-    `samples` are pictures as the model will see them: prepared as the JSON says, else by the defaults, which are null
-    where no dataset holds pictures.
+    `samples` are images as the model will see them: prepared as the JSON says, else by the defaults, which are null
+    where no dataset holds images.
     """
     checkpoint = db.session.get(Checkpoint, request.args.get("checkpoint", ""))
     ids = (request.args.get("dataset", ""), request.args.get("training_dataset", ""))

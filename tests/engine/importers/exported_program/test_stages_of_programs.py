@@ -29,7 +29,7 @@ IDS = torch.zeros(3, 24, dtype=torch.int64)
 FIXED = {  # as CASES
     "tokens": (ConvEmbedAttend, (IDS,), None),
     "masked tokens": (Masked, (IDS, IDS + 1), None),
-    "one picture": (Residual, (torch.zeros(1, 3, 16, 16),), ({},)),
+    "one image": (Residual, (torch.zeros(1, 3, 16, 16),), ({},)),
 }
 
 
@@ -74,7 +74,7 @@ def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["tokens", *(pytest.param(name, marks=pytest.mark.slow) for name in ("masked tokens", "one picture"))]
+    "name", ["tokens", *(pytest.param(name, marks=pytest.mark.slow) for name in ("masked tokens", "one image"))]
 )
 def test_a_size_that_is_fixed_stays_so_in_every_file_beside_the_model(run, name):
     made, concluded = run(name, ("weight_quantization", {"bits": 8}), exporters=("safetensors", "onnx", "program"))

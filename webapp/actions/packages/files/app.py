@@ -1,4 +1,4 @@
-"""A Flask endpoint for the model: POST /predict with {"text": [...]}, {"inputs": {...}} or a picture; GET /health."""
+"""A Flask endpoint for the model: POST /predict with {"text": [...]}, {"inputs": {...}} or an image; GET /health."""
 
 import os
 
@@ -37,15 +37,15 @@ def predict():
 
 
 def _given():
-    if "picture" in request.files:
+    if "image" in request.files:
         if not ABOUT["preprocessing"]:
-            raise ValueError("It is not known how pictures become this model's numbers; send its inputs by name.")
+            raise ValueError("It is not known how images become this model's numbers; send its inputs by name.")
         from images import numbers
 
         try:
-            return {next(iter(model.inputs)): numbers(request.files["picture"].stream)}
+            return {next(iter(model.inputs)): numbers(request.files["image"].stream)}
         except OSError:
-            raise ValueError("The file is no picture that Pillow can read.") from None
+            raise ValueError("The file is no image that Pillow can read.") from None
     asked = request.get_json()
     if not isinstance(asked, dict):
         raise ValueError('Send a JSON object with "text" or "inputs".')

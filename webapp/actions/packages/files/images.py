@@ -1,4 +1,4 @@
-"""From a picture to what the model was trained on, as about.json says it: Pillow and numpy."""
+"""From an image to what the model was trained on, as about.json says it: Pillow and numpy."""
 
 import math
 
@@ -9,9 +9,9 @@ from PIL import Image
 HOW = ABOUT["preprocessing"]
 
 
-def numbers(picture):
+def numbers(image):
     """A file, or its path -> (1, channels, height, width) float32."""
-    with Image.open(picture) as image:
+    with Image.open(image) as image:
         fitted = _fitted(image.convert("L" if HOW["channels"] == "grey" else "RGB"))
     pixels = np.asarray(fitted, np.float32).reshape(HOW["height"], HOW["width"], -1).transpose(2, 0, 1)
     if HOW["values"] == "0 to 1":
@@ -35,7 +35,7 @@ def _fitted(image):
 
 
 def _centre(image, how, size):
-    """As if the whole were resized and then cropped; of a long picture only what is near the centre is resized."""
+    """As if the whole were resized and then cropped; of a long image only what is near the centre is resized."""
     share = HOW["shortest"] / min(image.size)
     reach = max(2048, math.ceil(3 * share))
     spans = []  # for each axis: from where to where it is resized, its scale, and where the crop begins in that

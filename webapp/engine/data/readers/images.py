@@ -1,4 +1,4 @@
-"""A zip of pictures, in a folder per class or without classes, perhaps with train/ and test/ above.
+"""A zip of images, in a folder per class or without classes, perhaps with train/ and test/ above.
 
 Each is decoded once, to be sure.
 """
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from webapp.engine.archive import damage_named, members
 from webapp.engine.data.images import Images
-from webapp.engine.data.pixels import MOST_BYTES, SUFFIXES, PictureBomb, PictureUnread, decoded
+from webapp.engine.data.pixels import MOST_BYTES, SUFFIXES, ImageBomb, ImageUnread, decoded
 from webapp.engine.errors import DatasetRefused
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
@@ -26,16 +26,16 @@ TRAINING_NAMES = ("train", "training")
 EVALUATION_NAMES = ("test", "eval", "evaluation", "val", "valid", "validation")
 ACCEPTS = Accepted(
     (".zip",),
-    "Pictures",
+    "Images",
     "A folder for each class, for classification; train/ and test/ or val/ above the folders keep their own split. "
-    "Or pictures without classes.",
+    "Or images without classes.",
 )
 HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A picture in the archive, in the part ("evaluation", "training") and of the class that its folders say."""
+    """An image in the archive, in the part ("evaluation", "training") and of the class that its folders say."""
 
     name: str
     part: str
@@ -55,48 +55,48 @@ def read_images(
         numbers, labels = numbered([one.label for one in found], filename)
         number = dict(zip((one.label for one in found), numbers, strict=True))
     elif folder := classes.pop():
-        notes.append(f"All pictures lie in one folder, {folder}, so they are taken without classes.")
+        notes.append(f"All images lie in one folder, {folder}, so they are taken without classes.")
     else:
-        notes.append("The pictures lie in no folders, so they are taken without classes.")
+        notes.append("The images lie in no folders, so they are taken without classes.")
     parts = {
         part: _samples(archive, [one for one in found if one.part == part], number, digests)
         for part in dict.fromkeys(one.part for one in found)
     }
     if absent := sorted({one.label for one in found} - {one.label for one in found if one.part == "evaluation"}):
-        notes.append(f"No picture of {_some(absent)} evaluates.")
+        notes.append(f"No image of {_some(absent)} evaluates.")
     if "evaluation" not in parts:
-        raise DatasetRefused(f"{filename} has no picture in the part that evaluates that could be read")
+        raise DatasetRefused(f"{filename} has no image in the part that evaluates that could be read")
     return parts["evaluation"], parts.get("training"), labels
 
 
 def _by_folder(inside: Mapping[str, zipfile.ZipInfo], filename: str, notes: list[str]) -> list[Found]:
-    """What seems to be a picture by its name, with the class that its folder is called after."""
+    """What seems to be an image by its name, with the class that its folder is called after."""
     shown = {n: PurePosixPath(n).parts for n in inside if not _hidden(n)}
-    pictures = {name: parts for name, parts in shown.items() if name.lower().endswith(SUFFIXES)}
-    if others := sorted(set(shown) - set(pictures)):
-        notes.append(f"Not used, since they are no pictures: {_some(others)}.")
-    if not pictures:
+    images = {name: parts for name, parts in shown.items() if name.lower().endswith(SUFFIXES)}
+    if others := sorted(set(shown) - set(images)):
+        notes.append(f"Not used, since they are no images: {_some(others)}.")
+    if not images:
         raise DatasetRefused(
-            f"{filename} is a zip without NumPy arrays or pictures; zip a folder per class with its pictures in it"
+            f"{filename} is a zip without NumPy arrays or images; zip a folder per class with its images in it"
         )
-    while len({parts[0] for parts in pictures.values()}) == 1 and any(len(parts) > 2 for parts in pictures.values()):
-        pictures = {name: parts[1:] for name, parts in pictures.items()}
-    tops = {parts[0].lower() for parts in pictures.values() if len(parts) > 2}
+    while len({parts[0] for parts in images.values()}) == 1 and any(len(parts) > 2 for parts in images.values()):
+        images = {name: parts[1:] for name, parts in images.items()}
+    tops = {parts[0].lower() for parts in images.values() if len(parts) > 2}
     training = next((name for name in TRAINING_NAMES if name in tops), None)
     evaluation = next((name for name in EVALUATION_NAMES if name in tops), None)
     if training and evaluation:
         part = {training: "training", evaluation: "evaluation"}
         found = [
             Found(name, part[parts[0].lower()], parts[1])
-            for name, parts in pictures.items()
+            for name, parts in images.items()
             if len(parts) > 2 and parts[0].lower() in part
         ]
         notes.append(f"{evaluation}/ evaluates, {training}/ calibrates and trains.")
     else:
-        found = [Found(name, "evaluation", parts[0]) for name, parts in pictures.items() if len(parts) > 1]
+        found = [Found(name, "evaluation", parts[0]) for name, parts in images.items() if len(parts) > 1]
     if not found:
-        found = [Found(name, "evaluation", "") for name in pictures]
-    if left := sorted(set(pictures) - {one.name for one in found}):
+        found = [Found(name, "evaluation", "") for name in images]
+    if left := sorted(set(images) - {one.name for one in found}):
         notes.append(f"Not used, since they lie in no class folder of these parts: {_some(left)}.")
     return found
 
@@ -113,7 +113,7 @@ def _checked(
     notes: list[str],
     report: Report,
 ) -> dict[str, str]:
-    """Name -> the digest of its pixels, of every picture that can be decoded. Raises DatasetRefused for a bomb."""
+    """Name -> the digest of its pixels, of every image that can be decoded. Raises DatasetRefused for a bomb."""
     digests: dict[str, str] = {}
     unread: list[str] = []
     found = list(found)
@@ -125,28 +125,28 @@ def _checked(
             content = archive.read(info)
         try:
             digests[one.name] = pixel_digest(content)
-        except PictureBomb as bomb:
+        except ImageBomb as bomb:
             raise DatasetRefused(f"{one.name} in {filename} {bomb}; make it smaller") from bomb
-        except PictureUnread as error:
+        except ImageUnread as error:
             unread.append(f"{one.name} {error}")
         if index % 100 == 0:
-            report.progress(0.05 + 0.5 * index / len(found), f"Decoding picture {index + 1:,} of {len(found):,}")
+            report.progress(0.05 + 0.5 * index / len(found), f"Decoding image {index + 1:,} of {len(found):,}")
     note_unread(unread, len(found), filename, notes)
     return digests
 
 
 def pixel_digest(content: bytes) -> str:
-    """SHA-256 of the size and the decoded pixels, so that a picture saved twice is found. Raises PictureUnread."""
+    """SHA-256 of the size and the decoded pixels, so that an image saved twice is found. Raises ImageUnread."""
     image = decoded(content)
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def note_unread(unread: list[str], n: int, filename: str, notes: list[str]) -> None:
-    """Raises DatasetRefused where not one of the `n` pictures could be read."""
+    """Raises DatasetRefused where not one of the `n` images could be read."""
     if len(unread) == n:
-        raise DatasetRefused(f"{filename} holds no picture that can be read: {unread[0]}")
+        raise DatasetRefused(f"{filename} holds no image that can be read: {unread[0]}")
     if unread:
-        were = "pictures were" if len(unread) > 1 else "picture was"
+        were = "images were" if len(unread) > 1 else "image was"
         notes.append(f"{len(unread):,} {were} left out: {_some(unread)}.")
 
 
@@ -165,7 +165,7 @@ def _samples(
 def mixed(found: Iterable[tuple[int, str]]) -> list[str]:
     """The names of (class, name) such that the first 70 % hold the first 70 % of every class, by natural order.
 
-    A picture's place is its share within its class, (index + 1/2) / size; equal places go by class.
+    An image's place is its share within its class, (index + 1/2) / size; equal places go by class.
     """
     classes: dict[int, list[str]] = {}
     for label, name in found:

@@ -1,4 +1,4 @@
-"""A Parquet file: text, text and label, pictures and label, numbers and label, or questions, by its columns.
+"""A Parquet file: text, text and label, images and label, numbers and label, or questions, by its columns.
 
 Read by row groups, a thousand rows at a time. What the footer declares is held against the file before anything of that
 size is allocated, and what comes is counted as it comes.
@@ -17,7 +17,7 @@ import numpy as np
 
 from webapp.engine.data.datasets import Arrays, LabelledText, SampleSet, Text
 from webapp.engine.data.images import Images
-from webapp.engine.data.pixels import PictureBomb, PictureUnread
+from webapp.engine.data.pixels import ImageBomb, ImageUnread
 from webapp.engine.errors import DatasetRefused
 from webapp.engine.lazy import torch
 from webapp.engine.plugins import Accepted
@@ -28,7 +28,7 @@ from .parquet_columns import Columns, choose
 from .questions import read_questions
 from .text import labelled, numbered, targets
 
-ACCEPTS = Accepted((".parquet",), "Parquet", "Any of these as columns; pictures as {bytes, path}.")
+ACCEPTS = Accepted((".parquet",), "Parquet", "Any of these as columns; images as {bytes, path}.")
 ROWS_AT_ONCE = 1000
 MOST_ROWS = 10_000_000
 MOST_BYTES = 4 * 2**30  # of what is read, decoded
@@ -211,7 +211,7 @@ def _numbers(column: Any, name: str, filename: str) -> np.ndarray[Any, np.dtype[
 def _images(
     table: Table, chosen: Columns, told: tuple[str, ...] | None, notes: list[str], scratch: Path, report: Report
 ) -> Read:
-    column, place = chosen.values[0], scratch / "pictures.zip"
+    column, place = chosen.values[0], scratch / "images.zip"
     raw: list[Any] = []
     digests: dict[str, str] = {}
     unread: list[str] = []
@@ -221,17 +221,17 @@ def _images(
             content = content.get("bytes") if isinstance(content, dict) else content
             try:
                 if not content:
-                    raise PictureUnread("has no bytes (its picture may lie in a file beside, which is not read)")
+                    raise ImageUnread("has no bytes (its image may lie in a file beside, which is not read)")
                 digests[f"{number}"] = pixel_digest(content)
-            except PictureBomb as bomb:
+            except ImageBomb as bomb:
                 raise DatasetRefused(f"{where} of {table.filename} {bomb}; make it smaller") from bomb
-            except PictureUnread as error:
+            except ImageUnread as error:
                 unread.append(f"{where} {error}")
                 continue
             archive.writestr(f"{number}", content)
             raw += [row[label] for label in chosen.labels]
             if number % 100 == 0:
-                report.progress(0.05 + 0.5 * number / table.count, f"Decoding picture {number:,} of {table.count:,}")
+                report.progress(0.05 + 0.5 * number / table.count, f"Decoding image {number:,} of {table.count:,}")
     note_unread(unread, len(unread) + len(digests), table.filename, notes)
     if chosen.label is None:
         order = mixed([(0, name) for name in digests])
@@ -239,7 +239,7 @@ def _images(
     labels, names = numbered(_complete(raw, chosen, table), table.filename)
     label = dict(zip(digests, labels, strict=True))
     if len(set(labels)) < 2:
-        raise DatasetRefused(f"{table.filename} holds pictures of one class, {raw[0]}; it takes two")
+        raise DatasetRefused(f"{table.filename} holds images of one class, {raw[0]}; it takes two")
     order = mixed([(label[name], name) for name in digests])
     samples = Images(zipfile.ZipFile(place), order, [label[n] for n in order], [digests[n] for n in order])
     return samples, None, _named(labels, names, told)

@@ -29,8 +29,8 @@ class Columns:
 
     @property
     def taken(self) -> str:
-        """ "image as picture, label as label": for a note."""
-        word = {"questions": "question", "images": "picture", "arrays": "numbers", "text": "text"}[self.kind]
+        """ "image as image, label as label": for a note."""
+        word = {"questions": "question", "images": "image", "arrays": "numbers", "text": "text"}[self.kind]
         shown = ", ".join(self.values[:6]) + (f" and {len(self.values) - 6} more" if len(self.values) > 6 else "")
         return f"{shown} as {word}" + (f", {self.label} as label" if self.label else "")
 
@@ -49,21 +49,21 @@ def choose(schema: Any, filename: str) -> Columns:
         wanted = {*CONTEXT_NAMES, *QUESTION_NAMES, *CHOICE_NAMES, *ANSWER_NAMES}
         values = [name for name in names if name.strip().lower() in wanted]
         return Columns("questions", values, None, [name for name in names if name not in values])
-    pictures = of(lambda kind: _binary(kind) or (types.is_struct(kind) and _has_bytes(kind)))
+    images = of(lambda kind: _binary(kind) or (types.is_struct(kind) and _has_bytes(kind)))
     texts = of(lambda kind: types.is_string(kind) or types.is_large_string(kind))
     whole = of(lambda kind: types.is_integer(kind) or types.is_boolean(kind))
     numbers = [*whole, *of(types.is_floating)]
     vectors = of(lambda kind: _list(kind) and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)))
     label = _one(LABELS, [*whole, *texts])
-    if pictures:
-        if len(pictures) > 1:
-            raise _unclear(filename, pictures, "hold pictures; leave one of them in")
+    if images:
+        if len(images) > 1:
+            raise _unclear(filename, images, "hold images; leave one of them in")
         if label is None:
             others = [name for name in [*whole, *texts] if name.lower() not in INDEXES]
             if len(others) > 1:
-                raise _unclear(filename, others, "could be the label; call one of them label", pictures[0])
+                raise _unclear(filename, others, "could be the label; call one of them label", images[0])
             label = others[0] if others else None
-        return _columns("images", pictures, label, names)
+        return _columns("images", images, label, names)
     texts = [name for name in texts if name != label]
     label = label or _one(LABELS, numbers)
     if texts:
@@ -80,7 +80,7 @@ def choose(schema: Any, filename: str) -> Columns:
         return _columns("arrays", [vector], label, names)
     values = [name for name in names if name in numbers and name != label and name.lower() not in INDEXES]
     if not values:
-        raise _unclear(filename, names, "are there, and none holds text, pictures or numbers beside the label")
+        raise _unclear(filename, names, "are there, and none holds text, images or numbers beside the label")
     return _columns("arrays", values, label, names)
 
 
@@ -97,7 +97,7 @@ def _binary(kind: Any) -> bool:
 
 
 def _has_bytes(kind: Any) -> bool:
-    """As the `datasets` library stores a picture: {"bytes", "path"}."""
+    """As the `datasets` library stores an image: {"bytes", "path"}."""
     return any(
         kind.field(index).name == "bytes" and _binary(kind.field(index).type) for index in range(kind.num_fields)
     )

@@ -85,7 +85,7 @@ def exported_program(
     """The module's operators; `axes` are the free ones of each input. Raises Untraceable.
 
     Where a size becomes 1 (a side after five halvings) torch would make it a case of its own, and refuse either small
-    pictures or large ones.
+    images or large ones.
     """
     sizes = tree_map(lambda _: torch.export.Dim.DYNAMIC, axes)
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]

@@ -113,7 +113,7 @@ class StageJob(StageInput):
         return TechniqueData(samples, spec, self.tokenizer())
 
     def preprocessing(self) -> Preprocessing | None:
-        """How pictures are prepared; None where no dataset holds any."""
+        """How images are prepared; None where no dataset holds any."""
         given = [one.facts for one in (self.dataset, self.training_dataset) if one is not None]
         return preprocessing_of(self.checkpoint.facts.architecture, given, self.run.options.get("preprocessing"))
 

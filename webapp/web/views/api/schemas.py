@@ -304,7 +304,7 @@ class RunAnswer(RunSummary):
     recipe_yaml: str
     exports: list[str]
     seed: int
-    preprocessing: dict[str, Any] | None = Field(description="How pictures are prepared; null without pictures.")
+    preprocessing: dict[str, Any] | None = Field(description="How images are prepared; null without images.")
     task: str | None = Field(description="What it is measured by; null where nothing is.")
     attempt: int
     stages: list[StageAnswer]

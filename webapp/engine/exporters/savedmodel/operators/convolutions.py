@@ -65,7 +65,7 @@ def window(node: ConvertedNode, size: tuple[int, ...]) -> Window:
 def convolution(node: ConvertedNode, x: Value, weight: Value, bias: Value | None = None) -> Value:
     lines = weight.rank == 3
     kernel = _kernel(weight, KERNEL_OF_LINES if lines else KERNEL)
-    if lines:  # (N, C, L) as pictures of one row
+    if lines:  # (N, C, L) as images of one row
         kernel, x = kernel[tf.newaxis], Dynamic(tf.transpose(x.plain(), (0, 2, 1))[:, tf.newaxis], True)
     slides = window(node, (kernel.shape[1],) if lines else (kernel.shape[0], kernel.shape[1]))
     found = _convolved(x.channels_last(), kernel, slides, int(node.get("group", 1)))

@@ -22,7 +22,7 @@ def over_all(node: ConvertedNode, x: Value) -> Value:
 @layouts("MaxPool")
 def largest(node: ConvertedNode, x: Value) -> Value:
     if len(node.outputs) > 1 or x.rank != RANK:
-        raise Unmapped("MaxPool with the places of what it finds, or of other than pictures")
+        raise Unmapped("MaxPool with the places of what it finds, or of other than images")
     slides, tensor = window(node, tuple(node.get("kernel_shape"))), x.channels_last()
     least = tensor.dtype.min
     tensor = _to_the_end(node, slides.pad(tensor, least), slides, least)
@@ -33,7 +33,7 @@ def largest(node: ConvertedNode, x: Value) -> Value:
 def averages(node: ConvertedNode, x: Value) -> Value:
     """Padding counts where the node says so; what is added to reach the end never does."""
     if x.rank != RANK:
-        raise Unmapped("AveragePool of other than pictures")
+        raise Unmapped("AveragePool of other than images")
     slides, tensor = window(node, tuple(node.get("kernel_shape"))), x.channels_last()
     if not slides.padded and not node.get("ceil_mode", 0):
         return Dynamic(_pooled(tensor, slides, "AVG"), True)
@@ -66,10 +66,10 @@ def _to_the_end(node: ConvertedNode, x: Tensor, slides: Window, value: float) ->
 def resize(
     node: ConvertedNode, x: Value, area: Value | None = None, scales: Value | None = None, sizes: Value | None = None
 ) -> Value:
-    """Of pictures: nearest by whole multiples, and linear with half-pixel centres, which is what TensorFlow has."""
+    """Of images: nearest by whole multiples, and linear with half-pixel centres, which is what TensorFlow has."""
     mode, centres = node.get("mode", "nearest"), node.get("coordinate_transformation_mode", "half_pixel")
     if x.rank != RANK or node.get("antialias", 0):
-        raise Unmapped("Resize of other than pictures, or smoothed")
+        raise Unmapped("Resize of other than images, or smoothed")
     tensor = x.channels_last()
     if scales is not None and len(known(node, scales.plain())):
         factors = known(node, scales.plain())[2:]

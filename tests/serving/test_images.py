@@ -1,4 +1,4 @@
-"""Pictures as files in base64, prepared as those that judged the model; what is no picture is named."""
+"""Images as files in base64, prepared as those that judged the model; what is no image is named."""
 
 import base64
 import io
@@ -8,14 +8,14 @@ import zlib
 import pytest
 from PIL import Image
 
-PREDICT = "/v1/models/pictures:predict"
+PREDICT = "/v1/models/images:predict"
 
 
 def encoded(content):
     return {"b64": base64.b64encode(content).decode()}
 
 
-def picture(colour, size=(8, 4), form="PNG"):
+def image(colour, size=(8, 4), form="PNG"):
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, form)
     return encoded(file.getvalue())
@@ -33,7 +33,7 @@ def bomb():
 
 def test_they_are_resized_and_normalised(averager):
     red, white = [1.0, -1.0, -1.0], [1.0, 1.0, 1.0]
-    given = [picture((255, 0, 0)), picture((255, 255, 255), form="JPEG")]
+    given = [image((255, 0, 0)), image((255, 255, 255), form="JPEG")]
     assert averager.post(PREDICT, {"instances": given}) == (200, {"predictions": [red, white]})
     assert averager.post(PREDICT, {"inputs": given}) == (200, {"outputs": [red, white]})
     assert averager.post(PREDICT, {"inputs": given[0]}) == (200, {"outputs": [red]})
@@ -46,24 +46,24 @@ def test_numbers_are_taken_as_they_are(averager):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"b64": "%"}, "The picture is not in base64."),
-        ({"b64": 5}, "Each picture has to be"),
-        (encoded(b"hello"), "The file is not a picture that can be read."),
-        (encoded(base64.b64decode(picture((9, 9, 9), (200, 200))["b64"])[:60]), "The file is damaged"),
+        ({"b64": "%"}, "The image is not in base64."),
+        ({"b64": 5}, "Each image has to be"),
+        (encoded(b"hello"), "The file is not an image that can be read."),
+        (encoded(base64.b64decode(image((9, 9, 9), (200, 200))["b64"])[:60]), "The file is damaged"),
         (bomb(), "The file declares more than the"),
         ({"b64": "", "x": [1]}, "There is no input 'b64'"),
     ],
     ids=["not base64", "a number", "a text", "cut short", "a bomb", "beside an input"],
 )
-def test_what_is_no_picture_is_named(averager, given, sentence):
+def test_what_is_no_image_is_named(averager, given, sentence):
     status, told = averager.post(PREDICT, {"instances": [given]})
     assert status == 400
     assert told["error"].startswith(sentence), told
 
 
 def test_a_model_of_numbers_says_so(classifier):
-    status, told = classifier.post("/v1/models/rows:predict", {"instances": [picture((0, 0, 0))]})
+    status, told = classifier.post("/v1/models/rows:predict", {"instances": [image((0, 0, 0))]})
     assert (status, told) == (
         400,
-        {"error": "rows takes numbers: no pictures evaluated it, so how to prepare one is unknown."},
+        {"error": "rows takes numbers: no images evaluated it, so how to prepare one is unknown."},
     )
