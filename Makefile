@@ -46,7 +46,7 @@ docs: setup  ## the pages of docs/ that the code itself tells
 	$(BIN)/python -m webapp.config > docs/settings.md
 	$(BIN)/python -m webapp.engine.techniques.reference > docs/techniques.md
 
-screenshots: setup  ## the pictures in docs/screenshots, made by the browser tests
+screenshots: setup  ## the images in docs/screenshots, made by the browser tests
 	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e
 
 cases: setup  ## slow: real models end to end, prints their receipts

@@ -632,7 +632,7 @@ for name, content in {
     "cut_short.parquet": lambda: table(text=["a"] * 8)[:-20],
     "only_its_mark.parquet": lambda: b"PAR1PAR1",
     "a_footer_of_2_GB.parquet": lambda: b"PAR1" + b"\0" * 40 + struct.pack("<I", 2**31 - 1) + b"PAR1",
-    "a_image_that_is_none.zip": lambda: zipped({f"{c}/{n}.png": b"\x89PNG\r\n\x1a\n" for c in "ab" for n in range(4)}),
+    "an_image_that_is_none.zip": lambda: zipped({f"{c}/{n}.png": b"\x89PNG\r\n\x1a\n" for c in "ab" for n in range(4)}),
     "classes_that_climb.zip": lambda: zipped({"../a/1.png": b"1", "b/1.png": b"2"}),
 }.items():
     _add(DATASETS, name, content)

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from torch import nn
 
 from tests.e2e.conftest import NARROW, WIDE, drawn
-from tests.engine.drawn import encoded, image, tone
+from tests.engine.drawn import drawn_image, encoded, tone
 
 CAST = {"version": 1, "steps": [{"technique": "cast", "settings": {}}]}
 
@@ -24,7 +24,7 @@ def zip_of_images(folder: Path) -> Path:
     path = folder / "pets.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for n in range(12):
-            archive.writestr(f"pets/light/{n}.png", encoded(image(n, (48, 36))))
+            archive.writestr(f"pets/light/{n}.png", encoded(drawn_image(n, (48, 36))))
             archive.writestr(f"pets/dark/{n}.png", tone(40, (30, 40), seed=n))
     return path
 
@@ -98,8 +98,8 @@ def test_page(name, visitor, scheme, held, images):
         assert not broken, [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in broken]
 
 
-def test_a_image_is_tried_as_the_files_that_judged_the_model(page, held, tmp_path):
-    (tmp_path / "light.png").write_bytes(encoded(image(3, (48, 36))))
+def test_an_image_is_tried_as_the_files_that_judged_the_model(page, held, tmp_path):
+    (tmp_path / "light.png").write_bytes(encoded(drawn_image(3, (48, 36))))
     page.goto(f"/runs/{held['run']}")
     expect(page.locator("#try-white")).to_have_count(0)
     page.locator("#try-file").set_input_files(tmp_path / "light.png")

@@ -1,4 +1,4 @@
-"""Rounding column by column, each column's error made good by those that are still to come.
+"""Rounding column by column, each column's error compensated by the remaining columns.
 
 GPTQ: Frantar et al. 2022, https://arxiv.org/abs/2210.17323, in its form by Cholesky factors and lazy blocks (section
 3.3).

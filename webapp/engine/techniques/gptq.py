@@ -1,4 +1,4 @@
-"""GPTQ: weights are rounded column by column, and those that are still to come make good the errors so far."""
+"""GPTQ: weights are rounded column by column, each column's error compensated by the remaining columns."""
 
 from __future__ import annotations
 
