@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.conftest import clear_recipe
 from webapp import samples as shipped
 from webapp.engine.data.inspect import READ
-from webapp.engine.importers import IMPORTERS
+from webapp.engine.importers import importers
 from webapp.web.display import suffixes
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def upload(page: Page, kind: str, file: Path) -> None:
     page.get_by_role("navigation", name="Main").get_by_role("link", name=kind).click()
     page.get_by_role("link", name="Upload").first.click()
     chooser = page.locator("input[type=file]")
-    known = [form.accepts for form in IMPORTERS] if kind == "Checkpoints" else READ
+    known = [form.accepts for form in importers().values()] if kind == "Checkpoints" else READ
     assert chooser.get_attribute("accept").split(",") == suffixes(known)
     for one in known:
         expect(page.get_by_role("region", name="What can be read")).to_contain_text(one.sentence)

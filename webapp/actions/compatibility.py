@@ -34,11 +34,11 @@ def reason_against(facts: CheckpointFacts, dataset: Dataset) -> str | None:
 
 def exports_against(checkpoint: Checkpoint | None) -> dict[str, str | None]:
     """For every format that a run may write or not: None where it fits the checkpoint, else why not."""
-    choices = {name: form for name, form in exporters().items() if not form.always}
+    choices = {name: form for name, form in exporters().items() if not form.can.always}
     if checkpoint is None or checkpoint.facts is None:
         return dict.fromkeys(choices)
     facts = architecture_only(checkpoint.facts)
-    return {name: form.unfit(facts) for name, form in choices.items()}
+    return {name: form.refuses(facts) for name, form in choices.items()}
 
 
 def first_choice(session: Session, checkpoint: Checkpoint | None) -> Dataset | None:

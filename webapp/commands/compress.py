@@ -25,7 +25,7 @@ class _Formats(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         from webapp.engine.exporters import exporters
 
-        listed = [f"{name} ({form.title})" for name, form in exporters().items() if not form.always]
+        listed = [f"{name} ({form.title})" for name, form in exporters().items() if not form.can.always]
         self.help = f"{self.help}\n\nFormats: {', '.join(listed)}"
         return super().get_help_record(ctx)
 

@@ -1,4 +1,7 @@
-"""Files in a folder that declare themselves: a class found in any of them is part of the house. An error is loud."""
+"""Classes that declare themselves: found in the files of a folder, and in installed packages by entry point.
+
+Whoever runs the installation adds some by installing a package; nothing that is uploaded can. An error is loud.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,22 @@ def one_of(accepted: Iterable[Accepted]) -> str:
     """ "GGUF (.gguf), ONNX (.onnx, .zip) or Text (.txt)", for the refusal of what is none of them."""
     *most, last = (f"{one.title} ({', '.join(one.suffixes)})" for one in accepted)
     return f"{', '.join(most)} or {last}"
+
+
+def declared(package: ModuleType, base: type[Kind], key: str = "name") -> dict[str, type[Kind]]:
+    """Every concrete subclass of `base` in the files of `package` and under the entry points of its group, by `key`.
+
+    The group is `pare.` and the package's own name, such as `pare.techniques`. Raises RuntimeError where two have one
+    name, and as `entry_points_of` does.
+    """
+    noun = package.__name__.rpartition(".")[2]
+    found: dict[str, type[Kind]] = {}
+    for kind in (*subclasses_in(package, base), *entry_points_of(f"pare.{noun}", base)):
+        name = getattr(kind, key)
+        if name in found:
+            raise RuntimeError(f"Two {noun} are called {name!r}: {found[name]} and {kind}.")
+        found[name] = kind
+    return found
 
 
 def subclasses_in(package: ModuleType, base: type[Kind]) -> list[type[Kind]]:

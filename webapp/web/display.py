@@ -13,7 +13,7 @@ from flask import Flask, Response, current_app, request, url_for
 
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
-from webapp.engine.importers import IMPORTERS
+from webapp.engine.importers import importers
 from webapp.units import FRACTIONS, byte_text, measured_text
 
 from .icons import icon
@@ -58,7 +58,7 @@ def init_display(app: Flask) -> None:
 
 def format_title(name: str) -> str:
     """What a format is called, one that comes in or goes out: "compressed_tensors" → "Transformers folder"."""
-    titles = {form.name: form.accepts.title for form in IMPORTERS} | {
+    titles = {kind.name: kind.accepts.title for kind in importers().values()} | {
         form.name: form.title for form in exporters().values()
     }
     return titles.get(name, "Goes with the weights" if name == "companion" else name)

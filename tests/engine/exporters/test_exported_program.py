@@ -49,7 +49,7 @@ def proven(model, folder):
     folder.mkdir()
     told = FORM.write(model, folder)
     write_proof(model, folder, 0)
-    return told, compare_probe(FORM.open(folder, model.architecture), model.architecture, folder)
+    return told, compare_probe(FORM.load(folder, model.architecture), model.architecture, folder)
 
 
 def tokens(batch, length):
@@ -100,7 +100,7 @@ def test_a_transformer_answers_as_the_compressed_model(transformer, apply_steps,
 def test_what_a_tokenizer_tells_beyond_the_programs_inputs_is_passed_over(transformer, apply_steps, tmp_path):
     model, _ = apply_steps(transformer("BertForSequenceClassification", "bert", num_hidden_layers=1), quantized(8))
     FORM.write(model, tmp_path)
-    loaded = FORM.open(tmp_path, model.architecture).module
+    loaded = FORM.load(tmp_path, model.architecture).module
     given = tokens(2, 5)
     with torch.inference_mode():
         more = loaded(**given, token_type_ids=torch.zeros_like(given["input_ids"]))

@@ -57,7 +57,7 @@ def proven(model, folder):
     folder.mkdir()
     told = FORM.write(model, folder)
     write_proof(model, folder, 0)
-    proof = compare_probe(FORM.open(folder, None), model.architecture, folder, FORM.rounded(model))
+    proof = compare_probe(FORM.load(folder, None), model.architecture, folder, FORM.rounded(model))
     return told, proof
 
 
@@ -69,7 +69,7 @@ def tensors_of(folder):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_an_architecture_answers_as_the_compressed_model(language_model, apply_steps, tmp_path, name, bits):
     checkpoint = language_model(name, tie_word_embeddings=bits == 4)
-    assert FORM.unfit(checkpoint[1]) is None
+    assert FORM.refuses(checkpoint[1]) is None
     model, _ = apply_steps(checkpoint, quantized(bits))
     told, proof = proven(model, tmp_path / "out")
     assert proof["agreed"], proof
@@ -170,7 +170,7 @@ def test_a_file_that_is_not_the_model_is_found_out(language_model, apply_steps, 
     name = "model.layers.0.self_attn.k_proj.weight"
     weight = model.weights[name]
     model.weights[name] = Quantized(weight.codes.flip(0), weight.grid, weight.shape, weight.dtype)
-    proof = compare_probe(FORM.open(tmp_path / "out", None), model.architecture, tmp_path / "out", FORM.rounded(model))
+    proof = compare_probe(FORM.load(tmp_path / "out", None), model.architecture, tmp_path / "out", FORM.rounded(model))
     assert not proof["agreed"]
 
 
@@ -185,9 +185,9 @@ def test_stretched_positions_are_in_the_file(language_model, apply_steps, tmp_pa
 
 
 def test_what_llama_cpp_does_not_compute_is_said_before_anything_runs(language_model, mlp):
-    assert "runs language models" in FORM.unfit(mlp[1])
+    assert "runs language models" in FORM.refuses(mlp[1])
     odd = language_model(hidden_act="gelu")[1]
-    assert "SiLU" in FORM.unfit(odd)
+    assert "SiLU" in FORM.refuses(odd)
 
 
 def test_factors_are_refused_with_the_way_out(language_model, apply_steps, tmp_path):

@@ -47,8 +47,8 @@ def assert_exact(name, model, folder):
     out.mkdir()
     form.write(model, out)
     write_proof(model, folder, seed=0)
-    rounded = form.rounded(model) if form.rounds else None
-    proof = compare_probe(form.open(out, model.architecture), model.architecture, folder, rounded)
+    rounded = form.rounded(model) if form.can.rounds else None
+    proof = compare_probe(form.load(out, model.architecture), model.architecture, folder, rounded)
     assert proof["agreed"], proof
     largest = float(lazy_tensors(folder / "probe.safetensors")["output.0"].load().abs().max())
     assert proof["max_abs_difference"] < EXACT * largest, proof

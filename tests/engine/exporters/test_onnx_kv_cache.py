@@ -76,7 +76,7 @@ def test_the_proof_reads_in_parts_too(language_model, apply_steps, tmp_path):
     model, _ = apply_steps(checkpoint, ("low_rank", {"ratio": 0.8}), ("weight_quantization", {"bits": 8}))
     delivered(model, tmp_path / "out")
     write_proof(model, tmp_path, 0)
-    loaded = exporters()["onnx"].open(tmp_path / "out", model.architecture)
+    loaded = exporters()["onnx"].load(tmp_path / "out", model.architecture)
     assert compare_probe(loaded, model.architecture, tmp_path)["agreed"]
     loaded.in_parts.forward = lambda input_ids, **rest: {"logits": torch.zeros(*input_ids.shape, 40)}
     assert not compare_probe(loaded, model.architecture, tmp_path)["agreed"]

@@ -55,7 +55,7 @@ def proven(model, folder):
     folder.mkdir()
     told = FORM.write(model, folder)
     write_proof(model, folder, 0)
-    return told, compare_probe(FORM.open(folder, None), model.architecture, folder, FORM.rounded(model))
+    return told, compare_probe(FORM.load(folder, None), model.architecture, folder, FORM.rounded(model))
 
 
 def unpacked(folder):
@@ -145,7 +145,7 @@ def test_the_tokenizer_travels_and_the_same_model_gives_the_same_bytes(transform
 
 
 def test_what_has_no_place_is_said(transformer, apply_steps, mlp, tmp_path):
-    assert "which has no MLP" in FORM.unfit(mlp[1])
+    assert "which has no MLP" in FORM.refuses(mlp[1])
     model, _ = apply_steps(transformer(), ("low_rank", {"ratio": 0.5}))
     with pytest.raises(ExportUnfit, match="thin factors"):
         FORM.write(model, tmp_path)

@@ -85,6 +85,6 @@ def test_an_image_classifier_answers_alike_in_onnxruntime(bench, apply_steps, tm
     folder.mkdir()
     exporters()["onnx"].write(model, folder)
     with torch.inference_mode():
-        there = outputs(exporters()["onnx"].open(folder, spec).module, spec, batch)
+        there = outputs(exporters()["onnx"].load(folder, spec).module, spec, batch)
         here = outputs(build(model), spec, batch)
     assert torch.allclose(there, here, atol=1e-4)

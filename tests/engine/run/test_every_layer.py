@@ -119,7 +119,7 @@ def test_it_is_pruned_and_quantized_and_proven_in_every_format(checkpoint, apply
     for form in ("program", "onnx"):
         (tmp_path / form).mkdir()
         exporters()[form].write(model, tmp_path / form)
-        proof = compare_probe(exporters()[form].open(tmp_path / form, facts.architecture), facts.architecture, tmp_path)
+        proof = compare_probe(exporters()[form].load(tmp_path / form, facts.architecture), facts.architecture, tmp_path)
         assert proof["agreed"], form
 
 

@@ -17,7 +17,7 @@ def proof(inspected, tmp_path):
         out = tmp_path / "out"
         out.mkdir()
         exporters()["safetensors"].write(model, out)
-        return compare_probe(exporters()["safetensors"].open(out, model.architecture), model.architecture, tmp_path)
+        return compare_probe(exporters()["safetensors"].load(out, model.architecture), model.architecture, tmp_path)
 
     return of
 

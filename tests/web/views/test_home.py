@@ -1,7 +1,7 @@
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
 from webapp.engine.data.inspect import READ
-from webapp.engine.importers import IMPORTERS
+from webapp.engine.importers import importers
 from webapp.samples import CHECKPOINT, DATASET
 from webapp.store.models import UploadState
 
@@ -20,11 +20,11 @@ def test_a_sample_is_one_click_from_a_run(client, session):
 
 def test_every_format_is_named_on_the_first_page_and_where_files_are_chosen(client):
     home, upload = client.get("/").text, client.get("/checkpoints/new").text
-    for one in (format_.accepts for format_ in IMPORTERS):
+    for one in (format_.accepts for format_ in importers().values()):
         assert one.title in upload
         assert one.sentence in Page(upload).text
         assert all(suffix in home for suffix in one.suffixes)
-    for address, declared in (("/checkpoints/new", [f.accepts for f in IMPORTERS]), ("/datasets/new", READ)):
+    for address, declared in (("/checkpoints/new", [f.accepts for f in importers().values()]), ("/datasets/new", READ)):
         (chosen,) = Page(client.get(address).text).of("input", type="file")
         assert set(chosen["accept"].split(",")) == {suffix for one in declared for suffix in one.suffixes}
 

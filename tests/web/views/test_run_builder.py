@@ -137,7 +137,7 @@ def test_forking_an_unknown_run_is_not_found(client):
 
 def test_a_format_is_chosen_in_the_form_and_the_run_writes_it(client, checkpoint, session):
     page = Page(client.get(f"/runs/new?checkpoint={checkpoint.id}").text)
-    choices = [name for name, format_ in exporters().items() if not format_.always]
+    choices = [name for name, format_ in exporters().items() if not format_.can.always]
     assert "onnx" in choices
     assert {box["value"] for box in page.of("input", name="exports")} == set(choices)
     client.post("/runs/new", data=form(checkpoint, exports="onnx"))

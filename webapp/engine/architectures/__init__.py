@@ -12,24 +12,16 @@ from functools import cache
 from typing import Any
 
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
-from webapp.engine.plugins import entry_points_of, subclasses_in
+from webapp.engine.plugins import declared
 
 from .base import Architecture
-
-GROUP = "pare.architectures"  # of entry points
 
 
 @cache
 def architectures() -> dict[str, type[Architecture]]:
     """Every family by its name, those that recognise first before the others."""
-    found: dict[str, type[Architecture]] = {}
-    kinds = subclasses_in(sys.modules[__name__], Architecture)  # type: ignore[type-abstract]
-    kinds += entry_points_of(GROUP, Architecture)  # type: ignore[type-abstract]
-    for kind in sorted(kinds, key=lambda kind: (kind.priority, kind.family)):
-        if kind.family in found:
-            raise RuntimeError(f"Two architectures are called {kind.family!r}: {found[kind.family]} and {kind}.")
-        found[kind.family] = kind
-    return found
+    found = declared(sys.modules[__name__], Architecture, key="family")  # type: ignore[type-abstract]
+    return dict(sorted(found.items(), key=lambda named: (named[1].priority, named[0])))
 
 
 def architecture(spec: ArchitectureSpec) -> type[Architecture]:

@@ -1,6 +1,7 @@
 """The formats in which a compressed model is delivered: one file each, found by being there.
 
-A format's own library is imported where it is used: this package is read by the web process too.
+A format's own library is imported where it is used: this package is read by the web process too. Installed packages
+add others: docs/adding-a-format.md.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ from pathlib import Path
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.plugins import subclasses_in
+from webapp.engine.plugins import declared
 
-from .base import Exporter, Loaded
+from .base import Capabilities, Exporter, Loaded
 
 
 @cache
 def exporters() -> dict[str, Exporter]:
     """Every format by its name, the one that the receipt is measured on first."""
-    found = [kind() for kind in subclasses_in(sys.modules[__name__], Exporter)]  # type: ignore[type-abstract]
-    found.sort(key=lambda export: (not export.always, export.name))
-    return {export.name: export for export in found}
+    found = [kind() for kind in declared(sys.modules[__name__], Exporter).values()]  # type: ignore[type-abstract]
+    return {form.name: form for form in sorted(found, key=lambda form: (not form.can.always, form.name))}
 
 
 FACTORS = {"factored", "pivoted", "factored_conv"}  # kinds of plans
@@ -36,9 +36,9 @@ def check_formats(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[
     check_names(asked)
     known = exporters()
     for position, name in enumerate(asked):
-        if reason := known[name].unfit(facts):
+        if reason := known[name].refuses(facts):
             raise RecipeInvalid(f"{known[name].title} cannot be written. {reason}", f"exports.{position}")
-        if not known[name].factors and FACTORS & set(kinds):
+        if not known[name].can.factors and FACTORS & set(kinds):
             raise RecipeInvalid(
                 f"{known[name].title} cannot be written: the recipe leaves thin factors, which have no place in it. "
                 "Leave the step that makes them out, or this format.",
@@ -56,7 +56,7 @@ def check_names(asked: Sequence[str]) -> None:
 
 def with_always(asked: Sequence[str]) -> list[str]:
     """The formats that are asked for, each once, after those that every run writes."""
-    return list(dict.fromkeys((*(name for name, form in exporters().items() if form.always), *asked)))
+    return list(dict.fromkeys((*(name for name, form in exporters().items() if form.can.always), *asked)))
 
 
 def unwritable(folder: Path, facts: CheckpointFacts) -> dict[str, str]:
@@ -65,8 +65,17 @@ def unwritable(folder: Path, facts: CheckpointFacts) -> dict[str, str]:
     from webapp.engine.weights.model import Model
 
     trial = TracingTrial(Model.of_checkpoint(folder, facts))
-    fitting = {name: form for name, form in exporters().items() if form.unfit(facts) is None}
+    fitting = {name: form for name, form in exporters().items() if form.refuses(facts) is None}
     return {name: why for name, form in fitting.items() if (why := form.tried(trial))}
 
 
-__all__ = ["Exporter", "Loaded", "check_formats", "check_names", "exporters", "unwritable", "with_always"]
+__all__ = [
+    "Capabilities",
+    "Exporter",
+    "Loaded",
+    "check_formats",
+    "check_names",
+    "exporters",
+    "unwritable",
+    "with_always",
+]

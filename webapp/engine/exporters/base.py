@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -45,42 +45,62 @@ class Loaded:
     in_parts: nn.Module | None = None
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a format can do: forms, stages, receipt, deployments, packages and docs ask this, never for its name."""
+
+    holds: Literal["weights", "model", "graph"]  # what there must be: tensors, one that runs, one that can be traced
+    loads_in: str  # the words of the table in docs/formats.md
+    integers: str  # and how they are stored
+    factors: bool = True  # a weight that is a product of thin ones can stay so
+    zeros: bool = False  # they take less room than other values
+    always: bool = False  # written by every run: the receipt is measured on it
+    original: bool = True  # the original is written too, and timed in the same runtime
+    rounds: bool = False  # it cannot hold every weight as it is: `rounded` says what it makes of them
+    timed: bool = True  # the runtime that `load` uses is the one that a user will run it in
+    served_by: str | None = None  # the runtime that deployments and deployment packages run it in
+    libraries: tuple[str, ...] = ()  # whose versions the receipt names
+
+
 class Exporter(ABC):
-    """Declared by class attributes, done by `write` in one process and `open` in another."""
+    """One format: declared by class attributes, done by `write` in one process and `load` in another.
+
+    The web process imports it, so `write` and `load` import what they need.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
     summary: ClassVar[str]  # one sentence: what loads it, and what it keeps
-    file: ClassVar[str]  # the artifact; others in its folder travel with it
-    always: ClassVar[bool] = False  # written by every run: the receipt is measured on it
-    beside_original: ClassVar[bool] = True  # the original is written too, and timed in the same runtime
-    rounds: ClassVar[bool] = False  # it cannot hold every weight as it is: `rounded` says what it makes of them
-    timed: ClassVar[bool] = True  # the runtime that `open` uses is the one that a user will run it in
-    factors: ClassVar[bool] = True  # a weight that is a product of thin ones can stay so
-    packages: ClassVar[tuple[str, ...]] = ()  # whose versions the receipt names
+    file: ClassVar[str]  # the artifact, with its suffix; others in its folder travel with it
+    can: ClassVar[Capabilities]
 
-    def unfit(self, facts: CheckpointFacts) -> str | None:
+    def refuses(self, facts: CheckpointFacts) -> str | None:
         """Why this checkpoint cannot be written in the format, as a sentence; None where it can."""
-        return self.lacks(facts) or facts.unwritable.get(self.name)
+        spec = facts.architecture
+        if spec is None and self.can.holds != "weights":
+            return f"It holds a model that runs. {facts.weights_only_because}"
+        if spec is not None and self.can.holds == "graph" and not spec.inputs:
+            return f"What a {spec.title} is given as input is not known here, so it cannot be traced."
+        return (self.lacks(spec) if spec is not None else None) or facts.unwritable.get(self.name)
 
-    @abstractmethod
-    def lacks(self, facts: CheckpointFacts) -> str | None:
-        """What the format needs and this checkpoint does not have, as a sentence."""
+    def lacks(self, spec: ArchitectureSpec) -> str | None:
+        """What more the format needs and this architecture does not have, as a sentence."""
+        return None
 
     def tried(self, trial: TracingTrial) -> str | None:
-        """Why nothing can be written, as a sentence, where tracing the model shows it; asked where it is not unfit."""
+        """Why nothing can be written, as a sentence, where tracing the model shows it; asked where none refuses it."""
         return None
 
     @abstractmethod
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
-        """Writes the artifact into `folder` and says how: facts for the receipt. Raises ExportUnfit."""
+        """Writes the artifact into `folder`; {"size_bytes", "notes"?, …}, facts for the receipt. Raises ExportUnfit."""
 
     @abstractmethod
-    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+    def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         """Loads what `write` left there, in this process."""
 
     def rounded(self, model: Model) -> Model:
-        """The model whose weights were rounded as the format rounds them; asked for where it `rounds`.
+        """The model whose weights were rounded as the format rounds them; asked for where the format rounds.
 
         Said without what writes the file, so that the proof, which compares with this model, shows a mistake there.
         """

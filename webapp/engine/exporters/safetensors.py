@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.build import build
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import torch
 from webapp.engine.weights.artifact import FORMAT, read_model, write_model
 from webapp.engine.weights.model import Model
 
-from .base import Exporter, Loaded
+from .base import Capabilities, Exporter, Loaded
 
 
 class SafetensorsExporter(Exporter):
@@ -20,17 +20,20 @@ class SafetensorsExporter(Exporter):
     title = "safetensors"
     summary = "Loads in Pare, and plain weights in every safetensors reader. Keeps integers, masks and factors."
     file = "model.safetensors"
-    always = True
-    beside_original = False  # torch runs the original as it is
-    packages = ("torch", "safetensors")
-
-    def lacks(self, facts: CheckpointFacts) -> str | None:
-        return None
+    can = Capabilities(
+        holds="weights",
+        loads_in="`pare`",
+        integers="1 to 8 bits, as they are",
+        zeros=True,
+        always=True,
+        original=False,  # torch runs the original as it is
+        libraries=("torch", "safetensors"),
+    )
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         return {"size_bytes": write_model(model, folder / self.file)}
 
-    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+    def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         model = read_model(folder / self.file)
         module = build(model) if model.architecture is not None else None
         loaded_by = f"pare file format {FORMAT}, a process of its own"

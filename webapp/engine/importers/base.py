@@ -13,6 +13,17 @@ from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import LazyTensor
 
 
+@dataclass(frozen=True)
+class UntrustedFile:
+    """What was uploaded. `scratch` is an empty folder that lives as long as the inspection."""
+
+    path: Path
+    filename: str  # as its owner calls it
+    scratch: Path
+    report: Report
+    dequantize: bool = False  # asked for by the owner; without it weights that are quantized already are refused
+
+
 @dataclass
 class Opened:
     """An upload that was understood, and none of whose tensors is in memory yet."""
@@ -29,20 +40,23 @@ class Opened:
 
 
 class Importer(ABC):
-    """One format."""
+    """One format. What it declares is read by the upload page, the file dialog, refusals, the API and the docs.
+
+    The web process imports it, so `open` imports what it needs.
+    """
 
     name: ClassVar[str]  # CheckpointFacts.format
     accepts: ClassVar[Accepted]
+    priority: ClassVar[int] = 100  # the lowest is asked first whether an upload is its own
+    graph: ClassVar[bool] = False  # it tells how its tensors are connected, whatever the architecture
+    dequantizes: ClassVar[bool] = False  # weights that are quantized already become floats again where that is asked
 
     @classmethod
     @abstractmethod
-    def recognises(cls, upload: Path, head: bytes) -> bool:
-        """Whether the bytes are of this format. `head` are the first 512 of them."""
+    def recognises(cls, path: Path, head: bytes) -> bool:
+        """Whether the file's bytes are of this format. `head` are the first 512 of them."""
 
     @classmethod
     @abstractmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
-        """Reads names, shapes and dtypes; `scratch` is an empty folder that lives as long as the inspection.
-
-        Its uploader asked to `dequantize` what is quantized already. Raises CheckpointRefused.
-        """
+    def open(cls, upload: UntrustedFile) -> Opened:
+        """Reads names, shapes and dtypes. Raises CheckpointRefused."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures import architecture, recognise
-from webapp.engine.architectures.layers import layers_from_tensors, layers_of
 from webapp.engine.architectures.transformers_family import Transformers, why_not
 from webapp.engine.data.preprocessor_config import told_preprocessing
 from webapp.engine.errors import CheckpointRefused, json_fault, quoted
@@ -34,7 +33,8 @@ from webapp.engine.weights.safetensors import (
     write_safetensors,
 )
 
-from . import IMPORTERS, Opened
+from . import Opened, importers
+from .base import UntrustedFile
 from .huggingface import FROM_KERAS
 from .widening import WIDER, widen
 
@@ -71,11 +71,11 @@ def inspect_checkpoint(
     """
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
         head = _head(upload)
-        kind = next((kind for kind in IMPORTERS if kind.recognises(upload, head)), None)
+        kind = next((kind for kind in importers().values() if kind.recognises(upload, head)), None)
         if kind is None:
             raise CheckpointRefused(_unknown(head, filename))
         report.log(f"Reading {filename} as {kind.name}")
-        opened = kind.open(upload, filename, Path(scratch), ProgressPart(report, 0.0, 0.3), dequantize)
+        opened = kind.open(UntrustedFile(upload, filename, Path(scratch), ProgressPart(report, 0.0, 0.3), dequantize))
         if not opened.tensors:
             raise CheckpointRefused(f"{filename} holds no tensors")
         if len(opened.tensors) > MOST_TENSORS:
@@ -116,7 +116,7 @@ def _unknown(head: bytes, filename: str) -> str:
             return f"{filename} is {sentence}"
     if filename.endswith(".safetensors"):
         return f"{filename} does not begin with a safetensors header: it is another format, or damaged"
-    known = one_of(format_.accepts for format_ in IMPORTERS)
+    known = one_of(kind.accepts for kind in importers().values())
     return f"{filename} is of no format that Pare knows; upload {known}"
 
 
@@ -269,6 +269,8 @@ def _facts(
     written: int,
     zeros: Mapping[str, int],
 ) -> CheckpointFacts:
+    from webapp.engine.architectures.layers import layers_from_tensors, layers_of  # imports torch
+
     tied = dict(opened.tied)
     if spec is None:
         layers = opened.layers if opened.layers is not None else layers_from_tensors(tensors.values(), tied)

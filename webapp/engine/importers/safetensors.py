@@ -6,32 +6,31 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.plugins import Accepted
-from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import HEADER_LIMIT_BYTES, opened_file
 
-from .base import Importer, Opened
+from .base import Importer, Opened, UntrustedFile
 
 
 class SafetensorsImporter(Importer):
-    name: ClassVar[str] = "safetensors"
+    name = "safetensors"
     accepts = Accepted(
         (".safetensors",),
         "safetensors",
         "Any tensors. Those of a known architecture become a model that runs; others are weights only.",
     )
+    priority = 10
 
     @classmethod
-    def recognises(cls, upload: Path, head: bytes) -> bool:
+    def recognises(cls, path: Path, head: bytes) -> bool:
         return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= HEADER_LIMIT_BYTES
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
-        metadata, tensors = opened_file(upload, filename)
-        _refuse_compressed(metadata, filename)
+    def open(cls, upload: UntrustedFile) -> Opened:
+        metadata, tensors = opened_file(upload.path, upload.filename)
+        _refuse_compressed(metadata, upload.filename)
         return Opened(tensors=tensors, metadata=metadata)
 
 

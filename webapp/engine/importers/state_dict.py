@@ -14,18 +14,17 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from webapp.engine.archive import DAMAGED as DAMAGED_ZIP
 from webapp.engine.archive import members, names_in, read_member
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.plugins import Accepted
-from webapp.engine.progress import Report
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.safetensors import MOST_TENSORS, NAMES, LazyTensor, checked_name, dtype_name
 
-from .base import Importer, Opened
+from .base import Importer, Opened, UntrustedFile
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 NOT_THE_MODEL = re.compile(r"optim|sched|scaler|ema|callback|loop|hyper|grad|rng", re.IGNORECASE)
@@ -51,22 +50,23 @@ HOW_TO_SAVE = "save the state dict instead: torch.save(model.state_dict(), path)
 
 
 class StateDictImporter(Importer):
-    name: ClassVar[str] = "state_dict"
+    name = "state_dict"
     accepts = Accepted(
         (".pt", ".pth", ".bin", ".ckpt"),
         "PyTorch state dict",
         "As torch.save(model.state_dict()) writes it, or a training checkpoint with one. Not a whole pickled module.",
     )
+    priority = 40
 
     @classmethod
-    def recognises(cls, upload: Path, head: bytes) -> bool:
+    def recognises(cls, path: Path, head: bytes) -> bool:
         if head[:2] == b"\x80\x02" or (head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5):
             return True
-        return head[:4] == b"PK\x03\x04" and any(re.search(r"(^|/)data\.pkl$", name) for name in names_in(upload))
+        return head[:4] == b"PK\x03\x04" and any(re.search(r"(^|/)data\.pkl$", name) for name in names_in(path))
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
-        return open_state_dict(upload, filename)
+    def open(cls, upload: UntrustedFile) -> Opened:
+        return open_state_dict(upload.path, upload.filename)
 
 
 def open_state_dict(upload: Path, filename: str) -> Opened:

@@ -55,9 +55,9 @@ def stages(recipe: Recipe, exports: Sequence[str] = ()) -> list[StagePlan]:
         if number < len(recipe.steps):  # after the last one the delivered file itself is measured
             found.append(StagePlan(f"score-{number}", f"Measure what step {number} left", ("baseline", *last), 1.0))
     for form in with_always(exports):
-        own = None if formats()[form].always else form
+        own = None if formats()[form].can.always else form
         title, proof = formats()[form].title, ("baseline", *last, f"export-{form}")
-        if formats()[form].beside_original:
+        if formats()[form].can.original:
             found.append(
                 StagePlan(f"original-{form}", f"Write the original as {title} too", (), 1.0, own, own is not None)
             )

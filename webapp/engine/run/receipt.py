@@ -18,7 +18,7 @@ from webapp.units import lowered
 
 from .metrics import number_text
 from .plan import code_digest
-from .receipt_artifacts import delivered, files_of, lacking, packages, runtimes, undelivered
+from .receipt_artifacts import delivered, files_of, lacking, libraries, runtimes, undelivered
 from .unreached import Held, unreached
 
 PACKAGES = ("transformers", "numpy")
@@ -76,7 +76,7 @@ def conclude(
         "proof": [found["proof"] for _, _, found in delivered(stage_facts)],
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
         "undelivered": missing,
-        "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe, packages(stage_facts)),
+        "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe, libraries(stage_facts)),
     }
     if earlier := run.get("receipt"):
         receipt["provenance"] = _continued(earlier, receipt)
@@ -243,13 +243,13 @@ def _provenance(
     dataset: Facts | None,
     training: Facts | None,
     recipe: Recipe,
-    packages: tuple[str, ...],
+    used: tuple[str, ...],
 ) -> dict[str, Any]:
     facts = CheckpointFacts.model_validate(checkpoint["facts"])
     given = [DatasetFacts.model_validate(one["facts"]) for one in (dataset, training) if one]
     prepared = preprocessing_of(facts.architecture, given, run.get("options", {}).get("preprocessing"))
-    packages = (*packages, "pillow") if prepared else packages
-    versions = {name: version(name) for name in (*PACKAGES, *packages)}
+    used = (*used, "pillow") if prepared else used
+    versions = {name: version(name) for name in (*PACKAGES, *used)}
     return {
         "checkpoint": _named(checkpoint),
         "teacher_checkpoint": _named(run.get("teacher_checkpoint")),

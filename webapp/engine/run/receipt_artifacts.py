@@ -63,7 +63,7 @@ def runtimes(stage_facts: Mapping[str, Facts], failed: Mapping[str, Facts]) -> l
         if why := failed.get(f"original-{form.name}"):
             notes.append(f"The original could not be written as {form.title}, so they are not timed. {why['message']}")
         wiring = stage_facts["baseline"].get("wiring")
-        if wiring and not wiring["confirmed"] and not form.always:
+        if wiring and not wiring["confirmed"] and not form.can.always:
             notes.append("Its graph is wired as it was assumed, which nothing confirms.")
         if rounding := verified["proof"].get("rounding"):
             notes.append(f"The format's own rounding moves the probe's answers by at most {rounding:.3g}.")
@@ -85,9 +85,9 @@ def runtimes(stage_facts: Mapping[str, Facts], failed: Mapping[str, Facts]) -> l
     return rows
 
 
-def packages(stage_facts: Mapping[str, Facts]) -> tuple[str, ...]:
+def libraries(stage_facts: Mapping[str, Facts]) -> tuple[str, ...]:
     """Whose versions made and loaded the artifacts."""
-    return tuple(dict.fromkeys(name for form, _, _ in delivered(stage_facts) for name in form.packages))
+    return tuple(dict.fromkeys(name for form, _, _ in delivered(stage_facts) for name in form.can.libraries))
 
 
 def _stored(file: Facts) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The techniques: one file each, found by being there. An import error in one stops the program."""
+"""The techniques: one file each, found by being there, and those of installed packages (docs/adding-a-technique.md).
+
+An import error in one stops the program.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.plugins import subclasses_in
+from webapp.engine.plugins import declared
 
 from .base import Context, Need, Outcome, Skip, Technique
 
@@ -17,12 +20,8 @@ from .base import Context, Need, Outcome, Skip, Technique
 @cache
 def techniques() -> dict[str, Technique]:
     """Every technique by its name."""
-    found: dict[str, Technique] = {}
-    for kind in subclasses_in(sys.modules[__name__], Technique):  # type: ignore[type-abstract]
-        if kind.name in found:
-            raise RuntimeError(f"Two techniques are called {kind.name!r}: {found[kind.name]} and {kind}.")
-        found[kind.name] = kind()
-    return found
+    found = declared(sys.modules[__name__], Technique)  # type: ignore[type-abstract]
+    return {name: kind() for name, kind in found.items()}
 
 
 def technique(name: str, version: int | None = None, field: str = "technique") -> Technique:

@@ -16,7 +16,7 @@ from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
 from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.importers import IMPORTERS
+from webapp.engine.importers import importers
 from webapp.engine.plugins import Accepted
 from webapp.engine.run.predict import held_by
 from webapp.engine.run.unreached import unreached
@@ -59,7 +59,7 @@ def show(id: str) -> str:
         layers=layers,
         unreached=unreached(held_by(facts), facts.weights_bytes),
         runs=runs,
-        written_as=[form.title for form in exporters().values() if form.unfit(facts) is None],
+        written_as=[form.title for form in exporters().values() if form.refuses(facts) is None],
         unwritable=unwritable(facts),
         tasks=tasks_of(checkpoint.facts or {}),
         judged_by=JUDGED_BY,
@@ -89,7 +89,7 @@ def delete(id: str) -> ResponseReturnValue:
 
 def accepted() -> list[Accepted]:
     """What can be uploaded, as the importers declare it."""
-    return [format_.accepts for format_ in IMPORTERS]
+    return [kind.accepts for kind in importers().values()]
 
 
 def unwritable(facts: CheckpointFacts) -> dict[str, list[str]]:

@@ -140,7 +140,7 @@ def offer(form: RunForm) -> None:
     rows = [(d.id, d.name) for d in db.session.scalars(ready(Dataset))]
     form.dataset.choices = [("", NO_DATASET), *rows]
     form.training_dataset.choices = [("", "None: the training part of the dataset"), *rows]
-    form.exports.choices = [(name, form_.title) for name, form_ in formats().items() if not form_.always]
+    form.exports.choices = [(name, form_.title) for name, form_ in formats().items() if not form_.can.always]
 
 
 def ready(table: Any) -> Any:

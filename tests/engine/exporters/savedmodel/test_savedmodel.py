@@ -34,7 +34,7 @@ def test_a_clean_process_answers_as_the_model_in_memory(inspected, apply_steps, 
     assert {"model/1/saved_model.pb", "model/1/variables/variables.index"} <= set(inside)
     assert inside["model/1/variables/variables.data-00000-of-00001"] < 0.4 * 4 * (256 * 256 + 2560), "8 bits are stored"
     write_proof(model, tmp_path, seed=0)
-    loaded = form.open(out, spec)
+    loaded = form.load(out, spec)
     proof = compare_probe(loaded, spec, tmp_path)
     assert proof["agreed"]
     assert "TensorFlow 2" in proof["runtime"]
@@ -73,4 +73,4 @@ def test_a_file_that_does_not_load_is_said_to(mlp, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/1/saved_model.pb", b"not one")
     with pytest.raises(Exception, match="TensorFlow ended with status 1 when it was given the SavedModel"):
-        exporters()["savedmodel"].open(tmp_path, mlp[1].architecture)
+        exporters()["savedmodel"].load(tmp_path, mlp[1].architecture)

@@ -133,7 +133,7 @@ def test_sizes_are_as_free_in_every_format_as_the_module_leaves_them(bench, tmp_
         out = tmp_path / form
         out.mkdir()
         exporters()[form].write(model, out)
-        loaded = exporters()[form].open(out, model.architecture).module
+        loaded = exporters()[form].load(out, model.architecture).module
         for x in asked:
             with torch.inference_mode():
                 assert torch.allclose(loaded(x), module(x), atol=1e-5), (form, x.shape)
@@ -236,7 +236,7 @@ def test_every_output_is_measured_proven_and_delivered(bench, tmp_path, kind, na
     delivered = [session.run(None, {"x": x.numpy()}), program]
     if "savedmodel" in formats:
         folder = made.folders["export-savedmodel"]
-        delivered.append(exporters()["savedmodel"].open(folder, checkpoint.architecture).module(x))
+        delivered.append(exporters()["savedmodel"].load(folder, checkpoint.architecture).module(x))
     for answers in delivered:
         for answer, wanted in zip(answers, found, strict=True):
             assert torch.allclose(torch.as_tensor(answer).float(), wanted.float(), rtol=1e-3, atol=1e-3)
@@ -271,7 +271,7 @@ def test_an_output_may_be_another_one_or_the_input(bench, tmp_path):
     for form in ("safetensors", "onnx", "program"):
         (tmp_path / form).mkdir()
         exporters()[form].write(model, tmp_path / form)
-        loaded = exporters()[form].open(tmp_path / form, model.architecture)
+        loaded = exporters()[form].load(tmp_path / form, model.architecture)
         assert compare_probe(loaded, model.architecture, tmp_path)["agreed"], form
     session = open_session(tmp_path / "onnx" / "model.onnx", 1)
     assert [each.name for each in (*session.get_inputs(), *session.get_outputs())] == ["x", "a", "b", "x_"]

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from webapp.engine.exporters.base import Exporter, Loaded
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
+from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import torch
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.model import Model
@@ -28,14 +28,12 @@ class ExportedProgramExporter(Exporter):
         "zeros are stored like other values."
     )
     file = "model.pt2"
-    packages = ("torch",)
-
-    def lacks(self, facts: CheckpointFacts) -> str | None:
-        if facts.architecture is None:
-            return f"An exported program is a model that runs. {facts.weights_only_because}"
-        if not facts.architecture.inputs:
-            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
-        return None
+    can = Capabilities(
+        holds="graph",
+        loads_in="torch alone",
+        integers="2, 4 or 8 bits, decoded at each call",
+        libraries=("torch",),
+    )
 
     def tried(self, trial: TracingTrial) -> str | None:
         from webapp.engine.exporters.onnx.trace import Untraceable
@@ -55,7 +53,7 @@ class ExportedProgramExporter(Exporter):
                     held["16-bit floats"] += 1
         return {"size_bytes": (folder / self.file).stat().st_size, "held": dict(held)}
 
-    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+    def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         from .runtime import ExportedProgramModule
 
         assert spec is not None

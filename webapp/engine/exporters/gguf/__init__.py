@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters.base import Exporter, Loaded
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
+from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import torch
 from webapp.engine.weights import Composite, Dense, Encoded
 from webapp.engine.weights.model import Model
@@ -28,19 +28,22 @@ class GgufExporter(Exporter):
         "half precision; zeros are stored like other values."
     )
     file = "model.gguf"
-    beside_original = False
-    timed = False  # llama.cpp runs it, which is not here
-    rounds = True
-    factors = False
-    packages = ("gguf",)
+    can = Capabilities(
+        holds="model",
+        loads_in="llama.cpp",
+        integers="5 to 8 bits as Q8_0, up to 4 as Q4_0 or Q4_1",
+        factors=False,
+        original=False,
+        rounds=True,
+        timed=False,  # llama.cpp runs it, which is not here
+        served_by="llama.cpp",
+        libraries=("gguf",),
+    )
 
-    def lacks(self, facts: CheckpointFacts) -> str | None:
+    def lacks(self, spec: ArchitectureSpec) -> str | None:
         from webapp.engine.architectures.transformers_family import parsed_config
         from webapp.engine.importers.gguf.names import why_not
 
-        spec = facts.architecture
-        if spec is None:
-            return f"A GGUF file is a model that runs. {facts.weights_only_because}"
         if spec.family != "transformers" or spec.told_task != "causal-lm":
             return f"llama.cpp runs language models; this is a {spec.title}."
         return why_not(parsed_config(spec.config))
@@ -85,7 +88,7 @@ class GgufExporter(Exporter):
         size = (folder / self.file).stat().st_size
         return {"size_bytes": size, "kinds": dict(kinds), "reads_text": reads_text, "notes": notes}
 
-    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+    def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         from importlib.metadata import version
 
         from .reading import read_module

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters.base import Exporter, Loaded
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
+from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ class OnnxExporter(Exporter):
         "kept; zeros are stored like other values."
     )
     file = "model.onnx"
-    packages = ("onnx", "onnxruntime", "onnxscript")
-
-    def lacks(self, facts: CheckpointFacts) -> str | None:
-        if facts.architecture is None:
-            return f"An ONNX file is a model that runs. {facts.weights_only_because}"
-        if not facts.architecture.inputs:
-            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
-        return None
+    can = Capabilities(
+        holds="graph",
+        loads_in="onnxruntime",
+        integers="8 and 4 bits",
+        served_by="onnxruntime",
+        libraries=("onnx", "onnxruntime", "onnxscript"),
+    )
 
     def tried(self, trial: TracingTrial) -> str | None:
         from .trace import Untraceable
@@ -59,7 +58,7 @@ class OnnxExporter(Exporter):
         size = sum(path.stat().st_size for path in folder.iterdir() if path.name in (self.file, BESIDE))
         return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes}
 
-    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+    def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         from .runtime import InParts, SessionModule
 
         assert spec is not None

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from webapp.engine.errors import ExportUnfit
-from webapp.engine.exporters.base import Exporter, Loaded
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
+from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.weights.model import Model
 
 from .zipped_folder import unzip_folder, zip_folder
@@ -45,13 +45,15 @@ class SavedModelExporter(Exporter):
         "decoded to floats once, when it loads; zeros are stored like other values."
     )
     file = "model.savedmodel.zip"
-    packages = ("onnxscript", *_installed("tensorflow", "tensorflow-cpu"))
+    can = Capabilities(
+        holds="graph",
+        loads_in="TensorFlow Serving",
+        integers="decoded once, when it is loaded",
+        served_by="TensorFlow Serving",
+        libraries=("onnxscript", *_installed("tensorflow", "tensorflow-cpu")),
+    )
 
-    def lacks(self, facts: CheckpointFacts) -> str | None:
-        if facts.architecture is None:
-            return f"A SavedModel is a model that runs. {facts.weights_only_because}"
-        if not facts.architecture.inputs:
-            return f"What a {facts.architecture.title} is given as input is not known here, so it cannot be traced."
+    def lacks(self, spec: ArchitectureSpec) -> str | None:
         if find_spec("tensorflow") is None:
             return "TensorFlow is not installed where Pare runs: pip install 'pare[tensorflow]' adds it."
         return None
@@ -84,7 +86,7 @@ class SavedModelExporter(Exporter):
             size = zip_folder(scratch / "zipped", folder / self.file)
         return {"size_bytes": size, "kernels": dict(made.kernels), "notes": made.notes, **told}
 
-    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+    def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         from .runtime import ServedModule
 
         assert spec is not None

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import take_batches
-from webapp.engine.exporters.base import Exporter, Loaded
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
+from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import torch
 from webapp.engine.weights.model import Model
 
@@ -28,17 +28,19 @@ class TransformersFolderExporter(Exporter):
         "compressed-tensors, pruned widths are in its config.json; zeros are stored like other values."
     )
     file = "transformers.zip"
-    beside_original = False  # the original is a folder for transformers itself
-    rounds = True
-    factors = False
-    packages = ("compressed-tensors",)
+    can = Capabilities(
+        holds="model",
+        loads_in="`from_pretrained`",
+        integers="linear layers, packed; embeddings in 16-bit floats",
+        factors=False,
+        original=False,  # it is a folder for transformers itself
+        rounds=True,
+        libraries=("compressed-tensors",),
+    )
 
-    def lacks(self, facts: CheckpointFacts) -> str | None:
-        if facts.architecture is None:
-            return f"It is a folder for transformers. {facts.weights_only_because}"
-        if facts.architecture.family != "transformers":
-            return f"It is a folder for transformers, which has no {facts.architecture.title}."
-        return None
+    def lacks(self, spec: ArchitectureSpec) -> str | None:
+        known = spec.family == "transformers"
+        return None if known else f"It is a folder for transformers, which has no {spec.title}."
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         from .folder import write_folder
@@ -51,7 +53,7 @@ class TransformersFolderExporter(Exporter):
         size = (folder / self.file).stat().st_size
         return {"size_bytes": size, "packed": len(layout.schemes), "bits": bits, "notes": notes}
 
-    def open(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
+    def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         """Stock `from_pretrained` on the unpacked folder; nothing of Pare reads it."""
         import transformers
 

@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import ClassVar
 
 from webapp.engine.archive import names_in
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.importers.base import Importer, Opened
+from webapp.engine.importers.base import Importer, Opened, UntrustedFile
 from webapp.engine.plugins import Accepted
-from webapp.engine.progress import Report
 
 LEGACY = "serialized_exported_program.json"  # of torch 2.7 and before
 
 
 class ExportedProgramImporter(Importer):
-    name: ClassVar[str] = "exported_program"
+    name = "exported_program"
     accepts = Accepted(
         (".pt2",),
         "Exported program",
         "A whole module of any architecture, as torch.export.save() writes it.",
     )
+    priority = 30
+    graph = True
 
     @classmethod
-    def recognises(cls, upload: Path, head: bytes) -> bool:
+    def recognises(cls, path: Path, head: bytes) -> bool:
         if head[:4] != b"PK\x03\x04":
             return False
-        return any(re.fullmatch(rf"{LEGACY}|[^/]+/(archive_format|models/[^/]+\.json)", n) for n in names_in(upload))
+        return any(re.fullmatch(rf"{LEGACY}|[^/]+/(archive_format|models/[^/]+\.json)", n) for n in names_in(path))
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
+    def open(cls, upload: UntrustedFile) -> Opened:
         from .archive import SAVE_AGAIN, opened_archive
         from .running import opened_program
         from .serialized import NotRun
 
-        if LEGACY in names_in(upload):
+        filename = upload.filename
+        if LEGACY in names_in(upload.path):
             raise CheckpointRefused(f"{filename} was written by torch 2.7 or before; {SAVE_AGAIN} of torch 2.13")
-        archived = opened_archive(upload, filename)
-        report.progress(0.2, "Reading its steps")
+        archived = opened_archive(upload.path, filename)
+        upload.report.progress(0.2, "Reading its steps")
         try:
             return opened_program(archived)
         except NotRun as reason:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from webapp.engine.architectures.transformers_family import Transformers, beyond_any, why_not
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.importers.base import Importer, Opened
+from webapp.engine.importers.base import Importer, Opened, UntrustedFile
 from webapp.engine.lazy import Tensor
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
@@ -30,29 +30,31 @@ UNQUANTIZED = ("F64", "F32", "F16", "BF16")
 
 
 class GgufImporter(Importer):
-    name: ClassVar[str] = "gguf"
+    name = "gguf"
     accepts = Accepted(
         (".gguf",),
         "GGUF",
         "A language model of llama.cpp (LLaMA, Qwen, Gemma, Phi, GPT-2, …); quantized weights become floats again.",
     )
+    priority = 20
 
     @classmethod
-    def recognises(cls, upload: Path, head: bytes) -> bool:
+    def recognises(cls, path: Path, head: bytes) -> bool:
         return head[:4] == b"GGUF"
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
+    def open(cls, upload: UntrustedFile) -> Opened:
         from gguf import GGUFReader
 
         from . import model
 
-        report.progress(0.02, "Reading the GGUF header")
-        values = check_header(upload, filename)
+        path, filename = upload.path, upload.filename
+        upload.report.progress(0.02, "Reading the GGUF header")
+        values = check_header(path, filename)
         if too_large := beyond_any(values):
             raise CheckpointRefused(f"{filename} has {too_large}, beyond any model there is")
         with _damage_named(filename):
-            reader = GGUFReader(upload)
+            reader = GGUFReader(path)
             architecture = _text(reader, "general.architecture")
             reason = model.why_not(architecture, reader)
             nonsense = model.absurd(architecture, reader)
@@ -61,7 +63,7 @@ class GgufImporter(Importer):
         if nonsense:
             raise CheckpointRefused(f"{filename} {nonsense}: it is damaged")
         with _damage_named(filename):
-            config = model.config_of(reader, architecture, upload)
+            config = model.config_of(reader, architecture, path)
             if reason := why_not(config):
                 raise CheckpointRefused(f"{filename}: {reason}")
             module = Transformers.skeleton(Transformers.describe(config, ()))
@@ -69,11 +71,11 @@ class GgufImporter(Importer):
         types: Counter[str] = Counter()
         for tensor in reader.tensors:
             types[tensor.tensor_type.name] += int(np.prod(tensor.shape))
-        notes = [_dequantized(types, upload, sum(tensor.bytes for tensor in tensors.values()))]
+        notes = [_dequantized(types, path, sum(tensor.bytes for tensor in tensors.values()))]
         rope = config.get("rope_parameters") or {}
         if beside and rope.get("rope_type", "default") == "default":
             notes.append(f"Its {beside[0]} (positions stretched for long texts) is not applied.")
-        files = _tokenizer(upload, filename, scratch, notes, report)
+        files = _tokenizer(path, filename, upload.scratch, notes, upload.report)
         guarded = {name: replace(tensor, load=_guarded(tensor, filename)) for name, tensor in tensors.items()}
         return Opened(tensors=guarded, config=config, files=files, notes=notes)
 

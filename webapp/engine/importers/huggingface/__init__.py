@@ -7,17 +7,16 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 from webapp.engine.architectures.transformers_family import beyond_any
 from webapp.engine.archive import extract, members, read_member
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault
-from webapp.engine.importers.base import Importer, Opened
+from webapp.engine.importers.base import Importer, Opened, UntrustedFile
 from webapp.engine.importers.quantized import turn_into_floats
 from webapp.engine.importers.state_dict import open_state_dict
 from webapp.engine.importers.widening import widen
 from webapp.engine.plugins import Accepted
-from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import lazy_tensors
 
 from .names import conform
@@ -51,21 +50,24 @@ KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "*.bin"))
 
 
 class HuggingFaceImporter(Importer):
-    name: ClassVar[str] = "huggingface"
+    name = "huggingface"
     accepts = Accepted(
         (".zip",),
         "Hugging Face folder",
         "A zip of config.json, the weights in one file or in shards, and the tokenizer.",
     )
+    priority = 200  # any zip that is no other format's is taken for a folder
+    dequantizes = True
 
     @classmethod
-    def recognises(cls, upload: Path, head: bytes) -> bool:
+    def recognises(cls, path: Path, head: bytes) -> bool:
         return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 
     @classmethod
-    def open(cls, upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool) -> Opened:
+    def open(cls, upload: UntrustedFile) -> Opened:
+        filename, report = upload.filename, upload.report
         report.progress(0.02, "Looking through the archive")
-        archive, found = members(upload, filename)
+        archive, found = members(upload.path, filename)
         with archive:
             folder = _folder(found, filename)
             inside = {  # path in the folder -> member
@@ -84,7 +86,7 @@ class HuggingFaceImporter(Importer):
             if "tokenizer.model" in inside and "tokenizer.json" not in inside:
                 notes.append("tokenizer.model is not read; save the fast tokenizer (tokenizer.json) beside it.")
             report.progress(0.05, f"Unpacking {len(shards)} file{'s' * (len(shards) > 1)} of weights")
-            files = extract(archive, [inside[name] for name in (*shards, *kept)], scratch)
+            files = extract(archive, [inside[name] for name in (*shards, *kept)], upload.scratch)
         opened = Opened(
             tensors={},
             config=config,
@@ -94,9 +96,9 @@ class HuggingFaceImporter(Importer):
         for shard in shards:
             _add(opened, files[inside[shard].filename], shard, named.get(shard, ()))
         _without_remote_code(opened)
-        turn_into_floats(opened, filename, dequantize)
+        turn_into_floats(opened, filename, upload.dequantize)
         widen(opened, filename)
-        conform(opened, filename, scratch, report)
+        conform(opened, filename, upload.scratch, report)
         return opened
 
 

@@ -19,7 +19,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     report.progress(0.1, f"Writing {form.file}")
     model, spec = read_model(job.inputs[f"step-{len(job.run.recipe.steps)}"] / STATE), job.checkpoint.facts.architecture
     written = form.write(replace(model, files=job.checkpoint.folder), job.output)
-    if form.always:
+    if form.can.always:
         write_companions(model, job.checkpoint.folder, spec.config if spec else None, job.output)
     report.log(f"{form.file}: {written['size_bytes']:,} bytes")
     for note in written.get("notes", ()):

@@ -33,9 +33,9 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     form = exporters()[job.stage.removeprefix("verify-")]
     folder = job.inputs[f"export-{form.name}"]
     report.progress(0.0, "Loading the artifact in a clean process")
-    loaded = form.open(folder, job.checkpoint.facts.architecture)
+    loaded = form.load(folder, job.checkpoint.facts.architecture)
     left = job.inputs[f"step-{len(job.run.recipe.steps)}"]
-    rounded = form.rounded(read_model(left / STATE)) if form.rounds else None
+    rounded = form.rounded(read_model(left / STATE)) if form.can.rounds else None
     proof = compare_probe(loaded, job.checkpoint.facts.architecture, left, rounded)
     if not proof["agreed"]:
         raise ArtifactUnproven(
@@ -66,7 +66,7 @@ def _measure(job: StageJob, form: Exporter, loaded: Loaded, facts: dict[str, Any
     scores, more = evaluate(compressed, spec, data, ProgressPart(report, 0.1, 0.8), reference=original)
     facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
     facts["differences"] = _differences(job, scores)
-    if not form.timed or (form.beside_original and f"original-{form.name}" not in job.inputs):
+    if not form.can.timed or (form.can.original and f"original-{form.name}" not in job.inputs):
         return
     report.progress(0.8, "Timing original and result in turns")
     beside = _same_runtime(job, form, original)
@@ -81,9 +81,9 @@ def _measure(job: StageJob, form: Exporter, loaded: Loaded, facts: dict[str, Any
 
 def _same_runtime(job: StageJob, form: Exporter, original: nn.Module) -> nn.Module:
     """The original as the artifact's runtime runs it."""
-    if not form.beside_original:
+    if not form.can.original:
         return original
-    found = form.open(job.inputs[f"original-{form.name}"], job.checkpoint.facts.architecture).module
+    found = form.load(job.inputs[f"original-{form.name}"], job.checkpoint.facts.architecture).module
     assert found is not None
     return found
 
