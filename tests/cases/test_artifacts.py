@@ -89,9 +89,9 @@ def asked_in_all_that_fit(api, cells, steps, checkpoint, dataset):
     wanted = list(exporters())
     while True:
         try:
-            return api.run(checkpoint, {"version": 1, "steps": steps}, dataset, exporters=wanted)["id"]
+            return api.run(checkpoint, {"version": 1, "steps": steps}, dataset, exports=wanted)["id"]
         except Refused as refused:
             named, _, position = (refused.error["field"] or "").partition(".")
-            if named != "exporters":
+            if named != "exports":
                 raise
             cells[wanted.pop(int(position))] = refused.error["message"]

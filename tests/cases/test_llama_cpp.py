@@ -155,7 +155,7 @@ def test_an_architecture_is_computed_alike(tiny_gguf, name, model_type, changes)
 def test_a_real_model_in_few_bits(smollm2, compressed, bits):
     groups = {} if bits == 8 else {"granularity": "group", "group_size": 32, "symmetric": False}
     step = {"technique": "weight_quantization", "settings": {"bits": bits, **groups}}
-    run, folder = compressed(smollm2, step, exporters=["safetensors", "gguf"])
+    run, folder = compressed(smollm2, step, exports=["safetensors", "gguf"])
     ids = tokens_of(folder / "model.gguf", "The capital of France is the city of")
     assert_answers_near(folder / "model.gguf", load(folder / "model.safetensors"), ids, NEAR_IN_INTEGERS)
     sizes = {artifact["name"]: artifact["size_bytes"] for artifact in run["artifacts"]}

@@ -42,7 +42,7 @@ class _Formats(click.Option):
 @click.option("--task", help="What the model is for: classification, embedding, regression, segmentation, distance…")
 @click.option(
     "--export",
-    "exporters",
+    "exports",
     cls=_Formats,
     multiple=True,
     metavar="FORMAT",
@@ -61,7 +61,7 @@ def compress(
     teacher: Path | None,
     dequantize: bool,
     task: str | None,
-    exporters: tuple[str, ...],
+    exports: tuple[str, ...],
     out: Path,
     seed: int,
     quiet: bool,
@@ -80,15 +80,15 @@ def compress(
     wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
     for position, step in enumerate(wanted.steps):  # names and settings, before anything large is read
         understood(step, position)
-    check_names(exporters)
+    check_names(exports)
     prepared = _mapping(preprocessing) if preprocessing else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
         given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize, task)
-        if exporters:
+        if exports:
             bar.stage("Trying the formats")
             bench.try_formats(given["checkpoint"], bar.tell)
-        conclusion, exported = _run(bench, bar, given, wanted, exporters, seed, checkpoint.stem, prepared)
+        conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem, prepared)
         _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
     click.echo(render_text(conclusion["receipt"]))
     if missing := conclusion["receipt"]["undelivered"]:
@@ -130,7 +130,7 @@ def _run(
     bar: _Bar,
     given: dict[str, Any],
     recipe: Any,
-    exporters: tuple[str, ...],
+    exports: tuple[str, ...],
     seed: int,
     name: str,
     preprocessing: dict[str, Any],
@@ -151,7 +151,7 @@ def _run(
     prepared = check_run(
         about,
         recipe,
-        exporters,
+        exports,
         named("dataset"),
         named("training_dataset"),
         CheckpointFacts.model_validate(teacher["facts"]) if teacher else None,
@@ -159,7 +159,7 @@ def _run(
     )
     for row in predict(about, recipe).unreached:
         bar.say(f"No step reaches {row.what}, {row.share:.1%} of the file: {row.why}.")
-    wanted = with_always(exporters)
+    wanted = with_always(exports)
     options: dict[str, Any] = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
     if (use := task_of(about, named("dataset"), named("training_dataset"))) is not None:
         options["task"] = use

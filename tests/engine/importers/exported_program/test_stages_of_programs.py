@@ -37,7 +37,7 @@ FIXED = {  # as CASES
 def run(bench, tmp_path):
     """Runs a recipe on a case and on 160 samples that the module labels itself."""
 
-    def go(name, *steps, exporters=("safetensors",)):
+    def go(name, *steps, exports=("safetensors",)):
         make, given, dynamic = (CASES | FIXED)[name]
         torch.manual_seed(0)
         module = make().eval()
@@ -54,7 +54,7 @@ def run(bench, tmp_path):
             dataset = bench.out, facts
         work = tmp_path / "run"
         work.mkdir()
-        made = Run(work, (folder, checkpoint), dataset, exporters)
+        made = Run(work, (folder, checkpoint), dataset, exports)
         return made, made.run(*steps)
 
     return go
@@ -67,7 +67,7 @@ SLOW = pytest.mark.slow
     "name", ["conv_embed_attend", pytest.param("residual", marks=SLOW), pytest.param("masked", marks=SLOW)]
 )
 def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
-    _, concluded = run(name, *PRUNE_AND_QUANTIZE, exporters=("safetensors", "onnx", "program", "savedmodel"))
+    _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx", "program", "savedmodel"))
     assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 4
     assert concluded["result"]["size_bytes"] < 0.5 * concluded["baseline"]["size_bytes"]
     assert concluded["receipt"]["runtimes"][1]["runtime"].startswith("onnxruntime")
@@ -77,7 +77,7 @@ def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
     "name", ["tokens", *(pytest.param(name, marks=pytest.mark.slow) for name in ("masked tokens", "one image"))]
 )
 def test_a_size_that_is_fixed_stays_so_in_every_file_beside_the_model(run, name):
-    made, concluded = run(name, ("weight_quantization", {"bits": 8}), exporters=("safetensors", "onnx", "program"))
+    made, concluded = run(name, ("weight_quantization", {"bits": 8}), exports=("safetensors", "onnx", "program"))
     assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True] * 3
     size = FIXED[name][1][0].shape[1:]
     with np.load(made.folders["verify-onnx"] / "example.npz") as example:
