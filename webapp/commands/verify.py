@@ -49,7 +49,7 @@ def _files(at: Path, receipt: dict[str, Any]) -> Iterator[Check]:
     if not any(artifact["name"] == "model.safetensors" for artifact in receipt["artifacts"]):
         raise ValueError("a receipt without its model proves nothing")
     for artifact in receipt["artifacts"]:
-        # a receipt may come from a stranger
+        # a receipt may be anyone's
         if ".." in Path(artifact["name"]).parts or Path(artifact["name"]).is_absolute():
             raise ValueError(f"{artifact['name']} lies outside {at.parent}")
         path = _found(at, artifact["name"])

@@ -1,4 +1,4 @@
-"""Zip archives from strangers: looked through before anything is written, and counted while it is."""
+"""Untrusted zip archives: looked through before anything is written, and counted while it is."""
 
 from __future__ import annotations
 

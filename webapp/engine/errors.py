@@ -93,7 +93,7 @@ class PreprocessingInvalid(PareError):
 
 
 def quoted(given: object) -> str:
-    """What a stranger wrote, for a sentence: in quotation marks, short, and without what cannot be printed."""
+    """Untrusted text, for a sentence: in quotation marks, short, and without what cannot be printed."""
     text = str(given)
     return '"' + "".join(c if c.isprintable() else "\ufffd" for c in text[:80]) + ("…" if len(text) > 80 else "") + '"'
 

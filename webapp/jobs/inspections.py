@@ -1,4 +1,4 @@
-"""The inspection of an upload: in the child process, because nothing else may parse what a stranger sent."""
+"""The inspection of an upload: in the child process, because nothing else may parse what is uploaded."""
 
 from __future__ import annotations
 

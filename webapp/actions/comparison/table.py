@@ -74,12 +74,12 @@ class Comparison:
             {each["name"]: each["sparsity"] for each in (run["result"] or {}).get("layers", ())} for run in self.runs
         ]
         table = [(name, [of.get(name) for of in found]) for name in dict.fromkeys(name for of in found for name in of)]
-        sort, turned = self.view.layer_sort, self.view.layer_order == "desc"
+        sort, descending = self.view.layer_sort, self.view.layer_order == "desc"
         if sort == "layer":
-            table.sort(key=lambda each: each[0], reverse=turned)
+            table.sort(key=lambda each: each[0], reverse=descending)
         elif sort:
             at = int(sort) - 1
-            table.sort(key=lambda each: -1.0 if (v := each[1][at]) is None else v, reverse=turned)
+            table.sort(key=lambda each: -1.0 if (v := each[1][at]) is None else v, reverse=descending)
         return table
 
     def figures(self) -> dict[str, Any]:

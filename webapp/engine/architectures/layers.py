@@ -62,10 +62,10 @@ def _matrices(part: nn.Module) -> Iterator[tuple[str, LayerKind, Layout]]:
     elif isinstance(part, ProgramModule):
         yield from ((name, kind, layout) for name, (kind, layout) in part.matrices.items())
     elif hasattr(part, "num_experts") or "Experts" in type(part).__name__:
-        turned = bool(getattr(part, "is_transposed", type(part).__name__ in INPUTS_FIRST))
+        transposed = bool(getattr(part, "is_transposed", type(part).__name__ in INPUTS_FIRST))
         for name, weight in part.named_parameters(recurse=False):
             if weight.dim() == 3 and weight.shape[0] > 1:
-                yield name, "experts", Layout(turned, weight.shape[0], stacked=True)
+                yield name, "experts", Layout(transposed, weight.shape[0], stacked=True)
 
 
 def _kind(module: nn.Module) -> tuple[LayerKind | None, Layout]:
@@ -106,7 +106,7 @@ def layers_from_tensors(
         elif rank == 3 and EXPERTS_NAME.search(tensor.name):
             kind, layout = "experts", Layout(groups=tensor.shape[0], stacked=True)
         elif kind == "conv":
-            layout = _turned(tensor, known)
+            layout = _transposed(tensor, known)
         name = tensor.name.removesuffix(".weight")
         aliases = tuple(others.get(tensor.name, ()))
         about: dict[str, Any] = {"transposed": layout.transposed, "groups": layout.groups, "stacked": layout.stacked}
@@ -114,7 +114,7 @@ def layers_from_tensors(
     return tuple(found)
 
 
-def _turned(tensor: TensorFacts, known: Mapping[str, TensorFacts]) -> Layout:
+def _transposed(tensor: TensorFacts, known: Mapping[str, TensorFacts]) -> Layout:
     """Of a kernel whose bias has a value for each of its second axis, times its groups, that is the outputs'."""
     bias = known.get(f"{tensor.name.removesuffix('.weight')}.bias") if tensor.name.endswith(".weight") else None
     first, second = tensor.shape[:2]

@@ -1,4 +1,4 @@
-"""Reads a dataset that nobody vouches for and writes down its two splits: evaluation.* and, mostly, training.*.
+"""Reads an untrusted dataset and writes down its two splits: evaluation.* and, mostly, training.*.
 
 What was given as two parts stays two parts; else the first 70 % train and the last 30 % evaluate, or all evaluates if
 the uploader says so. A sample that both splits would hold is left out of training.

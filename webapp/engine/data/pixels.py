@@ -1,4 +1,4 @@
-"""Images from strangers: their declared size is looked at before a pixel is decoded. Only the child does this.
+"""Untrusted images: their declared size is looked at before a pixel is decoded. Only the child does this.
 
 Any mode becomes RGB: CMYK and palettes are converted, 16-bit grey loses its lower byte, transparency is dropped (as
 torchvision's ImageFolder does), of an animation the first frame is taken, and EXIF's orientation is applied.

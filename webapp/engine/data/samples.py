@@ -1,6 +1,6 @@
 """Ten samples of the evaluation split, for the dataset's page; of images their pixels, for the preview.
 
-The web process never decodes what a stranger sent: it draws these pixels, which the child process decoded.
+The web process never decodes what was uploaded: it draws these pixels, which the child process decoded.
 """
 
 from __future__ import annotations

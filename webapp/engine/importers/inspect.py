@@ -1,4 +1,4 @@
-"""Reads an upload that nobody vouches for, and writes it down in the one form that everything after this reads.
+"""Reads an untrusted upload, and writes it down in the one form that everything after this reads.
 
 The normalised folder is `model.safetensors` (the same bytes for the same tensors), and, for a Hugging Face model,
 `config.json` and the tokenizer's files. Nothing of the upload is executed.

@@ -21,7 +21,7 @@ from webapp.engine.weights.memory import is_want_of_memory
 
 log = logging.getLogger(__name__)
 
-TIMES_THE_UPLOAD = 16  # of memory: two bits become a float32, and a tensor is held while it is turned
+TIMES_THE_UPLOAD = 16  # of memory: two bits become a float32, and a tensor is held while it is transposed
 
 
 class InspectionJob(BaseModel):

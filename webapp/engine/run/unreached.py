@@ -11,7 +11,7 @@ from webapp.engine.architectures.comparing import some
 from webapp.engine.techniques.base import Technique
 
 MOST = 8  # rows that name a tensor; the others are one row
-SPOKEN = {
+KIND_LABELS = {
     "linear": "linear layers",
     "conv": "convolutions",
     "embedding": "embeddings",
@@ -50,7 +50,7 @@ def unreached(held: Iterable[Held], total: int, techniques: Sequence[Technique] 
     shrink = [technique for technique in techniques or () if technique.family != "Training"]
     if techniques is not None and not shrink:
         return []
-    kinds = frozenset(SPOKEN) if techniques is None else frozenset().union(*(each.layers for each in shrink))
+    kinds = frozenset(KIND_LABELS) if techniques is None else frozenset().union(*(each.layers for each in shrink))
     rest = sorted((one for one in held if one.kind not in kinds), key=lambda one: (-one.bytes, one.name))
     vectors = [one for one in rest if len(one.shape) < 2]
     tensors = [one for one in rest if one not in vectors]
@@ -64,8 +64,8 @@ def _why(one: Held, shrink: Sequence[Technique]) -> str:
     if one.kind == "other":
         return f"{NO_LAYER}; {STILL}"
     works = f"{some([each.title for each in shrink])} work{'' if shrink[1:] else 's'} on"
-    kinds = sorted({SPOKEN[kind] for each in shrink for kind in each.layers if kind in SPOKEN})
-    return f"{works} {', '.join(kinds)}; this is one of the {SPOKEN[one.kind]}"
+    kinds = sorted({KIND_LABELS[kind] for each in shrink for kind in each.layers if kind in KIND_LABELS})
+    return f"{works} {', '.join(kinds)}; this is one of the {KIND_LABELS[one.kind]}"
 
 
 def _row(held: Sequence[Held], total: int, why: str) -> Unreached:

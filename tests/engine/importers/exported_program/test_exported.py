@@ -66,10 +66,10 @@ def test_dropout_comes_back_in_training(bench, tmp_path):
     assert not torch.equal(ours.train()(x), ours(x))
 
 
-def test_weights_outputs_last_are_turned_and_it_is_said(bench, tmp_path):
+def test_weights_outputs_last_are_transposed_and_it_is_said(bench, tmp_path):
     module, facts, ours = opened(bench, tmp_path, "functional")
     assert torch.equal(ours.turned.weight, module.turned.t())
-    assert any("turned" in note for note in facts.notes)
+    assert any("transposed" in note for note in facts.notes)
     assert any("w_in is w_in.weight" in note for note in facts.notes)
 
 

@@ -28,7 +28,9 @@ def raw_matrices(program: Mapping[str, Any]) -> dict[str, tuple[LayerKind, Layou
     found: dict[str, tuple[LayerKind, Layout]] = {}
     shapes = {f"@{name}": shape for name, (_, shape, trained) in program["tensors"].items() if trained}
     stacks = {name: False for name, shape in shapes.items() if len(shape) == 3 and shape[0] > 1}
-    views = {name: (name, turned) for name, turned in stacks.items()}  # value -> stack, and whether it is turned
+    views = {
+        name: (name, transposed) for name, transposed in stacks.items()
+    }  # value -> stack, and whether it is transposed
     for target, result, args, *_ in program["steps"]:
         packet = str(target).rpartition(".")[0]
         if packet.removeprefix("aten.") in GATES:
@@ -36,8 +38,8 @@ def raw_matrices(program: Mapping[str, Any]) -> dict[str, tuple[LayerKind, Layou
             found |= {name[1:]: ("recurrent", PLAIN) for name in weights if len(shapes.get(name, ())) == 2}
         source = args[0] if args and isinstance(args[0], str) else ""
         if source in views and (packet in SAME or packet in PARTS or packet in TURNING):
-            stack, turned = views[source]
-            made = (stack, turned != (packet in TURNING))
+            stack, transposed = views[source]
+            made = (stack, transposed != (packet in TURNING))
             views |= {name: made for name in (result if isinstance(result, list) else [result]) if name is not None}
         for stack, inputs_first in _multiplied(packet, args, views):
             found[stack[1:]] = ("experts", Layout(inputs_first, shapes[stack][0], stacked=True))

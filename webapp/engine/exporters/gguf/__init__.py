@@ -53,7 +53,13 @@ class GgufExporter(Exporter):
 
         from webapp.engine.architectures.transformers_family import parsed_config
         from webapp.engine.importers.gguf.model import rope_factors
-        from webapp.engine.importers.gguf.names import ARCHITECTURES, ROPE_FREQS, interleaved, their_name, turned_heads
+        from webapp.engine.importers.gguf.names import (
+            ARCHITECTURES,
+            ROPE_FREQS,
+            interleaved,
+            permuted_heads,
+            their_name,
+        )
 
         from .blocks import choose, packed
         from .metadata import write_hyperparameters
@@ -80,7 +86,7 @@ class GgufExporter(Exporter):
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, choice in choices.items():
-            heads, rows = turned_heads(name, config), packed(weights[name], choice)
+            heads, rows = permuted_heads(name, config), packed(weights[name], choice)
             writer.write_tensor_data((interleaved(rows, heads) if heads else rows).numpy())
         writer.close()
         reads_text = not WITHOUT & set(notes)

@@ -10,7 +10,7 @@ from gguf import GGUFReader, dequantize
 
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.transformers_family import Transformers, parsed_config
-from webapp.engine.importers.gguf.names import ROPE_FREQS, apart, their_name, turned_heads
+from webapp.engine.importers.gguf.names import ROPE_FREQS, apart, permuted_heads, their_name
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
@@ -29,7 +29,7 @@ def read_module(path: Path) -> nn.Module:
     for name in module.state_dict():
         theirs = their_name(name)
         if theirs in found:
-            weights[name] = Dense(_values(found[theirs], turned_heads(name, parsed)))
+            weights[name] = Dense(_values(found[theirs], permuted_heads(name, parsed)))
     built: Any = build(Model(weights, Transformers.ties(module), spec))
     if ROPE_FREQS in found:
         rotary = built.model.rotary_emb

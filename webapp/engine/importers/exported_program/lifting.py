@@ -1,7 +1,7 @@
 """Finds the layers in a program: a product with a weight becomes a module of torch.nn under the weight's name.
 
 A weight is lifted where everything that is done with it is such a product, so that the module may be replaced by
-another. `x @ w` multiplies with w (in, out): its weight is stored turned, as nn.Linear has it.
+another. `x @ w` multiplies with w (in, out): its weight is stored transposed, as nn.Linear has it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ TURNS = ("aten.t.default", "aten.permute.default", "aten.transpose.int", "aten.n
 
 @dataclass
 class Lifted:
-    """`renamed` maps the new names of tensors to those in the file; `turned` are new names of weights to transpose."""
+    """`renamed` maps the new names of tensors to those in the file; `transposed` the new names to transpose."""
 
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: list[list[Any]] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
-    turned: set[str] = field(default_factory=set)
+    transposed: set[str] = field(default_factory=set)
     ties: dict[str, str] = field(default_factory=dict)
 
 
@@ -85,7 +85,7 @@ def _only_whole(draft: ProgramDraft, products: list[Product], views: Mapping[str
         ways: dict[str | None, set[bool]] = {}
         parts: dict[str, set[tuple[str, str]]] = {}
         for found in products:
-            ways.setdefault(found.own.get("weight"), set()).add(found.turned)
+            ways.setdefault(found.own.get("weight"), set()).add(found.transposed)
             for part, name in found.own.items():
                 parts.setdefault(name, set()).add((part, found.own.get("weight", "")))
         kept = [
@@ -120,8 +120,8 @@ def _named(draft: ProgramDraft, products: list[Product], tensors: set[str], alia
                     lifted.ties[new] = stored[name]
                     continue
                 stored[name], lifted.renamed[new] = new, name[1:]
-                if part == "weight" and found.turned:
-                    lifted.turned.add(new)
+                if part == "weight" and found.transposed:
+                    lifted.transposed.add(new)
         by_step[found.step] = (found, paths[key])
     for number, step in enumerate(draft.steps):
         if number in by_step:

@@ -21,7 +21,7 @@ class Product:
     about: dict[str, Any]
     x: Any
     own: dict[str, str]
-    turned: bool = False  # the weight is (in, out)
+    transposed: bool = False  # the weight is (in, out)
     first: bool = False  # the operator gives several results, of which the first is the layer's
 
 
@@ -52,14 +52,14 @@ def _matrix(number: int, x: Any, weight: Any, bias: Any, shapes: Shapes, views: 
     return _product(number, x, weight, bias, True, shapes)
 
 
-def _product(number: int, x: Any, weight: Any, bias: Any, turned: bool, shapes: Shapes) -> Product | None:
+def _product(number: int, x: Any, weight: Any, bias: Any, transposed: bool, shapes: Shapes) -> Product | None:
     if not _tensor(weight) or len(shapes[weight[1:]]) != 2 or _tensor(x) or not isinstance(x, str):
         return None
-    outputs, inputs = shapes[weight[1:]][::-1] if turned else shapes[weight[1:]]
+    outputs, inputs = shapes[weight[1:]][::-1] if transposed else shapes[weight[1:]]
     if bias is not None and not (_tensor(bias) and shapes[bias[1:]] == (outputs,)):
         return None
     about = {"kind": "linear", "in": inputs, "out": outputs, "bias": bias is not None}
-    return Product(number, about, x, _own(weight=weight, bias=bias), turned)
+    return Product(number, about, x, _own(weight=weight, bias=bias), transposed)
 
 
 def _own(**parts: Any) -> dict[str, str]:
@@ -71,10 +71,10 @@ def _conv(number: int, args: list[Any], shapes: Shapes, __: Mapping[str, str], d
     x, weight, bias, stride, padding, *more = [*args, *[None] * 9][:9]
     if not _tensor(weight) or (bias is not None and not _tensor(bias)):
         return None
-    turned, more_output = "conv_transpose" in target, None
+    transposed, more_output = "conv_transpose" in target, None
     if target == "aten.convolution.default":
-        dilation, turned, more_output, groups = more
-    elif turned:
+        dilation, transposed, more_output, groups = more
+    elif transposed:
         more_output, groups, dilation, _ = more
     else:
         dilation, groups, *_ = more
@@ -84,8 +84,8 @@ def _conv(number: int, args: list[Any], shapes: Shapes, __: Mapping[str, str], d
     groups, axes = groups or 1, len(kernel)
     about = {
         "kind": "conv",
-        "in": rows if turned else columns * groups,
-        "out": columns * groups if turned else rows,
+        "in": rows if transposed else columns * groups,
+        "out": columns * groups if transposed else rows,
         "kernel": kernel,
         "stride": _each(stride, 1, axes),
         "padding": padding.removeprefix("string:") if isinstance(padding, str) else _each(padding, 0, axes),
@@ -93,7 +93,7 @@ def _conv(number: int, args: list[Any], shapes: Shapes, __: Mapping[str, str], d
         "groups": groups,
         "bias": bias is not None,
     }
-    if turned:
+    if transposed:
         about["output_padding"] = _each(more_output, 0, axes)
     return Product(number, about, x, _own(weight=weight, bias=bias))
 

@@ -35,7 +35,7 @@ def opened_program(archived: ProgramArchive, made: str = "", rows_apart: bool = 
         raise NotRun("answers with no tensor")
     shapes = {name: archived.tensors[name].shape for name in draft.tensors}
     lifted = lift(draft, shapes, archived.aliases)
-    renamed = {new: _turned(archived.tensors[old], new in lifted.turned) for new, old in lifted.renamed.items()}
+    renamed = {new: _transposed(archived.tensors[old], new in lifted.transposed) for new, old in lifted.renamed.items()}
     answers = len(draft.outputs) + archived.left_out
     told = _tried(draft, lambda names: assembled(draft, lifted, renamed, names), renamed, rows_apart)
     wanted = tensor_names(told["program"])
@@ -64,8 +64,8 @@ def _tried(
     return described(draft, make, tensors, rows_apart)
 
 
-def _turned(tensor: LazyTensor, turned: bool) -> LazyTensor:
-    if not turned:
+def _transposed(tensor: LazyTensor, transposed: bool) -> LazyTensor:
+    if not transposed:
         return tensor
     return LazyTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.load().t().contiguous())
 
@@ -77,8 +77,8 @@ def _notes(draft: ProgramDraft, lifted: Lifted, wanted: list[str], archived: Pro
     }
     if renamed:
         notes.append(f"The names of layers that it did not tell: {_listed(renamed)}.")
-    if turned := [name for name in wanted if name in lifted.turned]:
-        notes.append(f"Stored turned, as (outputs, inputs): {', '.join(turned[:NAMED])}{_more(turned)}.")
+    if transposed := [name for name in wanted if name in lifted.transposed]:
+        notes.append(f"Stored transposed, as (outputs, inputs): {', '.join(transposed[:NAMED])}{_more(transposed)}.")
     used = {lifted.renamed[name] for name in wanted}
     used |= {alias for name in used for alias in archived.aliases[name]}
     if unused := [name for name in archived.tensors if name not in used and not name.endswith("num_batches_tracked")]:

@@ -64,9 +64,9 @@ def absurd(architecture: str, reader: GGUFReader) -> str | None:
         return f"says {architecture}.block_count {blocks} and holds {len(reader.tensors)} tensors"
     heads, hidden = (_value(reader, f"{architecture}.{key}") for key in ("attention.head_count", "embedding_length"))
     size = _value(reader, f"{architecture}.attention.key_length") or (hidden // heads if heads and hidden else None)
-    turned = _value(reader, f"{architecture}.rope.dimension_count")
-    if size and turned and turned > size:
-        return f"says {architecture}.rope.dimension_count {turned}, and its heads have {size} values"
+    rotary = _value(reader, f"{architecture}.rope.dimension_count")
+    if size and rotary and rotary > size:
+        return f"says {architecture}.rope.dimension_count {rotary}, and its heads have {size} values"
     return None
 
 
@@ -129,9 +129,9 @@ def _take_over_positions(config: dict[str, Any], told: Callable[[str], Any], ten
     rope = by_kind.get("full_attention") or by_kind  # where kinds of layers differ, the file tells the global ones'
     if base := told("rope.freq_base"):
         rope["rope_theta"] = float(base)
-    size, turned = head_size(SimpleNamespace(**config)), told("rope.dimension_count")
-    if turned and turned != size:
-        rope["partial_rotary_factor"] = turned / size
+    size, rotary = head_size(SimpleNamespace(**config)), told("rope.dimension_count")
+    if rotary and rotary != size:
+        rope["partial_rotary_factor"] = rotary / size
     original = told("rope.scaling.original_context_length")
     if original:
         rope["original_max_position_embeddings"] = int(original)

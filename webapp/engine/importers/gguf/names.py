@@ -53,7 +53,7 @@ def their_name(name: str) -> str | None:
     return f"{found.replace('blk.0.', f'blk.{block[1]}.') if block else found}.{suffix}" if found else None
 
 
-def turned_heads(name: str, config: Any) -> int:
+def permuted_heads(name: str, config: Any) -> int:
     """Of how many heads the rows lie in another order there; 0 for tensors whose rows stay.
 
     `llama` rotates neighbours where transformers rotates the two halves of a head; the other architectures agree.

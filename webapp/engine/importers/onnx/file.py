@@ -148,21 +148,21 @@ def _layers(flat: FlatGraph, tensors: Mapping[str, LazyTensor]) -> list[LayerFac
         kind: LayerKind
         match op, len(shape):
             case "MatMul", 2:
-                kind, turned = "linear", True
+                kind, transposed = "linear", True
             case "Gemm", 2:
-                kind, turned = "linear", not options.get("transB", 0)
+                kind, transposed = "linear", not options.get("transB", 0)
             case "Conv" | "ConvTranspose", 3 | 4 | 5:
-                kind, turned = "conv", op == "ConvTranspose"
+                kind, transposed = "conv", op == "ConvTranspose"
             case "Gather", 2 if not options.get("axis", 0):
-                kind, turned = "embedding", False
+                kind, transposed = "embedding", False
             case "LSTM" | "GRU" | "RNN", 3:
-                kind, turned, stacked = "recurrent", False, True  # a matrix for each direction
+                kind, transposed, stacked = "recurrent", False, True  # a matrix for each direction
             case _:
                 continue
         groups = shape[0] if stacked else max(1, int(options.get("group", 1))) if kind == "conv" else 1
         name = weight.removesuffix(".weight")
         found[weight] = LayerFacts(
-            name=name, weight=weight, kind=kind, shape=shape, transposed=turned, groups=groups, stacked=stacked
+            name=name, weight=weight, kind=kind, shape=shape, transposed=transposed, groups=groups, stacked=stacked
         )
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""A part of the model that is calibrated at once, with its weights in memory and the samples at its door."""
+"""A part of the model that is calibrated at once, with its weights and its inputs in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded
 
 from .matrices import WeightMatrix, columns_of, geometry, inputs_as_rows
-from .passes import Pass, doors
+from .passes import Pass, stops
 from .stacks import Stack
 from .statistics import Statistic
 
@@ -26,7 +26,7 @@ class _Enough(Exception):
 
 @dataclass
 class CalibrationBlock:
-    """`module` holds the slots' modules under their whole paths less `prefix`; `runs[i]` sends sample batch i through.
+    """`module` holds the matrices' modules under their whole paths less `prefix`; `runs[i]` sends batch i through.
 
     `masks[i]` (B, T) marks the tokens of batch i that are not padding, or is None. Where the original is kept,
     `twin` is the part as it was before this step, and `twin_runs[i]` sends through it what the original gave it.
@@ -82,12 +82,12 @@ class CalibrationBlock:
         own = [Pass(run, len(stages)) for run in self.runs]
         twins = [Pass(run, len(stages)) for run in self.twin_runs]
         modules = [self.module] if self.twin is None else [self.module, self.twin]
-        with doors(modules, paths):
-            for door, stage in enumerate(stages):
+        with stops(modules, paths):
+            for stop, stage in enumerate(stages):
                 made, first = self._empty(stage, make)
                 for index, here in enumerate(own):
-                    x = here.input_at(door)
-                    original = twins[index].input_at(door) if twins else None
+                    x = here.input_at(stop)
+                    original = twins[index].input_at(stop) if twins else None
                     if x is not None:
                         for slot in first:
                             self._add(made, slot, index, x, original)

@@ -15,19 +15,19 @@ from webapp.engine.lazy import Tensor, nn, torch
 
 
 class Pass:
-    """One batch on its way through a module whose `doors` are open: `door` is where it stands."""
+    """One batch on its way through a module with `stops` on the way: `stop` is the one it has reached."""
 
-    def __init__(self, run: Callable[[], Tensor], doors: int) -> None:
-        self.door, self._end = -1, doors
+    def __init__(self, run: Callable[[], Tensor], stops: int) -> None:
+        self.stop, self._end = -1, stops
         self._value = torch.empty(0)
         self._flow = greenlet(lambda: (self._end, run()))
 
-    def input_at(self, door: int) -> Tensor | None:
+    def input_at(self, stop: int) -> Tensor | None:
         """What the layer there is given; None where the batch does not come by."""
-        while self.door < door:
+        while self.stop < stop:
             with torch.no_grad():
-                self.door, self._value = self._flow.switch()
-        return self._value if self.door == door else None
+                self.stop, self._value = self._flow.switch()
+        return self._value if self.stop == stop else None
 
     def end(self) -> Tensor:
         """What comes out of the module."""
@@ -37,21 +37,21 @@ class Pass:
 
 
 @contextmanager
-def doors(modules: Sequence[nn.Module], paths: Sequence[str]) -> Iterator[None]:
+def stops(modules: Sequence[nn.Module], paths: Sequence[str]) -> Iterator[None]:
     """Passes through these modules stop before each of their parts at `paths`, which are called in this order."""
     home = getcurrent()
 
-    def stop(door: int) -> Callable[..., None]:
+    def pause(stop: int) -> Callable[..., None]:
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             if getcurrent() is not home:
-                home.switch((door, args[0]))
+                home.switch((stop, args[0]))
 
         return before
 
     handles = [
-        module.get_submodule(path).register_forward_pre_hook(stop(door))
+        module.get_submodule(path).register_forward_pre_hook(pause(stop))
         for module in modules
-        for door, path in enumerate(paths)
+        for stop, path in enumerate(paths)
     ]
     try:
         yield

@@ -1,6 +1,6 @@
 """Through a model block by block: each block is calibrated on what the compressed ones before it put out.
 
-Only the block that is being worked on is in memory, with the activations at its door. A transformer's blocks are the
+Only the block that is being worked on is in memory, with its inputs. A transformer's blocks are the
 longest row of alike modules; what stands before them comes first and what stands after them last. A model without
 such a row is one block.
 """
@@ -29,7 +29,7 @@ SHORTEST_ROW = 2
 
 
 class _Reached(Exception):
-    """The last block's door: nothing after it is needed."""
+    """The last block has been given its inputs: nothing after it is needed."""
 
 
 class _Tuples(Exception):
@@ -114,7 +114,7 @@ class _SequentialCalibration:
         loose = [slot for slot in self.slots if not any(slot.path.startswith(prefix) for prefix in self.row)]
         before = self._before(loose)
         if before:
-            yield CalibrationBlock("before the blocks", self.module, "", before, self._to_the_door(), self.masks)
+            yield CalibrationBlock("before the blocks", self.module, "", before, self._up_to_the_blocks(), self.masks)
         hidden, calls = self._record(self.data)
         untouched = list(hidden) if self.originals else []
         release(self.module, outside)
@@ -137,7 +137,9 @@ class _SequentialCalibration:
             release_freed_memory()
         if after:
             self._fill(outside)
-            yield CalibrationBlock("after the blocks", self.module, "", after, self._from_the_end(hidden), self.masks)
+            yield CalibrationBlock(
+                "after the blocks", self.module, "", after, self._after_the_blocks(hidden), self.masks
+            )
             release(self.module, outside)
 
     def states(self) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
@@ -173,12 +175,12 @@ class _SequentialCalibration:
             self.module.get_submodule(slot.path).register_forward_pre_hook(lambda *_, slot=slot: seen.append(slot))
             for slot in loose
         ]
-        self._to_the_door()[0]()
+        self._up_to_the_blocks()[0]()
         for handle in handles:
             handle.remove()
         return [slot for slot in loose if slot in seen]
 
-    def _to_the_door(self) -> list[Callable[[], Tensor]]:
+    def _up_to_the_blocks(self) -> list[Callable[[], Tensor]]:
         def run(batch: Batch) -> Callable[[], Tensor]:
             def go() -> Tensor:
                 self._record([batch])
@@ -189,7 +191,7 @@ class _SequentialCalibration:
         return [run(batch) for batch in self.data]
 
     def _record(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_BlockCall]]]:
-        """The hidden states at the first block's door, and how each block is called, by block and batch."""
+        """The first block's inputs, and how each block is called, by block and batch."""
         try:
             return self._recorded(data)
         except _Tuples:
@@ -233,7 +235,7 @@ class _SequentialCalibration:
             for part in row:
                 del part.forward  # the class has the block's own
 
-    def _from_the_end(self, hidden: list[Tensor]) -> list[Callable[[], Tensor]]:
+    def _after_the_blocks(self, hidden: list[Tensor]) -> list[Callable[[], Tensor]]:
         """The model with its blocks passed over: what they put out is given in their place."""
 
         def run(index: int) -> Callable[[], Tensor]:

@@ -13,12 +13,12 @@ from .registry import plain as plain_operator
 
 def times(x: Tensor, weight: Weight) -> Tensor:
     """(..., in) times (in, out); a weight that is stored as (out, in) is read so."""
-    turned = weight.turns is not None
+    transposed = weight.turns is not None
     matrix = weight.turns.plain() if weight.turns is not None else weight.plain()
-    columns = matrix.shape[0 if turned else 1]
+    columns = matrix.shape[0 if transposed else 1]
     if len(x.shape) == 2:
-        return tf.matmul(x, matrix, transpose_b=turned)
-    flat = tf.matmul(tf.reshape(x, [-1, matrix.shape[1 if turned else 0]]), matrix, transpose_b=turned)
+        return tf.matmul(x, matrix, transpose_b=transposed)
+    flat = tf.matmul(tf.reshape(x, [-1, matrix.shape[1 if transposed else 0]]), matrix, transpose_b=transposed)
     sizes = tf.shape(x)
     found = tf.reshape(flat, tf.concat([sizes[:-1], [columns]], 0))
     return tf.ensure_shape(found, [*x.shape[:-1], columns])

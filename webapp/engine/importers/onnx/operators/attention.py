@@ -1,4 +1,4 @@
-"""Attention as one operator, as opset 23 has it, and its turned places (rotary embeddings)."""
+"""Attention as one operator, as opset 23 has it, and rotary position embeddings."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def rotary(node: Any, x: Value, cos: Value, sin: Value, places: Value | None = N
     value = tensor(x)
     apart = _heads(value, node.get("num_heads"))
     part = node.get("rotary_embedding_dim", 0) or apart.shape[-1]
-    turned, rest = apart[..., :part], apart[..., part:]
+    rotated, rest = apart[..., :part], apart[..., part:]
     c, s = tensor(cos), tensor(sin)
     if places is not None:
         at = tensor(places)
         c, s = (torch.reshape(t.index_select(0, at.flatten()), (*at.shape, t.shape[-1])) for t in (c, s))
     c, s = c[..., : part // 2].unsqueeze(1), s[..., : part // 2].unsqueeze(1)  # (B, 1, T, part / 2)
     if node.get("interleaved", 0):
-        a, b = turned[..., 0::2], turned[..., 1::2]
+        a, b = rotated[..., 0::2], rotated[..., 1::2]
         made = torch.stack((a * c - b * s, a * s + b * c), -1).flatten(-2)
     else:
-        a, b = turned[..., : part // 2], turned[..., part // 2 :]
+        a, b = rotated[..., : part // 2], rotated[..., part // 2 :]
         made = torch.cat((a * c - b * s, a * s + b * c), -1)
     whole = torch.cat((made, rest), -1) if part != apart.shape[-1] else made
     return whole if value.dim() == 4 else whole.transpose(1, 2).flatten(2)

@@ -79,7 +79,7 @@ def flat_pads(pads: list[Any]) -> list[Any]:
 
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-TURNED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
 def _axes(weight: Tensor, x: Tensor) -> int:
@@ -121,7 +121,7 @@ def conv_transpose(node: Any, x: Value, weight: Value, bias: Value | None = None
         flat = node.get("pads") or [0] * (2 * axes)
         pads = [[flat[i], flat[i + axes]] for i in range(axes)]
     own = None if bias is None else tensor(bias)
-    made = TURNED[axes](value, kernel, own, strides, 0, 0, node.get("group", 1), dilations)
+    made = TRANSPOSED[axes](value, kernel, own, strides, 0, 0, node.get("group", 1), dilations)
     trims = [[-begin, extra - end] for (begin, end), extra in zip(pads, more, strict=True)]
     if all(isinstance(side, int) and side == 0 for both in trims for side in both):
         return made
