@@ -8,39 +8,42 @@ from pathlib import Path
 
 import pytest
 
-from webapp.config import SettingInvalid, Settings, as_markdown, kept_secret, memory_bytes, rows
+from webapp.config import InstallationSettings, SettingInvalid, as_markdown, kept_secret, memory_bytes, rows
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
-def test_every_setting_has_help_and_a_default_that_can_be_shown(row):
-    assert row.metadata["help"].endswith(".")
-    assert len(row.metadata["help"]) > 20
-    assert str(row.metadata["default"])
+@pytest.mark.parametrize("name", rows())
+def test_every_setting_has_help_and_a_default_that_can_be_shown(name):
+    field = rows()[name]
+    assert field.description.endswith(".")
+    assert len(field.description) > 20
+    assert field.json_schema_extra["shown"]
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
-def test_a_number_that_has_a_unit_carries_it_in_its_name(row):
+@pytest.mark.parametrize("name", rows())
+def test_a_number_that_has_a_unit_carries_it_in_its_name(name):
+    help = rows()[name].description
     for word in ("seconds", "bytes"):
-        if f"in {word}" in row.metadata["help"] or f"many {word}" in row.metadata["help"]:
-            assert row.name.endswith(word)
+        if f"in {word}" in help or f"many {word}" in help:
+            assert name.endswith(word)
 
 
 def test_the_page_of_the_settings_is_the_settings():
     assert (ROOT / "docs/settings.md").read_text() == as_markdown(), "python -m webapp.config > docs/settings.md"
 
 
-def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_path):
-    assert Settings.load(tmp_path, {}).workers == 1
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_path, monkeypatch):
+    assert InstallationSettings.load(tmp_path).workers == 1
     (tmp_path / "settings.toml").write_text("workers = 2\nheartbeat_seconds = 1.5\n")
-    assert Settings.load(tmp_path, {}).workers == 2
-    settings = Settings.load(tmp_path, {"PARE_WORKERS": "3", "PATH": "/bin"})
+    assert InstallationSettings.load(tmp_path).workers == 2
+    monkeypatch.setenv("PARE_WORKERS", "3")
+    settings = InstallationSettings.load(tmp_path)
     assert (settings.workers, settings.heartbeat_seconds) == (3, 1.5)
 
 
 def test_what_is_not_set_follows_from_the_instance(tmp_path):
-    settings = Settings.load(tmp_path / "new" / "instance", {})
+    settings = InstallationSettings.load(tmp_path / "new" / "instance")
     assert settings.database_url == f"sqlite:///{tmp_path}/new/instance/pare.db"
     assert settings.jobs_database_url != settings.database_url
     assert Path(settings.files_url) == tmp_path / "new/instance/files"
@@ -50,7 +53,7 @@ def test_what_is_not_set_follows_from_the_instance(tmp_path):
 
 def test_with_postgresql_the_jobs_share_the_database(tmp_path):
     url = "postgresql://pare@db/pare"
-    assert Settings.load(tmp_path, {"PARE_DATABASE_URL": url}).jobs_database_url == url
+    assert InstallationSettings.load(tmp_path, database_url=url).jobs_database_url == url
 
 
 @pytest.mark.parametrize(
@@ -58,33 +61,37 @@ def test_with_postgresql_the_jobs_share_the_database(tmp_path):
     [
         ("wrokers = 2", "sets wrokers, which Pare does not know"),
         ("workers = 'many'", "is 'many'; it must be a whole number"),
-        ("heartbeat_seconds = 0", "is 0; it must be more than 0 seconds"),
+        ("heartbeat_seconds = 0", "is 0; it must be a number of seconds above 0"),
         ("workers = 1.5", "is 1.5; it must be a whole number"),
         ("workers = true", "is True; it must be a whole number"),
         ("workers = -1", "is -1; it must be a whole number, 0 or more"),
+        ("client_idle_seconds = true", "is True; it must be a number of seconds"),
+        ("log_level = true", "is True; it must be a text"),
         ("workers = ", "is not valid TOML"),
+        ("instance = 'elsewhere'", "sets instance, which Pare does not know"),
     ],
 )
 def test_a_wrong_file_is_refused_by_the_name_of_what_is_wrong(tmp_path, written, sentence):
     (tmp_path / "settings.toml").write_text(written)
     with pytest.raises(SettingInvalid, match=sentence):
-        Settings.load(tmp_path, {})
+        InstallationSettings.load(tmp_path)
 
 
-def test_a_wrong_value_in_the_environment_is_refused_by_its_name(tmp_path):
-    with pytest.raises(SettingInvalid, match="PARE_HEARTBEAT_SECONDS in the environment is 'often'"):
-        Settings.load(tmp_path, {"PARE_HEARTBEAT_SECONDS": "often"})
+def test_a_wrong_value_in_the_environment_is_refused_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARE_HEARTBEAT_SECONDS", "often")
+    with pytest.raises(SettingInvalid, match="PARE_HEARTBEAT_SECONDS in the environment is 'often'; it must be a num"):
+        InstallationSettings.load(tmp_path)
 
 
 def test_an_instance_that_cannot_be_a_folder_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingInvalid, match="cannot be made"):
-        Settings.load(tmp_path / "file", {})
+        InstallationSettings.load(tmp_path / "file")
 
 
 def test_the_secret_is_made_once_readable_by_its_owner_alone_and_never_printed(tmp_path):
-    settings = Settings.load(tmp_path, {})
-    assert Settings.load(tmp_path, {}).secret_key == settings.secret_key
+    settings = InstallationSettings.load(tmp_path)
+    assert InstallationSettings.load(tmp_path).secret_key == settings.secret_key
     assert len(settings.secret_key) == 64
     assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == 0o600
     assert settings.secret_key not in repr(settings)

@@ -18,7 +18,7 @@ OWN_CSRF_CHECK = ("run_builder",)
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """The application. `config` is Flask's, and may hold `SETTINGS`, a `Settings`, in place of the environment's."""
+    """The application. `config` is Flask's, and may hold `SETTINGS` in place of the environment's."""
     from flask import Flask
     from flask_bootstrap import Bootstrap5
     from flask_wtf import CSRFProtect
@@ -34,9 +34,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from webapp.web.security import init_security
     from webapp.web.views import blueprints
 
-    from .config import Settings
+    from .config import InstallationSettings
 
-    settings = (config or {}).get("SETTINGS") or Settings.from_environment()
+    settings = (config or {}).get("SETTINGS") or InstallationSettings.load()
     app = Flask(
         __name__,
         template_folder=str(beside("templates")),

@@ -6,18 +6,25 @@ instance folder, else from the default. `python -m webapp.config` prints docs/se
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import secrets
 import socket
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from webapp.engine.errors import PareError
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+WANTED: dict[Any, str] = {int: "a whole number, 0 or more", float: "a number of seconds above 0", str: "a text"}
+FILE_NAME = "settings.toml"
 
 
 class SettingInvalid(PareError):
@@ -27,12 +34,13 @@ class SettingInvalid(PareError):
     status = 500
 
 
-def setting(help: str, default: Any, derived: Callable[[Settings], Any] | None = None, secret: bool = False) -> Any:
-    """A row. With `derived`, `default` is the sentence that says how the value is found. Secrets are never printed."""
-    value = None if derived else default
-    return dataclasses.field(
-        default=value, metadata={"help": help, "default": default, "derived": derived}, repr=not secret
-    )
+def setting(default: Any, help: str, shown: str = "", secret: bool = False) -> Any:
+    """A row. A `default` that is a function is given the values before it, and `shown` says in words what it finds.
+
+    Secrets are never printed.
+    """
+    way = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**way, description=help, json_schema_extra={"shown": shown or str(default)}, repr=not secret)
 
 
 def cores() -> int:
@@ -64,139 +72,161 @@ def kept_secret(path: Path) -> str:
     return path.read_text().strip()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What one installation is told. Made by `Settings.load`."""
+class InstallationSettings(BaseSettings):
+    """What one installation is told. Made by `load`."""
 
-    file_name: ClassVar[str] = "settings.toml"
+    model_config = SettingsConfigDict(env_prefix="PARE_", frozen=True, coerce_numbers_to_str=True)
 
     instance: Path
 
     database_url: str = setting(
+        lambda s: f"sqlite:///{s['instance'] / 'pare.db'}",
         "Where checkpoints, runs and results are kept, as an SQLAlchemy URL (SQLite or postgresql+psycopg).",
-        "pare.db in the instance folder",
-        lambda s: f"sqlite:///{s.instance / 'pare.db'}",
+        shown="pare.db in the instance folder",
     )
     jobs_database_url: str = setting(
+        lambda s: (
+            f"sqlite:///{s['instance'] / 'jobs.db'}" if s["database_url"].startswith("sqlite") else s["database_url"]
+        ),
         "Where the job system keeps its own tables.",
-        "jobs.db in the instance folder for SQLite, else the same as database_url",
-        lambda s: f"sqlite:///{s.instance / 'jobs.db'}" if s.database_url.startswith("sqlite") else s.database_url,
+        shown="jobs.db in the instance folder for SQLite, else the same as database_url",
     )
     files_url: str = setting(
+        lambda s: str(s["instance"] / "files"),
         "Where checkpoints and artifacts are kept: a folder, or any fsspec URL such as s3://bucket/pare.",
-        "the folder files in the instance folder",
-        lambda s: str(s.instance / "files"),
+        shown="the folder files in the instance folder",
     )
-    max_upload_bytes: int = setting("The largest file that can be uploaded, in bytes.", 20_000_000_000)
-    max_unpacked_bytes: int = setting(
-        "The most that an uploaded archive may hold once unpacked, in bytes.", 40_000_000_000
+    max_upload_bytes: Count = setting(20_000_000_000, "The largest file that can be uploaded, in bytes.")
+    max_unpacked_bytes: Count = setting(
+        40_000_000_000, "The most that an uploaded archive may hold once unpacked, in bytes."
     )
-    min_free_bytes: int = setting(
-        "Nothing is stored that would leave less than this free on the disk, in bytes.", 200_000_000
+    min_free_bytes: Count = setting(
+        200_000_000, "Nothing is stored that would leave less than this free on the disk, in bytes."
     )
-    run_memory_limit_bytes: int = setting(
-        "The memory that the process which compresses may allocate, in bytes; a run that needs more fails and says so.",
-        "80 % of the memory of the machine or its control group",
+    run_memory_limit_bytes: Count = setting(
         lambda s: memory_bytes() * 8 // 10,
+        "The memory that the process which compresses may allocate, in bytes; a run that needs more fails and says so.",
+        shown="80 % of the memory of the machine or its control group",
     )
-    inspection_memory_bytes: int = setting(
-        "The memory that the inspection of an upload may allocate beside sixteen times its size (unpacked), "
-        "in bytes; never more than run_memory_limit_bytes.",
+    inspection_memory_bytes: Count = setting(
         2_000_000_000,
+        "The memory that the inspection of an upload may allocate beside sixteen times its size (unpacked), in "
+        "bytes; never more than run_memory_limit_bytes.",
     )
-    inspection_seconds: float = setting(
-        "How long the inspection of an upload may take, in seconds; it gets one more for every megabyte of the upload.",
+    inspection_seconds: Seconds = setting(
         120.0,
+        "How long the inspection of an upload may take, in seconds; it gets one more for every megabyte of the upload.",
     )
-    inspections_at_once: int = setting("How many uploads a worker inspects at once.", 2)
-    workers: int = setting("How many worker processes `pare serve` starts; each does one run at a time.", 1)
-    threads_per_child: int = setting(
-        "How many threads one compressing process computes with; 0: the cores divided by the workers on this machine.",
+    inspections_at_once: Count = setting(2, "How many uploads a worker inspects at once.")
+    workers: Count = setting(1, "How many worker processes `pare serve` starts; each does one run at a time.")
+    threads_per_child: Count = setting(
         0,
+        "How many threads one compressing process computes with; 0: the cores divided by the workers on this machine.",
     )
-    child_restarts: int = setting("How often a stage whose process was killed from outside is started again.", 3)
-    cancel_poll_seconds: float = setting("How often a worker looks whether its run was cancelled, in seconds.", 0.5)
-    progress_interval_seconds: float = setting("The least time between two notes of a run's progress, in seconds.", 0.5)
-    queue_poll_seconds: float = setting("How often an idle worker looks for work, in seconds.", 0.5)
-    heartbeat_seconds: float = setting("How often a worker says that it is alive, in seconds.", 5.0)
-    worker_stale_seconds: float = setting(
-        "After this many seconds without a sign of life, a worker's run is taken over by another.", 30.0
+    child_restarts: Count = setting(3, "How often a stage whose process was killed from outside is started again.")
+    cancel_poll_seconds: Seconds = setting(0.5, "How often a worker looks whether its run was cancelled, in seconds.")
+    progress_interval_seconds: Seconds = setting(
+        0.5, "The least time between two notes of a run's progress, in seconds."
     )
-    sweep_interval_seconds: float = setting(
-        "How often files that nothing refers to are looked for, in seconds.", 3600.0
+    queue_poll_seconds: Seconds = setting(0.5, "How often an idle worker looks for work, in seconds.")
+    heartbeat_seconds: Seconds = setting(5.0, "How often a worker says that it is alive, in seconds.")
+    worker_stale_seconds: Seconds = setting(
+        30.0, "After this many seconds without a sign of life, a worker's run is taken over by another."
     )
-    sweep_age_seconds: float = setting(
-        "How old a file that nothing refers to gets before it is deleted, in seconds.", 86400.0
+    sweep_interval_seconds: Seconds = setting(
+        3600.0, "How often files that nothing refers to are looked for, in seconds."
     )
-    max_request_bytes: int = setting(
-        "The largest request that a deployed model takes, in bytes; the process that serves it holds it in memory.",
+    sweep_age_seconds: Seconds = setting(
+        86400.0, "How old a file that nothing refers to gets before it is deleted, in seconds."
+    )
+    max_request_bytes: Count = setting(
         64_000_000,
+        "The largest request that a deployed model takes, in bytes; the process that serves it holds it in memory.",
     )
-    request_timeout_seconds: float = setting(
-        "How long a deployed model may be silent before its client is told that it does not answer, in seconds.", 120.0
+    request_timeout_seconds: Seconds = setting(
+        120.0, "How long a deployed model may be silent before its client is told that it does not answer, in seconds."
     )
-    transfers_at_once: int = setting(
+    transfers_at_once: Count = setting(
+        16,
         "How many uploads and downloads may be on their way at once; more are asked to come again (503). Pages are "
         "answered besides.",
-        16,
     )
-    client_idle_seconds: float = setting(
-        "How long a client may send or take nothing before its connection is ended, in seconds.", 30.0
+    client_idle_seconds: Seconds = setting(
+        30.0, "How long a client may send or take nothing before its connection is ended, in seconds."
     )
     secret_key: str = setting(
+        lambda s: kept_secret(s["instance"] / "secret_key"),
         "Signs the session cookie and the form tokens. Whoever knows it can forge them.",
-        "made once, in the file secret_key of the instance folder",
-        lambda s: kept_secret(s.instance / "secret_key"),
+        shown="made once, in the file secret_key of the instance folder",
         secret=True,
     )
     trusted_hosts: str = setting(
-        "The names by which browsers may reach Pare beside localhost, this machine's own name and any IP address, with "
-        "commas between; another one is refused. * takes any name.",
-        "none",
-        lambda s: "",
+        "",
+        "The names by which browsers may reach Pare beside localhost, this machine's own name and any IP address, "
+        "with commas between; another one is refused. * takes any name.",
+        shown="none",
     )
     access_token: str = setting(
-        "What a browser signs in with and a program sends as Authorization: Bearer; 16 characters or more. Where it is "
-        "set it is asked for, also on this machine alone.",
-        "none on this machine alone; beyond it made once, in the file access_token of the instance folder",
-        lambda s: "",
+        "",
+        "What a browser signs in with and a program sends as Authorization: Bearer; 16 characters or more. Where "
+        "it is set it is asked for, also on this machine alone.",
+        shown="none on this machine alone; beyond it made once, in the file access_token of the instance folder",
         secret=True,
     )
-    log_level: str = setting("How much the server and the workers say: DEBUG, INFO, WARNING or ERROR.", "INFO")
+    log_level: str = setting("INFO", "How much the server and the workers say: DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # which would count as 0 or 1
+            raise ValueError
+        return value
+
+    @field_validator("access_token")
+    @classmethod
+    def _hard_to_guess(cls, value: str) -> str:
+        if value and not re.fullmatch("[!-~]{16,}", value):
+            raise SettingInvalid("access_token must have 16 or more ASCII characters, without spaces.", "access_token")
+        return value
 
     @classmethod
-    def load(cls, instance: Path, env: Mapping[str, str] | None = None) -> Settings:
-        """Reads the settings of the installation in the folder `instance`, making the folder where it is missing."""
-        env = os.environ if env is None else env
-        instance = instance.expanduser().absolute()
+    def load(cls, instance: Path | None = None, **given: Any) -> Self:
+        """The settings of the installation in the folder `instance`, which is made where it is missing.
+
+        Without it, of the one that `PARE_INSTANCE` names, else `instance` here. What is `given` counts before all else.
+        """
+        instance = (instance or Path(os.environ.get("PARE_INSTANCE", "instance"))).expanduser().absolute()
         try:
             instance.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingInvalid(f"The instance folder {instance} cannot be made: {error.strerror}.") from error
-        given: dict[str, Any] = {}
-        written = _read(instance / cls.file_name)
-        kinds = {row.name: str(row.type) for row in rows()}
-        for name in kinds:
-            if f"PARE_{name.upper()}" in env:
-                source = f"PARE_{name.upper()} in the environment"
-                given[name] = _typed(env[f"PARE_{name.upper()}"], kinds[name], source)
-            elif name in written:
-                source = f"{name} in {instance / cls.file_name}"
-                given[name] = _typed(written[name], kinds[name], source)
-            if name.endswith("_seconds") and given.get(name) == 0:
-                raise SettingInvalid(f"{source} is 0; it must be more than 0 seconds.", name)
-        settings = cls(instance=instance, **given)
-        for row in rows():
-            if row.metadata["derived"] and row.name not in given:
-                settings = dataclasses.replace(settings, **{row.name: row.metadata["derived"](settings)})
-        if settings.access_token and not re.fullmatch("[!-~]{16,}", settings.access_token):
-            raise SettingInvalid("access_token must have 16 or more ASCII characters, without spaces.", "access_token")
-        return settings
+        try:
+            return cls(instance=instance, **given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, variable = str(first["loc"][0]), f"PARE_{first['loc'][0]}".upper()
+            source = f"{variable} in the environment" if variable in os.environ else f"{name} in {instance / FILE_NAME}"
+            found = f"{name if name in given else source} is {first['input']!r}"
+            wanted = WANTED[cls.model_fields[name].annotation]
+            raise SettingInvalid(f"{found}; it must be {wanted}.", name) from error
 
     @classmethod
-    def from_environment(cls) -> Settings:
-        """The settings of the installation that `PARE_INSTANCE` names, `instance` here where it is not set."""
-        return cls.load(Path(os.environ.get("PARE_INSTANCE", "instance")))
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = init_settings()["instance"] / FILE_NAME
+        try:
+            file = TomlConfigSettingsSource(settings_cls, path)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingInvalid(f"{path} is not valid TOML: {error}.") from error
+        for name in file().keys() - rows():
+            known = ", ".join(rows())
+            raise SettingInvalid(f"{path} sets {name}, which Pare does not know; it knows {known}.", name)
+        return init_settings, env_settings, file
 
     @property
     def work(self) -> Path:
@@ -213,42 +243,16 @@ class Settings:
         return f"{socket.gethostname()}-{kept_secret(self.instance / 'machine_id')[:8]}"
 
 
-def rows() -> tuple[dataclasses.Field[Any], ...]:
-    """The settings, in order: `.name`, `.type`, `.metadata["help"]`, `.metadata["default"]`."""
-    return tuple(field for field in dataclasses.fields(Settings) if field.name != "instance")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        written = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingInvalid(f"{path} is not valid TOML: {error}.") from error
-    known = [row.name for row in rows()]
-    for name in written:
-        if name not in known:
-            raise SettingInvalid(f"{path} sets {name}, which Pare does not know; it knows {', '.join(known)}.", name)
-    return written
-
-
-def _typed(value: Any, kind: str, source: str) -> Any:
-    try:
-        typed = {"int": int, "float": float, "str": str}[kind](value)
-    except (TypeError, ValueError) as error:
-        raise SettingInvalid(f"{source} is {value!r}; it must be {_wanted(kind)}.") from error
-    if isinstance(value, bool) or (kind != "str" and typed < 0) or (kind == "int" and typed != float(value)):
-        raise SettingInvalid(f"{source} is {value!r}; it must be {_wanted(kind)}.")
-    return typed
-
-
-def _wanted(kind: str) -> str:
-    return {"int": "a whole number, 0 or more", "float": "a number, 0 or more", "str": "a text"}[kind]
+def rows() -> dict[str, FieldInfo]:
+    """The settings, in order."""
+    return {name: field for name, field in InstallationSettings.model_fields.items() if name != "instance"}
 
 
 def as_markdown() -> str:
     """docs/settings.md."""
-    table = [f"| `{row.name}` | {row.metadata['default']} | {row.metadata['help']} |" for row in rows()]
+    table = [
+        f"| `{name}` | {field.json_schema_extra['shown']} | {field.description} |" for name, field in rows().items()
+    ]
     return "\n".join(
         [
             "# Settings",

@@ -13,18 +13,18 @@ import psutil
 from sqlalchemy import select
 
 from tests.patience import until
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.jobs.client import JobClient
 from webapp.jobs.workplace import file_store
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.models import Checkpoint, Dataset, LogLine, Run, UploadState
 
 QUICK = {  # so that a test waits no longer than it must
-    "PARE_QUEUE_POLL_SECONDS": "0.1",
-    "PARE_CANCEL_POLL_SECONDS": "0.1",
-    "PARE_PROGRESS_INTERVAL_SECONDS": "0.05",
-    "PARE_HEARTBEAT_SECONDS": "0.3",
-    "PARE_WORKER_STALE_SECONDS": "4",
+    "queue_poll_seconds": "0.1",
+    "cancel_poll_seconds": "0.1",
+    "progress_interval_seconds": "0.05",
+    "heartbeat_seconds": "0.3",
+    "worker_stale_seconds": "4",
 }
 
 
@@ -32,8 +32,8 @@ class Bench:
     """`worker` is the module whose worker is started; it gets the instance as its last argument."""
 
     def __init__(self, instance: Path, *worker: str, **settings: str) -> None:
-        self.environment = QUICK | {f"PARE_{name.upper()}": value for name, value in settings.items()}
-        self.settings = Settings.load(instance, self.environment)
+        self.settings = InstallationSettings.load(instance, **(QUICK | settings))
+        self.environment = {f"PARE_{name.upper()}": value for name, value in (QUICK | settings).items()}
         self.worker_command = [sys.executable, "-m", *worker, str(instance)]
         self.engine = make_engine(self.settings.database_url)
         upgrade(self.engine)

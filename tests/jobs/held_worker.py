@@ -4,9 +4,9 @@ import logging
 import sys
 from pathlib import Path
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.jobs.worker import run_worker
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_worker(Settings.load(Path(sys.argv[1])), entry="tests.jobs.held_child")
+    run_worker(InstallationSettings.load(Path(sys.argv[1])), entry="tests.jobs.held_child")

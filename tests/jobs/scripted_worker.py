@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.jobs.worker import run_worker
 
 CHILD = "tests.jobs.scripted_child"
@@ -91,4 +91,4 @@ def _lacking(row: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_worker(Settings.load(Path(sys.argv[1])), pipeline=ScriptedPipeline(), entry=CHILD)
+    run_worker(InstallationSettings.load(Path(sys.argv[1])), pipeline=ScriptedPipeline(), entry=CHILD)

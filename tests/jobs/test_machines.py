@@ -8,7 +8,7 @@ import pytest
 from tests.jobs.bench import Bench
 from tests.object_store import object_store
 from tests.postgresql import fresh_database
-from webapp.config import Settings, cores
+from webapp.config import InstallationSettings, cores
 from webapp.jobs import heartbeat
 from webapp.jobs.heartbeat import Heartbeat, bury, living, neighbours
 from webapp.store.database import make_engine, make_sessions, upgrade
@@ -46,8 +46,8 @@ def test_workers_on_one_machine_share_its_cores(sessions, tmp_path, monkeypatch)
     monkeypatch.undo()
     with sessions() as session:
         assert neighbours(session) == 2
-    assert Settings.load(tmp_path, {}).threads(2) == max(1, cores() // 2)
-    assert Settings.load(tmp_path, {"PARE_THREADS_PER_CHILD": "3"}).threads(2) == 3
+    assert InstallationSettings.load(tmp_path).threads(2) == max(1, cores() // 2)
+    assert InstallationSettings.load(tmp_path, threads_per_child=3).threads(2) == 3
 
 
 @pytest.mark.slow

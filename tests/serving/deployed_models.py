@@ -9,7 +9,7 @@ from tests.api_client import Api
 from tests.pare_process import serving
 from tests.serving import small_models
 from tests.serving.seeded_deployment import ENCODER, ROWS, WRITER, seed_onnx_run
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.jobs.workplace import file_store
 from webapp.store.database import make_engine, make_sessions, upgrade
 
@@ -20,7 +20,7 @@ MODELS = {"rows": ("classifier", ROWS), "writer": ("writer", WRITER), "encoder":
 def deployed_models(tmp_path_factory, *names: str) -> Iterator[dict[str, tuple[str, str]]]:
     """{name: (address, token)} of the models of these names."""
     instance = tmp_path_factory.mktemp("instance")
-    settings = Settings.load(instance, {})
+    settings = InstallationSettings.load(instance)
     engine = make_engine(settings.database_url)
     upgrade(engine)
     runs = {}

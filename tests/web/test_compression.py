@@ -5,14 +5,14 @@ import gzip
 import pytest
 
 from webapp import create_app
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 PACKED = {"Accept-Encoding": "gzip, deflate, br"}
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    settings = Settings.load(tmp_path_factory.mktemp("instance"), env={"PARE_MIN_FREE_BYTES": "0"})
+    settings = InstallationSettings.load(tmp_path_factory.mktemp("instance"), min_free_bytes=0)
     app = create_app({"SETTINGS": settings, "TESTING": True})
     yield app.test_client()
     app.extensions["pare"].jobs.close()

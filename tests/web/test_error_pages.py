@@ -3,13 +3,13 @@
 import pytest
 
 from webapp import create_app
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.errors import DatabaseUnusable
 
 
 @pytest.fixture
 def app(tmp_path):
-    settings = Settings.load(tmp_path / "instance", env={"PARE_MIN_FREE_BYTES": "0"})
+    settings = InstallationSettings.load(tmp_path / "instance", min_free_bytes=0)
     app = create_app({"SETTINGS": settings})
     yield app
     app.extensions["pare"].jobs.close()

@@ -5,12 +5,12 @@ import socket
 import pytest
 
 from webapp import create_app
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 
 @pytest.fixture
 def app(tmp_path):
-    settings = Settings.load(tmp_path / "instance", env={"PARE_MIN_FREE_BYTES": "0"})
+    settings = InstallationSettings.load(tmp_path / "instance", min_free_bytes=0)
     app = create_app({"SETTINGS": settings, "TESTING": True})
     yield app
     app.extensions["pare"].jobs.close()
@@ -100,7 +100,7 @@ def test_a_versioned_file_is_kept_and_any_other_is_asked_for_again(client):
     ],
 )
 def test_a_name_that_is_not_ours_is_refused(tmp_path, trusted, host, status):
-    settings = Settings.load(tmp_path / "instance", env={"PARE_TRUSTED_HOSTS": trusted})
+    settings = InstallationSettings.load(tmp_path / "instance", trusted_hosts=trusted)
     app = create_app({"SETTINGS": settings, "TESTING": True})
     client = app.test_client()
     answer = client.get("/", headers={"Host": host})

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.errors import UploadTooLarge
 from webapp.store.files import LOOK_EVERY_BYTES, Readable
 from webapp.store.models import new_id
@@ -73,7 +73,7 @@ class UploadDraft:
         return f"The upload was begun with {self.told.size_bytes} bytes and has {offset}; more than the rest was sent."
 
 
-def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int) -> UploadDraft:
+def begin(settings: InstallationSettings, kind: str, asked: dict[str, Any], size_bytes: int) -> UploadDraft:
     """Raises UploadEmpty, UploadTooLarge, StoreFull."""
     if size_bytes == 0:
         raise UploadEmpty("A file of no bytes cannot be uploaded. Upload-Length is the size of the file.")
@@ -92,7 +92,7 @@ def begin(settings: Settings, kind: str, asked: dict[str, Any], size_bytes: int)
         return _write(UploadDraft(id, folder, AnnouncedUpload(kind, asked, size_bytes)))
 
 
-def find(settings: Settings, id: str) -> UploadDraft:
+def find(settings: InstallationSettings, id: str) -> UploadDraft:
     """Raises NotFound."""
     folder = settings.work / UPLOADS / id
     try:
@@ -104,7 +104,7 @@ def find(settings: Settings, id: str) -> UploadDraft:
 
 
 @contextmanager
-def held(settings: Settings, id: str) -> Iterator[UploadDraft]:
+def held(settings: InstallationSettings, id: str) -> Iterator[UploadDraft]:
     """The draft, for one writer at a time. Raises NotFound, Busy."""
     descriptor = os.open(find(settings, id).folder, os.O_RDONLY)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 from .options import instance as with_instance
 from .options import start_logging
@@ -18,6 +18,6 @@ def deployer(instance: Path) -> None:
     """Start, watch and end the processes of deployed models, until stopped. `pare serve` starts one of its own."""
     from webapp.jobs.deployer import run_deployer
 
-    settings = Settings.load(instance)
+    settings = InstallationSettings.load(instance)
     start_logging(settings)
     run_deployer(settings)

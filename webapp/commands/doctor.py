@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import psutil
 
-from webapp.config import Settings, cores, memory_bytes
+from webapp.config import InstallationSettings, cores, memory_bytes
 
 from .options import instance as with_instance
 
@@ -28,7 +28,7 @@ class Wrong(Exception):
 @with_instance
 def doctor(instance: Path) -> None:
     """Check the installation and say what is wrong. Exit status 1 if anything is."""
-    settings = Settings.load(instance)
+    settings = InstallationSettings.load(instance)
     wrong = False
     for name, check in CHECKS.items():
         try:
@@ -40,7 +40,7 @@ def doctor(instance: Path) -> None:
     raise SystemExit(int(wrong))
 
 
-def check_versions(settings: Settings) -> Iterator[str]:
+def check_versions(settings: InstallationSettings) -> Iterator[str]:
     found = [f"python {platform.python_version()}"]
     for package in PACKAGES:
         try:
@@ -50,7 +50,7 @@ def check_versions(settings: Settings) -> Iterator[str]:
     yield ", ".join(found)
 
 
-def check_instance(settings: Settings) -> Iterator[str]:
+def check_instance(settings: InstallationSettings) -> Iterator[str]:
     try:
         with tempfile.TemporaryFile(dir=settings.instance):
             yield f"{settings.instance} can be written"
@@ -62,7 +62,7 @@ def check_instance(settings: Settings) -> Iterator[str]:
     yield f"{gigabytes(free_bytes)} are free there"
 
 
-def check_memory(settings: Settings) -> Iterator[str]:
+def check_memory(settings: InstallationSettings) -> Iterator[str]:
     limit_bytes, granted_bytes = settings.run_memory_limit_bytes, memory_bytes()
     if limit_bytes > granted_bytes:
         raise Wrong(
@@ -74,7 +74,7 @@ def check_memory(settings: Settings) -> Iterator[str]:
     )
 
 
-def check_torch(settings: Settings) -> Iterator[str]:
+def check_torch(settings: InstallationSettings) -> Iterator[str]:
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -84,7 +84,7 @@ def check_torch(settings: Settings) -> Iterator[str]:
     yield f"{torch.__version__}, accelerator {accelerator}, {cores()} cores, {threads} threads a run"
 
 
-def check_database(settings: Settings) -> Iterator[str]:
+def check_database(settings: InstallationSettings) -> Iterator[str]:
     from sqlalchemy.exc import OperationalError
 
     from webapp.store.database import make_engine, unreachable, upgrade
@@ -100,7 +100,7 @@ def check_database(settings: Settings) -> Iterator[str]:
     yield f"{engine.url.render_as_string(hide_password=True)} answers"
 
 
-def check_files(settings: Settings) -> Iterator[str]:
+def check_files(settings: InstallationSettings) -> Iterator[str]:
     from webapp.jobs.workplace import file_store
     from webapp.store.errors import StoreError
 
@@ -113,7 +113,7 @@ def check_files(settings: Settings) -> Iterator[str]:
     yield f"{settings.files_url} can be written and read"
 
 
-def check_workers(settings: Settings) -> Iterator[str]:
+def check_workers(settings: InstallationSettings) -> Iterator[str]:
     from sqlalchemy import select
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -137,7 +137,7 @@ def check_workers(settings: Settings) -> Iterator[str]:
         yield "none is running; `pare serve` starts them"
 
 
-CHECKS: dict[str, Callable[[Settings], Iterator[str]]] = {
+CHECKS: dict[str, Callable[[InstallationSettings], Iterator[str]]] = {
     "versions": check_versions,
     "instance": check_instance,
     "memory": check_memory,

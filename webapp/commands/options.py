@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 
 def instance(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,7 +24,7 @@ def instance(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def start_logging(settings: Settings) -> None:
+def start_logging(settings: InstallationSettings) -> None:
     """To stderr, with the time; libraries only where they warn."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("alembic", "dbos", "fsspec", "urllib3"):

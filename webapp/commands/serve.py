@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 from .options import instance as with_instance
 from .options import start_logging
@@ -56,7 +55,7 @@ def demo(host: str, is_open: bool, port: int, instance: Path, workers: int | Non
 def start(host: str, port: int, instance: Path, workers: int | None, is_open: bool, always_samples: bool) -> None:
     from webapp.jobs.supervisor import Supervisor, listen
 
-    settings = Settings.load(instance, os.environ if workers is None else {**os.environ, "PARE_WORKERS": str(workers)})
+    settings = InstallationSettings.load(instance, **({} if workers is None else {"workers": workers}))
     start_logging(settings)
     with listen(host, port) as listening:
         supervisor = Supervisor(settings, listening, host, is_open)
@@ -64,7 +63,7 @@ def start(host: str, port: int, instance: Path, workers: int | None, is_open: bo
         supervisor.run(click.echo)
 
 
-def load_samples(settings: Settings, always: bool) -> None:
+def load_samples(settings: InstallationSettings, always: bool) -> None:
     """Brings the database to this version and puts the samples into it."""
     from webapp.jobs.client import JobClient
     from webapp.jobs.workplace import file_store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 from .options import instance as with_instance
 from .options import start_logging
@@ -22,6 +22,6 @@ def worker(instance: Path) -> None:
     """
     from webapp.jobs.worker import run_worker
 
-    settings = Settings.load(instance)
+    settings = InstallationSettings.load(instance)
     start_logging(settings)
     run_worker(settings)

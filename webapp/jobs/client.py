@@ -11,7 +11,7 @@ from dbos import DBOSClient, EnqueueOptions
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.database import make_engine, make_sessions, writing
 from webapp.store.models import Run, RunState, StageState
 
@@ -38,7 +38,7 @@ class JobClient:
     A crash between the commit and the call loses nothing; workers look for rows without a workflow.
     """
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, settings: InstallationSettings, engine: Engine | None = None) -> None:
         self._settings = settings
         self._sessions = make_sessions(engine or make_engine(settings.database_url))
         self._lock = threading.Lock()

@@ -22,7 +22,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.database import make_engine, make_sessions, upgrade, writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
@@ -38,7 +38,7 @@ TRIED_SECONDS = 300.0  # a model that is only tried ends when nobody has asked f
 ADDED_UP = ("requests", "deaths")
 
 
-def run_deployer(settings: Settings) -> None:
+def run_deployer(settings: InstallationSettings) -> None:
     """Works until SIGTERM or SIGINT. A second one of the same installation waits until the first has ended."""
     engine = make_engine(settings.database_url)
     upgrade(engine)
@@ -65,7 +65,9 @@ def run_deployer(settings: Settings) -> None:
 
 
 class Deployer:
-    def __init__(self, settings: Settings, sessions: sessionmaker[Session], files: FileStore, sockets: Path) -> None:
+    def __init__(
+        self, settings: InstallationSettings, sessions: sessionmaker[Session], files: FileStore, sockets: Path
+    ) -> None:
         self._settings, self._sessions, self._files, self._sockets = settings, sessions, files, sockets
         self._served: dict[str, ModelProcess] = {}
         self._failed: dict[str, int] = {}  # the attempt of each that is not tried again

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.serving.__main__ import UNLOADABLE
 from webapp.serving.client import state_of
 from webapp.serving.errors import Unavailable
@@ -33,7 +33,7 @@ OOM_SCORE = 500  # the kernel takes its memory before the web server's, and afte
 class ModelProcess:
     """`changes` are what the deployment's row is to say. Raises StoreError where a file of it is missing."""
 
-    def __init__(self, row: Deployment, settings: Settings, files: FileStore, sockets: Path) -> None:
+    def __init__(self, row: Deployment, settings: InstallationSettings, files: FileStore, sockets: Path) -> None:
         self.id, self.attempt = row.id, row.attempt
         self.folder = settings.work / "deployments" / row.id
         self.socket = sockets / row.id
@@ -119,7 +119,7 @@ class ModelProcess:
         if state is not DeploymentState.READY:
             self.changes |= {"memory_bytes": None, "pid": None}
 
-    def _lay_out(self, row: Deployment, settings: Settings, files: FileStore) -> None:
+    def _lay_out(self, row: Deployment, settings: InstallationSettings, files: FileStore) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         stages = {stage.name: stage.files for stage in row.run.stages}
         beside = {name: entry for name, entry in row.run.checkpoint.files.items() if name not in WEIGHTS}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from dbos import DBOS
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 APPLICATION_NAME = "pare"
 APPLICATION_VERSION = "1"  # raised when a workflow's steps change so that one in progress could not go on
@@ -26,6 +26,6 @@ def inspection_workflow_id(kind: Kind, id: str) -> str:
     return f"{kind}-{id}"
 
 
-def migrate_jobs(settings: Settings) -> None:
+def migrate_jobs(settings: InstallationSettings) -> None:
     """Makes the job system's tables where they are missing; several processes may do it at once."""
     DBOS.migrate(settings.jobs_database_url)

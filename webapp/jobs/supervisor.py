@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from types import FrameType
 
-from webapp.config import SettingInvalid, Settings, kept_secret
+from webapp.config import InstallationSettings, SettingInvalid, kept_secret
 from webapp.engine.errors import PareError
 
 from .errors import PortTaken
@@ -43,7 +42,9 @@ class Supervisor:
     With `is_open` whoever reaches it may use it, also from other machines. Raises SettingInvalid for that and a token.
     """
 
-    def __init__(self, settings: Settings, listening: socket.socket, host: str, is_open: bool = False) -> None:
+    def __init__(
+        self, settings: InstallationSettings, listening: socket.socket, host: str, is_open: bool = False
+    ) -> None:
         self._told_to_stop = threading.Event()
         self.notice, settings = access_of(settings, ip_address(listening.getsockname()[0]).is_loopback, is_open)
         self.listening = listening
@@ -150,7 +151,7 @@ def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
     return python("-c", start, *named, "--no-control-socket", "webapp:create_app()")
 
 
-def access_of(settings: Settings, alone: bool, is_open: bool) -> tuple[str, Settings]:
+def access_of(settings: InstallationSettings, alone: bool, is_open: bool) -> tuple[str, InstallationSettings]:
     """What is to be said of who may use it, and the settings with its access token. `alone`: on this machine only."""
     if is_open and settings.access_token:
         raise SettingInvalid("--open asks nobody for a token, but access_token is set; leave one of them away.")
@@ -164,10 +165,10 @@ def access_of(settings: Settings, alone: bool, is_open: bool) -> tuple[str, Sett
     known = kept.exists()
     token = kept_secret(kept)
     notice = f"It asks for the access token in {kept}." if known else f"It asks for this access token: {token}"
-    return notice, dataclasses.replace(settings, access_token=token)
+    return notice, settings.model_copy(update={"access_token": token})
 
 
-def service_environment(settings: Settings, host: str) -> dict[str, str]:
+def service_environment(settings: InstallationSettings, host: str) -> dict[str, str]:
     """The services read the same settings as this process, those from its command line included."""
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {

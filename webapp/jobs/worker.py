@@ -14,7 +14,7 @@ from types import FrameType
 from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
 from webapp.store.space import UPLOADS, remove_idle_folders
@@ -36,7 +36,7 @@ LOST_SIGHT = 75  # exit status of a worker that was taken for dead
 CHILDREN_GONE_SECONDS = 3.0
 
 
-def run_worker(settings: Settings, *, pipeline: Pipeline | None = None, entry: str = ENGINE_CHILD) -> None:
+def run_worker(settings: InstallationSettings, *, pipeline: Pipeline | None = None, entry: str = ENGINE_CHILD) -> None:
     """Works until SIGTERM or SIGINT, then ends the process: the child is killed and its run taken up again later."""
     slot = WorkerSlot.claim(settings)
     engine = make_engine(settings.database_url)

@@ -6,7 +6,7 @@ import fcntl
 from pathlib import Path
 from typing import IO
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 
 class WorkerSlot:
@@ -17,7 +17,7 @@ class WorkerSlot:
         self._lock = lock  # kept open: closing it would free the slot
 
     @classmethod
-    def claim(cls, settings: Settings) -> WorkerSlot:
+    def claim(cls, settings: InstallationSettings) -> WorkerSlot:
         """Takes the lowest free number. The system frees it when the process ends, also by kill -9."""
         folder = settings.instance / "workers"
         folder.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.files import FileStore
 from webapp.store.space import as_store_full
 
@@ -23,7 +23,7 @@ STORE_PATIENCE_SECONDS = 3600.0  # an object store that is away this long fails 
 
 @dataclass(frozen=True)
 class Workplace:
-    settings: Settings
+    settings: InstallationSettings
     executor_id: str
     sessions: sessionmaker[Session]
     files: FileStore
@@ -33,7 +33,7 @@ class Workplace:
     @classmethod
     def of(
         cls,
-        settings: Settings,
+        settings: InstallationSettings,
         executor_id: str,
         sessions: sessionmaker[Session],
         pipeline: Pipeline | None = None,
@@ -90,6 +90,6 @@ class Workplace:
         return self.settings.work / "scratch"
 
 
-def file_store(settings: Settings, patience_seconds: float = 0.0) -> FileStore:
+def file_store(settings: InstallationSettings, patience_seconds: float = 0.0) -> FileStore:
     """The installation's files; with a remote store, copies that are needed here go into the instance folder."""
     return FileStore(settings.files_url, settings.instance / "cache", settings.min_free_bytes, patience_seconds)

@@ -27,7 +27,7 @@ from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from webapp.actions.errors import BodyStalled, Busy
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 
 SMALL_BODY_BYTES = 1 << 16  # up to here a body is collected before a thread is asked for
 HEAD_BYTES = 1 << 16  # gunicorn refuses a larger one
@@ -227,7 +227,7 @@ def _received(client: Client) -> bytes | None:
 
 class GunicornWorker(ThreadWorker):
     def init_process(self) -> None:
-        settings = Settings.from_environment()
+        settings = InstallationSettings.load()
         Client.places = threading.BoundedSemaphore(settings.transfers_at_once)
         Client.idle_seconds = settings.client_idle_seconds
         self.gathering: dict[ClientConnection, None] = {}  # oldest first

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flask import current_app
 
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.jobs.client import JobClient
 from webapp.store.files import FileStore
 
@@ -15,7 +15,7 @@ from webapp.store.files import FileStore
 class Services:
     """Reached as `services()` within a request."""
 
-    settings: Settings
+    settings: InstallationSettings
     files: FileStore
     jobs: JobClient
 

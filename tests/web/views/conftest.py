@@ -4,13 +4,13 @@ import pytest
 
 from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
 from webapp import create_app
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.database import make_engine, make_sessions
 
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings.load(tmp_path / "instance", env={"PARE_MAX_UPLOAD_BYTES": "1000000", "PARE_MIN_FREE_BYTES": "0"})
+    return InstallationSettings.load(tmp_path / "instance", max_upload_bytes=1000000, min_free_bytes=0)
 
 
 @pytest.fixture

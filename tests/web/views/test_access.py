@@ -6,7 +6,7 @@ import pytest
 
 from tests.web.views.api_errors import error_of
 from webapp import create_app
-from webapp.config import SettingInvalid, Settings
+from webapp.config import InstallationSettings, SettingInvalid
 from webapp.jobs.supervisor import access_of
 from webapp.web import access
 from webapp.web.access import PUBLIC, PUBLIC_PAGES, TRIES
@@ -18,7 +18,7 @@ HTML = {"Accept": "text/html"}
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings.load(tmp_path / "instance", env={"PARE_MIN_FREE_BYTES": "0", "PARE_ACCESS_TOKEN": TOKEN})
+    return InstallationSettings.load(tmp_path / "instance", min_free_bytes=0, access_token=TOKEN)
 
 
 def sign_in(client, token=TOKEN, address="/sign-in"):
@@ -90,7 +90,7 @@ def test_tries_from_one_network_count_together_and_few_are_kept(monkeypatch):
 def test_another_token_ends_what_was_signed_in(client, settings):
     sign_in(client)
     cookie = client.get_cookie("pare").value
-    other = Settings.load(settings.instance, env={"PARE_ACCESS_TOKEN": "b" * 16})
+    other = InstallationSettings.load(settings.instance, access_token="b" * 16)
     app = create_app({"SETTINGS": other, "TESTING": True})
     client = app.test_client()
     client.set_cookie("pare", cookie)
@@ -116,7 +116,7 @@ def test_the_form_of_another_site_signs_nobody_in(settings):
 
 
 def test_beyond_this_machine_a_token_is_made_once_and_said_once(tmp_path):
-    settings = Settings.load(tmp_path, env={})
+    settings = InstallationSettings.load(tmp_path)
     assert access_of(settings, alone=True, is_open=False) == ("", settings)
     notice, made = access_of(settings, alone=False, is_open=False)
     assert len(made.access_token) >= 32
@@ -129,7 +129,7 @@ def test_beyond_this_machine_a_token_is_made_once_and_said_once(tmp_path):
     notice, opened = access_of(settings, alone=False, is_open=True)
     assert opened.access_token == ""
     assert "WARNING" in notice
-    given = Settings.load(tmp_path, env={"PARE_ACCESS_TOKEN": TOKEN})
+    given = InstallationSettings.load(tmp_path, access_token=TOKEN)
     assert access_of(given, alone=True, is_open=False)[1].access_token == TOKEN
     with pytest.raises(SettingInvalid, match="leave one of them away"):
         access_of(given, alone=False, is_open=True)
@@ -138,4 +138,4 @@ def test_beyond_this_machine_a_token_is_made_once_and_said_once(tmp_path):
 @pytest.mark.parametrize("token", ["short", "with spaces in its middle", "ünusual-characters"])
 def test_a_weak_one_is_refused(tmp_path, token):
     with pytest.raises(SettingInvalid, match="16 or more"):
-        Settings.load(tmp_path, env={"PARE_ACCESS_TOKEN": token})
+        InstallationSettings.load(tmp_path, access_token=token)

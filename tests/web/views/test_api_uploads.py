@@ -2,7 +2,6 @@
 
 import errno
 import io
-from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -184,7 +183,7 @@ def test_what_would_be_refused_whole_is_refused_before_its_first_part(client, se
 
 def test_parts_meet_a_full_disk_as_the_whole_does(client, settings, files, monkeypatch):
     with pytest.raises(StoreFull):
-        begin_draft(replace(settings, min_free_bytes=10**18), "checkpoints", {"name": "a.pt"}, 10)
+        begin_draft(settings.model_copy(update={"min_free_bytes": 10**18}), "checkpoints", {"name": "a.pt"}, 10)
     assert not list((settings.work / "uploads").glob("*"))
     upload = begin(client, 10)
     with held(settings, upload.rsplit("/", 1)[1]) as draft, pytest.raises(StoreFull):

@@ -4,7 +4,7 @@ import pytest
 
 from tests.small_disk import filled, small_disk
 from tests.web.views.api_errors import error_of
-from webapp.config import Settings
+from webapp.config import InstallationSettings
 from webapp.store.models import RunState
 
 RECIPE = {"version": 1, "steps": [{"technique": "cast"}]}
@@ -18,7 +18,7 @@ def disk(tmp_path):
 
 @pytest.fixture
 def settings(disk):
-    return Settings.load(disk / "instance", env={"PARE_MIN_FREE_BYTES": "0"})
+    return InstallationSettings.load(disk / "instance", min_free_bytes=0)
 
 
 def test_pages_are_shown_and_writes_are_refused_until_there_is_room(client, disk, run):

@@ -1,7 +1,6 @@
 """A share link shows what it was made for, and nothing else, until it is revoked."""
 
 import re
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
@@ -131,6 +130,6 @@ def test_the_database_alone_opens_no_link(client, session, settings, token, run)
     ):
         assert client.get(f"/shared/{guessed}").status_code == 404
     assert client.get(f"/shared/{token}").status_code == 200
-    other = create_app({"SETTINGS": replace(settings, secret_key="another"), "TESTING": True})
+    other = create_app({"SETTINGS": settings.model_copy(update={"secret_key": "another"}), "TESTING": True})
     assert other.test_client().get(f"/shared/{token}").status_code == 404
     other.extensions["pare"].jobs.close()
