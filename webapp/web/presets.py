@@ -45,7 +45,7 @@ PRESETS = (
     ),
     Preset(
         "Low rank, float16",
-        "Matrices as two thin factors of half the parameters",
+        "Matrices as two low-rank factors of half the parameters",
         recipe(("low_rank", {"by": "ratio", "ratio": 0.5}), ("cast", {"dtype": "float16"})),
     ),
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from webapp.engine.architectures.factored_layers import factored_module
+from webapp.engine.architectures.factored_layers import FactoredModule
 from webapp.engine.weights import Dense, FactoredConv, Pivoted
 
 GEOMETRIES = [
@@ -29,7 +29,8 @@ CHAINS = {
 
 def filled(part, encoded, bias):
     part = part.to_empty(device="cpu")
-    state = {name: read() for name, read in part.readers(encoded).items()}
+    leaves = part.leaves(encoded).items()
+    state = {name: leaf.decode().t() if transposed else leaf.decode() for name, (leaf, transposed) in leaves}
     part.load_state_dict(state | ({part.bias_name: bias} if bias is not None else {}))
     return part
 
@@ -41,7 +42,7 @@ def test_a_chain_of_convolutions_answers_as_its_kernel(chain, geometry):
     encoded, whole = CHAINS[chain](), nn.Conv2d(4, 6, 3, **geometry)
     assert encoded.shape == whole.weight.shape
     whole.weight.data = encoded.decode()
-    part = filled(factored_module(whole, encoded), encoded, whole.bias)
+    part = filled(FactoredModule(whole, encoded), encoded, whole.bias)
     x = torch.randn(2, 4, 9, 8)
     assert torch.allclose(part(x), whole(x), atol=1e-5)
 
@@ -50,7 +51,7 @@ def test_of_one_dimension_too():
     encoded = FactoredConv(dense(2, 4, 1), dense(3, 2, 5), dense(6, 3, 1))
     whole = nn.Conv1d(4, 6, 5, stride=2, padding=2)
     whole.weight.data = encoded.decode()
-    part = filled(factored_module(whole, encoded), encoded, whole.bias)
+    part = filled(FactoredModule(whole, encoded), encoded, whole.bias)
     x = torch.randn(2, 4, 17)
     assert torch.allclose(part(x), whole(x), atol=1e-5)
 
@@ -66,6 +67,6 @@ def test_pivots_are_put_back_in_their_places(transposed):
     from transformers.pytorch_utils import Conv1D
 
     whole = Conv1D(5, 7) if transposed else nn.Linear(7, 5)
-    part = filled(factored_module(whole, encoded), encoded, torch.ones(5))
+    part = filled(FactoredModule(whole, encoded), encoded, torch.ones(5))
     x = torch.randn(3, 7)
     assert torch.allclose(part(x), x @ weight.t() + 1, atol=1e-5)

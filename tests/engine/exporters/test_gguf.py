@@ -192,7 +192,7 @@ def test_what_llama_cpp_does_not_compute_is_said_before_anything_runs(language_m
 
 def test_factors_are_refused_with_the_way_out(language_model, apply_steps, tmp_path):
     model, _ = apply_steps(language_model(), ("low_rank", {"ratio": 0.5}))
-    with pytest.raises(ExportUnfit, match="thin factors, for which llama"):
+    with pytest.raises(ExportUnfit, match="low-rank factors, for which llama"):
         FORM.write(model, tmp_path)
     assert list(tmp_path.glob("*.gguf")) == []
 
@@ -203,6 +203,6 @@ def test_factors_are_refused_before_anything_runs(language_model):
     kinds = check_recipe(facts, recipe).kinds
     assert "pivoted" in kinds
     for name in ("gguf", "compressed_tensors"):
-        with pytest.raises(RecipeInvalid, match="the recipe leaves thin factors"):
+        with pytest.raises(RecipeInvalid, match="the recipe leaves low-rank factors"):
             check_formats(facts, ["safetensors", name], kinds)
     check_formats(facts, ["safetensors", "program", "onnx"], kinds)

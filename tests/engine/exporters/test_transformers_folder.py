@@ -147,7 +147,7 @@ def test_the_tokenizer_travels_and_the_same_model_gives_the_same_bytes(transform
 def test_what_has_no_place_is_said(transformer, apply_steps, mlp, tmp_path):
     assert "which has no MLP" in FORM.refuses(mlp[1])
     model, _ = apply_steps(transformer(), ("low_rank", {"ratio": 0.5}))
-    with pytest.raises(ExportUnfit, match="thin factors"):
+    with pytest.raises(ExportUnfit, match="low-rank factors"):
         FORM.write(model, tmp_path)
 
 

@@ -1,7 +1,5 @@
 """Distillation wins back what pruning lost, and a run is done anew when another teaches."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from tests.engine.techniques.training.lessons import after, trained
@@ -15,9 +13,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import summarise
 from webapp.engine.run.plan import stage_key
-from webapp.engine.techniques import techniques
 from webapp.engine.weights import Quantized
-from webapp.engine.weights.plans import StoragePlan
 from webapp.samples import CHECKPOINT, DATASET
 
 
@@ -68,14 +64,3 @@ def test_another_teacher_is_another_stage_from_the_step_that_it_teaches_on():
         assert key(stage, None) == key(stage, "other")
     for stage in ("step-2", "score-2", "step-3", "export-safetensors", "verify-safetensors"):
         assert key(stage, None) != key(stage, "other")
-
-
-def test_a_form_that_cannot_be_trained_is_refused_by_its_name():
-    @dataclass(frozen=True)
-    class Strange(StoragePlan):
-        kind = params = nonzero = stored = pruned = meta = parts = None
-        label = "hashes"
-
-    assert "values stored as hashes cannot be trained" in techniques()["distillation"].refuses(
-        Strange((2, 2), "float32")
-    )

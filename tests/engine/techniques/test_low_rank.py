@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.factored_layers import FactoredLinear
+from webapp.engine.architectures.factored_layers import FactoredModule
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
@@ -15,10 +15,9 @@ from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import Context, Skip, technique
-from webapp.engine.weights import Dense, Factored, FactoredConv, Pivoted
+from webapp.engine.weights import Dense, DensePlan, Factored, FactoredConv, Pivoted
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan
 
 FACTORS, PIVOTS, WHITENED = {"form": "factors"}, {"form": "pivots"}, {"method": "whitened"}
 
@@ -60,10 +59,10 @@ def test_what_would_not_save_is_left_and_says_why(mlp, apply_steps, form, most):
     assert f"smaller only up to rank {most}" in second.note
 
 
-def test_factors_run_as_two_thin_products(mlp, apply_steps):
+def test_factors_run_as_two_products(mlp, apply_steps):
     model, _ = apply_steps(mlp, ("low_rank", {"ratio": 0.4, **FACTORS}))
     module = build(model)
-    assert len([m for m in module.modules() if isinstance(m, FactoredLinear)]) == 2
+    assert len([m for m in module.modules() if isinstance(m, FactoredModule)]) == 2
     assert sum(p.numel() for p in module.parameters()) < 0.45 * (64 * 48 + 480) + 58
 
 

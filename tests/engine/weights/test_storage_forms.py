@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webapp.engine.math.grids import QuantizationScheme
-from webapp.engine.weights import Dense, Encoded, Factored, Quantized, decoder_of, dtype_name
+from webapp.engine.weights import Dense, Encoded, Factored, Quantized, dtype_name, form_of
 
 shapes = st.lists(st.integers(1, 17), min_size=2, max_size=2).map(tuple) | st.just((3, 2, 3, 3))
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -27,7 +27,7 @@ def read_back(encoded: Encoded) -> Encoded:
     assert plan.bytes == sum(t.numel() * t.element_size() for t in parts.values())
     meta = plan.meta
     assert meta["kind"] == plan.kind
-    return decoder_of(meta["kind"]).from_parts(parts, meta)
+    return form_of(meta["kind"]).from_parts(parts, meta)
 
 
 @settings(deadline=None, max_examples=60)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.lazy import Tensor, nn, torch
-from webapp.engine.weights import Composite, Dense, Encoded
+from webapp.engine.weights import Composite, Encoded
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.artifact import read_model
 from webapp.engine.weights.memory import release_freed_memory
@@ -22,6 +22,7 @@ from .resize import resize_to_weights
 
 LARGE_BYTES = 1 << 20
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module
+Leaves = dict[str, tuple[Encoded, bool]]  # the simple weight behind each, and whether the module holds its transpose
 
 
 def load(path: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
@@ -69,47 +70,35 @@ def skeleton_of(model: Model) -> nn.Module:
 
 def sources(model: Model, module: nn.Module) -> Sources:
     """How to read each tensor of `module` (made by `skeleton_of`) out of the model, aliases included."""
-    from .factored_layers import FactoredModule
-
-    found: dict[str, Callable[[], Tensor]] = {}
-    for name, encoded in _named(model).items():
-        path, _, last = name.rpartition(".")
-        part = _submodule(module, path)
-        if isinstance(part, FactoredModule) and last == "weight":
-            found |= {f"{path}.{inner}": read for inner, read in part.readers(encoded).items()}
-        elif isinstance(part, FactoredModule) and last == "bias":
-            found[f"{path}.{part.bias_name}"] = encoded.decode
-        else:
-            found[name] = encoded.decode
-    return found
+    return {name: _reader(leaf, transposed) for name, (leaf, transposed) in _leaves(model, module).items()}
 
 
-def leaves_of(model: Model) -> dict[str, tuple[Encoded, bool]]:
-    """The simple weight behind each tensor of the model's module, and whether the module wants it turned.
+def leaves_of(model: Model) -> Leaves:
+    """What is behind each tensor of the model's module, and whether the module holds the transpose of that.
 
     Tensors that are made of others (the order of a pivoted layer's outputs) are Dense.
     """
+    return _leaves(model, skeleton_of(model))
+
+
+def _leaves(model: Model, module: nn.Module) -> Leaves:
     from .factored_layers import FactoredModule
 
-    module = skeleton_of(model)
-    found: dict[str, tuple[Encoded, bool]] = {}
+    found: Leaves = {}
     for name, encoded in _named(model).items():
         path, _, last = name.rpartition(".")
         part = _submodule(module, path)
-        if isinstance(part, FactoredModule) and last == "weight":
-            made = {
-                f"{path}.{child}": (Dense(read()), False)
-                for child, read in part.readers(encoded).items()
-                if child not in {f"{c}.weight" for c, _ in part.runs}
-            }
-            found |= made | {
-                f"{path}.{child}.weight": (encoded.factors[factor], part.transposed) for child, factor in part.runs
-            }
+        if isinstance(part, FactoredModule) and isinstance(encoded, Composite):
+            found |= {f"{path}.{inner}": leaf for inner, leaf in part.leaves(encoded).items()}
         elif isinstance(part, FactoredModule) and last == "bias":
             found[f"{path}.{part.bias_name}"] = (encoded, False)
         else:
             found[name] = (encoded, False)
     return found
+
+
+def _reader(leaf: Encoded, transposed: bool) -> Callable[[], Tensor]:
+    return (lambda: leaf.decode().t().contiguous()) if transposed else leaf.decode
 
 
 def fill(
@@ -157,11 +146,11 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _split(module: nn.Module, path: str, encoded: Composite) -> None:
-    from .factored_layers import factored_module
+    from .factored_layers import FactoredModule
 
     parent, _, name = path.rpartition(".")
     with torch.device("meta"):
-        part = factored_module(module.get_submodule(path), encoded)
+        part = FactoredModule(module.get_submodule(path), encoded)
     setattr(module.get_submodule(parent), name, part)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
-from webapp.engine.weights import dtype_name
+from webapp.engine.weights import DensePlan, StoragePlan, dtype_name
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from . import architectures
 

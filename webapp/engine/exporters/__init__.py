@@ -14,6 +14,7 @@ from pathlib import Path
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.plugins import declared
+from webapp.engine.weights import Composite, form_of
 
 from .base import Capabilities, Exporter, Loaded
 
@@ -23,9 +24,6 @@ def exporters() -> dict[str, Exporter]:
     """Every format by its name, the one that the receipt is measured on first."""
     found = [kind() for kind in declared(sys.modules[__name__], Exporter).values()]  # type: ignore[type-abstract]
     return {form.name: form for form in sorted(found, key=lambda form: (not form.can.always, form.name))}
-
-
-FACTORS = {"factored", "pivoted", "factored_conv"}  # kinds of plans
 
 
 def check_formats(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[str] = ()) -> None:
@@ -38,10 +36,10 @@ def check_formats(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[
     for position, name in enumerate(asked):
         if reason := known[name].refuses(facts):
             raise RecipeInvalid(f"{known[name].title} cannot be written. {reason}", f"exports.{position}")
-        if not known[name].can.factors and FACTORS & set(kinds):
+        if not known[name].can.factors and any(issubclass(form_of(kind), Composite) for kind in kinds):
             raise RecipeInvalid(
-                f"{known[name].title} cannot be written: the recipe leaves thin factors, which have no place in it. "
-                "Leave the step that makes them out, or this format.",
+                f"{known[name].title} cannot be written: the recipe leaves low-rank factors, which have no place in "
+                "it. Leave the step that makes them out, or this format.",
                 f"exports.{position}",
             )
 

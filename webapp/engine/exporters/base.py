@@ -52,7 +52,7 @@ class Capabilities:
     holds: Literal["weights", "model", "graph"]  # what there must be: tensors, one that runs, one that can be traced
     loads_in: str  # the words of the table in docs/formats.md
     integers: str  # and how they are stored
-    factors: bool = True  # a weight that is a product of thin ones can stay so
+    factors: bool = True  # a weight that is put together from factors can stay so
     zeros: bool = False  # they take less room than other values
     always: bool = False  # written by every run: the receipt is measured on it
     original: bool = True  # the original is written too, and timed in the same runtime

@@ -52,6 +52,11 @@ class Grid:
         zero = None if self.zero_point is None else self.zero_point[start:end]
         return replace(self, scale=self.scale[start:end], zero_point=zero)
 
+    def on(self, device: torch.device) -> Grid:
+        """The grid in the memory of another device."""
+        zero_point, levels = (None if part is None else part.to(device) for part in (self.zero_point, self.levels))
+        return replace(self, scale=self.scale.to(device), zero_point=zero_point, levels=levels)
+
     def with_scales(self, *scales: Tensor) -> Grid:
         """The grid with these scales, each (some rows, groups), one below the other."""
         return replace(self, scale=stored_scale(torch.cat([scale.float() for scale in scales])))

@@ -13,8 +13,8 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import Recipe, Step, invalid, matches, select_layers
 from webapp.engine.techniques import Skip, Technique, technique
+from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.artifact import predicted_size
-from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from .unreached import Held, Unreached, unreached
 

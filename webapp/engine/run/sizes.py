@@ -8,9 +8,9 @@ from typing import Any
 
 from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, StoragePlan
 from webapp.engine.weights.safetensors import read_header
 
 

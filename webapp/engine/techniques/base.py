@@ -16,10 +16,9 @@ from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import TechniqueSettings
 from webapp.engine.techniques.calibration.samples import TechniqueData
-from webapp.engine.weights import Encoded
+from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import StoragePlan
 
 # calibration_if_any: what the run's data has to teach is used, and the step goes on without it too
 Need = Literal["calibration", "calibration_if_any", "training", "gradients", "architecture", "teacher"]

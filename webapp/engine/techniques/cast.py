@@ -8,8 +8,7 @@ from typing import Any, Literal
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.recipe import TechniqueSettings, setting
-from webapp.engine.weights import Dense, Encoded, dtype_of
-from webapp.engine.weights.plans import DensePlan, StoragePlan
+from webapp.engine.weights import Dense, DensePlan, Encoded, StoragePlan, dtype_of
 
 from .base import MATRICES, LayerByLayer, Outcome, Skip
 

@@ -17,10 +17,9 @@ from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED, joined
-from webapp.engine.weights import Dense, Encoded, Quantized
+from webapp.engine.weights import Dense, DensePlan, Encoded, Quantized, QuantizedPlan, StoragePlan
 from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
 
 from .base import Context, Outcome, Technique
 from .calibration import CalibrationBlock, WeightMatrix, calibration_blocks
@@ -67,7 +66,7 @@ class IntegerProducts(Technique):
     """Walks the model block by block; what is rounded in one layer is seen by the next."""
 
     def refuses(self, plan: StoragePlan) -> str | None:
-        if any(isinstance(leaf, QuantizedPlan) and not _suits(leaf) for leaf in plan.leaves):
+        if not all(_suits(leaf) for leaf in plan.leaves):
             return (
                 "its weights are integers of another kind than integer kernels multiply: 8 bits with one scale for "
                 "each output and none for groups"
@@ -186,7 +185,9 @@ def _relative(plan: Activations, prefix: str) -> Activations:
     return plan.model_copy(update={"result_at": plan.result_at.removeprefix(prefix)})
 
 
-def _suits(plan: QuantizedPlan) -> bool:
+def _suits(plan: StoragePlan) -> bool:
+    if not isinstance(plan, QuantizedPlan):
+        return isinstance(plan, DensePlan)
     return plan.bits == 8 and not plan.group and plan.symmetric and not plan.codebook
 
 

@@ -11,8 +11,8 @@ from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.calibration.influence import influences
 from webapp.engine.techniques.surgery.blocks import Blocks, blocks_of, shortened
+from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import StoragePlan
 
 from .base import Context, Need, Outcome, Skip, Technique
 

@@ -14,10 +14,9 @@ from webapp.engine.math import masks
 from webapp.engine.progress import tracked
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import joined, matrices
-from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights import Dense, DensePlan, Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
 
 from .base import MATRICES, Context, Outcome, Technique
 from .calibration import WeightMatrix
@@ -61,8 +60,9 @@ class Pruning(Technique):
     layers = MATRICES
 
     def refuses(self, plan: StoragePlan) -> str | None:
-        if any(isinstance(leaf, QuantizedPlan) for leaf in plan.leaves):
-            return f"its values are integers by then; put {self.name} before the quantization"
+        for leaf in plan.leaves:
+            if leaf.holds != "floats":
+                return f"its values are {leaf.holds} by then; put {self.name} before the quantization"
         return None
 
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:

@@ -12,8 +12,7 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math.grids import NumberFormat, QuantizationScheme
 from webapp.engine.recipe import TechniqueSettings, matches, setting
-from webapp.engine.weights import Encoded, Quantized
-from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
+from webapp.engine.weights import DensePlan, Encoded, Quantized, QuantizedPlan, StoragePlan
 
 from .base import Outcome, Technique
 from .calibration import WeightMatrix
@@ -98,8 +97,9 @@ class Rounding(Technique):
     """Codes of few bits in the place of floats. Of a factored layer each factor is rounded."""
 
     def refuses(self, plan: StoragePlan) -> str | None:
-        if any(isinstance(leaf, QuantizedPlan) for leaf in plan.leaves):
-            return "its values are integers already; give each layer to one step only that rounds weights"
+        for leaf in plan.leaves:
+            if leaf.holds != "floats":
+                return f"its values are {leaf.holds} already; give each layer to one step only that rounds weights"
         return None
 
     def exact(self, settings: Any) -> bool:

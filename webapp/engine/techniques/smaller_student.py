@@ -12,9 +12,8 @@ from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn, torch
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.surgery.blocks import blocks_of
-from webapp.engine.weights import Dense
+from webapp.engine.weights import Dense, DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from .base import NOTHING, Context, Outcome, Skip, Technique
 from .layer_drop import LayerDrop

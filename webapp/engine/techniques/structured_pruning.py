@@ -15,8 +15,8 @@ from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.surgery.cutting import has_batch_norm, recalibrate_batch_norm
 from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery
 from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION, fits
+from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, StoragePlan
 
 from .base import LEFT, Context, Need, Outcome, Skip, Technique, missed
 from .surgery import ENDS, Group, cut_shapes, groups_of, narrowed, why_not

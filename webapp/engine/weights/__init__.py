@@ -1,32 +1,65 @@
-"""The forms in which a weight can be held and stored; `decoder_of` finds the one that a manifest names."""
+"""The forms in which a weight can be held and stored: one file each, found by being there. An import error is loud."""
 
-from .base import Encoded, half_dtype
-from .composite import Composite
-from .dense import Dense
-from .factored import Factored, Pivoted
-from .factored_conv import FactoredConv
-from .quantized import Quantized
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.plugins import subclasses_in
+
+from .base import Encoded, FormInTraining, StoragePlan, TensorPart, half_dtype
+from .composite import Composite, CompositePlan
+from .dense import Dense, DensePlan
+from .factored import Factored, FactoredPlan
+from .factored_conv import FactoredConv, FactoredConvPlan
+from .pivoted import Pivoted, PivotedPlan
+from .quantized import Quantized, QuantizedPlan
 from .safetensors import dtype_name, dtype_of
 
-_FORMS: tuple[type[Encoded], ...] = (Dense, Quantized, Factored, Pivoted, FactoredConv)
-_BY_KIND = {kind: form for form in _FORMS for kind in form.kinds}
+
+@cache
+def forms() -> dict[str, type[Encoded]]:
+    """Every form by the kinds of plans that it reads back. Raises RuntimeError for a kind that two forms claim."""
+    found: dict[str, type[Encoded]] = {}
+    for form in subclasses_in(sys.modules[__name__], Encoded):  # type: ignore[type-abstract]
+        for kind in form.kinds:
+            if kind in found:
+                raise RuntimeError(f"Two storage forms claim the kind {kind!r}: {found[kind]} and {form}.")
+            found[kind] = form
+    return found
 
 
-def decoder_of(kind: str) -> type[Encoded]:
-    """The class that reads weights of this kind back. Raises KeyError for a kind that this version does not know."""
-    return _BY_KIND[kind]
+def form_of(kind: str) -> type[Encoded]:
+    """The form that reads weights of this kind back. Raises CheckpointRefused where this version knows none."""
+    if kind not in forms():
+        raise CheckpointRefused(
+            f"A weight is stored as {kind!r}, a form that this version of Pare does not know. "
+            "Read the file with the version that wrote it."
+        )
+    return forms()[kind]
 
 
 __all__ = [
     "Composite",
+    "CompositePlan",
     "Dense",
+    "DensePlan",
     "Encoded",
     "Factored",
     "FactoredConv",
+    "FactoredConvPlan",
+    "FactoredPlan",
+    "FormInTraining",
     "Pivoted",
+    "PivotedPlan",
     "Quantized",
-    "decoder_of",
+    "QuantizedPlan",
+    "StoragePlan",
+    "TensorPart",
     "dtype_name",
     "dtype_of",
+    "form_of",
+    "forms",
     "half_dtype",
 ]

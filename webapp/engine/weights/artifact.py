@@ -16,10 +16,9 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
 from webapp.engine.lazy import Tensor
 
-from . import Dense, decoder_of, dtype_of
+from . import Dense, StoragePlan, dtype_of, form_of, forms
 from .activations import Activations
 from .model import Model
-from .plans import StoragePlan
 from .safetensors import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
 
 FORMAT = 1
@@ -65,12 +64,14 @@ def read_model(path: Path) -> Model:
         raise CheckpointRefused(f"{path.name} was not written by Pare: its metadata has no manifest.") from None
     if content.get("format") != FORMAT:
         raise CheckpointRefused(f"{path.name} has format {content.get('format')} of Pare; this version reads {FORMAT}.")
+    forms()  # an error in one of them is none of the file's
     tensors, weights = lazy_tensors(path), {}
     for name, meta in content["weights"].items():
-        owned = {key: tensors.pop(key) for key in _keys_of(name, meta) if key in tensors}
-        parts = {key.removeprefix(name): tensor.load() for key, tensor in owned.items()}
         try:
-            weights[name] = decoder_of(meta["kind"]).from_parts(parts, meta)
+            form = form_of(meta["kind"])
+            owned = {suffix: tensors.pop(name + suffix) for suffix in form.suffixes(meta) if name + suffix in tensors}
+            parts = {suffix: tensor.load() for suffix, tensor in owned.items()}
+            weights[name] = form.from_parts(parts, meta)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointRefused(f"{name} in {path.name} is damaged: {error}. Download the file again.") from None
     weights |= {name: Dense(tensor.load, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
@@ -101,16 +102,3 @@ def _lazily(
         for name, plan in plans.items()
         for part in plan.parts
     }
-
-
-def _keys_of(name: str, meta: Mapping[str, Any]) -> list[str]:
-    factors = {factor: about for factor, about in meta.items() if isinstance(about, Mapping)}
-    if factors:
-        inner = (_keys_of(f"{name}.{factor}", about) for factor, about in factors.items())
-        return [f"{name}.pivots", *(key for keys in inner for key in keys)]
-    suffixes = {
-        "dense": ("",),
-        "sparse": (".values", ".mask"),
-        "quantized": (".codes", ".scale", ".zero_point", ".levels", ".mask"),
-    }
-    return [name + suffix for suffix in suffixes[meta["kind"]]]

@@ -1,15 +1,113 @@
-"""A weight as a run holds it: decodes to a tensor, and knows the parts that go into the file."""
+"""What a storage form is: a plan, which counts bytes without values, and the encoded weight, which has them.
+
+A file in this folder that declares both is a form, found by being there. Prediction works on plans alone; the writer
+follows the plan of an encoded weight, so what is predicted is what is written.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from webapp.engine.lazy import Tensor, torch
+from webapp.engine.facts import DTYPE_BYTES
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math.quantizers import LARGEST_HALF
 
-from .plans import StoragePlan
+
+@dataclass(frozen=True)
+class TensorPart:
+    """A tensor in the file; `name` is what is appended to the weight's name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class StoragePlan(ABC):
+    """How a weight of logical `shape` is stored, without its values; `dtype` is that of the checkpoint."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.bytes for p in self.parts)
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What the manifest calls the form; one of the `kinds` of its encoded weight."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[TensorPart, ...]:
+        """The tensors that the file holds for the weight."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """For people: "dense float32", "4-bit, groups of 64"."""
+
+    @property
+    def holds(self) -> str:
+        """What its values are, as a refusal says it: "floats", "integers"."""
+        return f"stored as {self.label}"
+
+    @property
+    def params(self) -> int:
+        """Values that the model has at this weight: elements, or the elements of the factors."""
+        return self.size
+
+    @property
+    def nonzero(self) -> int:
+        return self.params
+
+    @property
+    def stored(self) -> int:
+        """Values that the file holds: zeros behind a bitmask are not among them."""
+        return self.params
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a step has set zeros here on purpose."""
+        return False
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the file's manifest says of the weight, so that its parts can be read back."""
+        found: dict[str, Any] = {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
+        return {**found, "pruned": True} if self.pruned else found
+
+    @property
+    def plain(self) -> bool:
+        """Whether the file needs no word about it: a tensor under its own name."""
+        return False
+
+    @property
+    def factors(self) -> Mapping[str, StoragePlan]:
+        """The weights that this one is put together from, by their names in the file; none of a simple one."""
+        return {}
+
+    def mapped(self, change: Callable[[StoragePlan], StoragePlan]) -> StoragePlan:
+        """The same change made to every simple weight in it: to itself, or to each of its factors."""
+        return change(self)
+
+    @property
+    def leaves(self) -> tuple[StoragePlan, ...]:
+        """The simple weights in it: itself, or those of its factors."""
+        return tuple(leaf for factor in self.factors.values() for leaf in factor.leaves) or (self,)
 
 
 class Encoded(ABC):
@@ -29,13 +127,34 @@ class Encoded(ABC):
 
     @abstractmethod
     def decode(self) -> Tensor:
-        """The values, of `shape`: plain ones as they are stored, float32 where they are computed of codes and scales,
-        or of factors, which a module keeps apart instead.
-        """
+        """The values, of `shape` and `value_dtype`."""
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """float32 where values are computed of codes and scales, or of factors, which a module keeps apart instead."""
+        return torch.float32
 
     @abstractmethod
     def parts(self) -> dict[str, Tensor]:
         """What the file holds, by suffix, exactly as `plan.parts` says."""
+
+    @classmethod
+    @abstractmethod
+    def suffixes(cls, meta: Mapping[str, Any]) -> tuple[str, ...]:
+        """Of all parts that a weight may have of which `plan.meta` said this."""
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
+        """The inverse of `parts`, with what `plan.meta` said. Raises ValueError and the like where they disagree."""
+
+    @abstractmethod
+    def with_values(self, values: Tensor) -> Encoded:
+        """The same form with what it can hold that is nearest to `values`, floats of `shape`. Of a simple weight."""
+
+    def in_training(self, transposed: bool, device: torch.device, train_scales: bool) -> FormInTraining:
+        """What becomes of floats in this form while a module that holds them, perhaps `transposed`, is trained."""
+        return FormInTraining(self, transposed)
 
     @property
     def factors(self) -> dict[str, Encoded]:
@@ -51,10 +170,30 @@ class Encoded(ABC):
         """The simple weights in it: itself, or those of its factors."""
         return tuple(leaf for factor in self.factors.values() for leaf in factor.leaves) or (self,)
 
-    @classmethod
-    @abstractmethod
-    def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
-        """The inverse of `parts`, with what `plan.meta` said."""
+
+class FormInTraining:
+    """Floats that an optimizer moves, and what they become in a form. They lie as the module holds them.
+
+    Here they are stored and decoded at each step, and gradients pass as if they had not been (the straight-through
+    estimator, https://arxiv.org/abs/1308.3432). A form that has a quicker or a better way overrides that.
+    """
+
+    plain = False  # True: the form holds the floats as they are, so that a module may compute with them
+
+    def __init__(self, stored: Encoded, transposed: bool) -> None:
+        self.stored, self.transposed = stored, transposed
+        self.leaves: dict[str, nn.Parameter] = {}  # trained beside the floats, by what is added to the weight's name
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """What the floats are in the form."""
+        held = self.encoded(values).decode()
+        held = (held.t() if self.transposed else held).to(values.device, values.dtype)
+        return values + (held - values).detach()
+
+    def encoded(self, values: Tensor) -> Encoded:
+        """The weight to store."""
+        values = values.detach().cpu()
+        return self.stored.with_values(values.t() if self.transposed else values)
 
 
 def half_dtype(encoded: Encoded) -> torch.dtype:

@@ -2,17 +2,74 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+from webapp.engine.facts import DTYPE_BYTES
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits
 
-from .base import Encoded
-from .plans import DensePlan
+from .base import Encoded, FormInTraining, StoragePlan, TensorPart
 from .safetensors import dtype_name, dtype_of
+
+
+@dataclass(frozen=True)
+class DensePlan(StoragePlan):
+    """Values as they are; of a pruned weight a bitmask and the nonzero values, where that is smaller.
+
+    That is above 3 % zeros in float32. Zeros that no step wanted stay among the values: a few of them in a bias would
+    save some bytes, and take the tensor from every reader that knows it by its name.
+    """
+
+    zeros: int = 0
+    zeros_wanted: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "sparse" if self.sparse else "dense"
+
+    @cached_property
+    def sparse(self) -> bool:
+        if not self.zeros_wanted or "float" not in self.dtype:
+            return False
+        each = DTYPE_BYTES[self.dtype]
+        return math.ceil(self.size / 8) + self.nonzero * each < self.size * each
+
+    @cached_property
+    def parts(self) -> tuple[TensorPart, ...]:
+        if not self.sparse:
+            return (TensorPart("", self.shape, self.dtype),)
+        return (
+            TensorPart(".values", (self.nonzero,), self.dtype),
+            TensorPart(".mask", (math.ceil(self.size / 8),), "uint8"),
+        )
+
+    @property
+    def holds(self) -> str:
+        return "floats"
+
+    @property
+    def nonzero(self) -> int:
+        return self.size - self.zeros
+
+    @property
+    def stored(self) -> int:
+        return self.nonzero if self.sparse else self.size
+
+    @property
+    def label(self) -> str:
+        return f"sparse {self.dtype} + bitmask" if self.sparse else f"dense {self.dtype}"
+
+    @property
+    def pruned(self) -> bool:
+        return self.zeros_wanted
+
+    @property
+    def plain(self) -> bool:
+        return not self.pruned
 
 
 @dataclass(frozen=True)
@@ -59,6 +116,10 @@ class Dense(Encoded):
     def decode(self) -> Tensor:
         return self._source if isinstance(self._source, Tensor) else self._source()
 
+    @property
+    def value_dtype(self) -> torch.dtype:
+        return self.dtype
+
     @cached_property
     def zeros(self) -> int:
         if isinstance(self._source, _Packed):
@@ -77,6 +138,10 @@ class Dense(Encoded):
         return {".values": packed.values, ".mask": packed.mask}
 
     @classmethod
+    def suffixes(cls, meta: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("",) if meta["kind"] == "dense" else (".values", ".mask")
+
+    @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
         wanted = bool(meta.get("pruned"))
         if meta["kind"] == "dense":
@@ -86,3 +151,18 @@ class Dense(Encoded):
         if packed.values.shape != (marked,):
             raise ValueError(f"its bitmask marks {marked} values, and {packed.values.numel()} are there")
         return cls(packed, packed.shape, dtype_of(meta["dtype"]), zeros_wanted=wanted)
+
+    def with_values(self, values: Tensor) -> Dense:
+        return Dense(values.to(self.dtype).contiguous(), zeros_wanted=self.zeros_wanted)
+
+    def in_training(self, transposed: bool, device: torch.device, train_scales: bool) -> FormInTraining:
+        return DenseInTraining(self, transposed)
+
+
+class DenseInTraining(FormInTraining):
+    """Trained in float32, whatever they are stored in."""
+
+    plain = True
+
+    def rounded(self, values: Tensor) -> Tensor:
+        return values

@@ -1,17 +1,32 @@
-"""A convolution as a chain of thinner ones (Tucker-2, spatial); a module runs them one after the other."""
+"""A convolution as a chain of smaller ones (Tucker-2, spatial); a module runs them one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Self
 
 from webapp.engine.lazy import Tensor, torch
 
-from .base import Encoded
-from .composite import Composite, factors_from
-from .factor_plans import FactoredConvPlan
-from .safetensors import dtype_name
+from .composite import Composite, CompositePlan, Shape
+
+
+@dataclass(frozen=True)
+class FactoredConvPlan(CompositePlan):
+    """Convolutions, the first of them at the input; an axis of the kernel is long in one of them only.
+
+    Tucker-2: (r1, i, 1, 1), (r2, r1, kh, kw), (o, r2, 1, 1). Spatial: (r, i, kh, 1), (o, r, 1, kw). Of a `transposed`
+    convolution, whose weight is (in, out, ...), the first two axes of each are the other way round.
+    """
+
+    @property
+    def kind(self) -> str:
+        return "factored_conv"
+
+    @property
+    def label(self) -> str:
+        ranks = " and ".join(str(plan.shape[1 if self.transposed else 0]) for plan in self.each[:-1])
+        return f"{len(self.each)} convolutions, rank {ranks}: {self.each[0].label}"
 
 
 class FactoredConv(Composite):
@@ -21,36 +36,19 @@ class FactoredConv(Composite):
     """
 
     kinds = ("factored_conv",)
+    Plan = FactoredConvPlan
 
-    def __init__(self, *chain: Encoded, transposed: bool = False) -> None:
-        self.chain, self.dtype, self.transposed = chain, chain[0].dtype, transposed
-        kernel = (max(lengths) for lengths in zip(*(factor.shape[2:] for factor in chain), strict=True))
-        ends = (chain[0].shape[0], chain[-1].shape[1]) if transposed else (chain[-1].shape[0], chain[0].shape[1])
-        self.shape = (*ends, *kernel)
-
-    @property
-    def factors(self) -> dict[str, Encoded]:
-        return {str(index): factor for index, factor in enumerate(self.chain)}
-
-    def with_factors(self, *factors: Encoded) -> Self:
-        return type(self)(*factors, transposed=self.transposed)
-
-    @property
-    def plan(self) -> FactoredConvPlan:
-        chain = tuple(factor.plan for factor in self.chain)
-        return FactoredConvPlan(self.shape, dtype_name(self.dtype), chain=chain, transposed=self.transposed)
+    @classmethod
+    def shape_of(cls, shapes: Sequence[Shape], transposed: bool) -> Shape:
+        kernel = (max(lengths) for lengths in zip(*(shape[2:] for shape in shapes), strict=True))
+        first, last = shapes[0], shapes[-1]
+        return (first[0], last[1], *kernel) if transposed else (last[0], first[1], *kernel)
 
     def decode(self) -> Tensor:
-        kernels = (factor.decode().float() for factor in self.chain)
+        kernels = (factor.decode().float() for factor in self.each)
         if self.transposed:
             return reduce(composed, (kernel.transpose(0, 1) for kernel in kernels)).transpose(0, 1)
         return reduce(composed, kernels)
-
-    @classmethod
-    def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
-        numbers = sorted((name for name, about in meta.items() if isinstance(about, Mapping)), key=int)
-        chain = factors_from(parts, {number: meta[number] for number in numbers})
-        return cls(*chain, transposed=bool(meta.get("transposed")))
 
 
 def composed(first: Tensor, second: Tensor) -> Tensor:

@@ -2,19 +2,96 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 from webapp.engine.facts import PLAIN, Layout
-from webapp.engine.lazy import Tensor, torch
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import bits as streams
-from webapp.engine.math import grids, quantizers
+from webapp.engine.math import grids, quantizers, straight_through
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.math.quantizers import Grid
 
-from .base import Encoded
-from .plans import QuantizedPlan
+from .base import Encoded, FormInTraining, StoragePlan, TensorPart
 from .safetensors import dtype_name, dtype_of
+
+
+@dataclass(frozen=True)
+class QuantizedPlan(StoragePlan):
+    """Codes of `bits`, a scale per row or per `group` inputs; a zero point unless symmetric, or a codebook of levels.
+
+    The weight is seen as rows x columns, (out, in * kernel), by its layout.
+    """
+
+    bits: int = 8
+    rows: int = 0
+    group: int = 0  # columns that share a scale; 0: the whole row
+    symmetric: bool = True
+    codebook: bool = False
+    scale_dtype: str = "float16"
+    layout: Layout = PLAIN
+    zeros: int = 0
+    zeros_wanted: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "quantized"
+
+    @property
+    def columns(self) -> int:
+        return self.size // self.rows if self.rows else 0
+
+    @property
+    def groups(self) -> int:
+        return math.ceil(self.columns / self.group) if self.group else 1
+
+    @cached_property
+    def sparse(self) -> bool:
+        return math.ceil(self.size / 8) + packed_bytes(self.nonzero, self.bits) < packed_bytes(self.size, self.bits)
+
+    @cached_property
+    def parts(self) -> tuple[TensorPart, ...]:
+        codes = packed_bytes(self.nonzero if self.sparse else self.size, self.bits)
+        found = [
+            TensorPart(".codes", (codes,), "uint8"),
+            TensorPart(".scale", (self.rows, self.groups), self.scale_dtype),
+        ]
+        if not self.symmetric:
+            found.append(TensorPart(".zero_point", (packed_bytes(self.rows * self.groups, self.bits),), "uint8"))
+        if self.codebook:
+            found.append(TensorPart(".levels", (2**self.bits,), "float32"))
+        if self.sparse:
+            found.append(TensorPart(".mask", (math.ceil(self.size / 8),), "uint8"))
+        return tuple(found)
+
+    @property
+    def holds(self) -> str:
+        return "integers"
+
+    @property
+    def nonzero(self) -> int:
+        return self.size - self.zeros
+
+    @property
+    def stored(self) -> int:
+        return self.nonzero if self.sparse else self.size
+
+    @property
+    def label(self) -> str:
+        spread = f"groups of {self.group}" if self.group else "per channel"
+        numbers = f"{self.bits}-bit codebook" if self.codebook else f"int{self.bits}"
+        return f"{numbers} {spread}" + (" + bitmask" if self.sparse else "")
+
+    @property
+    def pruned(self) -> bool:
+        return self.zeros_wanted
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return super().meta | {"bits": self.bits, "group": self.group} | self.layout.meta
 
 
 class Quantized(Encoded):
@@ -80,6 +157,10 @@ class Quantized(Encoded):
         return {".codes": streams.pack_codes(codes, bits), **found}
 
     @classmethod
+    def suffixes(cls, meta: Mapping[str, Any]) -> tuple[str, ...]:
+        return ".codes", ".scale", ".zero_point", ".levels", ".mask"
+
+    @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
         shape, bits, scale = tuple(meta["shape"]), int(meta["bits"]), parts[".scale"]
         zero = None
@@ -95,3 +176,52 @@ class Quantized(Encoded):
         else:
             codes = streams.unpack_codes(parts[".codes"], bits, rows * columns).reshape(rows, columns)
         return cls(codes, grid, shape, dtype_of(meta["dtype"]), Layout.of(meta), bool(meta.get("pruned")))
+
+    def with_values(self, values: Tensor) -> Quantized:
+        return self.on_grid(values, self.grid)
+
+    def on_grid(self, values: Tensor, grid: Grid) -> Quantized:
+        """The nearest codes for `values`, floats of the weight's shape, on a grid of the same kind."""
+        codes = quantizers.quantize(self.layout.matrix(values).reshape(self.codes.shape).float(), grid)
+        return Quantized(codes, grid, self.shape, self.dtype, self.layout, self.zeros_wanted)
+
+    def in_training(self, transposed: bool, device: torch.device, train_scales: bool) -> FormInTraining:
+        return QuantizedInTraining(self, transposed, device, train_scales)
+
+
+class QuantizedInTraining(FormInTraining):
+    """A module computes with what the floats round to on the grid. Scales are trained by their logarithm."""
+
+    stored: Quantized
+
+    def __init__(self, stored: Quantized, transposed: bool, device: torch.device, train_scales: bool) -> None:
+        super().__init__(stored, transposed)
+        self.layout = PLAIN if transposed else stored.layout  # of what the module holds
+        self.grid = stored.grid.on(device)
+        self.scale = self.grid.scale.float()
+        self.log_scale = nn.Parameter(torch.zeros_like(self.scale), requires_grad=train_scales)
+        if train_scales:
+            self.leaves = {".log_scale": self.log_scale}
+
+    def scales(self) -> Tensor:
+        """(rows, groups) float32, as the file will hold them."""
+        dtype, size = self.grid.scale.dtype, self.scale.abs() * self.log_scale.exp()
+        if dtype == torch.float16:
+            size = size.clamp(quantizers.SMALLEST_HALF, quantizers.LARGEST_HALF)
+        return straight_through.as_stored(size * self.scale.sign(), dtype)
+
+    def rounded(self, values: Tensor) -> Tensor:
+        matrix = self.layout.matrix(values).reshape(self.stored.codes.shape)
+        near = straight_through.fake_quantize(matrix, self.grid, self.scales())
+        return self.layout.weight(near, tuple(values.shape))
+
+    def encoded(self, values: Tensor) -> Encoded:
+        old = self.stored.grid
+        grid = replace(old, scale=self.scales().detach().cpu().to(old.scale.dtype))
+        values = values.detach().cpu()
+        return self.stored.on_grid(values.t() if self.transposed else values, grid)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes of `count` integers of `bits` in one stream."""
+    return math.ceil(count * bits / 8)

@@ -73,14 +73,14 @@ class TransposedWeight(nn.Module):
         return values.t()
 
 
-def stored(encoded: Encoded, turned: bool) -> nn.Module | None:
-    """What holds the weight as small as it is stored; None for plain values of 32 bits or more, and for integers."""
+def stored(encoded: Encoded, transposed: bool) -> nn.Module | None:
+    """What holds the weight as small as it is stored; None where the module's plain values have to."""
     held: nn.Module | None = None
     if isinstance(encoded, Quantized):
         held = IntegerWeight(encoded)
     elif isinstance(encoded, Dense) and encoded.dtype.is_floating_point and encoded.dtype not in WIDE:
         held = HalfPrecisionWeight(encoded.decode())
-    return TransposedWeight(held) if held is not None and turned else held
+    return TransposedWeight(held) if held is not None and transposed else held
 
 
 def hold(part: nn.Module, name: str, held: nn.Module) -> None:

@@ -70,11 +70,11 @@ def holding(model: Model) -> nn.Module:
     """The module of a model, with each weight as small as it is stored."""
     module, holders = build(model), {}
     with_plain_operators(module)
-    for name, (leaf, turned) in leaves_of(model).items():
+    for name, (leaf, transposed) in leaves_of(model).items():
         path, _, last = name.rpartition(".")
-        key = (id(leaf), turned)  # tied weights are held once
+        key = (id(leaf), transposed)  # tied weights are held once
         if key not in holders:
-            holders[key] = stored(leaf, turned)
+            holders[key] = stored(leaf, transposed)
         if (held := holders[key]) is not None:
             hold(module.get_submodule(path), last, held)
     return module

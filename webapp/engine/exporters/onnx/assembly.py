@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from webapp.engine.architectures.build import leaves_of
-from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights import Encoded, Quantized, QuantizedPlan
 from webapp.engine.weights.activations import Activations
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import QuantizedPlan
 
 from .convolutions import convolution
 from .drawing import Drawing
@@ -38,7 +37,7 @@ def assembled(model: Model, keep: bool = False) -> Assembled:
     integers, made = IntegerProducts(drawing, leaves), Assembled(graph)
     for weight in [value for value in graph.graph.inputs if value.name in leaves]:
         assert weight.name is not None
-        leaf, turned = leaves[weight.name]
+        leaf, transposed = leaves[weight.name]
         for use in uses_of(weight):
             plan = _plan(model, weight.name, use)
             kernel = "floats"
@@ -58,7 +57,7 @@ def assembled(model: Model, keep: bool = False) -> Assembled:
                 made.kernels[kernel] += 1
         _tidy(drawing, weight)
         if weight.uses():
-            drawing.replace(weight, decoded(drawing, weight.name, leaf, turned))
+            drawing.replace(weight, decoded(drawing, weight.name, leaf, transposed))
         drawing.graph.inputs.remove(weight)
     drawing.finished()
     made.notes = _notes(leaf for leaf, _ in leaves.values())
@@ -81,7 +80,7 @@ def _put(drawing: Drawing, use: Use, new: ir.Value) -> None:
 
 
 def _tidy(drawing: Drawing, weight: ir.Value) -> None:
-    """Takes away what turned the weight for products that are gone."""
+    """Takes away what transposed the weight for products that are gone."""
     for node in list(weight.consumers()):
         if node.op_type == "Transpose" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
             drawing.graph.remove(node, safe=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from webapp.engine.architectures.build import Leaves
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.activations import Activations
 
-from .integers import IntegerProducts, Leaves
+from .integers import IntegerProducts
 from .products import Use, only_user
 
 

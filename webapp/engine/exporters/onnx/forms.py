@@ -22,14 +22,14 @@ ROW_BLOCK = 128  # where a whole row shares one
 FLOAT32_ARITHMETIC = 1  # MatMulNBits' accuracy_level
 
 
-def decoded(drawing: Drawing, name: str, leaf: Encoded, turned: bool) -> ir.Value:
-    """The weight's values in float32, `turned` where the module wants (out, in) of what is stored as (in, out)."""
+def decoded(drawing: Drawing, name: str, leaf: Encoded, transposed: bool) -> ir.Value:
+    """The weight's values in float32, `transposed` where the module wants (out, in) of what is stored as (in, out)."""
     if not isinstance(leaf, Quantized):
-        return _dense(drawing, name, leaf, turned)
+        return _plain(drawing, name, leaf, transposed)
     values = _units(drawing, name, leaf)
     matrix = drawing.node("Mul", values, spread(drawing, name, leaf, scale_of(drawing, name, leaf)))
     if len(leaf.shape) == 2:
-        return drawing.node("Transpose", matrix, perm=(1, 0)) if leaf.layout.transposed != turned else matrix
+        return drawing.node("Transpose", matrix, perm=(1, 0)) if leaf.layout.transposed != transposed else matrix
     if leaf.layout.transposed:
         groups, inputs, outputs, places = leaf.layout.apart(leaf.shape)
         matrix = drawing.node("Reshape", matrix, drawing.axes(groups, outputs, inputs, places))
@@ -107,13 +107,14 @@ def few_bits(drawing: Drawing, name: str, leaf: Encoded, use: Use) -> ir.Value |
     return product if use.bias is None else drawing.node("Add", product, use.bias, before=use.node)
 
 
-def _dense(drawing: Drawing, name: str, leaf: Encoded, turned: bool) -> ir.Value:
-    dtype = torch.float32 if leaf.dtype == torch.float64 else leaf.dtype
+def _plain(drawing: Drawing, name: str, leaf: Encoded, transposed: bool) -> ir.Value:
+    """Its values as they are decoded: of a form that a graph has nothing smaller for."""
+    dtype = torch.float32 if leaf.value_dtype == torch.float64 else leaf.value_dtype
 
     def read() -> Tensor:
-        return (leaf.decode().t() if turned else leaf.decode()).to(dtype)
+        return (leaf.decode().t() if transposed else leaf.decode()).to(dtype)
 
-    shape = tuple(reversed(leaf.shape)) if turned else leaf.shape
+    shape = tuple(reversed(leaf.shape)) if transposed else leaf.shape
     value = drawing.constant(name, shape, NUMBERS[dtype], read)
     return drawing.cast(value) if dtype.is_floating_point else value
 

@@ -5,10 +5,9 @@ Activations are unsigned and weights signed, which is what onnxruntime has its f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx_ir as ir
 
+from webapp.engine.architectures.build import Leaves
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.activations import SMALLEST, TOP
 from webapp.engine.weights import Encoded, Quantized
@@ -18,7 +17,6 @@ from .drawing import MICROSOFT, Drawing
 from .forms import codes_of, scale_of
 from .products import Use
 
-Leaves = Mapping[str, tuple[Encoded, bool]]  # what is behind each tensor of the module, and whether it is turned
 LARGEST_BIAS = 2.0**31 - 1
 
 
@@ -56,7 +54,7 @@ class IntegerProducts:
     def weight(self, name: str, leaf: Quantized, shape: tuple[int, ...], axis: int, scale: ir.Value) -> ir.Value:
         """The integers under a DequantizeLinear along the output channels."""
         draw, codes = self.drawing, codes_of(self.drawing, name, leaf)
-        codes = self._turned(name, leaf) if axis else draw.node("Reshape", codes, draw.axes(*shape))
+        codes = self._transposed(name, leaf) if axis else draw.node("Reshape", codes, draw.axes(*shape))
         zero = draw.tensor(f"{name}.zeros", torch.zeros(leaf.codes.shape[0], dtype=torch.int8))
         return draw.node("DequantizeLinear", codes, scale, zero, axis=axis)
 
@@ -87,7 +85,7 @@ class IntegerProducts:
             draw.graph.insert_before(use.node, made)
             self._rounded[key] = tuple(made.outputs)
         codes, scale, zero = self._rounded[key]
-        product = draw.node("MatMulInteger", codes, self._turned(name, leaf), zero, before=use.node)
+        product = draw.node("MatMulInteger", codes, self._transposed(name, leaf), zero, before=use.node)
         sums = draw.node("Cast", product, before=use.node, to=int(ir.DataType.FLOAT))
         both = draw.node("Mul", scale, self._scale(name, leaf), before=use.node)
         return draw.node("Mul", sums, both, before=use.node)
@@ -96,7 +94,7 @@ class IntegerProducts:
         """x = scale * code + low for each row, so x W^T = scale * (codes W^T) + low * (the sum of each row of W)."""
         draw, at = self.drawing, use.node
         codes, scale, low = self._rows(use)
-        given = (codes, self._turned(name, leaf), draw.number(1.0), self._scale(name, leaf))
+        given = (codes, self._transposed(name, leaf), draw.number(1.0), self._scale(name, leaf))
         sums = draw.node("MatMulIntegerToFloat", *given, before=at, domain=MICROSOFT)
         own = draw.node("Mul", sums, scale, before=at)
         units = (leaf.codes.to(torch.float32) - 128).sum(1) * leaf.grid.scale.float()[:, 0]
@@ -121,6 +119,6 @@ class IntegerProducts:
         """float32 (out,)."""
         return self.drawing.node("Reshape", scale_of(self.drawing, name, leaf), self.drawing.axes(-1))
 
-    def _turned(self, name: str, leaf: Quantized) -> ir.Value:
+    def _transposed(self, name: str, leaf: Quantized) -> ir.Value:
         """int8 (in, out)."""
         return self.drawing.node("Transpose", codes_of(self.drawing, name, leaf), perm=(1, 0))

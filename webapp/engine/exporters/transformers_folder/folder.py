@@ -46,8 +46,8 @@ class PackedWeights:
         if factored:
             more = f" and {len(factored) - 1} more" if factored[1:] else ""
             raise ExportUnfit(
-                f"{factored[0]}{more} are thin factors, for which transformers' own architecture has no place. Leave "
-                "the low-rank step out, or this folder."
+                f"{factored[0]}{more} are low-rank factors, for which transformers' own architecture has no place. "
+                "Leave the low-rank step out, or this folder."
             )
         parts = dict(skeleton_of(model).named_modules())
         tied, read = {*model.tied, *model.tied.values()}, read_by_others(model)

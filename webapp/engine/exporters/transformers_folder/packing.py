@@ -42,9 +42,11 @@ class PackingScheme:
 
 
 def why_float(encoded: Encoded, part: nn.Module | None, tied: bool, read: bool = False) -> str | None:
-    """Why a quantized weight cannot be packed; None where it can, or is none."""
-    if not isinstance(encoded, Quantized):
+    """Why a weight that is no plain tensor cannot be packed; None where it can, or is one."""
+    if isinstance(encoded, Dense):
         return None
+    if not isinstance(encoded, Quantized):
+        return f"there is no {encoded.plan.label} in compressed-tensors"
     if not isinstance(part, nn.Linear):
         kinds = {2: "an embedding", 3: "a stack of experts" if part is None else "another"}
         return f"only linear layers are packed, and this is {kinds.get(len(encoded.shape), 'another')}"
@@ -81,5 +83,5 @@ def stored(name: str, encoded: Quantized) -> dict[str, LazyTensor]:
 
 
 def as_float(encoded: Encoded) -> Encoded:
-    """A quantized weight that is not packed: its values in half precision."""
+    """A weight that is not packed: its values in half precision."""
     return Dense(encoded.decode().to(half_dtype(encoded)))

@@ -47,7 +47,7 @@ class WeightMatrix:
         """Puts the compressed form into the model; the module is the block's business."""
         whole = self.model.weights[self.layer.weight]
         if isinstance(whole, Composite) and self.side:
-            encoded = whole.with_factors(*(whole.factors | {self.side: encoded}).values())
+            encoded = whole.with_factor(self.side, encoded)
         self.model.weights[self.layer.weight] = encoded
 
     def value(self) -> Tensor:
@@ -66,7 +66,7 @@ def weight_matrices(model: Model, layers: Iterable[LayerFacts], module: nn.Modul
             continue
         part = module.get_submodule(layer.name)
         if isinstance(part, FactoredModule):
-            for child, factor in part.runs:
+            for child, factor in part.runs.items():
                 found.append(WeightMatrix(layer, f"{layer.name}.{child}", factor, layer.layout, model))
         else:
             layout = replace(layer.layout, groups=int(getattr(part, "groups", 1)))

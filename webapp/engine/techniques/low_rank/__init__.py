@@ -1,4 +1,4 @@
-"""Low-rank factorization: a weight becomes thin factors, which are stored and run as they are."""
+"""Low-rank factorization: a weight becomes low-rank factors, which are stored and run as they are."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, Skip, Technique, missed
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
-from webapp.engine.weights import Encoded
+from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import QuantizedPlan, StoragePlan
 
 from .factor_goals import Goal, plain_goals, whitened_goals
 from .factorizations import Factorization, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
@@ -31,8 +30,8 @@ class LowRank(Technique):
     title = "Low-rank factorization"
     family = "Low rank"
     summary = (
-        "Replaces weights by thin factors, which saves memory and arithmetic; the matrices of trained language models "
-        "lose much accuracy without calibration data, and far less with it (method whitened)."
+        "Replaces weights by low-rank factors, which saves memory and arithmetic; the matrices of trained language "
+        "models lose much accuracy without calibration data, and far less with it (method whitened)."
     )
     paper = "https://arxiv.org/abs/2403.07378"
     version = 2
@@ -88,7 +87,7 @@ class LowRank(Technique):
             "pivots",
             "Matrix decomposition",
             "pivots: interpolative, some of the rows and the coefficients that make the others of them; a higher rank "
-            "in the same bytes. factors: two thin matrices.",
+            "in the same bytes. factors: two low-rank matrices.",
             widget="choice",
         )
         convolutions: Literal["tucker", "spatial", "matrix"] = setting(
@@ -111,10 +110,10 @@ class LowRank(Technique):
         return self.needs if settings.method == "whitened" else frozenset()
 
     def refuses(self, plan: StoragePlan) -> str | None:
-        if isinstance(plan, QuantizedPlan):
-            return "its values are integers by then; put low_rank before weight_quantization"
         if plan.factors:
             return "it is factored already; give each layer to one low_rank step only"
+        if plan.holds != "floats":
+            return f"its values are {plan.holds} by then; put low_rank before weight_quantization"
         if plan.pruned:
             return "an earlier step has set zeros in it, which factors would fill in again; put low_rank before pruning"
         return None

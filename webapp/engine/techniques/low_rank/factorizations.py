@@ -12,9 +12,18 @@ from functools import cached_property
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import factorization, ranks, tucker
 from webapp.engine.math.whitening import InputMetric
-from webapp.engine.weights import Dense, Encoded, Factored, FactoredConv, Pivoted
-from webapp.engine.weights.factor_plans import FactoredConvPlan, FactoredPlan, PivotedPlan
-from webapp.engine.weights.plans import DensePlan, StoragePlan
+from webapp.engine.weights import (
+    Dense,
+    DensePlan,
+    Encoded,
+    Factored,
+    FactoredConv,
+    FactoredConvPlan,
+    FactoredPlan,
+    Pivoted,
+    PivotedPlan,
+    StoragePlan,
+)
 
 Ranks = tuple[int, ...]
 
@@ -55,7 +64,7 @@ class Factorization(ABC):
     def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
         """Of the factors as they are stored."""
 
-    def turned(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def as_stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """As it is stored, of (out, in, *kernel)."""
         return (shape[1], shape[0], *shape[2:]) if self.transposed else shape
 
@@ -69,8 +78,8 @@ class Factorization(ABC):
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         """target float64 (out, in * kernel), to be met in this metric of its inputs; None: in every direction alike."""
 
-    def factor_plans(self, plan: StoragePlan, chosen: Ranks) -> list[StoragePlan]:
-        return [DensePlan(shape, plan.dtype) for shape in self.shapes(chosen)]
+    def factor_plans(self, plan: StoragePlan, chosen: Ranks) -> tuple[StoragePlan, ...]:
+        return tuple(DensePlan(shape, plan.dtype) for shape in self.shapes(chosen))
 
 
 class Split(ABC):
@@ -111,16 +120,15 @@ class MatrixForm(Factorization):
         (rank,), (outputs, *rest) = chosen, self.shape
         made = outputs - rank if self.pivots else outputs
         first, second = (rank, *rest), (made, rank, *[1] * (len(rest) - 1))
-        return [self.turned(first), self.turned(second)]
+        return [self.as_stored(first), self.as_stored(second)]
 
     def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
-        first, second = self.factor_plans(plan, chosen)
+        each = self.factor_plans(plan, chosen)
         if self.pivots:
-            return PivotedPlan(plan.shape, plan.dtype, first, second, self.transposed)
+            return PivotedPlan(plan.shape, plan.dtype, each, self.transposed)
         if len(self.shape) > 2:
-            return FactoredConvPlan(plan.shape, plan.dtype, (first, second), self.transposed)
-        left, right = (first, second) if self.transposed else (second, first)
-        return FactoredPlan(plan.shape, plan.dtype, left, right)
+            return FactoredConvPlan(plan.shape, plan.dtype, each, self.transposed)
+        return FactoredPlan(plan.shape, plan.dtype, each if self.transposed else each[::-1])
 
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _MatrixSplit(self, target, metric)
@@ -168,10 +176,10 @@ class SpatialForm(Factorization):
     def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
         (rank,), (outputs, inputs, height, *width) = chosen, self.shape
         shapes = (rank, inputs, height, *[1] * len(width)), (outputs, rank, 1, *width)
-        return [self.turned(shape) for shape in shapes]
+        return [self.as_stored(shape) for shape in shapes]
 
     def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
-        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)), self.transposed)
+        return FactoredConvPlan(plan.shape, plan.dtype, self.factor_plans(plan, chosen), self.transposed)
 
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _SpatialSplit(self, target, metric)
@@ -211,10 +219,10 @@ class TuckerForm(Factorization):
         (inner, outer), (outputs, inputs, *kernel) = chosen, self.shape
         ones = [1] * len(kernel)
         shapes = (inner, inputs, *ones), (outer, inner, *kernel), (outputs, outer, *ones)
-        return [self.turned(shape) for shape in shapes]
+        return [self.as_stored(shape) for shape in shapes]
 
     def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
-        return FactoredConvPlan(plan.shape, plan.dtype, tuple(self.factor_plans(plan, chosen)), self.transposed)
+        return FactoredConvPlan(plan.shape, plan.dtype, self.factor_plans(plan, chosen), self.transposed)
 
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _TuckerSplit(self, target, metric)
@@ -249,5 +257,5 @@ def _chain(form: Factorization, factors: list[Tensor], chosen: Ranks, dtype: tor
 
 def _stored(form: Factorization, factor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Dense:
     """A factor (out, in, ...) in the shape that it is stored in."""
-    whole = factor.reshape(form.turned(shape))
+    whole = factor.reshape(form.as_stored(shape))
     return Dense((whole.transpose(0, 1) if form.transposed else whole).to(dtype).contiguous())

@@ -1,4 +1,4 @@
-"""Training that keeps each weight in its form: zeros stay zero, integers on their grid, factors two thin matrices.
+"""Training that keeps each weight in its form: zeros stay zero, integers on their grid, factors stay factors.
 
 `train` is the one loop; what it lessens is an Objective, whose weights it changes are a Student's.
 """

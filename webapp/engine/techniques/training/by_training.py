@@ -11,9 +11,8 @@ from typing import Any
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.techniques.base import MATRICES, Context, Outcome, Technique
-from webapp.engine.weights import Encoded
+from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.plans import DensePlan, QuantizedPlan, StoragePlan
 
 from . import Objective, Student, Trained, TrainingSamples, TrainingSettings, train
 from .student import Forms, best_device, whole
@@ -31,10 +30,6 @@ class ByTraining(Technique):
 
     needs = frozenset({"training", "gradients", "architecture"})
     layers = MATRICES | {"embedding", "other"}
-
-    def refuses(self, plan: StoragePlan) -> str | None:
-        strange = [leaf for leaf in plan.leaves if not isinstance(leaf, DensePlan | QuantizedPlan)]
-        return f"values stored as {strange[0].label} cannot be trained; train before that step" if strange else None
 
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan

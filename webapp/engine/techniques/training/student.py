@@ -8,12 +8,12 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
-from webapp.engine.weights import Dense, Quantized
+from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
-from .lora import LoraForm
+from .lora import LoraWeight
 from .settings import TrainingSettings
-from .trained_weights import DenseForm, Place, QuantizedForm, TrainedWeight, places
+from .trained_weights import Place, TrainedWeight, WholeWeight, places
 
 Forms = Callable[[Place], TrainedWeight | None]
 
@@ -102,9 +102,7 @@ def whole(settings: TrainingSettings) -> Forms:
     """Every chosen weight is trained itself."""
 
     def form(place: Place) -> TrainedWeight | None:
-        if isinstance(place.encoded, Quantized):
-            return QuantizedForm(place, settings.train_scales)
-        return DenseForm(place) if place.encoded.dtype.is_floating_point else None
+        return WholeWeight(place, settings.train_scales) if place.encoded.dtype.is_floating_point else None
 
     return form
 
@@ -114,7 +112,7 @@ def adapted(rank: int, alpha: float, seed: int) -> Forms:
     generator = torch.Generator().manual_seed(seed)
 
     def form(place: Place) -> TrainedWeight | None:
-        return LoraForm(place, rank, alpha, generator) if place.layer.kind == "linear" else None
+        return LoraWeight(place, rank, alpha, generator) if place.layer.kind == "linear" else None
 
     return form
 
