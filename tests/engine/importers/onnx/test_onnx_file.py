@@ -45,7 +45,7 @@ def test_a_graph_that_runs_is_a_program_with_its_layers(bench, two_layers):
     assert (facts.format, facts.weights_only_because, facts.architecture.family) == ("onnx", None, "program")
     assert [(layer.name, layer.transposed) for layer in facts.layers] == [("first", False), ("second", False)]
     assert torch.equal(bench.tensors()["first.weight"], weights["first"].t())
-    assert any("turned" in note for note in facts.notes)
+    assert any("transposed" in note for note in facts.notes)
 
 
 def test_initializers_keep_names_values_and_orientations(bench, two_layers):
