@@ -19,7 +19,7 @@ let typed = false; // the text was changed last
 let before = null; // the recipe that Undo brings back: {typed, recipe, sentence}
 
 export function read() {
-  return { version: 1, steps: cards().map(readCard) };
+  return { version: 2, steps: cards().map(readCard) };
 }
 
 function add(step, before = null) {

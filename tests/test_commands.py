@@ -137,7 +137,7 @@ def test_verify_reads_nothing_outside_the_folder(given, name):
         ({"--data": "wide.npz"}, "wide cannot be used. Its samples have shape [9]"),
         ({"--teacher": "mlp.pt"}, "No step of the recipe learns from a teacher"),
         ({"--recipe": "calibrates.yaml", "--data": None}, "GPTQ depends on how the layers are wired"),
-        ({"--recipe": "bits.yaml"}, "'lm_head' of `bits_by_layer` matches no layer"),
+        ({"--recipe": "bits.yaml"}, "The pattern 'lm_head' matches no layer"),
     ],
 )
 def test_what_page_and_api_refuse_is_refused_before_anything_runs(given, changed, sentence):

@@ -131,9 +131,9 @@ def apply_steps(checkpoint, *steps: Step, data=None, seed: int = 0):
 
     folder, facts = checkpoint
     model, outcomes = Model.of_checkpoint(folder, facts), []
-    for position, (name, values, *layers) in enumerate(steps):
+    for position, (name, values, *more) in enumerate(steps):
         now = describe_model(model, facts)
-        patterns = {"layers": layers[0]} if layers else {}
+        patterns = dict(zip(("layers", "overrides"), more, strict=False))
         recipe = Recipe.read({"steps": [{"technique": name, "settings": values, **patterns}]})
         step = prepare_step(now, recipe.steps[0], position)
         context = Context(step.layers, seed, Silent(), data, facts=now)

@@ -5,7 +5,8 @@ import torch
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe, Step, lines_named
-from webapp.engine.run.predict import check_recipe, match_layers, predict
+from webapp.engine.run.plan import stage_key
+from webapp.engine.run.predict import check_recipe, match_layers, predict, prepare
 
 
 def step(technique="magnitude_pruning", **more):
@@ -19,9 +20,9 @@ def refused(facts, *steps) -> RecipeInvalid:
 
 
 def test_yaml_and_json_are_the_same_recipe_and_come_back():
-    text = "version: 1\nsteps:\n  - technique: cast\n    settings: {dtype: bfloat16}\n"
+    text = "version: 2\nsteps:\n  - technique: cast\n    settings: {dtype: bfloat16}\n"
     recipe = Recipe.parse(text)
-    assert Recipe.parse('{"version": 1, "steps": [{"technique": "cast", "settings": {"dtype": "bfloat16"}}]}') == recipe
+    assert Recipe.parse('{"version": 2, "steps": [{"technique": "cast", "settings": {"dtype": "bfloat16"}}]}') == recipe
     assert Recipe.parse(recipe.to_yaml()) == recipe
     assert Recipe.parse(recipe.to_yaml()).digest == recipe.digest
 
@@ -31,7 +32,15 @@ def test_yaml_and_json_are_the_same_recipe_and_come_back():
     [
         ("steps: [", None, "neither YAML nor JSON"),
         ("just words", None, "mapping"),
-        ("version: 2\nsteps: [{technique: cast}]", "version", "1"),
+        ("version: 3\nsteps: [{technique: cast}]", "version", "2"),
+        ("version: 1\nsteps: [{technique: cast, overrides: {a: {}}}]", "version", "version 1 has no `overrides`"),
+        (
+            "steps: [{technique: cast, overrides: {0: {}}}]",
+            "steps.0.overrides",
+            "0 is not text; put the pattern in quotes",
+        ),
+        ("steps: [{technique: cast, overrides: [[a, {}], [a, {}]]}]", "steps.0.overrides", "'a' stands twice"),
+        ("steps: [{technique: cast, overrides: {a: {}, a: {}}}]", None, r"says 'a' twice in one place \(line 1\)"),
         ("version: 1\nsteps: []", "steps", "at least 1"),
         ("version: 1\nsteps: [{technique: cast, colour: red}]", "steps.0.colour", "not a setting"),
         ("version: 1", "steps", "missing"),
@@ -57,6 +66,8 @@ def test_a_malformed_recipe_gets_a_sentence(text, field, says):
             7,
         ),
         ('{"version": 1,\n "steps": [{"technique": "cast",\n   "settings": {"colour": 1}}]}', 3),
+        ("steps:\n- technique: gptq\n  overrides:\n    '0': {bits: 8}\n    '*.weight': {bits: 8}\n", 5),
+        ("steps:\n- technique: cast\n  overrides:\n    '0':\n      dtype: float16\n    '*':\n      dtype: int8\n", 7),
     ],
 )
 def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
@@ -76,14 +87,28 @@ def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
         (step(layers={"include": ["*.bias"]}), "steps.0.layers.include.0", "kind conv, experts, linear"),
         (step(layers={"include": ["*"], "exclude": ["*"]}), "steps.0.layers", "No layer is left"),
         (
-            step("weight_quantization", settings={"bits_by_layer": "*=8, lm_head=4"}),
-            "steps.0.settings.bits_by_layer",
-            "'lm_head' of `bits_by_layer` matches no layer",
+            step("gptq", overrides={"encoder.*": {"bits": 4}}),
+            "steps.0.overrides.encoder.*",
+            "'encoder.*' matches no layer. Layers it could name: 0, 2",
         ),
         (
-            step("gptq", settings={"bits_by_layer": "encoder.*=4"}),
-            "steps.0.settings.bits_by_layer",
-            "Layers it could name: 0, 2",
+            step(layers={"include": ["*"], "exclude": ["2"]}, overrides={"2": {"sparsity": 0.1}}),
+            "steps.0.overrides.2",
+            "matches 2, which this step leaves out. Layers it could name: 0",
+        ),
+        (step(overrides={"*.bias": {"sparsity": 0.1}}), "steps.0.overrides.*.bias", "works on layers of kind"),
+        (step(overrides={"*": {"sparsity": 2}}), "steps.0.overrides.*.sparsity", "(it is 2)"),
+        (step(overrides={"*": {"colour": 2}}), "steps.0.overrides.*.colour", "not a setting that exists"),
+        (
+            step(overrides={"0": {"scope": "global"}}),
+            "steps.0.overrides.0.scope",
+            "`scope` of Magnitude pruning is the same for all layers of a step; those that can differ by layer are "
+            "sparsity, pattern.",
+        ),
+        (
+            step("fine_tune", overrides={"*": {"epochs": 1}}),
+            "steps.0.overrides.*.epochs",
+            "`epochs` of Fine-tuning is the same for all layers of a step; none of its settings differ.",
         ),
     ],
 )
@@ -125,10 +150,58 @@ def test_the_same_techniques_on_different_layers_are_fine(mlp):
 
 
 def test_patterns_show_what_they_match(mlp):
-    found = match_layers(mlp[1], Step(technique="magnitude_pruning", layers={"include": ["*"], "exclude": ["2"]}))
+    patterns, overrides = {"include": ["*"], "exclude": ["2"]}, {"0": {}, "*": {}, "2": {}}
+    found = match_layers(mlp[1], Step(technique="magnitude_pruning", layers=patterns, overrides=overrides))
     assert found.include[0].layers == ["0", "2"]
     assert found.exclude[0].layers == ["2"]
     assert found.selected == ["0"]
+    # an override shows the layers that it decides: not those of a later one, nor those that the step leaves out
+    assert [(each.pattern, each.layers) for each in found.overrides] == [("0", []), ("*", ["0"]), ("2", [])]
+
+
+def test_the_last_pattern_that_matches_a_layer_decides_its_settings(mlp):
+    own, first, second = {"bits": 4, "scale": "range"}, {"bits": 2, "numbers": "normal"}, {"bits": 6}
+    for overrides, asked in (
+        ({}, [own, own]),
+        ({"*": first, "2": second}, [own | first, own | second]),
+        ({"2": second, "*": first}, [own | first, own | first]),
+        ({"*": first, "2": {}}, [own | first, own]),
+    ):
+        given = step("gptq", settings=own, overrides=overrides)
+        (prepared,) = prepare(mlp[1], Recipe.read({"steps": [given]}))
+        settings = [prepared.settings.of(layer) for layer in prepared.layers]
+        assert settings == [prepared.technique.Settings(**each) for each in asked]
+
+
+def test_the_order_of_overrides_is_part_of_the_recipe():
+    there, back = (
+        Recipe.read({"steps": [step(overrides=dict(pairs))]})
+        for pairs in ((("a", {}), ("b", {})), (("b", {}), ("a", {})))
+    )
+    assert there.digest != back.digest
+    assert stage_key("step-1", there, [], 0, {}, "", "") != stage_key("step-1", back, [], 0, {}, "", "")
+    assert list(Recipe.parse(back.to_yaml()).steps[0].overrides) == ["b", "a"]
+    as_pairs = {"steps": [step(overrides=[["b", {}], ["a", {}]])]}  # for who writes JSON with sorted keys
+    assert Recipe.read(as_pairs).digest == back.digest
+
+
+@pytest.mark.parametrize("version", [{"version": 1}, {}])
+def test_a_recipe_of_version_1_is_read_as_one_of_version_2(mlp, version):
+    given = step("gptq", settings={"bits": 4, "bits_by_layer": " 2=8, *=3,, 2 = 6 "})
+    recipe = Recipe.model_validate({**version, "steps": [given, step("cast")]})  # as the database's are read
+    overrides = {"*": {"bits": 3}, "2": {"bits": 6}}
+    now = {"version": 2, "steps": [step("gptq", settings={"bits": 4}, overrides=overrides), step("cast", settings={})]}
+    assert recipe.as_dict() == now
+    assert list(recipe.as_dict()["steps"][0]["overrides"]) == ["*", "2"]
+    assert Recipe.parse(recipe.to_yaml()) == recipe
+    check_recipe(mlp[1], recipe.model_copy(update={"steps": recipe.steps[:1]}))
+    unread = {**version, "steps": [step("gptq", settings={"bits_by_layer": "2"})]}
+    with pytest.raises(RecipeInvalid, match="'2' is not a pattern with its bits") as caught:
+        Recipe.read(unread)
+    assert caught.value.field == "steps.0.settings.bits_by_layer"
+    assert refused(mlp[1], step("gptq", settings={"bits_by_layer": "2=7"})).field == "steps.0.overrides.2.bits"
+    with pytest.raises(RecipeInvalid, match="not a setting that exists"):
+        check_recipe(mlp[1], Recipe.read({"version": 2, "steps": [given]}))
 
 
 def test_excluding_one_name_of_a_tied_tensor_excludes_it(inspected):

@@ -1,4 +1,4 @@
-"""A recipe is an ordered list of steps; a step is a technique with its settings, and says which layers it is for."""
+"""A recipe is a list of steps; a step is a technique with its settings, its layers, and overrides for some of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from .errors import RecipeInvalid
 from .facts import LayerFacts
@@ -24,6 +26,12 @@ class TechniqueSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @classmethod
+    def per_layer(cls) -> list[str]:
+        """The settings that an override may give some layers another value of."""
+        schemas = ((name, field.json_schema_extra) for name, field in cls.model_fields.items())
+        return [name for name, extra in schemas if isinstance(extra, dict) and extra.get("per_layer")]
+
 
 def setting(
     default: Any,
@@ -33,10 +41,20 @@ def setting(
     widget: str = "number",
     step: float | None = None,
     show_when: dict[str, Any] | None = None,
+    per_layer: bool = False,
     **bounds: Any,
 ) -> Any:
-    """A field of a technique's settings: what the form draws, the API documents and pydantic checks, said once."""
-    extra: dict[str, Any] = {"unit": unit, "widget": widget, "step": step, "show_when": show_when}
+    """A field of a technique's settings: what the form draws, the API documents and pydantic checks, said once.
+
+    `per_layer`: an override may give some of a step's layers another value.
+    """
+    extra: dict[str, Any] = {
+        "unit": unit,
+        "widget": widget,
+        "step": step,
+        "show_when": show_when,
+        "per_layer": per_layer or None,
+    }
     shown = {key: value for key, value in extra.items() if value not in (None, "")}
     return Field(default, title=title, description=help, json_schema_extra=shown, **bounds)
 
@@ -50,8 +68,33 @@ class LayerPatterns(BaseModel):
     exclude: tuple[str, ...] = Field((), max_length=200)
 
 
+def _ordered(given: Any) -> Any:
+    """A list of [pattern, settings] is taken as the mapping: not every JSON library keeps the order of keys."""
+    if (
+        isinstance(given, dict)
+        and (other := next((key for key in given if not isinstance(key, str)), None)) is not None
+    ):
+        raise PydanticCustomError("pattern", "{key} is not text; put the pattern in quotes", {"key": repr(other)})
+    if not isinstance(given, list):
+        return given
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in given):
+        raise PydanticCustomError("pairs", "a list of overrides has pairs of a pattern and its settings")
+    patterns = [pattern for pattern, _ in given]
+    for pattern in patterns:
+        if patterns.count(pattern) > 1:
+            raise PydanticCustomError("twice", "{pattern} stands twice; leave one of them", {"pattern": repr(pattern)})
+    return dict(given)
+
+
+Overrides = Annotated[dict[str, dict[str, Any]], BeforeValidator(_ordered), Field(max_length=200)]
+
+
 class Step(BaseModel):
-    """`settings` are checked by the technique, in `predict.check_recipe`."""
+    """`settings` and `overrides` are checked by the technique, in `predict.check_recipe`.
+
+    `overrides`: settings that replace the step's own in the layers that a pattern matches. Only the last pattern that
+    matches a layer counts for it, so their order is part of the recipe.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,6 +102,12 @@ class Step(BaseModel):
     version: int | None = None  # of the technique; a stored recipe names it
     settings: dict[str, Any] = Field(default_factory=dict)
     layers: LayerPatterns = Field(default_factory=lambda: LayerPatterns.model_validate({}))
+    overrides: Overrides = Field(default_factory=dict)
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data that is the same for the same step however its keys are sorted: overrides are pairs in order."""
+        data = self.model_dump(mode="json")
+        return {**data, "overrides": [[pattern, given] for pattern, given in self.overrides.items()]}
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,8 +130,13 @@ class _Loader(yaml.SafeLoader):
 class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     steps: tuple[Step, ...] = Field(min_length=1, max_length=MOST_STEPS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, data: Any) -> Any:
+        return upgraded(data)
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
@@ -105,7 +159,7 @@ class Recipe(BaseModel):
     def read(cls, data: Any) -> Recipe:
         """A recipe from plain data. Raises RecipeInvalid."""
         if not isinstance(data, dict):
-            raise RecipeInvalid("A recipe is a mapping with `version: 1` and a list of `steps`.")
+            raise RecipeInvalid("A recipe is a mapping with `version: 2` and a list of `steps`.")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -115,16 +169,50 @@ class Recipe(BaseModel):
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data as JSON has it; what was left at "all layers" is left out."""
+        """Plain data as JSON has it; what was left at "all layers", and at none that differ, is left out."""
         data = self.model_dump(mode="json", exclude_none=True)
         for step in data["steps"]:
             if step["layers"] == {"include": ["*"], "exclude": []}:
                 del step["layers"]
+            if not step["overrides"]:
+                del step["overrides"]
         return data
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([step.canonical() for step in self.steps], sort_keys=True).encode()
+        ).hexdigest()
+
+
+def upgraded(data: Any) -> Any:
+    """A recipe of version 1, or of none, as version 2: `bits_by_layer` becomes overrides. Raises RecipeInvalid."""
+    if not isinstance(data, dict) or data.get("version", 1) != 1:
+        return data
+    if not isinstance(steps := data.get("steps"), list | tuple):
+        return {**data, "version": 2}
+    if "version" in data and any(isinstance(step, dict) and "overrides" in step for step in steps):
+        raise RecipeInvalid("A recipe of version 1 has no `overrides`; write `version: 2`.", "version")
+    steps = [_without_bits_by_layer(step, f"steps.{index}") for index, step in enumerate(steps)]
+    return {**data, "version": 2, "steps": steps}
+
+
+def _without_bits_by_layer(step: Any, where: str) -> Any:
+    settings = step.get("settings") if isinstance(step, dict) and "overrides" not in step else None
+    if not isinstance(settings, dict) or not isinstance(text := settings.get("bits_by_layer"), str):
+        return step
+    overrides: dict[str, dict[str, Any]] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        pattern, _, bits = (piece.strip() for piece in part.rpartition("="))
+        if not pattern or not bits.isdecimal():
+            raise RecipeInvalid(
+                f"{part!r} is not a pattern with its bits; write `overrides` instead, like '*.down_proj': {{bits: 4}}.",
+                f"{where}.settings.bits_by_layer",
+            )
+        overrides.pop(pattern, None)  # said twice: the last counts, and stands last
+        overrides[pattern] = {"bits": int(bits)}
+    rest = {key: value for key, value in settings.items() if key != "bits_by_layer"}
+    return {**step, "settings": rest, "overrides": overrides}
 
 
 def refuse_aliases(text: str) -> None:
@@ -190,6 +278,18 @@ def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
 
 def matches(layer: LayerFacts, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in (layer.name, *layer.aliases))
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The settings of a step: its `own`, and those of the layers that an override matches."""
+
+    own: Any
+    overrides: tuple[tuple[str, Any], ...] = ()  # (pattern, whole settings)
+
+    def of(self, layer: LayerFacts) -> Any:
+        """The settings of this layer: of the last pattern that matches it, else the step's own."""
+        return next((given for pattern, given in reversed(self.overrides) if matches(layer, pattern)), self.own)
 
 
 def select_layers(layers: Iterable[LayerFacts], patterns: LayerPatterns) -> list[LayerFacts]:

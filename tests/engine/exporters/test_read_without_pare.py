@@ -56,7 +56,7 @@ def quantize(bits, **more):
         [quantize(3, granularity="group", group_size=10, symmetric=False)],
         [quantize(5), HALF],
         [quantize(4, numbers="normal", granularity="group", group_size=24)],
-        [PRUNE, quantize(3, numbers="fitted", bits_by_layer="2=6")],
+        [PRUNE, (*quantize(3, numbers="fitted"), ("2", {"bits": 6}))],
         [FACTOR, PRUNE, quantize(8), HALF],
         [("low_rank", {"ratio": 0.5, "form": "factors"}), quantize(4)],
     ],
@@ -64,7 +64,8 @@ def quantize(bits, **more):
 def test_a_page_of_numpy_reads_every_kind_of_weight(inspected, tmp_path, steps):
     """Of checkpoints in each dtype, their weights in one file."""
     weights = {}
-    recipe = Recipe.read({"steps": [{"technique": name, "settings": values} for name, values in steps]})
+    asked = [{"technique": name, "settings": own, "overrides": dict(overrides)} for name, own, *overrides in steps]
+    recipe = Recipe.read({"steps": asked})
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)).to(dtype)

@@ -1,6 +1,7 @@
 """A file that Pare made comes back: what is compressed is refused with the way out, what is plain is read."""
 
 from webapp.engine.progress import Silent
+from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.weights.artifact import write_model
 from webapp.engine.weights.model import Model
@@ -10,7 +11,7 @@ def made(bench, mlp, technique, **settings):
     folder, facts = mlp
     model, found = Model.of_checkpoint(folder, facts), techniques()[technique]
     layers = [layer for layer in facts.units() if layer.kind in found.layers]
-    found.apply(model, found.Settings(**settings), Context(layers, 0, Silent()))
+    found.apply(model, StepSettings(found.Settings(**settings)), Context(layers, 0, Silent()))
     write_model(model, bench.root / "again.safetensors")
     return bench.root / "again.safetensors"
 

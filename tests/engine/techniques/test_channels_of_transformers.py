@@ -6,6 +6,7 @@ import torch
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.progress import Silent
+from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.base import LEFT
 from webapp.engine.techniques.surgery import groups_of, why_not
@@ -117,7 +118,8 @@ def test_neurons_that_do_nothing_leave_and_no_answer_changes(checkpoint, apply_s
     before = answer(model)
     step = techniques()["structured_pruning"]
     layers = [layer for layer in facts.layers if layer.kind in step.layers]
-    step.apply(model, step.Settings(ratio=0.5, round_to=1), Context(layers, 0, Silent(), facts=facts))
+    asked = StepSettings(step.Settings(ratio=0.5, round_to=1))
+    step.apply(model, asked, Context(layers, 0, Silent(), facts=facts))
     assert torch.allclose(answer(model), before, atol=0.02 * float(before.abs().max()))
     assert all(model.weights[w].shape != facts.tensor(w).shape for group in groups for w in group.makers)
 

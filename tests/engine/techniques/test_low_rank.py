@@ -12,7 +12,7 @@ from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
 from webapp.engine.progress import Silent
-from webapp.engine.recipe import Recipe
+from webapp.engine.recipe import Recipe, StepSettings
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import Context, Skip, technique
 from webapp.engine.weights import Dense, DensePlan, Factored, FactoredConv, Pivoted
@@ -245,7 +245,7 @@ def test_any_shape_and_dtype_is_factored_as_planned_or_left_with_a_reason(shape,
     layer = LayerFacts(name="a", weight="a.weight", kind="conv" if len(shape) > 2 else "linear", shape=shape)
     low_rank, model = technique("low_rank"), Model({"a.weight": Dense(tensor)})
     told = low_rank.Settings(**values)
-    (outcome,) = low_rank.apply(model, told, Context([layer], 0, Silent()))
+    (outcome,) = low_rank.apply(model, StepSettings(told), Context([layer], 0, Silent()))
     made = model.weights["a.weight"]
     if outcome.skipped:
         assert outcome.note

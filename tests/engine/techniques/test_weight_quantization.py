@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webapp.engine.architectures.build import build
-from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.progress import Silent
-from webapp.engine.recipe import Recipe
+from webapp.engine.recipe import Recipe, StepSettings
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import Context, technique
 from webapp.engine.weights import Dense
@@ -61,26 +60,6 @@ def test_8_bits_are_the_same_however_the_scale_is_found(mlp, apply_steps):
     assert error(mlp, apply_steps, bits=8) == error(mlp, apply_steps, bits=8, scale="range")
 
 
-def test_layers_have_the_bits_of_the_last_pattern_that_names_them(mlp, apply_steps):
-    model, outcomes = apply_steps(mlp, rounded(bits=4, bits_by_layer="*=3, 2=6"))
-    assert [model.weights[f"{layer}.weight"].grid.bits for layer in (0, 2)] == [3, 6]
-    assert [outcome.asked for outcome in outcomes] == ["int3 per channel", "int6 per channel"]
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"), [("2", "'2' is not a pattern with its bits"), ("2=7", "one of 2, 3, 4, 5, 6, 8 bits")]
-)
-def test_bits_by_layer_that_cannot_be_read_are_refused(mlp, text, sentence):
-    recipe = {"steps": [{"technique": "weight_quantization", "settings": {"bits_by_layer": text}}]}
-    with pytest.raises(RecipeInvalid, match=sentence):
-        predict(mlp[1], Recipe.read(recipe))
-
-
-def test_a_pattern_of_bits_by_layer_that_matches_nothing_is_refused(mlp, apply_steps):
-    with pytest.raises(RecipeInvalid, match="'lm_head' of `bits_by_layer` matches no layer"):
-        apply_steps(mlp, rounded(bits_by_layer="lm_head=8"))
-
-
 @pytest.mark.parametrize("more", [{}, {"symmetric": False}, {"numbers": "normal"}, {"numbers": "fitted"}])
 def test_pruned_weights_stay_zero(mlp, apply_steps, more):
     prune = ("magnitude_pruning", {"sparsity": 0.6})
@@ -125,7 +104,7 @@ def test_any_shape_and_dtype_is_rounded_finitely(shape, values, dtype, kind):
     layer = LayerFacts(name="a", weight="a.weight", kind="conv" if len(shape) == 4 else "linear", shape=shape)
     model, found = Model({"a.weight": Dense(matrix)}), technique("weight_quantization")
     chosen = found.Settings.model_validate(values)
-    (outcome,) = found.apply(model, chosen, Context([layer], 0, Silent()))
+    (outcome,) = found.apply(model, StepSettings(chosen), Context([layer], 0, Silent()))
     after = model.weights["a.weight"]
     assert outcome.ok
     assert (after.shape, after.dtype) == (shape, dtype)

@@ -49,7 +49,7 @@ def test_a_prediction_says_bytes_and_matches(client, checkpoint):
     (step,) = answer.json["matches"]
     assert step["include"][0]["pattern"] == "layers.*"
     assert step["selected"] == ["layers.0"]
-    assert answer.json["recipe_yaml"].startswith("version: 1\n")
+    assert answer.json["recipe_yaml"].startswith("version: 2\n")
 
 
 def test_a_prediction_warns_of_steps_that_lack_data(client, checkpoint, dataset):
@@ -98,7 +98,7 @@ def test_a_run_is_queued(client, session, checkpoint, dataset):
     [
         ({"checkpoint_id": "abcdefghjkmn"}, 404, "checkpoint_id"),
         ({"dataset_id": "abcdefghjkmn"}, 404, "dataset_id"),
-        ({"recipe": {"version": 2, "steps": []}}, 422, "version"),
+        ({"recipe": {"version": 3, "steps": []}}, 422, "version"),
         ({"recipe": {"version": 1, "steps": [{"technique": "magic"}]}}, 422, "steps.0.technique"),
         (
             {"recipe": RECIPE | {"steps": [{"technique": "magnitude_pruning", "settings": {"sparsity": 1.5}}]}},

@@ -86,7 +86,7 @@ def stage_key(
     if kind not in ("baseline", "original"):
         count = int(which) if kind in ("step", "score") else len(recipe.steps)
         steps = recipe.steps[:count]
-        base |= {"steps": [step.model_dump(mode="json") for step in steps], "seed": seed}
+        base |= {"steps": [step.canonical() for step in steps], "seed": seed}
         if any(needs_of(step.technique, step.settings) & DATA_NEEDS for step in steps):
             base |= {"training": training_digest or dataset_digest}
             base |= {option: options.get(option) for option in ("preprocessing", "task")}

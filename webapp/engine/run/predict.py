@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts, reshaped_plans
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.recipe import Recipe, Step, invalid, matches, select_layers
+from webapp.engine.recipe import Recipe, Step, StepSettings, TechniqueSettings, invalid, matches, select_layers
 from webapp.engine.techniques import Skip, Technique, technique
 from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.artifact import predicted_size
@@ -65,6 +65,7 @@ class PatternMatch(BaseModel):
 class StepMatches(BaseModel):
     include: list[PatternMatch]
     exclude: list[PatternMatch]
+    overrides: list[PatternMatch]  # of the selected layers, those whose settings this pattern decides
     selected: list[str]
 
 
@@ -74,8 +75,13 @@ class PreparedStep:
 
     position: int  # 0 is the first
     technique: Technique
-    settings: Any
+    settings: StepSettings
     layers: list[LayerFacts]
+
+    @property
+    def exact(self) -> bool:
+        """Whether each layer's bytes are known without its values."""
+        return all(self.technique.exact(self.settings.of(layer)) for layer in self.layers)
 
     def reshaped(self, facts: CheckpointFacts) -> ShapeChange | None:
         """Raises RecipeInvalid where nothing of the model can be reshaped in this way."""
@@ -118,13 +124,20 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
     found = technique(step.technique, step.version, f"steps.{position}.technique")
     layers = [layer for layer in facts.units() if layer.kind in found.layers]
 
+    selected = select_layers(layers, step.layers)
+    deciding = StepSettings(None, tuple((pattern, pattern) for pattern in step.overrides))
+
     def matched(pattern: str) -> PatternMatch:
         return PatternMatch(pattern=pattern, layers=[layer.name for layer in layers if matches(layer, pattern)])
 
     return StepMatches(
         include=[matched(p) for p in step.layers.include],
         exclude=[matched(p) for p in step.layers.exclude],
-        selected=[layer.name for layer in select_layers(layers, step.layers)],
+        overrides=[
+            PatternMatch(pattern=p, layers=[layer.name for layer in selected if deciding.of(layer) == p])
+            for p in step.overrides
+        ],
+        selected=[layer.name for layer in selected],
     )
 
 
@@ -140,7 +153,7 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
         skipped = [*_advance(plans, step), *step.untouched(facts)]
         if change := step.reshaped(facts):
             plans, facts = reshaped_plans(plans, change), reshaped_facts(facts, change)
-        exact = exact and step.technique.exact(step.settings)
+        exact = exact and step.exact
         steps.append(
             StepPrediction(
                 technique=step.technique.name,
@@ -171,52 +184,71 @@ def _held(facts: CheckpointFacts, plans: Mapping[str, StoragePlan]) -> list[Held
     return [Held(layer.weight, layer.kind, layer.shape, plan.bytes) for layer, plan in units]
 
 
-def understood(step: Step, position: int) -> tuple[Technique, Any]:
+def understood(step: Step, position: int) -> tuple[Technique, StepSettings]:
     """The step's technique and settings, whatever the checkpoint. Raises RecipeInvalid."""
-    found = technique(step.technique, step.version, f"steps.{position}.technique")
+    where = f"steps.{position}"
+    found = technique(step.technique, step.version, f"{where}.technique")
+    own = _settings(found, step.settings, f"{where}.settings")
+    free, overrides = found.Settings.per_layer(), []
+    for pattern, given in step.overrides.items():
+        field = f"{where}.overrides.{pattern}"
+        for key in given:
+            if key in found.Settings.model_fields and key not in free:
+                can = f"those that can differ by layer are {', '.join(free)}" if free else "none of its settings differ"
+                raise RecipeInvalid(
+                    f"`{key}` of {found.title} is the same for all layers of a step; {can}.", f"{field}.{key}"
+                )
+        overrides.append((pattern, _settings(found, {**step.settings, **given}, field)))
+    return found, StepSettings(own, tuple(overrides))
+
+
+def _settings(found: Technique, given: dict[str, Any], field: str) -> TechniqueSettings:
     try:
-        return found, found.Settings.model_validate(step.settings)
+        return found.Settings.model_validate(given)
     except ValidationError as error:
-        raise invalid(error, f"steps.{position}.settings") from None
+        raise invalid(error, field) from None
 
 
 def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedStep:
     """One step, checked against the model as the steps before it leave it. Raises RecipeInvalid."""
     where = f"steps.{position}"
     found, settings = understood(step, position)
-    if "architecture" in found.needs_for(settings) and facts.architecture is None:
+    if "architecture" in found.needs_for(settings.own) and facts.architecture is None:
         raise RecipeInvalid(f"{found.title} needs an architecture. {facts.weights_only_because}", f"{where}.technique")
     everything = facts.units()
     layers = [layer for layer in everything if layer.kind in found.layers]
-    for side, patterns in (("include", step.layers.include), ("exclude", step.layers.exclude)):
-        for index, pattern in enumerate(patterns):
-            _check_pattern(found, pattern, f"{where}.layers.{side}.{index}", layers, everything)
+    if not layers:
+        kinds = ", ".join(sorted(found.layers))
+        raise RecipeInvalid(
+            f"{found.title} works on layers of kind {kinds}, and this checkpoint has none.", f"{where}.technique"
+        )
+    for index, pattern in enumerate(step.layers.include):
+        _check_pattern(found, pattern, f"{where}.layers.include.{index}", layers, everything)
+    for index, pattern in enumerate(step.layers.exclude):  # of what the technique would not touch anyway: no harm
+        _check_pattern(found, pattern, f"{where}.layers.exclude.{index}", everything, everything)
     selected = select_layers(layers, step.layers)
     if not selected:
         raise RecipeInvalid(f"No layer is left for {found.title}: all that match are excluded.", f"{where}.layers")
-    try:
-        found.check(selected, settings)
-    except RecipeInvalid as error:
-        raise RecipeInvalid(error.message, f"{where}.settings.{error.field}") from None
+    for pattern in step.overrides:
+        _check_pattern(found, pattern, f"{where}.overrides.{pattern}", selected, everything)
     return PreparedStep(position, found, settings, selected)
 
 
 def _check_pattern(
     found: Technique, pattern: str, field: str, layers: list[LayerFacts], everything: list[LayerFacts]
 ) -> None:
+    """Raises RecipeInvalid where the pattern matches none of the layers that it may stand for."""
     if any(matches(layer, pattern) for layer in layers):
         return
-    kinds = ", ".join(sorted(found.layers))
-    other = [layer.name for layer in everything if matches(layer, pattern)]
-    if field.split(".")[-2] == "exclude" and other:
-        return  # excluding what the technique would not touch anyway does no harm
-    if not layers:
-        raise RecipeInvalid(f"{found.title} works on layers of kind {kinds}, and this checkpoint has none.", field)
-    examples = ", ".join(layer.name for layer in layers[:3])
+    other = [layer for layer in everything if matches(layer, pattern)]
     why = "matches no layer"
     if other:
-        named = other[0] if len(other) == 1 else f"{other[0]} and {len(other) - 1} more"
-        why = f"matches {named}, and {found.title} works on layers of kind {kinds}"
+        why = f"matches {other[0].name}" + (f" and {len(other) - 1} more" if other[1:] else "")
+        if any(layer.kind in found.layers for layer in other):
+            why += ", which this step leaves out"
+        else:
+            why += f", and {found.title} works on layers of kind {', '.join(sorted(found.layers))}"
+    examples = ", ".join(layer.name for layer in layers[:3])
     raise RecipeInvalid(f"The pattern {pattern!r} {why}. Layers it could name: {examples}.", field)
 
 
@@ -229,7 +261,7 @@ def _advance(plans: dict[str, StoragePlan], step: PreparedStep) -> Iterator[Skip
                 f"steps.{step.position}",
             )
         try:
-            plans[layer.weight] = step.technique.plan(layer, plans[layer.weight], step.settings)
+            plans[layer.weight] = step.technique.plan(layer, plans[layer.weight], step.settings.of(layer))
         except Skip as skip:
             yield SkippedLayer(layer=layer.name, reason=str(skip))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import awq, grids, quantizers
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.techniques.calibration.folding import fold, producers
 from webapp.engine.weights import Encoded, Quantized
@@ -56,11 +56,11 @@ class Awq(Rounding, BlockByBlock):
             le=100_000,
         )
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         return super().apply(model, settings, context)
 
     def compress_block(
-        self, block: CalibrationBlock, settings: Any, context: Context
+        self, block: CalibrationBlock, settings: StepSettings, context: Context
     ) -> Sequence[tuple[WeightMatrix, Outcome]]:
         scaled = {slot.path for slots in self._folded(block, settings) for slot in slots}
         done = super().compress_block(block, settings, context)
@@ -69,11 +69,11 @@ class Awq(Rounding, BlockByBlock):
             for slot, outcome in done
         ]
 
-    def _folded(self, block: CalibrationBlock, settings: Any) -> Iterator[list[WeightMatrix]]:
+    def _folded(self, block: CalibrationBlock, settings: StepSettings) -> Iterator[list[WeightMatrix]]:
         """Scales what can be scaled in the block, which then answers as before. Those that took scales, by input."""
         for slots, candidates in producers(block):
             statistic = block.collect(slots, Loudness)[slots[0].path]
-            matrices = [(slot.matrix(), replace(settings.scheme(slot.layer), search=False)) for slot in slots]
+            matrices = [(slot.matrix(), replace(settings.of(slot.layer).scheme, search=False)) for slot in slots]
             sizes = statistic.sizes[0] / max(statistic.count, 1)
             scales = awq.searched_scales(matrices, sizes, statistic.mean[0])
             if scales is None or any(fold(block, producer, slots, scales) for producer in candidates):
@@ -82,7 +82,7 @@ class Awq(Rounding, BlockByBlock):
     def compress_slot(
         self, slot: WeightMatrix, statistic: Covariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        matrix, scheme = slot.matrix(), settings.scheme(slot.layer)
+        matrix, scheme = slot.matrix(), settings.scheme
         weights = statistic.sums.diagonal(dim1=1, dim2=2).mean(0)  # (columns,)
         grid = grids.fit_grid(matrix, scheme, weights)
         codes = quantizers.quantize(matrix, grid)

@@ -14,7 +14,7 @@ from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
-from webapp.engine.recipe import TechniqueSettings
+from webapp.engine.recipe import StepSettings, TechniqueSettings
 from webapp.engine.techniques.calibration.samples import TechniqueData
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
@@ -89,7 +89,11 @@ class Context:
 
 
 class Technique(ABC):
-    """Declared by class attributes; `plan` says what `apply` will do, without values."""
+    """Declared by class attributes; `plan` says what `apply` will do, without values.
+
+    Overrides give some layers of a step other settings: what is about one layer is told that layer's own, and what is
+    about the whole step is told all (`StepSettings`).
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -102,17 +106,16 @@ class Technique(ABC):
     layers: ClassVar[frozenset[str]]  # of LayerKind
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
-        """What these settings need; `needs` is what the technique may need at most."""
+        """What a step with these settings of its own needs; `needs` is what the technique may need at most."""
         return self.needs
-
-    def check(self, layers: Sequence[LayerFacts], settings: Any) -> None:  # noqa: B027 (most have nothing to check)
-        """Raises RecipeInvalid, about the setting that it names, where settings do not go with the step's layers."""
 
     def refuses(self, plan: StoragePlan) -> str | None:
         """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""
         return None
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange | None:
+    def reshape(
+        self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings
+    ) -> ShapeChange | None:
         """How the step changes shapes or names, from `facts` of the model as the steps before it leave it.
 
         None where every tensor keeps its name and shape. Where the values decide, an estimate.
@@ -123,7 +126,9 @@ class Technique(ABC):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         """The form that the layer will have. Raises Skip with the reason."""
 
-    def untouched(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Mapping[str, str]:
+    def untouched(
+        self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings
+    ) -> Mapping[str, str]:
         """Layers that will stay as they are, by name, with the reason, where that is not theirs alone to say (`plan`).
 
         `facts` is of the model as the steps before leave it. Raises Skip like `reshape`.
@@ -131,27 +136,26 @@ class Technique(ABC):
         return {}
 
     def exact(self, settings: Any) -> bool:
-        """Whether `plan` knows each layer's bytes from the settings alone, without the values."""
+        """Whether `plan` knows a layer's bytes from its settings alone, without the values."""
         return True
 
     @abstractmethod
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         """Changes the model's weights and says what was done to each of `context.layers`."""
 
 
 class LayerByLayer(Technique):
     """A technique that treats each layer for itself, without looking at the others."""
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         outcomes = []
         for layer in tracked(context.layers, context.report, self.title + ": {item.name} ({index} of {total})"):
-            asked = self.asked(layer, settings)
-            encoded = model.weights[layer.weight]
+            own, encoded = settings.of(layer), model.weights[layer.weight]
             try:
                 with torch.no_grad():
-                    changed, outcome = self.compress(encoded, layer, settings)
+                    changed, outcome = self.compress(encoded, layer, own)
             except Skip as reason:
-                outcomes.append(Outcome.left(layer.name, asked, str(reason)))
+                outcomes.append(Outcome.left(layer.name, self.asked(layer, own), str(reason)))
                 continue
             model.weights[layer.weight] = changed
             outcomes.append(outcome)

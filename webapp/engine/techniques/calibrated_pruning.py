@@ -10,7 +10,7 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import allocation, masks
 from webapp.engine.progress import ProgressPart
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
@@ -28,8 +28,8 @@ class CalibratedPruningSettings(PruningSettings):
         "uniform",
         "Sparsity allocation",
         "uniform: the same everywhere. sensitivity: less where a weight carries more of its layer's output, up to a "
-        "tenth more or less, with the same total; takes one more pass over the samples. At half of the weights it "
-        "has gained next to nothing in our trials: compare both.",
+        "tenth more or less, with the same total over all layers of the same sparsity; takes one more pass over the "
+        "samples. At half of the weights it has gained next to nothing in our trials: compare both.",
         widget="choice",
         show_when={"pattern": "unstructured"},
     )
@@ -63,10 +63,10 @@ class CalibratedPruning(Pruning, BlockByBlock):
         return not settings.uneven
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
-        return super().asked(layer, settings) + (" over all layers" if settings.uneven else "")
+        return super().asked(layer, settings) + (" over all layers of this sparsity" if settings.uneven else "")
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
-        if settings.uneven:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
+        if any(settings.of(layer).uneven for layer in context.layers):
             shares = self.shares(model, settings, context)
             later = {**vars(context), "report": ProgressPart(context.report, MEASURING, 1.0)}
             context = Allocated(**later, shares=shares)
@@ -83,18 +83,24 @@ class CalibratedPruning(Pruning, BlockByBlock):
     def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
         return self.result(slot, encoded, settings, settings.share, note)
 
-    def shares(self, model: Model, settings: Any, context: Context) -> dict[str, float]:
-        """The share of each slot that the samples reach, from a calibration that changes nothing."""
-        data, report = context.calibration(settings.samples), ProgressPart(context.report, 0.0, MEASURING)
-        at, costs, sizes = allocation.ratios(settings.share), [], {}
-        for block in calibration_blocks(model, context.layers, data, report, f"{self.title}: measuring"):
+    def shares(self, model: Model, settings: StepSettings, context: Context) -> dict[str, float]:
+        """The share of each uneven slot that the samples reach, from a calibration that changes nothing."""
+        data, report = context.calibration(settings.own.samples), ProgressPart(context.report, 0.0, MEASURING)
+        layers = [layer for layer in context.layers if settings.of(layer).uneven]
+        pools: dict[float, dict[str, tuple[int, Any]]] = {}  # of each share: by slot, its size and its costs
+        for block in calibration_blocks(model, layers, data, report, f"{self.title}: measuring"):
             for stage, statistics in block.staged(SquareSum):
                 for slot in stage:
                     if statistics[slot.path].count:
                         scores, _ = saliency(slot, statistics[slot.path])
-                        costs.append(allocation.next_costs(scores, at))
-                        sizes[slot.path] = scores.numel()
-        return dict(zip(sizes, allocation.allocated(costs, list(sizes.values()), settings.share), strict=True))
+                        share = settings.of(slot.layer).share
+                        costs = allocation.next_costs(scores, allocation.ratios(share))
+                        pools.setdefault(share, {})[slot.path] = (scores.numel(), costs)
+        found: dict[str, float] = {}
+        for share, pool in pools.items():
+            sizes, losses = [size for size, _ in pool.values()], [costs for _, costs in pool.values()]
+            found |= zip(pool, allocation.allocated(losses, sizes, share), strict=True)
+        return found
 
 
 def saliency(slot: WeightMatrix, statistic: SquareSum) -> tuple[Tensor, str]:

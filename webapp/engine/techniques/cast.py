@@ -27,6 +27,7 @@ class Cast(LayerByLayer):
             "Number format",
             "float16 has 11 significant bits and ends at 65504; bfloat16 has 8 and float32's range.",
             widget="choice",
+            per_layer=True,
         )
 
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:

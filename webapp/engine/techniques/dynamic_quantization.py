@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from webapp.engine.data.batches import Batch, synthetic
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.weights.activations import Activations
 
 from .base import Context
@@ -33,6 +33,7 @@ class DynamicQuantization(IntegerProducts):
             "token: each token's activations get a range of their own, so one outlier costs only its own token. "
             "tensor: one range for all of an input, which is quicker and coarser.",
             widget="choice",
+            per_layer=True,
         )
 
     def data(self, settings: Any, context: Context) -> list[Batch]:
@@ -43,8 +44,8 @@ class DynamicQuantization(IntegerProducts):
         assert context.facts.architecture is not None
         return [synthetic(context.facts.architecture, context.seed)]
 
-    def observed(self, block: CalibrationBlock, settings: Any) -> Mapping[str, Activations]:
-        return {slot.path: Activations(by=settings.ranges) for slot in block.slots}
+    def observed(self, block: CalibrationBlock, settings: StepSettings) -> Mapping[str, Activations]:
+        return {slot.path: Activations(by=settings.of(slot.layer).ranges) for slot in block.slots}
 
     def asked(self, settings: Any) -> str:
         return f"int8 weights, 8-bit inputs, a range for each {settings.ranges}"

@@ -7,7 +7,7 @@ from typing import Any
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
@@ -63,6 +63,7 @@ class Gptq(Rounding, BlockByBlock):
             "Activation order (act-order)",
             "Rounds the columns with the largest input activations first, while most columns are left to compensate.",
             widget="switch",
+            per_layer=True,
         )
         damping: float = setting(
             0.0,
@@ -70,6 +71,7 @@ class Gptq(Rounding, BlockByBlock):
             "Added to the diagonal of the inputs' covariance, as a share of its mean, so that a layer is not "
             "overfitted to the samples. 0: for each layer the share with the least error on samples that are held out.",
             step=0.01,
+            per_layer=True,
             ge=0.0,
             le=1.0,
         )
@@ -78,6 +80,7 @@ class Gptq(Rounding, BlockByBlock):
             "Refinement passes",
             "Times that scales and codes are improved in turn after the first rounding. Each takes as long as it.",
             unit="passes",
+            per_layer=True,
             ge=0,
             le=10,
         )
@@ -90,7 +93,7 @@ class Gptq(Rounding, BlockByBlock):
             le=100_000,
         )
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         return super().apply(model, settings, context)
 
     def compress_slot(
@@ -98,13 +101,13 @@ class Gptq(Rounding, BlockByBlock):
     ) -> tuple[Encoded, Outcome]:
         whole, old = slot.matrix(), slot.encoded
         zeros = whole == 0 if old.plan.pruned else None
-        damping = settings.damping or self._damping(whole, statistic, settings.scheme(slot.layer), settings.act_order)
+        damping = settings.damping or self._damping(whole, statistic, settings.scheme, settings.act_order)
         problems = [
             gptq.problem(rows, mean, damping, settings.act_order)
             for rows, mean in zip(whole.chunk(slot.groups), statistic.mean, strict=True)
         ]
         solved = [given for given in problems if given is not None]
-        scheme, note = settings.scheme(slot.layer), ""
+        scheme, note = settings.scheme, ""
         if len(solved) < len(problems):
             grid, note = grids.fit_grid(whole, scheme), SINGULAR
             codes = quantizers.quantize(whole, grid)

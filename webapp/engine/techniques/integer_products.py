@@ -15,7 +15,7 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.facts import PLAIN, LayerFacts, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
-from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED, joined
 from webapp.engine.weights import Dense, DensePlan, Encoded, Quantized, QuantizedPlan, StoragePlan
 from webapp.engine.weights.activations import Activations, simulate
@@ -38,6 +38,7 @@ class IntegerSettings(TechniqueSettings):
         "A layer whose output changes by more than this share when its inputs are rounded keeps float inputs; "
         "its weights become integers all the same. 1 rounds every layer's inputs.",
         step=0.01,
+        per_layer=True,
         gt=0.0,
         le=1.0,
     )
@@ -79,21 +80,22 @@ class IntegerProducts(Technique):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan.mapped(lambda leaf: leaf if isinstance(leaf, QuantizedPlan) else _planned(layer, leaf))
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}
         for layer in context.layers:
             if layer.kind == "embedding":
-                found[layer.name].append(self._looked_up(model, layer, settings))
+                found[layer.name].append(self._looked_up(model, layer, settings.of(layer)))
         if any(layer.kind != "embedding" for layer in context.layers):
             for block in calibration_blocks(
-                model, context.layers, self.data(settings, context), context.report, self.title
+                model, context.layers, self.data(settings.own, context), context.report, self.title
             ):
                 plans, inputs = self.observed(block, settings), dict(_inputs(block))
                 for slot in block.slots:
-                    outcome = self._layer(block, slot, plans.get(slot.path), inputs.get(slot.path), settings)
+                    own = settings.of(slot.layer)
+                    outcome = self._layer(block, slot, plans.get(slot.path), inputs.get(slot.path), own)
                     found[slot.layer.name].append(outcome)
         return [
-            joined(parts) if parts else self._left(layer.name, settings, UNREACHED)
+            joined(parts) if parts else self._left(layer.name, settings.of(layer), UNREACHED)
             for layer in context.layers
             for parts in (found[layer.name],)
         ]
@@ -103,7 +105,7 @@ class IntegerProducts(Technique):
         """What goes through the model to see its activations."""
 
     @abstractmethod
-    def observed(self, block: CalibrationBlock, settings: Any) -> Mapping[str, Activations]:
+    def observed(self, block: CalibrationBlock, settings: StepSettings) -> Mapping[str, Activations]:
         """How the inputs of the block's slots, by their paths, are to be rounded."""
 
     @abstractmethod

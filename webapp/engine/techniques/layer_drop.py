@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from webapp.engine.architectures.reshape import ShapeChange, describe_model
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.calibration.influence import influences
 from webapp.engine.techniques.surgery.blocks import Blocks, blocks_of, shortened
 from webapp.engine.weights import StoragePlan
@@ -49,10 +49,10 @@ class LayerDrop(Technique):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
         """Which blocks leave does not matter to the size: they are alike."""
-        blocks = self._droppable(facts, layers, settings)
-        return shortened(facts, blocks, spread(blocks.candidates, settings))
+        blocks = self._droppable(facts, layers, settings.own)
+        return shortened(facts, blocks, spread(blocks.candidates, settings.own))
 
     def _droppable(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Blocks:
         blocks = blocks_of(facts, [layer.weight for layer in layers])
@@ -65,20 +65,20 @@ class LayerDrop(Technique):
             )
         return blocks
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
-        facts = context.facts
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
+        facts, own = context.facts, settings.own
         assert facts is not None
-        blocks = self._droppable(facts, context.layers, settings)
-        asked = f"{settings.blocks} of {blocks.count} blocks, by {settings.by.replace('_', ' ')}"
-        if not settings.by.startswith("influence"):
-            gone = spread(blocks.candidates, settings)
+        blocks = self._droppable(facts, context.layers, own)
+        asked = f"{own.blocks} of {blocks.count} blocks, by {own.by.replace('_', ' ')}"
+        if not own.by.startswith("influence"):
+            gone = spread(blocks.candidates, own)
             _drop(model, shortened(facts, blocks, gone))
             return _rows(blocks, context.layers, asked, dict.fromkeys(gone, ""))
         left, notes = list(range(blocks.count)), {}  # the original numbers of those that are still there
-        at_once = settings.blocks if settings.by == "influence" else 1
-        for _ in range(0, settings.blocks, at_once):
+        at_once = own.blocks if own.by == "influence" else 1
+        for _ in range(0, own.blocks, at_once):
             now = describe_model(model, facts)
-            found = influences(model, now.layers, context.calibration(settings.samples), context.report)
+            found = influences(model, now.layers, context.calibration(own.samples), context.report)
             may_leave = [place for place, number in enumerate(left) if number in blocks.candidates]
             places = sorted(sorted(may_leave, key=lambda place: found[place])[:at_once])
             for place in places:

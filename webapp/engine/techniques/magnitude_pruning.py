@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor
 from webapp.engine.math import masks
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import matrices
 from webapp.engine.weights.model import Model
 
@@ -32,7 +32,7 @@ class MagnitudePruning(PruningWithoutData):
             "layer",
             "Scope",
             "layer: every layer loses the same share. row: every output of every layer does. "
-            "global: the smallest weights of all chosen layers go, wherever they are.",
+            "global: the smallest weights of all layers with the same sparsity go, wherever they are.",
             widget="choice",
             show_when={"pattern": "unstructured"},
         )
@@ -41,25 +41,36 @@ class MagnitudePruning(PruningWithoutData):
         return settings.n_of_m is not None or settings.scope != "global"
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
-        return super().asked(layer, settings) + ("" if self.exact(settings) else " over all layers")
+        return super().asked(layer, settings) + ("" if self.exact(settings) else " over all layers of this sparsity")
 
     def least(self, settings: Any) -> float | None:
         return super().least(settings) if self.exact(settings) else None
 
-    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[WeightMatrix], Tensor]:
-        if settings.scope == "global" and not settings.n_of_m:
+    def choice(self, model: Model, settings: StepSettings, context: Context) -> Callable[[WeightMatrix], Tensor]:
+        pools: dict[float, list[LayerFacts]] = {}
+        for layer in context.layers:
+            if not self.exact(own := settings.of(layer)):
+                pools.setdefault(own.sparsity, []).append(layer)
+        if pools:
             context.report.progress(0.0, f"{self.title}: finding the threshold over all layers")
-            return SmallestOfAll(model, context, settings.sparsity).keep
-        if settings.scope == "row" and not settings.n_of_m:
-            return lambda slot: masks.largest_by_row(slot.matrix().abs(), settings.sparsity)
-        return lambda slot: smallest_gone(slot, settings)
+        smallest = {sparsity: SmallestOfAll(model, layers, sparsity) for sparsity, layers in pools.items()}
+
+        def keep(slot: WeightMatrix) -> Tensor:
+            own = settings.of(slot.layer)
+            if not self.exact(own):
+                return smallest[own.sparsity].keep(slot)
+            if own.scope == "row" and not own.n_of_m:
+                return masks.largest_by_row(slot.matrix().abs(), own.sparsity)
+            return smallest_gone(slot, own)
+
+        return keep
 
 
 class SmallestOfAll:
-    """One threshold over all layers, and how many values equal to it still have to go."""
+    """One threshold over these layers, and how many values equal to it still have to go."""
 
-    def __init__(self, model: Model, context: Context, sparsity: float) -> None:
-        slots = [slot for layer in context.layers for slot in matrices(model, layer)]
+    def __init__(self, model: Model, layers: Sequence[LayerFacts], sparsity: float) -> None:
+        slots = [slot for layer in layers for slot in matrices(model, layer)]
         count = round(sparsity * sum(slot.encoded.plan.size for slot in slots))
         self.threshold, self.ties = masks.smallest_threshold(lambda: (slot.matrix() for slot in slots), count)
 

@@ -12,7 +12,7 @@ from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import masks
 from webapp.engine.progress import tracked
-from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import joined, matrices
 from webapp.engine.weights import Dense, DensePlan, Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
@@ -33,6 +33,7 @@ class PruningSettings(TechniqueSettings):
         widget="slider",
         step=0.01,
         show_when={"pattern": "unstructured"},
+        per_layer=True,
         ge=0.0,
         le=0.99,
     )
@@ -42,6 +43,7 @@ class PruningSettings(TechniqueSettings):
         "unstructured: any weights. 2:4 and 4:8: half of the weights, so that of every 4 (8) neighbouring inputs (of a "
         "convolution: input channels) 2 (4) stay, which some hardware multiplies faster; it costs more accuracy.",
         widget="choice",
+        per_layer=True,
     )
 
     @property
@@ -98,14 +100,14 @@ class Pruning(Technique):
 class PruningWithoutData(Pruning):
     """The weights alone say what goes."""
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         choose = self.choice(model, settings, context)
         outcomes = []
         for layer in tracked(context.layers, context.report, self.title + ": {item.name} ({index} of {total})"):
-            parts = []
+            own, parts = settings.of(layer), []
             for slot in matrices(model, layer):
                 encoded = without(slot, choose(slot))
-                parts.append(self.result(slot, encoded, settings, self.least(settings)))
+                parts.append(self.result(slot, encoded, own, self.least(own)))
                 slot.keep(encoded)
             outcomes.append(joined(parts))
             release_freed_memory()
@@ -116,7 +118,7 @@ class PruningWithoutData(Pruning):
         return float(settings.share)
 
     @abstractmethod
-    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[WeightMatrix], Tensor]:
+    def choice(self, model: Model, settings: StepSettings, context: Context) -> Callable[[WeightMatrix], Tensor]:
         """What says of a slot's matrix (out, in) where a value stays."""
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import masks
+from webapp.engine.recipe import StepSettings
 from webapp.engine.weights.model import Model
 
 from .base import Context
@@ -26,13 +26,13 @@ class RandomPruning(PruningWithoutData):
     paper = "https://arxiv.org/abs/2003.03033"
     Settings = PruningSettings
 
-    def choice(self, model: Model, settings: Any, context: Context) -> Callable[[WeightMatrix], Tensor]:
+    def choice(self, model: Model, settings: StepSettings, context: Context) -> Callable[[WeightMatrix], Tensor]:
         def keep(slot: WeightMatrix) -> Tensor:
-            matrix = slot.matrix()
+            matrix, own = slot.matrix(), settings.of(slot.layer)
             drawn = torch.Generator().manual_seed(zlib.crc32(f"{context.seed} {slot.path}".encode()))
             scores = masks.zeros_first(torch.rand(matrix.shape, generator=drawn), matrix)
-            if settings.n_of_m:
-                return by_groups(scores, slot, *settings.n_of_m)
-            return masks.keep_largest(scores, settings.sparsity)
+            if own.n_of_m:
+                return by_groups(scores, slot, *own.n_of_m)
+            return masks.keep_largest(scores, own.sparsity)
 
         return keep

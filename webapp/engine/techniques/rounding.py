@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import field_validator
-from pydantic_core import PydanticCustomError
-
-from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math.grids import NumberFormat, QuantizationScheme
-from webapp.engine.recipe import TechniqueSettings, matches, setting
+from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import DensePlan, Encoded, Quantized, QuantizedPlan, StoragePlan
 
 from .base import Outcome, Technique
 from .calibration import WeightMatrix
 
-BITS = (8, 6, 5, 4, 3, 2)
 SPOKEN = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
 
 
 class RoundingSettings(TechniqueSettings):
-    bits: Literal[8, 6, 5, 4, 3, 2] = setting(4, "Bits", "Bits of each stored code.", unit="bits", widget="choice")
-    bits_by_layer: str = setting(
-        "",
-        "Bits by layer",
-        "Patterns of layers with their bits, such as: *.down_proj=4, lm_head=8. Where several match, the last counts.",
-        max_length=2000,
+    bits: Literal[8, 6, 5, 4, 3, 2] = setting(
+        4, "Bits", "Bits of each stored code.", unit="bits", widget="choice", per_layer=True
     )
     numbers: NumberFormat = setting(
         "int",
@@ -35,6 +25,7 @@ class RoundingSettings(TechniqueSettings):
         "int: integers, evenly spaced. normal: NormalFloat, spaced as a normal distribution is dense (NF4 at 4 bits). "
         "fitted: a codebook of levels for each layer, chosen for the least error.",
         widget="choice",
+        per_layer=True,
     )
     granularity: Literal["channel", "group"] = setting(
         "group",
@@ -42,6 +33,7 @@ class RoundingSettings(TechniqueSettings):
         "channel: one scale for each output channel (row of the matrix). group: one for each group of consecutive "
         "inputs; finer, and a little larger.",
         widget="choice",
+        per_layer=True,
     )
     group_size: int = setting(
         64,
@@ -49,6 +41,7 @@ class RoundingSettings(TechniqueSettings):
         "Inputs that share a scale.",
         unit="weights",
         show_when={"granularity": "group"},
+        per_layer=True,
         ge=8,
         le=4096,
     )
@@ -57,6 +50,7 @@ class RoundingSettings(TechniqueSettings):
         "Symmetric",
         "On: the range is centred on zero. Off: each scale has a zero point too, for weights mostly of one sign.",
         widget="switch",
+        per_layer=True,
         show_when={"numbers": "int"},
     )
     scale: Literal["search", "range"] = setting(
@@ -65,32 +59,14 @@ class RoundingSettings(TechniqueSettings):
         "search: the scale with the least squared error, which clips a few large weights. range: the scale that "
         "reaches every weight (min-max), which is quicker. At 8 bits clipping gains nothing, and the range is used.",
         widget="choice",
+        per_layer=True,
     )
 
-    @field_validator("bits_by_layer")
-    @classmethod
-    def _understood(cls, text: str) -> str:
-        for part in filter(None, map(str.strip, text.split(","))):
-            pattern, _, bits = (piece.strip() for piece in part.rpartition("="))
-            if not pattern or bits not in map(str, BITS):
-                raise PydanticCustomError(
-                    "bits_by_layer",
-                    "{part} is not a pattern with its bits; write it like *.down_proj=4, with one of {bits} bits",
-                    {"part": repr(part), "bits": ", ".join(map(str, sorted(BITS)))},
-                )
-        return text
-
     @property
-    def exceptions(self) -> list[tuple[str, int]]:
-        """(pattern, bits), in the order in which they were given."""
-        parts = (part.rpartition("=") for part in self.bits_by_layer.split(",") if part.strip())
-        return [(pattern.strip(), int(bits)) for pattern, _, bits in parts]
-
-    def scheme(self, layer: LayerFacts) -> QuantizationScheme:
-        bits = ([self.bits] + [bits for pattern, bits in self.exceptions if matches(layer, pattern)])[-1]
+    def scheme(self) -> QuantizationScheme:
         group = self.group_size if self.granularity == "group" else 0
-        searched = self.scale == "search" and bits < 8
-        return QuantizationScheme(bits, group, self.symmetric or self.numbers != "int", self.numbers, searched)
+        searched = self.scale == "search" and self.bits < 8
+        return QuantizationScheme(self.bits, group, self.symmetric or self.numbers != "int", self.numbers, searched)
 
 
 class Rounding(Technique):
@@ -105,29 +81,19 @@ class Rounding(Technique):
     def exact(self, settings: Any) -> bool:
         return False  # values that round to zero may make the bitmask worth its bytes
 
-    def check(self, layers: Sequence[LayerFacts], settings: Any) -> None:
-        for pattern, _ in settings.exceptions:
-            if not any(matches(layer, pattern) for layer in layers):
-                known = ", ".join(layer.name for layer in layers[:3])
-                raise RecipeInvalid(
-                    f"The pattern {pattern!r} of `bits_by_layer` matches no layer of this step. "
-                    f"Layers it could name: {known}.",
-                    "bits_by_layer",
-                )
-
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
-        return plan.mapped(lambda simple: _rounded(layer, simple, settings.scheme(layer)))
+        return plan.mapped(lambda simple: _rounded(layer, simple, settings.scheme))
 
     def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
         """The matrix rounded to nearest, without data."""
         pruned = slot.encoded.plan.pruned
-        return Quantized.nearest(slot.encoded.decode(), settings.scheme(slot.layer), slot.layout, pruned)
+        return Quantized.nearest(slot.encoded.decode(), settings.scheme, slot.layout, pruned)
 
     def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
         return Outcome(slot.layer.name, self.asked(slot.layer, settings), encoded.plan.label, note=note)
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
-        scheme = settings.scheme(layer)
+        scheme = settings.scheme
         numbers = SPOKEN[scheme.numbers].format(bits=scheme.bits)
         return f"{numbers} " + (f"groups of {scheme.group}" if scheme.group else "per channel")
 

@@ -10,7 +10,7 @@ from webapp.engine.architectures.build import build
 from webapp.engine.architectures.reshape import ShapeChange, describe_model, reshaped_facts
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn, torch
-from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.surgery.blocks import blocks_of
 from webapp.engine.weights import Dense, DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
@@ -19,7 +19,7 @@ from .base import NOTHING, Context, Outcome, Skip, Technique
 from .layer_drop import LayerDrop
 from .structured_pruning import StructuredPruning
 
-Part = tuple[Technique, Any]  # and its settings
+Part = tuple[Technique, StepSettings]
 
 
 class SmallerStudent(Technique):
@@ -83,9 +83,9 @@ class SmallerStudent(Technique):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
         whole = ShapeChange(facts.architecture, {}, {}, frozenset())
-        for technique, own in self._parts(facts, layers, settings):
+        for technique, own in self._parts(facts, layers, settings.own):
             change = technique.reshape(facts, layers, own)
             assert change is not None
             facts, layers = reshaped_facts(facts, change), _renamed(facts, layers, change)
@@ -99,12 +99,12 @@ class SmallerStudent(Technique):
             raise Skip("every share that is kept is 1, so the student would be as large as the model")
         return found
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         assert context.facts is not None
         facts, layers = context.facts, context.layers
         rows: dict[str, list[Outcome]] = {layer.name: [] for layer in layers}
         origins = {layer.weight: layer.name for layer in layers}  # as it was called before blocks left
-        for technique, own in self._parts(facts, layers, settings):
+        for technique, own in self._parts(facts, layers, settings.own):
             change = technique.reshape(facts, layers, own)
             assert change is not None
             names = {layer.name: origins[layer.weight] for layer in layers}
@@ -113,7 +113,7 @@ class SmallerStudent(Technique):
             facts, layers = describe_model(model, facts), _renamed(facts, layers, change)
             origins = {change.renamed.get(weight, weight): name for weight, name in origins.items()}
         outcomes = [row for own in rows.values() for row in ([r for r in own if r.asked != NOTHING] or own[:1])]
-        if settings.initialise == "random":
+        if settings.own.initialise == "random":
             drawn = _drawn_afresh(model, context.seed)
             outcomes.append(Outcome("every tensor", "begun at random", f"{drawn} drawn with seed {context.seed}"))
         return outcomes
@@ -125,12 +125,12 @@ def _parts(facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) 
         count = blocks.count if blocks is not None else 0  # none: LayerDrop says so
         gone = count - max(1, round(settings.depth * count)) if count else 1
         if gone:
-            yield LayerDrop(), LayerDrop.Settings(blocks=gone, by="evenly")
+            yield LayerDrop(), StepSettings(LayerDrop.Settings(blocks=gone, by="evenly"))
     common = {"importance": "l2", "round_to": settings.round_to}
     for share, kind in ((settings.width, "neurons"), (settings.heads, "heads")):
         if share < 1:
             own = {"ratio": min(0.9, 1 - share), "cut": kind, **common}
-            yield StructuredPruning(), StructuredPruning.Settings.model_validate(own)
+            yield StructuredPruning(), StepSettings(StructuredPruning.Settings.model_validate(own))
 
 
 def _renamed(facts: CheckpointFacts, layers: Sequence[LayerFacts], change: ShapeChange) -> list[LayerFacts]:

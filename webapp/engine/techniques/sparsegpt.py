@@ -33,6 +33,7 @@ class SparseGPT(CalibratedPruning):
             "ADMM rounds",
             "After the paper's one pass over the columns, rounds in which removed and kept weights are exchanged "
             "(arXiv 2406.07831). 0: the paper's alone, quicker and less accurate.",
+            per_layer=True,
             ge=0,
             le=100,
         )
@@ -41,6 +42,7 @@ class SparseGPT(CalibratedPruning):
             "Damping",
             "Added to the diagonal of each layer's covariance, as a share of its mean; more where samples are few.",
             step=0.001,
+            per_layer=True,
             ge=0.0,
             le=1.0,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from webapp.engine.data.batches import Batch
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.activations import Histogram, Method
 from webapp.engine.techniques.calibration.matrices import inputs_as_rows
 from webapp.engine.weights import Dense, Encoded
@@ -39,6 +39,7 @@ class StaticQuantization(IntegerProducts):
             "minmax: from the least to the largest value that was seen. percentile: all but the rarest. entropy: "
             "where the rounded distribution diverges least (KL). error: where rounding and clipping cost least (MSE).",
             widget="choice",
+            per_layer=True,
         )
         percentile: float = setting(
             99.999,
@@ -47,6 +48,7 @@ class StaticQuantization(IntegerProducts):
             unit="%",
             step=0.001,
             show_when={"method": "percentile"},
+            per_layer=True,
             gt=90.0,
             le=100.0,
         )
@@ -55,6 +57,7 @@ class StaticQuantization(IntegerProducts):
             "Bias correction",
             "Moves each layer's bias by what rounding changes its mean output.",
             widget="switch",
+            per_layer=True,
         )
 
     def data(self, settings: Any, context: Context) -> list[Batch]:
@@ -66,13 +69,14 @@ class StaticQuantization(IntegerProducts):
     def asked(self, settings: Any) -> str:
         return f"int8 weights, 8-bit inputs, ranges by {settings.method}"
 
-    def observed(self, block: CalibrationBlock, settings: Any) -> Mapping[str, Activations]:
+    def observed(self, block: CalibrationBlock, settings: StepSettings) -> Mapping[str, Activations]:
         from webapp.engine.techniques.calibration.followers import followers
 
+        own = {slot.path: settings.of(slot.layer) for slot in block.slots}
         convolutions = [slot.path.removeprefix(block.prefix) for slot in block.slots if slot.layer.kind == "conv"]
         after = followers(block.module, convolutions, block.runs[0]) if convolutions else {}
-        inputs = {slot.path: Histogram(settings.method != "minmax") for slot in block.slots}
-        results = {path: Histogram(settings.method != "minmax") for path in after}
+        inputs = {path: Histogram(asked.method != "minmax") for path, asked in own.items()}
+        results = {path: Histogram(own[block.prefix + path].method != "minmax") for path in after}
         now = [0]
 
         def into(seen: Histogram) -> Any:
@@ -89,12 +93,13 @@ class StaticQuantization(IntegerProducts):
             handle.remove()
 
         def plan(path: str) -> Activations:
-            found = Activations(by="calibration", input=inputs[path].range(settings.method, settings.percentile))
-            own = path.removeprefix(block.prefix)
-            if own not in after:
+            method, percentile = own[path].method, own[path].percentile
+            found = Activations(by="calibration", input=inputs[path].range(method, percentile))
+            within = path.removeprefix(block.prefix)
+            if within not in after:
                 return found
-            result = results[own].range(settings.method, settings.percentile, after[own].clipped)
-            return found.model_copy(update={"result": result, "result_at": block.prefix + after[own].at})
+            result = results[within].range(method, percentile, after[within].clipped)
+            return found.model_copy(update={"result": result, "result_at": block.prefix + after[within].at})
 
         return {path: plan(path) for path, seen in inputs.items() if seen.seen}
 

@@ -11,7 +11,7 @@ from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.importance import relative
-from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.surgery.cutting import has_batch_norm, recalibrate_batch_norm
 from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery
 from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION, fits
@@ -98,9 +98,9 @@ class StructuredPruning(Technique):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan
 
-    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> ShapeChange:
-        groups = self.chosen(facts, layers, settings)
-        kept = {group: kept_of(group, settings) for group in groups}
+    def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
+        groups = self.chosen(facts, layers, settings.own)
+        kept = {group: kept_of(group, settings.own) for group in groups}
         return self._reshaped(facts, kept)
 
     def chosen(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> list[Group]:
@@ -134,15 +134,15 @@ class StructuredPruning(Technique):
                 raise Skip(f"the config of {spec.title} cannot say so many {'/'.join({g.kind for g in kept})}")
         return ShapeChange(spec, shapes, {}, frozenset())
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         assert context.facts is not None
-        facts = context.facts
-        groups = self.chosen(facts, context.layers, settings)
-        data = context.calibration(settings.samples) if context.data is not None else []
-        surgery = Surgery(model, facts, groups, settings.importance, data, context.report)
-        counts = {group: kept_of(group, settings) for group in groups}
-        if settings.scope == "global":
-            counts = shared_out(surgery.scores(), settings)
+        facts, own = context.facts, settings.own
+        groups = self.chosen(facts, context.layers, own)
+        data = context.calibration(own.samples) if context.data is not None else []
+        surgery = Surgery(model, facts, groups, own.importance, data, context.report)
+        counts = {group: kept_of(group, own) for group in groups}
+        if own.scope == "global":
+            counts = shared_out(surgery.scores(), own)
         reshaped = self._reshaped(facts, counts)
         surgery.cut(counts)
         model.architecture = reshaped.architecture
@@ -151,11 +151,12 @@ class StructuredPruning(Technique):
             fresh = recalibrate_batch_norm(model, data) if data else 0
             notes.append(f"{fresh} batch norms recalibrated" if fresh else "batch norms kept: no calibration data")
         notes += [] if data else ["the layers that read them were not adjusted: no calibration data"]
-        return _outcomes(facts, context.layers, settings, counts, "; ".join(notes))
+        return _outcomes(facts, context.layers, own, counts, "; ".join(notes))
 
-    def untouched(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> dict[str, str]:
-        counts = {group: kept_of(group, settings) for group in self.chosen(facts, layers, settings)}
-        return {row.layer: row.note for row in _outcomes(facts, layers, settings, counts, "") if row.done == LEFT}
+    def untouched(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> dict[str, str]:
+        own = settings.own
+        counts = {group: kept_of(group, own) for group in self.chosen(facts, layers, own)}
+        return {row.layer: row.note for row in _outcomes(facts, layers, own, counts, "") if row.done == LEFT}
 
 
 def kind_of(facts: CheckpointFacts, layer: LayerFacts) -> str:

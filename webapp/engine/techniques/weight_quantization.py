@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.weights import Encoded, Quantized
 from webapp.engine.weights.model import Model
 
@@ -26,22 +26,25 @@ class WeightQuantization(Rounding, LayerByLayer):
     layers = MATRICES | {"embedding"}
 
     class Settings(RoundingSettings):
-        bits: Literal[8, 6, 5, 4, 3, 2] = setting(8, "Bits", "Bits of each stored code.", unit="bits", widget="choice")
+        bits: Literal[8, 6, 5, 4, 3, 2] = setting(
+            8, "Bits", "Bits of each stored code.", unit="bits", widget="choice", per_layer=True
+        )
         granularity: Literal["channel", "group"] = setting(
             "channel",
             "Scale granularity",
             "channel: one scale for each output channel (row of the matrix). group: one for each group of consecutive "
             "inputs; finer, and a little larger.",
             widget="choice",
+            per_layer=True,
         )
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         return super().apply(model, settings, context)
 
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
         def rounded(simple: Encoded) -> Encoded:
             pruned = simple.plan.pruned
-            return Quantized.nearest(simple.decode(), settings.scheme(layer), layer.layout, pruned)
+            return Quantized.nearest(simple.decode(), settings.scheme, layer.layout, pruned)
 
         done = encoded.mapped(rounded)
         return done, Outcome(layer.name, self.asked(layer, settings), done.plan.label)

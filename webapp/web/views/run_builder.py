@@ -17,7 +17,7 @@ from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.errors import PareError, PreprocessingInvalid
 from webapp.engine.exporters import exporters as formats
 from webapp.engine.facts import DatasetFacts
-from webapp.engine.recipe import lines_named
+from webapp.engine.recipe import Recipe, lines_named
 from webapp.engine.techniques import techniques
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 from webapp.units import byte_text
@@ -45,7 +45,7 @@ def new() -> str:
         form.exports.data = [name for name in source.exports if name in dict(form.exports.choices)]
         form.forked_from.data = source.id
         form.preprocessing.data = json.dumps(source.preprocessing) if source.preprocessing else ""
-        recipe = source.recipe
+        recipe = Recipe.model_validate(source.recipe).as_dict()
     else:
         recipe = PRESETS[0].recipe.as_dict()
         chosen = request.args.get("checkpoint") or (form.checkpoint.choices or [("", "")])[0][0]

@@ -9,7 +9,7 @@ import torch
 from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.data.datasets import Arrays
 from webapp.engine.progress import Silent
-from webapp.engine.recipe import Recipe
+from webapp.engine.recipe import Recipe, StepSettings
 from webapp.engine.run.predict import prepare
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.calibration import TechniqueData
@@ -75,7 +75,7 @@ def trained(
     settings = {"precision": "float32", "batch_size": 16} | settings
     context = Context(layers, seed, report or Silent(), data, scratch, (lambda: teacher) if teacher else None)
     with one_thread():
-        outcome, *_ = technique.apply(model, technique.Settings(**settings), context)
+        outcome, *_ = technique.apply(model, StepSettings(technique.Settings(**settings)), context)
     return outcome
 
 

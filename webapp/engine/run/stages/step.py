@@ -31,7 +31,8 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         raise RecipeInvalid(reason, f"steps.{number - 1}")
     model = _before(job, number)
     facts = describe_model(model, job.checkpoint.facts)
-    prepared = prepare_step(facts, job.run.recipe.steps[number - 1], number - 1)
+    asked = job.run.recipe.steps[number - 1]
+    prepared = prepare_step(facts, asked, number - 1)
     for layer in prepared.layers:
         reason = prepared.technique.refuses(model.weights[layer.weight].plan)
         if reason:
@@ -42,7 +43,7 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
     if model.architecture is not None:
         model.architecture = for_task(model.architecture, job.task)
     start = time.perf_counter()
-    needs_data = bool(prepared.technique.needs_for(prepared.settings) & DATA_NEEDS)
+    needs_data = bool(prepared.technique.needs_for(prepared.settings.own) & DATA_NEEDS)
     context = Context(
         prepared.layers,
         job.run.seed + number,
@@ -73,7 +74,8 @@ def run(job: StageJob, report: Report) -> dict[str, Any]:
         "technique": prepared.technique.name,
         "title": prepared.technique.title,
         "version": prepared.technique.version,
-        "settings": prepared.settings.model_dump(mode="json"),
+        "settings": prepared.settings.own.model_dump(mode="json"),
+        "overrides": asked.overrides,
         "seconds": seconds,
         "size_bytes": size,
         "half_bytes": half_bytes,

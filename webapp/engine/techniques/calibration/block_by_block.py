@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from webapp.engine.architectures.comparing import some
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
+from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques.base import MATRICES, Context, Outcome, Skip, Technique
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
@@ -39,17 +40,17 @@ class BlockByBlock(Technique):
     originals: ClassVar[bool] = False
     without_data: ClassVar[str]  # "so it was rounded to nearest"
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
-        data = context.calibration(settings.samples)
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
+        data = context.calibration(settings.own.samples)
         found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}
         for block in calibration_blocks(model, context.layers, data, context.report, self.title, self.originals):
             for slot, outcome in self.compress_block(block, settings, context):
                 found[slot.layer.name].append(outcome)
             for stack in block.stacks:
-                found[stack.layer.name].append(self.compress_stack(block, stack, settings, context))
+                found[stack.layer.name].append(self.compress_stack(block, stack, settings.of(stack.layer), context))
         for layer in context.layers:
             if not found[layer.name]:
-                found[layer.name] = [self._alone(slot, settings) for slot in matrices(model, layer)]
+                found[layer.name] = [self._alone(slot, settings.of(layer)) for slot in matrices(model, layer)]
         return [joined(found[layer.name]) for layer in context.layers]
 
     def _alone(self, slot: WeightMatrix, settings: Any) -> Outcome:
@@ -83,7 +84,7 @@ class BlockByBlock(Technique):
         return self.told(stack.slot, encoded, settings, "")
 
     def compress_block(
-        self, block: CalibrationBlock, settings: Any, context: Context
+        self, block: CalibrationBlock, settings: StepSettings, context: Context
     ) -> Sequence[tuple[WeightMatrix, Outcome]]:
         """Everything in one block: its stages in order, each seen by the next."""
         done = []
@@ -92,18 +93,18 @@ class BlockByBlock(Technique):
         )
         for stage, statistics in together or block.staged(self.statistic):
             for slot in stage:
-                asked = self.asked(slot.layer, settings)
+                own = settings.of(slot.layer)
                 if not statistics[slot.path].count:
                     with torch.no_grad():
-                        encoded = self.plainly(slot, settings)
+                        encoded = self.plainly(slot, own)
                     block.keep(slot, encoded)
-                    done.append((slot, self._plain(slot, encoded, settings, UNREACHED)))
+                    done.append((slot, self._plain(slot, encoded, own, UNREACHED)))
                     continue
                 try:
                     with torch.no_grad():
-                        encoded, outcome = self.compress_slot(slot, statistics[slot.path], settings, context)
+                        encoded, outcome = self.compress_slot(slot, statistics[slot.path], own, context)
                 except Skip as reason:
-                    done.append((slot, Outcome.left(slot.layer.name, asked, str(reason))))
+                    done.append((slot, Outcome.left(slot.layer.name, self.asked(slot.layer, own), str(reason))))
                     continue
                 block.keep(slot, encoded)
                 done.append((slot, outcome))

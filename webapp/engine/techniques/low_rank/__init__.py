@@ -9,7 +9,7 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.math import ranks
 from webapp.engine.progress import ProgressPart, Report
-from webapp.engine.recipe import TechniqueSettings, setting
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, Skip, Technique, missed
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
 from webapp.engine.weights import Encoded, StoragePlan
@@ -52,6 +52,7 @@ class LowRank(Technique):
             "ratio: the share of the parameters that the factors may hold. rank: the same rank everywhere. "
             "energy: the share to keep of the squared weights (plain) or outputs (whitened).",
             widget="choice",
+            per_layer=True,
         )
         ratio: float = setting(
             0.5,
@@ -60,18 +61,26 @@ class LowRank(Technique):
             widget="slider",
             step=0.01,
             show_when={"by": "ratio"},
+            per_layer=True,
             gt=0.0,
             lt=1.0,
         )
         allocation: Literal["layer", "global"] = setting(
             "layer",
             "Parameter budget",
-            "layer: each layer keeps this share. global: all layers together do; those that would lose more get more.",
+            "layer: each layer keeps this share. global: all layers that are asked for the same share keep it "
+            "together; those that would lose more get more.",
             widget="choice",
             show_when={"by": "ratio"},
         )
         rank: int = setting(
-            32, "Rank", "Rows that are kept, or columns of the left factor.", show_when={"by": "rank"}, ge=1, le=65536
+            32,
+            "Rank",
+            "Rows that are kept, or columns of the left factor.",
+            show_when={"by": "rank"},
+            per_layer=True,
+            ge=1,
+            le=65536,
         )
         energy: float = setting(
             0.9,
@@ -80,6 +89,7 @@ class LowRank(Technique):
             widget="slider",
             step=0.01,
             show_when={"by": "energy"},
+            per_layer=True,
             gt=0.0,
             lt=1.0,
         )
@@ -89,6 +99,7 @@ class LowRank(Technique):
             "pivots: interpolative, some of the rows and the coefficients that make the others of them; a higher rank "
             "in the same bytes. factors: two low-rank matrices.",
             widget="choice",
+            per_layer=True,
         )
         convolutions: Literal["tucker", "spatial", "matrix"] = setting(
             "tucker",
@@ -96,6 +107,7 @@ class LowRank(Technique):
             "tucker: 1 x 1, a smaller core, 1 x 1. spatial: a vertical, then a horizontal filter. matrix: filters are "
             "the rows of a matrix. 1 x 1 convolutions are matrices in any case.",
             widget="choice",
+            per_layer=True,
         )
         samples: int = setting(
             0,
@@ -127,19 +139,24 @@ class LowRank(Technique):
         form = _form(layer, settings)
         return form.plan(plan, _chosen(form, settings))
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         with torch.no_grad():
-            start, shared = 0.0, None
-            if _shared(settings):
+            start, shared = 0.0, dict[str, Ranks | None]()
+            if any(_shared(settings.of(layer)) for layer in context.layers):
                 start, shared = SURVEY, _allocated(model, settings, context)
             found: dict[LayerFacts, Outcome] = {}
-            for goal in _goals(model, settings, context, ProgressPart(context.report, start, 1.0), self.title):
+            for goal in _goals(model, settings.own, context, ProgressPart(context.report, start, 1.0), self.title):
+                own = settings.of(goal.layer)
                 try:
-                    found[goal.layer] = _factorized(goal, settings, shared)
+                    found[goal.layer] = _factorized(goal, own, shared)
                 except Skip as reason:
-                    found[goal.layer] = _left(goal.layer, settings, str(reason))
+                    found[goal.layer] = _left(goal.layer, own, str(reason))
                 del goal  # the next one is collected before this name is free, and its metric is large
-        return [found.get(layer) or _left(layer, settings, _why_not(layer, settings)) for layer in context.layers]
+        return [
+            found.get(layer) or _left(layer, own, _why_not(layer, own))
+            for layer in context.layers
+            for own in (settings.of(layer),)
+        ]
 
 
 def _goals(
@@ -153,12 +170,12 @@ def _goals(
     return whitened_goals(model, context.layers, data, report, title, originals=True)
 
 
-def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None] | None) -> Outcome:
+def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None]) -> Outcome:
     form = _form(goal.layer, settings)
     if not form.options:
         raise Skip(_useless(form))
-    given = shared[goal.layer.name] if shared is not None else None
-    if shared is not None and given is None:
+    given = shared[goal.layer.name] if _shared(settings) else None
+    if _shared(settings) and given is None:
         why = "it would lose more than others, so they made the room"
         return Outcome(goal.layer.name, _asked(settings), "left as it is", note=why)
     split = form.split(goal.target, goal.metric)
@@ -195,26 +212,34 @@ def _short(form: Factorization, chosen: Ranks, share: float, settings: Any) -> s
     return f"the next higher rank holds {form.values(form.options[above]) / form.size:.1%}"
 
 
-def _allocated(model: Model, settings: Any, context: Context) -> dict[str, Ranks | None]:
-    """The ranks by layer's name that lose least within the share of all; None where a layer stays whole."""
-    forms, losses = [], []
+def _allocated(model: Model, settings: StepSettings, context: Context) -> dict[str, Ranks | None]:
+    """The ranks by layer's name that lose least within the share of all that are asked for the same one.
+
+    None where a layer stays whole.
+    """
+    pools: dict[float, list[tuple[str, Factorization, list[float]]]] = {}
     report = ProgressPart(context.report, 0.0, SURVEY)
-    for goal in _goals(model, settings, context, report, "Finding what each rank would lose", survey=True):
+    for goal in _goals(model, settings.own, context, report, "Finding what each rank would lose", survey=True):
+        own = settings.of(goal.layer)
+        if not _shared(own):
+            continue
         try:
-            form = _form(goal.layer, settings)
+            form = _form(goal.layer, own)
         except Skip:
             continue
         if form.options:
-            forms.append((goal.layer.name, form))
             split = form.split(goal.target, goal.metric)
-            weight = _weight(goal, split, form.options[ranks.within(form.costs, settings.ratio * form.size)])
-            losses.append([*(weight * lost for lost in split.losses), 0.0])
-    budget = settings.ratio * sum(form.size for _, form in forms)
-    taken = ranks.allocate([[*form.costs, form.size] for _, form in forms], losses, budget)
-    return {
-        name: form.options[option] if option < len(form.options) else None
-        for (name, form), option in zip(forms, taken, strict=True)
-    }
+            weight = _weight(goal, split, form.options[ranks.within(form.costs, own.ratio * form.size)])
+            losses = [*(weight * lost for lost in split.losses), 0.0]
+            pools.setdefault(own.ratio, []).append((goal.layer.name, form, losses))
+    found: dict[str, Ranks | None] = {}
+    for ratio, pool in pools.items():
+        budget = ratio * sum(form.size for _, form, _ in pool)
+        costs = [[*form.costs, form.size] for _, form, _ in pool]
+        taken = ranks.allocate(costs, [losses for _, _, losses in pool], budget)
+        for (name, form, _), option in zip(pool, taken, strict=True):
+            found[name] = form.options[option] if option < len(form.options) else None
+    return found
 
 
 def _weight(goal: Goal, split: Split, trial: Ranks) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
+from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques.base import MATRICES, Context, Outcome, Technique
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.model import Model
@@ -37,19 +38,20 @@ class ByTraining(Technique):
     def exact(self, settings: Any) -> bool:
         return False  # which values are zero by chance, and which integers, only training tells
 
-    def apply(self, model: Model, settings: Any, context: Context) -> list[Outcome]:
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         if context.data is None:
             raise DatasetUnfit(f"{self.title} trains on data, and the run has no dataset with a training part.")
-        samples = TrainingSamples.of(context.data, settings.validation, context.seed)
-        student = Student(model, context.layers, settings, best_device(), self.forms(settings, context))
+        own = settings.own
+        samples = TrainingSamples.of(context.data, own.validation, context.seed)
+        student = Student(model, context.layers, own, best_device(), self.forms(own, context))
         if not student.forms:
             raise RecipeInvalid(f"{self.title} finds nothing to train among the chosen layers; choose others.")
-        objective = self.objective(student, samples, settings, context)
-        rate = self.rate(settings, student)
+        objective = self.objective(student, samples, own, context)
+        rate = self.rate(own, student)
         trained = train(student, objective, samples, rate, context.scratch, context.report, self.title)
         before = dict(model.weights)
         student.write_back()
-        found = self.outcome(student, settings, samples, trained)
+        found = self.outcome(student, own, samples, trained)
         rows = [_row(layer, before[layer.weight], model, found.note) for layer in context.layers]
         return [replace(found, note="; ".join(filter(None, (found.note, objective.note)))), *rows]
 

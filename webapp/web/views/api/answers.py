@@ -72,13 +72,13 @@ def run_answer(run: Run, after: int | None = None) -> schemas.RunAnswer:
         log = list(db.session.scalars(lines.order_by(LogLine.id.desc()).limit(LOG_TAIL)))[::-1]
     else:
         log = list(db.session.scalars(lines.where(LogLine.id > after).order_by(LogLine.id).limit(LOG_MOST)))
-    stage_names = tuple(schemas.StageAnswer.model_fields)
+    stage_names, recipe = tuple(schemas.StageAnswer.model_fields), Recipe.read(run.recipe)
     return schemas.RunAnswer(
         **run_fields(run),
         baseline=run.baseline,  # type: ignore[arg-type]
         result=run.result,  # type: ignore[arg-type]
-        recipe=run.recipe,
-        recipe_yaml=Recipe.read(run.recipe).to_yaml(),
+        recipe=recipe.as_dict(),
+        recipe_yaml=recipe.to_yaml(),
         exports=run.exports,
         seed=run.seed,
         preprocessing=run.preprocessing,

@@ -21,7 +21,7 @@ from .endpoints import endpoint
     answer=schemas.PredictAnswer,
     body=schemas.PredictRequest,
     errors=(404, 409),
-    example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}}'""",
+    example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 2, "steps": [{"technique": "cast"}]}}'""",
 )
 def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
     with lines_named(body.recipe):

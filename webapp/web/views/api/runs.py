@@ -23,7 +23,7 @@ from .endpoints import endpoint, row_of
     answer=schemas.RunAnswer,
     body=RunRequest,
     errors=(404, 409),
-    example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}}'""",
+    example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 2, "steps": [{"technique": "cast"}]}}'""",
 )
 def create_run(body: RunRequest) -> schemas.RunAnswer:
     with lines_named(body.recipe):
