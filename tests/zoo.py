@@ -84,7 +84,7 @@ def quantized(bits: int, **more):
     return "weight_quantization", {"bits": bits, "granularity": "group", "group_size": 32, **more}
 
 
-Step = tuple[Any, ...]  # technique, settings, and which layers where not all
+Step = tuple[Any, ...]  # technique, settings, which layers where not all, overrides where there are any
 FORMS: dict[str, list[Step]] = {  # how a weight is stored -> the steps that make it so
     "dense": [],
     "8 bits": [quantized(8, granularity="channel")],
