@@ -15,14 +15,15 @@ from sqlalchemy.orm import Session
 
 from webapp.engine.architectures import class_names
 from webapp.engine.data.tasks import for_task
+from webapp.engine.exporters import served_by
 from webapp.engine.facts import Task
+from webapp.serving import RUNTIME
 from webapp.serving.errors import Unauthorized
 from webapp.store.models import Artifact, Deployment, DeploymentState, Run, now
 
 from .compatibility import architecture_only
 from .errors import Conflict, NotFound
 
-ENDING = ".onnx"
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 Side = Literal["original", "result"]
 
@@ -31,13 +32,23 @@ class DeploymentRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     run_id: str
-    artifact: str = Field("model.onnx", description="One of the run's ONNX files.")
+    artifact: str | None = Field(None, description="A file of the run that can be served; else the first that can.")
     name: str | None = Field(None, pattern=SLUG, description="Part of its address; made from the run's name if none.")
 
 
 def deployable(run: Run) -> list[Artifact]:
     """The run's files that can be served."""
-    return [artifact for artifact in run.delivered if artifact.name.endswith(ENDING)]
+    return [artifact for artifact in run.delivered if artifact.format in served_formats()]
+
+
+def served_formats() -> dict[str, str]:
+    """The titles of the formats that can be served, by their names."""
+    return {name: form.title for name, form in served_by(RUNTIME).items()}
+
+
+def fork_with_one() -> str:
+    """What to do with a run that has no file of such a format."""
+    return f"fork it with {' or '.join(served_formats().values())} among its formats"
 
 
 def create_deployment(session: Session, machine: str, asked: DeploymentRequest) -> tuple[Deployment, str]:
@@ -45,14 +56,15 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
     run = session.get(Run, asked.run_id) if asked.run_id.isalnum() else None
     if run is None:
         raise NotFound(f"There is no run {asked.run_id[:40]!r}. It may have been deleted.", "run_id")
-    artifact = next((each for each in deployable(run) if each.name == asked.artifact), None)
+    artifact = next((each for each in deployable(run) if asked.artifact in (each.name, None)), None)
     if artifact is None:
-        missing = next((row for row in run.undelivered if row["artifact"] == asked.artifact), None)
-        if missing is not None:
-            raise Conflict(f"{asked.artifact} was not delivered. {missing['reason']['message']}", "artifact")
+        for row in run.undelivered:
+            if row["artifact"] == asked.artifact or (asked.artifact is None and row["format"] in served_formats()):
+                raise Conflict(f"{row['artifact']} was not delivered. {row['reason']['message']}", "artifact")
         names = ", ".join(each.name for each in deployable(run))
-        way = f"it has {names}" if names else "fork it with ONNX among its formats and deploy the fork"
-        raise Conflict(f"The run {run.name} has no ONNX file {asked.artifact[:80]!r}; {way}.", "artifact")
+        way = f"it has {names}" if names else f"{fork_with_one()} and deploy the fork"
+        which = f"no file {asked.artifact[:80]!r}" if asked.artifact else "no file"
+        raise Conflict(f"The run {run.name} has {which} that can be served; {way}.", "artifact")
     if asked.name and session.scalar(select(Deployment.id).where(Deployment.name == asked.name)):
         raise Conflict(f"There is a deployment {asked.name} already; choose another name.", "name")
     token = secrets.token_urlsafe(24)
@@ -148,13 +160,16 @@ def hashed(token: str) -> str:
 
 
 def tried(session: Session, machine: str, run: Run, side: Side) -> Deployment:
-    """The model that the run's page tries, wanted running. Raises Conflict where the run has no ONNX file."""
+    """The model that the run's page tries, wanted running. Raises Conflict where the run has no such file."""
     if not (files := deployable(run)):
-        raise Conflict(f"The run {run.name} has no ONNX file to try; fork it with ONNX among its formats.")
+        raise Conflict(f"The run {run.name} has no file to try; {fork_with_one()}.")
     artifact = files[0]
     stage = f"{'original' if side == 'original' else 'export'}-{artifact.format}"
     if not next((made.files for made in run.stages if made.name == stage), None):
-        raise Conflict(f"The original of {run.name} could not be written as ONNX; only the compressed model is there.")
+        title = served_formats()[artifact.format]
+        raise Conflict(
+            f"The original of {run.name} could not be written as {title}; only the compressed model is there."
+        )
     name = f"try-{run.id}-{side}"
     row = session.scalar(select(Deployment).where(Deployment.name == name))
     if row is None:

@@ -40,7 +40,9 @@ class RunRequest(BaseModel):
     teacher_checkpoint_id: str | None = Field(None, description="Teaches in distillation, in place of the original.")
     recipe: dict[str, Any] | str
     exports: list[str] = Field(
-        default_factory=list, max_length=8, description="Formats to write beside safetensors, which always is."
+        default_factory=list,
+        max_length=8,
+        description="Formats to write beside the one that the receipt is measured on.",
     )
     seed: int = Field(0, ge=0, lt=2**31)
     name: str | None = Field(None, max_length=200)

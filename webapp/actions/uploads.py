@@ -44,7 +44,7 @@ def receive_checkpoint(
 
     A file that has come already is moved there instead.
 
-    With `dequantize` a Hugging Face folder that is quantized already becomes floats again, instead of being refused.
+    With `dequantize` weights that are quantized already become floats again, instead of being refused.
     `task` is what the model is for, where its owner says so; inspection refuses one that it cannot be.
 
     `expected_bytes` is the Content-Length, None where the client did not say. Before any row exists it raises

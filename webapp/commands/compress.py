@@ -13,6 +13,7 @@ import yaml
 
 from webapp.jobs.child import CurvePoint
 
+from .options import ReadsFiles
 from .workbench import Workbench, files_in, workbench
 
 NOT_ALL_DELIVERED = 3  # exit status
@@ -23,22 +24,22 @@ class _Formats(click.Option):
     """Its help lists the formats, which are known only once the engine is imported."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from webapp.engine.exporters import exporters
+        from webapp.engine.exporters import exporters, measured
 
         listed = [f"{name} ({form.title})" for name, form in exporters().items() if not form.can.always]
-        self.help = f"{self.help}\n\nFormats: {', '.join(listed)}"
+        self.help = f"{self.help}\n\nFormats: {', '.join(listed)}; {measured().name} is always written."
         return super().get_help_record(ctx)
 
 
-@click.command()
+@click.command(cls=ReadsFiles)
 @click.argument("checkpoint", type=File)
 @click.option("--recipe", required=True, type=File, help="The recipe, YAML or JSON.")
-@click.option("--data", type=File, help="The dataset to evaluate on: .npz, a zip of images, .txt, .csv, .jsonl…")
+@click.option("--data", type=File, help="The dataset to evaluate on.")
 @click.option("--split", type=click.Choice(["auto", "all"]), default="auto", help="all: every sample evaluates.")
 @click.option("--training-data", type=File, help="A second dataset, to calibrate and train on.")
 @click.option("--preprocessing", type=File, help="How images are prepared, YAML or JSON; else the model's own way.")
 @click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
-@click.option("--dequantize", is_flag=True, help="Turn a folder that is quantized already into floats again.")
+@click.option("--dequantize", is_flag=True, help="Turn weights that are quantized already into floats again.")
 @click.option("--task", help="What the model is for: classification, embedding, regression, segmentation, distance…")
 @click.option(
     "--export",
@@ -46,7 +47,7 @@ class _Formats(click.Option):
     cls=_Formats,
     multiple=True,
     metavar="FORMAT",
-    help="A format to write beside safetensors, which always is; may be given more than once.",
+    help="A format to write too; may be given more than once.",
 )
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
 @click.option("--seed", type=int, default=0, help="Decides everything that is drawn at random.")
@@ -70,7 +71,7 @@ def compress(
 
     Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
     """
-    from webapp.engine.exporters import check_names
+    from webapp.engine.exporters import check_names, measured
     from webapp.engine.recipe import Recipe
     from webapp.engine.run.predict import understood
     from webapp.engine.run.receipt_text import render_text
@@ -93,7 +94,7 @@ def compress(
     click.echo(render_text(conclusion["receipt"]))
     if missing := conclusion["receipt"]["undelivered"]:
         click.echo(f"Not delivered: {', '.join(row['artifact'] for row in missing)}. The receipt says why.", err=True)
-    click.echo(f"{out / 'model.safetensors'}, its receipt.json beside it. Check it again with: pare verify {out}")
+    click.echo(f"{out / measured().file}, its receipt.json beside it. Check it again with: pare verify {out}")
     if missing:
         raise click.exceptions.Exit(NOT_ALL_DELIVERED)
 
@@ -208,7 +209,9 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 def _deliver(out: Path, original: Path, exported: list[Path], receipt: dict[str, Any], recipe: str) -> None:
     """The finished folder: the checkpoint's companions, the weights, the receipt."""
-    shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.safetensors"))
+    from webapp.engine.importers.inspect import WEIGHTS
+
+    shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
     for folder in exported:
         shutil.copytree(folder, out, dirs_exist_ok=True, copy_function=shutil.move)
     (out / "receipt.json").write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf8")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
+from .options import ReadsFiles
 from .workbench import workbench
 
 
-@click.command()
+@click.command(cls=ReadsFiles)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def inspect(file: Path, as_json: bool) -> None:

@@ -13,6 +13,22 @@ import click
 from webapp.config import InstallationSettings
 
 
+class ReadsFiles(click.Command):
+    """Its help says what a checkpoint and a dataset may be, which is known only once the engine is imported."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from webapp.engine.data.inspect import READ
+        from webapp.engine.importers import importers
+        from webapp.engine.plugins import one_of
+
+        told = {"checkpoint": one_of(kind.accepts for kind in importers().values())}
+        if any(option.name == "data" for option in self.params):
+            told["dataset"] = one_of(READ)
+        for what, accepted in told.items():
+            formatter.write_paragraph()
+            formatter.write_text(f"A {what} is {accepted}.")
+
+
 def instance(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --instance."""
     return click.option(

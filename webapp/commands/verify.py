@@ -20,6 +20,8 @@ Check = tuple[str, bool, str]
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def verify(folder: Path) -> None:
     """Check the files in FOLDER against the receipt there: digests, bytes, parameters, and that it loads."""
+    from webapp.engine.exporters import measured
+
     paths = sorted(folder.glob("*receipt.json"))
     if not paths:
         raise click.ClickException(f"{folder} has no receipt.json; download it from the run's page.")
@@ -28,7 +30,7 @@ def verify(folder: Path) -> None:
     (path,) = paths
     try:
         receipt = json.loads(path.read_text(encoding="utf8"))
-        checks = [*_files(path, receipt), *_content(_found(path, "model.safetensors"), receipt)]
+        checks = [*_files(path, receipt, measured().file), *_content(_found(path, measured().file), receipt)]
     except (ValueError, KeyError, TypeError):
         raise click.ClickException(f"{path} is not a receipt that this version of Pare reads.") from None
     for name, ok, found in checks:
@@ -45,8 +47,8 @@ def _found(receipt: Path, name: str) -> Path:
     return own if own.exists() or not named else receipt.parent / downloaded(named, name)
 
 
-def _files(at: Path, receipt: dict[str, Any]) -> Iterator[Check]:
-    if not any(artifact["name"] == "model.safetensors" for artifact in receipt["artifacts"]):
+def _files(at: Path, receipt: dict[str, Any], model: str) -> Iterator[Check]:
+    if not any(artifact["name"] == model for artifact in receipt["artifacts"]):
         raise ValueError("a receipt without its model proves nothing")
     for artifact in receipt["artifacts"]:
         # a receipt may be anyone's
@@ -54,7 +56,7 @@ def _files(at: Path, receipt: dict[str, Any]) -> Iterator[Check]:
             raise ValueError(f"{artifact['name']} lies outside {at.parent}")
         path = _found(at, artifact["name"])
         if not path.exists():
-            needed = artifact["name"] == "model.safetensors"
+            needed = artifact["name"] == model
             yield artifact["name"], not needed, "is missing" if needed else "was not downloaded"
             continue
         same = digest_of(path) == artifact["digest"]

@@ -2,5 +2,7 @@
 
 It imports onnxruntime, numpy and tokenizers, and neither torch nor Flask nor a database, so that it starts in about a
 second and its memory is the model's. It listens on a unix socket; who may ask, and what is wanted running, is decided
-by others (`webapp.web.views.serve`, `webapp.jobs.deployments`).
+by others (`webapp.web.views.serve`, `webapp.jobs.deployer`).
 """
+
+RUNTIME = "onnxruntime"  # exporters whose files it runs say so in `served_by`

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request, url_for
 
+from webapp.actions.deployments import served_formats
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
@@ -52,7 +53,13 @@ def init_display(app: Flask) -> None:
     )
     app.after_request(keep_versioned_assets)
     app.jinja_env.globals.update(
-        fractions=FRACTIONS, task_titles=TITLES, icon=icon, state_looks=STATE_LOOKS, asset=asset, suffixes=suffixes
+        served_formats=served_formats,
+        fractions=FRACTIONS,
+        task_titles=TITLES,
+        icon=icon,
+        state_looks=STATE_LOOKS,
+        asset=asset,
+        suffixes=suffixes,
     )
 
 

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.engine.run.test_stages import Bench
-from webapp.actions.packages import TARGETS, Taken, offered, pack
+from webapp.actions.packages import RunFiles, offered, pack
 from webapp.actions.packages.targets import FILES
 from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.exporters.onnx.signature import EXAMPLE
@@ -22,7 +23,7 @@ from webapp.store.models import Artifact, Checkpoint, Dataset, Run, Stage
 FORMATS = ("safetensors", "onnx")
 
 
-def finished(root, checkpoint, dataset, *steps, exports=FORMATS) -> Taken:
+def finished(root, checkpoint, dataset, *steps, exports=FORMATS) -> RunFiles:
     """A run whose stages were really done, with its files in a store."""
     bench = Bench(root, checkpoint, dataset, exports)
     concluded = bench.run(*steps)
@@ -54,15 +55,16 @@ def finished(root, checkpoint, dataset, *steps, exports=FORMATS) -> Taken:
         artifacts=artifacts,
         stages=stages,
     )
-    return Taken(run, files)
+    return RunFiles(run, run.delivered[0], files)
 
 
-def packed(taken: Taken, target: str) -> bytes:
+def packed(taken: RunFiles, target: str) -> bytes:
+    found, model = offered(taken.run)[target]
     with taken.held:
-        return b"".join(pack("package", TARGETS[target].content(taken)))
+        return b"".join(pack("package", found.content(replace(taken, model=model))))
 
 
-def unpacked(taken: Taken, target: str, into: Path) -> Path:
+def unpacked(taken: RunFiles, target: str, into: Path) -> Path:
     with zipfile.ZipFile(io.BytesIO(packed(taken, target))) as archive:
         assert archive.testzip() is None
         archive.extractall(into)
@@ -116,7 +118,7 @@ def test_a_package_is_sent_while_it_is_made(tmp_path):
 
 
 def test_only_what_was_delivered_is_offered(tmp_path, mlp, labelled):
-    assert offered(finished(tmp_path, mlp, labelled, ("cast", {}), exports=("safetensors",)).run) == []
+    assert offered(finished(tmp_path, mlp, labelled, ("cast", {}), exports=("safetensors",)).run) == {}
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_guess_is_confirmed_only_where_it_is_right(run, name):
         assert receipt["wiring"]["confirmed"]
         assert receipt["quality"][0]["title"] == "Accuracy"
         return
-    with pytest.raises(RecipeInvalid, match=r"depends on how the layers are wired.*pt2 or ONNX"):
+    with pytest.raises(RecipeInvalid, match=r"depends on how the layers are wired.*Exported program .* or ONNX"):
         go()
     assert not made.facts.keys() & {"step-1", "step-2"}, "it is refused before anything runs"
 

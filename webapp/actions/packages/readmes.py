@@ -9,16 +9,16 @@ import numpy as np
 
 from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
 
-from .stored import Taken
+from .stored import RunFiles
 
 
-def requirements(taken: Taken, names: tuple[str, ...]) -> str:
+def requirements(taken: RunFiles, names: tuple[str, ...]) -> str:
     """The versions with which the model was proven."""
     beside = [*(["tokenizers"] if taken.has(TOKENIZER) else []), *(["pillow"] if taken.preprocessing else [])]
     return "".join(f"{name}=={version(name)}\n" for name in sorted((*names, *beside)))
 
 
-def onnxruntime(taken: Taken) -> str:
+def onnxruntime(taken: RunFiles) -> str:
     text = '\n    python run.py "A text of your own"' if taken.has(TOKENIZER) else ""
     return f"""# {taken.run.name}
 
@@ -33,7 +33,7 @@ the model was proven. `model.py` is all that runs it; `about.json` has what the 
 """
 
 
-def flask(taken: Taken) -> str:
+def flask(taken: RunFiles) -> str:
     body = '{"text": ["A text"]}' if taken.has(TOKENIZER) else '{"inputs": {"NAME": [[...]]}}'
     more = "\n    curl http://127.0.0.1:8080/predict -F image=@a.png\n" if taken.preprocessing else ""
     if taken.task == "causal-lm" and taken.has(TOKENIZER):
@@ -62,15 +62,15 @@ package was made.
 """
 
 
-def request(taken: Taken) -> str:
+def request(taken: RunFiles) -> str:
     """The shipped example as a request of TensorFlow Serving's REST interface."""
-    with taken.open_stage("verify-savedmodel", EXAMPLE) as file, np.load(file, allow_pickle=False) as example:
+    with taken.example() as file, np.load(file, allow_pickle=False) as example:
         names = [name for name in example.files if name.startswith("input.")]
         inputs = {name.removeprefix("input."): example[name].tolist() for name in names}
     return json.dumps({"signature_name": "serving_default", "inputs": inputs}) + "\n"
 
 
-def tensorflow_serving(taken: Taken) -> str:
+def tensorflow_serving(taken: RunFiles) -> str:
     return f"""# {taken.run.name}
 
 {taken.title}, compressed by Pare, as version 1 of a model for TensorFlow Serving.
@@ -84,14 +84,14 @@ compressed model does; TensorFlow Serving itself was not run where this package 
 """
 
 
-def llama_cpp(taken: Taken, model: str) -> str:
-    written = taken.written("gguf")
+def llama_cpp(taken: RunFiles) -> str:
+    written = taken.written()
     notes = "".join(f"- {note}\n" for note in written.get("notes", ()))
     return f"""# {taken.run.name}
 
 {taken.title}, compressed by Pare, for llama.cpp.
 
-{(TALKS if written.get("reads_text") else COUNTS).format(model=model)}{
+{(TALKS if written.get("reads_text") else COUNTS).format(model=taken.model.name)}{
         f'''
 To know of the file:
 

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from webapp.actions.deployments import about, slug_of
-from webapp.engine.exporters.onnx.signature import TOKENIZER
+from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
 from webapp.store.files import FileStore
-from webapp.store.models import Artifact, Run
+from webapp.store.models import Artifact, Run, Stage
 
 LONGEST_BYTES = 10_000_000  # of the small JSON files that are read whole
 
 
 @dataclass(frozen=True)
-class Taken:
+class RunFiles:
     """Files that it opens stay open until `held` is closed."""
 
     run: Run
+    model: Artifact  # the one that the package runs
     files: FileStore
     held: ExitStack = field(default_factory=ExitStack)
 
@@ -43,32 +44,32 @@ class Taken:
         found: dict[str, Any] | None = self._about["preprocessing"]
         return found
 
-    def of_format(self, name: str) -> list[str]:
-        return [artifact.name for artifact in self.run.delivered if artifact.format == name]
-
     def has(self, name: str) -> bool:
         return any(artifact.name == name for artifact in self.run.delivered)
 
     def open(self, name: str) -> BinaryIO:
-        return self.held.enter_context(self.files.open(self._artifact(name).digest))
+        return self._stored(self._artifact(name).digest)
 
-    def open_stage(self, stage: str, name: str) -> BinaryIO:
-        """A file that a stage left beside what is delivered."""
-        files = next(found.files for found in self.run.stages if found.name == stage)
-        return self.held.enter_context(self.files.open(files[name]["digest"]))
+    def exported(self) -> dict[str, BinaryIO]:
+        """The model's own file, and what was written beside it."""
+        return {name: self._stored(file["digest"]) for name, file in (self._stage("export").files or {}).items()}
 
-    def written(self, format_name: str) -> Mapping[str, Any]:
-        """What was said of a file when it was written."""
-        return next((stage.facts or {} for stage in self.run.stages if stage.name == f"export-{format_name}"), {})
+    def example(self) -> BinaryIO:
+        """What the model was asked when it was proven, and what it answered."""
+        return self._stored((self._stage("verify").files or {})[EXAMPLE]["digest"])
+
+    def written(self) -> Mapping[str, Any]:
+        """What was said of the model's file when it was written."""
+        return self._stage("export").facts or {}
 
     def about(self) -> dict[str, Any]:
         """about.json of a package: what its code has to know and the graph does not say."""
         reads = self.has(TOKENIZER) and "vocab" in self._about["architecture"]["inputs"]
-        proof = self._artifact("model.onnx").proof or {}
+        proof = self.model.proof or {}
         return {
             "title": self.title,
             "task": self.task,
-            "model": "model.onnx",
+            "model": self.model.name,
             "classifies": self.task in ("classification", "text-classification"),
             "classes": self._about["classes"],
             "preprocessing": self.preprocessing,
@@ -81,6 +82,12 @@ class Taken:
     @property
     def _about(self) -> dict[str, Any]:
         return about(self.run)
+
+    def _stage(self, kind: str) -> Stage:
+        return next(stage for stage in self.run.stages if stage.name == f"{kind}-{self.model.format}")
+
+    def _stored(self, digest: str) -> BinaryIO:
+        return self.held.enter_context(self.files.open(digest))
 
     def _artifact(self, name: str) -> Artifact:
         return next(artifact for artifact in self.run.delivered if artifact.name == name)

@@ -7,12 +7,14 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
+from webapp.engine.exporters import Exporter, served_by
 from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
+from webapp.store.models import Artifact, Run
 
-from . import readmes as words
-from .stored import Taken
+from . import readmes
+from .stored import RunFiles
 
 FILES = Path(__file__).parent / "files"
 Content = Mapping[str, str | BinaryIO]
@@ -20,43 +22,51 @@ Content = Mapping[str, str | BinaryIO]
 
 @dataclass(frozen=True)
 class Target:
-    """`format` is the export that it packs."""
+    """What runs the model there is `runtime`: the formats that it packs are those that are `served_by` it."""
 
     name: str
     title: str
     summary: str
-    format: str
-    content: Callable[[Taken], Content]
+    runtime: str
+    content: Callable[[RunFiles], Content]
+
+    def formats(self) -> dict[str, Exporter]:
+        """What it packs, by name."""
+        return served_by(self.runtime)
+
+    def packed(self, run: Run) -> Artifact | None:
+        """The file of the run that it packs, if there is one."""
+        return next((artifact for artifact in run.delivered if artifact.format in self.formats()), None)
 
 
-def _onnxruntime(taken: Taken) -> Content:
+def _onnxruntime(taken: RunFiles) -> Content:
     return {
         **_runner(taken),
         "run.py": _file("run.py"),
-        "requirements.txt": words.requirements(taken, ("onnxruntime", "numpy")),
-        "README.md": words.onnxruntime(taken),
+        "requirements.txt": readmes.requirements(taken, ("onnxruntime", "numpy")),
+        "README.md": readmes.onnxruntime(taken),
     }
 
 
-def _flask(taken: Taken) -> Content:
+def _flask(taken: RunFiles) -> Content:
     return {
         **_runner(taken),
         "app.py": _file("app.py"),
         "test_app.py": _file("test_app.py"),
         "Dockerfile": _file("Dockerfile"),
         ".dockerignore": "__pycache__\n",
-        "requirements.txt": words.requirements(taken, ("flask", "gunicorn", "onnxruntime", "numpy")),
-        "README.md": words.flask(taken),
+        "requirements.txt": readmes.requirements(taken, ("flask", "gunicorn", "onnxruntime", "numpy")),
+        "README.md": readmes.flask(taken),
     }
 
 
-def _runner(taken: Taken) -> dict[str, str | BinaryIO]:
+def _runner(taken: RunFiles) -> dict[str, str | BinaryIO]:
     """The model in onnxruntime, with the example that tells whether it answers here as it did."""
     beside = {name: taken.open(name) for name in (TOKENIZER,) if taken.has(name)}
     return {
-        **{name: taken.open(name) for name in taken.of_format("onnx")},
+        **taken.exported(),
         **beside,
-        EXAMPLE: taken.open_stage("verify-onnx", EXAMPLE),
+        EXAMPLE: taken.example(),
         "about.json": json.dumps(taken.about(), indent=2, ensure_ascii=False) + "\n",
         **({"images.py": _file("images.py")} if taken.preprocessing else {}),
         "model.py": _file("model.py"),
@@ -64,10 +74,9 @@ def _runner(taken: Taken) -> dict[str, str | BinaryIO]:
     }
 
 
-def _tensorflow_serving(taken: Taken) -> Content:
+def _tensorflow_serving(taken: RunFiles) -> Content:
     found: dict[str, str | BinaryIO] = {}
-    (archive,) = taken.of_format("savedmodel")
-    inside = taken.held.enter_context(zipfile.ZipFile(taken.open(archive)))
+    inside = taken.held.enter_context(zipfile.ZipFile(taken.open(taken.model.name)))
     for member in inside.infolist():
         _, _, below = member.filename.partition("/")  # the model's own name there
         if not member.is_dir():
@@ -75,14 +84,13 @@ def _tensorflow_serving(taken: Taken) -> Content:
     return {
         **found,
         "compose.yaml": _file("compose.yaml").replace("{name}", taken.slug),
-        "request.json": words.request(taken),
-        "README.md": words.tensorflow_serving(taken),
+        "request.json": readmes.request(taken),
+        "README.md": readmes.tensorflow_serving(taken),
     }
 
 
-def _llama_cpp(taken: Taken) -> Content:
-    (model,) = taken.of_format("gguf")
-    return {model: taken.open(model), "README.md": words.llama_cpp(taken, model)}
+def _llama_cpp(taken: RunFiles) -> Content:
+    return {**taken.exported(), "README.md": readmes.llama_cpp(taken)}
 
 
 TARGETS = {
@@ -92,26 +100,25 @@ TARGETS = {
             "onnxruntime",
             "ONNX Runtime",
             "The model, its tokenizer if it has one, ten lines of Python that run it, and a test.",
-            "onnx",
+            "onnxruntime",
             _onnxruntime,
         ),
-        Target("flask", "Flask", "A small Flask app on onnxruntime with tests and a Dockerfile.", "onnx", _flask),
+        Target("flask", "Flask", "A small Flask app with tests and a Dockerfile.", "onnxruntime", _flask),
         Target(
             "tensorflow-serving",
             "TensorFlow Serving",
             "The version folder, a compose file and an example request.",
-            "savedmodel",
+            "TensorFlow Serving",
             _tensorflow_serving,
         ),
-        Target("llama-cpp", "llama.cpp", "The GGUF file and the command that runs it.", "gguf", _llama_cpp),
+        Target("llama-cpp", "llama.cpp", "The GGUF file and the command that runs it.", "llama.cpp", _llama_cpp),
     )
 }
 
 
-def offered(run: Any) -> list[Target]:
-    """Those whose file the run has delivered."""
-    formats = {artifact.format for artifact in run.delivered}
-    return [target for target in TARGETS.values() if target.format in formats]
+def offered(run: Run) -> dict[str, tuple[Target, Artifact]]:
+    """By name, those whose file the run has delivered, with that file."""
+    return {name: (target, found) for name, target in TARGETS.items() if (found := target.packed(run)) is not None}
 
 
 def _file(name: str) -> str:

@@ -26,6 +26,16 @@ def exporters() -> dict[str, Exporter]:
     return {form.name: form for form in sorted(found, key=lambda form: (not form.can.always, form.name))}
 
 
+def measured() -> Exporter:
+    """The format that every run writes first, and that the receipt is measured on."""
+    return next(iter(exporters().values()))
+
+
+def served_by(runtime: str) -> dict[str, Exporter]:
+    """The formats whose files this runtime runs, by their names."""
+    return {name: form for name, form in exporters().items() if form.can.served_by == runtime}
+
+
 def check_formats(facts: CheckpointFacts, asked: Sequence[str], kinds: Sequence[str] = ()) -> None:
     """Raises RecipeInvalid for a format that there is none of, or not of this checkpoint.
 
@@ -74,6 +84,8 @@ __all__ = [
     "check_formats",
     "check_names",
     "exporters",
+    "measured",
+    "served_by",
     "unwritable",
     "with_always",
 ]

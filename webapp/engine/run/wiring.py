@@ -14,7 +14,9 @@ from typing import Any
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
+from webapp.engine.importers import importers
 from webapp.engine.lazy import torch
+from webapp.engine.plugins import one_of
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import needs_of, techniques
@@ -29,10 +31,15 @@ OTHERS = {
 }  # that fit the same shapes
 TRIED_ON = 2048  # samples
 SIGMAS = 3.0  # by which another guess has to be better
-ADVICE = (
-    "Upload the whole module as .pt2 or ONNX, or say its architecture in a safetensors file's metadata, "
-    "under pare_architecture."
-)
+
+
+def advice() -> str:
+    """How to say what was guessed."""
+    whole = one_of(kind.accepts for kind in importers().values() if kind.graph)
+    return (
+        f"Upload the whole module as {whole}, or say its architecture in a safetensors file's metadata, under "
+        "pare_architecture."
+    )
 
 
 def unconfirmable(facts: CheckpointFacts, recipe: Recipe, labelled: bool) -> Iterator[tuple[int, str]]:
@@ -48,7 +55,7 @@ def unconfirmable(facts: CheckpointFacts, recipe: Recipe, labelled: bool) -> Ite
             yield (
                 index,
                 f"{title} depends on how the layers are wired, and this file does not tell. {spec.guess} Choose a "
-                f"dataset with labels, which can confirm it. {ADVICE}",
+                f"dataset with labels, which can confirm it. {advice()}",
             )
 
 
@@ -70,7 +77,7 @@ def refusal(spec: ArchitectureSpec | None, recipe: Recipe, first: int, wiring: M
     if spec is None or wiring is None or wiring["confirmed"] or (in_order(spec) and not wiring["contradicted"]):
         return None
     title = next((title for index, title, _ in dependent(recipe) if index >= first), None)
-    return f"{title} depends on how the layers are wired. {wiring['sentence']} {ADVICE}" if title else None
+    return f"{title} depends on how the layers are wired. {wiring['sentence']} {advice()}" if title else None
 
 
 def judged(

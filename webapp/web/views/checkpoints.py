@@ -40,7 +40,11 @@ def index() -> str:
 @blueprint.get("/new")
 def new() -> str:
     return render_template(
-        "checkpoints/new.html", uses=USES, accepted=accepted(), limit_bytes=services().settings.max_upload_bytes
+        "checkpoints/new.html",
+        uses=USES,
+        accepted=accepted(),
+        dequantized=[kind.accepts.title for kind in importers().values() if kind.dequantizes],
+        limit_bytes=services().settings.max_upload_bytes,
     )
 
 

@@ -37,8 +37,8 @@ def show(name: str) -> str:
 
 @blueprint.post("/runs/<id>/deployments")
 def create(id: str) -> ResponseReturnValue:
-    asked = DeploymentRequest(run_id=id, artifact=request.form.get("artifact", "model.onnx"))
-    before = deployments.deployed(db.session, id, asked.artifact)
+    asked = DeploymentRequest(run_id=id, artifact=request.form.get("artifact"))
+    before = deployments.deployed(db.session, id, asked.artifact or "")
     row, token = deployments.create_deployment(db.session, services().settings.machine, asked)
     if before:
         flash(

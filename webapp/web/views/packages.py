@@ -6,9 +6,10 @@ from contextlib import ExitStack
 
 from flask import Blueprint, Response
 
+from webapp.actions.deployments import fork_with_one
 from webapp.actions.errors import NotFound
 from webapp.actions.file_names import file_stem
-from webapp.actions.packages import TARGETS, Taken, offered, pack
+from webapp.actions.packages import TARGETS, RunFiles, offered, pack
 from webapp.store.models import Run
 from webapp.web.connections import hold_place
 from webapp.web.database import db
@@ -29,20 +30,21 @@ def show(id: str, target: str) -> Response:
 
 def send_package(run: Run, target: str) -> Response:
     """Raises NotFound with the packages that there are."""
-    there = {found.name: found for found in offered(run)}
+    there = offered(run)
     if target not in there:
-        names = ", ".join(there) or "none; fork it with ONNX among its formats"
-        wanted = TARGETS[target].format if target in TARGETS else None
+        names = ", ".join(there) or f"none; {fork_with_one()}"
+        wanted = TARGETS[target].formats() if target in TARGETS else {}
         for missing in run.undelivered:
-            if missing["format"] == wanted:
+            if missing["format"] in wanted:
                 raise NotFound(f"{missing['artifact']} was not delivered. {missing['reason']['message']}")
         known = "" if target in TARGETS else " There is no such package at all."
         raise NotFound(f"This run has no package {target[:40]!r}.{known} It has {names}.")
     hold_place()
-    taken = Taken(run, services().files)
+    packed, model = there[target]
+    taken = RunFiles(run, model, services().files)
     with ExitStack() as failed:
         failed.callback(taken.held.close)
-        content = there[target].content(taken)
+        content = packed.content(taken)
         failed.pop_all()
     response = Response(pack(f"{taken.slug}-{target}", content), mimetype="application/zip")
     response.call_on_close(taken.held.close)

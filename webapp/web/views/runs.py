@@ -77,7 +77,7 @@ def show(id: str) -> str:
         state=RunState(run.state),
         links=shares_of(db.session, [id]),
         drawn=drawn_of(run),
-        packages=offered(run),
+        packages=[target for target, _ in offered(run).values()],
         deployed={artifact.name: deployed(db.session, id, artifact.name) for artifact in deployable(run)},
         trains=any(
             "training" in known[step["technique"]].needs for step in run.recipe["steps"] if step["technique"] in known

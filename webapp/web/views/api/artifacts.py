@@ -64,7 +64,7 @@ def retry_artifact(id: str, name: str) -> schemas.RunAnswer:
 def get_packages(id: str) -> schemas.PackagesAnswer:
     items = [
         schemas.PackageAnswer(name=target.name, title=target.title, summary=target.summary)
-        for target in offered(row_of(Run, id))
+        for target, _ in offered(row_of(Run, id)).values()
     ]
     return schemas.PackagesAnswer(items=items)
 

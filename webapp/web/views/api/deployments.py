@@ -15,7 +15,7 @@ from .endpoints import endpoint
 @endpoint(
     "POST",
     "/deployments",
-    "Serve one of a run's ONNX files; the token in the answer is told this once",
+    "Serve one of a run's files; the token in the answer is told this once",
     status=201,
     answer=NewDeploymentAnswer,
     body=DeploymentRequest,

@@ -45,7 +45,7 @@ TASK = (
 class CheckpointQuery(RequestBody):
     name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
     dequantize: bool = Field(
-        False, description="Turn the weights of a Hugging Face folder that is quantized already into floats again."
+        False, description="Turn weights that are quantized already into floats again; else they are refused."
     )
     task: str | None = Field(None, max_length=40, description=TASK)
 
