@@ -1,5 +1,6 @@
 """What holds for the tree as a whole: where things live, which way the arrows point, what must be documented."""
 
+import ast
 import os
 import re
 import subprocess
@@ -148,6 +149,35 @@ def test_every_dependency_is_declared_with_the_least_version_that_will_do():
 
 
 # What a reader needs
+
+
+def test_the_page_about_the_house_names_every_room_and_leads_to_files_that_are_there():
+    page = text_of("docs/architecture.md")
+    contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    rooms = [name.strip().removeprefix("webapp.").replace(".", "/") for layer in layers for name in layer.split("|")]
+    unnamed = [room for room in rooms if (ROOT / "webapp" / room).is_dir() and f"`{room}/`" not in page]
+    assert not unnamed
+    gone = [path for path in re.findall(r"`(webapp/[^`]+)`", page) if not (ROOT / path).exists()]
+    assert not gone
+
+
+@needs_git
+def test_no_class_name_stands_for_two_things():
+    """`Settings` is what each technique declares under that name."""
+    places: dict[str, list[str]] = {}
+    for path in (path for path in COMMITTED if path.parts[0] == "webapp" and path.suffix == ".py"):
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.ClassDef) and node.name != "Settings":
+                places.setdefault(node.name.lstrip("_"), []).append(str(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+@needs_git
+def test_the_top_of_the_rooms_holds_the_vocabulary_only():
+    tops = [path.parent for path in COMMITTED if path.suffix == ".py"]
+    assert tops.count(Path("webapp/engine")) <= 8
+    assert tops.count(Path("webapp")) <= 5
 
 
 def test_every_technique_is_documented():

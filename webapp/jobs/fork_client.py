@@ -56,12 +56,12 @@ class Fork:
 
 
 @dataclass(frozen=True)
-class _ForkServer:
+class _StartedForkServer:
     process: subprocess.Popen[bytes]
     orders: socket.socket
 
     @classmethod
-    def started(cls, entry: str, threads: int) -> _ForkServer:
+    def started(cls, entry: str, threads: int) -> _StartedForkServer:
         """Returns before it is ready."""
         orders, theirs = socket.socketpair()
         with theirs:
@@ -81,7 +81,7 @@ class Forks:
 
     def __init__(self, entry: str, threads: int) -> None:
         self.entry, self.threads = entry, threads
-        self._server: _ForkServer | None = None
+        self._server: _StartedForkServer | None = None
         self._one_at_a_time = threading.RLock()
 
     @property
@@ -89,13 +89,13 @@ class Forks:
         """None while there is none."""
         return self._server and self._server.process.pid
 
-    def prepare(self) -> _ForkServer:
+    def prepare(self) -> _StartedForkServer:
         """Starts the server if there is none."""
         with self._one_at_a_time:
             if self._server is not None and self._server.process.poll() is not None:
                 self._drop(self._server)
             if self._server is None:
-                self._server = _ForkServer.started(self.entry, self.threads)
+                self._server = _StartedForkServer.started(self.entry, self.threads)
             return self._server
 
     def start(self, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]) -> Fork:
@@ -121,14 +121,14 @@ class Forks:
         if (server := self._server) is not None:
             self._drop(server)
 
-    def _drop(self, server: _ForkServer) -> None:
+    def _drop(self, server: _StartedForkServer) -> None:
         with self._one_at_a_time:
             if self._server is server:
                 server.end()
                 self._server = None
 
     def _order(
-        self, server: _ForkServer, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]
+        self, server: _StartedForkServer, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]
     ) -> Fork | None:
         """None where the server, or the child itself, has ended at once."""
         channel, theirs = socket.socketpair()

@@ -25,8 +25,8 @@ def counted(session, wanted, given):
     return run(session, wanted, given)
 
 onnxruntime.InferenceSession.run = counted
-from model import Model
-model = Model()
+from model import OnnxModel
+model = OnnxModel()
 text = model.continued("the cat sat", 6)
 print(json.dumps({"text": text, "read": read}))
 """

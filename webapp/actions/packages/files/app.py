@@ -3,11 +3,11 @@
 import os
 
 from flask import Flask, jsonify, request
-from model import ABOUT, Model, probabilities
+from model import ABOUT, OnnxModel, probabilities
 
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = 64_000_000
-model = Model(threads=int(os.environ.get("THREADS", "0")))
+model = OnnxModel(threads=int(os.environ.get("THREADS", "0")))
 
 
 @app.get("/health")

@@ -19,7 +19,7 @@ DTYPES = {
 }
 
 
-class Model:
+class OnnxModel:
     """`inputs` by name, each with its dtype and shape; an axis that is no number may have any size."""
 
     def __init__(self, threads=0):

@@ -3,9 +3,9 @@
 import sys
 
 import numpy as np
-from model import Model
+from model import OnnxModel
 
-model = Model()
+model = OnnxModel()
 example = np.load("example.npz", allow_pickle=False)
 given = model.read(sys.argv[1:]) if len(sys.argv) > 1 else {name: example[f"input.{name}"] for name in model.inputs}
 answer = model.run(given)

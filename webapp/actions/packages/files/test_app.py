@@ -4,14 +4,14 @@ import unittest
 
 import numpy as np
 from app import app
-from model import ABOUT, HERE, Model
+from model import ABOUT, HERE, OnnxModel
 
 
-class Endpoint(unittest.TestCase):
+class EndpointTest(unittest.TestCase):
     def setUp(self):
         self.client = app.test_client()
         example = np.load(HERE / "example.npz", allow_pickle=False)
-        self.inputs = {name: example[f"input.{name}"].tolist() for name in Model().inputs}
+        self.inputs = {name: example[f"input.{name}"].tolist() for name in OnnxModel().inputs}
         self.expected = example["output"]
 
     def test_the_example(self):

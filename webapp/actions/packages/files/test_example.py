@@ -3,12 +3,12 @@
 import unittest
 
 import numpy as np
-from model import ABOUT, HERE, Model
+from model import ABOUT, HERE, OnnxModel
 
 
 class Example(unittest.TestCase):
     def test_the_shipped_example_is_answered_as_it_was(self):
-        model = Model()
+        model = OnnxModel()
         example = np.load(HERE / "example.npz", allow_pickle=False)
         found = model.run({name: example[f"input.{name}"] for name in model.inputs})
         expected = example["output"]

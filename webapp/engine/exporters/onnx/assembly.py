@@ -16,7 +16,7 @@ from webapp.engine.weights.model import Model
 from .convolutions import convolution
 from .drawing import Drawing
 from .forms import decoded, few_bits, looked_up
-from .integers import IntegerProducts, multiplies
+from .integers import IntegerProductNodes, multiplies
 from .products import Use, uses_of
 from .trace import traced
 
@@ -34,7 +34,7 @@ def assembled(model: Model, keep: bool = False) -> Assembled:
     """The graph of a model with an architecture (`keep`: see `traced`). Values are read when it is written."""
     graph, leaves = traced(model, keep), leaves_of(model)
     drawing = Drawing(graph)
-    integers, made = IntegerProducts(drawing, leaves), Assembled(graph)
+    integers, made = IntegerProductNodes(drawing, leaves), Assembled(graph)
     for weight in [value for value in graph.graph.inputs if value.name in leaves]:
         assert weight.name is not None
         leaf, transposed = leaves[weight.name]

@@ -9,7 +9,7 @@ from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights import Quantized
 from webapp.engine.weights.activations import Activations
 
-from .integers import IntegerProducts
+from .integers import IntegerProductNodes
 from .products import Use, only_user
 
 
@@ -21,7 +21,7 @@ class _Affine:
     offset: Tensor
 
 
-def convolution(integers: IntegerProducts, use: Use, name: str, leaf: Quantized, plan: Activations) -> None:
+def convolution(integers: IntegerProductNodes, use: Use, name: str, leaf: Quantized, plan: Activations) -> None:
     """Puts the integer form in the place of a convolution, and of what it makes superfluous after it."""
     assert plan.input is not None
     draw, leaves, path = integers.drawing, integers.leaves, name.removesuffix(".weight")

@@ -27,7 +27,7 @@ def multiplies(leaf: Encoded) -> bool:
     return leaf.grid.bits == 8 and not leaf.grid.group and leaf.grid.zero_point is None and leaf.grid.levels is None
 
 
-class IntegerProducts:
+class IntegerProductNodes:
     """Draws such products; what several of them read of one input is drawn once."""
 
     def __init__(self, drawing: Drawing, leaves: Leaves) -> None:
