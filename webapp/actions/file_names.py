@@ -33,4 +33,6 @@ def downloaded(stem: str, name: str) -> str:
 
 def artifact_name(artifact: Artifact) -> str:
     """What belongs beside a model, such as config.json, is looked for under its own name and keeps it."""
-    return artifact.name if artifact.format == "companion" else downloaded(file_stem(artifact.run), artifact.name)
+    if artifact.format == "companion":
+        return re.sub(r"[^\w.() -]", "-", artifact.name)
+    return downloaded(file_stem(artifact.run), artifact.name)

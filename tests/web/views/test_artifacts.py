@@ -4,8 +4,10 @@ import base64
 import hashlib
 import io
 import zipfile
+from urllib.parse import quote
 
 import pytest
+from gunicorn.http.wsgi import FileWrapper
 
 from tests.web.views.api_errors import error_of
 from tests.web.views.seeded import CONTENT
@@ -28,7 +30,7 @@ def test_a_download_carries_its_digest(client, url):
     named = base64.b64encode(bytes.fromhex(DIGEST)).decode()
     assert answer.headers["Repr-Digest"] == answer.headers["Content-Digest"] == f"sha-256=:{named}:"
     assert answer.headers["Accept-Ranges"] == "bytes"
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="Magnitude-pruning-50.safetensors"'
+    assert answer.headers["Content-Disposition"] == "attachment; filename=Magnitude-pruning-50.safetensors"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.mimetype == "application/octet-stream"
 
@@ -50,6 +52,7 @@ def test_files_are_named_after_their_run(session, run, checkpoint, name, stem):
     assert file_stem(run) == stem
     assert artifact_name(Artifact(run=run, name="model.onnx", format="onnx")) == f"{stem}.onnx"
     assert artifact_name(Artifact(run=run, name="config.json", format="companion")) == "config.json"
+    assert artifact_name(Artifact(run=run, name="a\r\nb/c.json", format="companion")) == "a--b-c.json"
     session.rollback()
 
 
@@ -127,14 +130,32 @@ def test_a_file_that_is_not_there_is_named_with_those_that_are(client, run):
     assert "It has model.safetensors." in answer.json["error"]["message"]
 
 
-def test_a_name_cannot_break_out_of_its_header():
-    from webapp.web.views.artifacts import disposition
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ('a";\tX: 1.bin', 'attachment; filename="a---X- 1.bin"'),
+        ("onnx/modèle.onnx", "attachment; filename=onnx-modele.onnx; filename*=UTF-8''onnx-mod%C3%A8le.onnx"),
+        ("ж" * 200, "attachment; filename=\"\"; filename*=UTF-8''" + "%D0%B6" * 200),
+    ],
+)
+def test_a_name_cannot_break_out_of_its_header(client, session, run, name, named):
+    session.add(Artifact(run_id=run.id, name=name, format="companion", digest=DIGEST, size_bytes=len(CONTENT)))
+    session.commit()
+    answer = client.get(f"/api/v1/runs/{run.id}/artifacts/{quote(name)}")
+    assert answer.headers["Content-Disposition"] == named
 
-    assert (
-        disposition('a"\r\nX: 1.bin')
-        == "attachment; filename=\"a___X_ 1.bin\"; filename*=UTF-8''a%22%0D%0AX%3A%201.bin"
-    )
-    assert disposition("onnx/modèle.onnx").startswith('attachment; filename="onnx-mod_le.onnx"; filename*=')
+
+def test_a_part_is_read_without_what_comes_before_it(client, url, files, monkeypatch):
+    read = []
+
+    class Counted(io.BytesIO):
+        def read(self, size=-1):
+            read.append(super().read(size))
+            return read[-1]
+
+    monkeypatch.setattr(files, "open", lambda digest: Counted(CONTENT))
+    part = client.get(url, headers={"Range": "bytes=-5"}, environ_overrides={"wsgi.file_wrapper": FileWrapper})
+    assert part.data == b"".join(read) == CONTENT[-5:]
 
 
 def test_a_package_is_streamed_and_is_the_run_s(client, session, files, run, tmp_path):

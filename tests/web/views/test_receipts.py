@@ -41,7 +41,7 @@ def test_bytes_that_do_not_add_up_are_said(client, session, run):
 def test_the_json_is_the_receipt(client, run):
     answer = client.get(f"/runs/{run.id}/receipt.json")
     assert answer.json == run.receipt
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="Magnitude-pruning-50.receipt.json"'
+    assert answer.headers["Content-Disposition"] == "attachment; filename=Magnitude-pruning-50.receipt.json"
 
 
 def test_a_run_without_receipt_says_why(client, session, run):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import mimetypes
-from urllib.parse import quote
 
-from flask import Blueprint, Response, request
-from werkzeug.exceptions import PreconditionFailed
-from werkzeug.http import parse_range_header
-from werkzeug.wsgi import wrap_file
+from flask import Blueprint, Response, request, send_file
+from werkzeug.exceptions import HTTPException, PreconditionFailed
 
 from webapp.actions.errors import NotFound
 from webapp.actions.file_names import artifact_name
@@ -20,7 +18,6 @@ from webapp.web.extensions import services
 
 blueprint = Blueprint("artifacts", __name__)
 
-CHUNK_BYTES = 1 << 18
 CACHING = "private, no-cache"  # asked again every time: a share can be revoked; the ETag spares the bytes
 
 
@@ -51,36 +48,35 @@ def send_artifact(artifact: Artifact) -> Response:
     """
     assert artifact.digest is not None
     hold_place()
+    environ = request.environ
+    asked = request.range if request.method == "GET" else None
+    weak = environ.get("HTTP_IF_RANGE", "").startswith("W/")  # not byte for byte the same: no part of it is mixed in
+    if asked and asked.units == "bytes" and len(asked.ranges) == 1 and not weak:
+        environ.pop("wsgi.file_wrapper", None)  # gunicorn's reads all that comes before the part
+    else:
+        environ.pop("HTTP_RANGE", None)
     size = services().files.size(artifact.digest)
-    file = services().files.open(artifact.digest)
-    body = wrap_file(request.environ, file, CHUNK_BYTES)
-    response = Response(body, mimetype=media_type(artifact.name), direct_passthrough=True)
-    response.call_on_close(file.close)
-    response.content_length = size
-    response.set_etag(artifact.digest)
-    response.headers["Cache-Control"] = CACHING
-    response.headers["Content-Disposition"] = disposition(artifact_name(artifact))
+    response = send_file(
+        services().files.open(artifact.digest),
+        media_type(artifact.name),
+        as_attachment=True,
+        download_name=artifact_name(artifact),
+        conditional=False,  # it cannot know the size of what lies in an object store
+        etag=artifact.digest,
+    )
     whole = f"sha-256=:{base64.b64encode(bytes.fromhex(artifact.digest)).decode()}:"
-    response.headers["Repr-Digest"] = whole
-    asked = dict(request.environ)
-    weak = asked.get("HTTP_IF_RANGE", "").startswith("W/")  # not byte for byte the same: no part of it is mixed in
-    if weak or request.method != "GET" or not single_range(asked.get("HTTP_RANGE")):
-        asked.pop("HTTP_RANGE", None)
+    response.headers.update({"Repr-Digest": whole, "Cache-Control": CACHING})
+    response.content_length = size
     try:
-        response.make_conditional(asked, accept_ranges=True, complete_length=size)
+        response.make_conditional(environ, accept_ranges=True, complete_length=size)
         if response.status_code == 412:  # Werkzeug would send the file with it
             raise PreconditionFailed("The file is not the one that If-Match names.")
-    except BaseException:
-        file.close()
+    except HTTPException:
+        response.close()
         raise
     if response.status_code == 200:
         response.headers["Content-Digest"] = whole
     return response
-
-
-def single_range(header: str | None) -> bool:
-    found = parse_range_header(header)
-    return found is not None and found.units == "bytes" and len(found.ranges) == 1
 
 
 def media_type(name: str) -> str:
@@ -90,8 +86,5 @@ def media_type(name: str) -> str:
 
 
 def disposition(name: str) -> str:
-    """An attachment under the artifact's name; folders become dashes, what is not ASCII goes into filename*."""
-    flat = name.replace("/", "-").replace("\\", "-")
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.() ") else "_" for c in flat)
-    extended = "" if plain == flat else f"; filename*=UTF-8''{quote(flat, safe='')}"
-    return f'attachment; filename="{plain}"{extended}'
+    """An attachment of that name, as Flask writes it for a file."""
+    return send_file(io.BytesIO(), as_attachment=True, download_name=name).headers["Content-Disposition"]
