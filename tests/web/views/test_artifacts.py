@@ -12,7 +12,7 @@ from gunicorn.http.wsgi import FileWrapper
 from tests.web.views.api_errors import error_of
 from tests.web.views.seeded import CONTENT
 from webapp.actions.file_names import artifact_name, file_stem
-from webapp.store.models import Artifact
+from webapp.store.models import Artifact, Stage
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -163,6 +163,8 @@ def test_a_package_is_streamed_and_is_the_run_s(client, session, files, run, tmp
     size = (tmp_path / "model.gguf").stat().st_size
     digest = files.put(tmp_path / "model.gguf")
     session.add(Artifact(run_id=run.id, name="model.gguf", format="gguf", digest=digest, size_bytes=size))
+    made = {"model.gguf": {"digest": digest, "size_bytes": size}}
+    session.add(Stage(run_id=run.id, position=9, name="export-gguf", title="GGUF", key=digest, files=made))
     session.commit()
     address = f"/api/v1/runs/{run.id}/packages/llama-cpp"
     answer = client.get(address)
