@@ -49,6 +49,7 @@ def delete_run(session: Session, run: Run) -> None:
 
 
 def refuse_if_used(session: Session, thing: str, condition: object) -> None:
+    """Raises Conflict."""
     names = session.scalars(select(Run.name).where(condition).order_by(Run.created_at)).all()  # type: ignore[arg-type]
     if names:
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -113,7 +113,10 @@ def unpacked_bytes(path: Path, filename: str, refuse: Refuse, limit_bytes: int |
 def extract(
     archive: zipfile.ZipFile, infos: Iterable[zipfile.ZipInfo], folder: Path, refuse: Refuse = CheckpointRefused
 ) -> dict[str, Path]:
-    """Unpacks into `folder` under numbered names: nothing from inside the archive becomes a path. Name -> file."""
+    """Unpacks into `folder` under numbered names: nothing from inside the archive becomes a path. Name -> file.
+
+    Raises DiskFull.
+    """
     infos = list(infos)
     needed, free = sum(info.file_size for info in infos), shutil.disk_usage(folder).free
     if needed > free:

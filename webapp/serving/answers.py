@@ -36,6 +36,7 @@ class Request:
 
 
 def object_of(body: bytes) -> dict[str, Any]:
+    """Raises Refused."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):

@@ -65,7 +65,10 @@ class Tokens:
         return decoded
 
     def chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        """A conversation as the tokens after which the model answers, by the template of its own tokenizer."""
+        """A conversation as the tokens after which the model answers, by the template of its own tokenizer.
+
+        Raises Refused.
+        """
         if self._template is None:
             raise Refused("The model's tokenizer has no chat template; use /v1/completions.")
         sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)

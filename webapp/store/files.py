@@ -146,13 +146,17 @@ class FileStore:
             raise StoreUnreachable(self._unusable(error)) from error
 
     def open(self, digest: str) -> BinaryIO:
+        """Raises FileMissing."""
         try:
             return cast(BinaryIO, self._ask(lambda: self._fs.open(self._at(digest), "rb")))
         except FileNotFoundError as error:
             raise FileMissing(f"The file {digest[:12]}… is not in the store.") from error
 
     def path(self, digest: str) -> Path:
-        """A local path of the object, to be read only. Remote stores: downloaded into `cache`, and checked."""
+        """A local path of the object, to be read only. Remote stores: downloaded into `cache`, and checked.
+
+        Raises FileMissing.
+        """
         if self._folder:
             if not (path := Path(self._at(digest))).exists():
                 raise FileMissing(f"The file {digest[:12]}… is not in the store.")
@@ -168,7 +172,10 @@ class FileStore:
         return cached
 
     def materialise(self, files: Mapping[str, Any], folder: Path) -> Path:
-        """Lays {path: {"digest"}} out below the folder, as hard links where that is possible. Returns the folder."""
+        """Lays {path: {"digest"}} out below the folder, as hard links where that is possible. Returns the folder.
+
+        Raises ValueError.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         for name, entry in files.items():
             target = folder / name
@@ -184,7 +191,7 @@ class FileStore:
         return folder
 
     def size(self, digest: str) -> int:
-        """In bytes."""
+        """In bytes. Raises FileMissing."""
         try:
             return int(self._ask(lambda: self._fs.size(self._at(digest))))
         except FileNotFoundError as error:
@@ -194,7 +201,7 @@ class FileStore:
         return bool(self._ask(lambda: self._fs.exists(self._at(digest))))
 
     def modified(self, digest: str) -> datetime:
-        """When the object was last put, in UTC."""
+        """When the object was last put, in UTC. Raises FileMissing."""
         try:
             return _aware(self._ask(lambda: self._fs.modified(self._at(digest))))
         except FileNotFoundError as error:

@@ -19,6 +19,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Raises ValueError."""
         if value is not None and value.tzinfo is None:
             raise ValueError(f"{value} has no time zone; use webapp.store.models.now() or datetime.now(UTC)")
         return value.astimezone(UTC) if value is not None else None

@@ -66,7 +66,7 @@ def remove_idle_folders(parent: Path, idle_seconds: float) -> None:
 
 @contextmanager
 def as_store_full(place: Path | str) -> Iterator[None]:
-    """Turns the system's "no space left" into StoreFull."""
+    """Turns the system's "no space left" into StoreFull. Raises StoreFull."""
     try:
         yield
     except OSError as error:

@@ -58,6 +58,7 @@ class View:
 
     @classmethod
     def of(cls, run_ids: Iterable[str], query: Mapping[str, str]) -> View:
+        """Raises RequestInvalid."""
         view = cls(
             run_ids=tuple(dict.fromkeys(run_ids)),
             metric=query.get("metric", ""),

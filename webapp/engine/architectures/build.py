@@ -56,7 +56,10 @@ class _ReadOnce(dict[str, Callable[[], Tensor]]):
 
 
 def skeleton_of(model: Model) -> nn.Module:
-    """The module in eval mode with its tensors on the meta device: its widths are the weights', factors are apart."""
+    """The module in eval mode with its tensors on the meta device: its widths are the weights', factors are apart.
+
+    Raises CheckpointRefused.
+    """
     if model.architecture is None:
         raise CheckpointRefused("These weights have no architecture that Pare knows, so there is no module to build.")
     module = architectures()[model.architecture.family].skeleton(model.architecture)

@@ -65,7 +65,7 @@ class Images:
         )
 
     def numbers(self, start: int, end: int) -> tuple[Tensor, Tensor | None]:
-        """x (n, C, height, width) float32 and y (n,), or None, of the images `start` to `end`."""
+        """x (n, C, height, width) float32 and y (n,), or None, of the images `start` to `end`. Raises DatasetUnfit."""
         if self.preprocessing is None:
             raise DatasetUnfit("Images need a preprocessing before a model can be given them.")
         fitted = (self.preprocessing.fitted(decoded(self.archive.read(name))) for name in self.names[start:end])

@@ -62,7 +62,7 @@ def open_questions(path: Path) -> Questions:
 
 
 def tokens_of(question: Question, tokenizer: Any, longest: int) -> list[tuple[list[int], int]]:
-    """For each choice (the tokens of context and choice, how many of them are the choice's)."""
+    """For each choice (the tokens of context and choice, how many of them are the choice's). Raises DatasetUnfit."""
 
     def encoded(text: str) -> list[int]:
         return list(tokenized(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -63,7 +63,7 @@ def joined(training: SampleSet, evaluation: SampleSet) -> SampleSet:
 
 
 def divided(samples: SampleSet, filename: str, notes: list[str]) -> tuple[SampleSet, SampleSet]:
-    """(the first 70 %, the last 30 %)"""
+    """(the first 70 %, the last 30 %). Raises DatasetRefused."""
     if isinstance(samples, Text):
         return _divided_text(samples.text, filename)
     n = len(samples)

@@ -74,7 +74,10 @@ class ProgramModule(nn.Module):
         return self.run(inputs)
 
     def run(self, inputs: Sequence[Tensor], before: Before | None = None) -> Any:
-        """The answer. `before` is called with each step's number and arguments, and gives those to go on with."""
+        """The answer. `before` is called with each step's number and arguments, and gives those to go on with.
+
+        Raises ValueError.
+        """
         if len(inputs) != len(self._inputs):
             raise ValueError(f"The program takes {', '.join(self._inputs)}; {len(inputs)} inputs were given.")
         values: dict[str, Any] = {f"%{index}": tensor for index, tensor in enumerate(inputs)}

@@ -71,7 +71,7 @@ class Table:
             raise DatasetRefused(f"{self.filename} declares {self.count:,} rows and holds {seen:,}; write it again")
 
     def rows(self, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number from 1, row)"""
+        """(number from 1, row). Raises DatasetRefused."""
         number = 0
         for batch in self.batches(columns):
             try:

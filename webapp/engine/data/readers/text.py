@@ -154,7 +154,10 @@ def columns(names: list[str], where: str) -> tuple[str, str | None]:
 
 
 def numbered(raw: list[Any], filename: str) -> tuple[list[int], tuple[str, ...]]:
-    """Class numbers and names: numbers are kept as they are, names are numbered in sorted order."""
+    """Class numbers and names: numbers are kept as they are, names are numbered in sorted order.
+
+    Raises DatasetRefused.
+    """
     if any(isinstance(label, float | list | dict) for label in raw):
         raise DatasetRefused(f"{filename} has labels that are neither whole numbers nor names")
     as_text = [str(int(label)) if isinstance(label, bool) else str(label) for label in raw]
@@ -171,7 +174,10 @@ def numbered(raw: list[Any], filename: str) -> tuple[list[int], tuple[str, ...]]
 
 
 def targets(raw: list[Any], filename: str) -> tuple[list[int] | list[float], tuple[str, ...] | None]:
-    """As `numbered`, but numbers that are no class numbers (fractions, or too many of them) are kept, without names."""
+    """As `numbered`, but numbers that are no class numbers (fractions, or too many of them) are kept, without names.
+
+    Raises DatasetRefused.
+    """
     try:
         found = [float(label) for label in raw]
     except (TypeError, ValueError, OverflowError):

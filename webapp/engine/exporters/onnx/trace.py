@@ -47,7 +47,7 @@ class Untraceable(Exception):
 def traced(model: Model, keep: bool = False) -> ir.Model:
     """The graph of `model`, its weights open. The batch is dynamic, and so are tokens, and sides that may be any.
 
-    With `keep`, a language model's keys and values go in and out (see `..kept`) wherever that can be traced.
+    With `keep`, a language model's keys and values go in and out (see `kv_cache`) wherever that can be traced.
     Raises Untraceable.
     """
     spec, module = model.architecture, unfilled(model)

@@ -91,6 +91,7 @@ def graph_of(
 
     Its first output of floats has to be followed, and is all there is with `alone`; others are left out where they
     cannot, and so is what a language model keeps of its tokens.
+    Raises NotRun.
     """
     proto, drawn = model.graph, [node for node in flat.nodes if not node.looped]
     if len(drawn) > MOST_NODES:

@@ -85,6 +85,7 @@ def _cache(item: GraphInput) -> bool:
 
 
 def made_up(item: GraphInput, given: Mapping[str, Tensor]) -> Tensor:
+    """Raises NotRun."""
     batch, length = given[TOKENS].shape[:2]
     if item.name == PLACES:
         return torch.arange(length).unsqueeze(0).expand(batch, length)

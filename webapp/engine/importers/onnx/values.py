@@ -59,7 +59,7 @@ def kind_of(dtype: torch.dtype) -> torch.dtype:
 
 
 def tensor(value: Any) -> Tensor:
-    """As a tensor; the sizes in it are read when the program runs."""
+    """As a tensor; the sizes in it are read when the program runs. Raises NotRun."""
     if isinstance(value, Tensor):
         return value
     if not isinstance(value, KnownNumbers):
@@ -89,7 +89,7 @@ def numbers(value: Any, what: str) -> list[Any]:
 
 
 def integers(value: Any, what: str) -> list[int]:
-    """As `numbers`, with no free size among them."""
+    """As `numbers`, with no free size among them. Raises NotRun."""
     found = numbers(value, what)
     if not all(isinstance(item, int) for item in found):
         raise NotRun(f"has {what} that depend on the size of its inputs")
@@ -125,7 +125,7 @@ def small(shape: Sequence[Any]) -> bool:
 
 
 def each(run: Callable[..., Any], dtype: torch.dtype, *values: KnownNumbers) -> KnownNumbers:
-    """`run` on each number of arrays that are broadcast against each other."""
+    """`run` on each number of arrays that are broadcast against each other. Raises NotRun."""
     if not small(np.broadcast_shapes(*(value.values.shape for value in values))):
         raise NotRun("computes with more constants than are followed")
     made = held(np.frompyfunc(run, len(values), 1)(*(value.values for value in values)), dtype)
