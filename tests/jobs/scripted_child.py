@@ -1,7 +1,8 @@
 """A child process without torch: it speaks the protocol and does what the job's script says, step by step.
 
 As a stage it takes its script from the recipe: {"stages": {name: [[verb, argument], ...]}, "ledger": path}.
-As an inspection it takes it from the uploaded file, which is JSON: {"script": [...], "facts": {...}}.
+As an inspection it takes it from the uploaded file, which is JSON: {"script": [...], "facts": {...}}. To look at the
+structure of a checkpoint, from its facts: {"script": [...]}.
 """
 
 import json
@@ -101,6 +102,8 @@ def main(job_file: str) -> int:
     if job["task"] == "stage":
         script = job["run"]["recipe"]["stages"][job["stage"]]
         facts |= {"stage": job["stage"], "inputs": sorted(job["inputs"])}
+    elif job["task"] == "look_at_structure":
+        script = job["facts"]["script"]
     else:
         asked = json.loads(Path(job["upload"]).read_text())
         script, facts = asked["script"], facts | asked["facts"] | {"filename": job["filename"]}

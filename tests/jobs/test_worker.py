@@ -7,10 +7,12 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
 from tests.jobs.bench import Bench
 from tests.patience import CANCELLED_WITHIN_SECONDS, PATIENCE_SECONDS, within
 from tests.postgresql import fresh_database
+from webapp.jobs.examinations import UNKNOWN
 from webapp.store.models import Checkpoint, Dataset, Run, RunState, StageState, UploadState, Worker
 
 WRITES = {name: [["write", name]] for name in ("a", "b", "c")}
@@ -60,6 +62,33 @@ def test_an_upload_is_inspected_and_a_run_succeeds_with_all_it_has_to_show(any_b
     assert bench.files.path(run.artifacts[2].digest).read_text() == "c|b|a|normalised|normalised|normalised"
     assert bench.lines(run.id) == ["Stage a", "Stage b", "hello", "Stage c"]
     assert not bench.settings.work.exists() or not [path for path in bench.settings.work.rglob("*") if path.is_file()]
+
+
+def test_the_structure_of_checkpoints_that_an_earlier_version_inspected_is_looked_at(any_bench):
+    bench, old = any_bench, {"architecture": {"family": "cnn", "title": "A model"}}
+    given = {
+        "fine": old | {"script": []},
+        "dies": old | {"script": [["exit", 9]]},
+        "known": old | {"script": [], "structure": {"unknown": "a reason"}},
+        "weights only": {"architecture": None},
+    }
+    with bench.sessions.begin() as session:
+        for name, facts in given.items():
+            about = {"filename": name, "size_bytes": 1, "digest": "0" * 64, "state": UploadState.READY}
+            session.add(Checkpoint(name=name, facts=facts, **about))
+
+    def structures():
+        with bench.sessions() as session:
+            return {row.name: row.facts.get("structure") for row in session.scalars(select(Checkpoint))}
+
+    bench.start_worker()
+    bench.until(lambda: structures()["fine"] and structures()["dies"])
+    assert structures() == {
+        "fine": {"task": "look_at_structure"},
+        "dies": {"unknown": UNKNOWN},
+        "known": {"unknown": "a reason"},
+        "weights only": None,
+    }
 
 
 def test_a_refused_upload_says_why_and_leaves_nothing(bench):

@@ -86,6 +86,8 @@ def compress(
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
         given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize, task)
+        bar.stage("Looking at its structure")
+        bench.look_at_structure(given["checkpoint"], bar.tell)
         if exports:
             bar.stage("Trying the formats")
             bench.try_formats(given["checkpoint"], bar.tell)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.jobs.child import ChildSupervisor, Tell
-from webapp.jobs.formats import try_formats
+from webapp.jobs.examinations import look_at_structure, try_formats
 
 Files = dict[str, dict[str, Any]]
 
@@ -32,11 +32,17 @@ class Workbench:
         return output, self.supervisor.run({**job, "output": str(output)}, place, tell, lambda: False)
 
     def upload(self, kind: str, path: Path, tell: Tell, **more: Any) -> dict[str, Any]:
-        """A checkpoint or a dataset after inspection, as stages want it."""
+        """A checkpoint or a dataset after inspection, as stages want it; see `look_at_structure`."""
         job = {"task": f"inspect_{kind}", "upload": str(path.resolve()), "filename": path.name, **more}
         number = sum(1 for _ in self.folder.iterdir())  # two uploads may have one name
         folder, facts = self.work(f"{kind}-{number}", job, tell)
         return {"folder": str(folder), "facts": facts, "name": path.stem, "digest": digest_of(path)}
+
+    def look_at_structure(self, checkpoint: dict[str, Any], tell: Tell) -> None:
+        """Puts what of an uploaded checkpoint can be cut among its facts, as recipes want it."""
+        place = self.folder / "structure"
+        place.mkdir()
+        checkpoint["facts"] = look_at_structure(self.supervisor, checkpoint["facts"], place, tell, lambda: False)
 
     def try_formats(self, checkpoint: dict[str, Any], tell: Tell) -> None:
         """Puts which formats it cannot be written in among the facts of an uploaded checkpoint."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .lazy import Tensor
+from .lazy import Tensor, torch
 
 DTYPE_BYTES = {
     "float64": 8,
@@ -192,6 +192,93 @@ class ArchitectureSpec(Facts):
         return found
 
 
+STAGES = "hidden_sizes"  # the config's key of models whose residual stream widens from stage to stage
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dimension of a tensor: channel c takes `repeat` places of it from offset + c * repeat on.
+
+    `role`: "makes" (rows of a weight that produce the channels), "scales" (bias, normalisation) or "reads" (columns of
+    the weight that takes them in).
+    """
+
+    tensor: str
+    dim: int
+    role: Literal["makes", "scales", "reads"]
+    repeat: int = 1
+    offset: int = 0
+
+    def places(self, channels: Tensor) -> Tensor:
+        """The indices of these channels in the dimension."""
+        return (self.offset + channels[:, None] * self.repeat + torch.arange(self.repeat)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """`width` channels (or neurons, or attention heads with what belongs to them) that live and die together."""
+
+    kind: Literal["channels", "neurons", "heads"]
+    width: int
+    members: tuple[Member, ...]  # the tensors that they run through
+    key: str = ""  # of a transformers' config, that holds the width: "intermediate_size", or "hidden_sizes.1" of a list
+    times: int = 1  # as many channels stay as that many times those of a group of width / times
+    stacked: bool = False  # tensors (experts, ...): every expert keeps channels of its own, as many as the others
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether calibration sees those who read it, which then make up for what is cut."""
+        return not self.stacked and not self.key.startswith(STAGES)
+
+    def of_role(self, role: str) -> list[Member]:
+        return [member for member in self.members if member.role == role]
+
+    @property
+    def widths(self) -> frozenset[str]:
+        """The tensors that are as long as there are channels: the makers, and what scales the channels after them."""
+        return frozenset(member.tensor for member in self.members if member.role != "reads")
+
+    @property
+    def makers(self) -> frozenset[str]:
+        """The weights that produce the channels."""
+        return frozenset(member.tensor for member in self.of_role("makes"))
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """The blocks of a transformers' model: `path` of the row ("model.layers") and how many there are.
+
+    `key` of the config says how many, and each of `lists` has an entry for each block.
+    """
+
+    path: str
+    count: int
+    key: str
+    lists: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    def of(self, weight: str) -> int | None:
+        """The number of the block that a tensor is in; None outside of them."""
+        number, dot, _ = weight.removeprefix(f"{self.path}.").partition(".")
+        return int(number) if weight.startswith(f"{self.path}.") and dot and number.isdecimal() else None
+
+
+class Structure(Facts):
+    """What of a model can be cut, and what has to be cut along with it: found in its module, in a child process.
+
+    Steps that change shapes derive that of the model that they leave, so nothing else has to build the module.
+    """
+
+    groups: tuple[Group, ...] = ()  # in the order of the model
+    stays: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # a sentence: weights whose outputs it keeps
+    blocks: BlockRow | None = None
+    config: dict[str, Any] = Field(default_factory=dict)  # of a transformers' config what a cut changes, as it is used
+    unknown: str | None = None  # a sentence, where it could not be found
+
+    def why_not(self, weight: str) -> str | None:
+        """Why the outputs of a weight cannot be cut, where that is known."""
+        return next((why for why, weights in self.stays.items() if weight in weights), None)
+
+
 class CheckpointFacts(Facts):
     format: str  # what was uploaded: "safetensors", "state_dict", "huggingface", "gguf", "exported_program", "onnx"
     tensors: tuple[TensorFacts, ...]  # tied tensors once
@@ -202,6 +289,7 @@ class CheckpointFacts(Facts):
     notes: tuple[str, ...] = ()  # what a user should know: dequantized from Q4_1, NaN in ...
     unwritable: dict[str, str] = Field(default_factory=dict)  # format: why its graph cannot be written in it
     weights_bytes: int  # size of model.safetensors, header included
+    structure: Structure | None = None  # None: without an architecture, or not looked at yet
 
     @property
     def params_total(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import OutOfMemory, PareError
@@ -19,7 +20,7 @@ from webapp.store.models import Checkpoint, Dataset, UploadState
 
 from .child import CurvePoint
 from .errors import ChildDied, InspectionTooLong, Stopped
-from .formats import try_formats
+from .examinations import look_at_structure, try_formats
 from .job_files import inspection_job
 from .queues import Kind
 from .workplace import Workplace
@@ -58,7 +59,7 @@ class InspectionWork:
 
                 facts = self.place.children.run(job, folder, _tell_nobody, unwanted)
                 if self.kind == "checkpoint":
-                    facts = self._tried(facts, folder)
+                    facts = examined(self.place, self.id, self._tried(facts, folder), self.unwanted)
                 files = self.place.files.put_folder(folder / "output")
             self._record(UploadState.READY, files, facts, None)
         except Stopped:
@@ -98,6 +99,45 @@ class InspectionWork:
         if self.kind == "checkpoint":
             return session.get(Checkpoint, self.id, with_for_update=lock)
         return session.get(Dataset, self.id, with_for_update=lock)
+
+
+def look_at_structures(place: Workplace) -> None:
+    """Of checkpoints whose facts lack it, because an earlier version of Pare inspected them."""
+    facts = Checkpoint.facts
+    lacking = select(Checkpoint.id).where(
+        Checkpoint.state == UploadState.READY,
+        facts["architecture"].as_string().is_not(None),
+        facts["structure"].as_string().is_(None),
+    )
+    with place.sessions() as session:
+        ids = session.scalars(lacking).all()
+    for id_ in ids:
+        with place.sessions() as session:
+            row = session.get(Checkpoint, id_)
+
+        def unwanted(id_: str = id_) -> bool:
+            with place.sessions() as session:
+                return session.get(Checkpoint, id_) is None
+
+        if row is None or row.facts is None:
+            continue
+        try:
+            found = examined(place, id_, row.facts, unwanted)
+        except Stopped:
+            continue
+        with writing(place.sessions) as session:
+            row = session.get(Checkpoint, id_, with_for_update=True)
+            if row is not None:
+                row.facts = {**(row.facts or {}), "structure": found["structure"]}
+        log.info("The structure of the checkpoint %s is known now", id_)
+
+
+def examined(place: Workplace, id: str, facts: dict[str, Any], unwanted: Callable[[], bool]) -> dict[str, Any]:
+    """The facts of a checkpoint with its structure. Raises Stopped."""
+    limits = (place.settings.inspection_memory_bytes, place.settings.run_memory_limit_bytes)
+    most = min(filter(None, limits), default=None)
+    with place.folder_for(f"checkpoint-{id}-structure") as folder:
+        return look_at_structure(place.children, facts, folder, _tell_nobody, unwanted, most)
 
 
 def _tell_nobody(fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = ()) -> None:

@@ -22,6 +22,7 @@ from webapp.store.space import UPLOADS, remove_idle_folders
 from .child import ENGINE_CHILD
 from .client import JobClient
 from .heartbeat import Heartbeat
+from .inspections import look_at_structures
 from .pipeline import Pipeline
 from .processes import is_running
 from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
@@ -121,6 +122,7 @@ class RunWorker:
 
     def _sweep(self) -> None:
         try:
+            look_at_structures(self.place)
             sweep_scratch(self.place)
             remove_idle_folders(self.place.settings.work / UPLOADS, self.place.settings.sweep_age_seconds)
             with self.place.sessions() as session:

@@ -9,7 +9,7 @@ from tests.engine.architectures import torchvision_shapes as shapes
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
 from webapp.engine.exporters import exporters
-from webapp.engine.techniques.surgery import groups_of
+from webapp.engine.techniques.surgery import look_at
 from webapp.engine.techniques.surgery.cutting import cut
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
@@ -50,7 +50,7 @@ def test_channels_leave_the_shapes_and_what_stays_comes_in_again(network, apply_
     settings = {"ratio": 0.5, "round_to": 1, "importance": "l2"}
     model, outcomes = apply_steps(network, ("structured_pruning", settings))
     assert len(outcomes) == len(facts.layers)
-    assert len(groups_of(facts)) >= 8
+    assert len(look_at(facts).groups) >= 8
     assert not any(outcome.skipped for outcome in outcomes)
     state = {name: encoded.decode() for name, encoded in model.weights.items()}
     assert sum(value.numel() for value in state.values()) < 0.5 * facts.params_total
@@ -67,7 +67,7 @@ def test_a_cut_of_nothing_but_idle_channels_changes_no_answer(network, apply_ste
     folder, facts = network
     model = Model.of_checkpoint(folder, facts)
     x = synthetic(facts.architecture, 1).inputs["x"]
-    for group in groups_of(facts)[:6]:
+    for group in look_at(facts).groups[:6]:
         idle = torch.arange(0, group.width, 2)
         for member in group.members:
             if member.role == "scales" or member.role == "makes":

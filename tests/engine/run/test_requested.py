@@ -10,6 +10,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.run.receipt_text import render_text
 from webapp.engine.techniques import techniques
+from webapp.engine.techniques.surgery import with_structure
 
 EIGHTS = {"ratio": 0.5, "round_to": 8}
 
@@ -70,7 +71,7 @@ def test_layers_that_cannot_be_cut_are_red_and_say_why(rows):
     assert found["pw"].ok
     assert found["fc"].done == "16 of 24 inputs stay"
     recipe = Recipe.read({"steps": [{"technique": "structured_pruning", "settings": {"ratio": 0.34}}]})
-    told = {skipped.layer: skipped.reason for skipped in predict(facts, recipe).steps[0].skipped}
+    told = {skipped.layer: skipped.reason for skipped in predict(with_structure(facts), recipe).steps[0].skipped}
     assert told == {name: row.note for name, row in found.items() if row.skipped}
 
 

@@ -9,7 +9,7 @@ from webapp.engine.progress import Silent
 from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.base import LEFT
-from webapp.engine.techniques.surgery import groups_of, why_not
+from webapp.engine.techniques.surgery import look_at
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
@@ -76,7 +76,7 @@ def answer(model):
 def test_the_groups_are_those_that_the_config_can_hold(checkpoint):
     (_, facts), wanted = checkpoint
     found: dict[str, int] = {}
-    for group in groups_of(facts):
+    for group in look_at(facts).groups:
         found[group.key] = found.get(group.key, 0) + 1
     assert wanted.items() <= found.items()
 
@@ -104,7 +104,7 @@ def test_half_of_it_runs_in_the_library_s_own_module(checkpoint, apply_steps, gi
 def test_neurons_that_do_nothing_leave_and_no_answer_changes(checkpoint, apply_steps):
     """Every second neuron of each group, another half in each expert, is switched off first: those are what leaves."""
     (folder, facts), _ = checkpoint
-    groups = [group for group in groups_of(facts) if group.kind == "neurons" and group.times == 1]
+    groups = [group for group in look_at(facts).groups if group.kind == "neurons" and group.times == 1]
     if not groups:
         pytest.skip("its neurons leave with the channels of their stage")
     model = Model.of_checkpoint(folder, facts)
@@ -126,7 +126,7 @@ def test_neurons_that_do_nothing_leave_and_no_answer_changes(checkpoint, apply_s
 
 def test_what_stays_has_a_reason(checkpoint):
     (_, facts), _ = checkpoint
-    made = {weight for group in groups_of(facts) for weight in group.widths}
+    made = {weight for group in look_at(facts).groups for weight in group.widths}
     for layer in facts.layers:
         if layer.kind in ("linear", "experts") and layer.weight not in made:
-            assert why_not(facts)[layer.weight]
+            assert look_at(facts).why_not(layer.weight)

@@ -11,6 +11,7 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.changed_config import write_companions
 from webapp.engine.run.predict import predict
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import write_model
 
 BLOCKS = 5
@@ -74,7 +75,7 @@ def test_stock_transformers_loads_what_is_left(bench, tiny, tmp_path, apply_step
     with torch.inference_mode():
         assert torch.allclose(outputs(build(model), facts.architecture, batch), stock(**batch.inputs).logits, atol=1e-5)
     recipe = {"steps": [{"technique": "layer_drop", "settings": {"blocks": 2, "by": "evenly"}}]}
-    assert predict(facts, Recipe.read(recipe)).after.size_bytes == size
+    assert predict(with_structure(facts), Recipe.read(recipe)).after.size_bytes == size
 
 
 def test_lists_of_the_config_that_name_each_block_are_shortened(bench, tiny, tmp_path, apply_steps):
@@ -104,7 +105,7 @@ def test_what_cannot_leave_is_refused_with_the_reason(bench, tiny, tmp_path, mlp
     def refusal(facts, settings, **layers):
         step = {"technique": "layer_drop", "settings": settings, **layers}
         with pytest.raises(RecipeInvalid) as refused:
-            predict(facts, Recipe.read({"steps": [step]}))
+            predict(with_structure(facts), Recipe.read({"steps": [step]}))
         return refused.value.message
 
     assert "at least one has to stay" in refusal(facts, {"blocks": 5})

@@ -10,6 +10,7 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.changed_config import write_companions
 from webapp.engine.run.predict import predict
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import write_model
 from webapp.engine.weights.model import Model
 
@@ -68,7 +69,7 @@ def test_from_the_teacher_every_weight_is_one_of_its_own_and_at_random_none_is(l
 def test_the_prediction_is_what_is_done(llama, tmp_path, apply_steps, settings):
     model, _ = apply_steps(llama, ("smaller_student", settings))
     size = write_model(model, tmp_path / "model.safetensors")
-    assert predict(llama[1], recipe(**settings)).after.size_bytes == size
+    assert predict(with_structure(llama[1]), recipe(**settings)).after.size_bytes == size
 
 
 def test_a_small_network_learns_from_the_larger_one(mlp, apply_steps, tmp_path):
@@ -88,4 +89,4 @@ def test_nothing_to_make_smaller_is_said(mlp, llama):
         (llama, {"width": 0.5, "depth": 1.0, "round_to": 1024}, "no group is wide enough"),
     ):
         with pytest.raises(RecipeInvalid, match=words):
-            predict(checkpoint[1], recipe(**settings))
+            predict(with_structure(checkpoint[1]), recipe(**settings))

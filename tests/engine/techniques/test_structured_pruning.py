@@ -17,7 +17,7 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.changed_config import write_companions
 from webapp.engine.run.predict import predict
-from webapp.engine.techniques.surgery import groups_of
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import predicted_size, read_model, write_model
 from webapp.engine.weights.model import Model
 
@@ -160,7 +160,7 @@ def test_a_round_trip_answers_alike_and_is_as_large_as_predicted(resnet, apply_s
     model, _ = apply_steps(resnet, HALF)
     size = write_model(model, tmp_path / "m.safetensors")
     assert torch.equal(answers(read_model(tmp_path / "m.safetensors")), answers(model))
-    told = predict(resnet[1], Recipe.read({"steps": [{"technique": HALF[0], "settings": HALF[1]}]}))
+    told = predict(with_structure(resnet[1]), Recipe.read({"steps": [{"technique": HALF[0], "settings": HALF[1]}]}))
     assert told.exact
     assert told.after.size_bytes == size
     plans = {name: encoded.plan for name, encoded in model.weights.items()}
@@ -183,7 +183,7 @@ def test_zeros_of_an_earlier_step_stay_and_later_steps_take_what_is_left(resnet,
 def refusal(facts: CheckpointFacts, *steps) -> str:
     made = [{"technique": name, "settings": values, **more} for name, values, more in steps]
     with pytest.raises(RecipeInvalid) as refused:
-        predict(facts, Recipe.read({"steps": made}))
+        predict(with_structure(facts), Recipe.read({"steps": made}))
     return refused.value.message
 
 
@@ -242,7 +242,8 @@ def test_any_width_and_dtype(tmp_path_factory, inputs, width, classes, dtype, im
         module[0].weight[:dead] = 0.0
         module[2].weight[:, :dead] = 0.0
     facts = bench.checkpoint(bench.save("m.pt", module.state_dict()))
-    if not groups_of(facts):
+    facts = with_structure(facts)
+    if not facts.structure.groups:
         return
     model = Model.of_checkpoint(bench.out, facts)
     asked = {"ratio": 0.5, "importance": importance, "round_to": 1}

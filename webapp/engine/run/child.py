@@ -130,6 +130,12 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
         from webapp.engine.facts import CheckpointFacts
 
         return unwritable(Path(job["folder"]), CheckpointFacts.model_validate(job["facts"]))
+    if task == "look_at_structure":
+        signal.alarm(job["seconds"])
+        from webapp.engine.facts import CheckpointFacts
+        from webapp.engine.techniques.surgery import look_at
+
+        return look_at(CheckpointFacts.model_validate(job["facts"])).model_dump(mode="json")
     from .stages import StageJob, run_stage
 
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
-from webapp.engine.architectures.reshape import ShapeChange, describe_model
-from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts
+from webapp.engine.facts import BlockRow, CheckpointFacts, LayerFacts
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.calibration.influence import influences
-from webapp.engine.techniques.surgery.blocks import Blocks, blocks_of, shortened
+from webapp.engine.techniques.surgery.blocks import droppable, shortened
 from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.model import Model
 
 from .base import Context, Need, Outcome, Skip, Technique
+from .surgery import check_fits, structure_of, with_structure
 
 
 class LayerDrop(Technique):
@@ -51,44 +51,47 @@ class LayerDrop(Technique):
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
         """Which blocks leave does not matter to the size: they are alike."""
-        blocks = self._droppable(facts, layers, settings.own)
-        return shortened(facts, blocks, spread(blocks.candidates, settings.own))
+        _, candidates = self._droppable(facts, layers, settings.own)
+        return shortened(facts, spread(candidates, settings.own))
 
-    def _droppable(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Blocks:
-        blocks = blocks_of(facts, [layer.weight for layer in layers])
-        if blocks is None:
+    def _droppable(
+        self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any
+    ) -> tuple[BlockRow, tuple[int, ...]]:
+        """The row of blocks, and which of them may leave. Raises Skip where those are too few."""
+        row = structure_of(facts).blocks
+        if row is None:
             raise Skip("the model is not a row of transformer blocks, or its config cannot say how many there are")
-        if settings.blocks > len(blocks.candidates) or settings.blocks >= blocks.count:
+        candidates = droppable(facts, row, [layer.weight for layer in layers])
+        if settings.blocks > len(candidates) or settings.blocks >= row.count:
             raise Skip(
-                f"{settings.blocks} blocks are to leave, and of the model's {blocks.count} "
-                f"{len(blocks.candidates)} are among the chosen layers; at least one has to stay"
+                f"{settings.blocks} blocks are to leave, and of the model's {row.count} "
+                f"{len(candidates)} are among the chosen layers; at least one has to stay"
             )
-        return blocks
+        return row, candidates
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
-        facts, own = context.facts, settings.own
-        assert facts is not None
-        blocks = self._droppable(facts, context.layers, own)
-        asked = f"{own.blocks} of {blocks.count} blocks, by {own.by.replace('_', ' ')}"
+        assert context.facts is not None
+        facts, own = with_structure(context.facts), settings.own
+        row, candidates = self._droppable(facts, context.layers, own)
+        asked = f"{own.blocks} of {row.count} blocks, by {own.by.replace('_', ' ')}"
         if not own.by.startswith("influence"):
-            gone = spread(blocks.candidates, own)
-            _drop(model, shortened(facts, blocks, gone))
-            return _rows(blocks, context.layers, asked, dict.fromkeys(gone, ""))
-        left, notes = list(range(blocks.count)), {}  # the original numbers of those that are still there
+            gone = spread(candidates, own)
+            _drop(model, facts, gone)
+            return _rows(row, context.layers, asked, dict.fromkeys(gone, ""))
+        left, notes = list(range(row.count)), {}  # the original numbers of those that are still there
         at_once = own.blocks if own.by == "influence" else 1
         for _ in range(0, own.blocks, at_once):
-            now = describe_model(model, facts)
-            found = influences(model, now.layers, context.calibration(own.samples), context.report)
-            may_leave = [place for place, number in enumerate(left) if number in blocks.candidates]
+            found = influences(model, facts.layers, context.calibration(own.samples), context.report)
+            may_leave = [place for place, number in enumerate(left) if number in candidates]
             places = sorted(sorted(may_leave, key=lambda place: found[place])[:at_once])
             for place in places:
                 notes[left[place]] = f"it changed the residual stream by {found[place]:.4f} (one minus the cosine)"
-            _drop(model, shortened(now, replace(blocks, count=len(left)), places))
+            facts = _drop(model, facts, places)
             left = [number for place, number in enumerate(left) if place not in places]
-        return _rows(blocks, context.layers, asked, notes)
+        return _rows(row, context.layers, asked, notes)
 
 
-def _rows(blocks: Blocks, layers: Sequence[LayerFacts], asked: str, gone: Mapping[int, str]) -> list[Outcome]:
+def _rows(blocks: BlockRow, layers: Sequence[LayerFacts], asked: str, gone: Mapping[int, str]) -> list[Outcome]:
     """One for each chosen layer; `gone` has a note for each block that left, by its number."""
     found = []
     for layer in layers:
@@ -102,7 +105,10 @@ def _rows(blocks: Blocks, layers: Sequence[LayerFacts], asked: str, gone: Mappin
     return found
 
 
-def _drop(model: Model, change: ShapeChange) -> None:
+def _drop(model: Model, facts: CheckpointFacts, gone: Sequence[int]) -> CheckpointFacts:
+    """Takes the blocks out of the model. Returns the facts of what is left; raises Skip where no config can say it."""
+    change = shortened(facts, gone)
+    check_fits(facts, change)
     model.weights = {
         change.renamed.get(name, name): encoded for name, encoded in model.weights.items() if name not in change.removed
     }
@@ -112,6 +118,7 @@ def _drop(model: Model, change: ShapeChange) -> None:
         if alias not in change.removed
     }
     model.architecture = change.architecture
+    return reshaped_facts(facts, change)
 
 
 def spread(candidates: Sequence[int], settings: Any) -> list[int]:

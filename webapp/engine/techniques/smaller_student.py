@@ -7,17 +7,17 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.reshape import ShapeChange, describe_model, reshaped_facts
+from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn, torch
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.surgery.blocks import blocks_of
 from webapp.engine.weights import Dense, DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
 
 from .base import NOTHING, Context, Outcome, Skip, Technique
 from .layer_drop import LayerDrop
 from .structured_pruning import StructuredPruning
+from .surgery import structure_of, with_structure
 
 Part = tuple[Technique, StepSettings]
 
@@ -84,7 +84,7 @@ class SmallerStudent(Technique):
         return plan
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
-        whole = ShapeChange(facts.architecture, {}, {}, frozenset())
+        whole = ShapeChange(facts.architecture, {}, {}, frozenset(), facts.structure)
         for technique, own in self._parts(facts, layers, settings.own):
             change = technique.reshape(facts, layers, own)
             assert change is not None
@@ -101,7 +101,7 @@ class SmallerStudent(Technique):
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         assert context.facts is not None
-        facts, layers = context.facts, context.layers
+        facts, layers = with_structure(context.facts), context.layers
         rows: dict[str, list[Outcome]] = {layer.name: [] for layer in layers}
         origins = {layer.weight: layer.name for layer in layers}  # as it was called before blocks left
         for technique, own in self._parts(facts, layers, settings.own):
@@ -110,7 +110,7 @@ class SmallerStudent(Technique):
             names = {layer.name: origins[layer.weight] for layer in layers}
             for row in technique.apply(model, own, replace(context, facts=facts, layers=layers, data=None)):
                 rows[names[row.layer]].append(replace(row, layer=names[row.layer], note="" if row.ok else row.note))
-            facts, layers = describe_model(model, facts), _renamed(facts, layers, change)
+            facts, layers = reshaped_facts(facts, change), _renamed(facts, layers, change)
             origins = {change.renamed.get(weight, weight): name for weight, name in origins.items()}
         outcomes = [row for own in rows.values() for row in ([r for r in own if r.asked != NOTHING] or own[:1])]
         if settings.own.initialise == "random":
@@ -121,8 +121,8 @@ class SmallerStudent(Technique):
 
 def _parts(facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> Iterator[Part]:
     if settings.depth < 1:
-        blocks = blocks_of(facts, [layer.weight for layer in layers])
-        count = blocks.count if blocks is not None else 0  # none: LayerDrop says so
+        row = structure_of(facts).blocks
+        count = row.count if row is not None else 0  # none: LayerDrop says so
         gone = count - max(1, round(settings.depth * count)) if count else 1
         if gone:
             yield LayerDrop(), StepSettings(LayerDrop.Settings(blocks=gone, by="evenly"))
@@ -146,7 +146,7 @@ def _then(first: ShapeChange, second: ShapeChange) -> ShapeChange:
     kept = {name: second.renamed.get(new, new) for name, new in first.renamed.items()}
     renamed = {**{old.get(name, name): new for name, new in second.renamed.items()}, **kept}
     removed = first.removed | {old.get(name, name) for name in second.removed}
-    return ShapeChange(second.architecture, shapes, renamed, frozenset(removed))
+    return ShapeChange(second.architecture, shapes, renamed, frozenset(removed), second.structure)
 
 
 def _drawn_afresh(model: Model, seed: int) -> int:

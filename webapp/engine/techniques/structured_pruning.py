@@ -8,18 +8,19 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from webapp.engine.architectures.reshape import ShapeChange
-from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.facts import CheckpointFacts, Group, LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.importance import relative
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.surgery.cutting import has_batch_norm, recalibrate_batch_norm
+from webapp.engine.techniques.surgery.groups import cut_shapes
 from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery
-from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION, fits
+from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION
 from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
 
 from .base import LEFT, Context, Need, Outcome, Skip, Technique, missed
-from .surgery import ENDS, Group, cut_shapes, groups_of, narrowed, why_not
+from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
 
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
 GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes
@@ -100,14 +101,13 @@ class StructuredPruning(Technique):
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
         groups = self.chosen(facts, layers, settings.own)
-        kept = {group: kept_of(group, settings.own) for group in groups}
-        return self._reshaped(facts, kept)
+        return narrower(facts, {group: kept_of(group, settings.own) for group in groups})
 
     def chosen(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> list[Group]:
         """The groups whose makers are all among the layers. Raises Skip where that leaves nothing to cut."""
         weights = {layer.weight for layer in layers}
         kinds = {"neurons": ("channels", "neurons"), "heads": ("heads",)}.get(settings.cut)
-        every = [group for group in groups_of(facts) if kinds is None or group.kind in kinds]
+        every = [group for group in structure_of(facts).groups if kinds is None or group.kind in kinds]
         found = [group for group in every if group.makers <= weights]
         if not found:
             raise Skip(
@@ -123,29 +123,19 @@ class StructuredPruning(Technique):
             raise Skip(f"no group is wide enough to lose a multiple of {settings.round_to}")
         return found
 
-    def _reshaped(self, facts: CheckpointFacts, kept: dict[Group, int]) -> ShapeChange:
-        shapes = cut_shapes({tensor.name: tensor.shape for tensor in facts.tensors}, kept.items())
-        spec = facts.architecture
-        assert spec is not None
-        if spec.family == "transformers":
-            for group, count in {group.key: (group, n) for group, n in kept.items()}.values():
-                spec = narrowed(spec, group, count)
-            if not fits(spec, {tensor.name: tensor.shape for tensor in facts.tensors} | shapes):
-                raise Skip(f"the config of {spec.title} cannot say so many {'/'.join({g.kind for g in kept})}")
-        return ShapeChange(spec, shapes, {}, frozenset())
-
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         assert context.facts is not None
-        facts, own = context.facts, settings.own
+        facts, own = with_structure(context.facts), settings.own
         groups = self.chosen(facts, context.layers, own)
         data = context.calibration(own.samples) if context.data is not None else []
         surgery = Surgery(model, facts, groups, own.importance, data, context.report)
         counts = {group: kept_of(group, own) for group in groups}
         if own.scope == "global":
             counts = shared_out(surgery.scores(), own)
-        reshaped = self._reshaped(facts, counts)
+        change = narrower(facts, counts)
+        check_fits(facts, change)
         surgery.cut(counts)
-        model.architecture = reshaped.architecture
+        model.architecture = change.architecture
         notes = []
         if has_batch_norm(model):
             fresh = recalibrate_batch_norm(model, data) if data else 0
@@ -236,9 +226,10 @@ def _cut(layer: LayerFacts, counts: Mapping[Group, int], settings: Any, short: s
 def _untouched(facts: CheckpointFacts, layer: LayerFacts, settings: Any, counts: Mapping[Group, int]) -> Outcome:
     if settings.cut != "both" and kind_of(facts, layer) != settings.cut:
         return Outcome.not_asked(layer.name, f"it makes no {settings.cut}")
-    groups = [group for group in groups_of(facts) if layer.weight in group.widths]
+    structure = structure_of(facts)
+    groups = [group for group in structure.groups if layer.weight in group.widths]
     if not groups:
-        why = why_not(facts).get(layer.weight, "what else its channels run through is not known")
+        why = structure.why_not(layer.weight) or "what else its channels run through is not known"
         kind = "channels" if layer.kind == "conv" else kind_of(facts, layer)
         return Outcome.left(layer.name, f"{settings.ratio:.0%} of its {kind}", why)
     width, kind = sum(group.width for group in groups), groups[0].kind

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.resize import note_sizes
 from webapp.engine.data.batches import Batch, outputs
+from webapp.engine.facts import Group, Member
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.techniques.calibration import CalibrationBlock
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
-from .groups import Group, Member, kept_indices
+from .groups import kept_indices
 
 
 def cut(model: Model, group: Group, kept: Tensor, block: CalibrationBlock | None = None) -> None:

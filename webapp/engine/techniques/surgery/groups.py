@@ -1,69 +1,18 @@
-"""A group of channels that live and die together: the tensors they run through, and where in them each one lies."""
+"""Groups of channels that leave: what that makes of shapes, and of the structure of what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
+from webapp.engine.facts import Group, Member
 from webapp.engine.lazy import Tensor, torch
 
-STAGES = "hidden_sizes"  # of models whose residual stream widens from stage to stage
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Uncuttable(Exception):
     """Channels that have to stay, and why: a sentence about the layers that make them."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A dimension of a tensor: channel c takes `repeat` places of it from offset + c * repeat on.
-
-    `role`: "makes" (rows of a weight that produce the channels), "scales" (bias, normalisation) or "reads" (columns of
-    the weight that takes them in).
-    """
-
-    tensor: str
-    dim: int
-    role: Literal["makes", "scales", "reads"]
-    repeat: int = 1
-    offset: int = 0
-
-    def places(self, channels: Tensor) -> Tensor:
-        """The indices of these channels in the dimension."""
-        return (self.offset + channels[:, None] * self.repeat + torch.arange(self.repeat)).reshape(-1)
-
-
-@dataclass(frozen=True)
-class Group:
-    """`width` channels (or neurons, or attention heads with what belongs to them)."""
-
-    name: str
-    kind: Literal["channels", "neurons", "heads"]
-    width: int
-    members: tuple[Member, ...]
-    key: str = ""  # of a transformers' config, that holds the width: "intermediate_size", or "hidden_sizes.1" of a list
-    times: int = 1  # as many channels stay as that many times those of a group of width / times
-    stacked: bool = False  # tensors (experts, ...): every expert keeps channels of its own, as many as the others
-
-    @property
-    def adjusted(self) -> bool:
-        """Whether calibration sees those who read it, which then make up for what is cut."""
-        return not self.stacked and not self.key.startswith(STAGES)
-
-    def of_role(self, role: str) -> list[Member]:
-        return [member for member in self.members if member.role == role]
-
-    @property
-    def widths(self) -> frozenset[str]:
-        """The tensors that are as long as there are channels: the makers, and what scales the channels after them."""
-        return frozenset(member.tensor for member in self.members if member.role != "reads")
-
-    @property
-    def makers(self) -> frozenset[str]:
-        """The weights that produce the channels."""
-        return frozenset(member.tensor for member in self.of_role("makes"))
 
 
 def kept_indices(members: Iterable[Member], size: int, kept: Tensor, width: int) -> Tensor:
@@ -84,3 +33,27 @@ def cut_shapes(shapes: Shapes, cuts: Iterable[tuple[Group, int]]) -> dict[str, t
             sizes = found.setdefault(member.tensor, list(shapes[member.tensor]))
             sizes[member.dim] -= (group.width - kept) * member.repeat
     return {name: tuple(sizes) for name, sizes in found.items()}
+
+
+def cut_groups(groups: Iterable[Group], counts: Mapping[Group, int]) -> tuple[Group, ...]:
+    """The groups when each keeps that many channels: narrower, and those behind others in a dimension moved up."""
+    gone: dict[tuple[str, int], list[tuple[int, int]]] = {}  # by dimension: from where on how many places less
+    for group, kept in counts.items():
+        for member in group.members:
+            gone.setdefault((member.tensor, member.dim), []).append(
+                (member.offset, (group.width - kept) * member.repeat)
+            )
+
+    def moved(member: Member) -> Member:
+        before = sum(places for start, places in gone.get((member.tensor, member.dim), ()) if start < member.offset)
+        return replace(member, offset=member.offset - before) if before else member
+
+    return tuple(
+        replace(group, width=counts.get(group, group.width), members=tuple(map(moved, group.members)))
+        for group in groups
+    )
+
+
+def by_reason(stays: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The weights under each sentence that says why they stay."""
+    return {why: tuple(name for name, own in stays.items() if own == why) for why in dict.fromkeys(stays.values())}

@@ -8,14 +8,12 @@ from dataclasses import replace
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.data.targets import target_loss
-from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.facts import ArchitectureSpec, Group, Member
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import importance
 from webapp.engine.math.elimination import Elimination
 from webapp.engine.techniques.calibration import CalibrationBlock, Covariance, WeightMatrix
 from webapp.engine.weights.model import Model
-
-from .groups import Group, Member
 
 Gradients = Mapping[str, Tensor]
 ROUNDS = 16  # in which the channels of a group leave, each judged on what the ones before it left

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from webapp.engine.facts import STAGES, Group, Member
 from webapp.engine.lazy import nn
-
-from .groups import STAGES, Group, Member
 
 IN_STAGES = ("convnext", "convnextv2")  # model types
 
@@ -54,7 +53,7 @@ def stage_groups(module: nn.Module, config: Any) -> Iterator[Group]:
             ]
         at = place
     for place, own in enumerate(members):
-        yield Group(f"stage {place}", "channels", widths[place], tuple(own), f"{STAGES}.{place}")
+        yield Group("channels", widths[place], tuple(own), f"{STAGES}.{place}")
     yield from inner
 
 
@@ -81,4 +80,4 @@ def _inner(module: nn.Module, name: str, place: int, times: int) -> Group:
             members.append(Member(f"{block}.{other}.weight", 1, "reads"))
         elif type(part).__name__.endswith("GRN"):
             members += [Member(f"{block}.{other}.{p}", 3, "scales") for p, _ in part.named_parameters()]
-    return Group(f"{block} MLP", "neurons", made.out_features, tuple(members), f"{STAGES}.{place}", times)
+    return Group("neurons", made.out_features, tuple(members), f"{STAGES}.{place}", times)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from webapp.engine.data.batches import Batch
-from webapp.engine.facts import CheckpointFacts
+from webapp.engine.facts import CheckpointFacts, Group
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.techniques.calibration import CalibrationBlock, Covariance, calibration_blocks
@@ -14,7 +14,7 @@ from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
 from .cutting import cut
-from .groups import Group
+from .groups import cut_groups
 from .scores import ReadingLayers, from_gradients, from_weights, gradients
 
 FROM_DATA = ("taylor", "activation", "reconstruction")
@@ -33,6 +33,7 @@ class Surgery:
     report: Report
 
     def __post_init__(self) -> None:
+        self._now = {group: group for group in self.groups}  # as those that are cut already leave them
         self._before: Scores = {}
         if self.importance == "taylor":
             found = gradients(self.model, self.data)
@@ -51,19 +52,19 @@ class Surgery:
         if self._before:
             return self._before
         found: Scores = {}
-        for _, readers in self._walked(ProgressPart(self.report, 0.0, 0.4)):
+        for _, group, readers in self._walked(ProgressPart(self.report, 0.0, 0.4)):
             reconstructed = self.importance == "reconstruction"
-            found[readers.group] = readers.costs(readers.eliminations()) if reconstructed else readers.activation()
+            found[group] = readers.costs(readers.eliminations()) if reconstructed else readers.activation()
         return found
 
     def cut(self, counts: Mapping[Group, int]) -> None:
         """Leaves each group as many channels."""
         if not self.data:
             for group in self.groups:
-                cut(self.model, group, _most(self._before[group], counts[group]))
+                self._cut(group, _most(self._before[group], counts[group]))
             return
-        for block, readers in self._walked(ProgressPart(self.report, 0.4, 0.9)):
-            group, eliminations = readers.group, readers.eliminations()
+        for block, group, readers in self._walked(ProgressPart(self.report, 0.4, 0.9)):
+            eliminations = readers.eliminations()
             if self.importance == "reconstruction":
                 kept = readers.eliminate(eliminations, group.width - counts[group])
             else:
@@ -76,13 +77,19 @@ class Surgery:
                     adjusted = slot.matrix() * (adjusted != 0)
                 block.keep(slot, Dense(slot.shaped(adjusted), zeros_wanted=slot.encoded.plan.pruned))
             # passes that are half through a repeating block have the old width; what left is multiplied by zero there
-            cut(self.model, group, kept, None if block.repeats else block)
+            self._cut(group, kept, None if block.repeats else block)
 
         for group in self.groups:
             if not group.adjusted:
-                cut(self.model, group, _most((self._before | self._blind)[group], counts[group]))
+                self._cut(group, _most((self._before | self._blind)[group], counts[group]))
 
-    def _walked(self, report: Report) -> Iterator[tuple[CalibrationBlock, ReadingLayers]]:
+    def _cut(self, group: Group, kept: Tensor, block: CalibrationBlock | None = None) -> None:
+        """Takes a group's other channels out; those of groups that share a dimension with it move up."""
+        cut(self.model, self._now[group], kept, block)
+        moved = cut_groups(self._now.values(), {self._now[group]: kept.shape[-1]})
+        self._now = dict(zip(self._now, moved, strict=True))
+
+    def _walked(self, report: Report) -> Iterator[tuple[CalibrationBlock, Group, ReadingLayers]]:
         """Each group of the model with those who read it, as the groups that were cut before it leave them."""
         if not self._adjusted:
             return
@@ -93,15 +100,15 @@ class Surgery:
                 yield from self._staged(block)
             elif not block.name:
                 for group in self._adjusted:
-                    yield block, ReadingLayers(block, group, {})
+                    yield block, group, ReadingLayers(block, self._now[group], {})
 
-    def _staged(self, block: CalibrationBlock) -> Iterator[tuple[CalibrationBlock, ReadingLayers]]:
+    def _staged(self, block: CalibrationBlock) -> Iterator[tuple[CalibrationBlock, Group, ReadingLayers]]:
         inside = [group for group in self._adjusted if all(m.tensor.startswith(block.prefix) for m in group.members)]
         for stage, statistics in block.staged(Covariance):
             here = {slot.layer.weight for slot in stage}
             for group in inside:
                 if here & {member.tensor for member in group.of_role("reads")}:
-                    yield block, ReadingLayers(block, group, statistics)
+                    yield block, group, ReadingLayers(block, self._now[group], statistics)
 
 
 def _most(scores: Tensor, count: int) -> Tensor:

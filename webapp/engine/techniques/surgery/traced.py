@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from webapp.engine.architectures.resize import resize_to_weights
 from webapp.engine.data.batches import synthetic
-from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.facts import ArchitectureSpec, Group, Member
 from webapp.engine.lazy import nn, torch
 
-from .groups import Group, Member, Uncuttable, cut_shapes
+from .groups import Uncuttable, cut_shapes
 
 ANSWERS = "its outputs are the model's answers"
 LOST = "its channels are put in another order in a way that is not followed"
@@ -102,11 +102,9 @@ def _groups(traced: Any, module: nn.Module) -> Iterator[Group]:
             for member, first, count in runs
             if first <= start and end <= first + count
         }
-        makers = sorted(member.tensor.removesuffix(".weight") for member in members if member.role == "makes")
-        if makers and any(member.role == "reads" for member in members):
-            title = makers[0] if len(makers) == 1 else f"{makers[0]} and {len(makers) - 1} more"
+        if {"makes", "reads"} <= {member.role for member in members}:
             ordered = sorted(members, key=lambda member: (member.tensor, member.dim))
-            yield Group(title, kind, end - start, tuple(ordered))
+            yield Group(kind, end - start, tuple(ordered))
 
 
 def _norms() -> tuple[Any, ...]:

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from webapp.engine.architectures import architectures
-from webapp.engine.architectures.transformers_family import INVALID
-from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.architectures.transformers_family import INVALID, parsed_config
+from webapp.engine.facts import STAGES, ArchitectureSpec, BlockRow, Group, Member, Structure
 from webapp.engine.lazy import nn
 from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
 
-from .groups import Group, Member, Uncuttable, cut_shapes
+from .groups import Uncuttable, by_reason, cut_shapes
 from .stages import IN_STAGES, stage_groups
 from .traced import ANSWERS
 
@@ -30,6 +30,9 @@ INNER = (  # of MLPs and of experts
     "hidden_dim",
     "ffn_hidden_size",
 )
+COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+CUT = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", STAGES)
+NO_LIST = re.compile("^architectures$|token_id$")  # however many entries it has, they are not the blocks'
 ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 NO_ROW = "the model is not a row of blocks of one width"
 OUTSIDE = "it stands outside the blocks: its outputs are the model's answers, or as wide as the residual stream"
@@ -39,36 +42,42 @@ QUERY, KEY, VALUE, OUTPUT, TOGETHER = ("q_proj", "k_proj", "v_proj", "o_proj", "
 FUSED = ("gate_up_proj", "Wi")
 
 
-def block_groups(module: nn.Module, spec: ArchitectureSpec) -> tuple[list[Group], dict[str, str]]:
+def block_structure(module: nn.Module, spec: ArchitectureSpec) -> Structure:
     """For each block the neurons of its MLPs and, where the config can hold fewer, its heads (key-value groups).
 
-    And of every other weight that makes outputs, why they stay.
+    Of every other weight that makes outputs, why they stay; and the row of blocks.
     """
-    config = _parsed(spec)
+    config = parsed_config(spec.config)
+    values = _values(config)
     if config.model_type in IN_STAGES:
-        groups, why_not = list(stage_groups(module, config)), dict.fromkeys(_weights("", module), ANSWERS)
-        return _holdable(groups, why_not, module, spec)
+        groups, stays = list(stage_groups(module, config)), dict.fromkeys(_weights("", module), ANSWERS)
+        return _holdable(groups, stays, module, spec, values, None)
     path = row_of_blocks(module)
-    if path is None or not isinstance(getattr(config, "hidden_size", None), int):
-        return [], dict.fromkeys(_weights("", module), NO_ROW)
+    if path is None or not isinstance(values.get("hidden_size"), int):
+        return _holdable([], dict.fromkeys(_weights("", module), NO_ROW), module, spec, values, None)
     found: list[Group] = []
-    why_not = dict.fromkeys(_weights("", module), OUTSIDE)
+    stays = dict.fromkeys(_weights("", module), OUTSIDE)
     for name, block in module.get_submodule(path).named_children():
         prefix = f"{path}.{name}"
-        why_not |= dict.fromkeys(_weights(f"{prefix}.", block), RESIDUAL)
+        stays |= dict.fromkeys(_weights(f"{prefix}.", block), RESIDUAL)
         for ours, seek in ((False, _neurons), (True, _heads)):
             try:
                 found += seek(prefix, block, config)
             except Uncuttable as reason:
                 names = (name for name in _weights(f"{prefix}.", block) if bool(ATTENTION.search(name)) is ours)
-                why_not |= dict.fromkeys(names, str(reason))
-    return _holdable(found, why_not, module, spec)
+                stays |= dict.fromkeys(names, str(reason))
+    return _holdable(found, stays, module, spec, values, _row(path, module, spec, config))
 
 
 def _holdable(
-    groups: list[Group], why_not: dict[str, str], module: nn.Module, spec: ArchitectureSpec
-) -> tuple[list[Group], dict[str, str]]:
-    """Those groups that the library has a module for when each is one channel narrower, by the config's key."""
+    groups: list[Group],
+    stays: dict[str, str],
+    module: nn.Module,
+    spec: ArchitectureSpec,
+    values: Mapping[str, Any],
+    blocks: BlockRow | None,
+) -> Structure:
+    """With those groups that the library has a module for when each is one channel narrower, by the config's key."""
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for key in {group.key: None for group in groups}:
         own = [group for group in groups if group.key == key]
@@ -76,31 +85,55 @@ def _holdable(
         kept = {group: group.width - group.times for group in own}
         if least.width // least.times == 1:
             continue  # nothing can leave in any case
-        if not fits(narrowed(spec, least, kept[least]), shapes | cut_shapes(shapes, kept.items())):
+        if not fits(narrowed(spec, values, least, kept[least]), shapes | cut_shapes(shapes, kept.items())):
             groups = [group for group in groups if group.key != key]
             why = f"the library's module for this config has other shapes when its {key} is smaller"
-            why_not |= {weight: why for group in own for weight in group.makers}
-    return groups, why_not
+            stays |= {weight: why for group in own for weight in group.makers}
+    return Structure(groups=tuple(groups), stays=by_reason(stays), blocks=blocks, config=dict(values))
 
 
-def narrowed(spec: ArchitectureSpec, group: Group, kept: int) -> ArchitectureSpec:
-    """The spec with `kept` of a group's channels, and of all groups' that have its key.
+def _values(config: Any) -> dict[str, Any]:
+    """What a cut changes in the config, or goes by; the library's own defaults filled in."""
+    found = {name: value for name in CUT if (value := getattr(config, name, None)) is not None}
+    if isinstance(heads := found.get("num_attention_heads"), int) and isinstance(found.get("hidden_size"), int):
+        found.setdefault("head_dim", found["hidden_size"] // heads)
+    return {name: [*value] if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def _row(path: str, module: nn.Module, spec: ArchitectureSpec, config: Any) -> BlockRow | None:
+    """None where no key of the config says how many blocks there are."""
+    count = len(list(module.get_submodule(path).children()))
+    key = next((key for key in COUNTS if getattr(config, key, None) == count), None)
+    if key is None:
+        return None
+    told = {**config.to_dict(), **spec.config}.items()
+    lists = {name: value for name, value in told if isinstance(value, list) and len(value) == count}
+    return BlockRow(path, count, key, {name: lists[name] for name in lists if not NO_LIST.search(name)})
+
+
+def narrowed(spec: ArchitectureSpec, values: Mapping[str, Any], group: Group, kept: int) -> ArchitectureSpec:
+    """The spec with `kept` of a group's channels, and of all groups' that have its key; `values` as in a Structure.
 
     For callers to check against the shapes that are left: `fits`.
     """
-    config, parsed = dict(spec.config), _parsed(spec)
+    config, values = dict(spec.config), values_now(values, spec)
     key, _, stage = group.key.partition(".")
     if stage:
-        config[key] = [*getattr(parsed, key)]
+        config[key] = [*values[key]]
         config[key][int(stage)] = kept // group.times
     elif group.kind == "neurons":
         config[key] = kept
     else:
-        queries = int(parsed.num_attention_heads) // group.width
-        config |= {"num_attention_heads": kept * queries, "head_dim": _head_dim(parsed)}
-        if getattr(parsed, "num_key_value_heads", None) is not None:
+        queries = int(values["num_attention_heads"]) // group.width
+        config |= {"num_attention_heads": kept * queries, "head_dim": values["head_dim"]}
+        if "num_key_value_heads" in values:
             config["num_key_value_heads"] = kept
     return spec.model_copy(update={"config": config})
+
+
+def values_now(values: Mapping[str, Any], spec: ArchitectureSpec) -> dict[str, Any]:
+    """The values of a structure as the spec of a later model has them."""
+    return {name: value if (own := spec.config.get(name)) is None else own for name, value in values.items()}
 
 
 def fits(spec: ArchitectureSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -110,12 +143,6 @@ def fits(spec: ArchitectureSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     except INVALID:  # a number that the library does not take
         return False
     return all(shapes.get(name, tuple(t.shape)) == tuple(t.shape) for name, t in module.state_dict().items())
-
-
-def _parsed(spec: ArchitectureSpec) -> Any:
-    from webapp.engine.architectures.transformers_family import parsed_config
-
-    return parsed_config(spec.config)
 
 
 def _weights(prefix: str, module: nn.Module) -> list[str]:
@@ -143,7 +170,7 @@ def _neurons(prefix: str, block: nn.Module, config: Any) -> list[Group]:
         if inner != hidden and makers and len(readers) == 1 and not taken & {*makers, *readers}:
             members = [m for name, starts in makers.items() for at in starts for m in _rows(block, prefix, name, 1, at)]
             members.append(_columns(block, prefix, readers[0]))
-            found[f"linear {key}"] = Group(f"{prefix} MLP", "neurons", inner, tuple(members), key)
+            found[f"linear {key}"] = Group("neurons", inner, tuple(members), key)
             taken |= {*makers, *readers}
         for name in stacks:
             part: Any = block.get_submodule(name)
@@ -152,7 +179,7 @@ def _neurons(prefix: str, block: nn.Module, config: Any) -> list[Group]:
                 up, down = f"{prefix}.{name}.gate_up_proj", f"{prefix}.{name}.down_proj"
                 halves = (Member(up, 1, "makes", 1, start) for start in (0, inner))
                 members = [*halves, Member(down, 2, "reads")]
-                found[name] = Group(f"{prefix} experts", "neurons", inner, tuple(members), key, stacked=True)
+                found[name] = Group("neurons", inner, tuple(members), key, stacked=True)
                 taken.add(name)
     if not found:
         raise Uncuttable(NO_MLP)
@@ -194,7 +221,7 @@ def _heads(prefix: str, block: nn.Module, config: Any) -> list[Group]:
     else:
         raise Uncuttable("its queries, keys and values are not told apart")
     members.append(_columns(block, prefix, parts[OUTPUT], queries))
-    return [Group(f"{prefix} attention", "heads", width, tuple(members), "num_attention_heads")]
+    return [Group("heads", width, tuple(members), "num_attention_heads")]
 
 
 def _head_dim(config: Any) -> int:

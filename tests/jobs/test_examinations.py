@@ -1,9 +1,9 @@
-"""Trying the formats is a child's work, and its death is no verdict."""
+"""What is asked about a checkpoint after its inspection is a child's work, and its death is no verdict."""
 
 import pytest
 
 from webapp.jobs.errors import ChildDied, Stopped
-from webapp.jobs.formats import try_formats
+from webapp.jobs.examinations import UNKNOWN, look_at_structure, try_formats
 
 
 class Children:
@@ -44,3 +44,25 @@ def test_what_every_graph_holds_is_not_tried(tmp_path, family):
     children = Children({})
     facts, found = tried(children, tmp_path, family)
     assert (found, children.jobs) == (facts, [])
+
+
+FACTS = {"architecture": {"family": "cnn", "title": "A model"}, "weights_bytes": 1}
+
+
+def looked_at(answer, tmp_path, facts=FACTS):
+    children = Children(answer)
+    return look_at_structure(children, facts, tmp_path, print, lambda: False, 10**9), children.jobs
+
+
+def test_what_can_be_cut_is_among_the_facts(tmp_path):
+    found, (job,) = looked_at({"groups": []}, tmp_path)
+    assert found == FACTS | {"structure": {"groups": []}}
+    assert (job["task"], job["memory_limit_bytes"]) == ("look_at_structure", 10**9)
+    assert looked_at({}, tmp_path, {"architecture": None}) == ({"architecture": None}, [])
+
+
+def test_where_nobody_could_look_the_facts_say_so(tmp_path):
+    found, _ = looked_at(ChildDied("It ended with the signal SIGALRM."), tmp_path)
+    assert found == FACTS | {"structure": {"unknown": UNKNOWN}}
+    with pytest.raises(Stopped):
+        looked_at(Stopped("deleted"), tmp_path)

@@ -1,0 +1,95 @@
+"""The structure of a model: looked at in its module once, in a child process, and a fact for everything after that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+
+from webapp.engine.architectures import architectures
+from webapp.engine.architectures.reshape import ShapeChange
+from webapp.engine.architectures.resize import resize_to_weights
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, Group, Structure
+from webapp.engine.techniques.base import Skip
+
+from .groups import by_reason, cut_groups, cut_shapes
+from .traced import traced_groups
+from .transformers_blocks import NO_MLP, block_structure, fits, narrowed, values_now
+
+log = logging.getLogger(__name__)
+
+PENDING = (
+    "which of its channels, heads and blocks can be cut is still being looked at, which takes a worker some seconds; "
+    "ask again then"
+)
+NOT_FOLLOWED = "how the channels of this model run through its layers could not be followed"
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def structure_of(facts: CheckpointFacts) -> Structure:
+    """The structure among the facts. Raises Skip where it is not there yet, or could not be found."""
+    if facts.structure is None:
+        raise Skip(PENDING)
+    if facts.structure.unknown:
+        raise Skip(facts.structure.unknown)
+    return facts.structure
+
+
+def with_structure(facts: CheckpointFacts) -> CheckpointFacts:
+    """The facts with the structure; where it is not among them, the module is built, so only in a child process."""
+    if facts.structure is not None or facts.architecture is None:
+        return facts
+    return facts.model_copy(update={"structure": look_at(facts)})
+
+
+def look_at(facts: CheckpointFacts) -> Structure:
+    """The structure as the module has it. What cannot be followed is told by `unknown`, whatever the reason."""
+    assert facts.architecture is not None
+    shapes = tuple((tensor.name, tensor.shape) for tensor in facts.tensors)
+    return _found(facts.architecture.model_dump_json(), shapes)
+
+
+@lru_cache(maxsize=16)
+def _found(spec_json: str, shapes: Shapes) -> Structure:
+    spec = ArchitectureSpec.model_validate_json(spec_json)
+    try:
+        module = architectures()[spec.family].skeleton(spec)
+        if spec.family == "transformers":
+            return block_structure(module, spec)
+        resize_to_weights(module, dict(shapes))
+        groups, stays = traced_groups(module, spec)
+    except Exception:  # of a program that anybody may have written
+        log.warning("The structure of %s could not be found", spec.title, exc_info=True)
+        return Structure(unknown=NOT_FOLLOWED)
+    return Structure(groups=tuple(groups), stays=by_reason(stays))
+
+
+def narrower(facts: CheckpointFacts, counts: Mapping[Group, int]) -> ShapeChange:
+    """The model when each of these groups of its structure keeps that many channels."""
+    spec, structure = facts.architecture, structure_of(facts)
+    assert spec is not None
+    for group, kept in {group.key: (group, kept) for group, kept in counts.items() if group.key}.values():
+        spec = narrowed(spec, structure.config, group, kept)
+    shapes = cut_shapes({tensor.name: tensor.shape for tensor in facts.tensors}, counts.items())
+    config = values_now(structure.config, spec)
+    groups = cut_groups(structure.groups, counts)
+    alike = {g.key for g in groups if g.kind == "neurons" and not g.stacked and g.width == config.get("hidden_size")}
+    why = dict.fromkeys((weight for group in groups if group.key in alike for weight in group.makers), NO_MLP)
+    stays = {weight: reason for reason, weights in structure.stays.items() for weight in weights} | why
+    found = Structure(
+        groups=tuple(group for group in groups if group.key not in alike),
+        stays=by_reason(stays),
+        blocks=structure.blocks,
+        config=config,
+    )
+    return ShapeChange(spec, shapes, {}, frozenset(), found)
+
+
+def check_fits(facts: CheckpointFacts, change: ShapeChange) -> None:
+    """Raises Skip where the library's module of the changed config has other shapes than the tensors that are left."""
+    spec = change.architecture
+    if spec is None or spec.family != "transformers":
+        return
+    left = [tensor for tensor in facts.tensors if tensor.name not in change.removed]
+    if not fits(spec, {change.renamed.get(t.name, t.name): change.shapes.get(t.name, t.shape) for t in left}):
+        raise Skip(f"the config of {spec.title} cannot say what would be left: its module has other shapes then")

@@ -1,0 +1,69 @@
+"""What is found out about a checkpoint after its inspection: each question in a child of its own.
+
+The death of such a child, by time, memory or a crash, says nothing about the checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from webapp.engine.errors import PareError
+
+from .child import ChildSupervisor, Tell
+
+log = logging.getLogger(__name__)
+
+SECONDS = 90
+CERTAIN = ("sequential", "cnn", "resnet", "vgg", "mobilenet_v2", "efficientnet")  # families that every graph can hold
+UNKNOWN = (
+    "which of its channels can be cut could not be found out: the process that looked at it ended before it was done"
+)
+
+
+def try_formats(
+    children: ChildSupervisor,
+    facts: Mapping[str, Any],
+    files: Path,
+    folder: Path,
+    tell: Tell,
+    unwanted: Callable[[], bool],
+    memory_limit_bytes: int | None = None,
+) -> dict[str, Any]:
+    """The facts of a checkpoint, whose normalised files are in `files`, with the formats it cannot be written in.
+
+    `folder` is for the child. Raises Stopped.
+    """
+    spec = facts.get("architecture")
+    if spec is None or spec["family"] in CERTAIN:
+        return {**facts}
+    job = {"task": "try_formats", "folder": str(files), "facts": facts, "seconds": SECONDS}
+    asked = {**job, "output": str(folder / "output"), "memory_limit_bytes": memory_limit_bytes}
+    try:
+        return {**facts, "unwritable": children.run(asked, folder, tell, unwanted)}
+    except PareError as error:
+        log.warning("Which formats %s can be written in could not be tried: %s", spec["title"], error)
+        return {**facts}
+
+
+def look_at_structure(
+    children: ChildSupervisor,
+    facts: Mapping[str, Any],
+    folder: Path,
+    tell: Tell,
+    unwanted: Callable[[], bool],
+    memory_limit_bytes: int | None = None,
+) -> dict[str, Any]:
+    """The facts of a checkpoint with what of it can be cut, or why that is not known. Raises Stopped."""
+    spec = facts.get("architecture")
+    if spec is None:
+        return {**facts}
+    job = {"task": "look_at_structure", "facts": facts, "seconds": SECONDS}
+    asked = {**job, "output": str(folder / "output"), "memory_limit_bytes": memory_limit_bytes}
+    try:
+        return {**facts, "structure": children.run(asked, folder, tell, unwanted)}
+    except PareError as error:
+        log.warning("The structure of %s could not be looked at: %s", spec["title"], error)
+        return {**facts, "structure": {"unknown": UNKNOWN}}
