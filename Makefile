@@ -45,6 +45,7 @@ test: setup lint  ## every test but the slow cases
 docs: setup  ## the pages of docs/ that the code itself tells
 	$(BIN)/python -m webapp.config > docs/settings.md
 	$(BIN)/python -m webapp.engine.techniques.reference > docs/techniques.md
+	$(BIN)/python -m webapp.engine.exporters.reference docs/formats.md
 
 screenshots: setup  ## the images in docs/screenshots, made by the browser tests
 	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e

@@ -23,3 +23,13 @@ def zoo(tmp_path_factory, worker_id):
     """See tests/zoo.py; its folder is that of all processes."""
     own = tmp_path_factory.getbasetemp()
     return Zoo((own if worker_id == "master" else own.parent) / "zoo")
+
+
+@pytest.fixture
+def plug_ins(tmp_path, monkeypatch):
+    """See tests/plug_ins.py."""
+    from tests.plug_ins import PlugIns
+
+    added = PlugIns(tmp_path, monkeypatch)
+    yield added
+    added.taken_away()

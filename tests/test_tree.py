@@ -186,6 +186,14 @@ def test_every_technique_is_documented():
     assert text_of("docs/techniques.md") == as_markdown(), "run `make docs`"
 
 
+def test_every_format_is_documented():
+    from webapp.engine.exporters.reference import tables, with_tables
+
+    page = text_of("docs/formats.md")
+    assert page == with_tables(page), "run `make docs`"
+    assert all(table in page for table in tables().values())
+
+
 def test_every_setting_of_an_installation_is_documented():
     from webapp.config import as_markdown
 

@@ -1,0 +1,43 @@
+"""What is found by being there: by file, by entry point; one that is broken, or a name taken twice, is loud."""
+
+import pytest
+
+from tests.plug_ins import ROOMS
+
+FOUND = {room: getattr(package, room) for room, package in ROOMS.items()}
+BASES = {"architectures": "Architecture", "exporters": "Exporter", "importers": "Importer", "techniques": "Technique"}
+TAKEN = {
+    "architectures": ("architectures.resnet", "ResNet", "resnet"),
+    "exporters": ("exporters.onnx", "OnnxExporter", "onnx"),
+    "importers": ("importers.gguf", "GgufImporter", "gguf"),
+    "techniques": ("techniques.cast", "Cast", "cast"),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import surely_not_there", r"'mine'.*of own-ones 1.0.*cannot be imported: ModuleNotFoundError"),
+        ("1 / 0", "'mine'.*cannot be imported: ZeroDivisionError"),
+        ("A = 5", "'mine'.*names 5, which is no subclass of {base}"),
+        (
+            "from webapp.engine.{room} import {base}\nclass A({base}): name = family = 'a'",
+            "'mine'.*names A, which lacks ",
+        ),
+        ("from webapp.engine.{module} import {kind}\nclass A({kind}): pass", "Two {room} are called '{name}'"),
+    ],
+)
+def test_a_broken_entry_point_stops_the_program_and_is_named(plug_ins, room, source, said):
+    module, kind, name = TAKEN[room]
+    about = {"room": room, "base": BASES[room], "module": module, "kind": kind, "name": name}
+    plug_ins.package(source.format(**about), "own_ones", {room: "mine = own_ones:A"})
+    with pytest.raises(RuntimeError, match=said.format(**about)):
+        FOUND[room]()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_broken_file_of_a_room_stops_the_program(plug_ins, room):
+    plug_ins.file("1 / 0", room, "broken")
+    with pytest.raises(ZeroDivisionError):
+        FOUND[room]()
