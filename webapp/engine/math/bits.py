@@ -15,8 +15,10 @@ def pack_mask(mask: Tensor) -> Tensor:
 
 
 def unpack_mask(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `pack_mask`: uint8 (ceil(n / 8),) -> bool of `shape`."""
+    """The inverse of `pack_mask`: uint8 (ceil(n / 8),) -> bool of `shape`. Raises ValueError for another length."""
     size = int(np.prod(shape, dtype=np.int64))
+    if packed.numel() != -(-size // 8):
+        raise ValueError(f"a bitmask of {size} values takes {-(-size // 8)} bytes, and {packed.numel()} are there")
     bits = np.unpackbits(packed.numpy(), count=size, bitorder="little")
     return torch.from_numpy(bits.view(np.bool_)).reshape(shape)
 
