@@ -1,7 +1,5 @@
 """A weight has one value, whatever dtype the checkpoint has: memory, proof and every format decode the same numbers."""
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 from torch import nn
@@ -23,7 +21,6 @@ def quantized(bits, **more):
     return "weight_quantization", {"bits": bits, **GROUPS, **more}
 
 
-FACTORS = ("low_rank", {"ratio": 0.5})
 RECIPES = {
     "8 bits": [quantized(8, granularity="channel")],
     "4 bits": [quantized(4)],
@@ -32,7 +29,6 @@ RECIPES = {
     "2 bits": [quantized(2)],
     "NF4": [quantized(4, numbers="normal")],
     "codebook": [quantized(3, numbers="fitted")],
-    "low rank, 8 bits": [FACTORS, quantized(8)],
     "cast, 4 bits": [("cast", {"dtype": "bfloat16"}), quantized(4)],
     "pruned, 4 bits": [("magnitude_pruning", {"sparsity": 0.5}), quantized(4)],
     "GPTQ": [("gptq", {"bits": 4, **GROUPS})],
@@ -53,34 +49,6 @@ def assert_exact(name, model, folder):
     largest = float(lazy_tensors(folder / "probe.safetensors")["output.0"].load().abs().max())
     assert proof["max_abs_difference"] < EXACT * largest, proof
     return proof
-
-
-@pytest.fixture
-def every_kind(inspected, apply_steps, given_batches):
-    """A chain with a layer of every kind of weight."""
-
-    def made(dtype):
-        torch.manual_seed(0)
-        layers = [part for _ in RECIPES for part in (nn.Linear(64, 64), nn.ReLU())]
-        checkpoint = inspected(nn.Sequential(*layers, nn.Linear(64, 8)).to(DTYPES[dtype]))
-        assert {tensor.dtype for tensor in checkpoint[1].tensors} == {dtype}
-        steps = [
-            (*step, {"include": [str(2 * number)]}) for number, recipe in enumerate(RECIPES.values()) for step in recipe
-        ]
-        model, _ = apply_steps(checkpoint, *steps, data=given_batches(checkpoint[1].architecture))
-        kinds = [encoded.plan.label for name, encoded in model.weights.items() if name.endswith("weight")]
-        assert len(set(kinds)) >= 9, kinds
-        return model
-
-    return made
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["safetensors", "onnx", "program", pytest.param("savedmodel", marks=SLOW)])
-def test_every_kind_of_weight_is_the_same_everywhere(every_kind, tmp_path, dtype, form):
-    if form == "savedmodel" and find_spec("tensorflow") is None:
-        pytest.skip("tensorflow is not installed")
-    assert_exact(form, every_kind(dtype), tmp_path)
 
 
 @pytest.fixture
@@ -110,7 +78,6 @@ CELLS = [
     for dtype in DTYPES
     for tied in (True, False)
     for marks in ([] if dtype == "bfloat16" and tied == bool(number % 2) else [SLOW],)
-    if name != "low rank, 8 bits"  # factors have no place in these formats
 ]
 
 

@@ -15,7 +15,6 @@ from webapp.engine.facts import CheckpointFacts
 
 INT8 = ("weight_quantization", {"bits": 8})
 FACTORS = ("low_rank", {"ratio": 0.5})
-PRUNED = ("magnitude_pruning", {"sparsity": 0.5})
 
 
 @pytest.fixture
@@ -48,14 +47,13 @@ def tokens(batch, length):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-@pytest.mark.parametrize("steps", [[INT8], [FACTORS], [PRUNED, INT8], [FACTORS, INT8]], ids=str)
-@pytest.mark.parametrize("batch", [1, 5])
-def test_a_network_answers_alike(mlp, apply_steps, tmp_path, steps, batch):
-    model, _ = apply_steps(mlp, *steps)
-    inputs = {"x": torch.randn(batch, 64)}
-    found = answered(written(model, tmp_path / "out"), inputs)
-    with torch.inference_mode():
-        assert torch.allclose(found, build(model)(inputs["x"]), atol=1e-4)
+def test_a_network_answers_alike_at_every_batch(mlp, apply_steps, tmp_path):
+    model, _ = apply_steps(mlp, FACTORS, INT8)
+    path = written(model, tmp_path / "out")
+    for batch in (1, 5):
+        inputs = {"x": torch.randn(batch, 64)}
+        with torch.inference_mode():
+            assert torch.allclose(answered(path, inputs), build(model)(inputs["x"]), atol=1e-4)
 
 
 @pytest.mark.parametrize(

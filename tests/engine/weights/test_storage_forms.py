@@ -354,7 +354,7 @@ def test_dense_reads_back_bit_for_bit(weight, pruned):
     assert again.plan.nonzero == int((weight != 0).sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(weights(), schemes)
 def test_quantized_reads_back_bit_for_bit_in_float32_and_keeps_zeros(weight, scheme):
     encoded = Quantized.nearest(weight, scheme)
