@@ -100,8 +100,10 @@ def told_by(plan):
     return plan.label, plan.meta, plan.parts, plan.params, plan.nonzero, plan.stored
 
 
-def test_every_form_that_is_found_has_an_example():
+def test_every_form_that_is_found_has_an_example_and_is_documented():
     assert {make(torch.float32).plan.kind for make in EVERY.values()} == set(forms())
+    page = (Path(__file__).parents[3] / "docs/the-file-format.md").read_text()
+    assert not [kind for kind in set(forms()) - {"signs", "three_factors"} if f"| `{kind}` |" not in page]
 
 
 @pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
