@@ -32,7 +32,7 @@ def build_tiny(class_name: str, model_type: str, **changes):
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **{**SIZES[model_type], **changes})
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES.get(model_type, {}), **changes})
     return getattr(transformers, class_name)(config).eval()
 
 
@@ -173,6 +173,7 @@ class Zoo:
 
         from webapp.engine.importers.inspect import inspect_checkpoint
         from webapp.engine.progress import Silent
+        from webapp.engine.techniques.surgery import with_structure
 
         torch.manual_seed(0)
         module = FAMILIES[family]().to(getattr(torch, dtype))
@@ -188,7 +189,7 @@ class Zoo:
             upload = folder / f"{family}.pt"
             torch.save(module.state_dict(), upload)
         (folder / "inspected").mkdir()
-        facts = inspect_checkpoint(upload, upload.name, folder / "inspected", Silent())
+        facts = with_structure(inspect_checkpoint(upload, upload.name, folder / "inspected", Silent()))
         (folder / "facts.json").write_text(facts.model_dump_json())
 
     def model(self, family: str, form: str = "dense", dtype: str = "float32"):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.zoo import ENCODER
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
@@ -79,11 +80,15 @@ def test_stock_transformers_loads_what_is_left(bench, tiny, tmp_path, apply_step
 
 
 def test_lists_of_the_config_that_name_each_block_are_shortened(bench, tiny, tmp_path, apply_steps):
-    from tests.zoo import SIZES
-
-    SIZES.setdefault("qwen2", {**SIZES["llama"], "num_key_value_heads": 2})
     kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
-    changes = {"layer_types": kinds, "use_sliding_window": True, "sliding_window": 4}
+    changes = {
+        **ENCODER,
+        "vocab_size": 40,
+        "num_key_value_heads": 2,
+        "layer_types": kinds,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+    }
     checkpoint, _ = made(bench, tiny, tmp_path, "Qwen2ForCausalLM", "qwen2", **changes)
     model, _ = apply_steps(checkpoint, ("layer_drop", {"blocks": 2, "by": "evenly"}))
     assert model.architecture.config["layer_types"] == [kinds[0], kinds[2], kinds[4]]

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.conftest import SIZES
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.reshape import describe_model, reshaped_facts
 from webapp.engine.architectures.resnet import ResNetModule
@@ -83,7 +82,6 @@ def made(bench, tiny, inspected, tmp_path):
             facts = inspected(nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 10)), family)[1]
         else:
             name, changes = FAMILIES[family]
-            SIZES.setdefault(family, {})
             tiny(name, family, **changes).save_pretrained(tmp_path / family)
             facts = bench.checkpoint(bench.zip_folder(tmp_path / family))
         return with_structure(facts), Model.of_checkpoint(bench.out, facts)
