@@ -25,7 +25,7 @@ from .compatibility import architecture_only
 from .errors import Conflict, NotFound
 
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
-Side = Literal["original", "result"]
+ModelSide = Literal["original", "result"]
 
 
 class DeploymentRequest(BaseModel):
@@ -110,7 +110,7 @@ def deployment_of(session: Session, name: str) -> Deployment:
 
 
 def deployments(session: Session) -> list[Deployment]:
-    """Newest first, those that are only tried left out."""
+    """Newest first, those of try-outs left out."""
     listed = select(Deployment).where(Deployment.token_hash.is_not(None))
     return list(session.scalars(listed.order_by(Deployment.created_at.desc(), Deployment.id)))
 
@@ -159,7 +159,7 @@ def hashed(token: str) -> str:
     return hashlib.sha256(token.encode("utf8", "replace")).hexdigest()
 
 
-def tried(session: Session, machine: str, run: Run, side: Side) -> Deployment:
+def tryout_deployment(session: Session, machine: str, run: Run, side: ModelSide) -> Deployment:
     """The model that the run's page tries, wanted running. Raises Conflict where the run has no such file."""
     if not (files := deployable(run)):
         raise Conflict(f"The run {run.name} has no file to try; {fork_with_one()}.")

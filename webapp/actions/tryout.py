@@ -15,19 +15,19 @@ from webapp.serving.client import ModelConnection
 from webapp.serving.errors import Unavailable
 from webapp.store.models import Deployment
 
-from .deployments import Side
+from .deployments import ModelSide
 from .errors import BodyInvalid
 
 LONGEST_TEXT, MOST_TOKENS, MOST_VALUES = 10_000, 128, 1_000_000
 LONGEST_IMAGE = 16_000_000  # characters of base64: 12 MB
 
 
-class TrialRequest(BaseModel):
+class TryoutRequest(BaseModel):
     """`text` for models of text, and `other` beside it where they embed; `image` or `values` for the rest."""
 
     model_config = ConfigDict(extra="forbid")
 
-    side: Side
+    side: ModelSide
     text: str | None = Field(None, max_length=LONGEST_TEXT)
     other: str | None = Field(None, max_length=LONGEST_TEXT, description="Compared with `text`.")
     image: str | None = Field(
@@ -37,7 +37,7 @@ class TrialRequest(BaseModel):
     max_tokens: int = Field(32, ge=1, le=MOST_TOKENS, description="Of a language model's continuation.")
 
 
-def ask(row: Deployment, asked: TrialRequest, timeout_seconds: float) -> dict[str, Any]:
+def ask(row: Deployment, asked: TryoutRequest, timeout_seconds: float) -> dict[str, Any]:
     """{"took_ms"} and what the task answers. Raises BodyInvalid (the input does not fit), Unavailable."""
     task = row.about["architecture"]["task"]
     of_text = "vocab" in row.about["architecture"]["inputs"]
@@ -70,7 +70,7 @@ def softmax(values: Sequence[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def _written(row: Deployment, asked: TrialRequest, timeout_seconds: float) -> dict[str, Any]:
+def _written(row: Deployment, asked: TryoutRequest, timeout_seconds: float) -> dict[str, Any]:
     """The likeliest continuation, so that two models differ only by what they are."""
     body = {"model": row.name, "prompt": asked.text, "temperature": 0, "max_tokens": asked.max_tokens, "logprobs": 0}
     answer, took = _post(row, "/v1/completions", body, timeout_seconds)

@@ -34,7 +34,7 @@ from .workplace import file_store
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-TRIED_SECONDS = 300.0  # a model that is only tried ends when nobody has asked for so long
+TRYOUT_SECONDS = 300.0  # the model of a try-out ends when nobody has asked for so long
 ADDED_UP = ("requests", "deaths")
 
 
@@ -94,7 +94,7 @@ class Deployer:
             served.end()
 
     def _keep(self, row: Deployment) -> None:
-        if row.token_hash is None and now() - row.asked_at > timedelta(seconds=TRIED_SECONDS):
+        if row.token_hash is None and now() - row.asked_at > timedelta(seconds=TRYOUT_SECONDS):
             self._forget(row)
             return
         served = self._served.get(row.id)

@@ -146,7 +146,7 @@ def test_a_run_is_tried_beside_its_original(client, session, files, tmp_path, de
             deployer.look()
         assert (found["state"], found["text"], found["tokens"]) == ("ready", "two three", ["two", " three"])
         assert found["took_ms"] > 0
-    assert client.get("/api/v1/deployments").json["items"] == [], "what is only tried is not listed"
+    assert client.get("/api/v1/deployments").json["items"] == [], "a try-out is not listed"
     assert client.get(f"/serve/try-{run.id}-result/v1/models").status_code == 401
     assert client.post(f"/api/v1/runs/{run.id}/try", json={"side": "result"}).status_code == 422
     assert client.delete(f"/api/v1/runs/{run.id}").status_code == 204

@@ -12,7 +12,7 @@ from . import (  # noqa: F401
     runs,
     shares,
     techniques,
-    trials,
+    tryout,
     uploads,
 )
 from .document import pages

@@ -13,7 +13,7 @@ from webapp.web.views.artifacts import artifact_of, send_artifact
 from webapp.web.views.packages import send_package
 
 from . import schemas
-from .answers import artifact_answer, run_answer
+from .answers import run_answer
 from .endpoints import endpoint, row_of
 
 
@@ -25,7 +25,7 @@ from .endpoints import endpoint, row_of
     errors=(404,),
 )
 def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
-    return schemas.ArtifactsAnswer(items=[artifact_answer(artifact) for artifact in row_of(Run, id).artifacts])
+    return schemas.ArtifactsAnswer(items=row_of(Run, id).artifacts)
 
 
 @endpoint(
@@ -62,11 +62,7 @@ def retry_artifact(id: str, name: str) -> schemas.RunAnswer:
     errors=(404,),
 )
 def get_packages(id: str) -> schemas.PackagesAnswer:
-    items = [
-        schemas.PackageAnswer(name=target.name, title=target.title, summary=target.summary)
-        for target, _ in offered(row_of(Run, id)).values()
-    ]
-    return schemas.PackagesAnswer(items=items)
+    return schemas.PackagesAnswer(items=list(offered(row_of(Run, id))))
 
 
 @endpoint(

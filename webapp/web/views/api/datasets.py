@@ -12,7 +12,7 @@ from webapp.web.database import db
 from webapp.web.extensions import services
 
 from . import schemas
-from .answers import dataset_answer, page
+from .answers import page
 from .endpoints import endpoint, row_of
 from .raw_body import Body, body_length, require_bare_body
 
@@ -30,18 +30,18 @@ from .raw_body import Body, body_length, require_bare_body
 )
 def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:
     require_bare_body()
-    return dataset_answer(receive_dataset(Body(), query, body_length()))
+    return schemas.DatasetAnswer.model_validate(receive_dataset(Body(), query, body_length()))
 
 
 @endpoint("GET", "/datasets", "Datasets, newest first", answer=schemas.DatasetPage, query=schemas.PageQuery)
 def get_datasets(query: schemas.PageQuery) -> schemas.DatasetPage:
     rows, next_ = page(Dataset, query)
-    return schemas.DatasetPage(items=[dataset_answer(row) for row in rows], next=next_)
+    return schemas.DatasetPage(items=rows, next=next_)
 
 
 @endpoint("GET", "/datasets/<id>", "A dataset and its split", answer=schemas.DatasetAnswer, errors=(404,))
 def get_dataset(id: str) -> schemas.DatasetAnswer:
-    return dataset_answer(row_of(Dataset, id))
+    return schemas.DatasetAnswer.model_validate(row_of(Dataset, id))
 
 
 @endpoint("DELETE", "/datasets/<id>", "Delete a dataset that no run uses", status=204, errors=(404, 409))

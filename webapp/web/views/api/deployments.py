@@ -7,9 +7,8 @@ from webapp.actions.deployments import DeploymentRequest
 from webapp.web.database import db
 from webapp.web.extensions import services
 
-from .answers import deployment_answer
-from .deployment_schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer
 from .endpoints import endpoint
+from .schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer
 
 
 @endpoint(
@@ -24,12 +23,12 @@ from .endpoints import endpoint
 )
 def create_deployment(body: DeploymentRequest) -> NewDeploymentAnswer:
     row, token = deployments.create_deployment(db.session, services().settings.machine, body)
-    return NewDeploymentAnswer(**deployment_answer(row).model_dump(), token=token)
+    return NewDeploymentAnswer(**DeploymentAnswer.model_validate(row).model_dump(), token=token)
 
 
 @endpoint("GET", "/deployments", "The models that are served, newest first", answer=DeploymentsAnswer)
 def get_deployments() -> DeploymentsAnswer:
-    return DeploymentsAnswer(items=[deployment_answer(row) for row in deployments.deployments(db.session)])
+    return DeploymentsAnswer(items=deployments.deployments(db.session))
 
 
 @endpoint(
@@ -40,7 +39,7 @@ def get_deployments() -> DeploymentsAnswer:
     errors=(404,),
 )
 def get_deployment(deployment: str) -> DeploymentAnswer:
-    return deployment_answer(deployments.deployment_of(db.session, deployment))
+    return DeploymentAnswer.model_validate(deployments.deployment_of(db.session, deployment))
 
 
 @endpoint("DELETE", "/deployments/<deployment>", "Stop serving a model and forget it", status=204, errors=(404,))
@@ -59,7 +58,7 @@ def delete_deployment(deployment: str) -> None:
 def stop_deployment(deployment: str) -> DeploymentAnswer:
     row = deployments.deployment_of(db.session, deployment)
     deployments.stop(db.session, row)
-    return deployment_answer(row)
+    return DeploymentAnswer.model_validate(row)
 
 
 @endpoint(
@@ -73,7 +72,7 @@ def stop_deployment(deployment: str) -> DeploymentAnswer:
 def restart_deployment(deployment: str) -> DeploymentAnswer:
     row = deployments.deployment_of(db.session, deployment)
     deployments.restart(db.session, row)
-    return deployment_answer(row)
+    return DeploymentAnswer.model_validate(row)
 
 
 @endpoint(
@@ -87,4 +86,4 @@ def restart_deployment(deployment: str) -> DeploymentAnswer:
 def renew_token(deployment: str) -> NewDeploymentAnswer:
     row = deployments.deployment_of(db.session, deployment)
     token = deployments.new_token(db.session, row)
-    return NewDeploymentAnswer(**deployment_answer(row).model_dump(), token=token)
+    return NewDeploymentAnswer(**DeploymentAnswer.model_validate(row).model_dump(), token=token)

@@ -11,7 +11,7 @@ from webapp.web.database import db
 from webapp.web.extensions import services
 
 from . import schemas
-from .answers import page, run_answer, run_summary
+from .answers import page, run_answer
 from .endpoints import endpoint, row_of
 
 
@@ -33,7 +33,7 @@ def create_run(body: RunRequest) -> schemas.RunAnswer:
 @endpoint("GET", "/runs", "Runs, newest first", answer=schemas.RunPage, query=schemas.PageQuery)
 def get_runs(query: schemas.PageQuery) -> schemas.RunPage:
     rows, next_ = page(Run, query)
-    return schemas.RunPage(items=[run_summary(run) for run in rows], next=next_)
+    return schemas.RunPage(items=rows, next=next_)
 
 
 @endpoint(

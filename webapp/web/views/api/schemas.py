@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from flask import url_for
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+
+from webapp.engine.recipe import Recipe
 
 LARGEST_PAGE = 200
 LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
@@ -15,7 +18,9 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ApiAnswer(BaseModel):
+class RowAnswer(BaseModel):
+    """Made from what has attributes of these names, such as a row of the database."""
+
     model_config = ConfigDict(from_attributes=True)
 
 
@@ -107,7 +112,7 @@ class ComparisonShareRequest(RequestBody):
     order: str = "asc"
 
 
-class UploadAnswer(ApiAnswer):
+class UploadAnswer(RowAnswer):
     id: str
     name: str
     filename: str
@@ -116,7 +121,6 @@ class UploadAnswer(ApiAnswer):
     size_bytes: int = Field(description="Of what was uploaded.")
     digest: str = Field(description="SHA-256 of what was uploaded.")
     created_at: datetime
-    url: str
 
 
 class CheckpointAnswer(UploadAnswer):
@@ -125,10 +129,18 @@ class CheckpointAnswer(UploadAnswer):
     task: str | None = Field(description="What it is for; null where the dataset of a run decides, or nothing runs.")
     facts: dict[str, Any] | None = Field(description="What inspection found: tensors, layers, architecture.")
 
+    @computed_field
+    def url(self) -> str:
+        return url_for("checkpoints.show", id=self.id)
+
 
 class DatasetAnswer(UploadAnswer):
     split: str
     facts: dict[str, Any] | None = Field(description="What inspection found: kind, sizes of the split, labels.")
+
+    @computed_field
+    def url(self) -> str:
+        return url_for("datasets.show", id=self.id)
 
 
 class CheckpointPage(BaseModel):
@@ -221,9 +233,15 @@ class MeasuredAnswer(Open):
     speed: SpeedAnswer | None = None
 
 
-class ArtifactAnswer(BaseModel):
+class MeasuredSummary(MeasuredAnswer):
+    layers: Any = Field(None, exclude=True)  # one row for each
+    bytes: Any = Field(None, exclude=True)
+
+
+class ArtifactAnswer(RowAnswer):
     """A file to download, or a format that was asked for and failed: it has a reason in place of a file."""
 
+    run_id: str = Field(exclude=True)
     name: str
     format: str
     state: Literal["succeeded", "failed"]
@@ -231,14 +249,17 @@ class ArtifactAnswer(BaseModel):
     digest: str | None = Field(description="SHA-256; also the download's ETag.")
     size_bytes: int | None
     proof: dict[str, Any] | None
-    url: str | None = Field(description="Where to download it.")
+
+    @computed_field(description="Where to download it.")
+    def url(self) -> str | None:
+        return url_for("api.get_artifact", id=self.run_id, name=self.name) if self.digest else None
 
 
 class ArtifactsAnswer(BaseModel):
     items: list[ArtifactAnswer]
 
 
-class PackageAnswer(BaseModel):
+class PackageAnswer(RowAnswer):
     name: str
     title: str
     summary: str
@@ -255,7 +276,7 @@ class CurveAnswer(BaseModel):
     values: dict[str, list[float | None]] = Field(description="By what is measured, with its unit.")
 
 
-class StageAnswer(BaseModel):
+class StageAnswer(RowAnswer):
     name: str
     title: str
     state: Literal["waiting", "running", "succeeded", "reused", "failed", "skipped", "cancelled"]
@@ -268,20 +289,19 @@ class StageAnswer(BaseModel):
     )
 
 
-class LogAnswer(BaseModel):
+class LogAnswer(RowAnswer):
     id: int
     stage: str
     text: str
     at: datetime
 
 
-class RunSummary(BaseModel):
+class RunSummary(RowAnswer):
     """A run as lists show it: `baseline` and `result` without their layers."""
 
     id: str
     name: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
-    url: str
     checkpoint_id: str
     dataset_id: str | None
     training_dataset_id: str | None
@@ -294,14 +314,19 @@ class RunSummary(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    baseline: MeasuredAnswer | None
-    result: MeasuredAnswer | None
+    baseline: MeasuredSummary | None
+    result: MeasuredSummary | None
     undelivered: list[dict[str, Any]] = Field(description="Formats that failed: artifact, format, title, reason.")
+
+    @computed_field
+    def url(self) -> str:
+        return url_for("runs.show", id=self.id)
 
 
 class RunAnswer(RunSummary):
-    recipe: dict[str, Any]
-    recipe_yaml: str
+    baseline: MeasuredAnswer | None
+    result: MeasuredAnswer | None
+    recipe: Annotated[dict[str, Any], BeforeValidator(lambda stored: Recipe.read(stored).as_dict())]
     exports: list[str]
     seed: int
     preprocessing: dict[str, Any] | None = Field(description="How images are prepared; null without images.")
@@ -310,7 +335,11 @@ class RunAnswer(RunSummary):
     stages: list[StageAnswer]
     artifacts: list[ArtifactAnswer]
     receipt: dict[str, Any] | None
-    log: list[LogAnswer]
+    log: list[LogAnswer] = []
+
+    @computed_field
+    def recipe_yaml(self) -> str:
+        return Recipe.read(self.recipe).to_yaml()
 
 
 class RunPage(BaseModel):
@@ -337,3 +366,47 @@ class ComparisonAnswer(BaseModel):
     notes: list[str] = Field(description="What has to be known before believing the table.")
     rows: list[dict[str, Any]]
     url: str
+
+
+class DeploymentAnswer(RowAnswer):
+    name: str
+    run_id: str
+    artifact: str
+    state: Literal["starting", "ready", "stopped", "failed"]
+    reason: str | None = Field(description="Why it is not ready, where that is known.")
+    requests: int = Field(description="Answered so far, over all restarts.")
+    deaths: int = Field(description="How often its process had to be started again.")
+    memory_bytes: int | None
+    signature: dict[str, Any] | None = Field(description="Inputs and outputs of the model, once it was ready.")
+    ready_at: datetime | None
+    created_at: datetime
+
+    @computed_field(description="What the addresses of the protocols begin with: URL/v1/models/NAME:predict.")
+    def url(self) -> str:
+        return url_for("serve.pass_on", name=self.name, path="v1", _external=True).removesuffix("/v1")
+
+
+class NewDeploymentAnswer(DeploymentAnswer):
+    token: str = Field(description="Send it with every request: Authorization: Bearer TOKEN. It is told this once.")
+
+
+class DeploymentsAnswer(BaseModel):
+    items: list[DeploymentAnswer]
+
+
+class ShareOfClass(BaseModel):
+    name: str
+    probability: float
+
+
+class TryoutAnswer(BaseModel):
+    """Of the fields after `took_ms` those that the model's task has."""
+
+    state: Literal["starting", "ready", "stopped", "failed"] = Field(description="Ask again while it is starting.")
+    reason: str | None = None
+    took_ms: float | None = Field(None, description="In the model's process, from the request to the whole answer.")
+    text: str | None = Field(None, description="A language model's continuation.")
+    tokens: list[str] | None = Field(None, description="The same, token by token.")
+    similarity: float | None = Field(None, description="The cosine of the two texts' vectors, -1 to 1.")
+    classes: list[ShareOfClass] | None = Field(None, description="Of a classifier, in the order of its answer.")
+    values: list[float] | None = Field(None, description="What any other model answers for the sample, flat.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from webapp.actions import tryout as trials
-from webapp.actions.deployments import tried
-from webapp.actions.tryout import TrialRequest
+from webapp.actions.deployments import tryout_deployment
+from webapp.actions.tryout import TryoutRequest, ask
 from webapp.store.models import DeploymentState, Run
 from webapp.web.database import db
 from webapp.web.extensions import services
 
-from .deployment_schemas import TrialAnswer
+from . import schemas
 from .endpoints import endpoint, row_of
 
 
@@ -17,15 +16,15 @@ from .endpoints import endpoint, row_of
     "POST",
     "/runs/<id>/try",
     "What the original or the compressed model answers; it is started where it does not run",
-    answer=TrialAnswer,
-    body=TrialRequest,
+    answer=schemas.TryoutAnswer,
+    body=TryoutRequest,
     errors=(404, 409, 503),
     example="""--json '{"side": "result", "text": "Once upon a time"}'""",
 )
-def try_run(id: str, body: TrialRequest) -> TrialAnswer:
+def try_run(id: str, body: TryoutRequest) -> schemas.TryoutAnswer:
     found = services()
-    row = tried(db.session, found.settings.machine, row_of(Run, id), body.side)
+    row = tryout_deployment(db.session, found.settings.machine, row_of(Run, id), body.side)
     if row.state is not DeploymentState.READY or row.socket is None:
-        return TrialAnswer(state=row.state.value, reason=row.reason)
+        return schemas.TryoutAnswer(state=row.state.value, reason=row.reason)
     db.session.close()
-    return TrialAnswer(state="ready", **trials.ask(row, body, found.settings.request_timeout_seconds))
+    return schemas.TryoutAnswer(state="ready", **ask(row, body, found.settings.request_timeout_seconds))

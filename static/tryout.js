@@ -1,5 +1,5 @@
 // Trying a model: the same input for the original and the compressed one, and what differs.
-import { imageOf, sampleOf } from "./try-image.js";
+import { imageOf, sampleOf } from "./tryout-image.js";
 
 const form = document.querySelector("[data-try]");
 const at = (name) => form.querySelector(`[data-${name}]`);
