@@ -1,12 +1,17 @@
-"""What an upload lacks, has too much of, or has in other shapes than the module that its tensors look like."""
+"""What an upload lacks, has too much of, or has in other shapes than the module that its tensors look like; and image
+classifiers, which are told by their tensors alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.facts import TensorFacts
-from webapp.engine.lazy import nn
+from webapp.engine.facts import ArchitectureSpec, TensorFacts
+from webapp.engine.lazy import nn, torch
+
+from .base import Architecture
 
 COUNTER = "num_batches_tracked"  # of a batch norm: no checkpoint of before torch 0.4 has it, and no answer needs it
 
@@ -46,3 +51,30 @@ def without_counters(module: nn.Module) -> nn.Module:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.num_batches_tracked = None
     return module
+
+
+class ImageClassifier(Architecture):
+    """A family whose `module` is made from the configuration alone, for images of any size."""
+
+    module: ClassVar[type[Any]]
+
+    @classmethod
+    def described(
+        cls, tensors: Mapping[str, TensorFacts], title: str, channels: int, classes: int, **config: Any
+    ) -> ArchitectureSpec:
+        """The spec. Raises CheckpointRefused where the tensors are not those that its module has."""
+        spec = ArchitectureSpec(
+            family=cls.family,
+            title=title,
+            task="classification" if classes > 1 else None,
+            config={**config, "channels": channels, "classes": classes, "counted": counted(tensors)},
+            inputs={"shape": [channels, None, None]},
+        )
+        compare(title, cls.skeleton(spec), tensors)
+        return spec
+
+    @classmethod
+    def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
+        with torch.device("meta"):
+            module = cls.module(spec.config).eval()
+        return module if spec.config["counted"] else without_counters(module)

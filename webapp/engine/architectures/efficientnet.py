@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
 
-from .base import Architecture
-from .comparing import compare, counted, without_counters
+from .comparing import ImageClassifier
 from .conv_blocks import ConvNorm, SqueezeExcitation, indices, rank
 
 DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # of B0: blocks in each stage
@@ -92,9 +90,10 @@ class EfficientNetModule(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-class EfficientNet(Architecture):
+class EfficientNet(ImageClassifier):
     family: ClassVar[str] = "efficientnet"
     priority: ClassVar[int] = 43
+    module = EfficientNetModule
 
     @classmethod
     def recognise(cls, tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None) -> ArchitectureSpec | None:
@@ -118,32 +117,18 @@ class EfficientNet(Architecture):
         if nearest != (last, depths):
             assumed += f" Nor the epsilon of its batch norms: that of EfficientNet-{name}, {eps:g}, is assumed."
             title = f"{title}, other widths"
-        settings = {
-            "stem": stem,
-            "stages": stages,
-            "last": last,
-            "channels": channels,
-            "classes": classes,
-            "eps": eps,
-            "counted": counted(tensors),
-            "size": size,
-            "assumed": assumed,
-        }
-        spec = ArchitectureSpec(
-            family=cls.family,
-            title=title,
-            task="classification" if classes > 1 else None,
-            config=settings,
-            inputs={"shape": [channels, None, None]},
+        return cls.described(
+            tensors,
+            title,
+            channels,
+            classes,
+            stem=stem,
+            stages=stages,
+            last=last,
+            eps=eps,
+            size=size,
+            assumed=assumed,
         )
-        compare(title, cls.skeleton(spec), tensors)
-        return spec
-
-    @classmethod
-    def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
-        with torch.device("meta"):
-            module = EfficientNetModule(spec.config).eval()
-        return module if spec.config["counted"] else without_counters(module)
 
 
 def _distance(known: tuple[int, tuple[int, ...]], found: tuple[int, tuple[int, ...]]) -> tuple[int, int]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
 
-from .base import Architecture
-from .comparing import compare, counted, without_counters
+from .comparing import ImageClassifier
 from .conv_blocks import ConvNorm, indices, rank
 
 STAGES = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))  # width, blocks, stride
@@ -61,9 +59,10 @@ class MobileNetV2Module(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-class MobileNetV2(Architecture):
+class MobileNetV2(ImageClassifier):
     family: ClassVar[str] = "mobilenet_v2"
     priority: ClassVar[int] = 42
+    module = MobileNetV2Module
 
     @classmethod
     def recognise(cls, tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None) -> ArchitectureSpec | None:
@@ -83,32 +82,18 @@ class MobileNetV2(Architecture):
             hidden.append(_rows(tensors, f"{at}.0.0.weight", 6 * (outputs or [stem])[-1]) if expands else None)
             outputs.append(_rows(tensors, narrowing, width))
         title = f"MobileNetV2{_width(stem, outputs)}"
-        settings = {
-            "stem": stem,
-            "hidden": hidden,
-            "outputs": outputs,
-            "last": last,
-            "channels": channels,
-            "classes": classes,
-            "counted": counted(tensors),
-            "size": 224,
-            "assumed": ASSUMED,
-        }
-        spec = ArchitectureSpec(
-            family=cls.family,
-            title=title,
-            task="classification" if classes > 1 else None,
-            config=settings,
-            inputs={"shape": [channels, None, None]},
+        return cls.described(
+            tensors,
+            title,
+            channels,
+            classes,
+            stem=stem,
+            hidden=hidden,
+            outputs=outputs,
+            last=last,
+            size=224,
+            assumed=ASSUMED,
         )
-        compare(title, cls.skeleton(spec), tensors)
-        return spec
-
-    @classmethod
-    def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
-        with torch.device("meta"):
-            module = MobileNetV2Module(spec.config).eval()
-        return module if spec.config["counted"] else without_counters(module)
 
 
 def divisible(width: float, by: int = 8) -> int:

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
 
-from .base import Architecture
-from .comparing import compare, counted, without_counters
+from .comparing import ImageClassifier
 
 DEPTHS = {  # (bottleneck?, blocks per stage) -> the published depth
     (False, (2, 2, 2, 2)): 18,
@@ -92,9 +90,10 @@ class ResNetModule(nn.Module):
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-class ResNet(Architecture):
+class ResNet(ImageClassifier):
     family: ClassVar[str] = "resnet"
     priority: ClassVar[int] = 40
+    module = ResNetModule
 
     @classmethod
     def recognise(cls, tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None) -> ArchitectureSpec | None:
@@ -119,32 +118,18 @@ class ResNet(Architecture):
             if (width, groups) == (base, 1)
             else f"ResNet-{depth} ({groups} groups of {width // groups})"
         )
-        settings = {
-            "bottleneck": bottleneck,
-            "blocks": list(blocks),
-            "base": base,
-            "channels": channels,
-            "kernel": kernel,
-            "width": width,
-            "groups": groups,
-            "classes": classes,
-            "bias": "fc.bias" in tensors,
-            "counted": counted(tensors),
-            "size": 224 if kernel == 7 else 32,  # what a synthetic input takes; any size passes
-            "assumed": None if kernel == 7 else "Its stem is 3 × 3: stride 1 and no pooling after it are assumed.",
-        }
-        spec = ArchitectureSpec(
-            family=cls.family,
-            title=kind,
-            task="classification" if classes > 1 else None,
-            config=settings,
-            inputs={"shape": [channels, None, None]},
+        return cls.described(
+            tensors,
+            kind,
+            channels,
+            classes,
+            bottleneck=bottleneck,
+            blocks=list(blocks),
+            base=base,
+            kernel=kernel,
+            width=width,
+            groups=groups,
+            bias="fc.bias" in tensors,
+            size=224 if kernel == 7 else 32,  # what a synthetic input takes; any size passes
+            assumed=None if kernel == 7 else "Its stem is 3 × 3: stride 1 and no pooling after it are assumed.",
         )
-        compare(kind, cls.skeleton(spec), tensors)
-        return spec
-
-    @classmethod
-    def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
-        with torch.device("meta"):
-            module = ResNetModule(spec.config).eval()
-        return module if spec.config["counted"] else without_counters(module)

@@ -11,13 +11,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
 
-from .base import Architecture
-from .comparing import compare, counted, without_counters
+from .comparing import ImageClassifier
 from .conv_blocks import AveragePool, indices, rank
 
 STAGES = {  # convolutions in each stage, a 2 × 2 max pool after it
@@ -63,9 +61,10 @@ class VggModule(nn.Module):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
 
 
-class Vgg(Architecture):
+class Vgg(ImageClassifier):
     family: ClassVar[str] = "vgg"
     priority: ClassVar[int] = 41
+    module = VggModule
 
     @classmethod
     def recognise(cls, tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None) -> ArchitectureSpec | None:
@@ -87,33 +86,19 @@ class Vgg(Architecture):
         first, second, classes = (tensors[f"classifier.{index}.weight"].shape[0] for index in HEAD)
         side = math.isqrt(tensors["classifier.0.weight"].shape[1] // max(widths[-1], 1))
         title = f"VGG-{depth}{' with batch norm' if normed else ''}{'' if widths == published else ', other widths'}"
-        settings = {
-            "depth": depth,
-            "batch_norm": normed,
-            "widths": widths,
-            "channels": tensors["features.0.weight"].shape[1],
-            "hidden": [first, second],
-            "classes": classes,
-            "side": side,
-            "counted": counted(tensors),
-            "size": 224,
-            "assumed": ASSUMED.format(side=side),
-        }
-        spec = ArchitectureSpec(
-            family=cls.family,
-            title=title,
-            task="classification" if classes > 1 else None,
-            config=settings,
-            inputs={"shape": [settings["channels"], None, None]},
+        return cls.described(
+            tensors,
+            title,
+            tensors["features.0.weight"].shape[1],
+            classes,
+            depth=depth,
+            batch_norm=normed,
+            widths=widths,
+            hidden=[first, second],
+            side=side,
+            size=224,
+            assumed=ASSUMED.format(side=side),
         )
-        compare(title, cls.skeleton(spec), tensors)
-        return spec
-
-    @classmethod
-    def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
-        with torch.device("meta"):
-            module = VggModule(spec.config).eval()
-        return module if spec.config["counted"] else without_counters(module)
 
 
 def _places(depth: int, normed: bool) -> list[int]:
