@@ -1,6 +1,11 @@
 // One card of the recipe builder: its fields to a step and back, and what its patterns match.
 
 const settingsOf = (card) => [...card.querySelectorAll("[data-setting]")];
+export const rowsOf = (card) => [...card.querySelectorAll("[data-row]")];
+const patternOf = (row) => row.querySelector("[data-pattern]").value.trim();
+const insteadOf = (row) => [...row.querySelectorAll("[data-instead]")].filter((input) => input.value !== "");
+const MOST_NAMES = 500; // that are offered while a pattern is typed
+let made = 0;
 
 export function readCard(card) {
   const settings = {};
@@ -11,20 +16,45 @@ export function readCard(card) {
   const include = patterns(card.querySelector("[data-include]").value);
   const exclude = patterns(card.querySelector("[data-exclude]").value);
   if (exclude.length || include.join() !== "*") step.layers = { include: include.length ? include : ["*"], exclude };
+  if (rowsOf(card).length) step.overrides = rowsOf(card).map(readRow); // pairs: their order counts
   return step;
+}
+
+function readRow(row) {
+  const given = insteadOf(row).filter((input) => !input.closest(".setting").hidden);
+  return [patternOf(row), Object.fromEntries(given.map((input) => [input.dataset.instead, valueOf(input)]))];
 }
 
 // What cannot be read as a number stays text: the server's sentence about it is better than ours.
 function valueOf(input) {
   const { kind } = input.dataset;
-  if (kind === "bool") return input.checked;
+  if (kind === "bool") return input.type === "checkbox" ? input.checked : input.value === "true";
   if (kind !== "int" && kind !== "float") return input.value;
   return input.value === "" || Number.isNaN(Number(input.value)) ? input.value : Number(input.value);
 }
 
 const patterns = (text) => text.split(/[\s,]+/).filter(Boolean);
 
-export function fill(card, step) {
+// Of a row of overrides, which begins as the layer that is usually the exception: the last one.
+export function addOverride(card, pattern = null, settings = {}) {
+  made += 1;
+  const holder = document.createElement("template");
+  holder.innerHTML = card.querySelector("[data-row-template]").innerHTML.replaceAll("__row__", `row${made}`).trim();
+  const row = holder.content.firstElementChild;
+  const known = card.querySelector("[data-names]").lastElementChild?.value;
+  row.querySelector("[data-pattern]").value = pattern ?? known ?? "*";
+  for (const [name, value] of Object.entries(settings)) row.querySelector(`[data-instead="${CSS.escape(name)}"]`).value = value;
+  card.querySelector("[data-rows]").append(row);
+  return row;
+}
+
+// The rows as pairs. As an object of JavaScript their order is not what it was: names like numbers come first in it.
+function pairs(overrides, matched) {
+  if (Array.isArray(overrides)) return overrides;
+  return (matched?.overrides ?? []).map(({ pattern }) => [pattern, overrides[pattern]]);
+}
+
+export function fill(card, step, matched) {
   for (const input of settingsOf(card)) {
     const value = step.settings?.[input.dataset.setting];
     if (value === undefined) continue;
@@ -37,16 +67,23 @@ export function fill(card, step) {
   card.querySelector("[data-include]").value = include.join(", ");
   card.querySelector("[data-exclude]").value = exclude.join(", ");
   card.querySelector("[data-layers]").open = include.join() !== "*" || exclude.length > 0;
+  const overrides = pairs(step.overrides ?? [], matched);
+  for (const [pattern, settings] of overrides) addOverride(card, pattern, settings);
+  if (overrides.length) card.querySelector("[data-overrides]").open = true;
   showWhen(card);
 }
 
 // A setting that depends on another one, such as the group size, is shown only where it has a meaning.
 export function showWhen(card) {
   const values = Object.fromEntries(settingsOf(card).map((input) => [input.dataset.setting, valueOf(input)]));
-  for (const setting of card.querySelectorAll("[data-show-when]")) {
-    const wanted = Object.entries(JSON.parse(setting.dataset.showWhen));
-    setting.hidden = wanted.some(([name, value]) => values[name] !== value);
+  showSettings(card.querySelector(".settings"), values);
+  for (const [index, row] of rowsOf(card).entries()) {
+    showSettings(row, { ...values, ...Object.fromEntries(insteadOf(row).map((input) => [input.dataset.instead, valueOf(input)])) });
+    row.querySelector('[data-row-move="-1"]').disabled = index === 0;
+    row.querySelector('[data-row-move="1"]').disabled = row.nextElementSibling === null;
   }
+  const summary = card.querySelector("[data-overrides-summary]");
+  if (summary) summary.textContent = rowsOf(card).map(patternOf).join(", ") || "none: every layer has the settings above";
   const include = patterns(card.querySelector("[data-include]").value);
   const exclude = patterns(card.querySelector("[data-exclude]").value);
   const all = include.join() === "*" || include.length === 0;
@@ -54,7 +91,22 @@ export function showWhen(card) {
   card.querySelector("[data-layers-summary]").textContent = text;
 }
 
+function showSettings(place, values) {
+  for (const setting of place.querySelectorAll("[data-show-when]")) {
+    const wanted = Object.entries(JSON.parse(setting.dataset.showWhen));
+    setting.hidden = wanted.some(([name, value]) => values[name] !== value);
+  }
+}
+
 export function showMatches(card, matched) {
+  for (const [index, each] of rowsOf(card).entries()) {
+    const place = each.querySelector("[data-row-matches]");
+    const open = place.querySelector("details")?.open ? [""] : [];
+    const decided = matched?.overrides[index]?.layers;
+    place.replaceChildren(...(decided ? [row("", decided, "counts for", new Set(open))] : []));
+  }
+  const names = card.querySelector("[data-names]");
+  if (names && matched) names.replaceChildren(...matched.selected.slice(-MOST_NAMES).map((name) => new Option(name, name)));
   const place = card.querySelector("[data-matches]");
   const opened = new Set([...place.querySelectorAll("details[open]")].map((details) => details.dataset.pattern));
   if (!matched) return place.replaceChildren();

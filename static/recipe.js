@@ -2,7 +2,7 @@
 // text, is the recipe (`current`); the other follows it.
 import { showPrediction } from "./predict.js";
 import { draftOf, keepDraft } from "./recipe-draft.js";
-import { fill, readCard, showMatches, showWhen } from "./recipe-card.js";
+import { addOverride, fill, readCard, rowsOf, showMatches, showWhen } from "./recipe-card.js";
 import { yamlTab } from "./recipe-yaml.js";
 
 const form = document.getElementById("builder");
@@ -22,24 +22,25 @@ export function read() {
   return { version: 2, steps: cards().map(readCard) };
 }
 
-function add(step, before = null) {
+function add(step, before = null, matched = null) {
   made += 1;
   const html = document.getElementById(`card-${step.technique}`).innerHTML.replaceAll("__i__", `step${made}`);
   const holder = document.createElement("template");
   holder.innerHTML = html.trim();
   const card = holder.content.firstElementChild;
   list.insertBefore(card, before);
-  fill(card, step);
+  fill(card, step, matched);
   return card;
 }
 
-function replace(recipe) {
+function replace(recipe, matches = []) {
   list.replaceChildren();
-  for (const step of recipe.steps ?? []) add(step);
+  for (const [index, step] of (recipe.steps ?? []).entries()) add(step, null, matches[index]);
   numbered();
 }
 
-const unknown = (recipe) => (recipe.steps ?? []).some((step) => !document.getElementById(`card-${step.technique}`));
+// What cards cannot show: a technique that is not here, and overrides whose order JavaScript has lost (see `pairs`).
+const onlyText = ({ technique, overrides = [] }) => !document.getElementById(`card-${technique}`) || !Array.isArray(overrides);
 const current = () => (typed ? yaml.value : JSON.stringify(read()));
 
 function numbered() {
@@ -96,7 +97,7 @@ function bring({ typed: asText, recipe }) {
   } catch {
     // text that is not JSON; or what came back from the server was neither, and the error above the form says so
   }
-  typed = asText || !Array.isArray(steps?.steps) || unknown(steps);
+  typed = asText || !Array.isArray(steps?.steps) || steps.steps.some(onlyText);
   if (typed) yaml.show(recipe);
   else {
     replace(steps);
@@ -144,7 +145,7 @@ async function ask() {
     showPrediction(answer);
     if (asText) {
       fault(answer.error);
-      if (answer.recipe) replace(answer.recipe);
+      if (answer.recipe) replace(answer.recipe, answer.matches);
     }
     mark(asText ? null : answer.error);
     if (answer.recipe_yaml && !asText) yaml.show(answer.recipe_yaml);
@@ -165,9 +166,11 @@ async function post(address, body) {
 
 // "`steps.0.settings.sparsity`: input should be …" without the path, which nobody sees on this page.
 function plain(message) {
-  const [, index, key, colon, rest] = /^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`(:?) (.*)$/s.exec(message) ?? [];
+  const path = /^`steps\.(\d+)\.(?:settings\.|overrides\.(.+)\.)?([\w.]+)`(:?) (.*)$/s;
+  const [, index, pattern, key, colon, rest] = path.exec(message) ?? [];
   if (!rest) return message;
-  return colon ? `Step ${Number(index) + 1}, ${key}: ${rest}` : `Step ${Number(index) + 1}: ${key} ${rest}`;
+  const where = `Step ${Number(index) + 1}${pattern ? `, ${pattern}` : ""}`;
+  return colon ? `${where}, ${key}: ${rest}` : `${where}: ${key} ${rest}`;
 }
 
 // Puts an error where it belongs: "steps.1.settings.sparsity" is the field of that name in the second card.
@@ -178,24 +181,37 @@ function mark(problem) {
     input.removeAttribute("aria-invalid");
   }
   for (const card of cards()) card.classList.remove("step-wrong");
-  const [, index, part, key] = /^steps\.(\d+)(?:\.(\w+))?(?:\.(\w+))?/.exec(problem?.field ?? "") ?? [];
+  const [, index, part, path = ""] = /^steps\.(\d+)(?:\.(\w+))?(?:\.(.+))?/s.exec(problem?.field ?? "") ?? [];
   const card = cards()[index];
   if (!card) return;
   card.classList.add("step-wrong");
-  const place =
-    part === "settings"
-      ? card.querySelector(`[data-error="${CSS.escape(key ?? "")}"]`)
-      : part === "layers"
-        ? card.querySelector('[data-error="layers"]')
-        : null;
+  const { place, input } = whereIn(card, part, path);
   const shown = place ?? card.querySelector("[data-step-error]");
   shown.textContent = problem.message;
   shown.hidden = false;
-  if (part === "layers") card.querySelector("[data-layers]").open = true;
-  const input = part === "settings" ? card.querySelector(`[data-setting="${CSS.escape(key ?? "")}"]`) : null;
-  const wrong = input ?? (part === "layers" ? card.querySelector(`[data-${key === "exclude" ? "exclude" : "include"}]`) : null);
-  wrong?.classList.add("is-invalid");
-  wrong?.setAttribute("aria-invalid", "true");
+  for (let folded = shown.closest("details"); folded; folded = folded.parentElement.closest("details")) folded.open = true;
+  input?.classList.add("is-invalid");
+  input?.setAttribute("aria-invalid", "true");
+}
+
+// Where an error is shown, and the field that it is about.
+function whereIn(card, part, path) {
+  const find = (selector) => card.querySelector(selector);
+  if (part === "settings") {
+    const name = CSS.escape(path);
+    return { place: find(`[data-error="${name}"]`), input: find(`[data-setting="${name}"]`) };
+  }
+  if (part === "layers") {
+    return { place: find('[data-error="layers"]'), input: find(`[data-${path.startsWith("exclude") ? "exclude" : "include"}]`) };
+  }
+  if (part !== "overrides") return {};
+  const patterns = rowsOf(card).map((row) => row.querySelector("[data-pattern]"));
+  const own = patterns.filter(({ value }) => `${path}.`.startsWith(`${value.trim()}.`)); // a pattern may hold dots itself
+  const pattern = own.sort((one, other) => other.value.length - one.value.length)[0];
+  if (!pattern) return { place: find('[data-error="overrides"]') };
+  const row = pattern.closest("[data-row]");
+  const name = CSS.escape(path.slice(pattern.value.trim().length + 1));
+  return { place: row.querySelector("[data-row-error]"), input: row.querySelector(`[data-instead="${name}"]`) ?? pattern };
 }
 
 function move(card, by) {
@@ -233,7 +249,20 @@ form.addEventListener("click", (event) => {
     changed();
     (button.disabled ? card.querySelector("[data-move]:not(:disabled)") : button)?.focus();
   } else if ("duplicate" in button.dataset) add(readCard(card), card.nextElementSibling)?.querySelector("button")?.focus();
-  else if ("remove" in button.dataset) {
+  else if ("addOverride" in button.dataset) addOverride(card).querySelector("[data-pattern]").select();
+  else if (button.dataset.rowMove) {
+    const row = button.closest("[data-row]");
+    if (button.dataset.rowMove < 0) row.previousElementSibling.before(row);
+    else row.nextElementSibling.after(row);
+    changed();
+    (button.disabled ? row.querySelector("[data-row-move]:not(:disabled)") : button)?.focus();
+  } else if ("rowRemove" in button.dataset) {
+    const row = button.closest("[data-row]");
+    offerUndo(`The override of ${row.querySelector("[data-pattern]").value} was removed.`);
+    const next = row.nextElementSibling ?? row.previousElementSibling;
+    row.remove();
+    (next?.querySelector("[data-row-remove]") ?? card.querySelector("[data-add-override]")).focus();
+  } else if ("remove" in button.dataset) {
     const next = card.nextElementSibling ?? card.previousElementSibling;
     offerUndo(`${title(card)} was removed.`);
     card.remove();

@@ -28,7 +28,7 @@ def commands(name: str) -> list[list[str]]:
 def folder(tmp_path) -> Path:
     shutil.copy(shipped.CHECKPOINT, tmp_path / "model.safetensors")
     shutil.copy(shipped.DATASET, tmp_path / "digits.npz")
-    (tmp_path / "recipe.yaml").write_text(block("yaml", "version: 1"))
+    (tmp_path / "recipe.yaml").write_text(block("yaml", "version: 2"))
     return tmp_path
 
 

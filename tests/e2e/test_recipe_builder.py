@@ -84,6 +84,62 @@ def test_text_that_is_typed_is_what_runs_and_a_fault_in_it_stands_at_its_line(bu
     expect(builder.locator("#run-state[data-state=cancelled]")).to_be_visible()
 
 
+def test_overrides_are_made_by_keyboard_and_are_the_same_as_text_and_in_a_draft_and_a_fork(builder, api):
+    def overrides():
+        return [
+            (row.get_by_label("Layers").input_value(), row.get_by_label("Bits").input_value())
+            for row in builder.locator("#steps > li").nth(1).locator("[data-row]").all()
+        ]
+
+    card = builder.locator("#steps > li").nth(1)
+    rows, adding = card.locator("[data-row]"), card.get_by_role("button", name="Add an override")
+    expect(card.locator("[data-names] option")).not_to_have_count(0)
+    card.locator("[data-overrides] > summary").press("Enter")
+    adding.press("Enter")
+    expect(rows.first.get_by_label("Layers")).to_be_focused()
+    expect(rows.first).to_contain_text("counts for 1 layer")  # the last one
+    rows.first.get_by_label("Bits").select_option("6")
+    adding.press("Enter")
+    builder.keyboard.type("classifier.*")
+    expect(rows.nth(1)).to_contain_text("counts for 2 layers")
+    expect(rows.first).to_contain_text("counts for 0 layers")
+    expect(builder.locator("#prediction-warnings")).to_contain_text("'classifier.fc2' counts for no layer")
+    rows.nth(1).get_by_label("Bits").select_option("3")
+    rows.nth(1).get_by_role("button", name="Move this override up").press("Enter")
+    expect(rows.nth(1)).to_contain_text("counts for 1 layer")
+    assert overrides() == [("classifier.*", "3"), ("classifier.fc2", "6")]
+    expect(rows.first.get_by_role("button", name="Move this override down")).to_be_focused()
+
+    rows.first.get_by_label("Layers").fill("head.*")
+    expect(rows.first.locator("[data-row-error]")).to_contain_text("The pattern 'head.*' matches no layer")
+    expect(rows.first.get_by_label("Layers")).to_have_attribute("aria-invalid", "true")
+    rows.first.get_by_label("Layers").fill("features.*")
+    expect(rows.first).to_contain_text("counts for 2 layers")
+
+    builder.get_by_role("tab", name="YAML").click()
+    text = builder.get_by_label("The same recipe as text")
+    expect(text).to_have_value(re.compile(r"features\.\*:\s+bits: 3\s+classifier\.fc2:\s+bits: 6"))
+    text.fill(text.input_value().replace("features.*", "'*'"))  # at the place where it stands
+    builder.get_by_role("tab", name="Steps").click()
+    expect(rows.first.get_by_label("Layers")).to_have_value("*")
+    expect(rows.nth(1)).to_contain_text("counts for 1 layer")
+    builder.reload()
+    builder.get_by_role("tab", name="Steps").click()
+    expect(rows.first.get_by_label("Layers")).to_have_value("*")
+    builder.get_by_role("button", name="Start run").click()
+    builder.wait_for_url(re.compile(r"/runs/[2-9a-z]{12}$"))
+    id = builder.url.rsplit("/", 1)[1]
+    asked = api.post(f"/runs/{id}/cancel")["recipe"]["steps"][1]["overrides"]
+    assert list(asked.items()) == [("*", {"bits": 3}), ("classifier.fc2", {"bits": 6})]
+    builder.goto(f"/runs/new?fork={id}")
+    expect(rows).to_have_count(2)
+    assert overrides() == [("*", "3"), ("classifier.fc2", "6")]
+    rows.first.get_by_role("button", name="Remove this override").press("Enter")
+    expect(rows).to_have_count(1)
+    builder.get_by_role("button", name="Undo").click()
+    expect(rows).to_have_count(2)
+
+
 def test_a_draft_survives_a_reload_and_back_and_a_preset(builder):
     sparsity = builder.get_by_role("spinbutton", name="Sparsity")
     sparsity.fill("0.37")

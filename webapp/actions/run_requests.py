@@ -5,7 +5,7 @@ The form and the API both come through here, so a run that cannot work is refuse
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
@@ -29,8 +29,19 @@ class RunQueue(Protocol):
     def retry_run(self, run_id: str, format: str | None = None) -> Any: ...
 
 
+AskedRecipe = Annotated[
+    dict[str, Any] | str,
+    Field(
+        description="The recipe, or its text in YAML or JSON: `version` (2) and `steps`, each with its `technique`, "
+        "`settings`, `layers` (`include` and `exclude`, lists of patterns) and `overrides`, a mapping from patterns to "
+        "settings that replace the step's own, or a list of [pattern, settings]. Of the patterns that match a layer, "
+        "the last one alone counts."
+    ),
+]
+
+
 class RunRequest(BaseModel):
-    """What is asked for. `recipe` is the recipe itself, or its text in YAML or JSON."""
+    """What is asked for."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +49,7 @@ class RunRequest(BaseModel):
     dataset_id: str | None = Field(None, description="Evaluates; without it quality is not measured.")
     training_dataset_id: str | None = Field(None, description="Calibrates and trains, in place of the dataset's own.")
     teacher_checkpoint_id: str | None = Field(None, description="Teaches in distillation, in place of the original.")
-    recipe: dict[str, Any] | str
+    recipe: AskedRecipe
     exports: list[str] = Field(
         default_factory=list,
         max_length=8,
@@ -59,7 +70,7 @@ class RunChanges(BaseModel):
     dataset_id: str | None = None
     training_dataset_id: str | None = None
     teacher_checkpoint_id: str | None = None
-    recipe: dict[str, Any] | str | None = None
+    recipe: AskedRecipe | None = None
     exports: list[str] | None = Field(None, max_length=8)
     seed: int | None = Field(None, ge=0, lt=2**31)
     name: str | None = Field(None, max_length=200)

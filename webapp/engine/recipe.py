@@ -105,7 +105,7 @@ class Step(BaseModel):
     overrides: Overrides = Field(default_factory=dict)
 
     def canonical(self) -> dict[str, Any]:
-        """Plain data that is the same for the same step however its keys are sorted: overrides are pairs in order."""
+        """Plain data that is the same step however its keys are sorted: overrides are pairs in their order."""
         data = self.model_dump(mode="json")
         return {**data, "overrides": [[pattern, given] for pattern, given in self.overrides.items()]}
 

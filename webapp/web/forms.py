@@ -44,6 +44,7 @@ class SettingRow:
     bounds: str  # "0 to 0.99", "above 0, below 1", ""
     choices: tuple[Any, ...]
     show_when: dict[str, Any]
+    per_layer: bool
 
     @property
     def slider(self) -> bool:
@@ -90,6 +91,7 @@ def setting_row(name: str, field: FieldInfo) -> SettingRow:
         bounds=", ".join(words),
         choices=get_args(field.annotation) if literal else (),
         show_when=dict(extra.get("show_when") or {}),
+        per_layer=bool(extra.get("per_layer")),
     )
 
 

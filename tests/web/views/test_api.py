@@ -49,7 +49,25 @@ def test_a_prediction_says_bytes_and_matches(client, checkpoint):
     (step,) = answer.json["matches"]
     assert step["include"][0]["pattern"] == "layers.*"
     assert step["selected"] == ["layers.0"]
+    assert step["overrides"] == []
     assert answer.json["recipe_yaml"].startswith("version: 2\n")
+
+
+def test_a_prediction_says_for_which_layers_an_override_counts(client, checkpoint):
+    overrides = {"layers.2": {"sparsity": 0.1}, "*": {"sparsity": 0.9}, "layers.0": {"sparsity": 0.2}}
+    recipe = RECIPE | {"version": 2, "steps": [RECIPE["steps"][0] | {"overrides": overrides}]}
+    answer = client.post("/api/v1/recipes/predict", json={"checkpoint_id": checkpoint.id, "recipe": recipe}).json
+    assert list(answer["recipe"]["steps"][0]["overrides"]) == list(overrides)
+    (step,) = answer["matches"]
+    assert [(each["pattern"], each["layers"]) for each in step["overrides"]] == [
+        ("layers.2", []),
+        ("*", ["layers.2"]),
+        ("layers.0", ["layers.0"]),
+    ]
+    unused = (
+        "Step 1 (Magnitude pruning): the override of 'layers.2' counts for no layer, since later ones match the same."
+    )
+    assert unused in answer["prediction"]["warnings"]
 
 
 def test_a_prediction_warns_of_steps_that_lack_data(client, checkpoint, dataset):

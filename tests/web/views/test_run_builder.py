@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -44,6 +45,16 @@ def test_there_is_a_card_for_every_technique_with_a_field_for_every_setting(clie
             assert [own for _, own in page.elements if own.get("data-setting") == setting], (name, setting)
 
 
+def test_a_card_has_rows_for_what_may_differ_by_layer(client, checkpoint):
+    """A template in the card's, whose choices begin with what the step has."""
+    text = client.get("/runs/new").text
+    cards = re.findall(r'<template id="card-(\w+)">(.*?)</li>\s*</template>', text, re.DOTALL)
+    assert [name for name, _ in cards] == list(techniques())
+    for name, card in cards:
+        assert re.findall(r'data-instead="(\w+)"', card) == techniques()[name].Settings.per_layer()
+        assert ("data-add-override" in card) == bool(techniques()[name].Settings.per_layer())
+
+
 def test_a_slider_has_the_bounds_of_its_setting(client, checkpoint):
     page = Page(client.get("/runs/new").text)
     number = next(own for own in page.of("input", data_setting="sparsity"))
@@ -86,6 +97,10 @@ def test_a_recipe_starts_a_run(client, checkpoint, dataset, session):
             },
             "'encoder.*' matches no layer",
         ),
+        (
+            {"recipe": json.dumps({"steps": [PRUNE["steps"][0] | {"overrides": [["layers.*", {"sparsity": 2}]]}]})},
+            "Step 1, layers.*, sparsity: input should be less than or equal to 0.99 (it is 2)",
+        ),
         ({"seed": "-1"}, "The seed is a whole number"),
         ({"name": "x" * 201}, "at most 200 characters"),
         ({"checkpoint": "gone"}, "Not a valid choice"),
@@ -115,6 +130,24 @@ def test_a_fork_starts_with_what_the_run_had(client, run):
     assert recipe_of(page)["steps"][0]["settings"] == {"sparsity": 0.5}
     assert "selected" in page.of("option", value=run.dataset_id)[0]
     assert page.of("input", name="forked_from")[0]["value"] == run.id
+
+
+def test_a_fork_keeps_the_order_of_overrides_and_reads_version_1(client, run, session):
+    """They come as pairs: an object of JavaScript has names like numbers first."""
+    settings = {"bits": 4, "bits_by_layer": "*=3, 2=6, 0=5"}
+    run.recipe = {"version": 1, "steps": [{"technique": "gptq", "version": 1, "settings": settings}]}
+    session.commit()
+    (step,) = recipe_of(Page(client.get(f"/runs/new?fork={run.id}").text))["steps"]
+    assert (step["settings"], step["overrides"]) == (
+        {"bits": 4},
+        [["*", {"bits": 3}], ["2", {"bits": 6}], ["0", {"bits": 5}]],
+    )
+    answer = client.get(f"/api/v1/runs/{run.id}").json
+    assert answer["recipe"]["steps"][0]["overrides"] == dict(step["overrides"])
+    assert "overrides:\n    '*':\n      bits: 3\n    '2':" in answer["recipe_yaml"]
+    shown = Page(client.get(f"/runs/{run.id}").text).text
+    assert "bits_by_layer" not in shown
+    assert re.search(r"override\s*2\s*bits\s*6", shown)
 
 
 def test_a_fork_remembers_where_it_comes_from(client, run, session):

@@ -267,8 +267,12 @@ def _advance(plans: dict[str, StoragePlan], step: PreparedStep) -> Iterator[Skip
 
 
 def _warnings(step: PreparedStep, skipped: list[SkippedLayer]) -> Iterator[str]:
+    named = f"Step {step.position + 1} ({step.technique.title})"
     if len(skipped) == len(step.layers):
-        yield f"Step {step.position + 1} ({step.technique.title}) will change nothing: {skipped[0].reason}."
+        yield f"{named} will change nothing: {skipped[0].reason}."
+    for pattern, given in step.settings.overrides:
+        if not any(step.settings.of(layer) is given for layer in step.layers):
+            yield f"{named}: the override of {pattern!r} counts for no layer, since later ones match the same."
 
 
 def _totals(facts: CheckpointFacts, plans: dict[str, StoragePlan], original: CheckpointFacts) -> Totals:

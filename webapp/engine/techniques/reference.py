@@ -7,15 +7,32 @@ from typing import Any
 
 from . import Technique, techniques
 
+HEAD = """# Techniques
+
+A step of a recipe names a technique and its settings; what is left out has its default. `layers` says which layers it
+is for, by patterns of their names: at least one of `include` matches and none of `exclude`. `overrides` gives some of
+them settings in place of the step's own: of the patterns that match a layer, the last one alone counts. A pattern that
+matches no layer is an error, wherever it stands.
+
+```yaml
+version: 2
+steps:
+  - technique: gptq
+    settings: {bits: 4, granularity: group, group_size: 64}
+    layers: {include: ["*"], exclude: ["lm_head"]}
+    overrides:
+      "model.layers.0.*": {bits: 8}
+      "*.down_proj": {bits: 5}
+```
+
+A program whose JSON does not keep the order of keys writes `overrides` as pairs: `[["*.down_proj", {"bits": 5}]]`.
+
+This page is made by `make docs` from what the techniques declare."""
+
 
 def as_markdown() -> str:
     """docs/techniques.md."""
-    lines = [
-        "# Techniques",
-        "",
-        "A step of a recipe names a technique and its settings; what is left out has its default.",
-        "This page is made by `make docs` from what the techniques declare.",
-    ]
+    lines = [HEAD]
     for technique in techniques().values():
         lines += _section(technique)
     return "\n".join([*lines, ""])
@@ -33,6 +50,8 @@ def _section(technique: Technique) -> list[str]:
         "| setting | default | values | what it does |",
         "| --- | --- | --- | --- |",
         *(_row(name, field) for name, field in technique.Settings.model_json_schema()["properties"].items()),
+        "",
+        f"Overrides can change {', '.join(f'`{name}`' for name in technique.Settings.per_layer()) or 'none of them'}.",
     ]
 
 

@@ -45,14 +45,14 @@ def new() -> str:
         form.exports.data = [name for name in source.exports if name in dict(form.exports.choices)]
         form.forked_from.data = source.id
         form.preprocessing.data = json.dumps(source.preprocessing) if source.preprocessing else ""
-        recipe = Recipe.model_validate(source.recipe).as_dict()
+        recipe = Recipe.model_validate(source.recipe)
     else:
-        recipe = PRESETS[0].recipe.as_dict()
+        recipe = PRESETS[0].recipe
         chosen = request.args.get("checkpoint") or (form.checkpoint.choices or [("", "")])[0][0]
         form.checkpoint.data = chosen
         first = first_choice(db.session, db.session.get(Checkpoint, chosen))
         form.dataset.data = request.args.get("dataset") or (first.id if first else "")
-    form.recipe.data = json.dumps(recipe)
+    form.recipe.data = json.dumps({"version": recipe.version, "steps": [step.canonical() for step in recipe.steps]})
     return page(form, source=source)
 
 
@@ -183,4 +183,5 @@ def shown(error: PareError) -> dict[str, str]:
 
 def plain(message: str) -> str:
     message = re.sub(r"^`preprocessing\.(\w+)`", lambda m: m[1].capitalize(), message)
-    return re.sub(r"^`steps\.(\d+)\.(?:settings\.)?([\w.]+)`", lambda m: f"Step {int(m[1]) + 1}, {m[2]}", message)
+    where = r"^`steps\.(\d+)\.(?:settings\.|overrides\.(.+)\.)?([\w.]+)`"
+    return re.sub(where, lambda m: ", ".join(filter(None, (f"Step {int(m[1]) + 1}", m[2], m[3]))), message)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_fie
 
 from webapp.engine.recipe import Recipe
 
+from webapp.actions.run_requests import AskedRecipe
+
 LARGEST_PAGE = 200
 LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
 
@@ -94,7 +96,7 @@ class CompareQuery(RequestBody):
 
 class PredictRequest(RequestBody):
     checkpoint_id: str
-    recipe: dict[str, Any] | str = Field(description="The recipe, or its text in YAML or JSON.")
+    recipe: AskedRecipe
     dataset_id: str | None = Field(None, description="With it, or null, the warnings name steps that lack data.")
     training_dataset_id: str | None = None
 
@@ -176,6 +178,7 @@ class PatternAnswer(BaseModel):
 class StepMatchesAnswer(BaseModel):
     include: list[PatternAnswer]
     exclude: list[PatternAnswer]
+    overrides: list[PatternAnswer] = Field(description="With the layers of the step for which this override counts.")
     selected: list[str]
 
 
