@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from flask import url_for
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
-from webapp.engine.recipe import Recipe
-
 from webapp.actions.run_requests import AskedRecipe
+from webapp.engine.recipe import Recipe
 
 LARGEST_PAGE = 200
 LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
