@@ -26,13 +26,6 @@ class NotFound(PareError):
     status = 404
 
 
-class Gone(PareError):
-    """Something lived at this address once."""
-
-    code = "gone"
-    status = 410
-
-
 class Conflict(PareError):
     """The state of the thing does not allow it."""
 
