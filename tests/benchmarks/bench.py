@@ -31,6 +31,7 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.stages.step import STATE
 from webapp.samples import CHECKPOINT, DATASET
 
 MADE = Path(tempfile.gettempdir()) / "pare-benchmarks"
@@ -104,16 +105,16 @@ def run(model: str, steps: list[dict[str, Any]], score: bool = True) -> dict[str
     """Each step in a child of its own, as a run does it; then the delivered file judged against the original."""
     given, recipe = prepared(model), Recipe.read({"steps": steps})
     with tempfile.TemporaryDirectory() as scratch:
-        folders: dict[str, str] = {}
+        inputs: dict[str, Any] = {}
         rows = []
         for number in range(1, len(steps) + 1):
             output = Path(scratch) / f"step-{number}"
             output.mkdir()
             own = Path(scratch) / f"scratch-{number}"
             job = {"task": "stage", "stage": f"step-{number}", "run": {"recipe": recipe.as_dict()}, **given}
-            job |= {"inputs": folders, "output": str(output), "scratch": str(own)}
+            job |= {"inputs": inputs, "output": str(output), "scratch": str(own)}
             facts, cpu, peak = _child(job, Path(scratch) / "job.json")
-            folders = {f"step-{number}": str(output)}
+            inputs = {f"step-{number}": {"folder": str(output), "facts": facts}}
             bad = [layer for layer in facts["layers"] if not layer["ok"]]
             row = {"step": steps[number - 1]["technique"], "cpu_s": round(cpu, 1), "peak_mb": round(peak / 1e6)}
             rows.append(row | {"mb": round(facts["size_bytes"] / 1e6, 2), "not_ok": len(bad)})
@@ -121,7 +122,7 @@ def run(model: str, steps: list[dict[str, Any]], score: bool = True) -> dict[str
                 print(f"  {layer['layer']}: {layer['done']}; {layer['note']}", file=sys.stderr)
         found: dict[str, Any] = {"model": model, "steps": rows}
         if score:
-            path = Path(folders[f"step-{len(steps)}"]) / "state.safetensors"
+            path = Path(scratch) / f"step-{len(steps)}" / STATE
             with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # a child's peak begins with its parent's
                 found["scores"] = apart.submit(scored, given, path).result()
     return found

@@ -5,8 +5,9 @@ import torch
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe, Step, lines_named
-from webapp.engine.run.plan import stage_key
 from webapp.engine.run.predict import check_recipe, match_layers, predict, prepare
+from webapp.engine.run.stages import RunGiven, plan_stages
+from webapp.engine.run.stages.base import SourceDigests
 
 
 def step(technique="magnitude_pruning", **more):
@@ -179,7 +180,8 @@ def test_the_order_of_overrides_is_part_of_the_recipe():
         for pairs in ((("a", {}), ("b", {})), (("b", {}), ("a", {})))
     )
     assert there.digest != back.digest
-    assert stage_key("step-1", there, [], 0, {}, "", "") != stage_key("step-1", back, [], 0, {}, "", "")
+    one, other = (plan_stages(RunGiven(recipe=recipe))["step-1"] for recipe in (there, back))
+    assert one.key(SourceDigests("c")) != other.key(SourceDigests("c"))
     assert list(Recipe.parse(back.to_yaml()).steps[0].overrides) == ["b", "a"]
     as_pairs = {"steps": [step(overrides=[["b", {}], ["a", {}]])]}  # for who writes JSON with sorted keys
     assert Recipe.read(as_pairs).digest == back.digest

@@ -28,6 +28,10 @@ QUICK = {  # so that a test waits no longer than it must
 }
 
 
+FACTS = {"format": "scripted", "tensors": [], "layers": [], "weights_bytes": 0}
+CAST = {"version": 2, "steps": [{"technique": "cast"}]}
+
+
 class Bench:
     """`worker` is the module whose worker is started; it gets the instance as its last argument."""
 
@@ -66,13 +70,17 @@ class Bench:
     def checkpoint(self) -> str:
         """One that is ready, without an inspection."""
         with self.sessions.begin() as session:
-            row = Checkpoint(name="c", filename="c", size_bytes=1, digest="0" * 64, state=UploadState.READY, facts={})
+            row = Checkpoint(
+                name="c", filename="c", size_bytes=1, digest="0" * 64, state=UploadState.READY, facts=FACTS
+            )
             session.add(row)
         return row.id
 
-    def run(self, recipe: object, checkpoint_id: str | None = None, queue: bool = True, **changed: object) -> str:
+    def run(self, script: object, checkpoint_id: str | None = None, queue: bool = True, **changed: object) -> str:
+        """A run of this script (see scripted_worker), or of what is `changed`."""
+        given = {"recipe": CAST, "preprocessing": script} | changed
         with self.sessions.begin() as session:
-            row = Run(name="r", checkpoint_id=checkpoint_id or self.checkpoint(), recipe=recipe, **changed)
+            row = Run(name="r", checkpoint_id=checkpoint_id or self.checkpoint(), **given)
             session.add(row)
         if queue:
             self.jobs.enqueue_run(row.id)

@@ -1,6 +1,6 @@
 """A child process without torch: it speaks the protocol and does what the job's script says, step by step.
 
-As a stage it takes its script from the recipe: {"stages": {name: [[verb, argument], ...]}, "ledger": path}.
+As a stage it takes its script from the run, as scripted_worker says.
 As an inspection it takes it from the uploaded file, which is JSON: {"script": [...], "facts": {...}}. To look at the
 structure of a checkpoint, from its facts: {"script": [...]}.
 """
@@ -89,7 +89,7 @@ def perform(job: dict, verb: str, argument: object) -> None:
 
 
 def note(job: dict, event: str) -> None:
-    if ledger := job.get("run", {}).get("recipe", {}).get("ledger"):
+    if ledger := job.get("run", {}).get("preprocessing", {}).get("ledger"):
         with open(ledger, "a") as file:
             file.write(f"{event} {job['stage']} {os.getpid()}\n")
 
@@ -98,15 +98,14 @@ def main(job_file: str) -> int:
     job = json.loads(Path(job_file).read_text())
     if not os.environ.get("IGNORE_STDIN"):
         threading.Thread(target=leave_with_the_worker, daemon=True).start()
-    facts = {"task": job["task"]}
     if job["task"] == "stage":
-        script = job["run"]["recipe"]["stages"][job["stage"]]
-        facts |= {"stage": job["stage"], "inputs": sorted(job["inputs"])}
+        script = job["run"]["preprocessing"]["stages"][job["stage"]]
+        facts = {"task": job["task"], "stage": job["stage"], "inputs": sorted(job["inputs"])}
     elif job["task"] == "look_at_structure":
-        script = job["facts"]["script"]
+        script, facts = job["facts"]["script"], {"task": job["task"]}
     else:
         asked = json.loads(Path(job["upload"]).read_text())
-        script, facts = asked["script"], facts | asked["facts"] | {"filename": job["filename"]}
+        script, facts = asked["script"], asked["facts"] | {"notes": [job["task"], job["filename"]]}
     note(job, "start")
     for verb, argument in script:
         perform(job, verb, argument)

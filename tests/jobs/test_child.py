@@ -47,11 +47,11 @@ def supervise(tmp_path, told):
 
     def supervise(*script, unwanted=lambda: False, memory_limit_bytes=10**9, **options):
         supervisor = ChildSupervisor(entry=CHILD, **{"poll_seconds": 0.05, "tell_seconds": 0.05} | options)
-        recipe = {"stages": {"s": script}, "ledger": str(tmp_path / "ledger")}
+        script_of_run = {"stages": {"s": script}, "ledger": str(tmp_path / "ledger")}
         job = {
             "task": "stage",
             "stage": "s",
-            "run": {"recipe": recipe},
+            "run": {"preprocessing": script_of_run},
             "inputs": {},
             "output": str(tmp_path / "work/output"),
             "memory_limit_bytes": memory_limit_bytes,
@@ -206,7 +206,7 @@ from pathlib import Path
 from webapp.jobs.child import ChildSupervisor
 folder = Path(sys.argv[1])
 job = {"task": "stage", "stage": "s", "inputs": {}, "output": str(folder / "output"),
-       "run": {"recipe": {"stages": {"s": [["sleep", 600]]}, "ledger": str(folder / "ledger")}}}
+       "run": {"preprocessing": {"stages": {"s": [["sleep", 600]]}, "ledger": str(folder / "ledger")}}}
 ChildSupervisor(entry=sys.argv[2]).run(job, folder, print, lambda: False)
 """
 
@@ -230,7 +230,7 @@ def test_children_and_their_server_may_die_and_the_next_child_starts(tmp_path):
     told = Told()
 
     def job(name, *script):
-        run = {"recipe": {"stages": {"s": script}, "ledger": str(tmp_path / "ledger")}}
+        run = {"preprocessing": {"stages": {"s": script}, "ledger": str(tmp_path / "ledger")}}
         return {"task": "stage", "stage": "s", "inputs": {}, "run": run, "output": str(tmp_path / name / "output")}
 
     supervisor.run(job("first"), tmp_path / "first", told, lambda: False)
@@ -279,7 +279,7 @@ def test_when_the_worker_ends_nothing_of_the_killed_child_is_reported(tmp_path):
         "stage": "s",
         "inputs": {},
         "output": str(tmp_path / "output"),
-        "run": {"recipe": {"stages": {"s": [["sleep", 60]]}, "ledger": str(tmp_path / "ledger")}},
+        "run": {"preprocessing": {"stages": {"s": [["sleep", 60]]}, "ledger": str(tmp_path / "ledger")}},
     }
 
     def work():

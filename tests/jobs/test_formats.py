@@ -37,7 +37,7 @@ def rewritten(bench, run_id, name, steps):
     """The stage does something else from now on, as after an update; its key stays."""
     with bench.sessions.begin() as session:
         run = session.get(Run, run_id)
-        run.recipe = {**run.recipe, "stages": {**run.recipe["stages"], name: steps}}
+        run.preprocessing = {**run.preprocessing, "stages": {**run.preprocessing["stages"], name: steps}}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_retry_that_cannot_begin_says_why(bench, worker, tmp_path):
     run_id = bench.run(script(tmp_path, bad=[["exit", 9]]))
     before = bench.ended(run_id)
     with bench.sessions.begin() as session:
-        session.get(Run, run_id).recipe = {"no": "stages"}
+        session.get(Run, run_id).preprocessing = {"no": "stages"}
     bench.jobs.retry_run(run_id, "bad")
     after = bench.ended(run_id)
     assert (after.state, files(after)) == (RunState.SUCCEEDED, files(before))

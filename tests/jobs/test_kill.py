@@ -66,7 +66,7 @@ class RealBench(Bench):
         for table, id in ((Checkpoint, checkpoint_id), (Dataset, dataset_id)):
             row = self.inspected(table, id)
             assert row.state is UploadState.READY, row.reason
-        return self.run(recipe, checkpoint_id, dataset_id=dataset_id, **changed)
+        return self.run(None, checkpoint_id, recipe=recipe, dataset_id=dataset_id, **changed)
 
     def at_work_on(self, run_id, name):
         """The child that computes this stage, once it does."""
@@ -162,7 +162,7 @@ def test_want_of_memory_fails_the_run_and_not_the_worker(bench):
     roomy.wait()
     bench.environment["PARE_RUN_MEMORY_LIMIT_BYTES"] = str(MEMORY_BYTES)
     worker = bench.start_worker()
-    run = bench.ended(bench.run(RECIPE, large))
+    run = bench.ended(bench.run(None, large, recipe=RECIPE))
     assert (run.state, run.error["code"]) == (RunState.FAILED, "out_of_memory"), run.error
     assert "memory" in run.error["message"]
     small = bench.upload("checkpoint", "net.safetensors", weights())

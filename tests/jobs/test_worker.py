@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from tests.jobs.bench import Bench
+from tests.jobs.bench import FACTS, Bench
 from tests.patience import CANCELLED_WITHIN_SECONDS, PATIENCE_SECONDS, within
 from tests.postgresql import fresh_database
 from webapp.jobs.examinations import UNKNOWN
@@ -39,11 +39,11 @@ def any_bench(request, tmp_path):
 def test_an_upload_is_inspected_and_a_run_succeeds_with_all_it_has_to_show(any_bench, tmp_path):
     bench = any_bench
     bench.start_worker()
-    raw = bench.script(["write", "normalised"], facts={"layers": 3})
+    raw = bench.script(["write", "normalised"], facts=FACTS)
     checkpoint_id = bench.upload("checkpoint", "net.pt", raw)
     checkpoint = bench.inspected(Checkpoint, checkpoint_id)
     assert checkpoint.state is UploadState.READY
-    assert checkpoint.facts == {"task": "inspect_checkpoint", "layers": 3, "filename": "net.pt"}
+    assert checkpoint.facts == FACTS | {"notes": ["inspect_checkpoint", "net.pt"]}
     assert bench.files.path(checkpoint.files["out.txt"]["digest"]).read_text() == "normalised"
     bench.until(lambda: not bench.files.exists(checkpoint.digest))  # nothing reads the raw bytes any more
 
@@ -167,7 +167,7 @@ def test_cancelling_kills_the_child_within_three_seconds_and_a_retry_goes_on_fro
     begun = ledger(tmp_path / "ledger")
     assert begun[:3] == ["a", "b", "c"]
     with bench.sessions.begin() as session:
-        session.get(Run, run_id).recipe = {"stages": script, "ledger": str(tmp_path / "ledger")}
+        session.get(Run, run_id).preprocessing = {"stages": script, "ledger": str(tmp_path / "ledger")}
     bench.jobs.retry_run(run_id)
     run = bench.ended(run_id)
     assert run.state is RunState.SUCCEEDED

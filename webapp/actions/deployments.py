@@ -17,6 +17,8 @@ from webapp.engine.architectures import class_names
 from webapp.engine.data.tasks import for_task
 from webapp.engine.exporters import served_by
 from webapp.engine.facts import Task
+from webapp.engine.run.stages.export import ExportStage
+from webapp.engine.run.stages.original import OriginalStage
 from webapp.serving import RUNTIME
 from webapp.serving.errors import Unauthorized
 from webapp.store.models import Artifact, Deployment, DeploymentState, Run, now
@@ -71,7 +73,7 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
     row = Deployment(
         name=asked.name or free_name(session, run.name),
         run_id=run.id,
-        stage=f"export-{artifact.format}",
+        stage=ExportStage.name_of(artifact.format),
         artifact=artifact.name,
         about=about(run),
         token_hash=hashed(token),
@@ -164,7 +166,7 @@ def tryout_deployment(session: Session, machine: str, run: Run, side: ModelSide)
     if not (files := deployable(run)):
         raise Conflict(f"The run {run.name} has no file to try; {fork_with_one()}.")
     artifact = files[0]
-    stage = f"{'original' if side == 'original' else 'export'}-{artifact.format}"
+    stage = (OriginalStage if side == "original" else ExportStage).name_of(artifact.format)
     if not next((made.files for made in run.stages if made.name == stage), None):
         title = served_formats()[artifact.format]
         raise Conflict(

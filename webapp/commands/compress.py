@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from webapp.engine.errors import PareError
+from webapp.engine.exporters import check_names, exporters, measured
+from webapp.engine.recipe import Recipe
+from webapp.engine.run.checks import NamedDataset, check_run, task_of
+from webapp.engine.run.predict import predict, understood
+from webapp.engine.run.receipt import conclude
+from webapp.engine.run.receipt_text import render_text
+from webapp.engine.run.stages import RunGiven, is_pointless, plan_stages
+from webapp.engine.run.stages.base import StageResults
+from webapp.engine.run.stages.export import ExportStage
+from webapp.engine.run.stages.job import SourcesGiven, StageOutput
 from webapp.jobs.child import CurvePoint
 
 from .options import ReadsFiles
@@ -21,11 +32,9 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _Formats(click.Option):
-    """Its help lists the formats, which are known only once the engine is imported."""
+    """Its help lists the formats."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from webapp.engine.exporters import exporters, measured
-
         listed = [f"{name} ({form.title})" for name, form in exporters().items() if not form.can.always]
         self.help = f"{self.help}\n\nFormats: {', '.join(listed)}; {measured().name} is always written."
         return super().get_help_record(ctx)
@@ -71,11 +80,6 @@ def compress(
 
     Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
     """
-    from webapp.engine.exporters import check_names, measured
-    from webapp.engine.recipe import Recipe
-    from webapp.engine.run.predict import understood
-    from webapp.engine.run.receipt_text import render_text
-
     if out.exists() and any(out.iterdir()):
         raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
     wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
@@ -85,23 +89,24 @@ def compress(
     prepared = _mapping(preprocessing) if preprocessing else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
-        given = _given(bench, bar, checkpoint, data, split, training_data, teacher, dequantize, task)
+        sources = _inspected(bench, bar, checkpoint, data, split, training_data, teacher, dequantize, task)
         bar.stage("Looking at its structure")
-        bench.look_at_structure(given["checkpoint"], bar.tell)
+        sources = sources.model_copy(update={"checkpoint": bench.look_at_structure(sources.checkpoint, bar.tell)})
         if exports:
             bar.stage("Trying the formats")
-            bench.try_formats(given["checkpoint"], bar.tell)
-        conclusion, exported = _run(bench, bar, given, wanted, exports, seed, checkpoint.stem, prepared)
-        _deliver(out, Path(given["checkpoint"]["folder"]), exported, conclusion["receipt"], wanted.to_yaml())
-    click.echo(render_text(conclusion["receipt"]))
-    if missing := conclusion["receipt"]["undelivered"]:
+            sources = sources.model_copy(update={"checkpoint": bench.try_formats(sources.checkpoint, bar.tell)})
+        run = _asked(bar, sources, wanted, exports, seed, prepared)
+        receipt, exported = _run(bench, bar, run, sources)
+        _deliver(out, sources.checkpoint.folder, exported, receipt, wanted.to_yaml())
+    click.echo(render_text(receipt))
+    if missing := receipt["undelivered"]:
         click.echo(f"Not delivered: {', '.join(row['artifact'] for row in missing)}. The receipt says why.", err=True)
     click.echo(f"{out / measured().file}, its receipt.json beside it. Check it again with: pare verify {out}")
     if missing:
         raise click.exceptions.Exit(NOT_ALL_DELIVERED)
 
 
-def _given(
+def _inspected(
     bench: Workbench,
     bar: _Bar,
     checkpoint: Path,
@@ -111,91 +116,70 @@ def _given(
     teacher: Path | None,
     dequantize: bool,
     task: str | None,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"dataset": None, "training_dataset": None, "teacher_checkpoint": None}
-    for key, path in (("checkpoint", checkpoint), ("teacher_checkpoint", teacher)):
-        if path:
-            bar.stage(f"Inspecting {path.name}")
-            use = task if key == "checkpoint" else None
-            told = bench.upload("checkpoint", path, bar.tell, dequantize=dequantize, use=use)
-            found[key] = {**told, "filename": path.name, "size_bytes": path.stat().st_size}
-    if data:
-        bar.stage(f"Inspecting {data.name}")
-        found["dataset"] = bench.upload("dataset", data, bar.tell, split=split)
-    if training_data:
-        bar.stage(f"Inspecting {training_data.name}")
-        found["training_dataset"] = bench.upload("dataset", training_data, bar.tell, split="auto")
-    return found
+) -> SourcesGiven:
+    def inspected(path: Path | None, by: Callable[..., Any], **options: Any) -> Any:
+        if path is None:
+            return None
+        bar.stage(f"Inspecting {path.name}")
+        return by(path, bar.tell, **options)
+
+    return SourcesGiven(
+        checkpoint=inspected(checkpoint, bench.checkpoint, dequantize=dequantize, use=task),
+        teacher_checkpoint=inspected(teacher, bench.checkpoint, dequantize=dequantize),
+        dataset=inspected(data, bench.dataset, split=split),
+        training_dataset=inspected(training_data, bench.dataset),
+    )
 
 
-def _run(
-    bench: Workbench,
+def _asked(
     bar: _Bar,
-    given: dict[str, Any],
-    recipe: Any,
+    sources: SourcesGiven,
+    recipe: Recipe,
     exports: tuple[str, ...],
     seed: int,
-    name: str,
     preprocessing: dict[str, Any],
-) -> tuple[dict[str, Any], list[Path]]:
-    from webapp.engine.errors import PareError
-    from webapp.engine.exporters import with_always
-    from webapp.engine.facts import CheckpointFacts, DatasetFacts
-    from webapp.engine.run.checks import NamedDataset, check_run, task_of
-    from webapp.engine.run.plan import stages
-    from webapp.engine.run.predict import predict
-    from webapp.engine.run.receipt import conclude
-
-    def named(key: str) -> NamedDataset | None:
-        found = given[key]
-        return NamedDataset(found["name"], DatasetFacts.model_validate(found["facts"])) if found else None
-
-    teacher, about = given["teacher_checkpoint"], CheckpointFacts.model_validate(given["checkpoint"]["facts"])
-    prepared = check_run(
-        about,
-        recipe,
-        exports,
-        named("dataset"),
-        named("training_dataset"),
-        CheckpointFacts.model_validate(teacher["facts"]) if teacher else None,
-        preprocessing,
+) -> RunGiven:
+    """The run, checked as page and API check it."""
+    facts, teacher = sources.checkpoint.facts, sources.teacher_checkpoint
+    dataset, training = (
+        NamedDataset(one.name, one.facts) if one else None for one in (sources.dataset, sources.training_dataset)
     )
-    for row in predict(about, recipe).unreached:
+    prepared = check_run(facts, recipe, exports, dataset, training, teacher.facts if teacher else None, preprocessing)
+    for row in predict(facts, recipe).unreached:
         bar.say(f"No step reaches {row.what}, {row.share:.1%} of the file: {row.why}.")
-    wanted = with_always(exports)
-    options: dict[str, Any] = {"preprocessing": prepared.model_dump(mode="json")} if prepared else {}
-    if (use := task_of(about, named("dataset"), named("training_dataset"))) is not None:
-        options["task"] = use
-    run = {"recipe": recipe.as_dict(), "exports": wanted, "seed": seed, "options": options}
-    folders: dict[str, Path] = {}
-    facts: dict[str, Any] = {}
+    return RunGiven(
+        recipe=recipe,
+        exports=exports,
+        seed=seed,
+        preprocessing=prepared.model_dump(mode="json") if prepared else None,
+        task=task_of(facts, dataset, training),
+    )
+
+
+def _run(bench: Workbench, bar: _Bar, run: RunGiven, sources: SourcesGiven) -> tuple[dict[str, Any], list[Path]]:
+    """The receipt, and the folders of the formats that are delivered."""
+    planned = plan_stages(run)
+    done: dict[str, StageOutput] = {}
     failed: dict[str, Any] = {}
-    known = {plan.name: plan for plan in stages(recipe, wanted)}
-    for plan in known.values():
-        if any(known[name].format == plan.format and not known[name].optional for name in failed):
+    for name, stage in planned.items():
+        if is_pointless(stage, planned, failed):
             continue
-        bar.stage(plan.title)
-        job = {
-            "task": "stage",
-            "stage": plan.name,
-            "run": run,
-            **given,
-            "inputs": {other: str(folders[other]) for other in plan.inputs if other in folders},
-            "inputs_facts": {other: facts[other] for other in plan.inputs if other in folders},
-            "scratch": str(bench.folder / f"{plan.name}-scratch"),
-        }
+        bar.stage(stage.title)
         try:
-            folders[plan.name], facts[plan.name] = bench.work(plan.name, job, bar.tell)
+            done[name] = bench.stage(stage, sources, done, bar.tell)
         except PareError as error:
-            if plan.format is None:
+            if stage.format is None:
                 raise
-            failed[plan.name] = error.as_dict()
-    checkpoint = {**given["checkpoint"], "files": files_in(Path(given["checkpoint"]["folder"]))}
-    files = {stage: files_in(folder) for stage, folder in folders.items()}
-    told = {**run, "name": name, "teacher_checkpoint": given["teacher_checkpoint"]}
-    found = conclude(told, checkpoint, given["dataset"], given["training_dataset"], facts, files, failed)
-    missing = {row["format"] for row in found["receipt"]["undelivered"]}
-    return found, [folders[f"export-{form}"] for form in wanted if form not in missing]
+            failed[name] = error.as_dict()
+    companions = files_in(sources.checkpoint.folder)
+    results = StageResults(
+        {name: made.facts for name, made in done.items()},
+        {name: files_in(made.folder) for name, made in done.items()},
+        failed,
+    )
+    receipt = conclude(run, sources, results, name=sources.checkpoint.name, companions=companions)["receipt"]
+    missing = {row["format"] for row in receipt["undelivered"]}
+    return receipt, [done[ExportStage.name_of(form)].folder for form in run.exports if form not in missing]
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
 import click
+
+from webapp.engine.run.predict import held_by
+from webapp.engine.run.unreached import unreached
 
 from .options import ReadsFiles
 from .workbench import workbench
@@ -17,16 +19,11 @@ from .workbench import workbench
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def inspect(file: Path, as_json: bool) -> None:
     """List what FILE holds: architecture, tensors, where the bytes are."""
-    from webapp.engine.facts import CheckpointFacts
-    from webapp.engine.run.predict import held_by
-    from webapp.engine.run.unreached import unreached
-
     with tempfile.TemporaryDirectory() as parent, workbench(Path(parent)) as bench:
-        told = bench.upload("checkpoint", file, lambda *_: None)
+        facts = bench.checkpoint(file, lambda *_: None).facts
     if as_json:
-        click.echo(json.dumps(told["facts"], indent=2))
+        click.echo(facts.model_dump_json(indent=2))
         return
-    facts = CheckpointFacts.model_validate(told["facts"])
     spec = facts.architecture
     click.echo(f"{file.name}: {facts.format}, {facts.params_total:,} parameters, {facts.weights_bytes / 1e6:.2f} MB")
     click.echo(f"architecture: {spec.title} ({spec.task or 'no task'})" if spec else facts.weights_only_because)

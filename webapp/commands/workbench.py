@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.run.inspection import InspectionJob
+from webapp.engine.run.stages import RunStage, StageJob
+from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
 from webapp.jobs.child import ChildSupervisor, Tell
 from webapp.jobs.examinations import look_at_structure, try_formats
 
@@ -24,34 +28,49 @@ class Workbench:
     folder: Path
     supervisor: ChildSupervisor
 
-    def work(self, name: str, job: dict[str, Any], tell: Tell) -> tuple[Path, Any]:
-        """(where its files lie, what it returned). Raises ChildFailed, ChildDied or OutOfMemory."""
-        place = self.folder / name
-        place.mkdir()
-        output = place / "output"
-        return output, self.supervisor.run({**job, "output": str(output)}, place, tell, lambda: False)
+    def stage(self, stage: RunStage, sources: SourcesGiven, done: Mapping[str, StageOutput], tell: Tell) -> StageOutput:
+        """Does a stage of a run, `done` being those before. Raises ChildFailed, ChildDied or OutOfMemory."""
+        place = self._place(stage.name)
+        inputs = {name: done[name] for name in stage.inputs if name in done}
+        job = StageJob.of(stage, sources, inputs, place / "output", place / "scratch")
+        facts = self.supervisor.run({"task": "stage", **job.model_dump(mode="json")}, place, tell, lambda: False)
+        return StageOutput(folder=job.output, facts=facts)
 
-    def upload(self, kind: str, path: Path, tell: Tell, **more: Any) -> dict[str, Any]:
-        """A checkpoint or a dataset after inspection, as stages want it; see `look_at_structure`."""
-        job = {"task": f"inspect_{kind}", "upload": str(path.resolve()), "filename": path.name, **more}
-        number = sum(1 for _ in self.folder.iterdir())  # two uploads may have one name
-        folder, facts = self.work(f"{kind}-{number}", job, tell)
-        return {"folder": str(folder), "facts": facts, "name": path.stem, "digest": digest_of(path)}
-
-    def look_at_structure(self, checkpoint: dict[str, Any], tell: Tell) -> None:
-        """Puts what of an uploaded checkpoint can be cut among its facts, as recipes want it."""
-        place = self.folder / "structure"
-        place.mkdir()
-        checkpoint["facts"] = look_at_structure(self.supervisor, checkpoint["facts"], place, tell, lambda: False)
-
-    def try_formats(self, checkpoint: dict[str, Any], tell: Tell) -> None:
-        """Puts which formats it cannot be written in among the facts of an uploaded checkpoint."""
-        place = self.folder / "formats"
-        place.mkdir()
-        found = try_formats(
-            self.supervisor, checkpoint["facts"], Path(checkpoint["folder"]), place, tell, lambda: False
+    def checkpoint(self, path: Path, tell: Tell, dequantize: bool = False, use: str | None = None) -> CheckpointGiven:
+        """A file after inspection; `use` is what the model is for. See `look_at_structure`. Raises as `stage` does."""
+        folder, facts = self._inspect("inspect_checkpoint", path, tell, dequantize=dequantize, use=use)
+        size = path.stat().st_size
+        return CheckpointGiven(
+            folder=folder, facts=facts, name=path.stem, filename=path.name, digest=digest_of(path), size_bytes=size
         )
-        checkpoint["facts"] = found
+
+    def dataset(self, path: Path, tell: Tell, split: str = "auto") -> DatasetGiven:
+        """A file after inspection; `split` "all": every sample evaluates. Raises as `stage` does."""
+        folder, facts = self._inspect("inspect_dataset", path, tell, split=split)
+        return DatasetGiven(folder=folder, facts=facts, name=path.stem, digest=digest_of(path))
+
+    def look_at_structure(self, checkpoint: CheckpointGiven, tell: Tell) -> CheckpointGiven:
+        """The checkpoint, whose facts say what of it can be cut, as recipes want it."""
+        found = look_at_structure(self.supervisor, _facts(checkpoint), self._place("structure"), tell, lambda: False)
+        return checkpoint.model_copy(update={"facts": CheckpointFacts.model_validate(found)})
+
+    def try_formats(self, checkpoint: CheckpointGiven, tell: Tell) -> CheckpointGiven:
+        """The checkpoint, whose facts say which formats it cannot be written in."""
+        place = self._place("formats")
+        found = try_formats(self.supervisor, _facts(checkpoint), checkpoint.folder, place, tell, lambda: False)
+        return checkpoint.model_copy(update={"facts": CheckpointFacts.model_validate(found)})
+
+    def _inspect(self, task: str, path: Path, tell: Tell, **options: Any) -> tuple[Path, Any]:
+        """(where the normalised files lie, the facts)."""
+        place = self._place(f"{sum(1 for _ in self.folder.iterdir())}-{task}")
+        job = InspectionJob.model_validate(
+            {"task": task, "upload": path.resolve(), "filename": path.name, "output": place / "output", **options}
+        )
+        return job.output, self.supervisor.run(job.model_dump(mode="json"), place, tell, lambda: False)
+
+    def _place(self, name: str) -> Path:
+        (self.folder / name).mkdir()
+        return self.folder / name
 
 
 @contextmanager
@@ -65,6 +84,10 @@ def workbench(parent: Path) -> Iterator[Workbench]:
     finally:
         supervisor.forks.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _facts(checkpoint: CheckpointGiven) -> dict[str, Any]:
+    return checkpoint.facts.model_dump(mode="json")
 
 
 def digest_of(path: Path) -> str:

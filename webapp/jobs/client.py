@@ -6,14 +6,16 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from dbos import DBOSClient, EnqueueOptions
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from webapp.config import InstallationSettings
+from webapp.engine.run.stages import format_of
 from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import Run, RunState, StageState
+from webapp.store.models import ArtifactState, Run, RunState, StageState, now
 
 from .errors import RunMissing, RunNotRetryable
 from .queues import (
@@ -65,7 +67,7 @@ class JobClient:
             run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
             if run.state.final:
                 return
-            run.end(RunState.CANCELLED, "Cancelled")
+            end_run(run, RunState.CANCELLED, "Cancelled")
         with queue_may_fail("cancelled"):  # the worker looks at the run itself
             self._connected().cancel_workflow(run_workflow_id(run_id, run.attempt))
 
@@ -86,7 +88,7 @@ class JobClient:
                 run.message, run.progress = "", 0.0
                 for stage in run.stages:
                     done = stage.state in (StageState.SUCCEEDED, StageState.REUSED)
-                    if stage.name.partition("-")[2] in failed or not (done or failed):
+                    if format_of(stage.name) in failed or not (done or failed):
                         stage.state, stage.started_at, stage.finished_at = StageState.WAITING, None, None
                         stage.error = None
         self.enqueue_run(run_id)
@@ -113,6 +115,26 @@ class JobClient:
                     retry_connection_errors=False,
                 )
             return self._client
+
+
+def end_run(run: Run, state: RunState, message: str, error: dict[str, Any] | None = None) -> None:
+    """Failed or cancelled; but a run that has delivered, and only tried a format again, is left as it was."""
+    done = run.receipt is not None
+    run.state, run.error = (RunState.SUCCEEDED, None) if done else (state, error)
+    run.message, run.seconds_left, run.finished_at = "Done" if done else message, None, now()
+    run.progress = 1.0 if done else run.progress
+    open_states = (StageState.RUNNING, StageState.WAITING) if done else (StageState.RUNNING,)
+    tried = set()
+    for stage in run.stages:
+        if stage.state in open_states:
+            stage.state, stage.error, stage.finished_at = StageState(state.value), error, now()
+            tried.add(format_of(stage.name))
+    if run.receipt is not None and error is not None:
+        rows = [row | {"reason": error} if row["format"] in tried else row for row in run.undelivered]
+        run.receipt = {**run.receipt, "undelivered": rows}
+        for artifact in run.artifacts:
+            if artifact.state is ArtifactState.FAILED and artifact.format in tried:
+                artifact.reason = error
 
 
 @contextmanager

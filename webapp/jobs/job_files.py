@@ -1,4 +1,4 @@
-"""What the engine is told of a run, a checkpoint and a dataset: rows as JSON data, files as folders."""
+"""What the engine is told of a run, a checkpoint and a dataset: rows as its records, files as folders."""
 
 from __future__ import annotations
 
@@ -6,62 +6,48 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.run.inspection import InspectionJob
+from webapp.engine.run.stages import RunGiven, RunStage, StageJob
+from webapp.engine.run.stages.base import SourceDigests
+from webapp.engine.run.stages.job import RunSources, SourcesGiven, StageOutput
 from webapp.store.digests import digest_of_files
-from webapp.store.models import Checkpoint, Dataset, Run
+from webapp.store.models import Checkpoint, Dataset, Run, Stage
 
 from .workplace import Workplace
 
-
-def told_of_run(run: Run) -> dict[str, Any]:
-    told = {"preprocessing": run.preprocessing, "task": run.task}
-    options = {name: value for name, value in told.items() if value}
-    return {"recipe": run.recipe, "exports": run.exports, "seed": run.seed, "options": options}
+GIVEN = ("recipe", "exports", "seed", "preprocessing", "task")
 
 
-def told_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    return _told(checkpoint) | {"filename": checkpoint.filename, "size_bytes": checkpoint.size_bytes}
+def run_given(run: Run) -> RunGiven:
+    return RunGiven.model_validate({name: getattr(run, name) for name in GIVEN})
 
 
-def told_of_dataset(dataset: Dataset | None) -> dict[str, Any] | None:
-    return _told(dataset) if dataset else None
+def run_sources(run: Run) -> RunSources:
+    """The run's uploads, as its receipt names them."""
+    return RunSources.model_validate({name: row and _record(row) for name, row in _uploads(run).items()})
 
 
-def normalised_digest(row: Checkpoint | Dataset | None) -> str | None:
+def source_digests(run: Run) -> SourceDigests:
     """Of what the engine reads, so that two uploads of the same content, for the same task, share their stages."""
-    if row is None:
-        return None
-    task = ((row.facts or {}).get("architecture") or {}).get("task") if isinstance(row, Checkpoint) else None
-    return f"{digest_of_files(row.files)} {task or ''}".strip()
+    checkpoint = _normalised_digest(run.checkpoint)
+    assert checkpoint is not None
+    others = map(_normalised_digest, (run.dataset, run.training_dataset, run.teacher_checkpoint))
+    return SourceDigests(checkpoint, *others)
 
 
-def stage_job(place: Workplace, run: Run, stage: str, inputs: tuple[str, ...], folder: Path) -> dict[str, Any]:
-    """The child's job for one stage; what it reads is laid out in the folder."""
-    earlier = {other.name: other for other in run.stages if other.name in inputs}
-    checkpoint = told_of_checkpoint(run.checkpoint)
-    return {
-        "task": "stage",
-        "stage": stage,
-        "run": told_of_run(run),
-        "checkpoint": _laid_out(place, checkpoint, run.checkpoint, folder / "checkpoint"),
-        "teacher_checkpoint": _laid_out(
-            place,
-            told_of_checkpoint(run.teacher_checkpoint) if run.teacher_checkpoint else None,
-            run.teacher_checkpoint,
-            folder / "teacher_checkpoint",
-        ),
-        "dataset": _laid_out(place, told_of_dataset(run.dataset), run.dataset, folder / "dataset"),
-        "training_dataset": _laid_out(
-            place, told_of_dataset(run.training_dataset), run.training_dataset, folder / "training_dataset"
-        ),
-        "inputs": {name: str(place.files.materialise(earlier[name].files, folder / name)) for name in inputs},
-        "inputs_facts": {name: earlier[name].facts for name in inputs},
-        "output": str(folder / "output"),
-        "scratch": str(place.scratch(run.id, key_of(run, stage))),
-    } | place.limits()
-
-
-def key_of(run: Run, stage: str) -> str:
-    return next(other.key for other in run.stages if other.name == stage)
+def stage_job(place: Workplace, run: Run, stage: RunStage, done: dict[str, Stage], folder: Path) -> StageJob:
+    """The child's job for one stage; what it reads is laid out in the folder, of the stages that are done."""
+    sources = {
+        name: row and _record(row) | {"folder": place.files.materialise(row.files, folder / name)}
+        for name, row in _uploads(run).items()
+    }
+    inputs = {
+        name: StageOutput(folder=place.files.materialise(done[name].files, folder / name), facts=done[name].facts or {})
+        for name in stage.inputs
+        if name in done
+    }
+    key = next(row.key for row in run.stages if row.name == stage.name)
+    output, scratch = folder / "output", place.scratch(run.id, key)
+    return StageJob.of(stage, SourcesGiven.model_validate(sources), inputs, output, scratch)
 
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:
@@ -79,11 +65,17 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
     return job.model_copy(update={"dequantize": row.dequantize, "use": row.task})
 
 
-def _laid_out(
-    place: Workplace, told: dict[str, Any] | None, row: Checkpoint | Dataset | None, folder: Path
-) -> dict[str, Any] | None:
-    return told | {"folder": str(place.files.materialise(row.files, folder))} if told and row else None
+def _uploads(run: Run) -> dict[str, Checkpoint | Dataset | None]:
+    return {name: getattr(run, name) for name in RunSources.model_fields}
 
 
-def _told(row: Checkpoint | Dataset) -> dict[str, Any]:
-    return {"name": row.name, "digest": row.digest, "facts": row.facts}
+def _record(row: Checkpoint | Dataset) -> dict[str, Any]:
+    named = {"name": row.name, "digest": row.digest, "facts": row.facts}
+    return named if isinstance(row, Dataset) else named | {"filename": row.filename, "size_bytes": row.size_bytes}
+
+
+def _normalised_digest(row: Checkpoint | Dataset | None) -> str | None:
+    if row is None:
+        return None
+    task = ((row.facts or {}).get("architecture") or {}).get("task") if isinstance(row, Checkpoint) else None
+    return f"{digest_of_files(row.files)} {task or ''}".strip()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,17 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, selectinload
 
 from webapp.engine.errors import PareError
+from webapp.engine.run.receipt import conclude
+from webapp.engine.run.stages import RunStage, is_pointless, plan_stages
+from webapp.engine.run.stages.base import StageResults
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
 from webapp.store.models import Artifact, LogLine, Run, RunState, Stage, StageState, now
 from webapp.store.stages import find_reusable
 
+from .client import end_run
 from .errors import Stopped
-from .job_files import normalised_digest, stage_job, told_of_checkpoint, told_of_dataset, told_of_run
+from .job_files import run_given, run_sources, source_digests, stage_job
 from .run_progress import RunProgress, seconds_taken
 from .workplace import Workplace
 
@@ -56,17 +61,17 @@ class RunWork:
             run = self._read()
             if run is None:
                 return False
-            plans = {plan.name: plan for plan in self.place.pipeline.stages(told_of_run(run))}
-            form = plans[name].format
+            planned = plan_stages(run_given(run))
+            form = planned[name].format
             stage = next(stage for stage in run.stages if stage.name == name)
             whole = all(self.place.files.exists(entry["digest"]) for entry in stage.files.values())
             if (stage.state in DONE and whole) or stage.state == StageState.FAILED:
                 return True
-            gone = {one.name for one in run.stages if one.state == StageState.FAILED}
-            if form and any(plans[other].format == form and not plans[other].optional for other in gone):
+            if is_pointless(planned[name], planned, [row.name for row in run.stages if row.state == StageState.FAILED]):
                 self._record(stage, StageState.SKIPPED, {}, None)
                 return True
-            return self._reuse(run, stage) or self._compute(run, stage)
+            progress = self._progress(run, stage, planned)
+            return self._reuse(stage, progress) or self._compute(run, stage, planned[name], progress)
         except Stopped:  # a retry goes on with what the stage has kept
             return False
         except (PareError, StoreError) as error:
@@ -83,21 +88,19 @@ class RunWork:
                 if run is None:
                     return
                 done = [stage for stage in run.stages if stage.state in DONE]
-                checkpoint = told_of_checkpoint(run.checkpoint) | {"files": run.checkpoint.files}
-                told = told_of_run(run) | {
-                    "name": run.name,
-                    "receipt": run.receipt,
-                    "started_at": run.started_at and run.started_at.isoformat(),
-                    "teacher_checkpoint": run.teacher_checkpoint and told_of_checkpoint(run.teacher_checkpoint),
-                }
-                concluded = self.place.pipeline.conclude(
-                    told,
-                    checkpoint,
-                    told_of_dataset(run.dataset),
-                    told_of_dataset(run.training_dataset),
-                    {stage.name: stage.facts for stage in done},
+                results = StageResults(
+                    {stage.name: stage.facts or {} for stage in done},
                     {stage.name: stage.files for stage in done},
-                    {stage.name: stage.error for stage in run.stages if stage.state == StageState.FAILED},
+                    {stage.name: stage.error or {} for stage in run.stages if stage.state == StageState.FAILED},
+                )
+                concluded = conclude(
+                    run_given(run),
+                    run_sources(run),
+                    results,
+                    name=run.name,
+                    started_at=run.started_at.isoformat() if run.started_at else None,
+                    companions=run.checkpoint.files,
+                    earlier=run.receipt,
                 )
                 run.baseline, run.result, run.receipt = (concluded[part] for part in ("baseline", "result", "receipt"))
                 run.artifacts.clear()
@@ -116,7 +119,7 @@ class RunWork:
             if run is None:
                 return
             session.add(LogLine(run_id=run.id, stage=stage_name or "", text=error["message"].replace("\0", "")))
-            run.end(RunState.FAILED, "Failed", error)
+            end_run(run, RunState.FAILED, "Failed", error)
             for stage in run.stages:
                 if stage.name == stage_name:
                     stage.state, stage.finished_at = StageState.FAILED, now()
@@ -137,52 +140,44 @@ class RunWork:
             run = self._mine(session)
             if run is None:
                 return []
-            told = told_of_run(run)
-            checkpoint, *others = map(
-                normalised_digest, (run.checkpoint, run.dataset, run.training_dataset, run.teacher_checkpoint)
-            )
-            assert checkpoint is not None
-            known = {stage.name: stage for stage in run.stages}
-            plans = self.place.pipeline.stages(told)
-            planned = {plan.name for plan in plans}
+            known, sources = {stage.name: stage for stage in run.stages}, source_digests(run)
+            planned = plan_stages(run_given(run))
             run.stages = [stage for stage in run.stages if stage.name in planned]
-            for position, plan in enumerate(plans):
-                key = self.place.pipeline.key(plan.name, told, checkpoint, *others)
-                stage = known.get(plan.name) or Stage(name=plan.name, key="")
+            for position, (name, plan) in enumerate(planned.items()):
+                key = plan.key(sources)
+                stage = known.get(name) or Stage(name=name, key="")
                 stage.position, stage.title = position, plan.title
                 # new, or Pare was updated between two attempts; what was delivered already stays as it is
                 if stage.key != key and not (run.receipt is not None and stage.state in SETTLED):
                     stage.key, stage.state, stage.files, stage.facts = key, StageState.WAITING, {}, None
                     stage.curves = None
-                if stage.name not in known:
+                if name not in known:
                     run.stages.append(stage)
             run.state, run.started_at = RunState.RUNNING, run.started_at or now()
-            return [plan.name for plan in plans]
+            return list(planned)
 
-    def _reuse(self, run: Run, stage: Stage) -> bool:
+    def _reuse(self, stage: Stage, progress: RunProgress) -> bool:
         """Takes over the output of a stage that depends on the same things, where there is one."""
         with self.place.sessions() as session:
             earlier = find_reusable(session, stage.key, self.place.files)
         if earlier is None:
             return False
         self._record(stage, StageState.REUSED, earlier.files, earlier.facts, earlier.curves)
-        self._progress(run, stage).tell(1.0, stage.title, [f"{stage.title}: the output of an earlier run is reused"])
+        progress.tell(1.0, stage.title, [f"{stage.title}: the output of an earlier run is reused"])
         return True
 
-    def _compute(self, run: Run, stage: Stage) -> bool:
+    def _compute(self, run: Run, stage: Stage, plan: RunStage, progress: RunProgress) -> bool:
         """Has the child do the stage, and keeps its output. Nothing of the database is held meanwhile."""
-        progress = self._progress(run, stage)
         self.place.files.require_free(0)
         with self.place.folder_for(f"{run.id}-{run.attempt}-{stage.name}") as folder:
-            plan = next(plan for plan in self.place.pipeline.stages(told_of_run(run)) if plan.name == stage.name)
-            there = {other.name for other in run.stages if other.state in DONE}
-            inputs = tuple(name for name in plan.inputs if name in there)
-            job = stage_job(self.place, run, stage.name, inputs, folder)
+            done = {other.name: other for other in run.stages if other.state in DONE}
+            job = stage_job(self.place, run, plan, done, folder)
             self._record(stage, StageState.RUNNING, {}, None)
             progress.tell(0.0, stage.title, [stage.title])
-            facts = self.place.children.run(job, folder, progress.tell, self.unwanted)
-            files = self.place.files.put_folder(folder / "output")
-        self._record(stage, StageState.SUCCEEDED, files, facts, shared=inputs == plan.inputs)
+            order = {"task": "stage", **job.model_dump(mode="json"), **self.place.limits()}
+            facts = self.place.children.run(order, folder, progress.tell, self.unwanted)
+            files = self.place.files.put_folder(job.output)
+        self._record(stage, StageState.SUCCEEDED, files, facts, shared=len(job.inputs) == len(plan.inputs))
         self._forget_scratch(stage.key)
         progress.tell(1.0, stage.title, [])
         return True
@@ -205,8 +200,8 @@ class RunWork:
     def _forget_scratch(self, stage_key: str = "") -> None:
         shutil.rmtree(self.place.scratch(self.run_id, stage_key), ignore_errors=True)
 
-    def _progress(self, run: Run, stage: Stage) -> RunProgress:
-        weights = {plan.name: plan.weight for plan in self.place.pipeline.stages(told_of_run(run))}
+    def _progress(self, run: Run, stage: Stage, planned: Mapping[str, RunStage]) -> RunProgress:
+        weights = {name: plan.weight for name, plan in planned.items()}
         done = seconds_taken([other for other in run.stages if other.name != stage.name])
         return RunProgress(self.place.sessions, run.id, run.attempt, stage.name, weights, done)
 

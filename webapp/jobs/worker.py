@@ -23,7 +23,6 @@ from .child import ENGINE_CHILD
 from .client import JobClient
 from .heartbeat import Heartbeat
 from .inspections import look_at_structures
-from .pipeline import Pipeline
 from .processes import is_running
 from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
 from .recovery import requeue, sweep_scratch, take_over
@@ -37,12 +36,12 @@ LOST_SIGHT = 75  # exit status of a worker that was taken for dead
 CHILDREN_GONE_SECONDS = 3.0
 
 
-def run_worker(settings: InstallationSettings, *, pipeline: Pipeline | None = None, entry: str = ENGINE_CHILD) -> None:
+def run_worker(settings: InstallationSettings, *, entry: str = ENGINE_CHILD) -> None:
     """Works until SIGTERM or SIGINT, then ends the process: the child is killed and its run taken up again later."""
     slot = WorkerSlot.claim(settings)
     engine = make_engine(settings.database_url)
     upgrade(engine)
-    place = Workplace.of(settings, slot.executor_id, make_sessions(engine), pipeline, entry)
+    place = Workplace.of(settings, slot.executor_id, make_sessions(engine), entry)
     shutil.rmtree(place.folder, ignore_errors=True)
     worker = RunWorker(place, JobClient(settings, engine))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +61,6 @@ class RunWorker:
     def work(self) -> None:
         """Does not return."""
         self.place.children.forks.prepare()
-        self.place.pipeline.prepare()
         self.heartbeat.start()
         self._launch()
         log.info("Worker %s is ready (process %s)", self.place.executor_id, os.getpid())

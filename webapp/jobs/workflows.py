@@ -58,7 +58,8 @@ def _at(workflow_id: str) -> Iterator[None]:
 
 def internal(error: Exception) -> dict[str, str]:
     """What the user is told of an error that nobody foresaw."""
-    causes = getattr(error, "errors", [error])  # of a step that was tried again and again
+    causes = getattr(error, "errors", None)  # of a step that was tried again and again
+    causes = causes if isinstance(causes, list) else [error]
     if any(is_full(cause, place().settings.instance) for cause in causes):
         return StoreFull(FULL).as_dict()
     message = f"Something went wrong inside Pare ({type(error).__name__}). The worker's log has the details."

@@ -16,7 +16,6 @@ from webapp.store.space import as_store_full
 
 from .child import ENGINE_CHILD, ChildSupervisor
 from .heartbeat import neighbours
-from .pipeline import EnginePipeline, Pipeline
 
 STORE_PATIENCE_SECONDS = 3600.0  # an object store that is away this long fails what needs it
 
@@ -28,7 +27,6 @@ class Workplace:
     sessions: sessionmaker[Session]
     files: FileStore
     children: ChildSupervisor
-    pipeline: Pipeline
 
     @classmethod
     def of(
@@ -36,7 +34,6 @@ class Workplace:
         settings: InstallationSettings,
         executor_id: str,
         sessions: sessionmaker[Session],
-        pipeline: Pipeline | None = None,
         entry: str = ENGINE_CHILD,
     ) -> Workplace:
         children = ChildSupervisor(
@@ -46,14 +43,7 @@ class Workplace:
             poll_seconds=settings.cancel_poll_seconds,
             tell_seconds=settings.progress_interval_seconds,
         )
-        return cls(
-            settings,
-            executor_id,
-            sessions,
-            file_store(settings, STORE_PATIENCE_SECONDS),
-            children,
-            pipeline or EnginePipeline(),
-        )
+        return cls(settings, executor_id, sessions, file_store(settings, STORE_PATIENCE_SECONDS), children)
 
     @property
     def folder(self) -> Path:

@@ -177,25 +177,6 @@ class Run(Base):
         """The formats that failed, as the receipt has them."""
         return list((self.receipt or {}).get("undelivered", ()))
 
-    def end(self, state: RunState, message: str, error: dict[str, Any] | None = None) -> None:
-        """Failed or cancelled; but a run that has delivered, and only tried a format again, is left as it was."""
-        done = self.receipt is not None
-        self.state, self.error = (RunState.SUCCEEDED, None) if done else (state, error)
-        self.message, self.seconds_left, self.finished_at = "Done" if done else message, None, now()
-        self.progress = 1.0 if done else self.progress
-        open_states = (StageState.RUNNING, StageState.WAITING) if done else (StageState.RUNNING,)
-        tried = set()
-        for stage in self.stages:
-            if stage.state in open_states:
-                stage.state, stage.error, stage.finished_at = StageState(state.value), error, now()
-                tried.add(stage.name.partition("-")[2])
-        if done and error is not None:
-            rows = [row | {"reason": error} if row["format"] in tried else row for row in self.undelivered]
-            self.receipt = {**(self.receipt or {}), "undelivered": rows}
-            for artifact in self.artifacts:
-                if artifact.state is ArtifactState.FAILED and artifact.format in tried:
-                    artifact.reason = error
-
 
 class Stage(Base):
     """One durable step of a run, and the cache of what it made: `key` is the hash of everything it depends on."""

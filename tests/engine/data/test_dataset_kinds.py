@@ -13,8 +13,9 @@ from tests.engine.drawn import tone
 from tests.engine.run.test_stages import Bench
 from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.plan import stage_key
 from webapp.engine.run.receipt_text import render_text
+from webapp.engine.run.stages import RunGiven, plan_stages
+from webapp.engine.run.stages.base import SourceDigests
 
 PRUNE = ("magnitude_pruning", {"sparsity": 0.5})
 
@@ -81,7 +82,7 @@ def test_the_preprocessing_is_part_of_what_stages_depend_on():
     recipe = Recipe.read({"steps": [{"technique": "magnitude_pruning"}, {"technique": "wanda"}]})
 
     def key(name, **options):
-        return stage_key(name, recipe, ["safetensors"], 0, options, "c", "d")
+        return plan_stages(RunGiven(recipe=recipe, **options))[name].key(SourceDigests("c", "d"))
 
     asked = {"height": 8}
     assert key("baseline") != key("baseline", preprocessing=asked)

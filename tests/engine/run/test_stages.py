@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import replace
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,11 +17,22 @@ from webapp.engine import load
 from webapp.engine.errors import ArtifactUnproven, DatasetUnfit
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.plan import stage_key, stages
+from webapp.engine.run import stages
 from webapp.engine.run.receipt import conclude
 from webapp.engine.run.receipt_text import render_text
-from webapp.engine.run.stages import StageJob, run_stage
+from webapp.engine.run.stages import (
+    RunGiven,
+    StageJob,
+    format_of,
+    is_pointless,
+    plan_stages,
+    run_stage,
+    stage_kinds,
+)
+from webapp.engine.run.stages.base import SourceDigests, StageResults
+from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
 
+CAST = ("cast", {})
 PRUNE_AND_QUANTIZE = [("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 4})]
 
 
@@ -31,44 +43,48 @@ def digest(path: Path) -> str:
 class Bench:
     """Runs every stage of a recipe in this process, each with a folder of its own."""
 
-    def __init__(self, root: Path, checkpoint, dataset=None, exports=("safetensors",), options=None) -> None:
-        self.exports, self.options = exports, options or {}
-        self.root, self.facts, self.folders = root, {}, {}
+    def __init__(self, root: Path, checkpoint, dataset=None, exports=(), options=None) -> None:
+        self.root, self.exports, self.options, self.done = root, exports, options or {}, {}
         folder, facts = checkpoint
-        about = {"name": "a", "filename": "a.pt", "digest": "0" * 64, "size_bytes": 1}
-        self.checkpoint = {"folder": str(folder), "facts": facts.model_dump(mode="json"), **about}
-        self.dataset = None
-        if dataset:
-            folder, facts = dataset
-            self.dataset = {"folder": str(folder), "facts": facts.model_dump(mode="json"), "name": "d", "digest": "1"}
-
-    def job(self, recipe: Recipe, plan) -> StageJob:
-        output = self.root / plan.name
-        output.mkdir()
-        self.folders[plan.name] = output
-        return StageJob.model_validate(
-            {
-                "stage": plan.name,
-                "run": {"recipe": recipe.as_dict(), "exports": self.exports, "options": self.options},
-                "checkpoint": self.checkpoint,
-                "dataset": self.dataset,
-                "inputs": {name: str(self.folders[name]) for name in plan.inputs},
-                "inputs_facts": {name: self.facts[name] for name in plan.inputs},
-                "output": str(output),
-            }
+        digests = {"name": "a", "digest": "0" * 64}
+        self.sources = SourcesGiven(
+            checkpoint=CheckpointGiven(folder=folder, facts=facts, filename="a.pt", size_bytes=1, **digests),
+            dataset=dataset and DatasetGiven(folder=dataset[0], facts=dataset[1], **digests),
         )
 
-    def run(self, *steps) -> dict:
+    @property
+    def facts(self) -> dict:
+        return {name: made.facts for name, made in self.done.items()}
+
+    @property
+    def folders(self) -> dict:
+        return {name: made.folder for name, made in self.done.items()}
+
+    def asked(self, *steps) -> RunGiven:
         recipe = Recipe.read({"steps": [{"technique": name, "settings": values} for name, values in steps]})
-        for plan in stages(recipe, self.exports):
-            facts = run_stage(self.job(recipe, plan), Silent())
-            self.facts[plan.name] = json.loads(json.dumps(facts, allow_nan=False))
+        return RunGiven(recipe=recipe, exports=self.exports, **self.options)
+
+    def do(self, stage) -> None:
+        output = self.root / stage.name
+        output.mkdir()
+        inputs = {name: self.done[name] for name in stage.inputs if name in self.done}
+        facts = run_stage(StageJob.of(stage, self.sources, inputs, output, None), Silent())
+        self.done[stage.name] = StageOutput(folder=output, facts=json.loads(json.dumps(facts, allow_nan=False)))
+
+    def run(self, *steps) -> dict:
+        for stage in plan_stages(self.asked(*steps)).values():
+            self.do(stage)
+        return self.concluded(*steps)
+
+    def concluded(self, *steps, without=(), failed=None, **more) -> dict:
+        """Without some stages' results."""
+        done = {name: made for name, made in self.done.items() if name not in without}
         files = {
-            stage: {p.name: {"digest": digest(p), "size_bytes": p.stat().st_size} for p in folder.iterdir()}
-            for stage, folder in self.folders.items()
+            name: {p.name: {"digest": digest(p), "size_bytes": p.stat().st_size} for p in made.folder.iterdir()}
+            for name, made in done.items()
         }
-        run = {"name": "A run", "recipe": recipe.as_dict(), "seed": 0, "options": self.options}
-        return conclude(run, self.checkpoint, self.dataset, None, self.facts, files)
+        results = StageResults({name: made.facts for name, made in done.items()}, files, failed or {})
+        return conclude(self.asked(*steps), self.sources, results, name="A run", **more)
 
     @property
     def artifact(self) -> Path:
@@ -183,15 +199,14 @@ def test_weights_without_an_architecture_are_compared_bit_for_bit(tmp_path, insp
 
 def test_a_file_that_answers_differently_is_refused(tmp_path, mlp):
     bench = Bench(tmp_path, mlp)
-    recipe = Recipe.read({"steps": [{"technique": "cast"}]})
-    *before, last = stages(recipe)
-    for plan in before:
-        bench.facts[plan.name] = run_stage(bench.job(recipe, plan), Silent())
+    *before, last = plan_stages(bench.asked(CAST)).values()
+    for stage in before:
+        bench.do(stage)
     content = bytearray(bench.artifact.read_bytes())
     content[-400:] = bytes(400)
     bench.artifact.write_bytes(content)
     with pytest.raises(ArtifactUnproven, match="answered differently"):
-        run_stage(bench.job(recipe, last), Silent())
+        bench.do(last)
 
 
 def test_a_dataset_of_another_shape_is_refused_with_both_shapes(tmp_path, bench, mlp):
@@ -202,17 +217,20 @@ def test_a_dataset_of_another_shape_is_refused_with_both_shapes(tmp_path, bench,
 
 
 def test_a_stage_is_shared_exactly_by_what_it_depends_on():
-    def key(name, *steps, dataset="d", seed=0):
+    def key(name, *steps, dataset="d", **options):
         recipe = Recipe.read({"steps": [{"technique": t, "settings": s} for t, s in steps]})
-        return stage_key(name, recipe, ["safetensors"], seed, {}, "c", dataset)
+        stage = plan_stages(RunGiven(recipe=recipe, exports=("onnx",), **options))[name]
+        return stage.key(SourceDigests("c", dataset))
 
     first, other = ("magnitude_pruning", {"sparsity": 0.5}), ("magnitude_pruning", {"sparsity": 0.6})
-    assert key("step-1", first) == key("step-1", first, ("cast", {})) == key("step-1", first, dataset="e")
+    assert key("step-1", first) == key("step-1", first, CAST) == key("step-1", first, dataset="e")
     assert key("step-1", first) != key("step-1", other)
     assert key("step-1", first) != key("step-1", first, seed=1)
     assert key("baseline", first) == key("baseline", other)
     assert key("baseline", first) != key("baseline", first, dataset="e")
+    assert key("baseline", first) != key("baseline", first, task="distance")
     assert key("verify-safetensors", first) != key("verify-safetensors", first, dataset="e")
+    assert key("original-onnx", first) == key("original-onnx", other, seed=1, dataset="e")
 
 
 def test_every_artifact_has_its_proof_size_quality_and_speed_in_its_own_runtime(tmp_path, mlp, labelled):
@@ -233,40 +251,28 @@ def test_every_artifact_has_its_proof_size_quality_and_speed_in_its_own_runtime(
     assert "model.onnx" in render_text(receipt)
 
 
-def test_the_original_in_another_format_is_shared_by_every_recipe():
-    recipes = [Recipe.read({"steps": [{"technique": "cast"}]}), Recipe.read({"steps": [{"technique": "low_rank"}]})]
-    exports = ("safetensors", "onnx")
-    keys = {stage_key("original-onnx", recipe, exports, 0, {}, "c", "d") for recipe in recipes}
-    assert len(keys) == 1
-    assert "original-onnx" in next(p.inputs for p in stages(recipes[0], exports) if p.name == "verify-onnx")
+WHY = {"code": "out_of_memory", "message": "The computing process ran out of memory."}
 
 
 def test_a_format_that_failed_is_named_with_its_reason(tmp_path, mlp):
     bench = Bench(tmp_path, mlp)
-    bench.run(("cast", {}))
-    run = {"name": "A run", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}, "seed": 0, "options": {}}
-    files = {stage: {"model.safetensors": {"digest": "0", "size_bytes": 1}} for stage in bench.folders}
-    why = {"code": "artifact_unproven", "message": "model.onnx answered differently."}
-    concluded = conclude(run, bench.checkpoint, None, None, bench.facts, files, {"verify-onnx": why})
-    row = {"artifact": "model.onnx", "format": "onnx", "title": "ONNX", "reason": why}
+    bench.run(CAST)
+    bench.exports = ("onnx",)
+    concluded = bench.concluded(CAST, failed={"verify-onnx": WHY})
+    row = {"artifact": "model.onnx", "format": "onnx", "title": "ONNX", "reason": WHY}
     assert concluded["receipt"]["undelivered"] == [row]
     assert "model.onnx" not in [artifact["name"] for artifact in concluded["receipt"]["artifacts"]]
-    assert concluded["artifacts"][-1] | {"state": "failed", "reason": why, "digest": None} == concluded["artifacts"][-1]
-    assert "Not delivered: model.onnx. model.onnx answered differently." in render_text(concluded["receipt"])
+    assert concluded["artifacts"][-1] | {"state": "failed", "reason": WHY, "digest": None} == concluded["artifacts"][-1]
+    assert f"Not delivered: model.onnx. {WHY['message']}" in render_text(concluded["receipt"])
 
 
 def test_a_format_that_is_written_later_by_other_code_says_so(tmp_path, mlp):
     bench = Bench(tmp_path, mlp, exports=("onnx",))
-    bench.run(("cast", {}))
-    run = {"name": "A run", "recipe": {"version": 1, "steps": [{"technique": "cast"}]}, "seed": 0, "options": {}}
-    file = {"digest": "0", "size_bytes": 1}
-    files = {stage: dict.fromkeys((p.name for p in at.iterdir()), file) for stage, at in bench.folders.items()}
-    first = {name: facts for name, facts in bench.facts.items() if name != "verify-onnx"}
-    why = {"verify-onnx": {"code": "child_died", "message": "The computing process ended."}}
-    earlier = conclude(run, bench.checkpoint, None, None, first, files, why)["receipt"]
+    bench.run(CAST)
+    earlier = bench.concluded(CAST, without=("verify-onnx",), failed={"verify-onnx": WHY})["receipt"]
     assert "onnxruntime" not in earlier["provenance"]["versions"]
     earlier["provenance"]["code"] = "of another day"
-    receipt = conclude(run | {"receipt": earlier}, bench.checkpoint, None, None, bench.facts, files)["receipt"]
+    receipt = bench.concluded(CAST, earlier=earlier)["receipt"]
     assert receipt["undelivered"] == []
     assert receipt["provenance"]["code"] == "of another day"
     (later,) = receipt["provenance"]["later"]
@@ -276,29 +282,115 @@ def test_a_format_that_is_written_later_by_other_code_says_so(tmp_path, mlp):
 
 
 def test_an_original_that_cannot_be_written_leaves_the_format_proven_and_not_timed(tmp_path, mlp, labelled):
-    bench, recipe = Bench(tmp_path, mlp, labelled), Recipe.read({"steps": [{"technique": "cast"}]})
-    for plan in stages(recipe, ["onnx"]):
-        if not plan.optional:
-            there = tuple(name for name in plan.inputs if name in bench.folders)
-            bench.facts[plan.name] = run_stage(bench.job(recipe, replace(plan, inputs=there)), Silent())
+    bench = Bench(tmp_path, mlp, labelled, exports=("onnx",))
+    for stage in plan_stages(bench.asked(CAST)).values():
+        if not stage.optional:
+            bench.do(stage)
     verified = bench.facts["verify-onnx"]
     assert verified["proof"]["agreed"]
     assert verified["result"]["latency_ms"] is None
     assert verified["result"]["metrics"]["accuracy"]["n"] == 200
-    files = {
-        stage: {p.name: {"digest": "0", "size_bytes": 1} for p in at.iterdir()} for stage, at in bench.folders.items()
-    }
-    run = {"name": "A run", "recipe": recipe.as_dict(), "seed": 0, "options": {}}
-    why = {"original-onnx": {"code": "out_of_memory", "message": "The computing process ran out of memory."}}
-    receipt = conclude(run, bench.checkpoint, bench.dataset, None, bench.facts, files, why)["receipt"]
+    receipt = bench.concluded(CAST, failed={"original-onnx": WHY})["receipt"]
     assert receipt["undelivered"] == []
-    assert "so they are not timed. The computing process ran out of memory." in receipt["runtimes"][1]["notes"][-1]
+    assert f"so they are not timed. {WHY['message']}" in receipt["runtimes"][1]["notes"][-1]
+
+
+# What every kind of stage promises
+
+
+ASKED = RunGiven(
+    recipe=Recipe.read({"steps": [{"technique": "cast"}, {"technique": "distillation"}]}), exports=("onnx", "program")
+)
+
+
+@pytest.mark.parametrize("kind", stage_kinds().values(), ids=stage_kinds())
+def test_every_kind_of_stage_can_be_planned(kind):
+    planned = plan_stages(ASKED)
+    names, own = list(planned), [stage for stage in planned.values() if isinstance(stage, kind)]
+    assert own, "a recipe of two steps and two more formats has each of them"
+    sources = SourceDigests("c", "d")
+    for stage in own:
+        assert stage.name == kind.name_of(stage.which)
+        assert stage.name.partition("-")[::2] == (kind.kind, stage.which)
+        assert stage.title[:1].isupper()
+        assert stage.weight > 0
+        assert set(stage.inputs) <= set(names[: names.index(stage.name)]), "what it reads is made before it"
+        assert stage.key(sources) == plan_stages(ASKED.model_copy())[stage.name].key(sources)
+        assert stage.key(sources) != stage.key(SourceDigests("another", "d"))
+        assert not stage.optional or stage.format, "without a format there is nothing that it could be left out of"
+        assert format_of(stage.name) in (None, stage.which)
+        assert stage.format in (None, format_of(stage.name))
+    assert len({stage.key(sources) for stage in own}) == len(own)
 
 
 def test_what_every_run_writes_comes_first_and_need_not_be_asked_for():
-    recipe = Recipe.read({"steps": [{"technique": "cast"}]})
-    assert stages(recipe, ["onnx"]) == stages(recipe, ["onnx", "safetensors"])
-    found = {plan.name: plan.format for plan in stages(recipe, ["onnx"])}
-    assert list(found)[2:4] == ["export-safetensors", "verify-safetensors"]
+    found = {name: stage.format for name, stage in plan_stages(ASKED).items()}
+    assert list(found) == list(plan_stages(ASKED.model_copy(update={"exports": ("safetensors", "onnx", "program")})))
+    assert list(found)[4:6] == ["export-safetensors", "verify-safetensors"]
     assert {name for name, form in found.items() if form == "onnx"} == {"original-onnx", "export-onnx", "verify-onnx"}
-    assert set(found.values()) == {None, "onnx"}
+    assert set(found.values()) == {None, "onnx", "program"}
+
+
+def test_a_format_is_lost_with_its_stages_but_not_with_the_original_beside_it():
+    planned = plan_stages(ASKED)
+    failed = ["export-onnx", "original-program"]
+    lost = [name for name, stage in planned.items() if is_pointless(stage, planned, failed)]
+    assert lost == ["original-onnx", "export-onnx", "verify-onnx"]
+
+
+def test_names_of_other_days_are_of_no_format():
+    assert [format_of(name) for name in ("export-onnx", "step-1", "baseline", "no-such")] == ["onnx", None, None, None]
+
+
+def test_planning_a_run_imports_no_torch():
+    """In a clean process: the web server plans, and has no use for it."""
+    probe = (
+        "import sys; from webapp.engine.run import receipt, stages; stages.stage_kinds(); print('torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == "False"
+
+
+ADDED = """
+from webapp.engine.run.stages.base import RunStage
+from webapp.engine.run.stages.baseline import BaselineStage
+
+
+class WeighingStage(RunStage):
+    kind = "weigh"
+    title = "Weigh the original"
+    place = (0, 1)
+    inputs = (BaselineStage.name_of(),)
+
+    @classmethod
+    def of_run(cls, asked):
+        return [cls(asked)]
+
+    def decided_by(self, sources):
+        return {}
+
+    def run(self, job, report):
+        (job.output / "weight.txt").write_text(job.checkpoint.name)
+        return {"bytes": job.inputs[BaselineStage.name_of()].facts["size_bytes"]}
+
+    def receipt(self, results):
+        return {"weighed": results.facts[self.name]["bytes"]}
+"""
+
+
+def test_a_stage_is_added_as_one_file_and_found_in_plan_work_and_receipt(tmp_path, mlp, monkeypatch):
+    (tmp_path / "added").mkdir()
+    (tmp_path / "added/weigh.py").write_text(ADDED)
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path / "added")])
+    stages.stage_kinds.cache_clear()
+    try:
+        bench = Bench(tmp_path, mlp)
+        assert list(plan_stages(bench.asked(CAST)))[:2] == ["baseline", "weigh"]
+        receipt = bench.run(CAST)["receipt"]
+        assert (bench.folders["weigh"] / "weight.txt").read_text() == "a"
+        assert receipt["weighed"] == receipt["summary"][0]["before"]
+    finally:
+        monkeypatch.undo()
+        sys.modules.pop("webapp.engine.run.stages.weigh", None)
+        stages.stage_kinds.cache_clear()
+    assert "weigh" not in plan_stages(bench.asked(CAST))

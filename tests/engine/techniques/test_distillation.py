@@ -12,7 +12,8 @@ from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import summarise
-from webapp.engine.run.plan import stage_key
+from webapp.engine.run.stages import RunGiven, plan_stages
+from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.weights import Quantized
 from webapp.samples import CHECKPOINT, DATASET
 
@@ -58,7 +59,7 @@ def test_another_teacher_is_another_stage_from_the_step_that_it_teaches_on():
     )
 
     def key(stage, teacher):
-        return stage_key(stage, recipe, ("safetensors",), 0, {}, "checkpoint", "data", None, teacher)
+        return plan_stages(RunGiven(recipe=recipe))[stage].key(SourceDigests("checkpoint", "data", None, teacher))
 
     for stage in ("baseline", "step-1", "score-1"):
         assert key(stage, None) == key(stage, "other")

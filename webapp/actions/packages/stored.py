@@ -10,6 +10,9 @@ from typing import Any, BinaryIO
 
 from webapp.actions.deployments import about, slug_of
 from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
+from webapp.engine.run.stages.base import FormatStage
+from webapp.engine.run.stages.export import ExportStage
+from webapp.engine.run.stages.verify import VerifyStage
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Run, Stage
 
@@ -52,15 +55,15 @@ class RunFiles:
 
     def exported(self) -> dict[str, BinaryIO]:
         """The model's own file, and what was written beside it."""
-        return {name: self._stored(file["digest"]) for name, file in (self._stage("export").files or {}).items()}
+        return {name: self._stored(file["digest"]) for name, file in (self._stage(ExportStage).files or {}).items()}
 
     def example(self) -> BinaryIO:
         """What the model was asked when it was proven, and what it answered."""
-        return self._stored((self._stage("verify").files or {})[EXAMPLE]["digest"])
+        return self._stored((self._stage(VerifyStage).files or {})[EXAMPLE]["digest"])
 
     def written(self) -> Mapping[str, Any]:
         """What was said of the model's file when it was written."""
-        return self._stage("export").facts or {}
+        return self._stage(ExportStage).facts or {}
 
     def about(self) -> dict[str, Any]:
         """about.json of a package: what its code has to know and the graph does not say."""
@@ -83,8 +86,8 @@ class RunFiles:
     def _about(self) -> dict[str, Any]:
         return about(self.run)
 
-    def _stage(self, kind: str) -> Stage:
-        return next(stage for stage in self.run.stages if stage.name == f"{kind}-{self.model.format}")
+    def _stage(self, kind: type[FormatStage]) -> Stage:
+        return next(stage for stage in self.run.stages if stage.name == kind.name_of(self.model.format))
 
     def _stored(self, digest: str) -> BinaryIO:
         return self.held.enter_context(self.files.open(digest))

@@ -30,12 +30,15 @@ def preload() -> None:
     import transformers.modeling_utils
     from transformers.models.auto import modeling_auto, tokenization_auto
 
+    from webapp.engine.importers import inspect
+
     from . import inspection, stages
 
     assert transformers
     assert modeling_auto, tokenization_auto
+    assert inspect
     assert inspection
-    assert stages
+    stages.stage_kinds()
 
 
 class Lines:

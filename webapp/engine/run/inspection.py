@@ -15,7 +15,6 @@ from webapp.engine.archive import Refuse, unpacked_bytes
 from webapp.engine.data.inspect import Split, inspect_dataset
 from webapp.engine.data.tasks import with_task
 from webapp.engine.errors import CheckpointRefused, DatasetRefused, PareError
-from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Report
 from webapp.engine.weights.memory import is_want_of_memory
 
@@ -55,6 +54,8 @@ def inspected(
             limit_memory(job.inspection_memory_bytes + TIMES_THE_UPLOAD * size)
         if job.task == "inspect_dataset":
             return inspect_dataset(upload, filename, job.split, job.output, report).model_dump(mode="json")
+        from webapp.engine.importers.inspect import inspect_checkpoint
+
         facts = inspect_checkpoint(upload, filename, job.output, report, job.dequantize)
         return (with_task(facts, job.use) if job.use else facts).model_dump(mode="json")
 

@@ -105,20 +105,20 @@ def _others(before: tuple[float, ...] | None, after: tuple[float, ...] | None) -
     return "The machine was slowed from outside (CPU steal)." if stolen - spare > allowed else None
 
 
-@torch.inference_mode()
 def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
     """Milliseconds of each call, a list of rounds: MOST of them, or as many as the budget allows, but LEAST."""
-    for call in [*calls.values()] * WARM_UP:
-        call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    start = time.perf_counter()
-    for turn in range(MOST):
-        if turn >= LEAST and time.perf_counter() - start > BUDGET_SECONDS:
-            break
-        for name, call in [*calls.items()][:: -1 if turn % 2 else 1]:  # neither always has the other's warm caches
-            before = time.perf_counter()
+    with torch.inference_mode():
+        for call in [*calls.values()] * WARM_UP:
             call()
-            taken[name].append(1000 * (time.perf_counter() - before))
+        start = time.perf_counter()
+        for turn in range(MOST):
+            if turn >= LEAST and time.perf_counter() - start > BUDGET_SECONDS:
+                break
+            for name, call in [*calls.items()][:: -1 if turn % 2 else 1]:  # neither always has the other's warm caches
+                before = time.perf_counter()
+                call()
+                taken[name].append(1000 * (time.perf_counter() - before))
     return taken
 
 

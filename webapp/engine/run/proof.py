@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.build import build
-from webapp.engine.architectures.program import output_names
 from webapp.engine.data.batches import Batch, every_output, outputs, synthetic
 from webapp.engine.exporters.base import Loaded
 from webapp.engine.facts import ArchitectureSpec
@@ -98,10 +97,10 @@ def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
 
 def _furthest(some: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """The largest difference of each output (outputs,). `some` are overwritten."""
-    return torch.stack([_apart(one, other) for one, other in zip(some, others, strict=True)])
+    with torch.inference_mode():
+        return torch.stack([_apart(one, other) for one, other in zip(some, others, strict=True)])
 
 
-@torch.inference_mode()
 def _apart(one: Tensor, other: Tensor) -> Tensor:
     """The largest difference. `one` is overwritten: there may be a hundred thousand answers to each token.
 
@@ -119,13 +118,14 @@ def _proof(loaded_by: str, runtime: str, largest: float, tolerance: float) -> di
     return {**found, "tolerance": tolerance, "agreed": agreed}
 
 
-@torch.inference_mode()
 def _answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> list[Tensor]:
     """All that a delivered file answers with and that is of floats."""
-    several = len(output_names(spec)) > 1
-    if several:  # one may be another, or an input
-        return [answer.clone().contiguous() for answer in every_output(module, spec, batch)]
-    return [outputs(module, spec, batch).float().contiguous()]
+    from webapp.engine.architectures.program import output_names
+
+    with torch.inference_mode():
+        if len(output_names(spec)) > 1:  # one may be another, or an input
+            return [answer.clone().contiguous() for answer in every_output(module, spec, batch)]
+        return [outputs(module, spec, batch).float().contiguous()]
 
 
 @contextmanager

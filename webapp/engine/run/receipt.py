@@ -1,96 +1,118 @@
 """The receipt of a run: what was asked, what was done, and what was measured on the delivered file.
 
-`conclude` puts it together from what the stages returned; nothing here measures. docs/the-receipt.md explains it.
+Each stage adds what it made; what takes several of them is here, and nothing measures. docs/the-receipt.md explains it.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypedDict
 
 from webapp.engine.data.preprocessing import preprocessing_of
-from webapp.engine.facts import CheckpointFacts, DatasetFacts
+from webapp.engine.exporters import exporters
+from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
 from webapp.units import lowered
 
 from .metrics import number_text
-from .plan import code_digest
-from .receipt_artifacts import delivered, files_of, lacking, libraries, runtimes, undelivered
+from .stages import plan_stages
+from .stages.base import Facts, Files, StageResults, code_digest
+from .stages.job import CheckpointRecord, DatasetRecord, RunGiven, RunSources
 from .unreached import Held, unreached
 
 PACKAGES = ("transformers", "numpy")
-Facts = Mapping[str, Any]
+
+
+class Conclusion(TypedDict):
+    """`artifacts` are the files with their proofs, what travels with them, and the formats that are not delivered."""
+
+    baseline: dict[str, Any]
+    result: dict[str, Any]
+    receipt: dict[str, Any]
+    artifacts: list[dict[str, Any]]
 
 
 def conclude(
-    run: Facts,
-    checkpoint: Facts,
-    dataset: Facts | None,
-    training_dataset: Facts | None,
-    stage_facts: Mapping[str, Facts],
-    stage_files: Mapping[str, Mapping[str, Facts]],
-    failed: Mapping[str, Facts] | None = None,
-) -> dict[str, Any]:
-    """{"baseline", "result", "receipt", "artifacts"} of a run whose stages are done, but for those in `failed`.
+    run: RunGiven,
+    sources: RunSources,
+    results: StageResults,
+    *,
+    name: str = "",
+    started_at: str | None = None,
+    companions: Files | None = None,
+    earlier: Facts | None = None,
+) -> Conclusion:
+    """All that a run has to show, whose stages are done but for those that failed with their format.
 
-    `run` has name, recipe, exports, options and seed; `checkpoint` and the datasets have facts, name, filename, digest
-    and size_bytes, and `checkpoint["files"]` lists its normalised files, which travel with the artifact.
-    A receipt that `run` has already is continued: formats were tried again.
-    `failed` says why stages of formats are not done, {"code", "message"} each; `artifacts` has the formats that are
-    not delivered beside those that are.
+    `companions` are the checkpoint's normalised files, which travel with the artifacts unless a step made one anew.
+    A receipt that there is from `earlier` is continued: formats were tried again.
     """
-    baseline, verified = dict(stage_facts["baseline"]), stage_facts["verify-safetensors"]
-    result = dict(verified["result"])
-    baseline["latency_ms"] = verified["baseline_latency_ms"]
-    baseline["speed"] = {"ratio": 1.0} if result.get("speed") else None
-    names = [name for name in sorted(stage_facts, key=_number) if name.startswith("step-")]
-    steps = [dict(stage_facts[name]) for name in names]
-    for number, step in enumerate(steps, start=1):  # after the last step, the delivered file's own
-        step["metrics"] = stage_facts.get(f"score-{number}", {"metrics": result["metrics"]})["metrics"]
-    recipe = Recipe.model_validate(run["recipe"])
-    facts = CheckpointFacts.model_validate(checkpoint["facts"])
-    wiring = baseline.get("wiring")
-    own, written, _ = delivered(stage_facts)[0]
-    artifacts, missing = files_of(checkpoint, stage_facts, stage_files), undelivered(failed or {})
+    added, missing = _added(run, results)
+    result, differences = dict(added.pop("result")), added.pop("differences")
+    baseline = dict(added.pop("baseline")) | {
+        "latency_ms": added.pop("baseline_latency_ms"),
+        "speed": {"ratio": 1.0} if result.get("speed") else None,
+    }
+    facts = sources.checkpoint.facts
+    after_steps = [*added.pop("after_steps", ()), result["metrics"]]  # after the last, the delivered file's own
+    steps = [{**step, "metrics": metrics} for step, metrics in zip(added.pop("steps"), after_steps, strict=True)]
+    artifacts = added.pop("artifacts")
+    artifacts += _travelling({**(companions or {}), **dict(added.pop("companions"))}, artifacts)
+    provenance = _provenance(run, sources, added.pop("libraries"), started_at)
     receipt = {
         "version": 1,
-        "title": run.get("name", ""),
-        "verdict": _verdict(baseline, result, verified["differences"], verified["proof"]),
+        "title": name,
+        "verdict": _verdict(baseline, result, differences, added["proof"][0]),
         "summary": _summary(baseline, result),
-        "bytes": result["bytes"],
-        "parameters": _parameters(result),
         "credit": _credit(baseline, result, steps, facts),
-        "quality": _quality(baseline, result, verified["differences"]),
-        "quality_unavailable": result["metrics_unavailable"],
-        "speed": _speed(baseline, result, own.arithmetic(written)),
-        "requested": _requested(steps),
         "shortfall": _shortfall(steps),
-        "unreached": _unreached(result, recipe),
+        "unreached": _unreached(result, run.recipe),
         "steps": steps,
-        "notes": [*facts.notes, *([wiring["sentence"]] if wiring else [])],
-        "wiring": wiring,
-        "runtimes": runtimes(stage_facts, failed or {}),
-        "proof": [found["proof"] for _, _, found in delivered(stage_facts)],
+        "notes": [*facts.notes, *added.pop("notes")],
+        **added,
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
         "undelivered": missing,
-        "provenance": _provenance(run, checkpoint, dataset, training_dataset, recipe, libraries(stage_facts)),
+        "provenance": _continued(earlier, provenance, missing) if earlier else provenance,
     }
-    if earlier := run.get("receipt"):
-        receipt["provenance"] = _continued(earlier, receipt)
     return {
         "baseline": baseline,
         "result": result,
         "receipt": receipt,
-        "artifacts": [*artifacts, *map(lacking, missing)],
+        "artifacts": [*artifacts, *map(_lacking, missing)],
     }
 
 
-def _number(name: str) -> tuple[int, str]:
-    which = name.partition("-")[2]
-    return (int(which), name) if which.isdigit() else (0, name)
+def _added(run: RunGiven, results: StageResults) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the stages add, put together, and a row with the reason for each format whose export or proof failed."""
+    added: dict[str, Any] = {}
+    missing: list[dict[str, Any]] = []
+    for stage in plan_stages(run).values():
+        if stage.name in results.facts:
+            for name, value in stage.receipt(results).items():
+                added[name] = [*added.get(name, ()), *value] if isinstance(value, list) else value
+        elif stage.name in results.failed and stage.format and not stage.optional:
+            form, why = exporters()[stage.format], dict(results.failed[stage.name])
+            missing.append({"artifact": form.file, "format": form.name, "title": form.title, "reason": why})
+    return added, missing
+
+
+def _travelling(files: Files, artifacts: Sequence[Facts]) -> list[dict[str, Any]]:
+    """What is delivered beside the artifacts: tokenizers, config.json."""
+    written = {artifact["name"] for artifact in artifacts}
+    return [
+        {"name": name, "format": "companion", **stored, "proof": None}
+        for name, stored in sorted(files.items())
+        if name not in written
+    ]
+
+
+def _lacking(row: Facts) -> dict[str, Any]:
+    """An undelivered format as an artifact without a file."""
+    nothing = {"digest": None, "size_bytes": None, "proof": None}
+    return {"name": row["artifact"], "format": row["format"], "state": "failed", "reason": row["reason"], **nothing}
 
 
 def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -> dict[str, Any]:
@@ -100,14 +122,12 @@ def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -
     if lost and lost["value"] == 1:  # what it answers says nothing, so nothing can be said of the result
         differences = {metric: {**found, "verdict": None} for metric, found in differences.items()}
     for metric, found in differences.items():
-        about, ci95 = baseline["metrics"][metric], found["ci95"]
+        title, n, ci95 = baseline["metrics"][metric]["title"], baseline["metrics"][metric]["n"], found["ci95"]
         before, after = (number_text(side["metrics"][metric]["value"]) for side in (baseline, result))
         verdict = found["verdict"] or "there is nothing to compare"
         interval = f", 95 % CI of the difference {ci95[0]:+.4g} to {ci95[1]:+.4g}" if ci95 else ""
-        sentence = (
-            f"{size}; {lowered(about['title'])} {before} → {after}: {verdict} (n = {about['n']:,}{interval}).{broken}"
-        )
-        return {"metric": metric, "sentence": sentence, "n": about["n"], **found}
+        sentence = f"{size}; {lowered(title)} {before} → {after}: {verdict} (n = {n:,}{interval}).{broken}"
+        return {"metric": metric, "sentence": sentence, "n": n, **found}
     verdict = "worse" if broken and not lost else None
     sentence = f"{size}. {result['metrics_unavailable'] or _against_original(result)}{broken}"
     return {"metric": None, "verdict": verdict, "sentence": sentence, "difference": None, "ci95": None, "n": None}
@@ -115,20 +135,20 @@ def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -
 
 def _against_original(result: Facts) -> str:
     """What there is where the dataset has nothing to evaluate the outputs with: how far they moved."""
-    found = [about for metric, about in result["metrics"].items() if metric != "not_finite"]
-    told = f" {found[0]['title']}: {number_text(found[0]['value'])} (n = {found[0]['n']:,})." if found else ""
-    return f"There are no labels to evaluate the outputs with.{told}"
+    found = [found for metric, found in result["metrics"].items() if metric != "not_finite"]
+    moved = f" {found[0]['title']}: {number_text(found[0]['value'])} (n = {found[0]['n']:,})." if found else ""
+    return f"There are no labels to evaluate the outputs with.{moved}"
 
 
 def _not_finite(baseline: Facts, result: Facts, proof: Facts) -> str:
     """Sentences on outputs that are no numbers; empty where all are."""
-    told = ""
+    sentences = ""
     for noun, measured in (("original", baseline), ("result", result)):
         if found := measured["metrics"].get("not_finite"):
-            told += f" The {noun} answers {found['value']:.1%} of {found['n']:,} samples with NaN or infinity."
-    if not told and (share := proof.get("not_finite")):
-        told = f" The result answers random inputs with NaN or infinity ({share:.1%} of its numbers)."
-    return told
+            sentences += f" The {noun} answers {found['value']:.1%} of {found['n']:,} samples with NaN or infinity."
+    if not sentences and (share := proof.get("not_finite")):
+        sentences = f" The result answers random inputs with NaN or infinity ({share:.1%} of its numbers)."
+    return sentences
 
 
 def _summary(baseline: Facts, result: Facts) -> list[dict[str, Any]]:
@@ -141,12 +161,6 @@ def _summary(baseline: Facts, result: Facts) -> list[dict[str, Any]]:
         ("Bits per original parameter", "bits_per_weight", "bits"),
     )
     return [{"label": label, "before": baseline[key], "after": result[key], "unit": unit} for label, key, unit in rows]
-
-
-def _parameters(result: Facts) -> dict[str, Any]:
-    names = ("total", "nonzero", "stored", "prunable")
-    found = {name: result[f"params_{name}"] for name in names}
-    return {**found, "sparsity": result["sparsity"], "prunable_sparsity": result["prunable_sparsity"]}
 
 
 def _credit(baseline: Facts, result: Facts, steps: Sequence[Facts], facts: CheckpointFacts) -> list[dict[str, Any]]:
@@ -182,38 +196,6 @@ def _row(label: str, before: int, after: int, total: int, note: str) -> dict[str
     }
 
 
-def _quality(baseline: Facts, result: Facts, differences: Facts) -> list[dict[str, Any]]:
-    rows = []
-    for metric, after in result["metrics"].items():
-        before = baseline["metrics"].get(metric)
-        row = {
-            "metric": metric,
-            "title": after["title"],
-            "higher_is_better": after["higher_is_better"],
-            "against_original": before is None and metric != "not_finite",
-            "baseline": before,
-            "result": after,
-        }
-        rows.append(row | differences.get(metric, {"difference": None, "ci95": None, "verdict": None}))
-    return rows
-
-
-def _speed(baseline: Facts, result: Facts, note: str) -> dict[str, Any] | None:
-    before, after = baseline["latency_ms"], result["latency_ms"]
-    if not before or not after:
-        return None
-    told = {key: after[key] for key in ("batch", "threads", "runtime", "hardware")}
-    return {"baseline": before, "result": after, **told, **(result.get("speed") or {}), "note": note}
-
-
-def _requested(steps: Sequence[Facts]) -> list[dict[str, Any]]:
-    return [
-        {"step": number, "technique": step["technique"], **layer}
-        for number, step in enumerate(steps, start=1)
-        for layer in step["layers"]
-    ]
-
-
 def _shortfall(steps: Sequence[Facts]) -> str | None:
     """What was not done as asked, as sentences; None where every row is as asked and every step changed something."""
     rows = [layer for step in steps for layer in step["layers"]]
@@ -221,8 +203,8 @@ def _shortfall(steps: Sequence[Facts]) -> str | None:
     short = sum(not row["ok"] for row in rows) - skipped
     idle = [f"Step {n} ({step['title']}) changed nothing." for n, step in enumerate(steps, 1) if not step["changed"]]
     counts = [f"{n:,} {what}" for n, what in ((skipped, "not done"), (short, "off what was asked")) if n]
-    told = [f"Requested vs. achieved, {len(rows):,} rows: {', '.join(counts)}."] if counts else []
-    return " ".join([*idle, *told]) or None
+    sentences = [f"Requested vs. achieved, {len(rows):,} rows: {', '.join(counts)}."] if counts else []
+    return " ".join([*idle, *sentences]) or None
 
 
 def _unreached(result: Facts, recipe: Recipe) -> list[dict[str, Any]]:
@@ -237,56 +219,44 @@ def _unreached(result: Facts, recipe: Recipe) -> list[dict[str, Any]]:
     return [row.model_dump() for row in unreached(held, result["size_bytes"], techniques)]
 
 
-def _provenance(
-    run: Facts,
-    checkpoint: Facts,
-    dataset: Facts | None,
-    training: Facts | None,
-    recipe: Recipe,
-    used: tuple[str, ...],
-) -> dict[str, Any]:
-    facts = CheckpointFacts.model_validate(checkpoint["facts"])
-    given = [DatasetFacts.model_validate(one["facts"]) for one in (dataset, training) if one]
-    prepared = preprocessing_of(facts.architecture, given, run.get("options", {}).get("preprocessing"))
-    used = (*used, "pillow") if prepared else used
-    versions = {name: version(name) for name in (*PACKAGES, *used)}
+def _provenance(run: RunGiven, sources: RunSources, libraries: Sequence[str], started_at: str | None) -> dict[str, Any]:
+    given = [one.facts for one in (sources.dataset, sources.training_dataset) if one]
+    prepared = preprocessing_of(sources.checkpoint.facts.architecture, given, run.preprocessing)
+    named = dict.fromkeys((*PACKAGES, *libraries, *(("pillow",) if prepared else ())))
     return {
-        "checkpoint": _named(checkpoint),
-        "teacher_checkpoint": _named(run.get("teacher_checkpoint")),
-        "dataset": _dataset(dataset),
-        "training_dataset": _dataset(training),
+        "checkpoint": _named(sources.checkpoint),
+        "teacher_checkpoint": _named(sources.teacher_checkpoint),
+        "dataset": _dataset(sources.dataset),
+        "training_dataset": _dataset(sources.training_dataset),
         "preprocessing": prepared.model_dump(mode="json") if prepared else None,
-        "task": run.get("options", {}).get("task"),
-        "recipe_digest": recipe.digest,
-        "recipe_yaml": recipe.to_yaml(),
+        "task": run.task,
+        "recipe_digest": run.recipe.digest,
+        "recipe_yaml": run.recipe.to_yaml(),
         "code": code_digest(),
-        "versions": {"pare": version("pare"), "python": platform.python_version(), **versions},
-        "seed": run["seed"],
-        "started_at": run.get("started_at"),
+        "versions": {"pare": version("pare"), "python": platform.python_version(), **{n: version(n) for n in named}},
+        "seed": run.seed,
+        "started_at": started_at,
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 
 
-def _continued(earlier: Facts, receipt: Facts) -> dict[str, Any]:
+def _continued(earlier: Facts, now: Facts, missing: Sequence[Facts]) -> dict[str, Any]:
     """The provenance of the earlier receipt, with what was written later where other code or versions did that."""
-    before, after = earlier["provenance"], receipt["provenance"]
-    missing = {row["artifact"] for row in receipt["undelivered"]}
-    names = [row["artifact"] for row in earlier["undelivered"] if row["artifact"] not in missing]
-    told = {name: after[name] for name in ("code", "versions")}
-    if not names or told == {name: before[name] for name in told}:
+    before, lost = earlier["provenance"], {row["artifact"] for row in missing}
+    names = [row["artifact"] for row in earlier["undelivered"] if row["artifact"] not in lost]
+    by = {name: now[name] for name in ("code", "versions")}
+    if not names or by == {name: before[name] for name in by}:
         return {**before}
-    return {**before, "later": [*before.get("later", ()), {"artifacts": names, **told}]}
+    return {**before, "later": [*before.get("later", ()), {"artifacts": names, **by}]}
 
 
-def _named(checkpoint: Facts | None) -> dict[str, Any] | None:
-    if checkpoint is None:
-        return None
-    return {key: checkpoint[key] for key in ("name", "filename", "digest", "size_bytes")}
+def _named(checkpoint: CheckpointRecord | None) -> dict[str, Any] | None:
+    return checkpoint.model_dump(exclude={"facts", "folder"}) if checkpoint else None
 
 
-def _dataset(dataset: Facts | None) -> dict[str, Any] | None:
+def _dataset(dataset: DatasetRecord | None) -> dict[str, Any] | None:
     if dataset is None:
         return None
-    facts = DatasetFacts.model_validate(dataset["facts"])
-    named = {"name": dataset["name"], "digest": dataset["digest"]}
+    facts = dataset.facts
+    named = {"name": dataset.name, "digest": dataset.digest}
     return {**named, "split": facts.split, "n": facts.evaluation.n, "evaluation_digest": facts.evaluation.digest}

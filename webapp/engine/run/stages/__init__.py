@@ -1,27 +1,53 @@
-"""The stages of a run, one file each, as they run in the child process. `run_stage` finds the one that is asked for."""
+"""A run as stages, each of them one piece of durable work: what there is to do, in which order, from what.
+
+    baseline ─► (steps, scores and verifications)
+    step-1 ─► step-2 ─► … ─► export-safetensors ─► verify-safetensors
+       └─► score-1  └─► … └► export-onnx ────────► verify-onnx
+    original-onnx ────────────────────────────────┘
+
+Each kind is a file of this folder, found by being there. Planning reads no tensor and imports no torch.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
+from webapp.engine.plugins import subclasses_in
 from webapp.engine.progress import Report
 
-from . import baseline, export, score, step, verify
-from .job import StageJob
+from .base import FormatStage, RunStage
+from .job import RunGiven, StageJob
 
-_STAGES = {
-    "baseline": baseline.run,
-    "original": export.run_original,
-    "step": step.run,
-    "score": score.run,
-    "export": export.run,
-    "verify": verify.run,
-}
+
+@cache
+def stage_kinds() -> dict[str, type[RunStage]]:
+    return {found.kind: found for found in subclasses_in(sys.modules[__name__], RunStage)}  # type: ignore[type-abstract]
+
+
+def plan_stages(asked: RunGiven) -> dict[str, RunStage]:
+    """A run's stages by their names, in their order. Raises KeyError for a technique or a format that is not there."""
+    found = [stage for kind in stage_kinds().values() for stage in kind.of_run(asked)]
+    return {stage.name: stage for stage in sorted(found, key=lambda stage: stage.place)}
+
+
+def format_of(name: str) -> str | None:
+    """The format whose stage has this name, whatever run it is of."""
+    kind, _, which = name.partition("-")
+    return which if issubclass(stage_kinds().get(kind, RunStage), FormatStage) else None
+
+
+def is_pointless(stage: RunStage, planned: Mapping[str, RunStage], failed: Collection[str]) -> bool:
+    """Whether its format is lost already, by those of the run's stages that failed."""
+    lost = {planned[name].format for name in failed if not planned[name].optional}
+    return stage.format is not None and stage.format in lost
 
 
 def run_stage(job: StageJob, report: Report) -> dict[str, Any]:
     """Does one stage: files go into `job.output`, the facts come back as plain JSON data. Raises PareError."""
-    return _STAGES[job.stage.partition("-")[0]](job, report)
+    return plan_stages(job.run)[job.stage].run(job, report)
 
 
-__all__ = ["StageJob", "run_stage"]
+__all__ = ["RunGiven", "RunStage", "StageJob", "format_of", "is_pointless", "plan_stages", "run_stage", "stage_kinds"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
@@ -15,36 +15,56 @@ from webapp.engine.run.metrics import Scores, number_text, summarise
 from webapp.engine.run.sizes import measure_file
 from webapp.engine.run.wiring import judged, marked
 
-from .job import StageJob
+from .base import RunStage, SourceDigests, StageResults
+from .job import RunGiven, StageJob
 
 SCORES = "scores.json"  # per sample, for the paired comparison with the result
 
 
-def run(job: StageJob, report: Report) -> dict[str, Any]:
-    report.progress(0.0, "Reading the original")
-    sizes = measure_file(job.checkpoint.folder / "model.safetensors", job.original(), job.checkpoint.facts)
-    why_not = job.unavailable()
-    found: Scores = {}
-    scores: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
-    model = job.original()
-    data: Sequence[Batch] = ()
-    if why_not is None:
-        spec = job.spec
-        assert spec is not None
-        data = job.evaluation()
-        found, _ = evaluate(build(model), spec, data, report)
-        scores, metrics = {name: asdict(samples) for name, samples in found.items()}, summarise(found, job.run.seed)
-        for name, metric in metrics.items():
-            report.log(f"Original: {name} {number_text(metric['value'])} (n = {metric['n']:,})")
-    wiring = judged(model, found.get("accuracy"), data, job.dataset.facts if job.dataset else None)
-    if wiring is not None:
-        report.log(wiring["sentence"])
-    (job.output / SCORES).write_text(json.dumps(scores), encoding="utf8")
-    return {
-        **sizes,
-        "metrics": marked(metrics, wiring),
-        "metrics_unavailable": why_not,
-        "latency_ms": None,
-        "wiring": wiring,
-    }
+class BaselineStage(RunStage):
+    kind = "baseline"
+    weight = 2.0
+    title = "Measure the original"
+    place = (0, 0)
+
+    @classmethod
+    def of_run(cls, asked: RunGiven) -> Iterable[Self]:
+        return [cls(asked)]
+
+    def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
+        return self.by_evaluation(sources)
+
+    def run(self, job: StageJob, report: Report) -> dict[str, Any]:
+        report.progress(0.0, "Reading the original")
+        sizes = measure_file(job.checkpoint.folder / "model.safetensors", job.original(), job.checkpoint.facts)
+        why_not = job.unavailable()
+        found: Scores = {}
+        scores: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
+        model = job.original()
+        data: Sequence[Batch] = ()
+        if why_not is None:
+            spec = job.spec
+            assert spec is not None
+            data = job.evaluation()
+            found, _ = evaluate(build(model), spec, data, report)
+            scores, metrics = {name: asdict(samples) for name, samples in found.items()}, summarise(found, job.run.seed)
+            for name, metric in metrics.items():
+                report.log(f"Original: {name} {number_text(metric['value'])} (n = {metric['n']:,})")
+        wiring = judged(model, found.get("accuracy"), data, job.dataset.facts if job.dataset else None)
+        if wiring is not None:
+            report.log(wiring["sentence"])
+        (job.output / SCORES).write_text(json.dumps(scores), encoding="utf8")
+        return {
+            **sizes,
+            "metrics": marked(metrics, wiring),
+            "metrics_unavailable": why_not,
+            "latency_ms": None,
+            "wiring": wiring,
+        }
+
+    def receipt(self, results: StageResults) -> dict[str, Any]:
+        """It is timed beside the result, in the runtime that loads that."""
+        found = results.facts[self.name]
+        wiring = found.get("wiring")
+        return {"baseline": found, "wiring": wiring, "notes": [wiring["sentence"]] if wiring else []}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from webapp.engine.architectures import architectures
 from webapp.engine.data.batches import Batch, ImageBatches, batches
@@ -15,10 +15,14 @@ from webapp.engine.data.images import Images
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.data.questions import Questions
 from webapp.engine.data.tasks import for_task, resolved
+from webapp.engine.exporters import with_always
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques.calibration.samples import TechniqueData
 from webapp.engine.weights.model import Model
+
+if TYPE_CHECKING:
+    from .base import RunStage
 
 EVALUATE_AT_MOST = {  # chunks of text, or samples
     "text": 20,
@@ -34,54 +38,91 @@ class StageInput(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class CheckpointGiven(StageInput):
-    """`folder` holds the normalised files; `size_bytes` and `digest` are of what was uploaded."""
+class DatasetRecord(StageInput):
+    """`name` and `digest` are of what was uploaded."""
 
-    folder: Path
-    facts: CheckpointFacts
+    name: str
+    digest: str
+    facts: DatasetFacts
+
+
+class CheckpointRecord(StageInput):
+    """`size_bytes` and `digest` are of what was uploaded."""
+
     name: str
     filename: str
     digest: str
     size_bytes: int
+    facts: CheckpointFacts
 
 
-class DatasetGiven(StageInput):
+class DatasetGiven(DatasetRecord):
     folder: Path
-    facts: DatasetFacts
-    name: str
-    digest: str
+
+
+class CheckpointGiven(CheckpointRecord):
+    folder: Path  # of the normalised files
+
+
+class RunSources(StageInput):
+    """What a run begins from, as its receipt names it. No teacher: the original teaches."""
+
+    checkpoint: CheckpointRecord
+    teacher_checkpoint: CheckpointRecord | None = None
+    dataset: DatasetRecord | None = None
+    training_dataset: DatasetRecord | None = None
+
+
+class SourcesGiven(RunSources):
+    """The same, laid out in folders."""
+
+    checkpoint: CheckpointGiven
+    teacher_checkpoint: CheckpointGiven | None = None
+    dataset: DatasetGiven | None = None
+    training_dataset: DatasetGiven | None = None
 
 
 class RunGiven(StageInput):
+    """What a run is asked to do. `exports` has the formats that every run writes, whether they are named or not."""
+
     recipe: Recipe
-    exports: tuple[str, ...] = ("safetensors",)
+    exports: Annotated[tuple[str, ...], AfterValidator(lambda asked: tuple(with_always(asked)))] = Field(
+        (), validate_default=True
+    )
     seed: int = 0
-    options: dict[str, Any] = Field(
-        default_factory=dict
-    )  # {"evaluate_at_most": 20, "preprocessing": {...}, "task": "regression"}
+    preprocessing: dict[str, Any] | None = None
+    task: Task | None = None
+    evaluate_at_most: int | None = None  # chunks of text, or samples; None: EVALUATE_AT_MOST
 
 
-class StageJob(StageInput):
-    """`inputs` names the output folders of the stages that this one reads, `inputs_facts` what they returned."""
+class StageOutput(StageInput):
+    """What an earlier stage left: its files, and the facts that it returned."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+
+class StageJob(SourcesGiven):
+    """All that one stage works with; `inputs` by the names of the stages, those that are there."""
 
     stage: str
     run: RunGiven
-    checkpoint: CheckpointGiven
-    teacher_checkpoint: CheckpointGiven | None = None  # who teaches, where it is not the original
-    dataset: DatasetGiven | None = None
-    training_dataset: DatasetGiven | None = None
-    inputs: dict[str, Path] = Field(default_factory=dict)
-    inputs_facts: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, StageOutput] = Field(default_factory=dict)
     output: Path
     scratch: Path | None = None  # lives until the stage is done, restarts and retries included
+
+    @classmethod
+    def of(
+        cls, stage: RunStage, sources: SourcesGiven, inputs: dict[str, StageOutput], output: Path, scratch: Path | None
+    ) -> Self:
+        return cls(stage=stage.name, run=stage.asked, **dict(sources), inputs=inputs, output=output, scratch=scratch)
 
     @property
     def task(self) -> Task | None:
         """What the run is measured by, and its training lessens the loss of."""
         spec = self.checkpoint.facts.architecture
         data = [given.facts for given in (self.dataset, self.training_dataset) if given is not None]
-        told: Task | None = self.run.options.get("task")
-        return told or (resolved(spec, *data) if spec else None)
+        return self.run.task or (resolved(spec, *data) if spec else None)
 
     @property
     def spec(self) -> ArchitectureSpec | None:
@@ -115,7 +156,7 @@ class StageJob(StageInput):
     def preprocessing(self) -> Preprocessing | None:
         """How images are prepared; None where no dataset holds any."""
         given = [one.facts for one in (self.dataset, self.training_dataset) if one is not None]
-        return preprocessing_of(self.checkpoint.facts.architecture, given, self.run.options.get("preprocessing"))
+        return preprocessing_of(self.checkpoint.facts.architecture, given, self.run.preprocessing)
 
     def tokenizer(self) -> Any:
         spec = self.checkpoint.facts.architecture
@@ -123,8 +164,8 @@ class StageJob(StageInput):
 
     def wiring(self) -> dict[str, Any] | None:
         """What the baseline found of the guess at how the layers are wired; None where nothing was guessed."""
-        found: dict[str, Any] | None = self.inputs_facts.get("baseline", {}).get("wiring")
-        return found
+        there = self.inputs.get("baseline")
+        return there.facts.get("wiring") if there else None
 
     def unavailable(self) -> str | None:
         """Why quality cannot be measured, as a sentence; None where it can."""
@@ -141,7 +182,7 @@ class StageJob(StageInput):
         assert dataset is not None
         fit(spec, dataset.facts)
         form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
-        most = self.run.options.get("evaluate_at_most", EVALUATE_AT_MOST[form])
+        most = self.run.evaluate_at_most or EVALUATE_AT_MOST[form]
         samples = open_dataset(dataset.folder, dataset.facts, self.preprocessing(), spec).evaluation()
         if isinstance(samples, Images):
             return ImageBatches(samples, spec, most)

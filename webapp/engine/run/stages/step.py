@@ -3,91 +3,127 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.data.tasks import for_task
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.progress import ProgressPart, Report
-from webapp.engine.run.plan import STATE
 from webapp.engine.run.predict import prepare_step
 from webapp.engine.run.proof import write_proof
 from webapp.engine.run.sizes import half_precision_bytes
 from webapp.engine.run.wiring import refusal
-from webapp.engine.techniques import DATA_NEEDS, Context
+from webapp.engine.techniques import DATA_NEEDS, Context, technique
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.memory import release_freed_memory
-from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import same_tensors
 
-from .job import StageJob
+from .base import RunStage, SourceDigests, StageResults
+from .baseline import BaselineStage
+from .job import RunGiven, StageJob
+
+STATE = "state.safetensors"  # what a step leaves
 
 
-def run(job: StageJob, report: Report) -> dict[str, Any]:
-    number = int(job.stage.removeprefix("step-"))
-    if reason := refusal(job.checkpoint.facts.architecture, job.run.recipe, number - 1, job.wiring()):
-        raise RecipeInvalid(reason, f"steps.{number - 1}")
-    model = _before(job, number)
-    facts = describe_model(model, job.checkpoint.facts)
-    asked = job.run.recipe.steps[number - 1]
-    prepared = prepare_step(facts, asked, number - 1)
-    for layer in prepared.layers:
-        reason = prepared.technique.refuses(model.weights[layer.weight].plan)
-        if reason:
-            raise RecipeInvalid(
-                f"{prepared.technique.title} cannot take {layer.name}: {reason}.", f"steps.{number - 1}"
-            )
-    told = model.architecture.task if model.architecture else None  # stays in the file
-    if model.architecture is not None:
-        model.architecture = for_task(model.architecture, job.task)
-    start = time.perf_counter()
-    needs_data = bool(prepared.technique.needs_for(prepared.settings.own) & DATA_NEEDS)
-    context = Context(
-        prepared.layers,
-        job.run.seed + number,
-        ProgressPart(report, 0.0, 0.8),
-        job.technique_data() if needs_data else None,
-        job.scratch,
-        job.teacher,
-        facts,
-    )
-    activations = dict(model.activations)
-    outcomes = prepared.technique.apply(model, prepared.settings, context)
-    seconds = time.perf_counter() - start
-    report.progress(0.85, "Storing what the step made")
-    if model.architecture is not None:
-        model.architecture = model.architecture.model_copy(update={"task": told})
-    size = write_model(model, job.output / STATE)
-    release_freed_memory()
-    changed = model.activations != activations or not same_tensors(_source(job, number), job.output / STATE)
-    half_bytes = half_precision_bytes(model)
-    write_proof(model, job.output, job.run.seed, keep=False)
-    for outcome in outcomes:
-        if not outcome.ok:
-            report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")
-    if not changed:
-        report.log(f"{prepared.technique.title} changed nothing.")
-    report.log(f"{prepared.technique.title}: {len(outcomes)} results, {size:,} bytes, {seconds:.1f} s")
-    return {
-        "technique": prepared.technique.name,
-        "title": prepared.technique.title,
-        "version": prepared.technique.version,
-        "settings": prepared.settings.own.model_dump(mode="json"),
-        "overrides": asked.overrides,
-        "seconds": seconds,
-        "size_bytes": size,
-        "half_bytes": half_bytes,
-        "changed": changed,
-        "layers": [asdict(outcome) for outcome in outcomes],
-    }
+class StepStage(RunStage):
+    kind = "step"
+    weight = 2.0
+
+    @classmethod
+    def of_run(cls, asked: RunGiven) -> Iterable[Self]:
+        return [cls(asked, str(number)) for number in range(1, len(asked.recipe.steps) + 1)]
+
+    @property
+    def number(self) -> int:
+        """1 is the recipe's first."""
+        return int(self.which)
+
+    @property
+    def title(self) -> str:
+        return f"Step {self.which}: {technique(self.asked.recipe.steps[self.number - 1].technique).title}"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.number, 0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        before = (self.name_of(self.number - 1),) if self.number > 1 else ()
+        return BaselineStage.name_of(), *before
+
+    def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
+        return self.by_steps(sources, self.number)
+
+    def run(self, job: StageJob, report: Report) -> dict[str, Any]:
+        place = f"steps.{self.number - 1}"
+        if reason := refusal(job.checkpoint.facts.architecture, job.run.recipe, self.number - 1, job.wiring()):
+            raise RecipeInvalid(reason, place)
+        model = job.original() if self.number == 1 else read_model(self._source(job))
+        facts = describe_model(model, job.checkpoint.facts)
+        asked = job.run.recipe.steps[self.number - 1]
+        prepared = prepare_step(facts, asked, self.number - 1)
+        for layer in prepared.layers:
+            if reason := prepared.technique.refuses(model.weights[layer.weight].plan):
+                raise RecipeInvalid(f"{prepared.technique.title} cannot take {layer.name}: {reason}.", place)
+        told = model.architecture.task if model.architecture else None  # stays in the file
+        if model.architecture is not None:
+            model.architecture = for_task(model.architecture, job.task)
+        start = time.perf_counter()
+        needs_data = bool(prepared.technique.needs_for(prepared.settings.own) & DATA_NEEDS)
+        context = Context(
+            prepared.layers,
+            job.run.seed + self.number,
+            ProgressPart(report, 0.0, 0.8),
+            job.technique_data() if needs_data else None,
+            job.scratch,
+            job.teacher,
+            facts,
+        )
+        activations = dict(model.activations)
+        outcomes = prepared.technique.apply(model, prepared.settings, context)
+        seconds = time.perf_counter() - start
+        report.progress(0.85, "Storing what the step made")
+        if model.architecture is not None:
+            model.architecture = model.architecture.model_copy(update={"task": told})
+        size = write_model(model, job.output / STATE)
+        release_freed_memory()
+        changed = model.activations != activations or not same_tensors(self._source(job), job.output / STATE)
+        half_bytes = half_precision_bytes(model)
+        write_proof(model, job.output, job.run.seed, keep=False)
+        for outcome in outcomes:
+            if not outcome.ok:
+                report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")
+        if not changed:
+            report.log(f"{prepared.technique.title} changed nothing.")
+        report.log(f"{prepared.technique.title}: {len(outcomes)} results, {size:,} bytes, {seconds:.1f} s")
+        return {
+            "technique": prepared.technique.name,
+            "title": prepared.technique.title,
+            "version": prepared.technique.version,
+            "settings": prepared.settings.own.model_dump(mode="json"),
+            "overrides": asked.overrides,
+            "seconds": seconds,
+            "size_bytes": size,
+            "half_bytes": half_bytes,
+            "changed": changed,
+            "layers": [asdict(outcome) for outcome in outcomes],
+        }
+
+    def receipt(self, results: StageResults) -> dict[str, Any]:
+        step = results.facts[self.name]
+        asked_and_done = [{"step": self.number, "technique": step["technique"], **layer} for layer in step["layers"]]
+        return {"steps": [step], "requested": asked_and_done}
+
+    def _source(self, job: StageJob) -> Path:
+        """The file that the step begins from."""
+        if self.number == 1:
+            return job.checkpoint.folder / "model.safetensors"
+        return job.inputs[self.name_of(self.number - 1)].folder / STATE
 
 
-def _before(job: StageJob, number: int) -> Model:
-    return job.original() if number == 1 else read_model(_source(job, number))
-
-
-def _source(job: StageJob, number: int) -> Path:
-    """The file that the step begins from."""
-    return job.checkpoint.folder / "model.safetensors" if number == 1 else job.inputs[f"step-{number - 1}"] / STATE
+def last_step(asked: RunGiven) -> str:
+    """The name of the stage that leaves what is delivered."""
+    return StepStage.name_of(len(asked.recipe.steps))

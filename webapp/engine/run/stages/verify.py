@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
-from webapp.engine.exporters import Exporter, Loaded, exporters
+from webapp.engine.exporters import Loaded
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import nn
 from webapp.engine.progress import ProgressPart, Report
@@ -17,79 +18,158 @@ from webapp.engine.run.example import write_example
 from webapp.engine.run.latency import in_turns, percentiles
 from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import Samples, Scores, difference, summarise
-from webapp.engine.run.plan import STATE
 from webapp.engine.run.proof import compare_probe
 from webapp.engine.run.sizes import measure_file
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
 
-from .baseline import SCORES
+from .base import Facts, FormatStage, SourceDigests, StageResults
+from .baseline import SCORES, BaselineStage
+from .export import ExportStage
 from .job import StageJob
+from .original import OriginalStage
+from .step import STATE, last_step
 
 
-def run(job: StageJob, report: Report) -> dict[str, Any]:
-    """{"proof", "result", "differences", "baseline_latency_ms"}; of Pare's own file the result has every byte."""
-    start = time.perf_counter()
-    form = exporters()[job.stage.removeprefix("verify-")]
-    folder = job.inputs[f"export-{form.name}"]
-    report.progress(0.0, "Loading the artifact in a clean process")
-    loaded = form.load(folder, job.checkpoint.facts.architecture)
-    left = job.inputs[f"step-{len(job.run.recipe.steps)}"]
-    rounded = form.rounded(read_model(left / STATE)) if form.can.rounds else None
-    proof = compare_probe(loaded, job.checkpoint.facts.architecture, left, rounded)
-    if not proof["agreed"]:
-        raise ArtifactUnproven(
-            f"{form.file} was loaded again and answered differently: the largest difference is "
-            f"{proof['max_abs_difference']:.3g}, and {proof['tolerance']:.3g} is allowed."
+class VerifyStage(FormatStage):
+    kind = "verify"
+    weight = 3.0
+    rank = 2
+
+    @property
+    def title(self) -> str:
+        return f"Load {self.exporter.title} again and measure it"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        original = (self._original,) if self.exporter.can.original else ()
+        return BaselineStage.name_of(), last_step(self.asked), self._export, *original
+
+    def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
+        return self.by_evaluation(sources) | self.by_steps(sources)
+
+    def run(self, job: StageJob, report: Report) -> dict[str, Any]:
+        """{"proof", "result", "differences", "baseline_latency_ms"}; of Pare's own file the result has every byte."""
+        start = time.perf_counter()
+        form, architecture = self.exporter, job.checkpoint.facts.architecture
+        folder = job.inputs[self._export].folder
+        report.progress(0.0, "Loading the artifact in a clean process")
+        loaded = form.load(folder, architecture)
+        left = job.inputs[last_step(self.asked)].folder
+        rounded = form.rounded(read_model(left / STATE)) if form.can.rounds else None
+        proof = compare_probe(loaded, architecture, left, rounded)
+        if not proof["agreed"]:
+            raise ArtifactUnproven(
+                f"{form.file} was loaded again and answered differently: the largest difference is "
+                f"{proof['max_abs_difference']:.3g}, and {proof['tolerance']:.3g} is allowed."
+            )
+        proof |= {"artifact": form.file, "seconds": time.perf_counter() - start}
+        report.log(
+            f"{form.file}: loaded again by a clean process, largest difference {proof['max_abs_difference']:.3g}"
         )
-    proof |= {"artifact": form.file, "seconds": time.perf_counter() - start}
-    report.log(f"{form.file}: loaded again by a clean process, largest difference {proof['max_abs_difference']:.3g}")
-    result: dict[str, Any] = {"metrics": {}, "metrics_unavailable": job.unavailable(), "latency_ms": None}
-    if loaded.model is not None:
-        result = {**measure_file(folder / form.file, loaded.model, job.checkpoint.facts), **result}
-    facts: dict[str, Any] = {"proof": proof, "differences": {}, "baseline_latency_ms": None, "result": result}
-    spec = job.checkpoint.facts.architecture
-    if spec is not None and job.dataset is not None:
-        _measure(job, form, loaded, facts, report)
-    if spec is not None and loaded.runner is not None:
-        batch = job.evaluation()[0] if job.dataset is not None else synthetic(spec, job.run.seed)
-        write_example(loaded.runner, spec, batch, job.output)
-    return facts
+        result: dict[str, Any] = {"metrics": {}, "metrics_unavailable": job.unavailable(), "latency_ms": None}
+        if loaded.model is not None:
+            result = {**measure_file(folder / form.file, loaded.model, job.checkpoint.facts), **result}
+        facts: dict[str, Any] = {"proof": proof, "differences": {}, "baseline_latency_ms": None, "result": result}
+        if architecture is not None and job.dataset is not None:
+            self._measure(job, loaded, facts, report)
+        if architecture is not None and loaded.runner is not None:
+            batch = job.evaluation()[0] if job.dataset is not None else synthetic(architecture, job.run.seed)
+            write_example(loaded.runner, architecture, batch, job.output)
+        return facts
 
+    def receipt(self, results: StageResults) -> dict[str, Any]:
+        """A row for the artifact; and of Pare's own, all that the receipt says of the result."""
+        found, written, files = results.facts[self.name], results.facts[self._export], results.files[self._export]
+        artifact = {"name": self.exporter.file, "format": self.which, "proof": found["proof"]}
+        added = {
+            "artifacts": [artifact | dict(files[self.exporter.file])],
+            "companions": [(path, file) for path, file in files.items() if path != self.exporter.file],
+            "proof": [found["proof"]],
+            "runtimes": [self._runtime(found, written, results)],
+            "libraries": [*self.exporter.can.libraries],
+        }
+        if not self.exporter.can.always:
+            return added
+        baseline, result = results.facts[BaselineStage.name_of()], found["result"]
+        return added | {
+            "result": result,
+            "baseline_latency_ms": found["baseline_latency_ms"],
+            "differences": found["differences"],
+            "bytes": result["bytes"],
+            "parameters": _parameters(result),
+            "quality": _quality(baseline, result, found["differences"]),
+            "quality_unavailable": result["metrics_unavailable"],
+            "speed": _speed(found["baseline_latency_ms"], result, self.exporter.arithmetic(written)),
+        }
 
-def _measure(job: StageJob, form: Exporter, loaded: Loaded, facts: dict[str, Any], report: Report) -> None:
-    spec, compressed = job.spec, loaded.module
-    assert spec is not None
-    assert compressed is not None
-    data = job.evaluation()
-    original = build(job.original())
-    scores, more = evaluate(compressed, spec, data, ProgressPart(report, 0.1, 0.8), reference=original)
-    facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
-    facts["differences"] = _differences(job, scores)
-    if not form.can.timed or (form.can.original and f"original-{form.name}" not in job.inputs):
-        return
-    report.progress(0.8, "Timing original and result in turns")
-    beside = _same_runtime(job, form, original)
-    one = _single(data[0])
-    turns = in_turns(lambda: outputs(beside, spec, one), lambda: outputs(compressed, spec, one))
-    batch = _described(spec, one)
-    facts["baseline_latency_ms"] = percentiles(turns.original, batch, loaded.runtime)
-    facts["result"]["latency_ms"] = percentiles(turns.result, batch, loaded.runtime)
-    facts["result"]["speed"] = speed = turns.speed()
-    report.log(f"{form.file}: {speed['words']} in {loaded.runtime}. {speed['disturbed'] or 'Undisturbed.'}")
+    @property
+    def _export(self) -> str:
+        return ExportStage.name_of(self.which)
 
+    @property
+    def _original(self) -> str:
+        return OriginalStage.name_of(self.which)
 
-def _same_runtime(job: StageJob, form: Exporter, original: nn.Module) -> nn.Module:
-    """The original as the artifact's runtime runs it."""
-    if not form.can.original:
-        return original
-    found = form.load(job.inputs[f"original-{form.name}"], job.checkpoint.facts.architecture).module
-    assert found is not None
-    return found
+    def _measure(self, job: StageJob, loaded: Loaded, facts: dict[str, Any], report: Report) -> None:
+        spec, compressed = job.spec, loaded.module
+        assert spec is not None
+        assert compressed is not None
+        data = job.evaluation()
+        original = build(job.original())
+        scores, more = evaluate(compressed, spec, data, ProgressPart(report, 0.1, 0.8), reference=original)
+        facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
+        facts["differences"] = _differences(job, scores)
+        if not self.exporter.can.timed or (self.exporter.can.original and self._original not in job.inputs):
+            return
+        report.progress(0.8, "Timing original and result in turns")
+        beside = self._same_runtime(job, original)
+        one = data[0].first(1)  # what a server answers to one request
+        turns = in_turns(lambda: outputs(beside, spec, one), lambda: outputs(compressed, spec, one))
+        batch = _described(one)
+        facts["baseline_latency_ms"] = percentiles(turns.original, batch, loaded.runtime)
+        facts["result"]["latency_ms"] = percentiles(turns.result, batch, loaded.runtime)
+        facts["result"]["speed"] = speed = turns.speed()
+        disturbed = speed["disturbed"] or "Undisturbed."
+        report.log(f"{self.exporter.file}: {speed['words']} in {loaded.runtime}. {disturbed}")
+
+    def _same_runtime(self, job: StageJob, original: nn.Module) -> nn.Module:
+        """The original as the artifact's runtime runs it."""
+        if not self.exporter.can.original:
+            return original
+        spec: ArchitectureSpec | None = job.checkpoint.facts.architecture
+        found = self.exporter.load(job.inputs[self._original].folder, spec).module
+        assert found is not None
+        return found
+
+    def _runtime(self, found: Facts, written: Facts, results: StageResults) -> dict[str, Any]:
+        """How large the artifact is, what runs it, and what it does there beside the original."""
+        form = self.exporter
+        notes = [form.arithmetic(written), *written.get("notes", ())]
+        if why := results.failed.get(self._original):
+            notes.append(f"The original could not be written as {form.title}, so they are not timed. {why['message']}")
+        wiring = results.facts[BaselineStage.name_of()].get("wiring")
+        if wiring and not wiring["confirmed"] and not form.can.always:
+            notes.append("Its graph is wired as it was assumed, which nothing confirms.")
+        if rounding := found["proof"].get("rounding"):
+            notes.append(f"The format's own rounding moves the probe's answers by at most {rounding:.3g}.")
+        return {
+            "artifact": form.file,
+            "format": form.name,
+            "title": form.title,
+            "size_bytes": written["size_bytes"],
+            "runtime": found["proof"]["runtime"],
+            "metrics": found["result"]["metrics"],
+            "differences": found["differences"],
+            "baseline": found["baseline_latency_ms"],
+            "result": found["result"]["latency_ms"],
+            "speed": found["result"].get("speed"),
+            "notes": [note for note in notes if note],
+        }
 
 
 def _differences(job: StageJob, scores: Scores) -> dict[str, Any]:
-    before = json.loads((job.inputs["baseline"] / SCORES).read_text(encoding="utf8"))
+    before = json.loads((job.inputs[BaselineStage.name_of()].folder / SCORES).read_text(encoding="utf8"))
     return {
         metric: difference(metric, Samples(**before[metric]), scores[metric], job.run.seed)
         for metric in before
@@ -97,11 +177,35 @@ def _differences(job: StageJob, scores: Scores) -> dict[str, Any]:
     }
 
 
-def _single(batch: Batch) -> Batch:
-    """Its first sample alone: what a server answers to one request."""
-    return batch.first(1)
-
-
-def _described(spec: ArchitectureSpec, batch: Batch) -> str:
+def _described(batch: Batch) -> str:
     shapes = ", ".join("×".join(str(n) for n in tensor.shape) for tensor in batch.inputs.values())
     return f"1 sample ({shapes})"
+
+
+def _parameters(result: Facts) -> dict[str, Any]:
+    found = {name: result[f"params_{name}"] for name in ("total", "nonzero", "stored", "prunable")}
+    return {**found, "sparsity": result["sparsity"], "prunable_sparsity": result["prunable_sparsity"]}
+
+
+def _quality(baseline: Facts, result: Facts, differences: Mapping[str, Facts]) -> list[dict[str, Any]]:
+    nothing = {"difference": None, "ci95": None, "verdict": None}
+    return [
+        {
+            "metric": metric,
+            "title": after["title"],
+            "higher_is_better": after["higher_is_better"],
+            "against_original": metric not in baseline["metrics"] and metric != "not_finite",
+            "baseline": baseline["metrics"].get(metric),
+            "result": after,
+            **differences.get(metric, nothing),
+        }
+        for metric, after in result["metrics"].items()
+    ]
+
+
+def _speed(before: Facts | None, result: Facts, note: str) -> dict[str, Any] | None:
+    after = result["latency_ms"]
+    if not before or not after:
+        return None
+    same = {key: after[key] for key in ("batch", "threads", "runtime", "hardware")}
+    return {"baseline": before, "result": after, **same, **(result.get("speed") or {}), "note": note}
