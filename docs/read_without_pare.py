@@ -44,8 +44,8 @@ def widened(per_group, group, columns):
 def filled(mask, basis, mix, shape, transposed):
     """Rows of the basis where the mask's bit is 1, elsewhere what `mix` makes of them; of a transposed one columns."""
     if transposed:
-        turned = (shape[1], shape[0], *shape[2:])
-        return filled(mask, basis.swapaxes(0, 1), mix.swapaxes(0, 1), turned, False).swapaxes(0, 1)
+        outputs_first = (shape[1], shape[0], *shape[2:])
+        return filled(mask, basis.swapaxes(0, 1), mix.swapaxes(0, 1), outputs_first, False).swapaxes(0, 1)
     rows = basis.reshape(len(basis), -1)
     pivots = bits(mask, shape[0], 1).astype(bool)
     whole = np.empty((shape[0], rows.shape[1]), rows.dtype)
@@ -53,7 +53,7 @@ def filled(mask, basis, mix, shape, transposed):
     return whole.reshape(shape)
 
 
-def unturned(matrix, about):
+def inputs_first(matrix, about):
     """(outputs, inputs x kernel), group below group, as it is stored: (inputs, outputs of a group, *kernel)."""
     shape, groups = about["shape"], about.get("groups", 1)
     inputs = shape[1] if about.get("stacked") else shape[0] // groups
@@ -94,7 +94,7 @@ def decode(arrays, name, about):
     chosen = np.ones(len(codes), bool) if mask is None else mask
     codes[chosen] = bits(arrays[name + ".codes"], int(chosen.sum()), width)
     matrix = (levels[codes.reshape(zero.shape)] - levels[zero]) * widened(scale, group, columns)
-    return (unturned(matrix, about) if about.get("transposed") else matrix).reshape(shape).astype("f4")
+    return (inputs_first(matrix, about) if about.get("transposed") else matrix).reshape(shape).astype("f4")
 
 
 def read(path):

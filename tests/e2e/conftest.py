@@ -79,7 +79,7 @@ def runs(api, samples) -> list[str]:
     """Three runs of the sample that have succeeded; the last has trained."""
     asked = {
         "Half of it, in 8 bits": PRUNE_HALF,
-        "Thin factors in float16": LOW_RANK,
+        "Low-rank factors in float16": LOW_RANK,
         "A tenth of it, distilled": DISTILLED,
     }
     made = [

@@ -29,7 +29,7 @@ from tests.engine.weights.examples import (
     values,
 )
 from webapp.engine import weights as package
-from webapp.engine.architectures.build import build
+from webapp.engine.architectures.build import build, leaves_of
 from webapp.engine.architectures.factored_layers import FactoredModule
 from webapp.engine.errors import CheckpointRefused, ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_formats, exporters
@@ -262,12 +262,20 @@ def test_it_has_the_same_values_in_every_format(checkpoint, tmp_path, dtype, nam
     assert_exact(name, model_of(checkpoint, DTYPES[dtype]), tmp_path)
 
 
-def test_formats_that_know_no_such_form_round_it_and_refuse_factors(tiny, bench, tmp_path):
-    tiny("LlamaForCausalLM", "llama", num_hidden_layers=1, hidden_size=W).save_pretrained(tmp_path / "model")
-    facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
-    model = Model.of_checkpoint(bench.out, facts)
-    name = "model.layers.0.self_attn.q_proj.weight"
-    model.weights[name] = signs(W, W)(torch.float32)
+def test_what_is_looked_up_in_a_composite_weight_is_decoded(zoo):
+    model, name = Model.of_checkpoint(*zoo.checkpoint("llama")), "model.embed_tokens.weight"
+    rows, columns = model.weights[name].shape
+    model.weights[name] = composite(form_of("factored"), dense(rows, 4), dense(4, columns))(torch.float32)
+    module = build(model)
+    assert torch.equal(module.model.embed_tokens.weight, model.weights[name].decode())
+    assert isinstance(module.lm_head, FactoredModule) == (model.tied == {"lm_head.weight": name})
+    assert leaves_of(model)[name] == (model.weights[name], False)
+
+
+def test_formats_that_know_no_such_form_round_it_and_refuse_factors(zoo, tmp_path):
+    folder, facts = zoo.checkpoint("llama")
+    model, name = Model.of_checkpoint(folder, facts), "model.layers.0.self_attn.q_proj.weight"
+    model.weights[name] = signs(*model.weights[name].shape)(torch.float32)
     assert_exact("gguf", model, tmp_path)
     assert_exact("compressed_tensors", model, tmp_path)
     notes = exporters()["compressed_tensors"].write(model, tmp_path)["notes"]
@@ -297,13 +305,7 @@ def test_a_form_that_cannot_be_imported_stops_the_program(found_in, tmp_path):
     (tmp_path / "broken_form.py").write_text("import a_library_that_is_not_there\n")
     found_in(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="a_library_that_is_not_there"):
-        read_model_of(tmp_path, {"w": dense(2, 2)})
-
-
-def read_model_of(folder, makers):
-    model = Model({name: make(torch.float32) for name, make in makers.items()})
-    write_model(model, folder / "model.safetensors")
-    return read_model(folder / "model.safetensors")
+        forms()
 
 
 def test_a_form_that_is_not_here_is_refused_by_its_name(monkeypatch, tmp_path):

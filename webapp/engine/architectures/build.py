@@ -1,4 +1,4 @@
-"""From a model's weights to a module that runs: factors stay apart, other forms are decoded.
+"""From a model's weights to a module that runs: factors stay apart where a product can run them, all else is decoded.
 
 `build` makes the whole module; `skeleton_of`, `fill` and `release` let work that goes block by block hold only the
 tensors that it needs.
@@ -149,12 +149,13 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _split(module: nn.Module, path: str, encoded: Composite) -> None:
-    from .factored_layers import FactoredModule
+    """Puts the products with its factors in the place of a layer; others compute with what is decoded."""
+    from .factored_layers import FactoredModule, runs_factors
 
-    parent, _, name = path.rpartition(".")
-    with torch.device("meta"):
-        part = FactoredModule(module.get_submodule(path), encoded)
-    setattr(module.get_submodule(parent), name, part)
+    whole, (parent, _, name) = _submodule(module, path), path.rpartition(".")
+    if whole is not None and runs_factors(whole):
+        with torch.device("meta"):
+            setattr(module.get_submodule(parent), name, FactoredModule(whole, encoded))
 
 
 def _tie(module: nn.Module, alias: str, name: str) -> None:

@@ -13,6 +13,11 @@ from webapp.engine.weights import Composite, Dense, Encoded
 Shape = tuple[int, ...]
 
 
+def runs_factors(part: nn.Module) -> bool:
+    """Whether a module is one product with its weight: a linear layer (GPT-2's Conv1D too) or a convolution."""
+    return part.groups == 1 if isinstance(part, _ConvNd) else isinstance(part, nn.Linear) or hasattr(part, "nf")
+
+
 class FactoredModule(nn.Module):
     """Stands in the place of the layer `whole`; to be made on the meta device.
 

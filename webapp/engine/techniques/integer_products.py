@@ -67,11 +67,12 @@ class IntegerProducts(Technique):
     """Walks the model block by block; what is rounded in one layer is seen by the next."""
 
     def refuses(self, plan: StoragePlan) -> str | None:
-        if not all(_suits(leaf) for leaf in plan.leaves):
-            return (
-                "its weights are integers of another kind than integer kernels multiply: 8 bits with one scale for "
-                "each output and none for groups"
-            )
+        for leaf in plan.leaves:
+            if not _suits(leaf):
+                return (
+                    f"its weights are {leaf.holds}, and not of the kind that integer kernels multiply: 8 bits with one "
+                    "scale for each output and none for groups"
+                )
         return None
 
     def exact(self, settings: Any) -> bool:

@@ -40,6 +40,8 @@ def form_of(kind: str) -> type[Encoded]:
     return forms()[kind]
 
 
+forms()  # an error in one of them stops the program here
+
 __all__ = [
     "Composite",
     "CompositePlan",

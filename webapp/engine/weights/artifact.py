@@ -16,7 +16,7 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
 from webapp.engine.lazy import Tensor
 
-from . import Dense, StoragePlan, dtype_of, form_of, forms
+from . import Dense, StoragePlan, dtype_of, form_of
 from .activations import Activations
 from .model import Model
 from .safetensors import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
@@ -64,7 +64,6 @@ def read_model(path: Path) -> Model:
         raise CheckpointRefused(f"{path.name} was not written by Pare: its metadata has no manifest.") from None
     if content.get("format") != FORMAT:
         raise CheckpointRefused(f"{path.name} has format {content.get('format')} of Pare; this version reads {FORMAT}.")
-    forms()  # an error in one of them is none of the file's
     tensors, weights = lazy_tensors(path), {}
     for name, meta in content["weights"].items():
         try:

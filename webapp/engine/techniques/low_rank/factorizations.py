@@ -71,8 +71,9 @@ class Factorization(ABC):
     def values(self, chosen: Ranks) -> int:
         return sum(int(torch.Size(shape).numel()) for shape in self.shapes(chosen))
 
-    @abstractmethod
-    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan: ...
+    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
+        """Of a chain of convolutions, where nothing else is said."""
+        return FactoredConvPlan(plan.shape, plan.dtype, self.factor_plans(plan, chosen), self.transposed)
 
     @abstractmethod
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
@@ -127,7 +128,7 @@ class MatrixForm(Factorization):
         if self.pivots:
             return PivotedPlan(plan.shape, plan.dtype, each, self.transposed)
         if len(self.shape) > 2:
-            return FactoredConvPlan(plan.shape, plan.dtype, each, self.transposed)
+            return super().plan(plan, chosen)
         return FactoredPlan(plan.shape, plan.dtype, each if self.transposed else each[::-1])
 
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
@@ -178,9 +179,6 @@ class SpatialForm(Factorization):
         shapes = (rank, inputs, height, *[1] * len(width)), (outputs, rank, 1, *width)
         return [self.as_stored(shape) for shape in shapes]
 
-    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
-        return FactoredConvPlan(plan.shape, plan.dtype, self.factor_plans(plan, chosen), self.transposed)
-
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _SpatialSplit(self, target, metric)
 
@@ -220,9 +218,6 @@ class TuckerForm(Factorization):
         ones = [1] * len(kernel)
         shapes = (inner, inputs, *ones), (outer, inner, *kernel), (outputs, outer, *ones)
         return [self.as_stored(shape) for shape in shapes]
-
-    def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
-        return FactoredConvPlan(plan.shape, plan.dtype, self.factor_plans(plan, chosen), self.transposed)
 
     def split(self, target: Tensor, metric: InputMetric | None) -> Split:
         return _TuckerSplit(self, target, metric)

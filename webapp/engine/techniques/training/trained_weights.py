@@ -51,12 +51,13 @@ def places(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> Ite
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for layer in layers:
         whole = model.weights[layer.weight]
-        path, _, last = layer.weight.rpartition(".")
+        path = layer.weight.rpartition(".")[0]
         part = module.get_submodule(path)
-        if isinstance(part, FactoredModule) and last == "weight":
+        if isinstance(whole, Composite) and isinstance(part, FactoredModule):
             for child, factor in part.runs.items():
                 keep, inner = partial(_keep, model, layer, factor), part.get_submodule(child)
                 yield Place(f"{path}.{child}.weight", layer, inner, whole.factors[factor], part.transposed, keep)
+        if isinstance(whole, Composite):
             continue
         name = f"{path}.{part.bias_name}" if isinstance(part, FactoredModule) else layer.weight
         if name in parameters:
