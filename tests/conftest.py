@@ -1,16 +1,31 @@
-"""How the tests are spread over processes: by file, but those of the browser stay together, for they share one Pare."""
+"""What all tests share: the zoo, and how they are spread over processes.
+
+By file, for a file's fixtures are dear; those of the browser stay together, for they share one Pare. Longest first, by
+what `make durations` has recorded.
+"""
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from tests.zoo import Zoo
+from tests import zoo as animals
 
 BROWSER = "tests/e2e/"
+RECORDED = Path(__file__).with_name("durations.txt")  # seconds and what is done at a stretch, the longest first
+
+
+def at_a_stretch(nodeid):
+    return BROWSER if nodeid.startswith(BROWSER) else nodeid.partition("::")[0]
 
 
 class Scheduling(LoadFileScheduling):
     def _split_scope(self, nodeid):
-        return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+        return at_a_stretch(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -18,11 +33,52 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--record-durations", action="store_true", help=f"write {RECORDED.name} anew")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        os.environ[animals.ROOT] = tempfile.mkdtemp(prefix="pare-zoo-")
+        if config.getoption("record_durations"):
+            config.pluginmanager.register(Durations())
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(animals.ROOT))
+
+
+def pytest_collection_modifyitems(items):
+    stretches = [line.partition(" ")[2] for line in RECORDED.read_text().splitlines()]
+    place = {stretch: number for number, stretch in enumerate(stretches)}
+    items.sort(key=lambda item: place.get(at_a_stretch(item.nodeid), -1))  # what is new may take long
+
+
+class Durations:
+    """Adds up what each test took, and writes RECORDED."""
+
+    def __init__(self):
+        self.seconds = Counter()
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[at_a_stretch(report.nodeid)] += report.duration
+
+    def pytest_sessionfinish(self):
+        rows = (f"{seconds:.0f} {stretch}\n" for stretch, seconds in self.seconds.most_common())
+        RECORDED.write_text("".join(rows))
+
+
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory, worker_id):
-    """See tests/zoo.py; its folder is that of all processes."""
-    own = tmp_path_factory.getbasetemp()
-    return Zoo((own if worker_id == "master" else own.parent) / "zoo")
+def zoo():
+    """See tests/zoo.py."""
+    return animals
+
+
+@pytest.fixture
+def traced_once(monkeypatch):
+    """Graphs come from the zoo where another test had the same module traced."""
+    monkeypatch.setattr("webapp.engine.exporters.onnx.assembly.traced", animals.traced)
 
 
 @pytest.fixture

@@ -6,15 +6,19 @@ FAMILIES are the models, FORMS the ways to store their weights: a test of a kind
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+ROOT = "PARE_ZOO"  # in the environment: the folder that all processes of this run share
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "ran", "on", "mat", "good", "bad", "."]
 ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 SIZES = {
@@ -141,76 +145,99 @@ def apply_steps(checkpoint, *steps: Step, data=None, seed: int = 0):
     return model, outcomes
 
 
-class Zoo:
-    """`root` is a folder that all processes of this run of the tests share."""
+def once(name: str, build: Callable[[Path], object]) -> Path:
+    """The folder of that name, which `build` was given empty to fill, once in this run. Nobody changes it after."""
+    folder = Path(os.environ[ROOT]) / name.replace("/", "_")
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            build(unfinished)
+            unfinished.rename(folder)
+    return folder
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        root.mkdir(exist_ok=True)
 
-    def once(self, name: str, build: Callable[[Path], object]) -> Path:
-        """The folder of that name, which `build` was given empty to fill, once in this run. Nobody changes it after."""
-        folder = self.root / name
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                unfinished = folder.with_name(f"{name}.unfinished")
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                build(unfinished)
-                unfinished.rename(folder)
-        return folder
+def inspected(name: str, upload: Callable[[Path], Path]):
+    """A checkpoint that `upload` writes into a folder and returns: the folder of its files, and its facts."""
+    from webapp.engine.facts import CheckpointFacts
+    from webapp.engine.importers.inspect import inspect_checkpoint
+    from webapp.engine.progress import Silent
+    from webapp.engine.techniques.surgery import with_structure
 
-    def checkpoint(self, family: str, dtype: str = "float32"):
-        """One of FAMILIES, inspected: the folder of its normalised files, and its facts."""
-        from webapp.engine.facts import CheckpointFacts
+    def build(folder: Path) -> None:
+        path = upload(folder)
+        (folder / "inspected").mkdir()
+        facts = with_structure(inspect_checkpoint(path, path.name, folder / "inspected", Silent()))
+        (folder / "facts.json").write_text(facts.model_dump_json())
 
-        folder = self.once(f"{family} {dtype}", lambda folder: self._inspect(family, dtype, folder))
-        facts = CheckpointFacts.model_validate_json((folder / "facts.json").read_bytes())
-        return folder / "inspected", facts
+    folder = once(name, build)
+    return folder / "inspected", CheckpointFacts.model_validate_json((folder / "facts.json").read_bytes())
 
-    def _inspect(self, family: str, dtype: str, folder: Path) -> None:
+
+def checkpoint(family: str, dtype: str = "float32"):
+    """One of FAMILIES, inspected: the folder of its normalised files, and its facts."""
+
+    def upload(folder: Path) -> Path:
         import torch
-
-        from webapp.engine.importers.inspect import inspect_checkpoint
-        from webapp.engine.progress import Silent
-        from webapp.engine.techniques.surgery import with_structure
 
         torch.manual_seed(0)
         module = FAMILIES[family]().to(getattr(torch, dtype))
-        if family in SIZES:
-            upload = folder / f"{family}.zip"
-            module.save_pretrained(folder / "saved")
-            if family in ("bert", "gpt2", "llama"):
-                write_tokenizer(folder / "saved")
-            with zipfile.ZipFile(upload, "w") as archive:
-                for path in sorted((folder / "saved").iterdir()):
-                    archive.write(path, f"model/{path.name}")
-        else:
-            upload = folder / f"{family}.pt"
-            torch.save(module.state_dict(), upload)
-        (folder / "inspected").mkdir()
-        facts = with_structure(inspect_checkpoint(upload, upload.name, folder / "inspected", Silent()))
-        (folder / "facts.json").write_text(facts.model_dump_json())
+        if family not in SIZES:
+            torch.save(module.state_dict(), folder / f"{family}.pt")
+            return folder / f"{family}.pt"
+        module.save_pretrained(folder / "saved")
+        if "vocab_size" in SIZES[family]:
+            write_tokenizer(folder / "saved")
+        with zipfile.ZipFile(folder / f"{family}.zip", "w") as archive:
+            for path in sorted((folder / "saved").iterdir()):
+                archive.write(path, f"model/{path.name}")
+        return folder / f"{family}.zip"
 
-    def model(self, family: str, form: str = "dense", dtype: str = "float32"):
-        """One of FAMILIES in one of FORMS, read from a file of Pare's."""
-        from webapp.engine.weights.artifact import read_model, write_model
+    return inspected(f"{family} {dtype}", upload)
 
-        def build(folder: Path) -> None:
-            checkpoint = self.checkpoint(family, dtype)
-            data = seeded_batches(checkpoint[1].architecture)
-            write_model(apply_steps(checkpoint, *FORMS[form], data=data)[0], folder / "model.safetensors")
 
-        return read_model(self.once(f"{family} {dtype}, {form}", build) / "model.safetensors")
+def model(family: str, form: str = "dense", dtype: str = "float32"):
+    """One of FAMILIES in one of FORMS, read from a file of Pare's."""
+    from webapp.engine.weights.artifact import read_model, write_model
 
-    def written(self, exporter: str, family: str, form: str = "dense", dtype: str = "float32"):
-        """What an exporter made of that model: its folder, and what it told of it."""
-        from webapp.engine.exporters import exporters
+    def build(folder: Path) -> None:
+        given = checkpoint(family, dtype)
+        made, _ = apply_steps(given, *FORMS[form], data=seeded_batches(given[1].architecture))
+        write_model(made, folder / "model.safetensors")
 
-        def build(folder: Path) -> None:
-            (folder / "out").mkdir()
-            told = exporters()[exporter].write(self.model(family, form, dtype), folder / "out")
-            (folder / "told.json").write_text(json.dumps(dict(told)))
+    return read_model(once(f"{family} {dtype}, {form}", build) / "model.safetensors")
 
-        folder = self.once(f"{family} {dtype}, {form}, {exporter}", build)
-        return folder / "out", json.loads((folder / "told.json").read_text())
+
+def written(exporter: str, family: str, form: str = "dense", dtype: str = "float32"):
+    """What an exporter made of that model: its folder, and what it told of it."""
+    from webapp.engine.exporters import exporters
+
+    def build(folder: Path) -> None:
+        (folder / "out").mkdir()
+        told = exporters()[exporter].write(model(family, form, dtype), folder / "out")
+        (folder / "told.json").write_text(json.dumps(dict(told)))
+
+    folder = once(f"{family} {dtype}, {form}, {exporter}", build)
+    return folder / "out", json.loads((folder / "told.json").read_text())
+
+
+def traced(model, keep: bool = False):
+    """As the ONNX exporter's own: a graph whose weights are open depends on the module alone, and is traced once."""
+    import onnx
+    import onnx_ir
+    import torch
+
+    from webapp.engine.architectures.build import skeleton_of
+    from webapp.engine.exporters.onnx import trace
+
+    skeleton = skeleton_of(replace(model, activations={}))
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in skeleton.state_dict().items()]
+    told = [model.architecture.model_dump_json(), repr(skeleton), shapes, sorted(model.tied.items()), keep]
+    key = hashlib.sha256(repr(told).encode()).hexdigest()
+
+    def build(folder: Path) -> None:
+        with torch.random.fork_rng():
+            onnx_ir.save(trace.traced(model, keep), folder / "graph.onnx")
+
+    return onnx_ir.serde.deserialize_model(onnx.load(once(f"graph {key}", build) / "graph.onnx"))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tests.api_client import Api
+from tests.jobs.test_kill import STAGES, RealBench, killed_at, training_cut_short
 from tests.pare_process import serving
 from webapp.samples import CHECKPOINT, DATASET
 
@@ -48,6 +49,16 @@ def main(folder: Path, say: Callable[[str], None] = print, seed: int = 0) -> Non
         f"{states['succeeded']} of {RUNS} runs succeeded, with the bytes of undisturbed ones, "
         f"{time.monotonic() - begun:.0f} s after the last"
     )
+
+
+def at_every_stage(folder: Path) -> None:
+    benches = [RealBench(folder / name) for name in ("disturbed", "undisturbed")]
+    try:
+        killed_at(*benches, *STAGES)
+        training_cut_short(*benches, "child", "worker", "cancel")
+    finally:
+        for bench in benches:
+            bench.close()
 
 
 def started(api: Api) -> list[str]:

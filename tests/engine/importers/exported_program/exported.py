@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
 
+from tests import zoo
+from webapp.engine.facts import CheckpointFacts
+
 
 def export(
     module: nn.Module,
@@ -152,3 +155,21 @@ CASES: dict[str, tuple[Any, tuple[Tensor, ...], Any]] = {  # name -> module, exa
         None,
     ),
 }
+IDS = torch.zeros(3, 24, dtype=torch.int64)
+FIXED = {  # as CASES
+    "tokens": (ConvEmbedAttend, (IDS,), None),
+    "masked tokens": (Masked, (IDS, IDS + 1), None),
+    "one image": (Residual, (torch.zeros(1, 3, 16, 16),), ({},)),
+}
+
+
+def inspected(name: str, fixed: bool = False) -> tuple[nn.Module, Path, CheckpointFacts]:
+    """(torch's own module of a case, the folder of its normalised files, its facts)."""
+    make, given, dynamic = (CASES | FIXED)[name]
+    torch.manual_seed(0)
+    module = make().eval()
+
+    def upload(folder: Path) -> Path:
+        return export(module, given, folder / f"{name}.pt2", () if fixed else dynamic)
+
+    return module, *zoo.inspected(f"program {name} {fixed}", upload)

@@ -4,9 +4,8 @@ import json
 
 import pytest
 import torch
-from transformers.pytorch_utils import Conv1D
 
-from tests.engine.importers.exported_program.exported import CASES, export
+from tests.engine.importers.exported_program.exported import CASES, export, inspected
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.weights.model import Model
@@ -23,18 +22,15 @@ LAYERS = {
 }
 
 
-def opened(bench, tmp_path, name: str, fixed: bool = False):
+def opened(name: str, fixed: bool = False):
     """(torch's own module, the facts, Pare's module)."""
-    make, given, dynamic = CASES[name]
-    torch.manual_seed(0)
-    module = make().eval()
-    facts = bench.checkpoint(export(module, given, tmp_path / f"{name}.pt2", () if fixed else dynamic))
-    return module, facts, build(Model.of_checkpoint(bench.out, facts))
+    module, folder, facts = inspected(name, fixed)
+    return module, facts, build(Model.of_checkpoint(folder, facts))
 
 
 @pytest.mark.parametrize(("name", "fixed"), [*((name, False) for name in CASES), *((name, True) for name in FIXED)])
-def test_it_answers_as_the_module_that_was_exported(bench, tmp_path, name, fixed):
-    module, facts, ours = opened(bench, tmp_path, name, fixed)
+def test_it_answers_as_the_module_that_was_exported(name, fixed):
+    module, facts, ours = opened(name, fixed)
     assert facts.weights_only_because is None
     batch = synthetic(facts.architecture, 1)  # of another size than the example
     expected = module(*batch.inputs.values())
@@ -43,8 +39,8 @@ def test_it_answers_as_the_module_that_was_exported(bench, tmp_path, name, fixed
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_its_layers_are_found_under_their_names(bench, tmp_path, name):
-    module, facts, ours = opened(bench, tmp_path, name)
+def test_its_layers_are_found_under_their_names(name):
+    module, facts, ours = opened(name)
     assert [layer.name for layer in facts.layers] == LAYERS[name]
     trained = sum(parameter.numel() for parameter in module.parameters())
     assert sum(parameter.numel() for parameter in ours.parameters()) == trained
@@ -52,29 +48,29 @@ def test_its_layers_are_found_under_their_names(bench, tmp_path, name):
     assert all(ours.get_parameter(layer.weight).grad is not None for layer in facts.layers)
 
 
-def test_a_tied_head_is_stored_once(bench, tmp_path):
-    _, facts, ours = opened(bench, tmp_path, "gpt")
+def test_a_tied_head_is_stored_once():
+    _, facts, ours = opened("gpt")
     assert facts.tied == {"head.weight": "tokens.weight"}
     assert ours.head.weight is ours.tokens.weight
     assert next(layer for layer in facts.layers if layer.name == "tokens").aliases == ("head",)
 
 
-def test_dropout_comes_back_in_training(bench, tmp_path):
-    _, facts, ours = opened(bench, tmp_path, "mlp")
+def test_dropout_comes_back_in_training():
+    _, facts, ours = opened("mlp")
     (x,) = synthetic(facts.architecture, 0).inputs.values()
     assert torch.equal(ours(x), ours(x))
     assert not torch.equal(ours.train()(x), ours(x))
 
 
-def test_weights_outputs_last_are_transposed_and_it_is_said(bench, tmp_path):
-    module, facts, ours = opened(bench, tmp_path, "functional")
+def test_weights_outputs_last_are_transposed_and_it_is_said():
+    module, facts, ours = opened("functional")
     assert torch.equal(ours.turned.weight, module.turned.t())
     assert any("transposed" in note for note in facts.notes)
     assert any("w_in is w_in.weight" in note for note in facts.notes)
 
 
-def test_it_can_be_exported_again(bench, tmp_path):
-    _, _, ours = opened(bench, tmp_path, "conv_embed_attend")
+def test_it_can_be_exported_again():
+    _, _, ours = opened("conv_embed_attend")
     ids = torch.randint(0, 60, (4, 9))
     again = torch.export.export(ours, (ids,), dynamic_shapes=(({0: torch.export.Dim("batch")},),))
     other = torch.randint(0, 60, (2, 9))
@@ -99,13 +95,15 @@ def test_decomposed_programs_are_lifted_too(bench, tmp_path):
     torch.testing.assert_close(ours(x), module(x), rtol=1e-4, atol=1e-5)
 
 
-def test_what_the_facts_hold_is_plain_json(bench, tmp_path):
-    _, facts, _ = opened(bench, tmp_path, "gpt")
+def test_what_the_facts_hold_is_plain_json():
+    _, facts, _ = opened("gpt")
     assert json.loads(json.dumps(facts.model_dump(mode="json"), allow_nan=False))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "bert", "gpt2"])
+@pytest.mark.parametrize("model_type", [pytest.param("bert", marks=pytest.mark.slow), "llama", "gpt2"])
 def test_models_of_transformers(bench, tiny, tmp_path, model_type):
+    import transformers
+
     name = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}.get(model_type, "BertForSequenceClassification")
     module, ids = tiny(name, model_type), torch.randint(0, 40, (3, 7))
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=20)}
@@ -118,7 +116,7 @@ def test_models_of_transformers(bench, tiny, tmp_path, model_type):
     batch = synthetic(facts.architecture, 1)
     torch.testing.assert_close(outputs(ours, facts.architecture, batch), module(**batch.inputs)["logits"])
     names = {name for layer in facts.layers for name in (layer.name, *layer.aliases)}
-    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    kinds = (torch.nn.Linear, torch.nn.Embedding, transformers.pytorch_utils.Conv1D)
     assert names == {n for n, part in module.named_modules() if isinstance(part, kinds)}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from tests.engine.importers.exported_program.exported import CASES, ConvEmbedAttend, Masked, Residual, export
+from tests.engine.importers.exported_program.exported import CASES, FIXED, ConvEmbedAttend, export, inspected
 from tests.engine.run.test_stages import Bench as Run
 from webapp.engine import load
 from webapp.engine.architectures.build import build
@@ -25,24 +25,16 @@ from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.weights.model import Model
 
 PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
-IDS = torch.zeros(3, 24, dtype=torch.int64)
-FIXED = {  # as CASES
-    "tokens": (ConvEmbedAttend, (IDS,), None),
-    "masked tokens": (Masked, (IDS, IDS + 1), None),
-    "one image": (Residual, (torch.zeros(1, 3, 16, 16),), ({},)),
-}
 
 
 @pytest.fixture
-def run(bench, tmp_path):
+def run(bench, tmp_path, traced_once):
     """Runs a recipe on a case and on 160 samples that the module labels itself."""
 
     def go(name, *steps, exports=("safetensors",)):
-        make, given, dynamic = (CASES | FIXED)[name]
+        module, folder, checkpoint = inspected(name)
+        given, dataset = (CASES | FIXED)[name][1], None
         torch.manual_seed(0)
-        module = make().eval()
-        checkpoint = bench.checkpoint(export(module, given, tmp_path / "m.pt2", dynamic))
-        folder, dataset = bench.out, None
         if checkpoint.architecture.task is None:
             shape = (160, *given[0].shape[1:])
             tokens = given[0].dtype == torch.int64

@@ -12,18 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    ViTConfig,
-    ViTForImageClassification,
-)
 
+from tests import zoo
 from webapp.engine.architectures.resnet import ResNetModule
+from webapp.engine.facts import CheckpointFacts
 
 
 class Logits(nn.Module):
@@ -53,19 +45,27 @@ PLACES = {"vocab_size": 60, "max_position_embeddings": 64}
 
 
 def bert() -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
     return Logits(BertForSequenceClassification(BertConfig(**SMALL, **PLACES, num_labels=3)), TEXT)
 
 
 def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     config = GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     return Logits(GPT2LMHeadModel(config), TEXT[:1], use_cache=False)
 
 
 def llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     return Logits(LlamaForCausalLM(LlamaConfig(**SMALL, **PLACES, num_key_value_heads=2)), TEXT[:1], use_cache=False)
 
 
 def vit() -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
     config = ViTConfig(**SMALL, image_size=16, patch_size=8, num_labels=4)
     return Logits(ViTForImageClassification(config), ("pixel_values",))
 
@@ -98,7 +98,18 @@ CASES: dict[str, tuple[Any, tuple[Tensor, ...], tuple[int, ...]]] = {  # name ->
 }
 
 
-def export(name: str, path: Path, dynamo: bool = True, free: bool = True) -> Path:
+def exported(name: str, dynamo: bool = True, free: bool = True) -> Path:
+    """The file of a case."""
+    folder = zoo.once(f"onnx {name} {dynamo} {free}", lambda folder: export(name, folder / "m.onnx", dynamo, free))
+    return folder / "m.onnx"
+
+
+def inspected(name: str, dynamo: bool = True, free: bool = True) -> tuple[Path, CheckpointFacts]:
+    """The folder of a case's normalised files, and its facts."""
+    return zoo.inspected(f"inspected onnx {name} {dynamo} {free}", lambda _: exported(name, dynamo, free))
+
+
+def export(name: str, path: Path, dynamo: bool, free: bool) -> None:
     """A case with seeded weights that are all different, as those of a trained model are."""
     make, given, axes = CASES[name]
     given = given if free else tuple(x[:1] for x in given)
@@ -123,7 +134,6 @@ def export(name: str, path: Path, dynamo: bool = True, free: bool = True) -> Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, given, path, **options)
-    return path
 
 
 def written(path: Path, nodes: list[Any], tensors: dict[str, Any], given: Any = None, opset: int = 17) -> Path:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.engine.importers.onnx.graphs import CASES, answered, export, written
+from tests.engine.importers.onnx.graphs import CASES, answered, exported, inspected, written
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
 from webapp.engine.weights.model import Model
 
 TASKS = dict.fromkeys(CASES) | {"gpt2": "causal-lm", "llama": "causal-lm"}
-OLDER = [("mlp", False), ("cnn", False), ("resnet", False), ("bert", False), ("vit", False), ("recurrent", False)]
+OLDER = ("mlp", "cnn", "resnet", "bert", "vit", "recurrent")
+SLOW = [("gpt2", True), ("resnet", False), ("vit", False)]
 LAYERS = {
     "mlp": ["0", "3"],
     "cnn": ["0", "4", "8"],
@@ -31,8 +32,12 @@ def f(*shape):
 
 def opened(bench, path):
     facts = bench.checkpoint(path)
+    return built(bench.out, facts)
+
+
+def built(folder, facts):
     assert facts.weights_only_because is None
-    return facts, build(Model.of_checkpoint(bench.out, facts))
+    return facts, build(Model.of_checkpoint(folder, facts))
 
 
 def compare(path, facts, module, tolerance=1e-4):
@@ -113,27 +118,36 @@ def test_weights_within_a_loop_are_layers_though_it_is_not_run(bench, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "dynamo"),
-    [*(pytest.param(name, True, marks=pytest.mark.slow if name == "gpt2" else ()) for name in CASES), *OLDER],
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case in SLOW else ())
+        for case in (*((name, True) for name in CASES), *((name, False) for name in OLDER))
+    ],
 )
-def test_it_answers_as_onnxruntime_does(bench, tmp_path, name, dynamo):
-    path = export(name, tmp_path / "m.onnx", dynamo)
-    facts, module = opened(bench, path)
+def test_it_answers_as_onnxruntime_does(name, dynamo):
+    facts, module = built(*inspected(name, dynamo))
     assert (facts.architecture.family, facts.architecture.task) == ("program", TASKS[name])
     names = [layer.name for layer in facts.layers]
     assert LAYERS[name] in (names, len(names))
-    compare(path, facts, module)
+    compare(exported(name, dynamo), facts, module)
 
 
-@pytest.mark.parametrize(("name", "dynamo"), [("cnn", True), ("vit", True), ("vit", False), ("bert", False)])
-def test_a_file_for_one_sample_takes_any_number(bench, tmp_path, name, dynamo):
-    path = export(name, tmp_path / "m.onnx", dynamo, free=False)
+@pytest.mark.parametrize(
+    ("name", "dynamo"),
+    [
+        ("cnn", True),
+        ("vit", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("vit", True), ("bert", False))),
+    ],
+)
+def test_a_file_for_one_sample_takes_any_number(name, dynamo):
+    path = exported(name, dynamo, free=False)
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
-    compare(path, *opened(bench, path))
+    compare(path, *built(*inspected(name, dynamo, free=False)))
 
 
-def test_layers_have_the_names_of_the_modules_that_exporters_numbered(bench, tmp_path):
+def test_layers_have_the_names_of_the_modules_that_exporters_numbered():
     for dynamo in (True, False):
-        facts = bench.checkpoint(export("bert", tmp_path / "m.onnx", dynamo))
+        _, facts = inspected("bert", dynamo)
         assert "model.bert.encoder.layer.1.attention.self.query" in [layer.name for layer in facts.layers]
         assert facts.architecture.inputs["tokens"] == 64  # its table of places ends there
         assert facts.architecture.inputs["names"] == ["input_ids", "attention_mask", "token_type_ids"]

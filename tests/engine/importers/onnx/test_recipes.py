@@ -4,25 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.importers.onnx.graphs import CASES, answered, export
+from tests.engine.importers.onnx.graphs import CASES, answered, exported, inspected
 from tests.engine.run.test_stages import Bench as Run
 
 
 @pytest.fixture
-def run(bench, tmp_path):
+def run(bench, tmp_path, traced_once):
     """Runs a recipe on a case and on 160 samples that the file itself labels."""
 
     def go(name, *steps, exports=("safetensors", "onnx")):
-        path = export(name, tmp_path / "m.onnx")
-        checkpoint, folder, dataset = bench.checkpoint(path), bench.out, None
+        checkpoint, dataset = inspected(name), None
         if len(CASES[name][1]) == 1:
+            torch.manual_seed(0)
             x = torch.randn(160, *CASES[name][1][0].shape[1:])
-            np.savez(tmp_path / "d.npz", x=x.numpy(), y=answered(path, [x]).argmax(-1).numpy())
+            np.savez(tmp_path / "d.npz", x=x.numpy(), y=answered(exported(name), [x]).argmax(-1).numpy())
             facts = bench.dataset(tmp_path / "d.npz")
             dataset = bench.out, facts
         work = tmp_path / "run"
         work.mkdir()
-        return Run(work, (folder, checkpoint), dataset, exports).run(*steps)
+        return Run(work, checkpoint, dataset, exports).run(*steps)
 
     return go
 
