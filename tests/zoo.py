@@ -141,7 +141,7 @@ def apply_steps(checkpoint, *steps: Step, data=None, seed: int = 0):
         recipe = Recipe.read({"steps": [{"technique": name, "settings": values, **patterns}]})
         step = prepare_step(now, recipe.steps[0], position)
         context = Context(step.layers, seed, Silent(), data, facts=now)
-        outcomes = step.technique.apply(model, step.settings, context)
+        outcomes = step.applied(model, context)
     return model, outcomes
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
 
 from webapp.engine.exporters.onnx.signature import TextSignature
 
@@ -23,6 +22,8 @@ LONGEST_TEXT = 1_000_000  # characters
 
 class Tokens:
     def __init__(self, folder: Path, text: TextSignature) -> None:
+        from tokenizers import Tokenizer  # the web process speaks of tokens and reads none
+
         self.tokenizer = Tokenizer.from_file(str(folder / text.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()

@@ -10,8 +10,8 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from cryptography.fernet import Fernet
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -21,6 +21,9 @@ from webapp.actions.errors import Conflict, KeyReused, RequestInvalid
 from webapp.engine.errors import PareError
 from webapp.store.errors import StoreError
 from webapp.store.models import KeptAnswer, now
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 KEPT = timedelta(days=1)
 KEY_LENGTH = 255
@@ -34,6 +37,8 @@ def once(
     Raises RequestInvalid, KeyReused where the key came with another request, and Conflict where the first one is not
     done yet, or its process died: then nobody knows whether it was.
     """
+    from cryptography.fernet import Fernet  # 6 MB, for requests that are seldom
+
     if not (0 < len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
         raise RequestInvalid(
             f"Idempotency-Key is 1 to {KEY_LENGTH} ASCII characters, such as a UUID.", "Idempotency-Key"

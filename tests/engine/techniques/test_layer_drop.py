@@ -83,6 +83,7 @@ def test_lists_of_the_config_that_name_each_block_are_shortened(bench, tiny, tmp
     kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
     changes = {
         **ENCODER,
+        "num_hidden_layers": BLOCKS,
         "vocab_size": 40,
         "num_key_value_heads": 2,
         "layer_types": kinds,

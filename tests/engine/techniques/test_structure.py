@@ -1,5 +1,7 @@
 """What is derived of a cut model from facts alone is what a fresh look at its real module finds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,13 +10,15 @@ from webapp.engine.architectures.build import build
 from webapp.engine.architectures.reshape import describe_model, reshaped_facts
 from webapp.engine.architectures.resnet import ResNetModule
 from webapp.engine.data.batches import outputs, synthetic
-from webapp.engine.facts import CheckpointFacts
+from webapp.engine.errors import RecipeInvalid
+from webapp.engine.facts import CheckpointFacts, Structure
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe, StepSettings
-from webapp.engine.run.predict import prepare_step
+from webapp.engine.run.predict import predict, prepare_step
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.surgery import look_at, with_structure
 from webapp.engine.techniques.surgery.cutting import recalibrate_batch_norm
+from webapp.engine.techniques.surgery.structure import NOT_FOLLOWED
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
@@ -116,6 +120,36 @@ def test_what_is_derived_is_what_the_module_has(made, family, steps):
         real = describe_model(model, before)
         assert real.structure is None
         assert alike(facts) == alike(real.model_copy(update={"structure": look_at(real)}))
+
+
+def test_what_the_library_s_module_would_not_have_is_skipped_with_a_sentence(made):
+    facts, model = made("bert")
+    found = facts.structure
+    misled = tuple(replace(group, key="hidden_size") for group in found.groups)
+    facts = facts.model_copy(update={"structure": found.model_copy(update={"groups": misled})})
+    recipe = Recipe.read({"steps": [{"technique": CUT[0], "settings": CUT[1]}]})
+    step = prepare_step(facts, recipe.steps[0], 0)
+    assert step.reshaped(facts)
+    with pytest.raises(RecipeInvalid, match="the config of BertForSequenceClassification cannot say what would be lef"):
+        step.applied(model, Context(step.layers, 0, Silent(), facts=facts))
+
+
+@pytest.mark.parametrize("structure", [None, Structure(unknown="nobody could look")])
+def test_a_structure_that_is_not_known_is_said_where_it_is_needed(mlp, structure):
+    facts = mlp[1].model_copy(update={"structure": structure})
+    for name in ("structured_pruning", "layer_drop", "smaller_student"):
+        with pytest.raises(RecipeInvalid, match="nobody could look" if structure else "still being looked at"):
+            predict(facts, Recipe.read({"steps": [{"technique": name}]}))
+    assert predict(facts, Recipe.read({"steps": [{"technique": "weight_quantization"}]}))
+
+
+def test_a_module_that_cannot_be_followed_has_a_sentence(mlp, monkeypatch):
+    def fails(*given):
+        raise RuntimeError("torch-pruning has no rule for this")
+
+    monkeypatch.setattr("webapp.engine.techniques.surgery.structure.traced_groups", fails)
+    spec = mlp[1].architecture.model_copy(update={"title": "looked at for the first time"})
+    assert look_at(mlp[1].model_copy(update={"architecture": spec})) == Structure(unknown=NOT_FOLLOWED)
 
 
 @pytest.mark.parametrize("importance", ["l2", "reconstruction"])

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from huggingface_hub.errors import StrictDataclassError
-
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.facts import ArchitectureSpec, Task, TensorFacts
 from webapp.engine.lazy import nn, torch
@@ -34,17 +32,6 @@ LARGEST = (  # numbers in a config.json by their names, beyond what any model th
     (re.compile(r"positions?(_embeddings)?$|n_ctx$|context_length$"), 20_000_000),
 )
 LONGEST_LIST = 10_000  # numbers or lists in a config.json
-INVALID = (  # what the library raises for values that it did not expect
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    StrictDataclassError,
-)
 POSITIONS_AFTER_PADDING = (  # the first two of their positions are of no token
     "camembert",
     "data2vec-text",
@@ -114,6 +101,14 @@ class Transformers(Architecture):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
 
 
+def invalid_value() -> tuple[type[Exception], ...]:
+    """What the library raises for values that it did not expect."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    common = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError)
+    return *common, AssertionError, ImportError, StrictDataclassError
+
+
 def why_not(config: dict[str, Any]) -> str | None:
     """A sentence on why transformers has no module for this config.json; None where it has one."""
     from transformers import CONFIG_MAPPING
@@ -131,13 +126,15 @@ def why_not(config: dict[str, Any]) -> str | None:
             _class(config)(parsed)
     except CheckpointRefused as error:
         return error.message
-    except INVALID as error:
+    except invalid_value() as error:
         return f"its config.json is not a valid {model_type} configuration{_because(error)}"
     return None
 
 
 def _because(error: Exception) -> str:
     """What the library says of a value, for the end of a sentence; what Python says of it is not worth repeating."""
+    from huggingface_hub.errors import StrictDataclassError
+
     if not isinstance(error, ValueError | StrictDataclassError) or not str(error).strip():
         return ""
     said = str(error).strip().splitlines()[-1 if isinstance(error, StrictDataclassError) else 0]

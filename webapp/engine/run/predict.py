@@ -12,9 +12,10 @@ from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts, res
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import Recipe, Step, StepSettings, TechniqueSettings, invalid, matches, select_layers
-from webapp.engine.techniques import Skip, Technique, technique
+from webapp.engine.techniques import Context, Outcome, Skip, Technique, technique
 from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.artifact import predicted_size
+from webapp.engine.weights.model import Model
 
 from .unreached import Held, Unreached, unreached
 
@@ -91,6 +92,10 @@ class PreparedStep:
         """What of the chosen layers will stay as it is because of others. Raises RecipeInvalid like `reshaped`."""
         for layer, reason in self._doable(lambda: self.technique.untouched(facts, self.layers, self.settings)).items():
             yield SkippedLayer(layer=layer, reason=reason)
+
+    def applied(self, model: Model, context: Context) -> list[Outcome]:
+        """Changes the model, in a child process. Raises RecipeInvalid like `reshaped`."""
+        return self._doable(lambda: self.technique.apply(model, self.settings, context))
 
     def _doable(self, answer: Callable[[], Answer]) -> Answer:
         try:

@@ -41,12 +41,11 @@ class GgufExporter(Exporter):
     )
 
     def lacks(self, spec: ArchitectureSpec) -> str | None:
-        from webapp.engine.architectures.transformers_family import parsed_config
         from webapp.engine.importers.gguf.names import why_not
 
         if spec.family != "transformers" or spec.told_task != "causal-lm":
             return f"llama.cpp runs language models; this is a {spec.title}."
-        return why_not(parsed_config(spec.config))
+        return why_not(spec.config)
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         from gguf import GGMLQuantizationType, GGUFWriter

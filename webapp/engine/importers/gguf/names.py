@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -22,17 +23,18 @@ LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 _BLOCK = re.compile(r"model\.layers\.(\d+)\.")
 
 
-def why_not(config: Any) -> str | None:
-    """Why llama.cpp would not compute what a model of this (parsed) configuration does; None where it would."""
-    kind = config.model_type
+def why_not(config: Mapping[str, Any]) -> str | None:
+    """Why llama.cpp would not compute what a model of this config.json does; None where it would."""
+    kind = config["model_type"]
     if kind not in ARCHITECTURES:
         return f"It is written for models of type {', '.join(ARCHITECTURES)}; this one is of type {kind}."
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    stretched = config.get("rope_scaling") or config.get("rope_parameters") or {}  # as transformers reads them
+    rope = stretched.get("rope_type", stretched.get("type", "default"))
     if rope not in ROPES:
         return f"Its positions are stretched by {rope!r}; here {', '.join(ROPES)} are written."
-    if getattr(config, "hidden_act", "silu") != "silu":
-        return f"Its MLPs use {config.hidden_act}; llama.cpp computes SiLU for {kind}."
-    if getattr(config, "mlp_bias", False):
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        return f"Its MLPs use {activation}; llama.cpp computes SiLU for {kind}."
+    if config.get("mlp_bias"):
         return "Its MLPs have biases, which are not written."
     return None
 

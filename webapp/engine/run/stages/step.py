@@ -83,7 +83,7 @@ class StepStage(RunStage):
             facts,
         )
         activations = dict(model.activations)
-        outcomes = prepared.technique.apply(model, prepared.settings, context)
+        outcomes = prepared.applied(model, context)
         seconds = time.perf_counter() - start
         report.progress(0.85, "Storing what the step made")
         if model.architecture is not None:

@@ -5,6 +5,7 @@ A form knows shapes only; `split` adds values. Weights are seen as (out, in, *ke
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +42,7 @@ class Factorization(ABC):
 
     @cached_property
     def columns(self) -> int:
-        return int(torch.Size(self.shape[1:]).numel())
+        return math.prod(self.shape[1:])
 
     @cached_property
     def options(self) -> list[Ranks]:
@@ -69,7 +70,7 @@ class Factorization(ABC):
         return (shape[1], shape[0], *shape[2:]) if self.transposed else shape
 
     def values(self, chosen: Ranks) -> int:
-        return sum(int(torch.Size(shape).numel()) for shape in self.shapes(chosen))
+        return sum(math.prod(shape) for shape in self.shapes(chosen))
 
     def plan(self, plan: StoragePlan, chosen: Ranks) -> StoragePlan:
         """Of a chain of convolutions, where nothing else is said."""

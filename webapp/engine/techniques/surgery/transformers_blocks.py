@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from webapp.engine.architectures import architectures
-from webapp.engine.architectures.transformers_family import INVALID, parsed_config
+from webapp.engine.architectures.transformers_family import invalid_value, parsed_config
 from webapp.engine.facts import STAGES, ArchitectureSpec, BlockRow, Group, Member, Structure
 from webapp.engine.lazy import nn
 from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
@@ -140,7 +140,7 @@ def fits(spec: ArchitectureSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether the library's module for this spec has exactly these shapes, where it has a tensor of the name."""
     try:
         module = architectures()[spec.family].skeleton(spec)
-    except INVALID:  # a number that the library does not take
+    except invalid_value():  # a number that the library does not take
         return False
     return all(shapes.get(name, tuple(t.shape)) == tuple(t.shape) for name, t in module.state_dict().items())
 
