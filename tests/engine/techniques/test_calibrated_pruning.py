@@ -15,7 +15,6 @@ from webapp.engine.run.predict import predict
 from webapp.engine.techniques import technique
 from webapp.engine.techniques.calibration import WeightMatrix
 from webapp.engine.weights import Dense
-from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
 
 BOTH = pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
@@ -25,18 +24,6 @@ def answers(model, data):
     module = build(model)
     with torch.no_grad():
         return torch.cat([outputs(module, model.architecture, batch).flatten() for batch in data.batches])
-
-
-@BOTH
-@pytest.mark.parametrize("values", [{"sparsity": 0.37}, {"pattern": "2:4"}, {"pattern": "4:8"}])
-def test_the_file_is_as_predicted_and_answers_as_in_memory(mlp, apply_steps, given_batches, tmp_path, name, values):
-    data = given_batches(mlp[1].architecture)
-    told = predict(mlp[1], Recipe.read({"steps": [{"technique": name, "settings": values}]}))
-    model, outcomes = apply_steps(mlp, (name, values), data=data)
-    assert told.exact
-    assert write_model(model, tmp_path / "m.safetensors") == told.after.size_bytes
-    assert torch.equal(answers(read_model(tmp_path / "m.safetensors"), data), answers(model, data))
-    assert all(outcome.ok for outcome in outcomes)
 
 
 @BOTH

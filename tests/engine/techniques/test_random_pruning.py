@@ -3,10 +3,6 @@
 import pytest
 import torch
 
-from webapp.engine.recipe import Recipe
-from webapp.engine.run.predict import predict
-from webapp.engine.weights.artifact import write_model
-
 
 def gone(model, name="0.weight"):
     return model.weights[name].decode() == 0
@@ -30,11 +26,3 @@ def test_zeros_of_before_count(mlp, apply_steps):
     later, _ = apply_steps(mlp, ("magnitude_pruning", {"sparsity": 0.4}), ("random_pruning", {"sparsity": 0.5}))
     assert bool(gone(later)[gone(earlier)].all())
     assert int(gone(later).sum()) == round(0.5 * 48 * 64)
-
-
-@pytest.mark.parametrize("values", [{"sparsity": 0.3}, {"pattern": "2:4"}, {"pattern": "4:8"}])
-def test_the_file_is_as_predicted(mlp, apply_steps, tmp_path, values):
-    told = predict(mlp[1], Recipe.read({"steps": [{"technique": "random_pruning", "settings": values}]}))
-    model, _ = apply_steps(mlp, ("random_pruning", values))
-    assert told.exact
-    assert write_model(model, tmp_path / "m.safetensors") == told.after.size_bytes

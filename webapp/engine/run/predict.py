@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -79,10 +79,10 @@ class PreparedStep:
     settings: StepSettings
     layers: list[LayerFacts]
 
-    @property
-    def exact(self) -> bool:
-        """Whether each layer's bytes are known without its values."""
-        return all(self.technique.exact(self.settings.of(layer)) for layer in self.layers)
+    def exact(self, plans: Iterable[StoragePlan]) -> bool:
+        """Whether each layer's bytes are known without its values, of a model that is stored like this."""
+        known = all(self.technique.exact(self.settings.of(layer)) for layer in self.layers)
+        return known and (self.technique.counts_zeros or not any(plan.pruned for plan in plans))
 
     def reshaped(self, facts: CheckpointFacts) -> ShapeChange | None:
         """Raises RecipeInvalid where nothing of the model can be reshaped in this way."""
@@ -155,10 +155,10 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     original = facts
     for position, asked in enumerate(recipe.steps):
         step = prepare_step(facts, asked, position)
+        exact = exact and step.exact(plans.values())
         skipped = [*_advance(plans, step), *step.untouched(facts)]
         if change := step.reshaped(facts):
             plans, facts = reshaped_plans(plans, change), reshaped_facts(facts, change)
-        exact = exact and step.exact
         steps.append(
             StepPrediction(
                 technique=step.technique.name,

@@ -104,6 +104,7 @@ class Technique(ABC):
     Settings: ClassVar[type[TechniqueSettings]]
     needs: ClassVar[frozenset[Need]] = frozenset()
     layers: ClassVar[frozenset[str]]  # of LayerKind
+    counts_zeros: ClassVar[bool] = True  # how many zeros of earlier steps stay is known without the values
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
         """What a step with these settings of its own needs; `needs` is what the technique may need at most."""

@@ -33,6 +33,7 @@ class SmallerStudent(Technique):
     paper = "https://arxiv.org/abs/1910.01108"
     needs = frozenset({"architecture"})
     layers = frozenset({"linear", "conv", "experts"})
+    counts_zeros = False  # those in the channels that leave
 
     class Settings(TechniqueSettings):
         depth: float = setting(

@@ -39,6 +39,7 @@ class StructuredPruning(Technique):
     paper = "https://arxiv.org/abs/2301.12900"
     needs = frozenset({"architecture", "calibration"})
     layers = frozenset({"linear", "conv", "experts"})
+    counts_zeros = False  # those in the channels that leave
 
     class Settings(TechniqueSettings):
         ratio: float = setting(

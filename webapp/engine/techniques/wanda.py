@@ -24,6 +24,7 @@ class Wanda(CalibratedPruning):
     paper = "https://arxiv.org/abs/2306.11695"
     statistic = SquareSum
     at_once = True  # as the paper has it
+    counts_zeros = False  # a row that had more of them than its share keeps them
     Settings = CalibratedPruningSettings
 
     def compress_slot(
