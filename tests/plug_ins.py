@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from webapp.engine import architectures, exporters, importers, techniques
+from webapp.engine.run import stages
 
-ROOMS = {"architectures": architectures, "exporters": exporters, "importers": importers, "techniques": techniques}
+ROOMS = {room.__name__.rpartition(".")[2]: room for room in (architectures, exporters, importers, stages, techniques)}
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -42,7 +43,7 @@ class PlugIns:
         self._loads(module)
 
     def file(self, source: str, room: str, name: str) -> None:
-        """A file of a room: "importers", "exporters", "techniques" or "architectures"."""
+        """A file of a room: "importers", "exporters", "techniques", "architectures" or "stages"."""
         package = ROOMS[room]
         there = self.folder / room
         there.mkdir()

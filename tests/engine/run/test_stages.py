@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from tests.plug_ins import documented
 from webapp.engine import load
 from webapp.engine.errors import ArtifactUnproven, DatasetUnfit
 from webapp.engine.progress import Silent
@@ -27,7 +28,6 @@ from webapp.engine.run.stages import (
     is_pointless,
     plan_stages,
     run_stage,
-    stage_kinds,
 )
 from webapp.engine.run.stages.base import SourceDigests, StageResults
 from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
@@ -303,7 +303,7 @@ ASKED = RunGiven(
 )
 
 
-@pytest.mark.parametrize("kind", stage_kinds().values(), ids=stage_kinds())
+@pytest.mark.parametrize("kind", stages.stages().values(), ids=stages.stages())
 def test_every_kind_of_stage_can_be_planned(kind):
     planned = plan_stages(ASKED)
     names, own = list(planned), [stage for stage in planned.values() if isinstance(stage, kind)]
@@ -344,53 +344,21 @@ def test_names_of_other_days_are_of_no_format():
 
 def test_planning_a_run_imports_no_torch():
     """In a clean process: the web server plans, and has no use for it."""
-    probe = (
-        "import sys; from webapp.engine.run import receipt, stages; stages.stage_kinds(); print('torch' in sys.modules)"
-    )
+    probe = "import sys; from webapp.engine.run import receipt, stages; stages.stages(); print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
     assert answer.stdout.strip() == "False"
 
 
-ADDED = """
-from webapp.engine.run.stages.base import RunStage
-from webapp.engine.run.stages.baseline import BaselineStage
-
-
-class WeighingStage(RunStage):
-    kind = "weigh"
-    title = "Weigh the original"
-    place = (0, 1)
-    inputs = (BaselineStage.name_of(),)
-
-    @classmethod
-    def of_run(cls, asked):
-        return [cls(asked)]
-
-    def decided_by(self, sources):
-        return {}
-
-    def run(self, job, report):
-        (job.output / "weight.txt").write_text(job.checkpoint.name)
-        return {"bytes": job.inputs[BaselineStage.name_of()].facts["size_bytes"]}
-
-    def receipt(self, results):
-        return {"weighed": results.facts[self.name]["bytes"]}
-"""
-
-
-def test_a_stage_is_added_as_one_file_and_found_in_plan_work_and_receipt(tmp_path, mlp, monkeypatch):
-    (tmp_path / "added").mkdir()
-    (tmp_path / "added/weigh.py").write_text(ADDED)
-    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path / "added")])
-    stages.stage_kinds.cache_clear()
-    try:
-        bench = Bench(tmp_path, mlp)
-        assert list(plan_stages(bench.asked(CAST)))[:2] == ["baseline", "weigh"]
-        receipt = bench.run(CAST)["receipt"]
-        assert (bench.folders["weigh"] / "weight.txt").read_text() == "a"
-        assert receipt["weighed"] == receipt["summary"][0]["before"]
-    finally:
-        monkeypatch.undo()
-        sys.modules.pop("webapp.engine.run.stages.weigh", None)
-        stages.stage_kinds.cache_clear()
-    assert "weigh" not in plan_stages(bench.asked(CAST))
+@pytest.mark.parametrize("how", ["a file", "an entry point"])
+def test_the_documentation_s_stage_is_found_in_plan_work_and_receipt(tmp_path, mlp, plug_ins, how):
+    source = documented("adding-a-stage.md")
+    if how == "a file":
+        plug_ins.file(source, "stages", "squeeze")
+    else:
+        plug_ins.package(source, "squeezing", {"stages": "squeeze = squeezing:SqueezeStage"})
+    bench = Bench(tmp_path, mlp)
+    receipt = bench.run(CAST)["receipt"]
+    assert list(bench.done)[-2:] == ["verify-safetensors", "squeeze"]
+    assert 0 < receipt["xz_bytes"] < receipt["bytes"]["total"]
+    plug_ins.taken_away()
+    assert "squeeze" not in plan_stages(bench.asked(CAST))

@@ -38,7 +38,7 @@ def preload() -> None:
     assert modeling_auto, tokenization_auto
     assert inspect
     assert inspection
-    stages.stage_kinds()
+    stages.stages()
 
 
 class Lines:

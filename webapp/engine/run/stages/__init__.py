@@ -5,7 +5,8 @@
        └─► score-1  └─► … └► export-onnx ────────► verify-onnx
     original-onnx ────────────────────────────────┘
 
-Each kind is a file of this folder, found by being there. Planning reads no tensor and imports no torch.
+Each kind is a file of this folder, found by being there, or an entry point of `pare.stages`. Planning reads no tensor
+and imports no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
-from webapp.engine.plugins import subclasses_in
+from webapp.engine.plugins import declared
 from webapp.engine.progress import Report
 
 from .base import FormatStage, RunStage
@@ -23,20 +24,21 @@ from .job import RunGiven, StageJob
 
 
 @cache
-def stage_kinds() -> dict[str, type[RunStage]]:
-    return {found.kind: found for found in subclasses_in(sys.modules[__name__], RunStage)}  # type: ignore[type-abstract]
+def stages() -> dict[str, type[RunStage]]:
+    """Every kind of stage by its name."""
+    return declared(sys.modules[__name__], RunStage, "kind")  # type: ignore[type-abstract]
 
 
 def plan_stages(asked: RunGiven) -> dict[str, RunStage]:
     """A run's stages by their names, in their order. Raises KeyError for a technique or a format that is not there."""
-    found = [stage for kind in stage_kinds().values() for stage in kind.of_run(asked)]
+    found = [stage for kind in stages().values() for stage in kind.of_run(asked)]
     return {stage.name: stage for stage in sorted(found, key=lambda stage: stage.place)}
 
 
 def format_of(name: str) -> str | None:
     """The format whose stage has this name, whatever run it is of."""
     kind, _, which = name.partition("-")
-    return which if issubclass(stage_kinds().get(kind, RunStage), FormatStage) else None
+    return which if issubclass(stages().get(kind, RunStage), FormatStage) else None
 
 
 def is_pointless(stage: RunStage, planned: Mapping[str, RunStage], failed: Collection[str]) -> bool:
@@ -50,4 +52,4 @@ def run_stage(job: StageJob, report: Report) -> dict[str, Any]:
     return plan_stages(job.run)[job.stage].run(job, report)
 
 
-__all__ = ["RunGiven", "RunStage", "StageJob", "format_of", "is_pointless", "plan_stages", "run_stage", "stage_kinds"]
+__all__ = ["RunGiven", "RunStage", "StageJob", "format_of", "is_pointless", "plan_stages", "run_stage", "stages"]

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -151,9 +152,12 @@ class FormatStage(RunStage):
 
 @cache
 def code_digest() -> str:
-    """The hash of the engine's own sources: a result is reused only by the code that made it."""
+    """The hash of the engine's own sources and of the plug-ins' versions: who made a result is who reuses it."""
     here = Path(webapp.engine.__path__[0])
     content = hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
         content.update(str(path.relative_to(here)).encode() + b"\0" + path.read_bytes())
+    for group in sorted(name for name in metadata.entry_points().groups if name.startswith("pare.")):
+        for entry in sorted(metadata.entry_points(group=group), key=lambda entry: entry.value):
+            content.update(f"{group} {entry.value} {entry.dist and entry.dist.version}\0".encode())
     return content.hexdigest()
