@@ -103,13 +103,12 @@ def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
         (
             step(overrides={"0": {"scope": "global"}}),
             "steps.0.overrides.0.scope",
-            "`scope` of Magnitude pruning is the same for all layers of a step; those that can differ by layer are "
-            "sparsity, pattern.",
+            "`scope` of Magnitude pruning is the same for all layers of a step; an override can change sparsity, pat",
         ),
         (
             step("fine_tune", overrides={"*": {"epochs": 1}}),
-            "steps.0.overrides.*.epochs",
-            "`epochs` of Fine-tuning is the same for all layers of a step; none of its settings differ.",
+            "steps.0.overrides",
+            "Fine-tuning treats all layers of a step alike; remove `overrides`",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_budget_for_all_gives_more_where_more_is_lost(inspected, apply_steps):
     shared, outcomes = apply_steps(checkpoint, ("low_rank", {"ratio": 0.5, "allocation": "global"}))
     assert shared.weights["0.weight"].plan.rank == 4
     assert shared.weights["2.weight"].plan.rank > each.weights["2.weight"].plan.rank
-    assert [outcome.asked for outcome in outcomes] == ["50% of all parameters"] * 2
+    assert [outcome.asked for outcome in outcomes] == ["50% of its parameters over all layers of this ratio"] * 2
 
 
 def test_a_layer_that_loses_too_much_may_stay_whole(inspected, apply_steps):

@@ -91,3 +91,30 @@ def test_an_override_is_what_an_own_step_would_be(checkpoint, apply_steps, given
         assert size == told.after.size_bytes
     elif not told.steps[0].skipped:  # whose form is not known beforehand
         assert size == pytest.approx(told.after.size_bytes, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "key"),
+    [
+        ("magnitude_pruning", {"scope": "global", "sparsity": 0.6}, "sparsity"),
+        ("wanda", {"allocation": "sensitivity", "sparsity": 0.6}, "sparsity"),
+        ("sparsegpt", {"allocation": "sensitivity", "sparsity": 0.6}, "sparsity"),
+        ("low_rank", {"allocation": "global", "ratio": 0.6, "method": "whitened"}, "ratio"),
+    ],
+)
+def test_layers_share_what_they_are_asked_for_with_those_that_are_asked_for_the_same(
+    checkpoint, apply_steps, given_batches, name, settings, key
+):
+    step = (name, settings, {}, {"5": {key: 0.3}})
+    model, outcomes = apply_steps(checkpoint, step, data=given_batches(checkpoint[1].architecture))
+
+    def share(*layers):
+        """Of the weights of these layers together: that are zero, or that factors hold."""
+        held = [model.weights[f"{layer}.weight"] for layer in layers]
+        counted = sum(each.plan.params if key == "ratio" else each.plan.params - each.plan.nonzero for each in held)
+        return counted / sum(each.decode().numel() for each in held)
+
+    near = 0.07 if key == "ratio" else 0.003  # ranks are whole
+    assert share("5") == pytest.approx(0.3, abs=near)
+    assert share("0", "3") == pytest.approx(0.6, abs=near)
+    assert [outcome.asked[:2] for outcome in outcomes] == ["60", "60", "30"]

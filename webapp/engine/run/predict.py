@@ -195,13 +195,19 @@ def understood(step: Step, position: int) -> tuple[Technique, StepSettings]:
     found = technique(step.technique, step.version, f"{where}.technique")
     own = _settings(found, step.settings, f"{where}.settings")
     free, overrides = found.Settings.per_layer(), []
+    if step.overrides and not free:
+        raise RecipeInvalid(
+            f"{found.title} treats all layers of a step alike; remove `overrides`, or write a step for each kind.",
+            f"{where}.overrides",
+        )
     for pattern, given in step.overrides.items():
         field = f"{where}.overrides.{pattern}"
         for key in given:
             if key in found.Settings.model_fields and key not in free:
-                can = f"those that can differ by layer are {', '.join(free)}" if free else "none of its settings differ"
                 raise RecipeInvalid(
-                    f"`{key}` of {found.title} is the same for all layers of a step; {can}.", f"{field}.{key}"
+                    f"`{key}` of {found.title} is the same for all layers of a step; an override can change "
+                    f"{', '.join(free)}.",
+                    f"{field}.{key}",
                 )
         overrides.append((pattern, _settings(found, {**step.settings, **given}, field)))
     return found, StepSettings(own, tuple(overrides))

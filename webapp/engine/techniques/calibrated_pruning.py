@@ -58,6 +58,7 @@ class CalibratedPruning(Pruning, BlockByBlock):
     """Block by block, each on what the pruned ones before it put out."""
 
     without_data = "so magnitude decided"
+    experts_apart = True
 
     def exact(self, settings: Any) -> bool:
         return not settings.uneven

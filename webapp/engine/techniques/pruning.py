@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.lazy import Tensor, torch
@@ -60,6 +60,7 @@ class Pruning(Technique):
     """Zeros where weights were, stored behind a bitmask. Of a factored layer each factor is pruned."""
 
     layers = MATRICES
+    experts_apart: ClassVar[bool] = False  # each expert of a stack loses the ratio, not the stack as a whole
 
     def refuses(self, plan: StoragePlan) -> str | None:
         for leaf in plan.leaves:
@@ -70,7 +71,8 @@ class Pruning(Technique):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         def pruned(simple: StoragePlan) -> StoragePlan:
             assert isinstance(simple, DensePlan)
-            gone = removed(simple.shape, layer.layout, settings)
+            experts = layer.shape[0] if layer.stacked and self.experts_apart else 1
+            gone = removed(simple.shape, layer.layout, settings, experts)
             return replace(simple, zeros=max(simple.zeros, gone), zeros_wanted=True)
 
         return plan.mapped(pruned)
@@ -135,12 +137,12 @@ def smallest_gone(slot: WeightMatrix, settings: Any) -> Tensor:
     return by_groups(sizes, slot, *settings.n_of_m) if settings.n_of_m else masks.keep_largest(sizes, settings.sparsity)
 
 
-def removed(shape: tuple[int, ...], layout: Layout, settings: PruningSettings) -> int:
-    """How many values of a weight of this shape go."""
+def removed(shape: tuple[int, ...], layout: Layout, settings: PruningSettings, experts: int) -> int:
+    """How many values of a weight of this shape go, of each of its experts alike."""
     run = layout.inputs(shape)
     if settings.n_of_m:
         return prod(shape) // max(run, 1) * masks.removed_of_groups(run, *settings.n_of_m)
-    return round(settings.sparsity * prod(shape))
+    return experts * round(settings.sparsity * (prod(shape) // experts))
 
 
 def by_groups(scores: Tensor, slot: WeightMatrix, n: int, m: int) -> Tensor:

@@ -314,7 +314,7 @@ def _asked(settings: Any) -> str:
         return f"rank {settings.rank}"
     if settings.by == "energy":
         return f"{settings.energy:.0%} of its energy"
-    return f"{settings.ratio:.0%} of {'all' if _shared(settings) else 'its'} parameters"
+    return f"{settings.ratio:.0%} of its parameters" + (" over all layers of this ratio" if _shared(settings) else "")
 
 
 def _left(layer: LayerFacts, settings: Any, reason: str) -> Outcome:
