@@ -37,6 +37,7 @@ class FactoredModule(nn.Module):
             biased = bias is not None and self.bias_name == f"{name}.bias"
             self.add_module(name, _product(whole, name, shapes, self.transposed, biased))
         self.bias = nn.Parameter(torch.empty(len(bias))) if bias is not None and not self.form.chained else None
+        self.constants = list(encoded.constants)
         for name, values in encoded.constants.items():
             self.register_buffer(name, torch.empty(values.shape, dtype=values.dtype))
 
@@ -51,8 +52,8 @@ class FactoredModule(nn.Module):
         return found | {name: (Dense(values), False) for name, values in encoded.constants.items()}
 
     def forward(self, x: Tensor) -> Tensor:
-        products = [self.get_submodule(name) for name in self.runs]
-        y = self.form.output(x, products, dict(self.named_buffers(recurse=False)), self.axis)
+        products, beside = [getattr(self, name) for name in self.runs], {n: getattr(self, n) for n in self.constants}
+        y = self.form.output(x, products, beside, self.axis)
         if self.bias is None:
             return y
         return y + (self.bias if self.axis == -1 else self.bias.view(-1, *[1] * (y.dim() - 2)))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import PLAIN, LayerFacts, Layout
 from webapp.engine.lazy import Tensor, torch
+from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.math.quantizers import Grid, quantize, stored_scale
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED, joined
@@ -26,6 +27,7 @@ from .calibration import CalibrationBlock, WeightMatrix, calibration_blocks
 from .cpu_features import saturates
 
 ROWS = 2048  # inputs that a layer's change is measured on
+EIGHT_BITS = QuantizationScheme(8)  # one scale for each output
 FULL, REDUCED = 127, 63  # the largest weight in integers, of 8 bits and of 7
 NO_KERNEL = "there are no integer kernels for transposed convolutions"
 SECOND_TIME = "its inputs are rounded by an earlier step already"
@@ -79,7 +81,10 @@ class IntegerProducts(Technique):
         return False  # the manifest says how each layer's inputs are rounded, which is found out on the way
 
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
-        return plan.mapped(lambda leaf: leaf if isinstance(leaf, QuantizedPlan) else _planned(layer, leaf))
+        def rounded(leaf: StoragePlan) -> StoragePlan:
+            return leaf if isinstance(leaf, QuantizedPlan) else QuantizedPlan.of(leaf, EIGHT_BITS, layer.layout)
+
+        return plan.mapped(rounded)
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}
@@ -192,16 +197,3 @@ def _suits(plan: StoragePlan) -> bool:
     if not isinstance(plan, QuantizedPlan):
         return isinstance(plan, DensePlan)
     return plan.bits == 8 and not plan.group and plan.symmetric and not plan.codebook
-
-
-def _planned(layer: LayerFacts, plan: StoragePlan) -> StoragePlan:
-    assert isinstance(plan, DensePlan)
-    return QuantizedPlan(
-        plan.shape,
-        plan.dtype,
-        bits=8,
-        rows=layer.layout.rows(plan.shape),
-        layout=layer.layout,
-        zeros=plan.zeros,
-        zeros_wanted=plan.zeros_wanted,
-    )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from webapp.engine.facts import LayerFacts
 from webapp.engine.math.grids import NumberFormat, QuantizationScheme
 from webapp.engine.recipe import TechniqueSettings, setting
-from webapp.engine.weights import DensePlan, Encoded, Quantized, QuantizedPlan, StoragePlan
+from webapp.engine.weights import Encoded, Quantized, QuantizedPlan, StoragePlan
 
 from .base import Outcome, Technique
 from .calibration import WeightMatrix
@@ -82,7 +82,7 @@ class Rounding(Technique):
         return False  # values that round to zero may make the bitmask worth its bytes
 
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
-        return plan.mapped(lambda simple: _rounded(layer, simple, settings.scheme))
+        return plan.mapped(lambda simple: QuantizedPlan.of(simple, settings.scheme, layer.layout))
 
     def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
         """The matrix rounded to nearest, without data."""
@@ -96,21 +96,3 @@ class Rounding(Technique):
         scheme = settings.scheme
         numbers = SPOKEN[scheme.numbers].format(bits=scheme.bits)
         return f"{numbers} " + (f"groups of {scheme.group}" if scheme.group else "per channel")
-
-
-def _rounded(layer: LayerFacts, plan: StoragePlan, scheme: QuantizationScheme) -> StoragePlan:
-    assert isinstance(plan, DensePlan)
-    rows = layer.layout.rows(plan.shape)
-    scheme = scheme.fitting(plan.size // max(rows, 1))
-    return QuantizedPlan(
-        plan.shape,
-        plan.dtype,
-        bits=scheme.bits,
-        rows=rows,
-        group=scheme.group,
-        symmetric=scheme.symmetric,
-        codebook=scheme.numbers != "int",
-        layout=layer.layout,
-        zeros=plan.zeros,
-        zeros_wanted=plan.zeros_wanted,
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 
-from . import Dense, Encoded
+from . import Composite, Dense, Encoded
 from .activations import Activations
 from .safetensors import lazy_tensors
 
@@ -32,6 +32,11 @@ class Model:
         tensors = lazy_tensors(folder / "model.safetensors")
         weights: dict[str, Encoded] = {n: Dense(t.load, t.shape, t.dtype) for n, t in tensors.items()}
         return cls(weights, dict(facts.tied), facts.architecture, files=folder)
+
+    def put(self, name: str, encoded: Encoded, factor: str = "") -> None:
+        """A new form of a weight, or of one of its factors."""
+        whole = self.weights[name]
+        self.weights[name] = whole.with_factor(factor, encoded) if factor and isinstance(whole, Composite) else encoded
 
     @property
     def bytes(self) -> int:

@@ -16,6 +16,7 @@ from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.math.quantizers import Grid
 
 from .base import Encoded, FormInTraining, StoragePlan, TensorPart
+from .dense import DensePlan
 from .safetensors import dtype_name, dtype_of
 
 
@@ -35,6 +36,25 @@ class QuantizedPlan(StoragePlan):
     layout: Layout = PLAIN
     zeros: int = 0
     zeros_wanted: bool = False
+
+    @classmethod
+    def of(cls, plan: StoragePlan, scheme: QuantizationScheme, layout: Layout) -> Self:
+        """Of what `Quantized.nearest` makes of plain values, as far as shapes tell: more of them may become zero."""
+        assert isinstance(plan, DensePlan)
+        rows = layout.rows(plan.shape)
+        scheme = scheme.fitting(plan.size // max(rows, 1))
+        return cls(
+            plan.shape,
+            plan.dtype,
+            bits=scheme.bits,
+            rows=rows,
+            group=scheme.group,
+            symmetric=scheme.symmetric,
+            codebook=scheme.numbers != "int",
+            layout=layout,
+            zeros=plan.zeros,
+            zeros_wanted=plan.zeros_wanted,
+        )
 
     @property
     def kind(self) -> str:

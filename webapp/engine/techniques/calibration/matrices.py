@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.lazy import Tensor, nn
-from webapp.engine.weights import Composite, Encoded
+from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
 Sizes = tuple[int, ...]
@@ -45,10 +45,7 @@ class WeightMatrix:
 
     def keep(self, encoded: Encoded) -> None:
         """Puts the compressed form into the model; the module is the block's business."""
-        whole = self.model.weights[self.layer.weight]
-        if isinstance(whole, Composite) and self.side:
-            encoded = whole.with_factor(self.side, encoded)
-        self.model.weights[self.layer.weight] = encoded
+        self.model.put(self.layer.weight, encoded, self.side)
 
     def value(self) -> Tensor:
         """The tensor as the module at `path` holds it."""

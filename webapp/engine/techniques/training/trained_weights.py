@@ -55,21 +55,14 @@ def places(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> Ite
         part = module.get_submodule(path)
         if isinstance(whole, Composite) and isinstance(part, FactoredModule):
             for child, factor in part.runs.items():
-                keep, inner = partial(_keep, model, layer, factor), part.get_submodule(child)
+                keep, inner = partial(model.put, layer.weight, factor=factor), part.get_submodule(child)
                 yield Place(f"{path}.{child}.weight", layer, inner, whole.factors[factor], part.transposed, keep)
         if isinstance(whole, Composite):
             continue
         name = f"{path}.{part.bias_name}" if isinstance(part, FactoredModule) else layer.weight
         if name in parameters:
             holder = module.get_submodule(name.rpartition(".")[0])
-            yield Place(name, layer, holder, whole, False, partial(_keep, model, layer, ""))
-
-
-def _keep(model: Model, layer: LayerFacts, factor: str, encoded: Encoded) -> None:
-    whole = model.weights[layer.weight]
-    if isinstance(whole, Composite) and factor:
-        encoded = whole.with_factor(factor, encoded)
-    model.weights[layer.weight] = encoded
+            yield Place(name, layer, holder, whole, False, partial(model.put, layer.weight))
 
 
 class TrainedWeight(ABC):
