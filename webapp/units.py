@@ -11,6 +11,11 @@ def byte_text(size_bytes: float) -> str:
     return f"{size_bytes:.0f} B"
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.928 → "92.8 %", whose space does not break."""
+    return "–" if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
 FRACTIONS = ("accuracy", "accuracy_norm", "agreement", "mean_iou", "not_finite")  # metrics shown in per cent
 
 
@@ -18,7 +23,7 @@ def measured_text(value: float | None, metric: str, digits: int = 2) -> str:
     """A metric's value, in per cent where it is a share; None is what NaN and infinity are kept as."""
     if value is None:
         return "not finite"
-    return f"{value * 100:.{digits}f}\N{NO-BREAK SPACE}%" if metric in FRACTIONS else f"{value:.4g}"
+    return percent(value, digits) if metric in FRACTIONS else f"{value:.4g}"
 
 
 def lowered(title: str) -> str:

@@ -197,7 +197,12 @@ def test_the_treemap_has_every_byte_once() -> None:
         inside = [v for i, p, v in zip(trace.ids, trace.parents, trace.values, strict=True) if p == parent]
         assert not inside or sum(inside) == size
     hover = dict(zip(trace.ids, trace.customdata, strict=True))
-    assert list(hover["=layers.0.weight"]) == ["layers.0.weight", "10 × 10 float32", "400 B", "62.40%"]
+    assert list(hover["=layers.0.weight"]) == [
+        "layers.0.weight",
+        "10 × 10 float32",
+        "400 B",
+        "62.40\N{NO-BREAK SPACE}%",
+    ]
 
 
 def test_bytes_by_storage_adds_up_to_the_file() -> None:

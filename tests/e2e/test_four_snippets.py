@@ -55,7 +55,7 @@ def test_a_linear_layer_factored_at_rank_2_keeps_two_factors_and_says_that_it_sa
     shapes = sorted(tuple(p.shape) for p in load(path).parameters() if p.dim() == 2)
     assert shapes == [(2, 10), (5, 2)]
     assert run["result"]["params_stored"] == 2 * (10 + 5) + 5
-    assert "40.0% saved" in outcome(run)["done"]
+    assert "40.0\N{NO-BREAK SPACE}% saved" in outcome(run)["done"]
 
 
 def test_a_linear_layer_quantized_dynamically_is_counted_in_int8_bytes(linear, done):

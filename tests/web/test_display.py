@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from webapp.web.display import count_text, duration_text, format_title, percent_text, short_text, when_text
+from webapp.web.display import count_text, duration_text, format_title, percent, short_text, when_text
 from webapp.web.icons import icon
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -41,7 +41,7 @@ def test_moments(ago, text):
 def test_numbers():
     assert count_text(1234567) == "1,234,567"
     assert [short_text(n) for n in (9999, 134515008, 7_000_000_000)] == ["9,999", "134.5 M", "7.0 B"]
-    assert percent_text(0.968) == "96.8\N{NO-BREAK SPACE}%"
+    assert percent(0.968) == "96.8\N{NO-BREAK SPACE}%"
 
 
 def test_an_icon_is_drawn_from_the_installed_package_and_hidden_from_readers():

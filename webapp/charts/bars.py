@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from webapp.units import byte_text
+from webapp.units import byte_text, percent
 
 from .drawing import (
     BASELINE_COLOUR,
@@ -56,7 +56,7 @@ def size_bars(runs: Sequence[Run]) -> go.Figure:
             )
         )
     against = [
-        f" ({run['result']['size_bytes'] / run['baseline']['size_bytes']:.1%} of the original)"
+        f" ({percent(run['result']['size_bytes'] / run['baseline']['size_bytes'])} of the original)"
         if run.get("baseline") and run["baseline"]["size_bytes"]
         else ""
         for run in done
@@ -149,7 +149,7 @@ def share_bars(
         x=list(shares),
         name=legend,
         marker={"color": colour},
-        text=["" if s is None else f"{s:.1%}" for s in shares] if runs <= LONG_LIST else None,
+        text=["" if s is None else percent(s) for s in shares] if runs <= LONG_LIST else None,
         textposition="auto",
         customdata=[whole(n) for n in names],
         hovertemplate=f"<b>%{{customdata}}</b><br>%{{x:.2%}} zeros {legend.lower()}<extra></extra>",

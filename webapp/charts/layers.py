@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from webapp.units import byte_text
+from webapp.units import byte_text, percent
 
 from .drawing import COLOURS, figure, label_of, nothing_to_show, row_height, short, whole
 
@@ -108,7 +108,7 @@ def described(run: Run, name: str, of: Mapping[str, Any]) -> str:
         return f"<b>{whole(name)}</b><br>{whole(run['name'])}<br>has no such layer"
     layer = of[name]
     return (
-        f"<b>{whole(name)}</b><br>{whole(run['name'])}<br>{layer['sparsity']:.2%} zeros<br>"
+        f"<b>{whole(name)}</b><br>{whole(run['name'])}<br>{percent(layer['sparsity'], 2)} zeros<br>"
         f"{whole(str(layer.get('storage', '')))}, {byte_text(layer.get('stored_bytes', 0))}, "
         f"{layer.get('bits_per_weight', 0):.2f} bits per weight"
     )

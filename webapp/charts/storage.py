@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from webapp.units import byte_text
+from webapp.units import byte_text, percent
 
 from .drawing import COLOURS, byte_axis, figure, nothing_to_show, row_height, short, whole
 
@@ -35,7 +35,7 @@ def bytes_by_storage(receipt: Mapping[str, Any]) -> go.Figure:
         y=forms,
         x=[sums[form] / divisor for form in forms],
         marker={"color": COLOURS[0]},
-        text=[f"{byte_text(sums[form])}, {sums[form] / total:.1%}" for form in forms],
+        text=[f"{byte_text(sums[form])}, {percent(sums[form] / total)}" for form in forms],
         textposition="auto",
         customdata=[
             [whole(form), f"{sums[form]:,}", f"{count[form]} tensors" if form in count else "no tensor"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from webapp.units import byte_text
+from webapp.units import byte_text, percent
 
 from .drawing import COLOURS, figure, nothing_to_show, whole
 
@@ -50,7 +50,7 @@ def weights_treemap(facts: Mapping[str, Any], name: str = "checkpoint") -> go.Fi
         parents.append(parent_of(tensor["name"]))
         values.append(tensor["bytes"])
         shown.append([whole(tensor["name"]), f"{shape_text(tensor['shape'])} {tensor['dtype']}"])
-    customdata = [[*row, byte_text(size), f"{size / total:.2%}"] for row, size in zip(shown, values, strict=True)]
+    customdata = [[*row, byte_text(size), percent(size / total, 2)] for row, size in zip(shown, values, strict=True)]
     trace = go.Treemap(
         ids=ids,
         labels=labels,

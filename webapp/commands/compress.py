@@ -23,6 +23,7 @@ from webapp.engine.run.stages.base import StageResults
 from webapp.engine.run.stages.export import ExportStage
 from webapp.engine.run.stages.job import SourcesGiven, StageOutput
 from webapp.jobs.child import CurvePoint
+from webapp.units import percent
 
 from .options import ReadsFiles
 from .workbench import Workbench, files_in, workbench
@@ -146,7 +147,7 @@ def _asked(
     )
     prepared = check_run(facts, recipe, exports, dataset, training, teacher.facts if teacher else None, preprocessing)
     for row in predict(facts, recipe).unreached:
-        bar.say(f"No step reaches {row.what}, {row.share:.1%} of the file: {row.why}.")
+        bar.say(f"No step reaches {row.what}, {percent(row.share)} of the file: {row.why}.")
     return RunGiven(
         recipe=recipe,
         exports=exports,

@@ -9,6 +9,7 @@ import click
 
 from webapp.engine.run.predict import held_by
 from webapp.engine.run.unreached import unreached
+from webapp.units import percent
 
 from .options import ReadsFiles
 from .workbench import workbench
@@ -30,7 +31,7 @@ def inspect(file: Path, as_json: bool) -> None:
     for note in facts.notes:
         click.echo(f"note: {note}")
     for row in unreached(held_by(facts), facts.weights_bytes):
-        click.echo(f"in no layer: {row.what}, {row.share:.1%} of the bytes: {row.why}")
+        click.echo(f"in no layer: {row.what}, {percent(row.share)} of the bytes: {row.why}")
     for alias, name in facts.tied.items():
         click.echo(f"tied: {alias} is {name}")
     width = max(len(tensor.name) for tensor in facts.tensors)

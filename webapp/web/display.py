@@ -15,7 +15,7 @@ from webapp.actions.deployments import served_formats
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
-from webapp.units import FRACTIONS, byte_text, measured_text
+from webapp.units import FRACTIONS, byte_text, measured_text, percent
 
 from .icons import icon
 
@@ -45,7 +45,7 @@ def init_display(app: Flask) -> None:
         bytes=byte_text,
         count=count_text,
         short=short_text,
-        percent=percent_text,
+        percent=percent,
         duration=duration_text,
         measured=measured_text,
         when=when_text,
@@ -82,10 +82,6 @@ def short_text(value: float) -> str:
         return count_text(value)
     divisor, letter = next((d, p) for d, p in PREFIXES if value >= d)
     return f"{value / divisor:.1f} {letter}"
-
-
-def percent_text(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def duration_text(seconds: float | None) -> str:

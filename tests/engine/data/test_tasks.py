@@ -294,7 +294,7 @@ def test_an_original_that_answers_with_nan_has_a_receipt_without_a_verdict(bench
     concluded, _, _ = run(bench, Log().eval(), (8,), (technique,), x=x, y=np.arange(30) % 3)
     verdict = concluded["receipt"]["verdict"]
     assert verdict["verdict"] is None
-    assert "The original answers 100.0% of 9 samples with NaN or infinity." in verdict["sentence"]
+    assert "The original answers 100.0\N{NO-BREAK SPACE}% of 9 samples with NaN or infinity." in verdict["sentence"]
     assert metrics(concluded)["accuracy"] == 0
     assert concluded["receipt"]["proof"][0]["not_finite"] == 1
     assert "nan%" not in str(concluded["receipt"]["requested"])
@@ -314,6 +314,9 @@ def test_a_result_that_answers_with_nan_is_worse():
     sides = [{"size_bytes": 10, "metrics": {"accuracy": fine}}, {"size_bytes": 5, "metrics": broken}]
     told = _verdict(*sides, found, {})
     assert told["verdict"] == "worse"
-    assert "0.9000 → not a finite number: worse (n = 9). The result answers 33.3% of 9 samples" in told["sentence"]
+    assert (
+        "0.9000 → not a finite number: worse (n = 9). The result answers 33.3\N{NO-BREAK SPACE}% of 9 samples"
+        in told["sentence"]
+    )
     unlabelled = _verdict(*(side | {"metrics_unavailable": None} for side in sides), {}, {})
     assert unlabelled["verdict"] == "worse"

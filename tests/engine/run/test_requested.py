@@ -67,7 +67,7 @@ def test_layers_that_cannot_be_cut_are_red_and_say_why(rows):
     assert {name for name, row in found.items() if row.skipped} == {"c1", "dw", "g", "dwm"}
     assert "g has 4 groups" in found["c1"].note
     assert "dwm has 32 groups" in found["dwm"].note
-    assert found["pw"].done == "16 of 24 channels stay (33.3% removed)"
+    assert found["pw"].done == "16 of 24 channels stay (33.3\N{NO-BREAK SPACE}% removed)"
     assert found["pw"].ok
     assert found["fc"].done == "16 of 24 inputs stay"
     recipe = Recipe.read({"steps": [{"technique": "structured_pruning", "settings": {"ratio": 0.34}}]})
@@ -95,7 +95,10 @@ def test_a_parameter_that_stops_a_cut_is_told_by_its_name(rows):
 def test_a_ratio_that_the_multiple_does_not_allow_is_amber(rows):
     found, _ = rows(OneOut, ratio=0.9)
     assert [(found[name].ok, found[name].skipped) for name in ("c1", "c2", "c3")] == [(False, False)] * 3
-    assert [found[name].done[-15:] for name in ("c1", "c3")] == ["(50.0% removed)", "(33.3% removed)"]
+    assert [found[name].done[-16:] for name in ("c1", "c3")] == [
+        "(50.0\N{NO-BREAK SPACE}% removed)",
+        "(33.3\N{NO-BREAK SPACE}% removed)",
+    ]
     assert all("8 is the least multiple" in found[name].note for name in ("c1", "c2", "c3"))
     assert found["c2"].done == "all its outputs stay; 8 of 16 inputs stay"
 
@@ -103,7 +106,7 @@ def test_a_ratio_that_the_multiple_does_not_allow_is_amber(rows):
 @pytest.mark.parametrize(("ratio", "ok"), [(0.5, True), (0.46, True), (0.44, False), (0.56, False)])
 def test_within_a_tenth_of_what_was_asked_is_reached(mlp, apply_steps, ratio, ok):
     _, (first, last) = apply_steps(mlp, ("structured_pruning", {**EIGHTS, "ratio": ratio}))
-    assert first.done == "24 of 48 neurons stay (50.0% removed)"
+    assert first.done == "24 of 48 neurons stay (50.0\N{NO-BREAK SPACE}% removed)"
     assert first.ok is ok
     assert last.ok
 

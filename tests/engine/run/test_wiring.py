@@ -135,7 +135,7 @@ def test_weights_alone_are_compressed_and_every_figure_says_that_it_is_of_a_gues
 
 def test_another_activation_that_is_right_more_often_is_named(run):
     _, go = run(lambda: Chain(torch.tanh), (20,), ("gptq", {}))
-    with pytest.raises(RecipeInvalid, match=r"with tanh in the place of relu (9\d.\d|100.0)% are right, not"):
+    with pytest.raises(RecipeInvalid, match=r"with tanh in the place of relu (9\d.\d|100.0)\s% are right, not"):
         go()
 
 

@@ -18,6 +18,7 @@ from webapp.engine.techniques import Context, Skip, technique
 from webapp.engine.weights import Dense, DensePlan, Factored, FactoredConv, Pivoted
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
+from webapp.units import percent
 
 FACTORS, PIVOTS, WHITENED = {"form": "factors"}, {"form": "pivots"}, {"method": "whitened"}
 
@@ -93,7 +94,9 @@ def test_a_budget_for_all_gives_more_where_more_is_lost(inspected, apply_steps):
     shared, outcomes = apply_steps(checkpoint, ("low_rank", {"ratio": 0.5, "allocation": "global"}))
     assert shared.weights["0.weight"].plan.rank == 4
     assert shared.weights["2.weight"].plan.rank > each.weights["2.weight"].plan.rank
-    assert [outcome.asked for outcome in outcomes] == ["50% of its parameters over all layers of this ratio"] * 2
+    assert [outcome.asked for outcome in outcomes] == [
+        "50\N{NO-BREAK SPACE}% of its parameters over all layers of this ratio"
+    ] * 2
 
 
 def test_a_layer_that_loses_too_much_may_stay_whole(inspected, apply_steps):
@@ -207,7 +210,7 @@ def test_the_energy_that_is_told_is_that_of_the_factors(cnn, apply_steps, kernel
     for outcome in outcomes:
         original, made = (side.weights[f"{outcome.layer}.weight"].decode().double() for side in (before, model))
         kept = 1 - (original - made).square().sum() / original.square().sum()
-        assert f"{kept:.1%} of its energy" in outcome.done
+        assert f"{percent(float(kept))} of its energy" in outcome.done
 
 
 def test_grouped_convolutions_are_left_with_the_reason():

@@ -17,7 +17,7 @@ def test_every_output_loses_the_same_share(mlp, apply_steps):
     assert (weight == 0).sum(1).tolist() == [16] * 48
     for row, earlier in zip(weight, was, strict=True):
         assert earlier[row == 0].abs().max() <= earlier[row != 0].abs().min()
-    assert [outcome.done for outcome in outcomes] == ["25.0%", "25.0%"]
+    assert [outcome.done for outcome in outcomes] == ["25.0\N{NO-BREAK SPACE}%"] * 2
 
 
 def test_outputs_of_a_transposed_weight_are_its_columns(bench, tiny, tmp_path, apply_steps):

@@ -62,7 +62,7 @@ def test_ratios_by_sensitivity_keep_the_total_and_are_told(mlp, apply_steps, dat
     model, outcomes = apply_steps(mlp, ("sparsegpt", {"sparsity": 0.6, "allocation": "sensitivity"}), data=data)
     done = [float(outcome.done.rstrip("%")) / 100 for outcome in outcomes]
     sizes = [48 * 64, 480]
-    assert [outcome.asked for outcome in outcomes] == ["60.0% over all layers of this sparsity"] * 2
+    assert [outcome.asked for outcome in outcomes] == ["60.0\N{NO-BREAK SPACE}% over all layers of this sparsity"] * 2
     assert all(outcome.ok for outcome in outcomes)
     assert done[0] != done[1]
     zeros = [model.weights[name].plan.zeros for name in ("0.weight", "2.weight")]

@@ -70,7 +70,7 @@ def test_neurons_of_an_mlp_leave_by_their_norm(mlp, apply_steps):
     assert torch.equal(after["0.weight"], before["0.weight"][kept])
     assert torch.equal(after["0.bias"], before["0.bias"][kept])
     assert torch.equal(after["2.weight"], before["2.weight"][:, kept])
-    done = ["24 of 48 neurons stay (50.0% removed)", "24 of 48 inputs stay"]
+    done = ["24 of 48 neurons stay (50.0\N{NO-BREAK SPACE}% removed)", "24 of 48 inputs stay"]
     assert [(o.done, o.ok) for o in outcomes] == [(told, True) for told in done]
 
 

@@ -175,3 +175,10 @@ def test_a_format_is_chosen_in_the_form_and_the_run_writes_it(client, checkpoint
     assert {box["value"] for box in page.of("input", name="exports")} == set(choices)
     client.post("/runs/new", data=form(checkpoint, exports="onnx"))
     assert session.query(Run).one().exports == ["safetensors", "onnx"]
+
+
+def test_a_checkpoint_or_dataset_that_is_not_there_is_named_and_not_silently_another(client, checkpoint, dataset):
+    text = Page(client.get("/runs/new?checkpoint=nothinghere2&dataset=gonegonegone").text).text
+    assert "There is no checkpoint nothinghere2. It may have been deleted. Another checkpoint is chosen below." in text
+    assert "There is no dataset gonegonegone. It may have been deleted. Another dataset is chosen below." in text
+    assert "deleted" not in client.get(f"/runs/new?checkpoint={checkpoint.id}&dataset={dataset.id}").text

@@ -45,7 +45,12 @@ class Turns:
 
 
 def words(ratio: float, ci95: tuple[float, float]) -> str:
-    """ "1.83 times as fast as the original"; "as fast as the original" where the interval or the digits hold 1."""
+    """ "1.83 times as fast as the original"; without a factor where the interval or the digits hold 1.
+
+    A wide interval that holds 1 shows nothing, and is not said to be "as fast".
+    """
+    if ci95[0] <= 1.0 <= ci95[1] and ci95[1] > PRECISE * ci95[0]:
+        return "not shown to be faster or slower than the original"
     if ci95[0] <= 1.0 <= ci95[1] or f"{ratio:.2f}" == "1.00":
         return "as fast as the original"
     return f"{ratio:.2f} times as fast as the original"

@@ -15,7 +15,7 @@ from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
-from webapp.units import lowered
+from webapp.units import lowered, percent
 
 from .metrics import number_text
 from .stages import plan_stages
@@ -117,7 +117,7 @@ def _lacking(row: Facts) -> dict[str, Any]:
 
 def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -> dict[str, Any]:
     share = 1 - result["size_bytes"] / baseline["size_bytes"]
-    size = f"{abs(share):.1%} {'smaller' if share >= 0 else 'larger'}"
+    size = f"{percent(abs(share))} {'smaller' if share >= 0 else 'larger'}"
     broken, lost = _not_finite(baseline, result, proof), baseline["metrics"].get("not_finite")
     if lost and lost["value"] == 1:  # what it answers says nothing, so nothing can be said of the result
         differences = {metric: {**found, "verdict": None} for metric, found in differences.items()}
@@ -145,9 +145,11 @@ def _not_finite(baseline: Facts, result: Facts, proof: Facts) -> str:
     sentences = ""
     for noun, measured in (("original", baseline), ("result", result)):
         if found := measured["metrics"].get("not_finite"):
-            sentences += f" The {noun} answers {found['value']:.1%} of {found['n']:,} samples with NaN or infinity."
+            sentences += (
+                f" The {noun} answers {percent(found['value'])} of {found['n']:,} samples with NaN or infinity."
+            )
     if not sentences and (share := proof.get("not_finite")):
-        sentences = f" The result answers random inputs with NaN or infinity ({share:.1%} of its numbers)."
+        sentences = f" The result answers random inputs with NaN or infinity ({percent(share)} of its numbers)."
     return sentences
 
 

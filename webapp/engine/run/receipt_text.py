@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from webapp.units import percent
+
 from .metrics import number_text
 
 WIDTH = 100
@@ -22,7 +24,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield from filter(None, [receipt["shortfall"], (receipt["wiring"] or {}).get("sentence")])
     yield from _table("", ("", "before", "after"), (_summary_row(row) for row in receipt["summary"]))
     yield from _bytes(receipt["bytes"])
-    credit = ((r["label"], f"{r['saved']:,}", f"{r['share']:.1%}", r["note"]) for r in receipt["credit"])
+    credit = ((r["label"], f"{r['saved']:,}", percent(r["share"]), r["note"]) for r in receipt["credit"])
     yield from _table("Where the bytes went", ("", "saved", "of the original", ""), credit)
     yield from _table("Quality", ("", "before", "after", "n", "verdict"), map(_quality_row, receipt["quality"]))
     yield from _after_each_step(receipt)
@@ -35,7 +37,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     if not short:
         yield f"Requested vs. achieved: all {len(receipt['requested'])} rows as requested."
     left = receipt.get("unreached", ())
-    held = ((row["what"], f"{row['bytes']:,}", f"{row['share']:.1%}", row["why"]) for row in left)
+    held = ((row["what"], f"{row['bytes']:,}", percent(row["share"]), row["why"]) for row in left)
     yield from _table("Not reached by any step", ("", "bytes", "of the file", "why"), held)
     yield from _runtimes(receipt["runtimes"])
     for row in receipt.get("undelivered", ()):
@@ -51,7 +53,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
 def _summary_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
     def shown(value: float) -> str:
         if row["unit"] == "share":
-            return f"{value:.1%}"
+            return percent(value)
         return f"{value:.2f}" if row["unit"] == "bits" else f"{value:,}"
 
     return row["label"], shown(row["before"]), shown(row["after"])

@@ -21,6 +21,7 @@ from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import needs_of, techniques
 from webapp.engine.weights.model import Model
+from webapp.units import percent
 
 from .measure import evaluate
 from .metrics import Samples, wilson
@@ -97,7 +98,8 @@ def judged(
     share, chance = accuracy.value("accuracy"), _chance(dataset)
     better = _better(model, spec, accuracy, data, chance)
     confirmed = better is None and _far_above(chance, accuracy)
-    told = f"{share:.1%} of {accuracy.n:,} samples are right, and always naming the commonest class gives {chance:.1%}"
+    told = f"{percent(share)} of {accuracy.n:,} samples are right, and always naming the commonest class gives "
+    told += percent(chance)
     how = "contradicts" if better else "confirms" if confirmed else "does not confirm"
     sentence = f"Its wiring is a guess that the dataset {how}: {better or told}. {'' if confirmed else spec.guess}"
     return {"confirmed": confirmed, "contradicted": better is not None, "sentence": sentence.strip()}
@@ -136,7 +138,8 @@ def _better(
             if (
                 _far_above(chance, scores["accuracy"]) and gained - lost > SIGMAS * (gained + lost) ** 0.5
             ):  # McNemar's test of paired answers
-                told = f"with {other} in the place of {assumed} {theirs.mean():.1%} are right, not {ours.mean():.1%}"
+                right, before = percent(float(theirs.mean())), percent(float(ours.mean()))
+                told = f"with {other} in the place of {assumed} {right} are right, not {before}"
                 found.append((gained - lost, told))
     return max(found)[1] if found else None
 

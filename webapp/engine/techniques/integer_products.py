@@ -21,6 +21,7 @@ from webapp.engine.techniques.calibration.block_by_block import UNREACHED, joine
 from webapp.engine.weights import Dense, DensePlan, Encoded, Quantized, QuantizedPlan, StoragePlan
 from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model
+from webapp.units import percent
 
 from .base import Context, Outcome, Technique
 from .calibration import CalibrationBlock, WeightMatrix, calibration_blocks
@@ -137,7 +138,8 @@ class IntegerProducts(Technique):
                 return self._floats(name, settings, UNREACHED)
             change = _change(block.part(slot), plan, x)
             if not change <= settings.most_change:  # NaN too
-                told = f"changes its output by {change:.1%}, more than the {settings.most_change:.0%} that is allowed"
+                most = percent(settings.most_change, 0)
+                told = f"changes its output by {percent(change)}, more than the {most} that is allowed"
                 if math.isnan(change):
                     told = "cannot be judged: its inputs or outputs held NaN or infinity"
                 return self._floats(name, settings, f"rounding its inputs {told}")
@@ -145,7 +147,7 @@ class IntegerProducts(Technique):
             simulate(block.module, {slot.path.removeprefix(block.prefix): _relative(plan, block.prefix)})
             self.kept(block, slot, before, plan, x, settings)
         note = "" if settings.top == FULL else "weights of 7 bits, which processors without VNNI add up correctly"
-        return Outcome(name, asked, f"{asked}; its output changes by {change:.1%}", note=note)
+        return Outcome(name, asked, f"{asked}; its output changes by {percent(change)}", note=note)
 
     def _floats(self, name: str, settings: Any, why: str) -> Outcome:
         return Outcome(name, self.asked(settings), "int8 weights, float inputs", ok=False, note=why)

@@ -17,6 +17,7 @@ from webapp.engine.techniques.calibration.block_by_block import joined, matrices
 from webapp.engine.weights import Dense, DensePlan, Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
+from webapp.units import percent
 
 from .base import MATRICES, Context, Outcome, Technique
 from .calibration import WeightMatrix
@@ -78,7 +79,7 @@ class Pruning(Technique):
         return plan.mapped(pruned)
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
-        return settings.pattern if settings.n_of_m else f"{settings.sparsity:.1%}"
+        return settings.pattern if settings.n_of_m else percent(settings.sparsity)
 
     def result(
         self, slot: WeightMatrix, encoded: Encoded, settings: Any, share: float | None = None, note: str = ""
@@ -92,11 +93,11 @@ class Pruning(Technique):
             inputs = slot.layout.inputs(slot.encoded.shape)
             note = f"{note} its {inputs} inputs are not groups of {settings.n_of_m[1]}".strip()
         if share and not plan.params - plan.nonzero:
-            note = note or f"{share:.1%} of its {plan.params} weights is less than one"
+            note = note or f"{percent(share)} of its {plan.params} weights is less than one"
             return Outcome.left(slot.layer.name, self.asked(slot.layer, settings), note)
         if not note and plan.stored == plan.params and plan.nonzero:
             note = "a bitmask would cost more than it saves here"
-        return Outcome(slot.layer.name, self.asked(slot.layer, settings), f"{done:.1%}", ok=reached, note=note)
+        return Outcome(slot.layer.name, self.asked(slot.layer, settings), percent(done), ok=reached, note=note)
 
 
 class PruningWithoutData(Pruning):

@@ -18,6 +18,7 @@ from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery
 from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION
 from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
+from webapp.units import percent
 
 from .base import LEFT, Context, Need, Outcome, Skip, Technique, missed
 from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
@@ -25,7 +26,7 @@ from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
 GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes
 BLIND = "calibration does not follow these channels, so their weights alone decided"
-UNEVEN = f"each keeps {LEAST_KEPT:.0%} and a multiple of what is set"
+UNEVEN = f"each keeps {percent(LEAST_KEPT, 0)} and a multiple of what is set"
 
 
 class StructuredPruning(Technique):
@@ -216,7 +217,7 @@ def _narrowed(layer: LayerFacts, shape: tuple[int, ...], row: Outcome) -> Outcom
 def _cut(layer: LayerFacts, counts: Mapping[Group, int], settings: Any, short: str, note: str) -> Outcome:
     width, kept = sum(group.width for group in counts), sum(counts.values())
     kind = next(iter(counts)).kind
-    done = f"{kept} of {width} {kind} stay ({1 - kept / width:.1%} removed)"
+    done = f"{kept} of {width} {kind} stay ({percent(1 - kept / width)} removed)"
     if settings.scope == "uniform" and missed(settings.ratio, 1 - kept / width):
         short = "; ".join(dict.fromkeys(_rounding(group, settings) for group in counts))
     blind = settings.importance in FROM_DATA and not all(group.adjusted for group in counts)
@@ -232,7 +233,7 @@ def _untouched(facts: CheckpointFacts, layer: LayerFacts, settings: Any, counts:
     if not groups:
         why = structure.why_not(layer.weight) or "what else its channels run through is not known"
         kind = "channels" if layer.kind == "conv" else kind_of(facts, layer)
-        return Outcome.left(layer.name, f"{settings.ratio:.0%} of its {kind}", why)
+        return Outcome.left(layer.name, f"{percent(settings.ratio, 0)} of its {kind}", why)
     width, kind = sum(group.width for group in groups), groups[0].kind
     asked = _asked(settings, width, kind)
     if missing := sorted(frozenset().union(*(group.makers for group in groups if group not in counts))):
@@ -244,8 +245,8 @@ def _untouched(facts: CheckpointFacts, layer: LayerFacts, settings: Any, counts:
 
 def _asked(settings: Any, width: int, kind: str) -> str:
     if settings.scope == "global":
-        return f"{settings.ratio:.0%} of the channels of all groups"
-    return f"{settings.ratio:.0%} of {width} {kind}"
+        return f"{percent(settings.ratio, 0)} of the channels of all groups"
+    return f"{percent(settings.ratio, 0)} of {width} {kind}"
 
 
 def _rounding(group: Group, settings: Any) -> str:
@@ -266,4 +267,4 @@ def _short_of_all(settings: Any, counts: Mapping[Group, int]) -> str:
     removed = 1 - sum(counts.values()) / sum(group.width for group in counts)
     if settings.scope == "uniform" or not missed(settings.ratio, removed):
         return ""
-    return f"all groups together lost {removed:.1%}: {UNEVEN}"
+    return f"all groups together lost {percent(removed)}: {UNEVEN}"

@@ -6,13 +6,15 @@ import json
 import re
 from typing import Any
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import load_only
+from wtforms import SelectField
 
 from webapp.actions.compatibility import architecture_only, exports_against, first_choice, reasons_against
 from webapp.actions.run_requests import RunRequest, create_run
+from webapp.actions.run_requests import ready as require_ready
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.errors import PareError, PreprocessingInvalid
 from webapp.engine.exporters import exporters as formats
@@ -48,10 +50,9 @@ def new() -> str:
         recipe = Recipe.model_validate(source.recipe)
     else:
         recipe = PRESETS[0].recipe
-        chosen = request.args.get("checkpoint") or (form.checkpoint.choices or [("", "")])[0][0]
-        form.checkpoint.data = chosen
-        first = first_choice(db.session, db.session.get(Checkpoint, chosen))
-        form.dataset.data = request.args.get("dataset") or (first.id if first else "")
+        form.checkpoint.data = chosen(form.checkpoint, Checkpoint) or next(iter(dict(form.checkpoint.choices)), "")
+        first = first_choice(db.session, db.session.get(Checkpoint, form.checkpoint.data))
+        form.dataset.data = chosen(form.dataset, Dataset) or (first.id if first else "")
     form.recipe.data = json.dumps({"version": recipe.version, "steps": [step.canonical() for step in recipe.steps]})
     return page(form, source=source)
 
@@ -141,6 +142,16 @@ def offer(form: RunForm) -> None:
     form.dataset.choices = [("", NO_DATASET), *rows]
     form.training_dataset.choices = [("", "None: the training part of the dataset"), *rows]
     form.exports.choices = [(name, form_.title) for name, form_ in formats().items() if not form_.can.always]
+
+
+def chosen(field: SelectField, table: type[Any]) -> str | None:
+    """What the address asks for of this table; None, with a message on the page, where that cannot be used."""
+    if asked := request.args.get(field.name):
+        try:
+            return str(require_ready(db.session, table, asked, field.name).id)
+        except PareError as error:
+            flash(f"{error.message} Another {field.name} is chosen below.", "error")
+    return None
 
 
 def ready(table: Any) -> Any:

@@ -14,6 +14,7 @@ from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, Skip
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.model import Model
+from webapp.units import percent
 
 from .factor_goals import Goal, plain_goals, whitened_goals
 from .factorizations import Factorization, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
@@ -183,7 +184,8 @@ def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None]) -
     encoded = split.encoded(chosen, goal.dtype)
     goal.keep(encoded)
     of, share = " and ".join(map(str, chosen)), form.values(chosen) / form.size
-    done = f"rank {of}, {share:.1%} of its parameters ({1 - share:.1%} saved), {_kept(goal, encoded):.1%} of its energy"
+    kept = percent(_kept(goal, encoded))
+    done = f"rank {of}, {percent(share)} of its parameters ({percent(1 - share)} saved), {kept} of its energy"
     short = _short(form, chosen, share, settings)
     note = "; ".join(filter(None, (short, goal.note)))
     return Outcome(goal.layer.name, _asked(settings), done, ok=not short, note=note)
@@ -209,7 +211,7 @@ def _short(form: Factorization, chosen: Ranks, share: float, settings: Any) -> s
     above = form.options.index(chosen) + 1
     if above == len(form.options):
         return "no higher rank saves anything"
-    return f"the next higher rank holds {form.values(form.options[above]) / form.size:.1%}"
+    return f"the next higher rank holds {percent(form.values(form.options[above]) / form.size)}"
 
 
 def _allocated(model: Model, settings: StepSettings, context: Context) -> dict[str, Ranks | None]:
@@ -292,8 +294,10 @@ def _chosen(form: Factorization, settings: Any, split: Split | None = None) -> R
     enough = (option for option, lost in zip(form.options, split.losses, strict=True) if lost <= 1 - settings.energy)
     found = next(enough, None)
     if found is None:
-        most = f"{1 - split.losses[-1]:.1%}"
-        raise Skip(f"{settings.energy:.1%} would not save: factors smaller than its {_dimensions(form)} keep {most}")
+        most = percent(1 - split.losses[-1])
+        raise Skip(
+            f"{percent(settings.energy)} would not save: factors smaller than its {_dimensions(form)} keep {most}"
+        )
     return found
 
 
@@ -313,8 +317,10 @@ def _asked(settings: Any) -> str:
     if settings.by == "rank":
         return f"rank {settings.rank}"
     if settings.by == "energy":
-        return f"{settings.energy:.0%} of its energy"
-    return f"{settings.ratio:.0%} of its parameters" + (" over all layers of this ratio" if _shared(settings) else "")
+        return f"{percent(settings.energy, 0)} of its energy"
+    return f"{percent(settings.ratio, 0)} of its parameters" + (
+        " over all layers of this ratio" if _shared(settings) else ""
+    )
 
 
 def _left(layer: LayerFacts, settings: Any, reason: str) -> Outcome:

@@ -14,6 +14,7 @@ from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques.base import MATRICES, Context, Outcome, Technique
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.model import Model
+from webapp.units import percent
 
 from . import Objective, Student, Trained, TrainingSamples, TrainingSettings, train
 from .student import Forms, best_device, whole
@@ -90,7 +91,7 @@ def _row(layer: LayerFacts, before: Encoded, model: Model, note: str) -> Outcome
     moved = float((new - old).norm() / old.norm().clamp(min=1e-12))
     if not moved:
         return Outcome.left(layer.name, "trained", note or "no gradient moved it")
-    return Outcome(layer.name, "trained", f"moved by {moved:.2%} of its norm")
+    return Outcome(layer.name, "trained", f"moved by {percent(moved, 2)} of its norm")
 
 
 def _named(student: Student) -> str:
