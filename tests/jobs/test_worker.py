@@ -129,6 +129,7 @@ def test_a_stage_that_fails_fails_the_run_and_the_worker_lives_on(bench):
     assert [stage.state for stage in run.stages] == [StageState.SUCCEEDED, StageState.FAILED, StageState.WAITING]
     assert bench.ended(bench.run({"stages": {"a": [["allocate", 10**12]]}})).error["code"] == "out_of_memory"
     assert bench.ended(bench.run({"no": "stages"})).error["code"] == "internal"
+    assert bench.ended(bench.run(None, recipe={"steps": "none"})).error["code"] == "recipe_invalid"
     assert bench.ended(bench.run({"stages": WRITES})).state is RunState.SUCCEEDED
     assert worker.poll() is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.recipe import Recipe
 from webapp.engine.run.inspection import InspectionJob
 from webapp.engine.run.stages import RunGiven, RunStage, StageJob
 from webapp.engine.run.stages.base import SourceDigests
@@ -14,11 +15,13 @@ from webapp.store.models import Checkpoint, Dataset, Run, Stage
 
 from .workplace import Workplace
 
-GIVEN = ("recipe", "exports", "seed", "preprocessing", "task")
+GIVEN = ("exports", "seed", "preprocessing", "task")
 
 
 def run_given(run: Run) -> RunGiven:
-    return RunGiven.model_validate({name: getattr(run, name) for name in GIVEN})
+    """Raises RecipeInvalid for a recipe that an earlier version of Pare took and this one does not."""
+    given = {name: getattr(run, name) for name in GIVEN}
+    return RunGiven.model_validate({"recipe": Recipe.read(run.recipe), **given})
 
 
 def run_sources(run: Run) -> RunSources:

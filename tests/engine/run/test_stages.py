@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.plug_ins import documented
 from webapp.engine import load
-from webapp.engine.errors import ArtifactUnproven, DatasetUnfit
+from webapp.engine.errors import ArtifactUnproven, DatasetUnfit, RecipeInvalid
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.run import stages
@@ -336,6 +336,14 @@ def test_a_format_is_lost_with_its_stages_but_not_with_the_original_beside_it():
     failed = ["export-onnx", "original-program"]
     lost = [name for name, stage in planned.items() if is_pointless(stage, planned, failed)]
     assert lost == ["original-onnx", "export-onnx", "verify-onnx"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"exports": ("gone",)}, {"recipe": Recipe.read({"steps": [{"technique": "gone"}]})}]
+)
+def test_a_run_of_what_is_not_there_any_more_is_refused_with_a_sentence(changed):
+    with pytest.raises(RecipeInvalid, match=r"There is no (export|technique) 'gone'"):
+        [stage.key(SourceDigests("c")) for stage in plan_stages(ASKED.model_copy(update=changed)).values()]
 
 
 def test_names_of_other_days_are_of_no_format():

@@ -89,14 +89,14 @@ Scores = dict[str, Samples]
 
 def shown(metric: str, value: float, n: int, ci95: Interval) -> dict[str, Any]:
     """A metric as results and receipts have it."""
-    about = METRICS[metric]
+    declared = METRICS[metric]
     return {
         "value": value if math.isfinite(value) else None,
         "n": n,
         "ci95": list(ci95) if all(map(math.isfinite, (value, *ci95))) else None,
-        "higher_is_better": about.higher_is_better,
-        "title": about.title,
-        "unit": about.unit,
+        "higher_is_better": declared.higher_is_better,
+        "title": declared.title,
+        "unit": declared.unit,
     }
 
 

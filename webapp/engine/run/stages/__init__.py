@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
+from webapp.engine.exporters import check_names
 from webapp.engine.plugins import declared
 from webapp.engine.progress import Report
 
@@ -30,7 +31,11 @@ def stages() -> dict[str, type[RunStage]]:
 
 
 def plan_stages(asked: RunGiven) -> dict[str, RunStage]:
-    """A run's stages by their names, in their order. Raises KeyError for a technique or a format that is not there."""
+    """A run's stages by their names, in their order.
+
+    Raises RecipeInvalid for a format that is there no more; the stages' titles and keys do so for a technique.
+    """
+    check_names(asked.exports)
     found = [stage for kind in stages().values() for stage in kind.of_run(asked)]
     return {stage.name: stage for stage in sorted(found, key=lambda stage: stage.place)}
 

@@ -76,8 +76,7 @@ class RunStage(ABC):
     @property
     @abstractmethod
     def place(self) -> tuple[int, int]:
-        """Where it stands among a run's stages: 0 is the original, then come the steps and the formats; and where
-        among the stages there. It is after all of its inputs."""
+        """(section, rank): 0 is the original, then each step and each format is a section. It is after its inputs."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -99,7 +98,7 @@ class RunStage(ABC):
         """All that decides what it makes beside the checkpoint, its name and the code, as JSON."""
 
     def key(self, sources: SourceDigests) -> str:
-        """The hash of all that decides what it makes, so that a run takes over what another one made alike."""
+        """The hash of all that decides what it makes; a run takes over what another one's stage of this key made."""
         own = {"code": code_digest(), "stage": self.name, "checkpoint": sources.checkpoint}
         return hashlib.sha256(json.dumps(own | self.decided_by(sources), sort_keys=True).encode()).hexdigest()
 

@@ -68,7 +68,7 @@ class StepStage(RunStage):
         for layer in prepared.layers:
             if reason := prepared.technique.refuses(model.weights[layer.weight].plan):
                 raise RecipeInvalid(f"{prepared.technique.title} cannot take {layer.name}: {reason}.", place)
-        told = model.architecture.task if model.architecture else None  # stays in the file
+        own_task = model.architecture.task if model.architecture else None  # stays in the file
         if model.architecture is not None:
             model.architecture = for_task(model.architecture, job.task)
         start = time.perf_counter()
@@ -87,7 +87,7 @@ class StepStage(RunStage):
         seconds = time.perf_counter() - start
         report.progress(0.85, "Storing what the step made")
         if model.architecture is not None:
-            model.architecture = model.architecture.model_copy(update={"task": told})
+            model.architecture = model.architecture.model_copy(update={"task": own_task})
         size = write_model(model, job.output / STATE)
         release_freed_memory()
         changed = model.activations != activations or not same_tensors(self._source(job), job.output / STATE)
