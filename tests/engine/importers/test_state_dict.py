@@ -43,13 +43,6 @@ def legacy(value):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.pth", "pytorch_model.bin", "a.safetensors", "no_suffix"])
-def test_a_state_dict_is_known_by_its_bytes_whatever_its_name(bench, name):
-    facts = bench.checkpoint(bench.save(name, STATE))
-    assert (facts.format, facts.architecture.title, facts.notes[:-1]) == ("state_dict", "MLP 6-4-3 (ReLU assumed)", ())
-    assert same(bench)
-
-
 def test_the_format_before_torch_1_6_is_read(bench):
     facts = bench.checkpoint(bench.file("old.pth", legacy(STATE)))
     assert facts.format == "state_dict"
@@ -156,33 +149,6 @@ def test_torchscript_is_refused(bench):
 )
 def test_what_is_no_model_is_refused_with_its_sentence(bench, value, sentence):
     assert sentence in bench.refusal(bench.save("a.pt", value))
-
-
-def test_a_file_cut_short_anywhere_is_refused(bench):
-    whole = bench.save("a.pt", STATE).read_bytes()
-    old = legacy(STATE)
-    for content in (whole, old):
-        for share in (0.02, 0.3, 0.7, 0.99):
-            bench.refusal(bench.file("cut.pt", content[: int(len(content) * share)]))
-    assert "cut short" in bench.refusal(bench.file("cut.pt", whole[:-30]))
-
-
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(bench):
-    from webapp.engine.errors import CheckpointRefused
-    from webapp.engine.importers.state_dict import open_state_dict
-
-    generator = torch.Generator().manual_seed(0)
-    for original in (bench.save("a.pt", STATE).read_bytes(), legacy(STATE)):
-        for _ in range(200):
-            content = bytearray(original)
-            for _ in range(3):
-                at, value = (int(torch.randint(0, n, (), generator=generator)) for n in (len(content), 256))
-                content[at] = value
-            path = bench.file("damaged.pt", bytes(content))
-            try:
-                open_state_dict(path, "damaged.pt")
-            except CheckpointRefused:
-                continue
 
 
 def test_compressed_members_are_refused_before_anything_is_inflated(bench):

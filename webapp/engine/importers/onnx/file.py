@@ -132,7 +132,20 @@ def _model(path: Path, filename: str) -> Any:
         raise CheckpointRefused(f"{filename} is no ONNX file, or it was cut short; upload it again") from error
     if not model.HasField("graph"):
         raise CheckpointRefused(f"{filename} is an ONNX file without a graph, or another protobuf message")
+    if not _all_text(model):
+        raise CheckpointRefused(f"{filename} is damaged: a name in it is not UTF-8; upload it again")
     return model
+
+
+def _all_text(message: Any) -> bool:
+    """Whether every string in a protobuf message is one: what is not UTF-8 is given as bytes."""
+    for field, value in message.ListFields():
+        each = (value,) if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING and not all(isinstance(one, str) for one in each):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(_all_text(one) for one in each):
+            return False
+    return True
 
 
 def _layers(flat: FlatGraph, tensors: Mapping[str, LazyTensor]) -> list[LayerFacts]:
