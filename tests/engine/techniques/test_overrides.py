@@ -7,6 +7,7 @@ from torch import nn
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import techniques
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import write_model
 
 KNOWN = techniques()
@@ -29,16 +30,17 @@ OTHER = {
     "percentile": (91.0, {}),
     "ranges": ("tensor", {}),
     "rank": (2, {}),
-    "ratio": (0.3, {}),
+    "ratio": (0.3, {"round_to": 1}),
     "refine": (0, {"bits": 2}),
+    "round_to": (1, {}),
     "rounds": (0, {}),
     "scale": ("range", {"bits": 3}),
     "sparsity": (0.8, {}),
     "symmetric": (False, {"bits": 3}),
 }
 CASES = [(name, key) for name, each in KNOWN.items() for key in each.Settings.per_layer()]
-# AWQ scales across layers, and a step does not see how the one before rounds inputs: their layer is compared alone.
-ALONE = ("awq", "static_quantization")
+# AWQ scales across layers, a step does not see how the one before rounds inputs, and cutting adjusts the layers after:
+ALONE = ("awq", "static_quantization", "structured_pruning")  # their layer is compared alone
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,8 @@ def another(name, key):
 @pytest.mark.parametrize(("name", "key"), CASES)
 def test_an_override_is_what_an_own_step_would_be(checkpoint, apply_steps, given_batches, tmp_path, name, key):
     data, (other, settings) = given_batches(checkpoint[1].architecture), another(name, key)
-    layer = "0" if key == "convolutions" else "5"  # the last one: what a step of its own calibrates on is the same
+    # the last one: what a step of its own calibrates on is the same; or the last whose outputs can be cut
+    layer = "0" if key == "convolutions" else "3" if name == "structured_pruning" else "5"
     every, overrides = {"include": [layer] if name in ALONE else ["*"]}, {layer: {key: other}}
     overridden = apply_steps(checkpoint, (name, settings, every, overrides), data=data)
     without = apply_steps(checkpoint, (name, settings, every), data=data)
@@ -85,7 +88,7 @@ def test_an_override_is_what_an_own_step_would_be(checkpoint, apply_steps, given
     assert all(torch.equal(left[each].decode(), right[each].decode()) for each in left)
 
     step = {"technique": name, "settings": settings, "layers": every, "overrides": overrides}
-    told = predict(checkpoint[1], Recipe.read({"steps": [step]}))
+    told = predict(with_structure(checkpoint[1]), Recipe.read({"steps": [step]}))
     size = write_model(overridden[0], tmp_path / "model.safetensors")
     if told.exact:
         assert size == told.after.size_bytes

@@ -56,6 +56,48 @@ def llama(bench, tiny, tmp_path):
     return bench.out, facts
 
 
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_groups_lose_the_share_that_their_layers_are_asked_for(resnet, apply_steps, scope):
+    settings = {"ratio": 0.5, "round_to": 1, "scope": scope, "importance": "l1"}
+    overrides = {"layer1.*": {"ratio": 0.25}, "layer1.1.*": {}, "layer4.0.*": {"round_to": 8}}
+    patterns = {"include": ["layer[134].*.conv1"]}
+    step = ("structured_pruning", settings, patterns, overrides)
+    model, outcomes = apply_steps(resnet, step)
+    widths = {name: model.weights[f"{name}.conv1.weight"].shape[0] for name in ("layer1.0", "layer1.1", "layer4.0")}
+    assert widths["layer1.0"] == 12  # of 16, alone in what it is asked for
+    assert widths["layer4.0"] % 8 == 0
+    if scope == "uniform":
+        assert (widths["layer1.1"], widths["layer4.0"]) == (8, 64)
+        given = dict(zip(("technique", "settings", "layers", "overrides"), step, strict=True))
+        told = predict(with_structure(resnet[1]), Recipe.read({"steps": [given]}))
+        assert told.exact
+        assert told.after.params_stored == sum(e.plan.stored for e in model.weights.values() if "float" in e.plan.dtype)
+    assert next(o.asked for o in outcomes if o.layer == "layer1.0.conv1").startswith("25%")
+    assert next(o.asked for o in outcomes if o.layer == "layer3.0.conv1").startswith("50%")
+
+
+def test_layers_that_make_the_same_channels_are_asked_for_the_same(resnet, llama):
+    def refusal(facts, overrides, **settings):
+        step = {"technique": "structured_pruning", "settings": settings, "overrides": overrides}
+        with pytest.raises(RecipeInvalid) as caught:
+            predict(with_structure(facts), Recipe.read({"steps": [step]}))
+        return caught.value.message
+
+    assert "make the same channels, so an override has to match both" in refusal(
+        resnet[1], {"layer1.0.conv2": {"ratio": 0.7}}
+    )
+    assert "keep as many neurons, as every block must, so an override has to match both" in refusal(
+        llama[1], {"model.layers.1.mlp.*": {"ratio": 0.7}}
+    )
+    assert "make the same heads" in refusal(llama[1], {"*.q_proj": {"ratio": 0.7}}, cut="heads")
+    both = {"technique": "structured_pruning", "settings": {"cut": "both", "round_to": 1, "ratio": 0.5}}
+    told = [
+        predict(with_structure(llama[1]), Recipe.read({"steps": [both | {"overrides": {"*.mlp.*": {"ratio": ratio}}}]}))
+        for ratio in (0.5, 0.75)
+    ]
+    assert told[1].after.params_stored < told[0].after.params_stored
+
+
 def answers(model: Model) -> torch.Tensor:
     with torch.inference_mode():
         return outputs(build(model), model.architecture, synthetic(model.architecture, 7))

@@ -46,9 +46,11 @@ class StructuredPruning(Technique):
         ratio: float = setting(
             0.2,
             "Channels removed",
-            "The share of channels (neurons, heads) that leaves each group, rounded as below.",
+            "The share of channels (neurons, heads) that leaves each group, rounded as below. It is the same for all "
+            "layers that make the same channels.",
             widget="slider",
             step=0.01,
+            per_layer=True,
             gt=0.0,
             le=0.9,
         )
@@ -70,8 +72,8 @@ class StructuredPruning(Technique):
         scope: Literal["uniform", "global"] = setting(
             "uniform",
             "Scope",
-            "uniform: every group loses the same share. global: the least important channels of all groups go "
-            "(not in transformers' models, whose config has one width for all blocks).",
+            "uniform: every group loses its share. global: the least important channels go, of all groups with the "
+            "same share (not in transformers' models, whose config has one width for all blocks).",
             widget="choice",
         )
         round_to: int = setting(
@@ -79,6 +81,7 @@ class StructuredPruning(Technique):
             "Round to a multiple of",
             "Of the channels that stay; kernels like 8. Heads are whole.",
             unit="channels",
+            per_layer=True,
             ge=1,
             le=1024,
         )
@@ -102,38 +105,47 @@ class StructuredPruning(Technique):
         return plan
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
-        groups = self.chosen(facts, layers, settings.own)
-        return narrower(facts, {group: kept_of(group, settings.own) for group in groups})
+        asked = self.chosen(facts, layers, settings)
+        return narrower(facts, {group: kept_of(group, own) for group, own in asked.items()})
 
-    def chosen(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any) -> list[Group]:
-        """The groups whose makers are all among the layers. Raises Skip where that leaves nothing to cut."""
-        weights = {layer.weight for layer in layers}
-        kinds = {"neurons": ("channels", "neurons"), "heads": ("heads",)}.get(settings.cut)
+    def chosen(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> dict[Group, Any]:
+        """The groups whose makers are all among the layers, with the settings of these.
+
+        Raises Skip where that leaves nothing to cut, and where settings differ that have to be the same.
+        """
+        weights, step = {layer.weight: layer for layer in layers}, settings.own
+        kinds = {"neurons": ("channels", "neurons"), "heads": ("heads",)}.get(step.cut)
         every = [group for group in structure_of(facts).groups if kinds is None or group.kind in kinds]
-        found = [group for group in every if group.makers <= weights]
+        found = {
+            group: _alike([weights[maker] for maker in sorted(group.makers)], settings, f"make the same {group.kind}")
+            for group in every
+            if group.makers <= weights.keys()
+        }
         if not found:
-            raise Skip(
-                f"none of the chosen layers makes {settings.cut} that can be cut ({len(every)} in the model can)"
-            )
+            raise Skip(f"none of the chosen layers makes {step.cut} that can be cut ({len(every)} in the model can)")
         if facts.architecture is not None and facts.architecture.family == "transformers":
-            if settings.scope == "global":
+            if step.scope == "global":
                 raise Skip("the config of a transformers' model has one width for all blocks; choose scope uniform")
             for key, kind in {group.key: group.kind for group in found}.items():
                 if sum(g.key == key for g in found) < sum(g.key == key for g in every):
                     raise Skip(f"every block must keep as many {kind}; choose the layers of all blocks, or exclude all")
-        if all(kept_of(group, settings) == group.width for group in found):
-            raise Skip(f"no group is wide enough to lose a multiple of {settings.round_to}")
+                makers = [weights[maker] for group in found if group.key == key for maker in sorted(group.makers)]
+                _alike(makers, settings, f"keep as many {kind}, as every block must")
+        if all(kept_of(group, own) == group.width for group, own in found.items()):
+            raise Skip(f"no group is wide enough to lose a multiple of {step.round_to}")
         return found
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         assert context.facts is not None
         facts, own = with_structure(context.facts), settings.own
-        groups = self.chosen(facts, context.layers, own)
+        asked = self.chosen(facts, context.layers, settings)
         data = context.calibration(own.samples) if context.data is not None else []
-        surgery = Surgery(model, facts, groups, own.importance, data, context.report)
-        counts = {group: kept_of(group, own) for group in groups}
+        surgery = Surgery(model, facts, list(asked), own.importance, data, context.report)
+        counts = {group: kept_of(group, each) for group, each in asked.items()}
         if own.scope == "global":
-            counts = shared_out(surgery.scores(), own)
+            scores = surgery.scores()
+            for pool in {each.ratio for each in asked.values()}:
+                counts |= shared_out({group: scores[group] for group in asked if asked[group].ratio == pool}, asked)
         change = narrower(facts, counts)
         check_fits(facts, change)
         surgery.cut(counts)
@@ -143,12 +155,23 @@ class StructuredPruning(Technique):
             fresh = recalibrate_batch_norm(model, data) if data else 0
             notes.append(f"{fresh} batch norms recalibrated" if fresh else "batch norms kept: no calibration data")
         notes += [] if data else ["the layers that read them were not adjusted: no calibration data"]
-        return _outcomes(facts, context.layers, own, counts, "; ".join(notes))
+        return _outcomes(facts, context.layers, settings, asked, counts, "; ".join(notes))
 
     def untouched(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> dict[str, str]:
-        own = settings.own
-        counts = {group: kept_of(group, own) for group in self.chosen(facts, layers, own)}
-        return {row.layer: row.note for row in _outcomes(facts, layers, own, counts, "") if row.done == LEFT}
+        asked = self.chosen(facts, layers, settings)
+        counts = {group: kept_of(group, own) for group, own in asked.items()}
+        return {
+            row.layer: row.note for row in _outcomes(facts, layers, settings, asked, counts, "") if row.done == LEFT
+        }
+
+
+def _alike(layers: Sequence[LayerFacts], settings: StepSettings, why: str) -> Any:
+    """The settings that all of these layers have. Raises Skip where they differ."""
+    first = settings.of(layers[0])
+    for layer in layers:
+        if settings.of(layer) != first:
+            raise Skip(f"{layers[0].name} and {layer.name} {why}, so an override has to match both")
+    return first
 
 
 def kind_of(facts: CheckpointFacts, layer: LayerFacts) -> str:
@@ -172,34 +195,46 @@ def multiple_of(group: Group, settings: Any) -> int:
     return math.lcm(settings.round_to, GROUPED) if group.stacked else int(settings.round_to)
 
 
-def shared_out(scores: Mapping[Group, Tensor], settings: Any) -> dict[Group, int]:
-    """How many stay of each group when the least important of all go, by scores over their group's mean."""
-    total = sum(group.width for group in scores)
+def shared_out(scores: Mapping[Group, Tensor], asked: Mapping[Group, Any]) -> dict[Group, int]:
+    """How many stay of each group when the least important of all go, by scores over their group's mean.
+
+    All are asked for the same ratio.
+    """
+    total, ratio = sum(group.width for group in scores), asked[next(iter(scores))].ratio
     values = torch.cat([relative(own.double()) for own in scores.values()])
-    threshold = values.kthvalue(max(1, min(round(settings.ratio * total), total))).values
+    threshold = values.kthvalue(max(1, min(round(ratio * total), total))).values
     counts = {}
     for group, own in scores.items():
-        multiple = multiple_of(group, settings)
+        multiple = multiple_of(group, asked[group])
         stays = max(int((relative(own.double()) > threshold).sum()), math.ceil(LEAST_KEPT * group.width))
         counts[group] = min(group.width, max(multiple, round(stays / multiple) * multiple))
     return counts
 
 
 def _outcomes(
-    facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any, counts: Mapping[Group, int], note: str
+    facts: CheckpointFacts,
+    layers: Sequence[LayerFacts],
+    settings: StepSettings,
+    asked: Mapping[Group, Any],
+    counts: Mapping[Group, int],
+    note: str,
 ) -> list[Outcome]:
     """A row for each chosen layer: what it makes fewer of, what it reads fewer of, or why it stays as it is."""
     shapes = {tensor.name: tensor.shape for tensor in facts.tensors}
     smaller = {tensor for group, kept in counts.items() if kept < group.width for tensor in group.widths}
     narrower = cut_shapes(shapes, counts.items())
-    short = _short_of_all(settings, counts)
+    pools = {
+        own.ratio: {group: counts[group] for group in asked if asked[group].ratio == own.ratio}
+        for own in asked.values()
+    }
     found = []
     for layer in layers:
         if layer.weight in smaller:
             of = {group: kept for group, kept in counts.items() if layer.weight in group.widths}
-            found.append(_cut(layer, of, settings, short, note))
+            own = asked[next(iter(of))]
+            found.append(_cut(layer, of, own, _short_of_all(own, pools[own.ratio]), note))
             continue
-        row = _untouched(facts, layer, settings, counts)
+        row = _untouched(facts, layer, settings.of(layer), counts)
         shape = narrower.get(layer.weight, layer.shape)
         found.append(row if shape == layer.shape else _narrowed(layer, shape, row))
     return found
