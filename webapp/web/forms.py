@@ -1,12 +1,11 @@
-"""WTForms built from what a technique declares, and the form that starts a run.
+"""What a technique declares of its settings, as pages show it, and the form that starts a run.
 
-The pydantic model is the authority: bounds, titles and defaults are read from it, and the server checks with it.
+The pydantic model is the authority: bounds, titles and defaults are read from it, and it alone checks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
@@ -14,9 +13,6 @@ from flask_wtf import FlaskForm
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from wtforms import (
-    BooleanField,
-    FloatField,
-    Form,
     HiddenField,
     IntegerField,
     SelectField,
@@ -45,6 +41,11 @@ class SettingRow:
     choices: tuple[Any, ...]
     show_when: dict[str, Any]
     per_layer: bool
+
+    @property
+    def value_kind(self) -> str:
+        """What the page's JavaScript makes of what is chosen or typed."""
+        return self.kind if self.kind != "choice" else "int" if isinstance(self.choices[0], int) else "text"
 
     @property
     def slider(self) -> bool:
@@ -93,36 +94,6 @@ def setting_row(name: str, field: FieldInfo) -> SettingRow:
         show_when=dict(extra.get("show_when") or {}),
         per_layer=bool(extra.get("per_layer")),
     )
-
-
-@cache
-def settings_form(settings: type[BaseModel]) -> type[Form]:
-    """A form with one field for each setting; `field.row` is the SettingRow that it was made from."""
-    return type(f"{settings.__qualname__}Form", (Form,), {row.name: made(row) for row in setting_rows(settings)})
-
-
-def made(row: SettingRow) -> Any:
-    """The WTForms field of a setting."""
-    attributes: dict[str, Any] = {"data-setting": row.name, "data-kind": row.kind}
-    common: dict[str, Any] = {"label": row.title, "description": row.help, "default": row.default}
-    if row.kind == "bool":
-        return BooleanField(**common, render_kw=attributes)
-    if row.kind == "choice":
-        whole = all(isinstance(choice, int) for choice in row.choices)
-        attributes |= {"data-kind": "int" if whole else "text"}
-        choices = [(choice, spoken(choice, row.unit)) for choice in row.choices]
-        return SelectField(**common, choices=choices, coerce=int if whole else str, render_kw=attributes)
-    if row.kind in ("float", "int"):
-        limits = {"min": row.low, "max": row.high, "step": "any" if row.kind == "float" else 1}
-        attributes |= {key: value for key, value in limits.items() if value is not None}
-        kind = FloatField if row.kind == "float" else IntegerField
-        validators = [InputRequired(), NumberRange(row.low, row.high)]
-        return kind(**common, validators=validators, widget=NumberInput(), render_kw=attributes)
-    return StringField(**common, render_kw=attributes)
-
-
-def spoken(choice: Any, unit: str) -> str:
-    return f"{choice} {unit}".strip()
 
 
 class RunForm(FlaskForm):

@@ -25,7 +25,7 @@ from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 from webapp.units import byte_text
 from webapp.web.database import db
 from webapp.web.extensions import services
-from webapp.web.forms import RunForm, setting_rows, settings_form
+from webapp.web.forms import RunForm, setting_rows
 from webapp.web.presets import PRESETS
 from webapp.web.previews import seen_by_the_model
 
@@ -175,14 +175,12 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
         source=source,
         techniques=known,
         rows={name: setting_rows(technique.Settings) for name, technique in known.items()},
-        cards={name: settings_form(technique.Settings)(prefix="__i__-") for name, technique in known.items()},
         presets=PRESETS,
         inspecting=db.session.scalars(select(Checkpoint).where(Checkpoint.state == UploadState.INSPECTING)).first(),
         fit=fit(form.checkpoint.data),
         formats=formats(),
         exports_fit=exports_fit(form.checkpoint.data),
-        preparing=settings_form(Preprocessing)(prefix="preprocessing-"),
-        preparing_rows=setting_rows(Preprocessing),
+        preparing=setting_rows(Preprocessing),
         error=shown(error) if error else None,
     )
 
