@@ -38,17 +38,20 @@ KEPT_IN_GGUF = {"8 bits", "4 bits", "3 bits", "2 bits", "cast, 4 bits", "pruned,
 
 
 def assert_exact(name, model, folder):
-    """Writes a format, proves it as a run does, and asks for more than the proof: no weight is rounded on the way."""
+    """Writes a format, proves it as a run does, and asks for more than the proof: no weight is rounded on the way.
+
+    Gives the proof, and what the format says of itself.
+    """
     form, out = exporters()[name], folder / name
     out.mkdir()
-    form.write(model, out)
+    told = form.write(model, out)
     write_proof(model, folder, seed=0)
     rounded = form.rounded(model) if form.can.rounds else None
     proof = compare_probe(form.load(out, model.architecture), model.architecture, folder, rounded)
     assert proof["agreed"], proof
     largest = float(lazy_tensors(folder / "probe.safetensors")["output.0"].load().abs().max())
     assert proof["max_abs_difference"] < EXACT * largest, proof
-    return proof
+    return proof, told
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def test_a_language_model_in_the_formats_of_other_tools(
     checkpoint = language_model(dtype, tied)
     model, _ = apply_steps(checkpoint, *RECIPES[recipe], data=given_batches(checkpoint[1].architecture))
     assert_exact("compressed_tensors", model, tmp_path)
-    proof = assert_exact("gguf", model, tmp_path)
+    proof, _ = assert_exact("gguf", model, tmp_path)
     plain = [e for e in model.weights.values() if not isinstance(e, Quantized) and e.dtype == torch.float32]
     halved = any(len(encoded.shape) == 2 for encoded in plain)
     assert (proof["rounding"] == 0) == (recipe in KEPT_IN_GGUF and not halved)

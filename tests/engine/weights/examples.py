@@ -96,6 +96,10 @@ SHAPES: dict[str, Shaped] = {
     "experts in 4 bits": Shaped(quantized(3, 5, 4, bits=4, group=2, layout=Layout(False, 3, True))),
     "experts with inputs first": Shaped(quantized(3, 5, 4, bits=4, group=2, layout=Layout(True, 3, True))),
     "transposed factors": Shaped(composite(Factored, dense(7, 2), dense(2, 5)), lambda: conv1d(5, 7)),
+    "transposed factors in 4 bits": Shaped(
+        composite(Factored, quantized(7, 2, bits=4, layout=Layout(True)), quantized(2, 5, bits=4, layout=Layout(True))),
+        lambda: conv1d(5, 7),
+    ),
     "pivoted columns": Shaped(
         composite(Pivoted, dense(7, 2), dense(2, 3), pivots=pivots(5, 2), **T), lambda: conv1d(5, 7)
     ),

@@ -186,14 +186,16 @@ class FormInTraining:
 
     def rounded(self, values: Tensor) -> Tensor:
         """What the floats are in the form."""
-        held = self.encoded(values).decode()
-        held = (held.t() if self.transposed else held).to(values.device, values.dtype)
+        held = self.oriented(self.encoded(values).decode()).to(values.device, values.dtype)
         return values + (held - values).detach()
 
     def encoded(self, values: Tensor) -> Encoded:
         """The weight to store."""
-        values = values.detach().cpu()
-        return self.stored.with_values(values.t() if self.transposed else values)
+        return self.stored.with_values(self.oriented(values.detach().cpu()))
+
+    def oriented(self, values: Tensor) -> Tensor:
+        """From how the module holds them to how they are stored, and back."""
+        return values.t() if self.transposed else values
 
 
 def half_dtype(encoded: Encoded) -> torch.dtype:

@@ -197,12 +197,16 @@ class Quantized(Encoded):
             codes = streams.unpack_codes(parts[".codes"], bits, rows * columns).reshape(rows, columns)
         return cls(codes, grid, shape, dtype_of(meta["dtype"]), Layout.of(meta), bool(meta.get("pruned")))
 
+    def matrix(self, values: Tensor) -> Tensor:
+        """(rows, columns), as the codes lie, of values of the weight's shape."""
+        return self.layout.matrix(values).reshape(self.codes.shape)
+
     def with_values(self, values: Tensor) -> Quantized:
         return self.on_grid(values, self.grid)
 
     def on_grid(self, values: Tensor, grid: Grid) -> Quantized:
         """The nearest codes for `values`, floats of the weight's shape, on a grid of the same kind."""
-        codes = quantizers.quantize(self.layout.matrix(values).reshape(self.codes.shape).float(), grid)
+        codes = quantizers.quantize(self.matrix(values).float(), grid)
         return Quantized(codes, grid, self.shape, self.dtype, self.layout, self.zeros_wanted)
 
     def in_training(self, transposed: bool, device: torch.device, train_scales: bool) -> FormInTraining:
@@ -216,7 +220,6 @@ class QuantizedInTraining(FormInTraining):
 
     def __init__(self, stored: Quantized, transposed: bool, device: torch.device, train_scales: bool) -> None:
         super().__init__(stored, transposed)
-        self.layout = PLAIN if transposed else stored.layout  # of what the module holds
         self.grid = stored.grid.on(device)
         self.scale = self.grid.scale.float()
         self.log_scale = nn.Parameter(torch.zeros_like(self.scale), requires_grad=train_scales)
@@ -231,15 +234,13 @@ class QuantizedInTraining(FormInTraining):
         return straight_through.as_stored(size * self.scale.sign(), dtype)
 
     def rounded(self, values: Tensor) -> Tensor:
-        matrix = self.layout.matrix(values).reshape(self.stored.codes.shape)
-        near = straight_through.fake_quantize(matrix, self.grid, self.scales())
-        return self.layout.weight(near, tuple(values.shape))
+        near = straight_through.fake_quantize(self.stored.matrix(self.oriented(values)), self.grid, self.scales())
+        return self.oriented(self.stored.layout.weight(near, self.stored.shape))
 
     def encoded(self, values: Tensor) -> Encoded:
         old = self.stored.grid
         grid = replace(old, scale=self.scales().detach().cpu().to(old.scale.dtype))
-        values = values.detach().cpu()
-        return self.stored.on_grid(values.t() if self.transposed else values, grid)
+        return self.stored.on_grid(self.oriented(values.detach().cpu()), grid)
 
 
 def packed_bytes(count: int, bits: int) -> int:

@@ -41,8 +41,11 @@ def choose(encoded: Encoded) -> Choice:
     """The kind for a weight (out, in); vectors stay float32."""
     if len(encoded.shape) != 2:
         return Choice("F32")
-    if not isinstance(encoded, Quantized):
+    if isinstance(encoded, Dense):
         return Choice(_float_kind(encoded))
+    if not isinstance(encoded, Quantized):
+        note = f"there is no {encoded.plan.label} in GGUF, so it was rounded to 16-bit floats"
+        return Choice(_float_kind(encoded), note=note)
     grid, columns = encoded.grid, encoded.codes.shape[1]
     if columns % BLOCK:
         return Choice(_float_kind(encoded), note=f"its rows of {columns} are no whole blocks of {BLOCK}")

@@ -91,6 +91,8 @@ def _notes(leaves: Iterable[Encoded]) -> list[str]:
     plans = [leaf.plan for leaf in leaves]
     fewer = {plan.bits for plan in plans if isinstance(plan, QuantizedPlan) and plan.bits not in (4, 8)}
     told = [f"{bits}-bit integers take {4 if bits < 4 else 8} bits each." for bits in sorted(fewer)]
+    others = {plan.holds for plan in plans if plan.holds not in ("floats", "integers")}
+    told += [f"Values that are {what} take 32 bits each." for what in sorted(others)]
     if any(plan.pruned for plan in plans):
         told.append("Zeros take the room of other values: no runtime computes with ONNX's sparse form.")
     return told
