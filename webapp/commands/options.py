@@ -6,11 +6,12 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp.config import InstallationSettings
+if TYPE_CHECKING:
+    from webapp.config import InstallationSettings
 
 
 class ReadsFiles(click.Command):

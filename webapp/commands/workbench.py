@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from webapp.engine.facts import CheckpointFacts
-from webapp.engine.run.inspection import InspectionJob
-from webapp.engine.run.stages import RunStage, StageJob
-from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
 from webapp.jobs.child import ChildSupervisor, Tell
 from webapp.jobs.examinations import look_at_structure, try_formats
+
+if TYPE_CHECKING:
+    from webapp.engine.run.stages import RunStage
+    from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
 
 Files = dict[str, dict[str, Any]]
 
@@ -30,6 +30,9 @@ class Workbench:
 
     def stage(self, stage: RunStage, sources: SourcesGiven, done: Mapping[str, StageOutput], tell: Tell) -> StageOutput:
         """Does a stage of a run, `done` being those before. Raises ChildFailed, ChildDied or OutOfMemory."""
+        from webapp.engine.run.stages import StageJob
+        from webapp.engine.run.stages.job import StageOutput
+
         place = self._place(stage.name)
         inputs = {name: done[name] for name in stage.inputs if name in done}
         job = StageJob.of(stage, sources, inputs, place / "output", place / "scratch")
@@ -38,6 +41,8 @@ class Workbench:
 
     def checkpoint(self, path: Path, tell: Tell, dequantize: bool = False, use: str | None = None) -> CheckpointGiven:
         """A file after inspection; `use` is what the model is for. See `look_at_structure`. Raises as `stage` does."""
+        from webapp.engine.run.stages.job import CheckpointGiven
+
         folder, facts = self._inspect("inspect_checkpoint", path, tell, dequantize=dequantize, use=use)
         size = path.stat().st_size
         return CheckpointGiven(
@@ -46,22 +51,26 @@ class Workbench:
 
     def dataset(self, path: Path, tell: Tell, split: str = "auto") -> DatasetGiven:
         """A file after inspection; `split` "all": every sample evaluates. Raises as `stage` does."""
+        from webapp.engine.run.stages.job import DatasetGiven
+
         folder, facts = self._inspect("inspect_dataset", path, tell, split=split)
         return DatasetGiven(folder=folder, facts=facts, name=path.stem, digest=digest_of(path))
 
     def look_at_structure(self, checkpoint: CheckpointGiven, tell: Tell) -> CheckpointGiven:
         """The checkpoint, whose facts say what of it can be cut, as recipes want it."""
-        found = look_at_structure(self.supervisor, _facts(checkpoint), self._place("structure"), tell, lambda: False)
-        return checkpoint.model_copy(update={"facts": CheckpointFacts.model_validate(found)})
+        place = self._place("structure")
+        return _told(checkpoint, look_at_structure(self.supervisor, _facts(checkpoint), place, tell, lambda: False))
 
     def try_formats(self, checkpoint: CheckpointGiven, tell: Tell) -> CheckpointGiven:
         """The checkpoint, whose facts say which formats it cannot be written in."""
         place = self._place("formats")
         found = try_formats(self.supervisor, _facts(checkpoint), checkpoint.folder, place, tell, lambda: False)
-        return checkpoint.model_copy(update={"facts": CheckpointFacts.model_validate(found)})
+        return _told(checkpoint, found)
 
     def _inspect(self, task: str, path: Path, tell: Tell, **options: Any) -> tuple[Path, Any]:
         """(where the normalised files lie, the facts)."""
+        from webapp.engine.run.inspection import InspectionJob
+
         place = self._place(f"{sum(1 for _ in self.folder.iterdir())}-{task}")
         job = InspectionJob.model_validate(
             {"task": task, "upload": path.resolve(), "filename": path.name, "output": place / "output", **options}
@@ -74,11 +83,15 @@ class Workbench:
 
 
 @contextmanager
-def workbench(parent: Path) -> Iterator[Workbench]:
-    """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens."""
+def workbench(parent: Path, everything: bool = True) -> Iterator[Workbench]:
+    """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens.
+
+    Without `everything` a child imports only what its work needs: right for a single one.
+    """
     folder = parent / f".pare-{os.getpid()}"
     folder.mkdir()
-    supervisor = ChildSupervisor(threads=os.cpu_count() or 1)
+    supervisor = ChildSupervisor(threads=os.cpu_count() or 1, everything=everything)
+    supervisor.forks.prepare()  # which imports while this process does
     try:
         yield Workbench(folder, supervisor)
     finally:
@@ -88,6 +101,10 @@ def workbench(parent: Path) -> Iterator[Workbench]:
 
 def _facts(checkpoint: CheckpointGiven) -> dict[str, Any]:
     return checkpoint.facts.model_dump(mode="json")
+
+
+def _told(checkpoint: CheckpointGiven, facts: dict[str, Any]) -> CheckpointGiven:
+    return checkpoint.model_copy(update={"facts": type(checkpoint.facts).model_validate(facts)})
 
 
 def digest_of(path: Path) -> str:

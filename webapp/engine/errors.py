@@ -71,6 +71,10 @@ class ArtifactUnproven(PareError):
     status = 500
 
 
+# what Python, NumPy and torch say of it, in small letters
+OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc", "out of memory")
+
+
 class OutOfMemory(PareError):
     """The child process ran out of memory."""
 

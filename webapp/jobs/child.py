@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from webapp.engine.errors import OutOfMemory
-from webapp.engine.weights.memory import WORDS
+from webapp.engine.errors import OUT_OF_MEMORY, OutOfMemory
 
 from .errors import ChildDied, ChildFailed, Stopped
 from .fork_client import Forks
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 ENGINE_CHILD = "webapp.engine.run.child"
 LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
-MEMORY_WORDS = (*WORDS, "memoryerror", "memory allocation of")  # the last is what Rust says
+MEMORY_WORDS = (*OUT_OF_MEMORY, "memoryerror", "memory allocation of")  # the last is what Rust says
 
 
 class CurvePoint(NamedTuple):
@@ -59,6 +58,7 @@ class ChildSupervisor:
 
     entry: str = ENGINE_CHILD
     threads: int = 1
+    everything: bool = True  # see Forks
     restarts: int = 3
     poll_seconds: float = 0.5
     tell_seconds: float = 0.5
@@ -67,7 +67,7 @@ class ChildSupervisor:
     forks: Forks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.forks = Forks(self.entry, self.threads)
+        self.forks = Forks(self.entry, self.threads, self.everything)
 
     def run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
         """Has the job done with `folder` for its files, and returns the child's facts.

@@ -61,11 +61,12 @@ class _StartedForkServer:
     orders: socket.socket
 
     @classmethod
-    def started(cls, entry: str, threads: int) -> _StartedForkServer:
+    def started(cls, entry: str, threads: int, everything: bool) -> _StartedForkServer:
         """Returns before it is ready."""
         orders, theirs = socket.socketpair()
         with theirs:
-            command = python("-m", "webapp.jobs.fork_server", entry, str(OOM_SCORE))
+            asked = (entry, str(OOM_SCORE), *(["everything"] if everything else []))
+            command = python("-m", "webapp.jobs.fork_server", *asked)
             environment = child_environment(threads)
             return cls(subprocess.Popen(command, stdin=theirs, start_new_session=True, env=environment), orders)
 
@@ -77,10 +78,13 @@ class _StartedForkServer:
 
 
 class Forks:
-    """Starts children of the module `entry` (see fork_server); thread-safe."""
+    """Starts children of the module `entry` (see fork_server); thread-safe.
 
-    def __init__(self, entry: str, threads: int) -> None:
-        self.entry, self.threads = entry, threads
+    `everything` that some task needs is imported before the first child, which takes seconds; else what all need.
+    """
+
+    def __init__(self, entry: str, threads: int, everything: bool = True) -> None:
+        self.entry, self.threads, self.everything = entry, threads, everything
         self._server: _StartedForkServer | None = None
         self._one_at_a_time = threading.RLock()
 
@@ -95,7 +99,7 @@ class Forks:
             if self._server is not None and self._server.process.poll() is not None:
                 self._drop(self._server)
             if self._server is None:
-                self._server = _StartedForkServer.started(self.entry, self.threads)
+                self._server = _StartedForkServer.started(self.entry, self.threads, self.everything)
             return self._server
 
     def start(self, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]) -> Fork:

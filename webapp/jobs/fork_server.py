@@ -1,11 +1,12 @@
 """Started as a process: imports once what every child needs, then makes each child by fork, in milliseconds.
 
-    python -m webapp.jobs.fork_server ENTRY OOM_SCORE
+    python -m webapp.jobs.fork_server ENTRY OOM_SCORE [everything]
 
-ENTRY is a module with `main(job_file) -> exit status`, and maybe `preload()`. An order comes on the Unix socket that
-is stdin: JSON {"job": path} with four file descriptors, which become the child's stdin, stdout, stderr and its
-channel. On the channel the child says its process id when it may be killed, and this process its exit status. When
-the socket closes, whoever gave the orders is gone: this process leaves, and the kernel takes its children.
+ENTRY is a module with `main(job_file) -> exit status`, and maybe `preload(everything: bool)`. An order comes on the
+Unix socket that is stdin: JSON {"job": path} with four file descriptors, which become the child's stdin, stdout,
+stderr and its channel. On the channel the child says its process id when it may be killed, and this process its exit
+status. When the socket closes, whoever gave the orders is gone: this process leaves, and the kernel takes its
+children.
 
 It stays single-threaded and computes nothing, for a fork copies one thread and no pool.
 """
@@ -117,14 +118,14 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-def main(entry: str, oom_score: str) -> None:
+def main(entry: str, oom_score: str, *asked: str) -> None:
     work = importlib.import_module(entry)
     if hasattr(work, "preload"):
-        work.preload()
+        work.preload("everything" in asked)
     gc.freeze()  # what is here stays: the collector of a child need not look at it, nor copy its pages
     ForkServer(work, oom_score, socket.socket(fileno=0)).serve()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])
     os._exit(0)

@@ -9,6 +9,7 @@ A step is {"op": NAME, ...}; a safetensors file may carry such a list in its met
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ POOLS: dict[str, Callable[..., Tensor]] = {
     "avg_pool2d": functional.avg_pool2d,
 }
 WITH_TENSORS = ("linear", "conv2d", "batch_norm")
+FEW_PRODUCTS = 50_000_000
 SIZES = {"conv2d": ("stride", "padding", "dilation", "groups"), **dict.fromkeys(POOLS, ("size", "stride", "padding"))}
 
 
@@ -172,9 +174,17 @@ def skeleton(steps: list[Step]) -> Chain:
 
 
 def try_shapes(steps: list[Step], shape: list[int | None]) -> None:
-    """Passes a batch through on the meta device, where nothing is computed. Raises CheckpointRefused if it cannot."""
-    x = torch.empty(2, *(256 if side is None else side for side in shape), device="meta")
+    """Passes a batch of zeros through. Raises CheckpointRefused if the network does not take them.
+
+    On the meta device nothing is computed, but the first operation imports torch's compiler: a second, which a small
+    network does without.
+    """
+    sizes = [256 if side is None else side for side in shape]
+    grown = 2 * sum(step.get("padding", 0) for step in steps)
+    weights = sum(step["in"] * step["out"] * math.prod(step.get("kernel", ())) for step in steps if "in" in step)
+    small = weights * math.prod(side + grown for side in sizes[1:]) < FEW_PRODUCTS
     try:
-        skeleton(steps)(x)
+        with torch.no_grad(), torch.device("cpu" if small else "meta"):
+            Chain(steps).eval()(torch.zeros(2, *sizes))
     except (RuntimeError, ValueError) as error:
         raise CheckpointRefused(f"an input of {shape} does not pass through the network: {error}") from error

@@ -111,11 +111,11 @@ def invalid_value() -> tuple[type[Exception], ...]:
 
 def why_not(config: dict[str, Any]) -> str | None:
     """A sentence on why transformers has no module for this config.json; None where it has one."""
-    from transformers import CONFIG_MAPPING
-
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return "its config.json has no model_type, so the architecture is not known"
+    from transformers import CONFIG_MAPPING  # takes seconds
+
     if model_type not in CONFIG_MAPPING:
         return f"transformers itself has no model type {quoted(model_type)}"
     try:

@@ -25,8 +25,16 @@ DONE, FAILED = 0, 3
 GARBAGE = 100_000  # new objects before it is collected
 
 
-def preload() -> None:
-    """Imports what tasks need, once for all children that are forked afterwards. Starts no thread, touches no GPU."""
+def preload(everything: bool) -> None:
+    """Imports, once for all children that are forked afterwards, what each task needs, or `everything` that some do.
+
+    Starts no thread, touches no GPU.
+    """
+    import torch
+
+    assert torch
+    if not everything:
+        return
     import transformers.modeling_utils
     from transformers.models.auto import modeling_auto, tokenization_auto
 

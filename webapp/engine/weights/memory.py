@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
-WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc", "out of memory")
+from webapp.engine.errors import OUT_OF_MEMORY
 
 
 def is_want_of_memory(error: BaseException) -> bool:
     """Of Python, NumPy and torch; also where another error came of one."""
     said = str(error).lower()
-    wanting = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in said for w in WORDS))
+    told = isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    wanting = isinstance(error, MemoryError) or told
     return wanting or (error.__cause__ is not None and is_want_of_memory(error.__cause__))
 
 
