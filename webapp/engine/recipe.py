@@ -70,11 +70,9 @@ class LayerPatterns(BaseModel):
 
 def _ordered(given: Any) -> Any:
     """A list of [pattern, settings] is taken as the mapping: not every JSON library keeps the order of keys."""
-    if (
-        isinstance(given, dict)
-        and (other := next((key for key in given if not isinstance(key, str)), None)) is not None
-    ):
-        raise PydanticCustomError("pattern", "{key} is not text; put the pattern in quotes", {"key": repr(other)})
+    for key in given if isinstance(given, dict) else ():
+        if not isinstance(key, str):
+            raise PydanticCustomError("pattern", "{key} is not text; put the pattern in quotes", {"key": repr(key)})
     if not isinstance(given, list):
         return given
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in given):
