@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 
@@ -91,15 +92,39 @@ class Bench:
         return self.folders["export-safetensors"] / "model.safetensors"
 
 
-@pytest.fixture
-def labelled(bench, tmp_path):
-    """200 samples that the seeded MLP below labels itself, so that the original is always right."""
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+def labelled_by_itself(bench, module):
+    """200 samples, so that the original is always right."""
     x = torch.randn(200, 64)
-    np.savez(tmp_path / "d.npz", x=x.numpy(), y=module(x).argmax(-1).numpy())
-    facts = bench.dataset(tmp_path / "d.npz", "all")
+    np.savez(bench.root / "d.npz", x=x.numpy(), y=module(x).argmax(-1).numpy())
+    facts = bench.dataset(bench.root / "d.npz", "all")
     return bench.out, facts
+
+
+@pytest.fixture
+def labelled(bench):
+    """Samples of the MLP below."""
+    return labelled_by_itself(bench, seeded_mlp())
+
+
+def seeded_mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+
+
+INTEGERS = ("dynamic_quantization", {})
+
+
+@pytest.fixture(scope="module")
+def with_onnx(tmp_path_factory):
+    """A run of INTEGERS that is done once, for tests that only read it."""
+    from tests.engine.conftest import Bench as Uploads
+
+    uploads, module = Uploads(tmp_path_factory.mktemp("uploads")), seeded_mlp()
+    facts = uploads.checkpoint(uploads.save("mlp.pt", module.state_dict()))
+    checkpoint = uploads.out, facts
+    done = Bench(tmp_path_factory.mktemp("run"), checkpoint, labelled_by_itself(uploads, module), exports=("onnx",))
+    done.run(INTEGERS)
+    return done
 
 
 def test_every_byte_of_the_file_is_on_the_receipt(tmp_path, mlp, labelled):
@@ -233,13 +258,12 @@ def test_a_stage_is_shared_exactly_by_what_it_depends_on():
     assert key("original-onnx", first) == key("original-onnx", other, seed=1, dataset="e")
 
 
-def test_every_artifact_has_its_proof_size_quality_and_speed_in_its_own_runtime(tmp_path, mlp, labelled):
-    bench = Bench(tmp_path, mlp, labelled, exports=("safetensors", "onnx"))
-    concluded = bench.run(("dynamic_quantization", {}))
+def test_every_artifact_has_its_proof_size_quality_and_speed_in_its_own_runtime(with_onnx):
+    concluded = with_onnx.concluded(INTEGERS)
     receipt = concluded["receipt"]
     assert [proof["artifact"] for proof in receipt["proof"]] == ["model.safetensors", "model.onnx"]
     own, onnx = receipt["runtimes"]
-    assert onnx["size_bytes"] == (bench.folders["export-onnx"] / "model.onnx").stat().st_size
+    assert onnx["size_bytes"] == (with_onnx.folders["export-onnx"] / "model.onnx").stat().st_size
     assert "onnxruntime" in onnx["runtime"]
     assert "threads" in onnx["runtime"]
     assert "2 products multiply 8-bit integers" in onnx["notes"][0]
@@ -254,11 +278,8 @@ def test_every_artifact_has_its_proof_size_quality_and_speed_in_its_own_runtime(
 WHY = {"code": "out_of_memory", "message": "The computing process ran out of memory."}
 
 
-def test_a_format_that_failed_is_named_with_its_reason(tmp_path, mlp):
-    bench = Bench(tmp_path, mlp)
-    bench.run(CAST)
-    bench.exports = ("onnx",)
-    concluded = bench.concluded(CAST, failed={"verify-onnx": WHY})
+def test_a_format_that_failed_is_named_with_its_reason(with_onnx):
+    concluded = with_onnx.concluded(INTEGERS, without=("verify-onnx",), failed={"verify-onnx": WHY})
     row = {"artifact": "model.onnx", "format": "onnx", "title": "ONNX", "reason": WHY}
     assert concluded["receipt"]["undelivered"] == [row]
     assert "model.onnx" not in [artifact["name"] for artifact in concluded["receipt"]["artifacts"]]
@@ -266,13 +287,11 @@ def test_a_format_that_failed_is_named_with_its_reason(tmp_path, mlp):
     assert f"Not delivered: model.onnx. {WHY['message']}" in render_text(concluded["receipt"])
 
 
-def test_a_format_that_is_written_later_by_other_code_says_so(tmp_path, mlp):
-    bench = Bench(tmp_path, mlp, exports=("onnx",))
-    bench.run(CAST)
-    earlier = bench.concluded(CAST, without=("verify-onnx",), failed={"verify-onnx": WHY})["receipt"]
+def test_a_format_that_is_written_later_by_other_code_says_so(with_onnx):
+    earlier = with_onnx.concluded(INTEGERS, without=("verify-onnx",), failed={"verify-onnx": WHY})["receipt"]
     assert "onnxruntime" not in earlier["provenance"]["versions"]
     earlier["provenance"]["code"] = "of another day"
-    receipt = bench.concluded(CAST, earlier=earlier)["receipt"]
+    receipt = with_onnx.concluded(INTEGERS, earlier=earlier)["receipt"]
     assert receipt["undelivered"] == []
     assert receipt["provenance"]["code"] == "of another day"
     (later,) = receipt["provenance"]["later"]
@@ -281,16 +300,16 @@ def test_a_format_that_is_written_later_by_other_code_says_so(tmp_path, mlp):
     assert "model.onnx written later, by engine" in render_text(receipt)
 
 
-def test_an_original_that_cannot_be_written_leaves_the_format_proven_and_not_timed(tmp_path, mlp, labelled):
-    bench = Bench(tmp_path, mlp, labelled, exports=("onnx",))
-    for stage in plan_stages(bench.asked(CAST)).values():
-        if not stage.optional:
-            bench.do(stage)
+def test_an_original_that_cannot_be_written_leaves_the_format_proven_and_not_timed(tmp_path, with_onnx):
+    bench = copy(with_onnx)
+    bench.root = tmp_path
+    bench.done = {name: made for name, made in bench.done.items() if name not in ("original-onnx", "verify-onnx")}
+    bench.do(plan_stages(bench.asked(INTEGERS))["verify-onnx"])
     verified = bench.facts["verify-onnx"]
     assert verified["proof"]["agreed"]
     assert verified["result"]["latency_ms"] is None
     assert verified["result"]["metrics"]["accuracy"]["n"] == 200
-    receipt = bench.concluded(CAST, failed={"original-onnx": WHY})["receipt"]
+    receipt = bench.concluded(INTEGERS, failed={"original-onnx": WHY})["receipt"]
     assert receipt["undelivered"] == []
     assert f"so they are not timed. {WHY['message']}" in receipt["runtimes"][1]["notes"][-1]
 
