@@ -36,8 +36,8 @@ export function showPrediction(answer) {
   at("exact").textContent = exact ? "to the byte" : "approximate";
   at("exact").title = exact ? "The file will have exactly this size." : "The values of the weights decide too.";
   facts([
-    ["Parameters not zero", `${whole.format(after.params_nonzero)}`, `of ${whole.format(before.params_total)}`],
-    ["Values stored", whole.format(after.params_stored), ""],
+    ["Nonzero parameters", `${whole.format(after.params_nonzero)}`, `of ${whole.format(before.params_total)}`],
+    ["Stored values", whole.format(after.params_stored), ""],
     ["Sparsity", percent(after.sparsity), ""],
     ["Bits per weight", after.bits_per_weight.toFixed(2), `was ${before.bits_per_weight.toFixed(2)}`],
   ]);

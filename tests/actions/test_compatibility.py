@@ -1,5 +1,5 @@
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
-from webapp.actions.compatibility import first_choice, reasons_against
+from webapp.actions.compatibility import first_choice, incompatible_datasets
 from webapp.store.database import make_engine, make_sessions, upgrade
 
 
@@ -16,7 +16,7 @@ def test_a_labelled_dataset_that_fits_comes_first(tmp_path):
         assert first_choice(session, checkpoint).id == unlabelled.id
         labelled = seed_dataset(session, "labelled.npz")
         assert first_choice(session, checkpoint).id == labelled.id
-        reasons = reasons_against(session, checkpoint)
+        reasons = incompatible_datasets(session, checkpoint)
         assert reasons[labelled.id] is None
         assert "images.npz" in reasons[images.id]
     engine.dispose()

@@ -10,29 +10,31 @@ from sqlalchemy.orm import Session
 from webapp.engine.data.tasks import possible
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.exporters import exporters
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts
-from webapp.engine.run.checks import NamedDataset, check_dataset_fits
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.run.checks import check_datasets
 from webapp.store.models import Checkpoint, Dataset, UploadState
 
+from .run_requests import named
 
-def reasons_against(session: Session, checkpoint: Checkpoint | None) -> dict[str, str | None]:
+
+def incompatible_datasets(session: Session, checkpoint: Checkpoint | None) -> dict[str, str | None]:
     """For every dataset that is ready, newest first: None where it fits, else the sentence that says why not."""
     if checkpoint is None or checkpoint.facts is None:
         return {}
     facts = architecture_only(checkpoint.facts)
     query = select(Dataset).where(Dataset.state == UploadState.READY).order_by(Dataset.created_at.desc(), Dataset.id)
-    return {dataset.id: reason_against(facts, dataset) for dataset in session.scalars(query)}
+    return {dataset.id: why_incompatible(facts, dataset) for dataset in session.scalars(query)}
 
 
-def reason_against(facts: CheckpointFacts, dataset: Dataset) -> str | None:
+def why_incompatible(facts: CheckpointFacts, dataset: Dataset) -> str | None:
     try:
-        check_dataset_fits(facts, NamedDataset(dataset.name, DatasetFacts.model_validate(dataset.facts)), "dataset_id")
+        check_datasets(facts, named(dataset), None)
     except DatasetUnfit as error:
         return error.message
     return None
 
 
-def exports_against(checkpoint: Checkpoint | None) -> dict[str, str | None]:
+def incompatible_formats(checkpoint: Checkpoint | None) -> dict[str, str | None]:
     """For every format that a run may write or not: None where it fits the checkpoint, else why not."""
     choices = {name: form for name, form in exporters().items() if not form.can.always}
     if checkpoint is None or checkpoint.facts is None:
@@ -43,7 +45,7 @@ def exports_against(checkpoint: Checkpoint | None) -> dict[str, str | None]:
 
 def first_choice(session: Session, checkpoint: Checkpoint | None) -> Dataset | None:
     """The oldest dataset that fits, one with labels before one without."""
-    fitting = [id_ for id_, reason in reasons_against(session, checkpoint).items() if reason is None]
+    fitting = [id_ for id_, reason in incompatible_datasets(session, checkpoint).items() if reason is None]
     rows = [row for id_ in reversed(fitting) if (row := session.get(Dataset, id_)) is not None]
     return min(rows, key=lambda row: (row.facts or {}).get("labels") is None, default=None)
 

@@ -133,7 +133,7 @@ def text_positions(points: list[Point]) -> list[str]:
 
 def interval_text(point: Point, form: str) -> str:
     interval = (
-        f" (95 %: {point.low:{form}} to {point.high:{form}})"
+        f" (95 % CI: {point.low:{form}} to {point.high:{form}})"
         if point.low is not None and point.high is not None
         else ""
     )

@@ -154,7 +154,7 @@ def web_command(descriptor: int, transfers_at_once: int) -> list[str]:
 def access_of(settings: InstallationSettings, alone: bool, is_open: bool) -> tuple[str, InstallationSettings]:
     """What is to be said of who may use it, and the settings with its access token. `alone`: on this machine only."""
     if is_open and settings.access_token:
-        raise SettingInvalid("--open asks nobody for a token, but access_token is set; leave one of them away.")
+        raise SettingInvalid("--open asks nobody for a token, but access_token is set; remove one of them.")
     if settings.access_token:
         return "It asks for the access token that is set.", settings
     if is_open:

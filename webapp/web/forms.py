@@ -107,8 +107,8 @@ class RunForm(FlaskForm):
     )
     dataset = SelectField("Dataset", description="Evaluates the original and the result on the same samples.")
     training_dataset = SelectField(
-        "Second dataset to calibrate and train on",
-        description="Takes the place of the dataset's own training part. Samples that both hold are left out.",
+        "Calibration and training dataset",
+        description="Takes the place of the dataset's own training split. Samples that both hold are left out.",
     )
     teacher_checkpoint = SelectField(
         "Teacher of a distillation",

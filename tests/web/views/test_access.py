@@ -131,7 +131,7 @@ def test_beyond_this_machine_a_token_is_made_once_and_said_once(tmp_path):
     assert "WARNING" in notice
     given = InstallationSettings.load(tmp_path, access_token=TOKEN)
     assert access_of(given, alone=True, is_open=False)[1].access_token == TOKEN
-    with pytest.raises(SettingInvalid, match="leave one of them away"):
+    with pytest.raises(SettingInvalid, match="remove one of them"):
         access_of(given, alone=False, is_open=True)
 
 

@@ -33,7 +33,7 @@ COLUMNS = {  # of the table: key, title, unit
     "metric_high": ("95 % CI to", ""),
     "metric_n": ("n", ""),
     "metric_baseline": ("Original's metric", ""),
-    "pareto": ("On the front", ""),
+    "pareto": ("On the Pareto front", ""),
 }
 SETTINGS = ("metric", "x", "scale", "sort", "order", "layer_sort", "layer_order")  # of the address, beside the runs
 

@@ -48,7 +48,7 @@ def inspect_dataset(upload: Path, filename: str, split: Split, out: Path, report
         if split == "all":
             if training is not None:
                 evaluation, training = joined(training, evaluation), None
-                notes.append("Its training part evaluates too, as asked.")
+                notes.append("Its training split evaluates too, as asked.")
         elif training is None:
             training, evaluation = divided(evaluation, filename, notes)
         report.progress(0.6, "Looking for samples that both splits hold")

@@ -38,15 +38,12 @@ def check_run(
 ) -> Preprocessing | None:
     """How images are prepared, whole; None where no dataset holds any.
 
-    `dataset` evaluates, `training` calibrates and trains in place of the dataset's own training part, `teacher` teaches
-    in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the field.
+    `dataset` evaluates, `training` calibrates and trains in place of the dataset's own training split, `teacher`
+    teaches in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the
+    field.
     """
     check_formats(facts, exports, check_recipe(facts, recipe).kinds)
-    spec = facts.architecture
-    used = facts.model_copy(update={"architecture": spec and for_task(spec, task_of(facts, dataset, training))})
-    for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
-        if given is not None:
-            check_dataset_fits(used, given, field)
+    check_datasets(facts, dataset, training)
     parts = [given.facts for given in (dataset, training) if given is not None]
     for index, message in without_data(facts, recipe, dataset, training):
         raise RecipeInvalid(message, f"steps.{index}.technique")
@@ -62,20 +59,23 @@ def task_of(facts: CheckpointFacts, dataset: NamedDataset | None, training: Name
     return resolved(facts.architecture, *given) if facts.architecture else None
 
 
-def check_dataset_fits(facts: CheckpointFacts, dataset: NamedDataset, field: str) -> None:
+def check_datasets(facts: CheckpointFacts, dataset: NamedDataset | None, training: NamedDataset | None) -> None:
     """Raises DatasetUnfit where the samples are of another kind or shape than the architecture's inputs."""
-    spec = facts.architecture
-    if spec is None:
-        raise DatasetUnfit(
-            f"{dataset.name} cannot be used: this checkpoint is weights only "
-            f"({facts.weights_only_because or 'unknown'}), so nothing can be evaluated on it. "
-            "Start the run without a dataset.",
-            field,
-        )
-    try:
-        fit(spec, dataset.facts)
-    except DatasetUnfit as unfit:
-        raise DatasetUnfit(f"{dataset.name} cannot be used. {unfit.message}", field) from None
+    task = task_of(facts, dataset, training)
+    for given, field in ((dataset, "dataset_id"), (training, "training_dataset_id")):
+        if given is None:
+            continue
+        if facts.architecture is None:
+            raise DatasetUnfit(
+                f"{given.name} cannot be used: this checkpoint is weights only "
+                f"({facts.weights_only_because or 'unknown'}), so nothing can be evaluated on it. "
+                "Start the run without a dataset.",
+                field,
+            )
+        try:
+            fit(for_task(facts.architecture, task), given.facts)
+        except DatasetUnfit as unfit:
+            raise DatasetUnfit(f"{given.name} cannot be used. {unfit.message}", field) from None
 
 
 def without_data(
@@ -101,7 +101,7 @@ def without_data(
             yield (
                 index,
                 f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "
-                "training part, or a second dataset to train on.",
+                "training split, or a second dataset to train on.",
             )
 
 

@@ -84,7 +84,7 @@ class Context:
     def calibration(self, samples: int = 0) -> list[Batch]:
         """Batches that techniques may see. Raises DatasetUnfit where there are none."""
         if self.data is None:
-            raise DatasetUnfit("This technique calibrates on data, and the run has no dataset with a training part.")
+            raise DatasetUnfit("This technique calibrates on data, and the run has no dataset with a training split.")
         return self.data.calibration(samples)
 
 

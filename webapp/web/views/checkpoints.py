@@ -66,7 +66,7 @@ def show(id: str) -> str:
         written_as=[form.title for form in exporters().values() if form.refuses(facts) is None],
         unwritable=unwritable(facts),
         tasks=tasks_of(checkpoint.facts or {}),
-        judged_by=JUDGED_BY,
+        evaluated_by=JUDGED_BY,
         treemap=charts.weights_treemap(checkpoint.facts or {}, checkpoint.name),
     )
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import load_only
 from wtforms import SelectField
 
-from webapp.actions.compatibility import architecture_only, exports_against, first_choice, reasons_against
+from webapp.actions.compatibility import architecture_only, first_choice, incompatible_datasets, incompatible_formats
 from webapp.actions.run_requests import RunRequest, create_run
 from webapp.actions.run_requests import ready as require_ready
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
@@ -140,7 +140,7 @@ def offer(form: RunForm) -> None:
     form.teacher_checkpoint.choices = [("", "None: the original teaches"), *form.checkpoint.choices]
     rows = [(d.id, d.name) for d in db.session.scalars(ready(Dataset))]
     form.dataset.choices = [("", NO_DATASET), *rows]
-    form.training_dataset.choices = [("", "None: the training part of the dataset"), *rows]
+    form.training_dataset.choices = [("", "None: the training split of the dataset"), *rows]
     form.exports.choices = [(name, form_.title) for name, form_ in formats().items() if not form_.can.always]
 
 
@@ -160,11 +160,11 @@ def ready(table: Any) -> Any:
 
 
 def fit(checkpoint_id: str | None) -> dict[str, str | None]:
-    return reasons_against(db.session, db.session.get(Checkpoint, checkpoint_id or ""))
+    return incompatible_datasets(db.session, db.session.get(Checkpoint, checkpoint_id or ""))
 
 
 def exports_fit(checkpoint_id: str | None) -> dict[str, str | None]:
-    return exports_against(db.session.get(Checkpoint, checkpoint_id or ""))
+    return incompatible_formats(db.session.get(Checkpoint, checkpoint_id or ""))
 
 
 def page(form: RunForm, error: PareError | None = None, source: Run | None = None) -> str:

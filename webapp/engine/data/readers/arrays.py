@@ -36,7 +36,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def read_arrays(upload: Path, filename: str, notes: list[str]) -> tuple[Arrays, Arrays | None, tuple[str, ...] | None]:
-    """(all of it or the part that evaluates, the part given to train, class names). Raises DatasetRefused."""
+    """(all of it or the evaluation split, the part given to train, class names). Raises DatasetRefused."""
     archive, found = members(upload, filename, DatasetRefused)
     with archive:
         names = {name.removesuffix(".npy"): info for name, info in found.items() if name.endswith(".npy")}

@@ -45,7 +45,7 @@ class Found:
 def read_images(
     upload: Path, filename: str, notes: list[str], report: Report
 ) -> tuple[Images, Images | None, tuple[str, ...] | None]:
-    """(all of it or the part that evaluates, the part given to train, class names or None). Raises DatasetRefused."""
+    """(all of it or the evaluation split, the part given to train, class names or None). Raises DatasetRefused."""
     archive, inside = members(upload, filename, DatasetRefused, MOST_FILES, "a dataset")
     found = _by_folder(inside, filename, notes)
     digests = _checked(archive, inside, found, filename, notes, report)
@@ -65,7 +65,7 @@ def read_images(
     if absent := sorted({one.label for one in found} - {one.label for one in found if one.part == "evaluation"}):
         notes.append(f"No image of {_some(absent)} evaluates.")
     if "evaluation" not in parts:
-        raise DatasetRefused(f"{filename} has no image in the part that evaluates that could be read")
+        raise DatasetRefused(f"{filename} has no image in the evaluation split that could be read")
     return parts["evaluation"], parts.get("training"), labels
 
 

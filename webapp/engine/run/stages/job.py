@@ -142,7 +142,7 @@ class StageJob(SourcesGiven):
         return found
 
     def technique_data(self) -> TechniqueData | None:
-        """What techniques may see: the second dataset's training part or the first's, less what evaluates."""
+        """What techniques may see: the second dataset's training split or the first's, less what evaluates."""
         spec, given = self.spec, self.training_dataset or self.dataset
         if spec is None or given is None or given.facts.training is None:
             return None

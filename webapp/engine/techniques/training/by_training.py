@@ -41,7 +41,7 @@ class ByTraining(Technique):
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         if context.data is None:
-            raise DatasetUnfit(f"{self.title} trains on data, and the run has no dataset with a training part.")
+            raise DatasetUnfit(f"{self.title} trains on data, and the run has no dataset with a training split.")
         own = settings.own
         samples = TrainingSamples.of(context.data, own.validation, context.seed)
         student = Student(model, context.layers, own, best_device(), self.forms(own, context))

@@ -32,7 +32,7 @@ class TrainingSamples:
         source = Source.of(data)
         count = len(source)
         if not count:
-            raise DatasetUnfit("The dataset's training part has no samples to train on.")
+            raise DatasetUnfit("The dataset's training split has no samples to train on.")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         most = MOST_VALIDATION.get(data.spec.task or "", MOST_SAMPLES)
         held = min(max(1, round(validation * count)), most) if validation and count > 1 else 0
