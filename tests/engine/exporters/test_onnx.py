@@ -9,9 +9,7 @@ import torch
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.kv_cache import cache_inputs, empty_cache
 from webapp.engine.data.batches import Batch, outputs
-from webapp.engine.errors import RecipeInvalid
-from webapp.engine.exporters import check_formats, exporters
-from webapp.engine.facts import CheckpointFacts
+from webapp.engine.exporters import exporters
 
 INT8 = ("weight_quantization", {"bits": 8})
 FACTORS = ("low_rank", {"ratio": 0.5})
@@ -98,13 +96,3 @@ def test_integer_products_answer_near_the_original(mlp, apply_steps, given_batch
     assert (simulated - exact).norm() < 0.1 * exact.norm()
     assert (answered(path, {"x": x}) - simulated).norm() < 0.05 * exact.norm()
     assert [outcome.layer for outcome in outcomes] == ["0", "2"]
-
-
-def test_what_cannot_be_written_is_said_before_anything_runs():
-    about = {"format": "safetensors", "tensors": (), "layers": (), "weights_bytes": 1}
-    facts = CheckpointFacts(**about, weights_only_because="Its architecture is not known.")
-    with pytest.raises(RecipeInvalid, match="Its architecture is not known"):
-        check_formats(facts, ["safetensors", "onnx"])
-    with pytest.raises(RecipeInvalid, match="There is no export"):
-        check_formats(facts, ["safetensors", "keras"])
-    check_formats(facts, [])
