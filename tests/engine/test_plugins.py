@@ -5,12 +5,12 @@ import pytest
 from tests.plug_ins import ROOMS
 
 FOUND = {room: getattr(package, room) for room, package in ROOMS.items()}
-BASES = {"architectures": "Architecture", "exporters": "Exporter", "importers": "Importer", "techniques": "Technique"}
-TAKEN = {
-    "architectures": ("architectures.resnet", "ResNet", "resnet"),
-    "exporters": ("exporters.onnx", "OnnxExporter", "onnx"),
-    "importers": ("importers.gguf", "GgufImporter", "gguf"),
-    "techniques": ("techniques.cast", "Cast", "cast"),
+KNOWN = {  # room: what they derive from; one that is there, in which file of it, and its name
+    "architectures": ("Architecture", "resnet", "ResNet", "resnet"),
+    "exporters": ("Exporter", "onnx", "OnnxExporter", "onnx"),
+    "importers": ("Importer", "gguf", "GgufImporter", "gguf"),
+    "stages": ("RunStage", "baseline", "BaselineStage", "baseline"),
+    "techniques": ("Technique", "cast", "Cast", "cast"),
 }
 
 
@@ -22,15 +22,15 @@ TAKEN = {
         ("1 / 0", "'mine'.*cannot be imported: ZeroDivisionError"),
         ("A = 5", "'mine'.*names 5, which is no subclass of {base}"),
         (
-            "from webapp.engine.{room} import {base}\nclass A({base}): name = family = 'a'",
+            "from {package} import {base}\nclass A({base}): name = family = kind = 'a'",
             "'mine'.*names A, which lacks ",
         ),
-        ("from webapp.engine.{module} import {kind}\nclass A({kind}): pass", "Two {room} are called '{name}'"),
+        ("from {package}.{file} import {kind}\nclass A({kind}): pass", "Two {room} are called '{name}'"),
     ],
 )
 def test_a_broken_entry_point_stops_the_program_and_is_named(plug_ins, room, source, said):
-    module, kind, name = TAKEN[room]
-    about = {"room": room, "base": BASES[room], "module": module, "kind": kind, "name": name}
+    about = dict(zip(("base", "file", "kind", "name"), KNOWN[room], strict=True))
+    about |= {"room": room, "package": ROOMS[room].__name__}
     plug_ins.package(source.format(**about), "own_ones", {room: "mine = own_ones:A"})
     with pytest.raises(RuntimeError, match=said.format(**about)):
         FOUND[room]()
