@@ -80,6 +80,9 @@ def test_an_override_is_what_an_own_step_would_be(checkpoint, apply_steps, given
     without = apply_steps(checkpoint, (name, settings, every), data=data)
     assert held(*overridden, layer) != held(*without, layer)
 
+    asked = (KNOWN[name].Settings.model_validate(each) for each in (settings, settings | {key: other}))
+    assert len({KNOWN[name].needs_for(each) for each in asked}) == 1, "what a step needs is decided by its own settings"
+
     own = (name, settings | {key: other}, {"include": [layer]})
     others = [] if name in ALONE else [(name, settings, {"exclude": [layer]})]
     apart = apply_steps(checkpoint, *others, own, data=data)
