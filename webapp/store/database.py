@@ -9,10 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -105,18 +102,35 @@ def upgrade(engine: Engine) -> None:
 
     Raises DatabaseUnusable when the database cannot be reached or was made by a newer Pare.
     """
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     try:
         with engine.begin() as connection:
             _lock(connection)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if not _is_of_this_version(connection):
+                _migrate(engine, connection)
+    except OperationalError as error:
+        raise DatabaseUnusable(unreachable(engine, error)) from error
+
+
+def _is_of_this_version(connection: Connection) -> bool:
+    """As it is at every start but the first, for which Alembic (with Mako and Pygments: 10 MB) is not imported."""
+    newest = max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    known = inspect(connection).has_table("alembic_version")
+    return known and connection.scalar(text("SELECT version_num FROM alembic_version")) == newest
+
+
+def _migrate(engine: Engine, connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
     except CommandError as error:
         shown = engine.url.render_as_string(hide_password=True)
         raise DatabaseUnusable(f"The database {shown} was made by a newer Pare ({error}); update this one.") from error
-    except OperationalError as error:
-        raise DatabaseUnusable(unreachable(engine, error)) from error
 
 
 def unreachable(engine: Engine, error: OperationalError) -> str:

@@ -1,12 +1,16 @@
 """A GGUF file holds the compressed model: its integers as they are, its floats in half precision, its tokenizer."""
 
+import copy
+
 import gguf
 import pytest
 import torch
 
+from webapp.engine.architectures.transformers_family import parsed_config
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
+from webapp.engine.importers.gguf.names import why_not
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import check_recipe
@@ -188,6 +192,22 @@ def test_what_llama_cpp_does_not_compute_is_said_before_anything_runs(language_m
     assert "runs language models" in FORM.refuses(mlp[1])
     odd = language_model(hidden_act="gelu")[1]
     assert "SiLU" in FORM.refuses(odd)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ({}, "default"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "linear"),
+    ],
+)
+def test_the_kind_of_positions_is_read_as_transformers_reads_it(told, kind):
+    config = {"model_type": "llama", "max_position_embeddings": 64, **told}
+    assert parsed_config(copy.deepcopy(config)).rope_parameters["rope_type"] == kind
+    assert (why_not(config) is None) == (kind in ("default", "linear"))
+    assert kind in (why_not(config) or kind)
 
 
 def test_factors_are_refused_with_the_way_out(language_model, apply_steps, tmp_path):

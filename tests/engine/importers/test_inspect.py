@@ -4,14 +4,18 @@ import json
 import re
 import stat
 import struct
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import webapp
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.progress import Silent
 from webapp.engine.weights.safetensors import write_safetensors
@@ -235,3 +239,20 @@ def test_many_tensors_are_inspected_in_seconds(bench):
         assert time.process_time() - began < 0.0006 * len(names)
         assert [tensor.name for tensor in facts.tensors] == (names if path.suffix == ".pt" else sorted(names))
         assert len(facts.layers) == len(names)
+
+
+INSPECTION = """
+import sys
+from pathlib import Path
+from webapp.engine.importers.inspect import inspect_checkpoint
+from webapp.engine.progress import Silent
+
+facts = inspect_checkpoint(Path(sys.argv[1]), "digits_cnn.safetensors", Path(sys.argv[2]), Silent())
+print(facts.architecture.family, *({"transformers", "torch._dynamo", "sympy", "gguf", "onnx"} & set(sys.modules)))
+"""
+
+
+def test_a_small_network_is_inspected_without_what_takes_seconds_to_import(tmp_path):
+    sample = Path(webapp.__file__).parent / "samples" / "digits_cnn.safetensors"
+    told = subprocess.run([sys.executable, "-c", INSPECTION, sample, tmp_path], capture_output=True, text=True)
+    assert (told.stdout.split(), told.stderr) == (["cnn"], "")

@@ -11,7 +11,7 @@ from webapp.engine.techniques import techniques
 from webapp.store.models import Checkpoint, UploadState
 
 COMPUTES = {"torch", "torch_pruning", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "scipy", "gguf"}
-SELDOM = {"tokenizers", "huggingface_hub", "tensorflow", "sympy", "pandas", "pyarrow"}
+SELDOM = {"alembic", "cryptography", "tokenizers", "huggingface_hub", "tensorflow", "sympy", "pandas", "pyarrow"}
 MOST_MB = 150
 NARROWER, STUDENT = ("structured_pruning", {"round_to": 1}), ("smaller_student", {"round_to": 1})
 DROPPED = ("layer_drop", {"blocks": 1})
