@@ -44,7 +44,8 @@ class FactoredModule(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The first factor's: for a model that asks a layer for its weight's dtype or device."""
-        return next(self.parameters())
+        first: Tensor = getattr(self, next(iter(self.runs))).weight
+        return first
 
     def leaves(self, encoded: Composite) -> dict[str, tuple[Encoded, bool]]:
         """What is behind each of its tensors, but for the bias, and whether it holds the transpose of that."""
