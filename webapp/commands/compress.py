@@ -196,7 +196,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 def _deliver(out: Path, original: Path, exported: list[Path], receipt: dict[str, Any], recipe: str) -> None:
     """The finished folder: the checkpoint's companions, the weights, the receipt."""
-    from webapp.engine.importers.inspect import WEIGHTS
+    from webapp.engine.weights.model import WEIGHTS
 
     shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
     for folder in exported:

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from webapp.config import InstallationSettings
+from webapp.engine.weights.model import WEIGHTS
 from webapp.serving.__main__ import UNLOADABLE
 from webapp.serving.client import state_of
 from webapp.serving.errors import Unavailable
@@ -22,7 +23,6 @@ from webapp.store.models import Deployment, DeploymentState
 from .processes import child_environment, python
 from .supervised_process import Service
 
-WEIGHTS = ("model.safetensors",)  # of the checkpoint: everything beside them is small and may belong to its tokenizer
 FALSE_STARTS = 3  # so often may the process die before it ever answered
 LOOK_SECONDS = 1.0  # between two looks at a process that answers
 PATIENCE_SECONDS = 2.0  # for an answer to a look
@@ -122,7 +122,8 @@ class ModelProcess:
     def _lay_out(self, row: Deployment, settings: InstallationSettings, files: FileStore) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         stages = {stage.name: stage.files for stage in row.run.stages}
-        beside = {name: entry for name, entry in row.run.checkpoint.files.items() if name not in WEIGHTS}
+        # all but the weights is small, and may belong to the tokenizer
+        beside = {name: entry for name, entry in row.run.checkpoint.files.items() if name != WEIGHTS}
         files.materialise(beside | stages.get(row.stage, {}), self.folder)
         about = {**row.about, "name": row.name, "model": row.artifact, "threads": settings.threads(settings.workers)}
         (self.folder / ABOUT).write_text(json.dumps(about), encoding="utf8")

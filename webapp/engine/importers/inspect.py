@@ -24,6 +24,7 @@ from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from webapp.engine.lazy import torch
 from webapp.engine.plugins import one_of
 from webapp.engine.progress import ProgressPart, Report
+from webapp.engine.weights.model import WEIGHTS
 from webapp.engine.weights.safetensors import (
     MOST_TENSORS,
     NAMES,
@@ -41,7 +42,6 @@ from .widening import WIDER, widen
 log = logging.getLogger(__name__)
 
 STEP = 0.001  # of the bytes, between two notes of progress
-WEIGHTS = "model.safetensors"
 BARE = "linear"
 FOREIGN = (  # (offset, bytes) -> what it is
     (0, b"\x89HDF\r\n\x1a\n", f"an HDF5 file, as Keras writes it, whose layers are Python code; {FROM_KERAS}"),
@@ -294,4 +294,4 @@ def _facts(
     )
 
 
-__all__ = ["WEIGHTS", "inspect_checkpoint"]
+__all__ = ["inspect_checkpoint"]

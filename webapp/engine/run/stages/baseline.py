@@ -14,6 +14,7 @@ from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import Scores, number_text, summarise
 from webapp.engine.run.sizes import measure_file
 from webapp.engine.run.wiring import judged, marked
+from webapp.engine.weights.model import WEIGHTS
 
 from .base import RunStage, SourceDigests, StageResults
 from .job import RunGiven, StageJob
@@ -36,7 +37,7 @@ class BaselineStage(RunStage):
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         report.progress(0.0, "Reading the original")
-        sizes = measure_file(job.checkpoint.folder / "model.safetensors", job.original(), job.checkpoint.facts)
+        sizes = measure_file(job.checkpoint.folder / WEIGHTS, job.original(), job.checkpoint.facts)
         why_not = job.unavailable()
         found: Scores = {}
         scores: dict[str, Any] = {}

@@ -19,6 +19,7 @@ from webapp.engine.run.wiring import refusal
 from webapp.engine.techniques import DATA_NEEDS, Context, technique
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.memory import release_freed_memory
+from webapp.engine.weights.model import WEIGHTS
 from webapp.engine.weights.safetensors import same_tensors
 
 from .base import RunStage, SourceDigests, StageResults
@@ -120,7 +121,7 @@ class StepStage(RunStage):
     def _source(self, job: StageJob) -> Path:
         """The file that the step begins from."""
         if self.number == 1:
-            return job.checkpoint.folder / "model.safetensors"
+            return job.checkpoint.folder / WEIGHTS
         return job.inputs[self.name_of(self.number - 1)].folder / STATE
 
 
