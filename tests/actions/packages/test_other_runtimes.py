@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import yaml
@@ -11,7 +12,7 @@ from gguf import GGUFReader
 
 from tests.actions.packages.test_packages import finished, unpacked
 from tests.engine.exporters.test_delivered import language_model, prose
-from webapp.engine.exporters.onnx.signature import EXAMPLE
+from webapp.actions.packages import offered
 
 __all__ = ["language_model", "prose"]
 
@@ -41,7 +42,8 @@ def test_tensorflow_answers_the_shipped_request_from_the_version_folder(tmp_path
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", TENSORFLOW, folder / here / "1", folder / "request.json", tmp_path / "found.npy"]
     subprocess.run(command, check=True, cwd=tmp_path, env=env)
-    with taken.open_stage("verify-savedmodel", EXAMPLE) as file, np.load(file) as example:
+    _, model = offered(taken.run)["tensorflow-serving"]
+    with replace(taken, model=model).example() as file, np.load(file) as example:
         assert np.allclose(np.load(tmp_path / "found.npy"), example["output"], atol=1e-5)
     name = here.removeprefix("./")
     assert f"/v1/models/{name}:predict" in (folder / "README.md").read_text()
