@@ -58,7 +58,7 @@ class Api:
         asked = {"checkpoint_id": checkpoint, "recipe": recipe, "dataset_id": dataset, "name": name, **more}
         return self.post("/runs", {key: value for key, value in asked.items() if value is not None})
 
-    def finished(self, run_id: str, seconds: float = 180) -> Answer:
+    def finished(self, run_id: str, seconds: float = PATIENCE_SECONDS) -> Answer:
         return self.wait(f"/runs/{run_id}", lambda run: run["state"] in ("succeeded", "failed", "cancelled"), seconds)
 
     def wait(self, path: str, until: Callable[[Answer], bool], seconds: float = PATIENCE_SECONDS) -> Answer:

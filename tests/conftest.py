@@ -76,12 +76,6 @@ def zoo():
 
 
 @pytest.fixture
-def traced_once(monkeypatch):
-    """Graphs come from the zoo where another test had the same module traced."""
-    monkeypatch.setattr("webapp.engine.exporters.onnx.assembly.traced", animals.traced)
-
-
-@pytest.fixture
 def plug_ins(tmp_path, monkeypatch):
     """See tests/plug_ins.py."""
     from tests.plug_ins import PlugIns

@@ -6,16 +6,12 @@ import functools
 import logging
 import os
 
-import boto3
-from moto.server import ThreadedMotoServer
-
 REGION = "us-east-1"
 
 
 class ObjectStore:
     def __init__(self) -> None:
-        self._server = ThreadedMotoServer("127.0.0.1", 0)
-        self._server.start()
+        self._start(0)
         _, self.port = self._server.get_host_and_port()
         os.environ |= {  # as boto and s3fs read them, in the processes that tests start too
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
@@ -26,6 +22,8 @@ class ObjectStore:
 
     def bucket(self, name: str) -> str:
         """The URL of a new bucket."""
+        import boto3
+
         boto3.client("s3").create_bucket(Bucket=name)
         return f"s3://{name}/pare"
 
@@ -35,7 +33,12 @@ class ObjectStore:
 
     def start(self) -> None:
         """On the port that it had."""
-        self._server = ThreadedMotoServer("127.0.0.1", self.port)
+        self._start(self.port)
+
+    def _start(self, port: int) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer("127.0.0.1", port)
         self._server.start()
 
 

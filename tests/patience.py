@@ -8,7 +8,7 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 
-PATIENCE_SECONDS = 120.0  # for what must come by itself
+PATIENCE_SECONDS = 300.0  # for what must come by itself
 CANCELLED_WITHIN_SECONDS = 3.0  # as is promised
 
 

@@ -163,12 +163,11 @@ def inspected(name: str, upload: Callable[[Path], Path]):
     from webapp.engine.facts import CheckpointFacts
     from webapp.engine.importers.inspect import inspect_checkpoint
     from webapp.engine.progress import Silent
-    from webapp.engine.techniques.surgery import with_structure
 
     def build(folder: Path) -> None:
         path = upload(folder)
         (folder / "inspected").mkdir()
-        facts = with_structure(inspect_checkpoint(path, path.name, folder / "inspected", Silent()))
+        facts = inspect_checkpoint(path, path.name, folder / "inspected", Silent())
         (folder / "facts.json").write_text(facts.model_dump_json())
 
     folder = once(name, build)
@@ -176,7 +175,8 @@ def inspected(name: str, upload: Callable[[Path], Path]):
 
 
 def checkpoint(family: str, dtype: str = "float32"):
-    """One of FAMILIES, inspected: the folder of its normalised files, and its facts."""
+    """One of FAMILIES, inspected: the folder of its normalised files, and its facts with what of it can be cut."""
+    from webapp.engine.techniques.surgery import with_structure
 
     def upload(folder: Path) -> Path:
         import torch
@@ -194,7 +194,8 @@ def checkpoint(family: str, dtype: str = "float32"):
                 archive.write(path, f"model/{path.name}")
         return folder / f"{family}.zip"
 
-    return inspected(f"{family} {dtype}", upload)
+    folder, facts = inspected(f"{family} {dtype}", upload)
+    return folder, with_structure(facts)
 
 
 def model(family: str, form: str = "dense", dtype: str = "float32"):

@@ -71,6 +71,14 @@ class Bench:
         return refused.value.message
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traced_once():
+    """Graphs come from the zoo where another test had the same module traced."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("webapp.engine.exporters.onnx.assembly.traced", animals.traced)
+        yield
+
+
 @pytest.fixture
 def bench(tmp_path):
     return Bench(tmp_path)

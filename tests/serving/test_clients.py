@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import openai
 import pytest
 import requests
 
@@ -18,7 +17,14 @@ def deployed(tmp_path_factory):
 
 
 @pytest.fixture
-def client(deployed):
+def openai():
+    import openai
+
+    return openai
+
+
+@pytest.fixture
+def client(openai, deployed):
     url, token = deployed["writer"]
     with openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0) as client:
         yield client
@@ -51,7 +57,7 @@ def test_openai_streams(client):
     assert found[-1].usage.completion_tokens == 4
 
 
-def test_openai_hears_what_is_wrong_in_its_own_classes(client, deployed):
+def test_openai_hears_what_is_wrong_in_its_own_classes(openai, client, deployed):
     with pytest.raises(openai.BadRequestError, match="Tools is not supported") as refused:
         client.completions.create(model="writer", prompt="one", extra_body={"tools": [{}]})
     assert refused.value.type == "invalid_request_error"
@@ -62,7 +68,7 @@ def test_openai_hears_what_is_wrong_in_its_own_classes(client, deployed):
         stranger.models.list()
 
 
-def test_openai_embeds(deployed):
+def test_openai_embeds(openai, deployed):
     url, token = deployed["encoder"]
     with openai.OpenAI(base_url=f"{url}/v1", api_key=token) as client:
         found = client.embeddings.create(model="encoder", input=["one two", "one"])

@@ -33,6 +33,9 @@ def answer(model, x):
         return build(model)(x)
 
 
+@pytest.mark.parametrize(
+    "network", ["vgg", "efficientnet", pytest.param("mobilenet_v2", marks=pytest.mark.slow)], indirect=True
+)
 def test_weights_are_pruned_quantized_and_factored_and_the_onnx_file_answers_alike(network, apply_steps, tmp_path):
     steps = ("magnitude_pruning", {"sparsity": 0.3}), ("low_rank", {"ratio": 0.7}), ("weight_quantization", {"bits": 8})
     model, outcomes = apply_steps(network, *steps)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from webapp.engine.architectures import architecture
 from webapp.engine.data.batches import batches, outputs, synthetic
@@ -138,6 +137,8 @@ def test_what_does_not_fit_is_refused_with_both_sides(spec, dataset, sentence):
 
 
 def test_a_text_that_the_tokenizer_cannot_read_gets_a_sentence():
+    from transformers import PreTrainedTokenizerFast
+
     """Of a tokenizer without a token for what is unknown, the library raises a bare Exception."""
     words = Tokenizer(models.Unigram([("a", -1.0), ("b", -1.0)]))
     assert tokenized(PreTrainedTokenizerFast(tokenizer_object=words), "ab")["input_ids"] == [0, 1]

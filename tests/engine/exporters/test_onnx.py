@@ -18,7 +18,8 @@ FACTORS = ("low_rank", {"ratio": 0.5})
 @pytest.fixture
 def transformer(bench, tiny, tmp_path):
     def made(name, model_type):
-        tiny(name, model_type).save_pretrained(tmp_path / "model")
+        layers = {"n_layer" if model_type == "gpt2" else "num_hidden_layers": 1}
+        tiny(name, model_type, **layers).save_pretrained(tmp_path / "model")
         facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
         return bench.out, facts
 

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.engine.importers.model_types import DECODER
+from tests.engine.importers.model_types import DECODER as LAYERS
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.kv_cache import CachedReader, cache_inputs
 from webapp.engine.data.batches import outputs, synthetic
@@ -13,10 +13,11 @@ from webapp.engine.exporters import exporters
 from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.weights.model import Model
 
+DECODER = {**LAYERS, "num_hidden_layers": 1}
 KEEPING = {  # class -> model type, config
     "LlamaForCausalLM": ("llama", DECODER),
-    "GPT2LMHeadModel": ("gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 64}),
-    "BloomForCausalLM": ("bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40}),
+    "GPT2LMHeadModel": ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 40, "n_positions": 64}),
+    "BloomForCausalLM": ("bloom", {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 40}),
     "MistralForCausalLM": ("mistral", {**DECODER, "sliding_window": 20}),
     "MixtralForCausalLM": ("mixtral", {**DECODER, "num_local_experts": 4}),
 }

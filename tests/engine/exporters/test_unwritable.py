@@ -8,9 +8,6 @@ from tests.engine.importers.exported_program.exported import export
 from tests.zoo import build_tiny
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exporters import check_formats, unwritable
-from webapp.engine.exporters.onnx.trace import Untraceable
-from webapp.engine.exporters.onnx.trace import told as explained
-from webapp.engine.exporters.onnx.trial import make_shallow
 from webapp.engine.weights.safetensors import LazyTensor, lazy_tensors
 
 GRAPHS = {"onnx", "program", "savedmodel"}
@@ -63,6 +60,9 @@ def test_a_forward_that_looks_at_values_is_in_no_graph_and_still_in_the_others(t
     ],
 )
 def test_what_the_tracer_says_is_put_into_words(said, told):
+    from webapp.engine.exporters.onnx.trace import Untraceable
+    from webapp.engine.exporters.onnx.trace import told as explained
+
     with pytest.raises(Untraceable) as raised, explained():
         raise RuntimeError(said)
     assert told in f"{raised.value}."
@@ -87,6 +87,8 @@ def test_no_value_is_read(bench, tmp_path, monkeypatch):
 
 
 def test_of_layers_that_are_alike_a_few_are_traced():
+    from webapp.engine.exporters.onnx.trial import make_shallow
+
     def block(width):
         return nn.ModuleList([nn.Linear(width, width)])
 
@@ -99,6 +101,8 @@ def test_of_layers_that_are_alike_a_few_are_traced():
 
 
 def test_layers_that_differ_in_a_setting_are_of_two_kinds():
+    from webapp.engine.exporters.onnx.trial import make_shallow
+
     module = nn.Module()
     module.layers = nn.ModuleList(nn.Dropout(p) for p in (0.1, 0.1, 0.1, 0.5, 0.1))
     assert make_shallow(module) == 1

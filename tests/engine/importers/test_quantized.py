@@ -4,8 +4,6 @@ import json
 
 import pytest
 import torch
-from compressed_tensors.compressors.base import BaseCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 
 from webapp.engine.architectures.build import build
@@ -43,6 +41,9 @@ def rewrite(folder, change, quantization):
 
 def by_library(form, **args):
     """(the change, the quantization_config) as compressed-tensors itself writes them."""
+    from compressed_tensors.compressors.base import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
     scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**args), format=form)
     bits, group = args["num_bits"], args.get("group_size")
     largest = 448.0 if args.get("type") == "float" else 2 ** (bits - 1) - 1

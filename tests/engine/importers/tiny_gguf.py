@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import gguf
 import numpy as np
 import torch
-import transformers
 
-from webapp.engine.importers.gguf.model import rope_factors
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOKENS = ["<|endoftext|>", "a", "b", "c", "Ġ", "ab", "Ġa"]
 SIZES = {
@@ -77,8 +79,10 @@ STRETCHED = {  # positions for longer texts than a model was trained on: (archit
 PLUS_ONE = ("gemma2", "gemma3", "nemotron")  # whose norms' weights are stored with one added
 
 
-def model_of(architecture: str, **changes: object) -> transformers.PreTrainedModel:
+def model_of(architecture: str, **changes: object) -> PreTrainedModel:
     """In eval mode, every parameter drawn anew so that none is the one that it begins with."""
+    import transformers
+
     name, own = MODELS[architecture]
     kind = getattr(transformers, name)
     torch.manual_seed(0)
@@ -117,6 +121,8 @@ def write_gguf(path, model, architecture="llama", kind="F32", drop=(), extra=(),
 
 def _factors(config):
     """The tensors that say by what frequencies are divided."""
+    from webapp.engine.importers.gguf.model import rope_factors
+
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "llama3":
         yield "rope_freqs.weight", rope_factors(config).numpy()

@@ -101,7 +101,10 @@ def checkpoint(bench, tmp_path):
 @pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's own, of how it runs them
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in ("lines", "rnn", "experts_inputs_first") else n for n in MADE],
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("lines", "rnn", "gru", "experts_inputs_first") else n
+        for n in MADE
+    ],
 )
 def test_it_is_pruned_and_quantized_and_proven_in_every_format(checkpoint, apply_steps, tmp_path, name):
     folder, facts = checkpoint(name)

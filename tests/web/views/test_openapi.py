@@ -2,11 +2,7 @@
 
 import re
 
-import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
 
@@ -47,12 +43,18 @@ def test_the_page_for_people_lists_every_route(client):
 
 def modes_of(operation):
     """Right and wrong requests; an operation that takes nothing cannot be asked wrongly."""
+    from schemathesis import GenerationMode
+
     takes = list(operation.iter_parameters()) or operation.body
     return [GenerationMode.POSITIVE, GenerationMode.NEGATIVE] if takes else [GenerationMode.POSITIVE]
 
 
 def test_answers_fit_the_document(app, session, seed):
     """Requests made up from the document: none gives a server error, every answer is one that the document names."""
+    import schemathesis
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
     seed()
     seed_checkpoint(session, "other.safetensors")
     seed_dataset(session, "other.npz")

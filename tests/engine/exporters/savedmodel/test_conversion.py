@@ -9,14 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnx_ir
 import onnxruntime
 import pytest
 import torch
 
 from tests.engine.exporters.savedmodel.modules import Efficient, Lines, Mixed, seeded
-from webapp.engine.exporters.onnx.assembly import assembled
-from webapp.engine.exporters.onnx.trace import OPSET, _quietly
 from webapp.engine.exporters.savedmodel.processes import environment
 
 HERE = Path(__file__).parent
@@ -97,10 +94,15 @@ def _filled(given, batch: int, size: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def prepared(bench, tiny, apply_steps, given_batches, tmp_path) -> Prepared:
+    import onnx_ir
+
+    from webapp.engine.exporters.onnx.assembly import assembled
+    from webapp.engine.exporters.onnx.trace import OPSET, _quietly
+
     made = Prepared(tmp_path / "prepared")
     made.root.mkdir()
     for name, (class_name, model_type, steps) in FAMILIES.items():
-        tiny(class_name, model_type).to(torch.bfloat16).save_pretrained(tmp_path / name)
+        tiny(class_name, model_type, num_hidden_layers=1).to(torch.bfloat16).save_pretrained(tmp_path / name)
         facts = bench.checkpoint(bench.zip_folder(tmp_path / name, f"{name}.zip"))
         model, _ = apply_steps((bench.out, facts), *steps, data=given_batches(facts.architecture))
         onnx_ir.save(assembled(model).model, made.folder(name) / "model.onnx")

@@ -28,7 +28,7 @@ PRUNE_AND_QUANTIZE = (("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantiz
 
 
 @pytest.fixture
-def run(bench, tmp_path, traced_once):
+def run(bench, tmp_path):
     """Runs a recipe on a case and on 160 samples that the module labels itself."""
 
     def go(name, *steps, exports=("safetensors",)):

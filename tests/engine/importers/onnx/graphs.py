@@ -40,20 +40,22 @@ def cnn() -> nn.Module:
 
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
 PLACES = {"vocab_size": 60, "max_position_embeddings": 64}
 
 
 def bert() -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
-    return Logits(BertForSequenceClassification(BertConfig(**SMALL, **PLACES, num_labels=3)), TEXT)
+    return Logits(
+        BertForSequenceClassification(BertConfig(**{**SMALL, **PLACES, "num_hidden_layers": 2}, num_labels=3)), TEXT
+    )
 
 
 def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    config = GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=64)
     return Logits(GPT2LMHeadModel(config), TEXT[:1], use_cache=False)
 
 

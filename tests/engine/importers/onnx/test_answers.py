@@ -18,9 +18,9 @@ LAYERS = {
     "mlp": ["0", "3"],
     "cnn": ["0", "4", "8"],
     "bert": 17,
-    "gpt2": 11,
-    "llama": 16,
-    "vit": 14,
+    "gpt2": 7,
+    "llama": 9,
+    "vit": 8,
     "recurrent": 2 * 2 * 2 + 2 + 1,
     "resnet": 1 + 4 * 2 + 3 + 1,
 }

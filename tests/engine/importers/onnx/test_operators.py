@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
-from onnx.backend.test.loader import load_model_tests
 
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.onnx.graph import GraphNode
@@ -67,6 +66,8 @@ def plain(item):
 
 @pytest.mark.filterwarnings("ignore")
 def test_operators_agree_with_the_cases_of_the_standard():
+    from onnx.backend.test.loader import load_model_tests
+
     agreed, wrong = Counter(), []
     for case in load_model_tests(kind="node"):
         if (

@@ -9,7 +9,7 @@ from tests.engine.run.test_stages import Bench as Run
 
 
 @pytest.fixture
-def run(bench, tmp_path, traced_once):
+def run(bench, tmp_path):
     """Runs a recipe on a case and on 160 samples that the file itself labels."""
 
     def go(name, *steps, exports=("safetensors", "onnx")):
