@@ -12,6 +12,7 @@ from gguf import GGUFReader
 
 from tests.actions.packages.test_packages import finished, unpacked
 from tests.engine.exporters.test_delivered import language_model, prose
+from webapp.actions.packages import offered
 
 __all__ = ["language_model", "prose"]
 
@@ -41,7 +42,7 @@ def test_tensorflow_answers_the_shipped_request_from_the_version_folder(tmp_path
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", TENSORFLOW, folder / here / "1", folder / "request.json", tmp_path / "found.npy"]
     subprocess.run(command, check=True, cwd=tmp_path, env=env)
-    (model,) = (each for each in taken.run.delivered if each.format == "savedmodel")
+    _, model = offered(taken.run)["tensorflow-serving"]
     with replace(taken, model=model).example() as file, np.load(file) as example:
         assert np.allclose(np.load(tmp_path / "found.npy"), example["output"], atol=1e-5)
     name = here.removeprefix("./")

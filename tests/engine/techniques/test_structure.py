@@ -122,6 +122,14 @@ def test_what_is_derived_is_what_the_module_has(made, family, steps):
         assert alike(facts) == alike(real.model_copy(update={"structure": look_at(real)}))
 
 
+def test_stages_are_no_row_of_blocks_of_which_one_could_leave(bench, tiny, tmp_path):
+    sizes = {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+    tiny("SwinForImageClassification", "swin", **sizes).save_pretrained(tmp_path / "swin")
+    found = look_at(bench.checkpoint(bench.zip_folder(tmp_path / "swin")))
+    assert (found.groups, found.blocks, found.unknown) == ((), None, None)
+    assert any("no one number of heads" in why for why in found.stays)
+
+
 def test_what_the_library_s_module_would_not_have_is_skipped_with_a_sentence(made):
     facts, model = made("bert")
     found = facts.structure

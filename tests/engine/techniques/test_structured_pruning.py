@@ -72,7 +72,7 @@ def test_groups_lose_the_share_that_their_layers_are_asked_for(resnet, apply_ste
         told = predict(with_structure(resnet[1]), Recipe.read({"steps": [given]}))
         assert told.exact
         assert told.after.params_stored == sum(e.plan.stored for e in model.weights.values() if "float" in e.plan.dtype)
-    assert next(o.asked for o in outcomes if o.layer == "layer1.0.conv1").startswith("25%")
+    assert next(o.asked for o in outcomes if o.layer == "layer1.0.conv1").startswith("25\N{NO-BREAK SPACE}%")
     assert next(o.asked for o in outcomes if o.layer == "layer3.0.conv1").startswith("50%")
 
 

@@ -29,7 +29,7 @@ def receipt(name: str, baseline: dict[str, Any], result: dict[str, Any]) -> dict
         "verdict": {
             "metric": "accuracy",
             "verdict": "worse",
-            "sentence": "50.0 % smaller; accuracy 0.9700 → 0.9500: worse (n = 540).",
+            "sentence": "50.0 % smaller; accuracy 97.00 % → 95.00 %: worse (n = 540).",
             "difference": -0.02,
             "ci95": [-0.03, -0.01],
             "n": 540,

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from webapp.units import FRACTIONS, percent
+
 RESAMPLES = 2000
 LARGEST_EXPONENT = 709.0  # beyond it there is no float64
 Interval = tuple[float, float]
@@ -100,10 +102,12 @@ def shown(metric: str, value: float, n: int, ci95: Interval) -> dict[str, Any]:
     }
 
 
-def number_text(value: float | None) -> str:
-    """A measured value in a sentence; of None, that it is no number."""
+def number_text(value: float | None, metric: str) -> str:
+    """A measured value in a sentence, in per cent where it is a share; of None, that it is no number."""
     if value is None:
         return "not a finite number"
+    if metric in FRACTIONS:
+        return percent(value, 2)
     return (
         f"{value:.4f}"
         if 0.001 <= abs(value) < 10 or value == 0

@@ -15,7 +15,7 @@ from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
-from webapp.units import lowered, percent
+from webapp.units import FRACTIONS, lowered, percent
 
 from .metrics import number_text
 from .stages import plan_stages
@@ -123,9 +123,10 @@ def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -
         differences = {metric: {**found, "verdict": None} for metric, found in differences.items()}
     for metric, found in differences.items():
         title, n, ci95 = baseline["metrics"][metric]["title"], baseline["metrics"][metric]["n"], found["ci95"]
-        before, after = (number_text(side["metrics"][metric]["value"]) for side in (baseline, result))
+        before, after = (number_text(side["metrics"][metric]["value"], metric) for side in (baseline, result))
         verdict = found["verdict"] or "there is nothing to compare"
-        interval = f", 95 % CI of the difference {ci95[0]:+.4g} to {ci95[1]:+.4g}" if ci95 else ""
+        ends = "" if ci95 is None else " to ".join(_signed(end, metric) for end in ci95)
+        interval = f", 95 % CI of the difference {ends}" if ends else ""
         sentence = f"{size}; {lowered(title)} {before} → {after}: {verdict} (n = {n:,}{interval}).{broken}"
         return {"metric": metric, "sentence": sentence, "n": n, **found}
     verdict = "worse" if broken and not lost else None
@@ -135,9 +136,16 @@ def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -
 
 def _against_original(result: Facts) -> str:
     """What there is where the dataset has nothing to evaluate the outputs with: how far they moved."""
-    found = [found for metric, found in result["metrics"].items() if metric != "not_finite"]
-    moved = f" {found[0]['title']}: {number_text(found[0]['value'])} (n = {found[0]['n']:,})." if found else ""
-    return f"There are no labels to evaluate the outputs with.{moved}"
+    for metric, found in result["metrics"].items():
+        if metric != "not_finite":
+            moved = f"{found['title']}: {number_text(found['value'], metric)} (n = {found['n']:,})."
+            return f"There are no labels to evaluate the outputs with. {moved}"
+    return "There are no labels to evaluate the outputs with."
+
+
+def _signed(difference: float, metric: str) -> str:
+    """Of two shares in points of a per cent."""
+    return f"{difference * 100:+.2f} points" if metric in FRACTIONS else f"{difference:+.4g}"
 
 
 def _not_finite(baseline: Facts, result: Facts, proof: Facts) -> str:

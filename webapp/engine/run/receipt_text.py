@@ -69,8 +69,9 @@ def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     def shown(metric: Mapping[str, Any] | None) -> str:
         if metric is None:
             return "–"
-        between = " [{}, {}]".format(*map(number_text, metric["ci95"])) if metric["ci95"] else ""
-        return f"{number_text(metric['value'])}{between}"
+        low, high = (number_text(end, row["metric"]) for end in metric["ci95"] or (None, None))
+        between = f" [{low}, {high}]" if metric["ci95"] else ""
+        return f"{number_text(metric['value'], row['metric'])}{between}"
 
     verdict = row["verdict"] or "against the original"
     return row["title"], shown(row["baseline"]), shown(row["result"]), f"{row['result']['n']:,}", verdict
@@ -83,7 +84,7 @@ def _after_each_step(receipt: Mapping[str, Any]) -> Iterator[str]:
         return
     metric = next(iter(last))
     rows = [
-        (step["title"], f"{step['size_bytes']:,}", number_text(step["metrics"][metric]["value"]))
+        (step["title"], f"{step['size_bytes']:,}", number_text(step["metrics"][metric]["value"], metric))
         for step in receipt["steps"]
     ]
     yield from _table("After each step", ("", "bytes", last[metric]["title"]), rows)
@@ -121,7 +122,7 @@ def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if row["speed"]:
             yield f"    {speed_text(row['speed'])}"
         for name, metric in row["metrics"].items():
-            yield f"    {name} {number_text(metric['value'])}"
+            yield f"    {name} {number_text(metric['value'], name)}"
 
 
 def _provenance(found: Mapping[str, Any]) -> Iterator[str]:

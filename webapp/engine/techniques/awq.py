@@ -12,7 +12,6 @@ from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.techniques.calibration.folding import fold, producers
 from webapp.engine.weights import Encoded, Quantized
-from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
 from .calibration import CalibrationBlock, Covariance, WeightMatrix
@@ -55,9 +54,6 @@ class Awq(Rounding, BlockByBlock):
             ge=0,
             le=100_000,
         )
-
-    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
-        return super().apply(model, settings, context)
 
     def compress_block(
         self, block: CalibrationBlock, settings: StepSettings, context: Context

@@ -7,10 +7,9 @@ from typing import Any
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.recipe import StepSettings, setting
+from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded, Quantized
-from webapp.engine.weights.model import Model
 
 from .base import Context, Outcome
 from .calibration import Covariance, Statistic, WeightMatrix
@@ -92,9 +91,6 @@ class Gptq(Rounding, BlockByBlock):
             ge=0,
             le=100_000,
         )
-
-    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
-        return super().apply(model, settings, context)
 
     def compress_slot(
         self, slot: WeightMatrix, statistic: HeldBack, settings: Any, context: Context

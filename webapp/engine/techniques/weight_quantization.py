@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
-from webapp.engine.recipe import StepSettings, setting
+from webapp.engine.recipe import setting
 from webapp.engine.weights import Encoded, Quantized
-from webapp.engine.weights.model import Model
 
-from .base import MATRICES, Context, LayerByLayer, Outcome
+from .base import MATRICES, LayerByLayer, Outcome
 from .rounding import Rounding, RoundingSettings
 
 
@@ -37,9 +36,6 @@ class WeightQuantization(Rounding, LayerByLayer):
             widget="choice",
             per_layer=True,
         )
-
-    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
-        return super().apply(model, settings, context)
 
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
         def rounded(simple: Encoded) -> Encoded:

@@ -51,7 +51,7 @@ class BaselineStage(RunStage):
             found, _ = evaluate(build(model), spec, data, report)
             scores, metrics = {name: asdict(samples) for name, samples in found.items()}, summarise(found, job.run.seed)
             for name, metric in metrics.items():
-                report.log(f"Original: {name} {number_text(metric['value'])} (n = {metric['n']:,})")
+                report.log(f"Original: {name} {number_text(metric['value'], name)} (n = {metric['n']:,})")
         wiring = judged(model, found.get("accuracy"), data, job.dataset.facts if job.dataset else None)
         if wiring is not None:
             report.log(wiring["sentence"])

@@ -55,7 +55,7 @@ class ScoreStage(RunStage):
         scores, more = evaluate(left, spec, data, report, reference=reference)
         metrics = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
         for name, metric in metrics.items():
-            report.log(f"After step {self.which}: {name} {number_text(metric['value'])} (n = {metric['n']:,})")
+            report.log(f"After step {self.which}: {name} {number_text(metric['value'], name)} (n = {metric['n']:,})")
         return {"metrics": metrics}
 
     def receipt(self, results: StageResults) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from webapp.engine.architectures.resize import resize_to_weights
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, Group, Structure
 from webapp.engine.techniques.base import Skip
 
+from .blocks import shortened
 from .groups import by_reason, cut_groups, cut_shapes
 from .traced import traced_groups
 from .transformers_blocks import NO_MLP, block_structure, fits, narrowed, values_now
@@ -46,7 +47,11 @@ def look_at(facts: CheckpointFacts) -> Structure:
     """The structure as the module has it. What cannot be followed is told by `unknown`, whatever the reason."""
     assert facts.architecture is not None
     shapes = tuple((tensor.name, tensor.shape) for tensor in facts.tensors)
-    return _found(facts.architecture.model_dump_json(), shapes)
+    found = _found(facts.architecture.model_dump_json(), shapes)
+    if found.blocks is None:
+        return found
+    shorter = shortened(facts.model_copy(update={"structure": found}), [found.blocks.count - 1])
+    return found if _fits(facts, shorter) else found.model_copy(update={"blocks": None})
 
 
 @lru_cache(maxsize=16)
@@ -88,8 +93,12 @@ def narrower(facts: CheckpointFacts, counts: Mapping[Group, int]) -> ShapeChange
 def check_fits(facts: CheckpointFacts, change: ShapeChange) -> None:
     """Raises Skip where the library's module of the changed config has other shapes than the tensors that are left."""
     spec = change.architecture
-    if spec is None or spec.family != "transformers":
-        return
-    left = [tensor for tensor in facts.tensors if tensor.name not in change.removed]
-    if not fits(spec, {change.renamed.get(t.name, t.name): change.shapes.get(t.name, t.shape) for t in left}):
+    if spec is not None and spec.family == "transformers" and not _fits(facts, change):
         raise Skip(f"the config of {spec.title} cannot say what would be left: its module has other shapes then")
+
+
+def _fits(facts: CheckpointFacts, change: ShapeChange) -> bool:
+    assert change.architecture is not None
+    left = [tensor for tensor in facts.tensors if tensor.name not in change.removed]
+    shapes = {change.renamed.get(t.name, t.name): change.shapes.get(t.name, t.shape) for t in left}
+    return fits(change.architecture, shapes)

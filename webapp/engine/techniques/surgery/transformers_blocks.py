@@ -203,6 +203,8 @@ def _stacked(part: Any) -> bool:
 def _heads(prefix: str, block: nn.Module, config: Any) -> list[Group]:
     """Key-value groups with their query heads, where the model type takes `head_dim` from its config."""
     parts = {name.rpartition(".")[2]: name for name, part in block.named_modules() if _sizes(part)}
+    if not isinstance(getattr(config, "num_attention_heads", None), int):
+        raise Uncuttable("the config has no one number of heads for all blocks")
     size, width = _head_dim(config), int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     queries = size * int(config.num_attention_heads) // width
     if all(name in parts for name in (QUERY, KEY, VALUE, OUTPUT)):
