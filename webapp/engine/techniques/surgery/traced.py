@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
+from unittest.mock import patch
 
 from webapp.engine.architectures.resize import resize_to_weights
 from webapp.engine.data.batches import synthetic
@@ -20,6 +21,7 @@ from webapp.engine.lazy import nn, torch
 
 from .groups import Uncuttable, cut_shapes
 
+MOST_OPERATIONS = 20_000  # of one group
 ANSWERS = "its outputs are the model's answers"
 LOST = "its channels are put in another order in a way that is not followed"
 FIXED = "a step of the program holds their number, so it could not run with fewer of its channels"
@@ -36,17 +38,41 @@ def traced_groups(module: nn.Module, spec: ArchitectureSpec) -> tuple[list[Group
         graph.build_dependency(module, example_inputs=inputs if len(inputs) > 1 else next(iter(inputs.values())))
         found: list[Group] = []
         why_not: dict[str, str] = {}
-        for traced in graph.get_all_groups(root_module_types=[nn.Conv1d, nn.Conv2d, nn.Linear]):
-            try:
-                found += _groups(traced, module)
-            except Uncuttable as reason:
-                why_not |= {f"{name}.weight": _mixed(name, part) or str(reason) for name, part in _makers(traced)}
+        with patch("torch_pruning.dependency.graph.Group", _bounded_group()):
+            for traced in graph.get_all_groups(root_module_types=[nn.Conv1d, nn.Conv2d, nn.Linear]):
+                try:
+                    found += _groups(traced, module)
+                except Uncuttable as reason:
+                    why_not |= {f"{name}.weight": _mixed(name, part) or str(reason) for name, part in _makers(traced)}
     if spec.family == "program":  # whose steps may hold a width as a number
         fixed = [group for group in found if not _runs_cut(module, group, spec)]
         why_not |= {weight: FIXED for group in fixed for weight in group.makers}
         found = [group for group in found if group not in fixed]
     order = {name: index for index, name in enumerate(module.state_dict())}
     return sorted(found, key=lambda group: min(order[member.tensor] for member in group.members)), why_not
+
+
+def _bounded_group() -> type[Any]:
+    """torch-pruning's group, which looks an operation up instead of through all of them, and ends where those of one
+    group do not: a program whose operators permute channels has as many as there are orders.
+    """
+    from torch_pruning.dependency.group import Group as LibraryGroup
+
+    class BoundedGroup(LibraryGroup):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.known: set[tuple[Any, ...]] = set()
+
+        def add_dep(self, dep: Any, idxs: list[Any]) -> None:
+            if len(self.known) == MOST_OPERATIONS:
+                raise Uncuttable(LOST)
+            super().add_dep(dep, idxs)
+            self.known.add((id(dep.target), dep.handler, tuple(idxs)))
+
+        def has_pruning_op(self, dep: Any, idxs: list[Any]) -> bool:
+            return (id(dep.target), dep.handler, tuple(idxs)) in self.known
+
+    return BoundedGroup
 
 
 def _runs_cut(module: nn.Module, group: Group, spec: ArchitectureSpec) -> bool:
