@@ -9,6 +9,7 @@ import torch
 from tests.engine.importers.model_types import checkpoint_of, runs_and_is_proven
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
+from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exporters import exporters
 from webapp.engine.weights.model import Model
 
@@ -66,10 +67,8 @@ def test_the_experts_of_a_mixture_are_layers_one_matrix_each(bench):
     ],
 )
 def test_an_image_network_whose_config_cannot_tell_is_left_whole_with_a_sentence(bench, apply_steps, name, technique):
-    from webapp.engine.techniques import Skip
-
     found, _ = checkpoint_of(name, bench)
-    with pytest.raises(Skip, match=r"that can be cut|not a row of transformer blocks"):
+    with pytest.raises(RecipeInvalid, match=r"that can be cut|not a row of transformer blocks"):
         apply_steps(found, (technique, {}))
 
 
