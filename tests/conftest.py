@@ -1,7 +1,7 @@
 """What all tests share: the zoo, and how they are spread over processes.
 
-By file, for a file's fixtures are dear; those of the browser stay together, for they share one Pare. Longest first, by
-what `make durations` has recorded.
+By file, for a file's fixtures are dear; those of the browser are two parts, each with a Pare of its own. Longest first,
+by what `make durations` has recorded.
 """
 
 import os
@@ -15,12 +15,13 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests import zoo as animals
 
-BROWSER = "tests/e2e/"
+BROWSER = ("tests/e2e/test_pages", "tests/e2e/test_datasets"), ("tests/e2e/",)
 RECORDED = Path(__file__).with_name("durations.txt")  # seconds and what is done at a stretch, the longest first
 
 
 def at_a_stretch(nodeid):
-    return BROWSER if nodeid.startswith(BROWSER) else nodeid.partition("::")[0]
+    shared = (part[0] for part in BROWSER if nodeid.startswith(part))
+    return next(shared, nodeid.partition("::")[0])
 
 
 class Scheduling(LoadFileScheduling):

@@ -172,7 +172,7 @@ def drawn(page: Page) -> None:
     page.evaluate("scrollTo(0, 0)")
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.slow)])
 def scheme(request) -> str:
     return request.param
 

@@ -32,7 +32,7 @@ print(json.dumps({"text": text, "read": read}))
 """
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "flask"])
+@pytest.mark.parametrize("target", [pytest.param("onnxruntime", marks=pytest.mark.slow), "flask"])
 def test_it_writes_on_as_the_model_does(tmp_path, language_model, prose, target):
     taken = finished(tmp_path, language_model, prose, ("weight_quantization", {"bits": 8}))
     folder = unpacked(taken, target, tmp_path / "out")

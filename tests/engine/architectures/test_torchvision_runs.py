@@ -34,7 +34,9 @@ def answer(model, x):
 
 
 @pytest.mark.parametrize(
-    "network", ["vgg", "efficientnet", pytest.param("mobilenet_v2", marks=pytest.mark.slow)], indirect=True
+    "network",
+    ["vgg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet", "mobilenet_v2"))],
+    indirect=True,
 )
 def test_weights_are_pruned_quantized_and_factored_and_the_onnx_file_answers_alike(network, apply_steps, tmp_path):
     steps = ("magnitude_pruning", {"sparsity": 0.3}), ("low_rank", {"ratio": 0.7}), ("weight_quantization", {"bits": 8})

@@ -73,8 +73,8 @@ def test_a_recipe_answers_as_the_compressed_model(mlp, apply_steps, given_batche
     ("name", "model_type", "changes"),
     [
         ("BertForSequenceClassification", "bert", {"num_hidden_layers": 1}),
-        ("GPT2LMHeadModel", "gpt2", {"n_layer": 1}),
-        ("ViTForImageClassification", "vit", {"num_hidden_layers": 1}),
+        pytest.param("GPT2LMHeadModel", "gpt2", {"n_layer": 1}, marks=pytest.mark.slow),
+        pytest.param("ViTForImageClassification", "vit", {"num_hidden_layers": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_transformer_answers_as_the_compressed_model(transformer, apply_steps, tmp_path, name, model_type, changes):

@@ -21,7 +21,7 @@ KEEPING = {  # class -> model type, config
     "MistralForCausalLM": ("mistral", {**DECODER, "sliding_window": 20}),
     "MixtralForCausalLM": ("mixtral", {**DECODER, "num_local_experts": 4}),
 }
-MORE = ("BloomForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
+MORE = ("GPT2LMHeadModel", "BloomForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 @pytest.fixture

@@ -115,7 +115,9 @@ def classifies_without_padding(bench, folder, save_tokenizer, name, exports):
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(
+    "name", ["GPT2ForSequenceClassification", pytest.param("LlamaForSequenceClassification", marks=pytest.mark.slow)]
+)
 def test_a_decoder_that_classifies_without_a_padding_token_is_judged(bench, folder, save_tokenizer, name):
     exports = ("safetensors", "onnx", "compressed_tensors") if name.startswith("Llama") else ("safetensors",)
     classifies_without_padding(bench, folder, save_tokenizer, name, exports)

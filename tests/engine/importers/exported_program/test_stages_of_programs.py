@@ -56,7 +56,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "name", ["conv_embed_attend", pytest.param("residual", marks=SLOW), pytest.param("masked", marks=SLOW)]
+    "name", [pytest.param(name, marks=SLOW) for name in ("conv_embed_attend", "residual", "masked")]
 )
 def test_pruned_and_quantized_it_is_proven_in_every_runtime(run, name):
     _, concluded = run(name, *PRUNE_AND_QUANTIZE, exports=("safetensors", "onnx", "program", "savedmodel"))

@@ -13,7 +13,7 @@ from webapp.engine.weights.model import Model
 
 TASKS = dict.fromkeys(CASES) | {"gpt2": "causal-lm", "llama": "causal-lm"}
 OLDER = ("mlp", "cnn", "resnet", "bert", "vit", "recurrent")
-SLOW = [("gpt2", True), ("resnet", False), ("vit", False)]
+SLOW = [("gpt2", True), ("recurrent", True), ("resnet", False), ("vit", False), ("bert", False)]
 LAYERS = {
     "mlp": ["0", "3"],
     "cnn": ["0", "4", "8"],

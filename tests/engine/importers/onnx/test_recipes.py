@@ -34,7 +34,7 @@ def proven(concluded):
     return concluded["result"]["size_bytes"] / concluded["baseline"]["size_bytes"]
 
 
-@pytest.mark.parametrize("name", ["cnn", "bert"])
+@pytest.mark.parametrize("name", ["cnn", pytest.param("bert", marks=pytest.mark.slow)])
 def test_pruned_and_quantized_it_is_an_onnx_file_again(run, name):
     made = run(name, ("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
     assert proven(made) < 0.75
