@@ -18,7 +18,7 @@ KEEPING = {  # class -> model type, config
     "LlamaForCausalLM": ("llama", DECODER),
     "GPT2LMHeadModel": ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 40, "n_positions": 64}),
     "BloomForCausalLM": ("bloom", {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 40}),
-    "MistralForCausalLM": ("mistral", {**DECODER, "sliding_window": 20}),
+    "MistralForCausalLM": ("mistral", {**DECODER, "sliding_window": None}),
     "MixtralForCausalLM": ("mixtral", {**DECODER, "num_local_experts": 4}),
 }
 MORE = ("GPT2LMHeadModel", "BloomForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
