@@ -38,6 +38,20 @@ def test_bytes_that_do_not_add_up_are_said(client, session, run):
     assert "does not add up: 7 bytes are missing" in client.get(f"/runs/{run.id}/receipt").text
 
 
+def test_what_was_assumed_of_the_wiring_is_said_once(client, session, run):
+    sentence = "Its wiring is a guess that nothing confirms. Stride 1 is assumed."
+    wiring = {"confirmed": False, "contradicted": False, "sentence": sentence}
+    notes = ["Stride 1 is assumed.", sentence, "It has a tokenizer."]
+    run.receipt = run.receipt | {"wiring": wiring, "notes": notes}
+    session.commit()
+    page = client.get(f"/runs/{run.id}/receipt").text
+    assert page.count("Stride 1 is assumed.") == 1
+    assert "It has a tokenizer." in page
+    run.receipt = run.receipt | {"wiring": wiring | {"confirmed": True}, "notes": [sentence]}
+    session.commit()
+    assert sentence in client.get(f"/runs/{run.id}/receipt").text
+
+
 def test_the_json_is_the_receipt(client, run):
     answer = client.get(f"/runs/{run.id}/receipt.json")
     assert answer.json == run.receipt
