@@ -27,10 +27,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from webapp.store.files import FileStore
     from webapp.web.access import init_access
     from webapp.web.compression import init_compression
-    from webapp.web.database import db, init_database
     from webapp.web.display import init_display
     from webapp.web.error_pages import init_errors
-    from webapp.web.extensions import Services
+    from webapp.web.extensions import Services, db, init_database
     from webapp.web.security import init_security
     from webapp.web.views import blueprints
 

@@ -2,8 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from webapp.web.display import count_text, duration_text, format_title, percent, short_text, when_text
-from webapp.web.icons import icon
+from webapp.web.display import count_text, duration_text, format_title, icon, percent, short_text, when_text
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

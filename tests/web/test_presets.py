@@ -2,7 +2,7 @@ import pytest
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from webapp.engine.run.predict import predict
-from webapp.web.presets import PRESETS
+from webapp.web.views.run_builder import PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)

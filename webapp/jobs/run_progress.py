@@ -1,11 +1,12 @@
-"""How far a run is, and how long it still takes, told from the weights of its stages and the time they took."""
+"""How far a run is, how long it still takes (by its stages' weights and the time they took), and its curves."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import OperationalError
@@ -14,11 +15,40 @@ from sqlalchemy.orm import Session, sessionmaker
 from webapp.store.models import LogLine, Run, RunState, Stage, StageState, now
 
 from .child import CurvePoint
-from .curves import grown
 
 log = logging.getLogger(__name__)
 
 ENOUGH = 0.02  # of a run's work, before the time left is guessed
+MOST = 500  # points of a series
+
+
+def grown(curves: Mapping[str, Any], points: Iterable[CurvePoint]) -> dict[str, Any]:
+    """{series: {"x": [...], "values": {name: [...]}}} with these points at the end.
+
+    What lies at a point or beyond it is replaced: the work was begun again from there. A series of more than MOST
+    points loses every second one. A value that a point does not have is None.
+    """
+    found = {name: _rows(curve) for name, curve in curves.items()}
+    for series, x, values in points:
+        kept = [row for row in found.get(series, []) if row[0] < x]
+        kept.append((x, values))
+        found[series] = kept[::2] if len(kept) > MOST else kept
+    return {name: _columns(rows) for name, rows in found.items()}
+
+
+def _rows(curve: Mapping[str, Any]) -> list[tuple[float, dict[str, float]]]:
+    names = list(curve["values"])
+    each = zip(*curve["values"].values(), strict=True)
+    return [
+        (x, {name: value for name, value in zip(names, values, strict=True) if value is not None})
+        for x, values in zip(curve["x"], each, strict=True)
+    ]
+
+
+def _columns(rows: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for _, values in rows for name in values))
+    columns = {name: [values.get(name) for _, values in rows] for name in names}
+    return {"x": [x for x, _ in rows], "values": columns}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -9,7 +10,9 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from dbos import DBOS
 from sqlalchemy.exc import OperationalError
@@ -27,7 +30,6 @@ from .inspections import look_at_structures
 from .processes import is_running
 from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
 from .recovery import requeue, sweep_scratch, take_over
-from .worker_slots import WorkerSlot
 from .workflows import work_at
 from .workplace import Workplace
 
@@ -35,6 +37,37 @@ log = logging.getLogger(__name__)
 
 LOST_SIGHT = 75  # exit status of a worker that was taken for dead
 CHILDREN_GONE_SECONDS = 3.0
+
+
+class WorkerSlot:
+    """`executor_id` stays the same over restarts, and no two live processes have the same."""
+
+    def __init__(self, executor_id: str, lock: IO[str]) -> None:
+        self.executor_id = executor_id
+        self._lock = lock  # kept open: closing it would free the slot
+
+    @classmethod
+    def claim(cls, settings: InstallationSettings) -> WorkerSlot:
+        """Takes the lowest free number. The system frees it when the process ends, also by kill -9."""
+        folder = settings.instance / "workers"
+        folder.mkdir(exist_ok=True)
+        number = 1
+        while (lock := _locked(folder / f"{number}.lock")) is None:
+            number += 1
+        return cls(f"{settings.machine}-{number}", lock)
+
+    def release(self) -> None:
+        self._lock.close()
+
+
+def _locked(path: Path) -> IO[str] | None:
+    lock = path.open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
 
 
 def run_worker(settings: InstallationSettings, *, entry: str = ENGINE_CHILD) -> None:

@@ -1,23 +1,24 @@
-"""How numbers, times and states are shown: the filters and globals of the templates."""
+"""How numbers, times, states and icons are shown: the filters and globals of the templates."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request, url_for
+from markupsafe import Markup
 
 from webapp.actions.deployments import served_formats
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
 from webapp.units import FRACTIONS, byte_text, measured_text, percent
-
-from .icons import icon
 
 if TYPE_CHECKING:
     from webapp.engine.plugins import Accepted
@@ -38,6 +39,23 @@ STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
     "reused": ("Reused", "recycle", "good"),
 }
 PREFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+SYMBOL = re.compile(r'<symbol class="bi bi-[\w-]+" viewBox="([\d .]+)" id="([\w-]+)">(.*?)</symbol>', re.DOTALL)
+
+
+@cache
+def symbols() -> dict[str, tuple[str, str]]:
+    """{name: (viewBox, shapes)}."""
+    sprite = files("flask_bootstrap") / "static" / "bootstrap5" / "icons" / "bootstrap-icons.svg"
+    return {name: (box, shapes.strip()) for box, name, shapes in SYMBOL.findall(sprite.read_text())}
+
+
+def icon(name: str, classes: str = "") -> Markup:
+    """An icon beside a text that says the same; hidden from screen readers. Raises KeyError for an unknown name."""
+    box, shapes = symbols()[name]
+    return Markup(  # noqa: S704 - nothing of it comes from a user
+        f'<svg class="icon {classes}" viewBox="{box}" width="16" height="16" fill="currentColor" '
+        f'aria-hidden="true" focusable="false">{shapes}</svg>'
+    )
 
 
 def init_display(app: Flask) -> None:

@@ -1,14 +1,27 @@
-"""What the pages and the API work with, beside the database."""
+"""What the pages and the API work with: `db.session`, which is closed when the request ends, and `services()`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import current_app
+from flask import Flask, current_app
+from flask_sqlalchemy_lite import SQLAlchemy
 
 from webapp.config import InstallationSettings
 from webapp.jobs.client import JobClient
+from webapp.store.database import database_url, engine_options, prepare, upgrade
 from webapp.store.files import FileStore
+
+db = SQLAlchemy(session_options={"expire_on_commit": False})
+
+
+def init_database(app: Flask, url: str) -> None:
+    """Connects the application and brings the tables to this version. Raises DatabaseUnusable."""
+    app.config["SQLALCHEMY_ENGINES"] = {"default": {"url": database_url(url), **engine_options(url)}}
+    db.init_app(app)
+    with app.app_context():
+        prepare(db.engine)
+        upgrade(db.engine)
 
 
 @dataclass(frozen=True)

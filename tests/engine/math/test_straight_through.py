@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webapp.engine.math import grids, quantizers, straight_through
+from webapp.engine.math import grids, quantizers
 from webapp.engine.math.grids import QuantizationScheme
 
 SCHEMES = [
@@ -29,7 +29,7 @@ def test_it_is_what_the_stored_codes_decode_to(scheme, rows, columns, seed, dead
     weight = matrix(rows, columns, seed) * (0 if dead else 1)
     grid = grids.fit_grid(weight, scheme)
     beyond = 1.7 * weight  # some of it leaves the grid
-    found = straight_through.fake_quantize(beyond, grid, grid.scale.float())
+    found = quantizers.fake_quantize(beyond, grid, grid.scale.float())
     assert torch.equal(found, quantizers.dequantize(quantizers.quantize(beyond, grid), grid))
 
 
@@ -40,7 +40,7 @@ def test_gradients_pass_within_the_grid_and_not_beyond(scheme):
     far = torch.zeros_like(weight, dtype=torch.bool)
     far[2, 3] = far[5, 0] = True
     values = torch.where(far, 100 * weight, weight).requires_grad_()
-    straight_through.fake_quantize(values, grid, grid.scale.float()).sum().backward()
+    quantizers.fake_quantize(values, grid, grid.scale.float()).sum().backward()
     assert torch.equal(values.grad, (~far).float())
 
 
@@ -51,7 +51,7 @@ def test_the_gradient_of_the_scale_is_the_learned_step_sizes():
         grids.fit_grid(torch.tensor([[1.0, -1.0, 0.5, 0.2]]), QuantizationScheme(4)), scale=torch.tensor([[0.125]])
     )
     scale = grid.scale.clone().requires_grad_()
-    out = straight_through.fake_quantize(weight, grid, scale)
+    out = quantizers.fake_quantize(weight, grid, scale)
     gradients = [torch.autograd.grad(value, scale, retain_graph=True)[0].item() for value in out[0]]
     steps = weight[0] / 0.125
     expected = [(step.round() - step).item() for step in steps[:3]]
@@ -63,13 +63,13 @@ def test_a_zero_stays_a_zero_under_any_scale():
     weight = matrix(3, 8)
     weight[:, ::2] = 0
     grid = grids.fit_grid(weight, QuantizationScheme(3, 4, symmetric=False))
-    found = straight_through.fake_quantize(weight, grid, 3 * grid.scale.float())
+    found = quantizers.fake_quantize(weight, grid, 3 * grid.scale.float())
     assert not found[:, ::2].any()
 
 
 def test_as_stored_is_rounded_and_its_gradient_is_not():
     values = torch.tensor([1.0001, 70.03]).requires_grad_()
-    found = straight_through.as_stored(values, torch.float16)
+    found = quantizers.as_stored(values, torch.float16)
     assert torch.equal(found, values.half().float())
     found.sum().backward()
     assert torch.equal(values.grad, torch.ones(2))

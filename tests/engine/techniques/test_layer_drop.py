@@ -10,8 +10,8 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.changed_config import write_companions
 from webapp.engine.run.predict import predict
+from webapp.engine.run.stages.export import write_companions
 from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import write_model
 

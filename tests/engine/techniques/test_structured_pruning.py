@@ -15,8 +15,8 @@ from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.changed_config import write_companions
 from webapp.engine.run.predict import predict
+from webapp.engine.run.stages.export import write_companions
 from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import predicted_size, read_model, write_model
 from webapp.engine.weights.model import Model

@@ -2,7 +2,7 @@ import shutil
 
 from sqlalchemy import create_engine
 
-from webapp.web.database import db
+from webapp.web.extensions import db
 
 
 def test_a_healthy_pare_says_so(client):

@@ -1,7 +1,6 @@
 """A comparison of runs; the page, the API, the CSV and a shared comparison are all made from here."""
 
-from .csv_table import as_csv
-from .table import Comparison, compare, drawn, runs_of
+from .table import Comparison, as_csv, compare, drawn, runs_of
 from .view import COLUMNS, SCALES, SETTINGS, View
 
 __all__ = ["COLUMNS", "SCALES", "SETTINGS", "Comparison", "View", "as_csv", "compare", "drawn", "runs_of"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +14,9 @@ from sqlalchemy.orm import Session, joinedload
 from webapp import charts
 from webapp.actions.errors import NotFound, RequestInvalid
 from webapp.store.models import Run
+from webapp.units import lowered
 
-from .notes import metric_of, notes_on
-from .view import View
+from .view import COLUMNS, View
 
 
 def runs_of(session: Session, run_ids: Sequence[str]) -> list[Run]:
@@ -153,3 +155,63 @@ def ordered(rows: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
 
 def fold(value: Any) -> Any:
     return value.casefold() if isinstance(value, str) else value
+
+
+def metric_of(measured: dict[str, Any] | None, metric: str) -> dict[str, Any]:
+    return ((measured or {}).get("metrics") or {}).get(metric) or {}
+
+
+def notes_on(runs: Sequence[dict[str, Any]], metric: str, metrics: dict[str, str]) -> list[str]:
+    """What a reader has to know before believing the chart."""
+    notes = []
+    done = [run for run in runs if run["result"]]
+    if len(done) < len(runs):
+        count = len(runs) - len(done)
+        notes.append(
+            f"{count} of {len(runs)} runs {'has' if count == 1 else 'have'} no result yet and cannot be drawn."
+        )
+    datasets = {
+        run["dataset"]["id"]: run["dataset"]["name"]
+        for run in done
+        if metric_of(run["result"], metric) and run["dataset"]
+    }
+    title = lowered(metrics.get(metric, metric))
+    if len(datasets) > 1:
+        notes.append(
+            f"These runs were evaluated on different datasets ({', '.join(list(datasets.values())[:4])}"
+            f"{', …' if len(datasets) > 4 else ''}), so their {title} cannot be compared with each other; "
+            "each dataset has its own Pareto front."
+        )
+    checkpoints = {run["checkpoint"]["id"] for run in done}
+    if len(checkpoints) > 1 and metric:
+        why = (
+            f"{title} is measured against each one's own original"
+            if metric not in charts.ABSOLUTE_METRICS
+            else "perplexity counts each model's own tokens, so it compares only models with the same tokenizer"
+            if metric == "perplexity"
+            else "compare each run with its own original first"
+        )
+        notes.append(f"These runs come from {len(checkpoints)} different checkpoints: {why}.")
+    without = [run for run in done if metrics and not metric_of(run["result"], metric)]
+    if without:
+        count, others = len(without), " and others" if len(without) > 1 else ""
+        has = "has" if count == 1 else "have"
+        notes.append(f"{count} of {len(done)} finished runs {has} no {title}: {without[0]['name']}{others}.")
+    return notes
+
+
+def as_csv(comparison: Comparison) -> str:
+    """UTF-8 with a heading row; numbers unrounded; text that a spreadsheet would take for a formula is quoted."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    keys = ["id", *COLUMNS]
+    writer.writerow([f"metric:{comparison.metric}" if key == "metric" and comparison.metric else key for key in keys])
+    for each in comparison.rows:
+        writer.writerow([inert(each[key]) for key in keys])
+    return out.getvalue()
+
+
+def inert(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return "" if value is None else value

@@ -7,8 +7,11 @@ become integers. That is measured, layer by layer, on what the model itself puts
 from __future__ import annotations
 
 import math
+import platform
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from webapp.engine.data.batches import Batch
@@ -25,13 +28,31 @@ from webapp.units import percent
 
 from .base import Context, Outcome, Technique
 from .calibration import CalibrationBlock, WeightMatrix, calibration_blocks
-from .cpu_features import saturates
 
 ROWS = 2048  # inputs that a layer's change is measured on
 EIGHT_BITS = QuantizationScheme(8)  # one scale for each output
 FULL, REDUCED = 127, 63  # the largest weight in integers, of 8 bits and of 7
 NO_KERNEL = "there are no integer kernels for transposed convolutions"
 SECOND_TIME = "its inputs are rounded by an earlier step already"
+
+
+@cache
+def instructions() -> frozenset[str]:
+    """The names of its instruction sets, as the system tells them: "avx2", "avx512_vnni"; none where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+
+
+def saturates() -> bool:
+    """Whether two products of unsigned and signed 8 bits may overflow the 16 bits that they are added in.
+
+    So do x86 processors without VNNI (vpmaddubsw); weights of 7 bits cannot make them.
+    """
+    known = instructions()
+    return platform.machine() in ("x86_64", "AMD64") and not {"avx512_vnni", "avx_vnni"} & known
 
 
 class IntegerSettings(TechniqueSettings):

@@ -6,15 +6,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts
+from webapp.engine.data.batches import Batch
 from webapp.engine.facts import BlockRow, CheckpointFacts, LayerFacts
+from webapp.engine.lazy import nn
+from webapp.engine.progress import Report
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.calibration.influence import influences
 from webapp.engine.techniques.surgery.blocks import droppable, shortened
 from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.model import Model
 
 from .base import Context, Need, Outcome, Skip, Technique
+from .calibration.sequential_calibration import block_states
 from .surgery import check_fits, structure_of, with_structure
+
+
+def influences(model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report) -> list[float]:
+    """For each block of the row one minus the mean cosine between a token's state before and after it.
+
+    That is the paper's equation 1, over all tokens that are not padding.
+    """
+    found = []
+    for _, before, after, masks in block_states(model, layers, data, report, "Measuring each block's influence"):
+        total, tokens = 0.0, 0
+        for x, y, mask in zip(before, after, masks, strict=True):
+            change = 1 - nn.functional.cosine_similarity(x, y, dim=-1)  # (B, T)
+            kept = change[mask.bool()] if mask is not None and mask.shape == change.shape else change
+            total, tokens = total + float(kept.double().sum()), tokens + kept.numel()
+        found.append(total / max(tokens, 1))
+    return found
 
 
 class LayerDrop(Technique):

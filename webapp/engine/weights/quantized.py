@@ -11,7 +11,7 @@ from typing import Any, Self
 from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import bits as streams
-from webapp.engine.math import grids, quantizers, straight_through
+from webapp.engine.math import grids, quantizers
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.math.quantizers import Grid
 
@@ -231,10 +231,10 @@ class QuantizedInTraining(FormInTraining):
         dtype, size = self.grid.scale.dtype, self.scale.abs() * self.log_scale.exp()
         if dtype == torch.float16:
             size = size.clamp(quantizers.SMALLEST_HALF, quantizers.LARGEST_HALF)
-        return straight_through.as_stored(size * self.scale.sign(), dtype)
+        return quantizers.as_stored(size * self.scale.sign(), dtype)
 
     def rounded(self, values: Tensor) -> Tensor:
-        near = straight_through.fake_quantize(self.stored.matrix(self.oriented(values)), self.grid, self.scales())
+        near = quantizers.fake_quantize(self.stored.matrix(self.oriented(values)), self.grid, self.scales())
         return self.oriented(self.stored.layout.weight(near, self.stored.shape))
 
     def encoded(self, values: Tensor) -> Encoded:

@@ -13,8 +13,7 @@ from webapp.actions.errors import NotFound
 from webapp.actions.file_names import artifact_name
 from webapp.store.models import Artifact, Run
 from webapp.web.connections import hold_place
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 blueprint = Blueprint("artifacts", __name__)
 

@@ -21,8 +21,7 @@ from webapp.engine.plugins import Accepted
 from webapp.engine.run.predict import held_by
 from webapp.engine.run.unreached import unreached
 from webapp.store.models import Checkpoint, Run, UploadState
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
 

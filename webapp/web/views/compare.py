@@ -12,7 +12,7 @@ from webapp import charts
 from webapp.actions.comparison import COLUMNS, SCALES, View, as_csv, compare, drawn, runs_of
 from webapp.actions.sharing import shares_of
 from webapp.store.models import Checkpoint, Dataset, Run
-from webapp.web.database import db
+from webapp.web.extensions import db
 
 blueprint = Blueprint("compare", __name__)
 

@@ -10,8 +10,7 @@ from webapp.actions.deletion import delete_dataset
 from webapp.engine.data.inspect import READ
 from webapp.engine.facts import DatasetFacts
 from webapp.store.models import Dataset, Run, UploadState
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 from webapp.web.previews import thumbnails
 
 blueprint = Blueprint("datasets", __name__, url_prefix="/datasets")

@@ -8,8 +8,7 @@ from flask.typing import ResponseReturnValue
 from webapp.actions import deployments
 from webapp.actions.deployments import DeploymentRequest, deployment_of
 from webapp.actions.snippets import snippets
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 blueprint = Blueprint("deployments", __name__)
 

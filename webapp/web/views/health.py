@@ -12,8 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from webapp.store.errors import StoreError
 from webapp.store.space import shortage
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 blueprint = Blueprint("health", __name__)
 

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from webapp import samples
 from webapp.actions.compatibility import first_choice
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
-from webapp.web.database import db
+from webapp.web.extensions import db
 
 from .checkpoints import accepted
 

@@ -12,8 +12,7 @@ from webapp.actions.file_names import file_stem
 from webapp.actions.packages import TARGETS, RunFiles, offered, pack
 from webapp.store.models import Run
 from webapp.web.connections import hold_place
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from .artifacts import CACHING, disposition
 

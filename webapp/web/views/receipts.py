@@ -11,7 +11,7 @@ from webapp import charts
 from webapp.actions.errors import NotFound
 from webapp.actions.file_names import downloaded, file_stem
 from webapp.store.models import Run
-from webapp.web.database import db
+from webapp.web.extensions import db
 
 from .artifacts import disposition
 

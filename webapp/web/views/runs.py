@@ -19,8 +19,7 @@ from webapp.actions.sharing import shares_of
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
 from webapp.store.models import Checkpoint, LogLine, Run, RunState
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 

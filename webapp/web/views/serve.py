@@ -20,8 +20,7 @@ from webapp.engine.errors import PareError
 from webapp.serving.client import ModelConnection
 from webapp.serving.errors import TooLarge, Unavailable, Unknown, error_body
 from webapp.store.models import Deployment, DeploymentState
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 blueprint = Blueprint("serve", __name__, url_prefix="/serve")
 

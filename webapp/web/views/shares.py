@@ -10,8 +10,7 @@ from webapp.actions.comparison import COLUMNS, SCALES, SETTINGS, Comparison, Vie
 from webapp.actions.errors import NotFound
 from webapp.actions.sharing import open_share, revoke, share_runs, shared_runs, token_of
 from webapp.store.models import Run, Share
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from .artifacts import artifact_of, send_artifact
 from .compare import csv_answer

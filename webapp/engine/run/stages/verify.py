@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.exporters import Loaded
+from webapp.engine.exporters.base import RuntimeSession
+from webapp.engine.exporters.onnx.signature import EXAMPLE
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import nn
 from webapp.engine.progress import ProgressPart, Report
-from webapp.engine.run.example import write_example
 from webapp.engine.run.latency import in_turns, percentiles
 from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import Samples, Scores, difference, summarise
@@ -29,6 +33,21 @@ from .export import ExportStage
 from .job import StageJob
 from .original import OriginalStage
 from .step import STATE, last_step
+
+TOKENS = 16  # of a text: a language model's answer has the whole vocabulary for each
+MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long
+
+
+def write_example(runner: RuntimeSession, spec: ArchitectureSpec, batch: Batch, folder: Path) -> None:
+    """Asks for the batch's first sample, by the names and in the form that the file itself takes."""
+    one = batch.first(1).inputs
+    given = one if set(runner.inputs) <= set(one) else dict(zip(runner.inputs, one.values(), strict=True))
+    if "vocab" in spec.inputs:
+        tokens = int(spec.inputs.get("length") or (MORE_TOKENS if spec.family == "program" else TOKENS))
+        given = {name: tensor[:, :tokens] for name, tensor in given.items()}
+    feed = {name: given[name].contiguous().numpy() for name in runner.inputs}
+    arrays: dict[str, Any] = {f"input.{name}": array for name, array in feed.items()} | {"output": runner.ask(feed)}
+    np.savez(folder / EXAMPLE, **arrays)
 
 
 class VerifyStage(FormatStage):

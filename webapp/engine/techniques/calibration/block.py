@@ -3,21 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet
 
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded
 
 from .matrices import WeightMatrix, columns_of, geometry, inputs_as_rows
-from .passes import Pass, stops
 from .stacks import Stack
 from .statistics import Statistic
 
 MOST_STAGES = 8  # of a model without repeating blocks: each costs a pass through it
 Kept = TypeVar("Kept", bound=Statistic)
+
+
+class Pass:
+    """One batch on its way through a module with `stops` on the way: `stop` is the one it has reached."""
+
+    def __init__(self, run: Callable[[], Tensor], stops: int) -> None:
+        self.stop, self._end = -1, stops
+        self._value = torch.empty(0)
+        self._flow = greenlet(lambda: (self._end, run()))
+
+    def input_at(self, stop: int) -> Tensor | None:
+        """What the layer there is given; None where the batch does not come by."""
+        while self.stop < stop:
+            with torch.no_grad():
+                self.stop, self._value = self._flow.switch()
+        return self._value if self.stop == stop else None
+
+    def end(self) -> Tensor:
+        """What comes out of the module."""
+        found = self.input_at(self._end)
+        assert found is not None
+        return found
+
+
+@contextmanager
+def stops(modules: Sequence[nn.Module], paths: Sequence[str]) -> Iterator[None]:
+    """Passes through these modules stop before each of their parts at `paths`, which are called in this order."""
+    home = getcurrent()
+
+    def pause(stop: int) -> Callable[..., None]:
+        def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if getcurrent() is not home:
+                home.switch((stop, args[0]))
+
+        return before
+
+    handles = [
+        module.get_submodule(path).register_forward_pre_hook(pause(stop))
+        for module in modules
+        for stop, path in enumerate(paths)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Enough(Exception):

@@ -9,7 +9,7 @@ from sqlalchemy import Select, select, tuple_
 
 from webapp.actions.errors import RequestInvalid
 from webapp.store.models import Checkpoint, Dataset, LogLine, Run, Share
-from webapp.web.database import db
+from webapp.web.extensions import db
 from webapp.web.views.shares import share_token
 
 from . import schemas

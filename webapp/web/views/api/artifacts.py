@@ -7,8 +7,7 @@ from flask import Response
 from webapp.actions import run_requests
 from webapp.actions.packages import offered
 from webapp.store.models import Run
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 from webapp.web.views.artifacts import artifact_of, send_artifact
 from webapp.web.views.packages import send_package
 

@@ -9,8 +9,7 @@ from webapp.actions.deletion import delete_checkpoint as delete_row
 from webapp.actions.run_requests import set_task
 from webapp.store.files import Readable
 from webapp.store.models import Checkpoint
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from . import schemas
 from .answers import checkpoint_answer, page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request, url_for
 
 from webapp.actions.comparison import Comparison, View, as_csv, compare, drawn, runs_of
-from webapp.web.database import db
+from webapp.web.extensions import db
 
 from . import schemas
 from .endpoints import endpoint

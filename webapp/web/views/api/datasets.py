@@ -8,8 +8,7 @@ from webapp.actions import uploads
 from webapp.actions.deletion import delete_dataset as delete_row
 from webapp.store.files import Readable
 from webapp.store.models import Dataset
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from . import schemas
 from .answers import page

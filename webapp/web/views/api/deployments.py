@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from webapp.actions import deployments
 from webapp.actions.deployments import DeploymentRequest
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from .endpoints import endpoint
 from .schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from webapp.actions.errors import BodyInvalid, NotFound, RequestInvalid
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 from webapp.web.idempotency import once
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")

@@ -8,7 +8,7 @@ from webapp.engine.recipe import Recipe, lines_named
 from webapp.engine.run.checks import without_data
 from webapp.engine.run.predict import match_layers, predict
 from webapp.store.models import Checkpoint, Dataset
-from webapp.web.database import db
+from webapp.web.extensions import db
 
 from . import schemas
 from .endpoints import endpoint

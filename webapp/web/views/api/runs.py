@@ -7,8 +7,7 @@ from webapp.actions.deletion import delete_run as delete_row
 from webapp.actions.run_requests import RunChanges, RunRequest
 from webapp.engine.recipe import lines_named
 from webapp.store.models import Run
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from . import schemas
 from .answers import page, run_answer

@@ -7,7 +7,7 @@ from werkzeug.datastructures import MultiDict
 from webapp.actions.comparison import View, compare, drawn, runs_of
 from webapp.actions.sharing import revoke, share_runs, shares_of
 from webapp.store.models import Run
-from webapp.web.database import db
+from webapp.web.extensions import db
 from webapp.web.views.shares import share_of
 
 from . import schemas

@@ -5,8 +5,7 @@ from __future__ import annotations
 from webapp.actions.deployments import tryout_deployment
 from webapp.actions.tryout import TryoutRequest, ask
 from webapp.store.models import DeploymentState, Run
-from webapp.web.database import db
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from . import schemas
 from .endpoints import endpoint, row_of
