@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+QUICK = {"timing_seconds": "0.1"}
 READY = "Pare is ready at "
 STARTED_WITHIN_SECONDS = 120
 ENDED_WITHIN_SECONDS = 30
@@ -28,13 +29,15 @@ class Served:
 def serving(instance: Path, **settings: str) -> Iterator[Served]:
     """Pare on a fresh port with `settings` in its environment, until the block ends. What it says is in serve.log.
 
+    Files are timed no longer than a test needs, where the settings do not say for how long.
+
     The folder that it is started in holds files that are named as modules; none of them may be imported.
     """
     started_in = instance / "started in"
     started_in.mkdir(parents=True, exist_ok=True)
     for name in ("gunicorn.conf", "json", "numpy", "yaml"):
         (started_in / f"{name}.py").write_text("raise SystemExit(f'{__file__} was imported')\n")
-    environment = os.environ | {f"PARE_{name.upper()}": value for name, value in settings.items()}
+    environment = os.environ | {f"PARE_{name.upper()}": value for name, value in (QUICK | settings).items()}
     command = [sys.executable, "-P", "-m", "webapp.cli", "serve", "--port", "0", "--instance", str(instance)]
     log = (instance / "serve.log").open("w")
     process = subprocess.Popen(

@@ -123,6 +123,11 @@ class InstallationSettings(BaseSettings):
         0,
         "How many threads one compressing process computes with; 0: the cores divided by the workers on this machine.",
     )
+    timing_seconds: Seconds = setting(
+        3.0,
+        "How long a written file is timed beside the original, in seconds; timed again, up to four times as long in "
+        "all, where other programs disturb it.",
+    )
     child_restarts: Count = setting(3, "How often a stage whose process was killed from outside is started again.")
     cancel_poll_seconds: Seconds = setting(0.5, "How often a worker looks whether its run was cancelled, in seconds.")
     progress_interval_seconds: Seconds = setting(

@@ -52,7 +52,8 @@ DISTILLED = {
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory) -> Served:
-    with serving(tmp_path_factory.mktemp("instance")) as pare:
+    earnest = {"timing_seconds": "3"} if "PARE_SCREENSHOTS" in os.environ else {}
+    with serving(tmp_path_factory.mktemp("instance"), **earnest) as pare:
         yield pare
 
 

@@ -78,7 +78,7 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
     expect(page.locator("#prediction-times")).to_contain_text(re.compile(r"\d"))
     expect(page.locator("#steps > li")).to_have_count(2)
     first = start(page, "Half of it")
-    expect(page.get_by_role("region", name="Result")).to_contain_text(re.compile("as fast.*95 % CI", re.DOTALL))
+    expect(page.get_by_role("region", name="Result")).to_contain_text(re.compile("Speed.*95 % CI", re.DOTALL))
 
     # another one like it, with one setting changed
     page.get_by_role("link", name="Fork and edit").click()

@@ -25,6 +25,7 @@ QUICK = {  # so that a test waits no longer than it must
     "progress_interval_seconds": "0.05",
     "heartbeat_seconds": "0.3",
     "worker_stale_seconds": "4",
+    "timing_seconds": "0.1",
 }
 
 

@@ -50,7 +50,8 @@ def stage_job(place: Workplace, run: Run, stage: RunStage, done: dict[str, Stage
     }
     key = next(row.key for row in run.stages if row.name == stage.name)
     output, scratch = folder / "output", place.scratch(run.id, key)
-    return StageJob.of(stage, SourcesGiven.model_validate(sources), inputs, output, scratch)
+    job = StageJob.of(stage, SourcesGiven.model_validate(sources), inputs, output, scratch)
+    return job.model_copy(update={"timing_seconds": place.settings.timing_seconds})
 
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:

@@ -50,7 +50,7 @@ def test_it_is_spoken_without_a_factor_of_one(ratio, ci95, words):
 def test_a_disturbed_measurement_is_repeated_and_else_marked(monkeypatch, disturbed_times, attempts, said):
     left = iter(["Other programs were using the processor."] * disturbed_times)
     monkeypatch.setattr(latency, "_others", lambda before, after: next(left, None))
-    monkeypatch.setattr(latency, "interleaved", lambda calls: {"original": [2.0] * 20, "result": [1.0] * 20})
+    monkeypatch.setattr(latency, "interleaved", lambda calls, seconds: {"original": [2.0] * 20, "result": [1.0] * 20})
     speed = latency.in_turns(lambda: None, lambda: None).speed()
     assert (speed["ratio"], speed["ci95"], speed["attempts"]) == (2.0, [2.0, 2.0], attempts)
     assert bool(speed["disturbed"]) is said
@@ -59,7 +59,7 @@ def test_a_disturbed_measurement_is_repeated_and_else_marked(monkeypatch, distur
 def test_times_that_tell_little_are_marked(monkeypatch):
     rng = np.random.default_rng(3)
     monkeypatch.setattr(latency, "_others", lambda before, after: None)
-    wild = lambda calls: {"original": times(rng, 1.0, 1.0, 10), "result": times(rng, 1.0, 1.0, 10)}  # noqa: E731
+    wild = lambda calls, seconds: {"original": times(rng, 1.0, 1.0, 10), "result": times(rng, 1.0, 1.0, 10)}  # noqa: E731
     monkeypatch.setattr(latency, "interleaved", wild)
     assert "differed widely" in latency.in_turns(lambda: None, lambda: None).disturbed
 

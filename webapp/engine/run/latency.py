@@ -19,8 +19,8 @@ import numpy as np
 from webapp.engine.lazy import torch
 
 WARM_UP, LEAST, MOST = 3, 10, 200  # rounds
-BUDGET_SECONDS = 3.0  # of one measurement
-ATTEMPTS, REPEAT_WITHIN_SECONDS = 3, 12.0
+SECONDS = 3.0  # that one measurement takes, where nobody says how many
+ATTEMPTS, REPEATED_FOR = 3, 4  # times those seconds
 RESAMPLES = 2000
 PRECISE = 1.1  # the ends of an interval that tells something lie within this factor of each other
 CONTENDED = 0.1  # of the threads' time: more than this taken by others disturbs
@@ -56,13 +56,16 @@ def words(ratio: float, ci95: tuple[float, float]) -> str:
     return f"{ratio:.2f} times as fast as the original"
 
 
-def in_turns(original: Callable[[], object], result: Callable[[], object]) -> Turns:
-    """Both timed in turns; again where that was disturbed, up to ATTEMPTS times. The narrowest interval is kept."""
+def in_turns(original: Callable[[], object], result: Callable[[], object], seconds: float = SECONDS) -> Turns:
+    """Both timed in turns; again where that was disturbed, up to ATTEMPTS times. The narrowest interval is kept.
+
+    `seconds` are for one attempt.
+    """
     begun = time.perf_counter()
     best: Turns | None = None
     for attempt in range(1, ATTEMPTS + 1):
         before = _machine()
-        taken = interleaved({"original": original, "result": result})
+        taken = interleaved({"original": original, "result": result}, seconds)
         others = _others(before, _machine())
         ratio, ci95 = compare(taken["original"], taken["result"])
         disturbed = others or (None if ci95[1] <= PRECISE * ci95[0] else "The times of equal answers differed widely.")
@@ -71,7 +74,7 @@ def in_turns(original: Callable[[], object], result: Callable[[], object]) -> Tu
             return found
         if best is None or found.ci95[1] / found.ci95[0] < best.ci95[1] / best.ci95[0]:
             best = found
-        if attempt > 1 and time.perf_counter() - begun > REPEAT_WITHIN_SECONDS:
+        if attempt > 1 and time.perf_counter() - begun > REPEATED_FOR * seconds:
             break
     assert best is not None
     return replace(best, attempts=attempt)
@@ -110,15 +113,15 @@ def _others(before: tuple[float, ...] | None, after: tuple[float, ...] | None) -
     return "The machine was slowed from outside (CPU steal)." if stolen - spare > allowed else None
 
 
-def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Milliseconds of each call, a list of rounds: MOST of them, or as many as the budget allows, but LEAST."""
+def interleaved(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of each call, a list of rounds: MOST of them, or as many as the seconds allow, but LEAST."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
         for call in [*calls.values()] * WARM_UP:
             call()
         start = time.perf_counter()
         for turn in range(MOST):
-            if turn >= LEAST and time.perf_counter() - start > BUDGET_SECONDS:
+            if turn >= LEAST and time.perf_counter() - start > seconds:
                 break
             for name, call in [*calls.items()][:: -1 if turn % 2 else 1]:  # neither always has the other's warm caches
                 before = time.perf_counter()

@@ -18,6 +18,7 @@ from webapp.engine.data.tasks import for_task, resolved
 from webapp.engine.exporters import with_always
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
+from webapp.engine.run import latency
 from webapp.engine.techniques.calibration.samples import TechniqueData
 from webapp.engine.weights.model import Model
 
@@ -110,6 +111,7 @@ class StageJob(SourcesGiven):
     inputs: dict[str, StageOutput] = Field(default_factory=dict)
     output: Path
     scratch: Path | None = None  # lives until the stage is done, restarts and retries included
+    timing_seconds: float = latency.SECONDS
 
     @classmethod
     def of(

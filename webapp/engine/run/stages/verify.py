@@ -144,7 +144,7 @@ class VerifyStage(FormatStage):
         report.progress(0.8, "Timing original and result in turns")
         beside = self._same_runtime(job, original)
         one = data[0].first(1)  # what a server answers to one request
-        turns = in_turns(lambda: outputs(beside, spec, one), lambda: outputs(compressed, spec, one))
+        turns = in_turns(lambda: outputs(beside, spec, one), lambda: outputs(compressed, spec, one), job.timing_seconds)
         batch = _described(one)
         facts["baseline_latency_ms"] = percentiles(turns.original, batch, loaded.runtime)
         facts["result"]["latency_ms"] = percentiles(turns.result, batch, loaded.runtime)
