@@ -44,7 +44,10 @@ def setting(default: Any, help: str, shown: str = "", secret: bool = False) -> A
 
 
 def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may compute on; OMP_NUM_THREADS may want fewer."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed, int(wanted) or allowed) if wanted.isdigit() else allowed
 
 
 def memory_bytes() -> int:
@@ -121,7 +124,8 @@ class InstallationSettings(BaseSettings):
     workers: Count = setting(1, "How many worker processes `pare serve` starts; each does one run at a time.")
     threads_per_child: Count = setting(
         0,
-        "How many threads one compressing process computes with; 0: the cores divided by the workers on this machine.",
+        "How many threads one compressing process computes with; 0: the cores, or as many as OMP_NUM_THREADS allows, "
+        "divided by the workers on this machine.",
     )
     timing_seconds: Seconds = setting(
         3.0,

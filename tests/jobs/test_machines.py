@@ -1,5 +1,6 @@
 """Several machines share a database and an object store: whose clock counts, whose cores, and what an outage costs."""
 
+import os
 from datetime import timedelta
 from uuid import uuid4
 
@@ -48,6 +49,13 @@ def test_workers_on_one_machine_share_its_cores(sessions, tmp_path, monkeypatch)
         assert neighbours(session) == 2
     assert InstallationSettings.load(tmp_path).threads(2) == max(1, cores() // 2)
     assert InstallationSettings.load(tmp_path, threads_per_child=3).threads(2) == 3
+
+
+@pytest.mark.parametrize(("said", "fewer"), [("1", True), ("", False), ("0", False)])
+def test_fewer_cores_are_used_where_the_environment_says_so(monkeypatch, said, fewer):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert cores() == (1 if fewer else 4)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webapp.config import cores
 from webapp.jobs.child import ChildSupervisor, Tell
 from webapp.jobs.examinations import look_at_structure, try_formats
 
@@ -90,7 +91,7 @@ def workbench(parent: Path, everything: bool = True) -> Iterator[Workbench]:
     """
     folder = parent / f".pare-{os.getpid()}"
     folder.mkdir()
-    supervisor = ChildSupervisor(threads=os.cpu_count() or 1, everything=everything)
+    supervisor = ChildSupervisor(threads=cores(), everything=everything)
     supervisor.forks.prepare()  # which imports while this process does
     try:
         yield Workbench(folder, supervisor)
