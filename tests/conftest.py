@@ -4,6 +4,7 @@ By file, for a file's fixtures are dear; those of the browser are two parts, eac
 by what `make durations` has recorded.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -48,6 +49,15 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(animals.ROOT))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: the garbage collector need not look through it, then or ever after."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):
