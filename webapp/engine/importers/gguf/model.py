@@ -10,10 +10,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gguf
 import numpy as np
 from gguf import GGUFReader, dequantize
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -34,6 +36,7 @@ ENTRIES = {"general", "tokenizer"}  # of transformers' table, which are no archi
 NORM_EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 LARGEST_GEMMAS = {"gemma2": 46, "gemma3": 62}  # whose queries are scaled by all heads' width, told by their blocks
 LARGEST_NUMBER = 20_000_000  # the longest context that a model has
+gguf.get_tensor_name_map = lru_cache(1)(gguf.get_tensor_name_map)  # transformers makes it anew for each submodule
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # as published
 
 
