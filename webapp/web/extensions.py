@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from flask import Flask, current_app
 from flask_sqlalchemy_lite import SQLAlchemy
 
+from webapp.actions.errors import NotFound
 from webapp.config import InstallationSettings
 from webapp.jobs.client import JobClient
 from webapp.store.database import database_url, engine_options, prepare, upgrade
 from webapp.store.files import FileStore
+
+Row = TypeVar("Row")
 
 db = SQLAlchemy(session_options={"expire_on_commit": False})
 
@@ -36,3 +40,12 @@ class Services:
 def services() -> Services:
     found: Services = current_app.extensions["pare"]
     return found
+
+
+def row_of(table: type[Row], id_: str) -> Row:
+    """The row of this id. Raises NotFound."""
+    row = db.session.get(table, id_) if id_.isascii() and id_.isalnum() else None
+    if row is None:
+        noun = table.__name__.lower()
+        raise NotFound(f"There is no {noun} {id_[:40]!r}. It may have been deleted.")
+    return row

@@ -13,7 +13,7 @@ from webapp.actions.errors import NotFound
 from webapp.actions.file_names import artifact_name
 from webapp.store.models import Artifact, Run
 from webapp.web.connections import hold_place
-from webapp.web.extensions import db, services
+from webapp.web.extensions import row_of, services
 
 blueprint = Blueprint("artifacts", __name__)
 
@@ -22,10 +22,7 @@ CACHING = "private, no-cache"  # asked again every time: a share can be revoked;
 
 @blueprint.get("/runs/<id>/artifacts/<path:name>")
 def show(id: str, name: str) -> Response:
-    run = db.session.get(Run, id)
-    if run is None:
-        raise NotFound(f"There is no run {id[:40]!r}. It may have been deleted.")
-    return send_artifact(artifact_of(run, name))
+    return send_artifact(artifact_of(row_of(Run, id), name))
 
 
 def artifact_of(run: Run, name: str) -> Artifact:

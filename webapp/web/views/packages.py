@@ -12,7 +12,7 @@ from webapp.actions.file_names import file_stem
 from webapp.actions.packages import TARGETS, RunFiles, offered, pack
 from webapp.store.models import Run
 from webapp.web.connections import hold_place
-from webapp.web.extensions import db, services
+from webapp.web.extensions import row_of, services
 
 from .artifacts import CACHING, disposition
 
@@ -21,10 +21,7 @@ blueprint = Blueprint("packages", __name__)
 
 @blueprint.get("/runs/<id>/packages/<target>")
 def show(id: str, target: str) -> Response:
-    run = db.session.get(Run, id)
-    if run is None:
-        raise NotFound(f"There is no run {id[:40]!r}. It may have been deleted.")
-    return send_package(run, target)
+    return send_package(row_of(Run, id), target)
 
 
 def send_package(run: Run, target: str) -> Response:

@@ -11,7 +11,7 @@ from webapp import charts
 from webapp.actions.errors import NotFound
 from webapp.actions.file_names import downloaded, file_stem
 from webapp.store.models import Run
-from webapp.web.extensions import db
+from webapp.web.extensions import row_of
 
 from .artifacts import disposition
 
@@ -31,9 +31,7 @@ def download(id: str) -> Response:
 
 def receipted(id: str) -> Run:
     """Raises NotFound where the run does not exist or has no receipt (yet)."""
-    run = db.session.get(Run, id)
-    if run is None:
-        raise NotFound(f"There is no run {id[:40]!r}. It may have been deleted.")
+    run = row_of(Run, id)
     require_receipt(run)
     return run
 

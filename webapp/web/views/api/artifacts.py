@@ -7,22 +7,16 @@ from flask import Response
 from webapp.actions import run_requests
 from webapp.actions.packages import offered
 from webapp.store.models import Run
-from webapp.web.extensions import db, services
+from webapp.web.extensions import db, row_of, services
 from webapp.web.views.artifacts import artifact_of, send_artifact
 from webapp.web.views.packages import send_package
 
 from . import schemas
 from .answers import run_answer
-from .endpoints import endpoint, row_of
+from .endpoints import endpoint
 
 
-@endpoint(
-    "GET",
-    "/runs/<id>/artifacts",
-    "The files of a run, and the formats that failed",
-    answer=schemas.ArtifactsAnswer,
-    errors=(404,),
-)
+@endpoint("GET", "/runs/<id>/artifacts", "The files of a run, and the formats that failed")
 def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
     return schemas.ArtifactsAnswer(items=row_of(Run, id).artifacts)
 
@@ -31,8 +25,8 @@ def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
     "GET",
     "/runs/<id>/artifacts/<path:name>",
     "Download a file: takes Range, and the ETag is its SHA-256",
-    answer="application/octet-stream",
-    errors=(404, 416),
+    media_type="application/octet-stream",
+    errors=(416,),
     example="-O -C -",
 )
 def get_artifact(id: str, name: str) -> Response:
@@ -44,8 +38,7 @@ def get_artifact(id: str, name: str) -> Response:
     "/runs/<id>/artifacts/<path:name>/retry",
     "Write and prove a format again that failed; the others keep their files",
     status=202,
-    answer=schemas.RunAnswer,
-    errors=(404, 409),
+    errors=(409,),
 )
 def retry_artifact(id: str, name: str) -> schemas.RunAnswer:
     run = row_of(Run, id)
@@ -53,13 +46,7 @@ def retry_artifact(id: str, name: str) -> schemas.RunAnswer:
     return run_answer(run)
 
 
-@endpoint(
-    "GET",
-    "/runs/<id>/packages",
-    "Deployment packages that the run can be downloaded as",
-    answer=schemas.PackagesAnswer,
-    errors=(404,),
-)
+@endpoint("GET", "/runs/<id>/packages", "Deployment packages that the run can be downloaded as")
 def get_packages(id: str) -> schemas.PackagesAnswer:
     return schemas.PackagesAnswer(items=list(offered(row_of(Run, id))))
 
@@ -68,8 +55,7 @@ def get_packages(id: str) -> schemas.PackagesAnswer:
     "GET",
     "/runs/<id>/packages/<target>",
     "A zip of the model with all that runs it there",
-    answer="application/zip",
-    errors=(404,),
+    media_type="application/zip",
     example="-O -J",
 )
 def get_package(id: str, target: str) -> Response:

@@ -9,11 +9,11 @@ from webapp.actions.deletion import delete_checkpoint as delete_row
 from webapp.actions.run_requests import set_task
 from webapp.store.files import Readable
 from webapp.store.models import Checkpoint
-from webapp.web.extensions import db, services
+from webapp.web.extensions import db, row_of, services
 
 from . import schemas
 from .answers import checkpoint_answer, page
-from .endpoints import endpoint, row_of
+from .endpoints import endpoint
 from .raw_body import Body, body_length, require_bare_body
 
 
@@ -22,9 +22,7 @@ from .raw_body import Body, body_length, require_bare_body
     "/checkpoints",
     "Upload a checkpoint: the file is the body",
     status=201,
-    answer=schemas.CheckpointAnswer,
     raw_body=True,
-    query=schemas.CheckpointQuery,
     errors=(413, 415, 422, 507),
     example="-T model.safetensors '?name=model.safetensors'",
 )
@@ -33,15 +31,13 @@ def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
     return checkpoint_answer(receive_checkpoint(Body(), query, body_length()))
 
 
-@endpoint("GET", "/checkpoints", "Checkpoints, newest first", answer=schemas.CheckpointPage, query=schemas.PageQuery)
+@endpoint("GET", "/checkpoints", "Checkpoints, newest first")
 def get_checkpoints(query: schemas.PageQuery) -> schemas.CheckpointPage:
     rows, next_ = page(Checkpoint, query)
     return schemas.CheckpointPage(items=[checkpoint_answer(row, with_facts=False) for row in rows], next=next_)
 
 
-@endpoint(
-    "GET", "/checkpoints/<id>", "A checkpoint and what was found in it", answer=schemas.CheckpointAnswer, errors=(404,)
-)
+@endpoint("GET", "/checkpoints/<id>", "A checkpoint and what was found in it")
 def get_checkpoint(id: str) -> schemas.CheckpointAnswer:
     return checkpoint_answer(row_of(Checkpoint, id))
 
@@ -50,9 +46,7 @@ def get_checkpoint(id: str) -> schemas.CheckpointAnswer:
     "PATCH",
     "/checkpoints/<id>",
     "Say what a checkpoint is for",
-    body=schemas.CheckpointChanges,
-    answer=schemas.CheckpointAnswer,
-    errors=(404, 409),
+    errors=(409,),
     example="""--json '{"task": "regression"}'""",
 )
 def change_checkpoint(id: str, body: schemas.CheckpointChanges) -> schemas.CheckpointAnswer:
@@ -62,7 +56,7 @@ def change_checkpoint(id: str, body: schemas.CheckpointChanges) -> schemas.Check
     return checkpoint_answer(row)
 
 
-@endpoint("DELETE", "/checkpoints/<id>", "Delete a checkpoint that no run uses", status=204, errors=(404, 409))
+@endpoint("DELETE", "/checkpoints/<id>", "Delete a checkpoint that no run uses", status=204, errors=(409,))
 def delete_checkpoint(id: str) -> None:
     delete_row(db.session, row_of(Checkpoint, id))
 

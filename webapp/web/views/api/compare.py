@@ -11,15 +11,7 @@ from . import schemas
 from .endpoints import endpoint
 
 
-@endpoint(
-    "GET",
-    "/compare",
-    "Runs side by side",
-    answer=schemas.ComparisonAnswer,
-    query=schemas.CompareQuery,
-    errors=(404,),
-    example="'?run=ID&run=ID'",
-)
+@endpoint("GET", "/compare", "Runs side by side", errors=(404,), example="'?run=ID&run=ID'")
 def get_comparison(query: schemas.CompareQuery) -> schemas.ComparisonAnswer:
     found = asked()
     return schemas.ComparisonAnswer(
@@ -32,7 +24,7 @@ def get_comparison(query: schemas.CompareQuery) -> schemas.ComparisonAnswer:
     )
 
 
-@endpoint("GET", "/compare.csv", "The same as CSV", answer="text/csv", query=schemas.CompareQuery, errors=(404,))
+@endpoint("GET", "/compare.csv", "The same as CSV", media_type="text/csv", errors=(404,))
 def get_comparison_csv(query: schemas.CompareQuery) -> Response:
     return Response(
         as_csv(asked()), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=compare.csv"}

@@ -8,11 +8,11 @@ from webapp.actions import uploads
 from webapp.actions.deletion import delete_dataset as delete_row
 from webapp.store.files import Readable
 from webapp.store.models import Dataset
-from webapp.web.extensions import db, services
+from webapp.web.extensions import db, row_of, services
 
 from . import schemas
 from .answers import page
-from .endpoints import endpoint, row_of
+from .endpoints import endpoint
 from .raw_body import Body, body_length, require_bare_body
 
 
@@ -21,9 +21,7 @@ from .raw_body import Body, body_length, require_bare_body
     "/datasets",
     "Upload a dataset: the file is the body",
     status=201,
-    answer=schemas.DatasetAnswer,
     raw_body=True,
-    query=schemas.DatasetQuery,
     errors=(413, 415, 507),
     example="-T digits.npz '?name=digits.npz'",
 )
@@ -32,18 +30,18 @@ def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:
     return schemas.DatasetAnswer.model_validate(receive_dataset(Body(), query, body_length()))
 
 
-@endpoint("GET", "/datasets", "Datasets, newest first", answer=schemas.DatasetPage, query=schemas.PageQuery)
+@endpoint("GET", "/datasets", "Datasets, newest first")
 def get_datasets(query: schemas.PageQuery) -> schemas.DatasetPage:
     rows, next_ = page(Dataset, query)
     return schemas.DatasetPage(items=rows, next=next_)
 
 
-@endpoint("GET", "/datasets/<id>", "A dataset and its split", answer=schemas.DatasetAnswer, errors=(404,))
+@endpoint("GET", "/datasets/<id>", "A dataset and its split")
 def get_dataset(id: str) -> schemas.DatasetAnswer:
     return schemas.DatasetAnswer.model_validate(row_of(Dataset, id))
 
 
-@endpoint("DELETE", "/datasets/<id>", "Delete a dataset that no run uses", status=204, errors=(404, 409))
+@endpoint("DELETE", "/datasets/<id>", "Delete a dataset that no run uses", status=204, errors=(409,))
 def delete_dataset(id: str) -> None:
     delete_row(db.session, row_of(Dataset, id))
 

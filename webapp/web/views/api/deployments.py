@@ -15,8 +15,6 @@ from .schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer
     "/deployments",
     "Serve one of a run's files; the token in the answer is told this once",
     status=201,
-    answer=NewDeploymentAnswer,
-    body=DeploymentRequest,
     errors=(404, 409),
     example="""--json '{"run_id": "ID", "artifact": "model.onnx"}'""",
 )
@@ -25,49 +23,29 @@ def create_deployment(body: DeploymentRequest) -> NewDeploymentAnswer:
     return NewDeploymentAnswer(**DeploymentAnswer.model_validate(row).model_dump(), token=token)
 
 
-@endpoint("GET", "/deployments", "The models that are served, newest first", answer=DeploymentsAnswer)
+@endpoint("GET", "/deployments", "The models that are served, newest first")
 def get_deployments() -> DeploymentsAnswer:
     return DeploymentsAnswer(items=deployments.deployments(db.session))
 
 
-@endpoint(
-    "GET",
-    "/deployments/<deployment>",
-    "A deployment: its state, and the signature of its model",
-    answer=DeploymentAnswer,
-    errors=(404,),
-)
+@endpoint("GET", "/deployments/<deployment>", "A deployment: its state, and the signature of its model")
 def get_deployment(deployment: str) -> DeploymentAnswer:
     return DeploymentAnswer.model_validate(deployments.deployment_of(db.session, deployment))
 
 
-@endpoint("DELETE", "/deployments/<deployment>", "Stop serving a model and forget it", status=204, errors=(404,))
+@endpoint("DELETE", "/deployments/<deployment>", "Stop serving a model and forget it", status=204)
 def delete_deployment(deployment: str) -> None:
     deployments.delete(db.session, deployments.deployment_of(db.session, deployment))
 
 
-@endpoint(
-    "POST",
-    "/deployments/<deployment>/stop",
-    "Stop serving a model; restart serves it again",
-    status=202,
-    answer=DeploymentAnswer,
-    errors=(404,),
-)
+@endpoint("POST", "/deployments/<deployment>/stop", "Stop serving a model; restart serves it again", status=202)
 def stop_deployment(deployment: str) -> DeploymentAnswer:
     row = deployments.deployment_of(db.session, deployment)
     deployments.stop(db.session, row)
     return DeploymentAnswer.model_validate(row)
 
 
-@endpoint(
-    "POST",
-    "/deployments/<deployment>/restart",
-    "Serve a model in a new process",
-    status=202,
-    answer=DeploymentAnswer,
-    errors=(404,),
-)
+@endpoint("POST", "/deployments/<deployment>/restart", "Serve a model in a new process", status=202)
 def restart_deployment(deployment: str) -> DeploymentAnswer:
     row = deployments.deployment_of(db.session, deployment)
     deployments.restart(db.session, row)
@@ -75,12 +53,7 @@ def restart_deployment(deployment: str) -> DeploymentAnswer:
 
 
 @endpoint(
-    "POST",
-    "/deployments/<deployment>/token",
-    "A new token in place of the one before, which ends at once",
-    status=201,
-    answer=NewDeploymentAnswer,
-    errors=(404,),
+    "POST", "/deployments/<deployment>/token", "A new token in place of the one before, which ends at once", status=201
 )
 def renew_token(deployment: str) -> NewDeploymentAnswer:
     row = deployments.deployment_of(db.session, deployment)

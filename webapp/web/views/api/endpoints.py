@@ -6,19 +6,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypeVar, get_origin
+from types import NoneType
+from typing import Any, get_origin, get_type_hints
 
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
-from webapp.actions.errors import BodyInvalid, NotFound, RequestInvalid
+from webapp.actions.errors import BodyInvalid, RequestInvalid
 from webapp.web.extensions import db, services
 from webapp.web.idempotency import once
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,22 @@ def endpoint(
     summary: str,
     *,
     status: int = 200,
-    answer: type[BaseModel] | str | None = None,
-    body: type[BaseModel] | None = None,
+    media_type: str | None = None,
     raw_body: bool = False,
-    query: type[BaseModel] | None = None,
     headers: tuple[str, ...] = (),
     errors: tuple[int, ...] = (),
     example: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers the function; it gets the path's parts, and `query` and `body` where those are declared."""
+    """Registers the function. What it takes (the path's parts, `query`, `body`) and gives is told by its annotations.
 
+    `media_type` is that of a Response that is not JSON. `errors` has only what does not follow from the rest.
+    """
     keyed = method == "POST" and status != 200  # what only tells something may be asked again
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        declared = get_type_hints(function)
+        query, body, answer = declared.get("query"), declared.get("body"), media_type or declared["return"]
+
         @wraps(function)
         def view(**given: Any) -> Response:
             given |= {"query": read_query(query)} if query else {}
@@ -75,9 +77,19 @@ def endpoint(
             return Response(status=status) if answered is None else answered
 
         errors_here = set(errors) | ({400} if query or body or raw_body or headers else set())
+        errors_here |= {404} if "<" in rule else set()
         errors_here |= ({415, 422} if body else set()) | ({400, 409, 422} if keyed else set())
         ENDPOINTS[f"api.{function.__name__}"] = Endpoint(
-            summary, status, answer, body, raw_body, query, headers, keyed, tuple(sorted(errors_here)), example
+            summary,
+            status,
+            None if answer is NoneType else answer,
+            body,
+            raw_body,
+            query,
+            headers,
+            keyed,
+            tuple(sorted(errors_here)),
+            example,
         )
         blueprint.add_url_rule(rule, function.__name__, view, methods=[method])
         return view
@@ -130,12 +142,3 @@ def first_problem(error: ValidationError) -> tuple[str, str | None]:
         return f"{field} is missing.", field
     what = first["msg"][:1].lower() + first["msg"][1:]
     return f"{field} is not right: {what}.", field
-
-
-def row_of(table: type[Row], id_: str) -> Row:
-    """The row of this id. Raises NotFound."""
-    row = db.session.get(table, id_) if id_.isascii() and id_.isalnum() else None
-    if row is None:
-        noun = table.__name__.lower()
-        raise NotFound(f"There is no {noun} {id_[:40]!r}. It may have been deleted.")
-    return row

@@ -18,8 +18,6 @@ from .endpoints import endpoint
     "POST",
     "/recipes/predict",
     "What a recipe will give, and which layers its patterns match",
-    answer=schemas.PredictAnswer,
-    body=schemas.PredictRequest,
     errors=(404, 409),
     example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 2, "steps": [{"technique": "cast"}]}}'""",
 )
@@ -38,25 +36,12 @@ def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
     )
 
 
-@endpoint(
-    "POST",
-    "/recipes/match",
-    "Which layers each pattern matches, also when that is none",
-    answer=schemas.MatchesAnswer,
-    body=schemas.PredictRequest,
-    errors=(404, 409),
-)
+@endpoint("POST", "/recipes/match", "Which layers each pattern matches, also when that is none", errors=(404, 409))
 def match_recipe(body: schemas.PredictRequest) -> schemas.MatchesAnswer:
     return schemas.MatchesAnswer(matches=matches(*asked(body)))
 
 
-@endpoint(
-    "POST",
-    "/recipes/parse",
-    "A recipe's text, read and written out whole",
-    answer=schemas.ParseAnswer,
-    body=schemas.ParseRequest,
-)
+@endpoint("POST", "/recipes/parse", "A recipe's text, read and written out whole")
 def parse_recipe_text(body: schemas.ParseRequest) -> schemas.ParseAnswer:
     with lines_named(body.text):
         recipe = Recipe.parse(body.text)

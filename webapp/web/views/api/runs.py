@@ -7,11 +7,11 @@ from webapp.actions.deletion import delete_run as delete_row
 from webapp.actions.run_requests import RunChanges, RunRequest
 from webapp.engine.recipe import lines_named
 from webapp.store.models import Run
-from webapp.web.extensions import db, services
+from webapp.web.extensions import db, row_of, services
 
 from . import schemas
 from .answers import page, run_answer
-from .endpoints import endpoint, row_of
+from .endpoints import endpoint
 
 
 @endpoint(
@@ -19,8 +19,6 @@ from .endpoints import endpoint, row_of
     "/runs",
     "Start a run",
     status=202,
-    answer=schemas.RunAnswer,
-    body=RunRequest,
     errors=(404, 409),
     example="""--json '{"checkpoint_id": "ID", "recipe": {"version": 2, "steps": [{"technique": "cast"}]}}'""",
 )
@@ -29,30 +27,23 @@ def create_run(body: RunRequest) -> schemas.RunAnswer:
         return run_answer(run_requests.create_run(db.session, services().jobs, body))
 
 
-@endpoint("GET", "/runs", "Runs, newest first", answer=schemas.RunPage, query=schemas.PageQuery)
+@endpoint("GET", "/runs", "Runs, newest first")
 def get_runs(query: schemas.PageQuery) -> schemas.RunPage:
     rows, next_ = page(Run, query)
     return schemas.RunPage(items=rows, next=next_)
 
 
-@endpoint(
-    "GET",
-    "/runs/<id>",
-    "A run: how far it is, its log, and what came of it",
-    answer=schemas.RunAnswer,
-    query=schemas.RunQuery,
-    errors=(404,),
-)
+@endpoint("GET", "/runs/<id>", "A run: how far it is, its log, and what came of it")
 def get_run(id: str, query: schemas.RunQuery) -> schemas.RunAnswer:
     return run_answer(row_of(Run, id), query.after)
 
 
-@endpoint("DELETE", "/runs/<id>", "Delete a run that has ended", status=204, errors=(404, 409))
+@endpoint("DELETE", "/runs/<id>", "Delete a run that has ended", status=204, errors=(409,))
 def delete_run(id: str) -> None:
     delete_row(db.session, row_of(Run, id))
 
 
-@endpoint("POST", "/runs/<id>/cancel", "Cancel a run", status=202, answer=schemas.RunAnswer, errors=(404, 409))
+@endpoint("POST", "/runs/<id>/cancel", "Cancel a run", status=202, errors=(409,))
 def cancel_run(id: str) -> schemas.RunAnswer:
     run = row_of(Run, id)
     run_requests.cancel_run(db.session, services().jobs, run)
@@ -64,8 +55,7 @@ def cancel_run(id: str) -> schemas.RunAnswer:
     "/runs/<id>/retry",
     "Start a failed or cancelled run again, at the stage where it ended, or the formats that failed",
     status=202,
-    answer=schemas.RunAnswer,
-    errors=(404, 409),
+    errors=(409,),
 )
 def retry_run(id: str) -> schemas.RunAnswer:
     run = row_of(Run, id)
@@ -78,9 +68,7 @@ def retry_run(id: str) -> schemas.RunAnswer:
     "/runs/<id>/fork",
     "Start a new run like this one, with changes",
     status=202,
-    answer=schemas.RunAnswer,
-    body=RunChanges,
-    errors=(404, 409),
+    errors=(409,),
     example="""--json '{"seed": 1}'""",
 )
 def fork_run(id: str, body: RunChanges) -> schemas.RunAnswer:

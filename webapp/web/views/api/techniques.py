@@ -8,7 +8,7 @@ from . import schemas
 from .endpoints import endpoint
 
 
-@endpoint("GET", "/techniques", "Every technique with the JSON schema of its settings", answer=schemas.TechniquesAnswer)
+@endpoint("GET", "/techniques", "Every technique with the JSON schema of its settings")
 def get_techniques() -> schemas.TechniquesAnswer:
     return schemas.TechniquesAnswer(
         items=[

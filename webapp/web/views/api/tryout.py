@@ -5,19 +5,17 @@ from __future__ import annotations
 from webapp.actions.deployments import tryout_deployment
 from webapp.actions.tryout import TryoutRequest, ask
 from webapp.store.models import DeploymentState, Run
-from webapp.web.extensions import db, services
+from webapp.web.extensions import db, row_of, services
 
 from . import schemas
-from .endpoints import endpoint, row_of
+from .endpoints import endpoint
 
 
 @endpoint(
     "POST",
     "/runs/<id>/try",
     "What the original or the compressed model answers; it is started where it does not run",
-    answer=schemas.TryoutAnswer,
-    body=TryoutRequest,
-    errors=(404, 409, 503),
+    errors=(409, 503),
     example="""--json '{"side": "result", "text": "Once upon a time"}'""",
 )
 def try_run(id: str, body: TryoutRequest) -> schemas.TryoutAnswer:

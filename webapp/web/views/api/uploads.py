@@ -25,8 +25,6 @@ from .raw_body import Body, body_length, require_bare_body
     "/checkpoints",
     "Begin to upload a checkpoint in parts: PATCH its upload with them. Upload-Length is the file's size in bytes",
     status=201,
-    answer=schemas.DraftAnswer,
-    query=schemas.CheckpointQuery,
     headers=("Upload-Length",),
     errors=(413, 422, 507),
     example="-H 'Upload-Length: 44000' '?name=model.safetensors'",
@@ -43,8 +41,6 @@ def begin_checkpoint(query: schemas.CheckpointQuery) -> schemas.DraftAnswer:
     "/datasets",
     "Begin to upload a dataset in parts: PATCH its upload with them. Upload-Length is the file's size in bytes",
     status=201,
-    answer=schemas.DraftAnswer,
-    query=schemas.DatasetQuery,
     headers=("Upload-Length",),
     errors=(413, 507),
     example="-H 'Upload-Length: 44000' '?name=digits.npz'",
@@ -55,13 +51,7 @@ def begin_dataset(query: schemas.DatasetQuery) -> schemas.DraftAnswer:
     return begun("datasets", query)
 
 
-@endpoint(
-    "GET",
-    "/uploads/<id>",
-    "How much of an upload has come, and what became of it",
-    answer=schemas.DraftAnswer,
-    errors=(404,),
-)
+@endpoint("GET", "/uploads/<id>", "How much of an upload has come, and what became of it")
 def get_upload(id: str) -> schemas.DraftAnswer:
     return told(upload_drafts.find(services().settings, id))
 
@@ -70,10 +60,9 @@ def get_upload(id: str) -> schemas.DraftAnswer:
     "PATCH",
     "/uploads/<id>",
     "Go on with an upload: the body is the file from Upload-Offset on. What came of it is kept when it breaks off",
-    answer=schemas.DraftAnswer,
     raw_body=True,
     headers=("Upload-Offset",),
-    errors=(404, 408, 409, 415, 503, 507),
+    errors=(408, 409, 415, 503, 507),
     example="-H 'Upload-Offset: 0' -T model.safetensors",
 )
 def continue_upload(id: str) -> schemas.DraftAnswer:
@@ -90,7 +79,7 @@ def continue_upload(id: str) -> schemas.DraftAnswer:
         return told(draft)
 
 
-@endpoint("DELETE", "/uploads/<id>", "Give up an upload: nothing of it is kept", status=204, errors=(404, 503))
+@endpoint("DELETE", "/uploads/<id>", "Give up an upload: nothing of it is kept", status=204, errors=(503,))
 def delete_upload(id: str) -> None:
     with upload_drafts.held(services().settings, id) as draft:
         shutil.rmtree(draft.folder)
