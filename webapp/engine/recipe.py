@@ -38,7 +38,7 @@ def setting(
     title: str,
     help: str,
     unit: str = "",
-    widget: str = "number",
+    widget: str = "",
     step: float | None = None,
     show_when: dict[str, Any] | None = None,
     per_layer: bool = False,
@@ -46,11 +46,13 @@ def setting(
 ) -> Any:
     """A field of a technique's settings: what the form draws, the API documents and pydantic checks, said once.
 
-    `per_layer`: an override may give some of a step's layers another value.
+    `widget` is that of its kind unless said: a switch, a choice of texts, a number. `per_layer`: an override may give
+    some of a step's layers another value.
     """
+    kind = "switch" if isinstance(default, bool) else "choice" if isinstance(default, str) else "number"
     extra: dict[str, Any] = {
         "unit": unit,
-        "widget": widget,
+        "widget": widget or kind,
         "step": step,
         "show_when": show_when,
         "per_layer": per_layer or None,

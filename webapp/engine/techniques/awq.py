@@ -8,12 +8,12 @@ from typing import Any
 
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import awq, grids, quantizers
-from webapp.engine.recipe import StepSettings, setting
+from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.techniques.calibration.folding import fold, producers
 from webapp.engine.weights import Encoded, Quantized
 
-from .base import Context, Outcome
+from .base import Context, Outcome, calibration_samples
 from .calibration import CalibrationBlock, Covariance, WeightMatrix
 from .rounding import Rounding, RoundingSettings
 
@@ -46,14 +46,7 @@ class Awq(Rounding, BlockByBlock):
     without_data = "so it was rounded to nearest"
 
     class Settings(RoundingSettings):
-        samples: int = setting(
-            0,
-            "Calibration samples",
-            "0 takes as many as suit the task.",
-            unit="samples",
-            ge=0,
-            le=100_000,
-        )
+        samples: int = calibration_samples()
 
     def compress_block(
         self, block: CalibrationBlock, settings: StepSettings, context: Context

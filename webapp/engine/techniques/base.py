@@ -14,7 +14,7 @@ from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
-from webapp.engine.recipe import StepSettings, TechniqueSettings
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.calibration.samples import TechniqueData
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
@@ -29,6 +29,11 @@ MATRICES = frozenset({"linear", "conv", "recurrent", "experts"})  # kinds of lay
 
 LEFT, NOTHING = "left as it is", "nothing"
 MISSED = 0.1  # of what was asked: as far off as a share may be and still count as reached
+
+
+def calibration_samples() -> Any:
+    """The setting of every technique that calibrates: how many samples (texts, chunks of text, images) it looks at."""
+    return setting(0, "Calibration samples", "0: as many as suit the task.", unit="samples", ge=0)
 
 
 class Skip(Exception):

@@ -15,7 +15,7 @@ from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
-from .base import Context, Outcome
+from .base import Context, Outcome, calibration_samples
 from .calibration import SquareSum, WeightMatrix, calibration_blocks
 from .pruning import Pruning, PruningSettings, smallest_gone, without
 
@@ -30,17 +30,9 @@ class CalibratedPruningSettings(PruningSettings):
         "uniform: the same everywhere. sensitivity: less where a weight carries more of its layer's output, up to a "
         "tenth more or less, with the same total over all layers of the same sparsity; takes one more pass over the "
         "samples. At half of the weights it has gained next to nothing in our trials: compare both.",
-        widget="choice",
         show_when={"pattern": "unstructured"},
     )
-    samples: int = setting(
-        0,
-        "Calibration samples",
-        "How many samples (texts, chunks of text, images) the layers' inputs are measured on; 0: as many as suit the "
-        "task.",
-        unit="samples",
-        ge=0,
-    )
+    samples: int = calibration_samples()
 
     @property
     def uneven(self) -> bool:

@@ -26,7 +26,6 @@ class Cast(LayerByLayer):
             "float16",
             "Number format",
             "float16 has 11 significant bits and ends at 65504; bfloat16 has 8 and float32's range.",
-            widget="choice",
             per_layer=True,
         )
 

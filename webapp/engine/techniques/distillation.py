@@ -56,7 +56,6 @@ class Distillation(ByTraining):
             "squares",
             "Hidden-state loss",
             "squares: mean squared error (MSE), divided by the teacher's mean square. cosine: one minus the cosine.",
-            widget="choice",
         )
         attention_weight: float = setting(
             0.0,

@@ -32,7 +32,6 @@ class DynamicQuantization(IntegerProducts):
             "Range granularity",
             "token: each token's activations get a range of their own, so one outlier costs only its own token. "
             "tensor: one range for all of an input, which is quicker and coarser.",
-            widget="choice",
             per_layer=True,
         )
 

@@ -11,7 +11,7 @@ from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.weights import Encoded, Quantized
 
-from .base import Context, Outcome
+from .base import Context, Outcome, calibration_samples
 from .calibration import Covariance, Statistic, WeightMatrix
 from .rounding import Rounding, RoundingSettings
 
@@ -61,7 +61,6 @@ class Gptq(Rounding, BlockByBlock):
             True,
             "Activation order (act-order)",
             "Rounds the columns with the largest input activations first, while most columns are left to compensate.",
-            widget="switch",
             per_layer=True,
         )
         damping: float = setting(
@@ -83,14 +82,7 @@ class Gptq(Rounding, BlockByBlock):
             ge=0,
             le=10,
         )
-        samples: int = setting(
-            0,
-            "Calibration samples",
-            "0 takes as many as suit the task.",
-            unit="samples",
-            ge=0,
-            le=100_000,
-        )
+        samples: int = calibration_samples()
 
     def compress_slot(
         self, slot: WeightMatrix, statistic: HeldBack, settings: Any, context: Context

@@ -26,7 +26,7 @@ from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model
 from webapp.units import percent
 
-from .base import Context, Outcome, Technique
+from .base import Context, Outcome, Technique, calibration_samples
 from .calibration import CalibrationBlock, WeightMatrix, calibration_blocks
 
 ROWS = 2048  # inputs that a layer's change is measured on
@@ -71,16 +71,8 @@ class IntegerSettings(TechniqueSettings):
         "Reduced range (7-bit weights)",
         "Processors without VNNI add products of 8 bits in 16, which overflow; weights of 7 bits cannot. "
         "auto: where this machine's processor is of that kind.",
-        widget="choice",
     )
-    samples: int = setting(
-        0,
-        "Calibration samples",
-        "0 takes as many as suit the task.",
-        unit="samples",
-        ge=0,
-        le=10_000,
-    )
+    samples: int = calibration_samples()
 
     @property
     def top(self) -> int:

@@ -15,7 +15,7 @@ from webapp.engine.techniques.surgery.blocks import droppable, shortened
 from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.model import Model
 
-from .base import Context, Need, Outcome, Skip, Technique
+from .base import Context, Need, Outcome, Skip, Technique, calibration_samples
 from .calibration.sequential_calibration import block_states
 from .surgery import check_fits, structure_of, with_structure
 
@@ -56,11 +56,8 @@ class LayerDrop(Technique):
             "influence: one minus the cosine between a block's input and its output, on calibration data. "
             "influence_again: the same, measured again after each block that left. evenly: spread over the model, "
             "without data. last: the last ones but one.",
-            widget="choice",
         )
-        samples: int = setting(
-            0, "Calibration samples", "0: as many as suit the task.", unit="samples", ge=0, le=100_000
-        )
+        samples: int = calibration_samples()
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
         return self.needs if settings.by.startswith("influence") else frozenset({"architecture"})

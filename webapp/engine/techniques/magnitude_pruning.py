@@ -33,7 +33,6 @@ class MagnitudePruning(PruningWithoutData):
             "Scope",
             "layer: every layer loses the same share. row: every output of every layer does. "
             "global: the smallest weights of all layers with the same sparsity go, wherever they are.",
-            widget="choice",
             show_when={"pattern": "unstructured"},
         )
 

@@ -43,7 +43,6 @@ class PruningSettings(TechniqueSettings):
         "Pattern",
         "unstructured: any weights. 2:4 and 4:8: half of the weights, so that of every 4 (8) neighbouring inputs (of a "
         "convolution: input channels) 2 (4) stay, which some hardware multiplies faster; it costs more accuracy.",
-        widget="choice",
         per_layer=True,
     )
 

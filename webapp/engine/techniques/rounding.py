@@ -24,7 +24,6 @@ class RoundingSettings(TechniqueSettings):
         "Number format",
         "int: integers, evenly spaced. normal: NormalFloat, spaced as a normal distribution is dense (NF4 at 4 bits). "
         "fitted: a codebook of levels for each layer, chosen for the least error.",
-        widget="choice",
         per_layer=True,
     )
     granularity: Literal["channel", "group"] = setting(
@@ -32,7 +31,6 @@ class RoundingSettings(TechniqueSettings):
         "Scale granularity",
         "channel: one scale for each output channel (row of the matrix). group: one for each group of consecutive "
         "inputs; finer, and a little larger.",
-        widget="choice",
         per_layer=True,
     )
     group_size: int = setting(
@@ -49,7 +47,6 @@ class RoundingSettings(TechniqueSettings):
         True,
         "Symmetric",
         "On: the range is centred on zero. Off: each scale has a zero point too, for weights mostly of one sign.",
-        widget="switch",
         per_layer=True,
         show_when={"numbers": "int"},
     )
@@ -58,7 +55,6 @@ class RoundingSettings(TechniqueSettings):
         "Scale selection",
         "search: the scale with the least squared error, which clips a few large weights. range: the scale that "
         "reaches every weight (min-max), which is quicker. At 8 bits clipping gains nothing, and the range is used.",
-        widget="choice",
         per_layer=True,
     )
 

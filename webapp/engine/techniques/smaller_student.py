@@ -67,7 +67,6 @@ class SmallerStudent(Technique):
             "teacher",
             "Initialization",
             "teacher: what stays keeps the model's weights, which learns faster. random: all weights are drawn afresh.",
-            widget="choice",
         )
         round_to: int = setting(
             8, "Round to a multiple of", "Of the width; heads are whole.", unit="channels", ge=1, le=1024

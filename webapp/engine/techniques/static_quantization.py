@@ -38,7 +38,6 @@ class StaticQuantization(IntegerProducts):
             "Calibration method",
             "minmax: from the least to the largest value that was seen. percentile: all but the rarest. entropy: "
             "where the rounded distribution diverges least (KL). error: where rounding and clipping cost least (MSE).",
-            widget="choice",
             per_layer=True,
         )
         percentile: float = setting(
@@ -56,7 +55,6 @@ class StaticQuantization(IntegerProducts):
             True,
             "Bias correction",
             "Moves each layer's bias by what rounding changes its mean output.",
-            widget="switch",
             per_layer=True,
         )
 

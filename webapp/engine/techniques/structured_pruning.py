@@ -20,7 +20,7 @@ from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
 from webapp.units import percent
 
-from .base import LEFT, Context, Need, Outcome, Skip, Technique, missed
+from .base import LEFT, Context, Need, Outcome, Skip, Technique, calibration_samples, missed
 from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
 
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
@@ -59,7 +59,6 @@ class StructuredPruning(Technique):
             "Removed units",
             "neurons: channels of convolutions and neurons between layers. heads: attention heads, key-value groups "
             "with their query heads. both: each by the ratio.",
-            widget="choice",
         )
         importance: Literal["l1", "l2", "batch_norm", "taylor", "activation", "reconstruction"] = setting(
             "l2",
@@ -67,14 +66,12 @@ class StructuredPruning(Technique):
             "l1, l2: norms of the weights. batch_norm: its scale. With calibration data: taylor (loss by gradients), "
             "activation (the channel's activations times the weights that read them), reconstruction (the output error "
             "that is left after the other channels compensate: usually the best).",
-            widget="choice",
         )
         scope: Literal["uniform", "global"] = setting(
             "uniform",
             "Scope",
             "uniform: every group loses its share. global: the least important channels go, of all groups with the "
             "same share (not in transformers' models, whose config has one width for all blocks).",
-            widget="choice",
         )
         round_to: int = setting(
             8,
@@ -85,9 +82,7 @@ class StructuredPruning(Technique):
             ge=1,
             le=1024,
         )
-        samples: int = setting(
-            0, "Calibration samples", "0: as many as suit the task.", unit="samples", ge=0, le=100_000
-        )
+        samples: int = calibration_samples()
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
         calibration: Need = "calibration" if settings.importance in FROM_DATA else "calibration_if_any"

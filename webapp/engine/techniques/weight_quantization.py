@@ -33,7 +33,6 @@ class WeightQuantization(Rounding, LayerByLayer):
             "Scale granularity",
             "channel: one scale for each output channel (row of the matrix). group: one for each group of consecutive "
             "inputs; finer, and a little larger.",
-            widget="choice",
             per_layer=True,
         )
 

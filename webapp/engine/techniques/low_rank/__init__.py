@@ -45,14 +45,12 @@ class LowRank(Technique):
             "Method",
             "plain: the factors closest to the weights, without data. whitened: those whose outputs are closest on "
             "calibration data, block by block, each making up for what the ones before it lost.",
-            widget="choice",
         )
         by: Literal["ratio", "rank", "energy"] = setting(
             "ratio",
             "Rank selection",
             "ratio: the share of the parameters that the factors may hold. rank: the same rank everywhere. "
             "energy: the share to keep of the squared weights (plain) or outputs (whitened).",
-            widget="choice",
             per_layer=True,
         )
         ratio: float = setting(
@@ -71,7 +69,6 @@ class LowRank(Technique):
             "Parameter budget",
             "layer: each layer keeps this share. global: all layers that are asked for the same share keep it "
             "together; those that would lose more get more.",
-            widget="choice",
             show_when={"by": "ratio"},
         )
         rank: int = setting(
@@ -99,7 +96,6 @@ class LowRank(Technique):
             "Matrix decomposition",
             "pivots: interpolative, some of the rows and the coefficients that make the others of them; a higher rank "
             "in the same bytes. factors: two low-rank matrices.",
-            widget="choice",
             per_layer=True,
         )
         convolutions: Literal["tucker", "spatial", "matrix"] = setting(
@@ -107,7 +103,6 @@ class LowRank(Technique):
             "Convolution decomposition",
             "tucker: 1 x 1, a smaller core, 1 x 1. spatial: a vertical, then a horizontal filter. matrix: filters are "
             "the rows of a matrix. 1 x 1 convolutions are matrices in any case.",
-            widget="choice",
             per_layer=True,
         )
         samples: int = setting(

@@ -38,7 +38,6 @@ class TrainingSettings(TechniqueSettings):
         "adamw",
         "Optimizer",
         "adamw suits nearly everything. sgd (momentum 0.9) needs half the memory.",
-        widget="choice",
     )
     learning_rate: float = setting(
         0.0,
@@ -53,7 +52,6 @@ class TrainingSettings(TechniqueSettings):
         "cosine",
         "Schedule",
         "How the learning rate falls to zero after the warm-up; constant: it does not.",
-        widget="choice",
     )
     warmup: float = setting(
         0.05, "Warm-up", "Share of the training over which the learning rate rises.", widget="slider", ge=0.0, le=0.5
@@ -96,22 +94,19 @@ class TrainingSettings(TechniqueSettings):
         False,
         "Dropout",
         "On: as the model's configuration says. Small models that lost weights want none.",
-        widget="switch",
     )
     batch_norm: bool = setting(
-        True, "Update batch-norm statistics", "On: means and variances follow the training batches.", widget="switch"
+        True, "Update batch-norm statistics", "On: means and variances follow the training batches."
     )
     train_scales: bool = setting(
         True,
         "Train quantization scales",
         "On: the scales of quantized weights are learned as well as the integers.",
-        widget="switch",
     )
     precision: Literal["auto", "float32", "bfloat16"] = setting(
         "auto",
         "Precision",
         "auto: products in bfloat16 where the hardware has it (a GPU, or a CPU with AMX), else float32.",
-        widget="choice",
     )
 
     def rate(self, spec: ArchitectureSpec, lora: bool = False) -> float:
