@@ -4,10 +4,10 @@ import io
 
 import pytest
 
+from webapp.jobs.runs import find_reusable
 from webapp.store.digests import digest_of_files, forget_upload, named_digests, sweep
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Checkpoint, Dataset, Run, Stage, StageState, UploadState
-from webapp.store.stages import find_reusable
 
 
 @pytest.fixture

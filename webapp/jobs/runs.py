@@ -20,8 +20,8 @@ from webapp.engine.run.stages import RunStage, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
+from webapp.store.files import FileStore
 from webapp.store.models import Artifact, LogLine, Run, RunState, Stage, StageState, now
-from webapp.store.stages import find_reusable
 
 from .client import end_run
 from .errors import Stopped
@@ -33,6 +33,17 @@ log = logging.getLogger(__name__)
 
 DONE = (StageState.SUCCEEDED, StageState.REUSED)
 SETTLED = (*DONE, StageState.FAILED, StageState.SKIPPED)
+
+
+def find_reusable(session: Session, key: str, files: FileStore) -> Stage | None:
+    """The latest stage of this key that succeeded and whose files are all still there."""
+    made = (StageState.SUCCEEDED, StageState.REUSED)
+    for stage in session.scalars(
+        select(Stage).where(Stage.key == key, Stage.state.in_(made)).order_by(Stage.id.desc())
+    ):
+        if all(files.exists(entry["digest"]) for entry in stage.files.values()):
+            return stage
+    return None
 
 
 @dataclass(frozen=True)

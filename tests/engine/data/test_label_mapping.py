@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from webapp.engine.data.datasets import fit, open_dataset
-from webapp.engine.data.label_mapping import class_numbers
+from webapp.engine.data.datasets import class_numbers, fit, open_dataset
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts, SplitFacts
 

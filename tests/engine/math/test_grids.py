@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from webapp.engine.math.codebooks import normal_levels
-from webapp.engine.math.grids import QuantizationScheme, fit_grid
+from webapp.engine.math.grids import QuantizationScheme, fit_grid, normal_levels
 from webapp.engine.math.quantizers import dequantize, quantize
 
 # bitsandbytes' NF4, functional.py

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from webapp.actions.deployments import about, slug_of
@@ -17,6 +19,8 @@ from webapp.store.files import FileStore
 from webapp.store.models import Artifact, Run, Stage
 
 LONGEST_BYTES = 10_000_000  # of the small JSON files that are read whole
+LONG_AGO = (1980, 1, 1, 0, 0, 0)
+CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -111,3 +115,44 @@ class RunFiles:
         with self.open(name) as file:
             found = json.load(file)
         return found if isinstance(found, dict) else {}
+
+
+class Outgoing:
+    """A file that keeps what is written only until it is taken; zipfile writes into it as into a pipe."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, piece: bytes) -> int:
+        self._written.append(bytes(piece))
+        return len(piece)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        taken = b"".join(self._written)
+        self._written.clear()
+        return taken
+
+
+def pack(folder: str, files: Mapping[str, str | BinaryIO]) -> Iterator[bytes]:
+    """The bytes of a zip of `files` (path -> text, or an open file), below one folder, as they come.
+
+    They are the same for the same files: what is large is stored as it is, texts are deflated.
+    """
+    out = Outgoing()
+    with zipfile.ZipFile(out, "w") as archive:  # type: ignore[arg-type]
+        for name in sorted(files):
+            about = zipfile.ZipInfo(str(PurePosixPath(folder, name)), LONG_AGO)
+            about.external_attr = 0o644 << 16
+            content = files[name]
+            if isinstance(content, str):
+                about.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(about, content)
+                continue
+            with archive.open(about, "w", force_zip64=True) as member:
+                while chunk := content.read(CHUNK_BYTES):
+                    member.write(chunk)
+                    yield out.take()
+    yield out.take()

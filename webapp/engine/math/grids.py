@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Literal
 
 from webapp.engine.lazy import Tensor, torch
 
-from . import codebooks
 from .quantizers import Grid, codes_of, grouped, nearest_units, stored_scale
 
 NumberFormat = Literal["int", "normal", "fitted"]
@@ -19,6 +19,37 @@ POLISHING = 2  # times that the best candidate's scale is fitted to its codes, a
 SAMPLE = 1 << 16  # values that levels are fitted to
 LLOYD_ROUNDS = 3
 BINS = 1024  # of the table in which a search looks up the nearest level
+
+
+def normal_levels(bits: int) -> Tensor:
+    """(2**bits,) quantiles of the normal distribution, -1 to 1: half of them below zero, and one more above it.
+
+    NormalFloat: Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 3 (at 4 bits bitsandbytes' constants).
+    """
+    half = 2 ** (bits - 1)
+    outermost = 1 - (1 / (4 * half) + 1 / (4 * half - 2)) / 2  # 0.9677 at 4 bits: the mean of 1 - 1/32 and 1 - 1/30
+    quantile = NormalDist().inv_cdf
+
+    def side(count: int) -> list[float]:
+        return [quantile(outermost + (0.5 - outermost) * index / count) for index in range(count)]
+
+    levels = torch.tensor([-q for q in side(half - 1)] + [0.0] + side(half)[::-1])
+    return levels / levels.abs().max()
+
+
+def moved_levels(levels: Tensor, codes: Tensor, values: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
+    """One step of Lloyd's: each level to the weighted mean of the values that have its code; zero stays zero.
+
+    Lloyd 1982, https://doi.org/10.1109/TIT.1982.1056489.
+
+    codes int64 (n,), values and their scale (n,), weights (n,). The largest level is 1 in size, and they ascend.
+    """
+    share = weights * scale
+    above = torch.zeros_like(levels).index_add_(0, codes, share * values)
+    below = torch.zeros_like(levels).index_add_(0, codes, share * scale)
+    moved = torch.where((below > 0) & (levels != 0), above / below.clamp(min=1e-30), levels)
+    largest = moved.abs().max()
+    return (moved / largest).sort().values if largest > 0 else levels
 
 
 @dataclass(frozen=True)
@@ -42,7 +73,7 @@ def fit_grid(matrix: Tensor, scheme: QuantizationScheme, weights: Tensor | None 
     counts = None if weights is None else grouped((weights / weights.amax().clamp(min=1e-30))[None], scheme.group)
     levels = None
     if scheme.numbers != "int":
-        levels = codebooks.normal_levels(scheme.bits)
+        levels = normal_levels(scheme.bits)
         if scheme.numbers == "fitted":
             levels = _fitted(matrix, scheme, levels, counts)
     found = [
@@ -135,5 +166,5 @@ def _fitted(matrix: Tensor, scheme: QuantizationScheme, levels: Tensor, weights:
         scale, zero = _searched(values, scheme, levels, weights)
         scale = stored_scale(scale).float()[..., None].expand_as(values)
         codes = codes_of(nearest_units(values / scale, zero, 0, levels), zero, levels).long()
-        levels = codebooks.moved_levels(levels, codes.reshape(-1), values.reshape(-1), scale.reshape(-1), counts)
+        levels = moved_levels(levels, codes.reshape(-1), values.reshape(-1), scale.reshape(-1), counts)
     return levels

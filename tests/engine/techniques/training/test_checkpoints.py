@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.engine.techniques.training import killed
 from tests.engine.techniques.training.lessons import Told, after, blobs, same, trained, values
-from webapp.engine.techniques.training import checkpoints
-from webapp.engine.techniques.training.checkpoints import Checkpoints
+from webapp.engine.techniques.training import loop
+from webapp.engine.techniques.training.loop import Checkpoints
 from webapp.engine.weights.artifact import write_model
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_unpickled_that_could_run(tmp_path):
 
 def test_it_writes_after_a_while_and_at_the_ends_of_epochs_that_are_long_enough(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
     kept = Checkpoints(tmp_path, "mine")
     assert not kept.due(False)
     assert kept.due(True)

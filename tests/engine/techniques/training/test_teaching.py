@@ -9,7 +9,7 @@ from webapp.engine.architectures import architectures
 from webapp.engine.architectures.build import build
 from webapp.engine.data.datasets import Arrays, LabelledText, Text
 from webapp.engine.errors import RecipeInvalid
-from webapp.engine.techniques.training.watching import paired, steps_of
+from webapp.engine.techniques.training.teaching import paired, steps_of
 from webapp.engine.weights.model import Model
 
 TEXT = "the cat sat on the mat . a dog ran on a good mat . the bad dog sat on the cat . " * 20

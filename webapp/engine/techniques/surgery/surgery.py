@@ -3,22 +3,142 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from webapp.engine.data.batches import Batch
-from webapp.engine.facts import CheckpointFacts, Group
+from webapp.engine.architectures.build import build
+from webapp.engine.data.batches import Batch, outputs
+from webapp.engine.data.targets import target_loss
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, Group, Member
 from webapp.engine.lazy import Tensor, torch
+from webapp.engine.math import importance
+from webapp.engine.math.elimination import Elimination
 from webapp.engine.progress import ProgressPart, Report
-from webapp.engine.techniques.calibration import CalibrationBlock, Covariance, calibration_blocks
+from webapp.engine.techniques.calibration import CalibrationBlock, Covariance, WeightMatrix, calibration_blocks
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
 from .cutting import cut
 from .groups import cut_groups
-from .scores import ReadingLayers, from_gradients, from_weights, gradients
 
 FROM_DATA = ("taylor", "activation", "reconstruction")
 Scores = dict[Group, Tensor]
+Gradients = Mapping[str, Tensor]
+ROUNDS = 16  # in which the channels of a group leave, each judged on what the ones before it left
+
+
+def places_of(member: Member, width: int) -> Tensor:
+    """(width, repeat): where in the member's dimension each channel lies."""
+    return member.places(torch.arange(width)).reshape(width, member.repeat)
+
+
+def slices(values: Mapping[str, Tensor], group: Group, role: str = "makes") -> list[Tensor]:
+    """The values of each tensor of this role by channel: (width, values) each."""
+    return [
+        importance.by_channel(values[member.tensor], member.dim, places_of(member, group.width))
+        for member in group.of_role(role)
+        if member.tensor in values
+    ]
+
+
+def from_weights(model: Model, group: Group, kind: str) -> Tensor:
+    """kind "l1", "l2" or "batch_norm" (L2 where the group has none). (width,), or (experts, width) of a stack."""
+    wanted = [member.tensor for member in group.members]
+    values = {name: model.weights[name].decode() for name in wanted if name in model.weights}
+    if group.stacked:
+        members = tuple(replace(member, dim=member.dim - 1) for member in group.members)
+        one, experts = replace(group, members=members), len(values[wanted[0]])
+        each = ({name: tensor[expert] for name, tensor in values.items()} for expert in range(experts))
+        return torch.stack([importance.norm(slices(own, one), 1 if kind == "l1" else 2) for own in each])
+    if kind == "batch_norm":
+        norms = [n for n in values if n.removesuffix("weight") + "running_mean" in values and n.endswith("weight")]
+        found = slices({name: values[name] for name in norms}, group, "scales")
+        if found:
+            return torch.cat(found, dim=1).abs().sum(1)
+    return importance.norm(slices(values, group), 1 if kind == "l1" else 2)
+
+
+def gradients(model: Model, data: Sequence[Batch]) -> Gradients:
+    """Of the loss on the data, by tensor: next tokens, targets, or half the squared answer without any."""
+    spec = model.architecture
+    assert spec is not None
+    module = build(model)
+    with torch.enable_grad():
+        for batch in data:
+            torch.autograd.backward(_loss(outputs(module, spec, batch), spec, batch) / len(data))
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def _loss(out: Tensor, spec: ArchitectureSpec, batch: Batch) -> Tensor:
+    if spec.task == "causal-lm":
+        return torch.nn.functional.cross_entropy(out[:, :-1].flatten(0, 1), batch.inputs["input_ids"][:, 1:].flatten())
+    if batch.targets is not None:
+        return target_loss(out, batch.targets)
+    return out.square().sum(-1).mean() / 2
+
+
+def from_gradients(model: Model, found: Gradients, group: Group) -> Tensor:
+    """First-order Taylor scores over the tensors that make the group's channels."""
+    names = [member.tensor for member in group.of_role("makes") if member.tensor in found]
+    weights = slices({name: model.weights[name].decode() for name in names}, group)
+    return importance.taylor(weights, slices({name: found[name] for name in names}, group))
+
+
+class ReadingLayers:
+    """The layers that read a group's channels, with the statistics of what they are given."""
+
+    def __init__(self, block: CalibrationBlock, group: Group, statistics: Mapping[str, Covariance]) -> None:
+        """statistics by slot; those that are missing are collected."""
+        self.group = group
+        self.members = group.of_role("reads")
+        by_weight = {slot.layer.weight: slot for slot in block.slots if not slot.side}
+        self.slots: list[WeightMatrix] = [by_weight[member.tensor] for member in self.members]
+        missing = [slot for slot in self.slots if slot.path not in statistics]
+        found = {**statistics, **(block.collect(missing, Covariance) if missing else {})}
+        self.statistics = [found[slot.path] for slot in self.slots]
+
+    def columns(self, member: Member, slot: WeightMatrix) -> Tensor:
+        """(width, k): the columns of the slot's matrix that each channel feeds."""
+        patch = slot.matrix().shape[1] // slot.encoded.shape[1] if len(slot.encoded.shape) > 2 else 1
+        places = places_of(member, self.group.width)
+        return (places[:, :, None] * patch + torch.arange(patch)).flatten(1)
+
+    def activation(self) -> Tensor:
+        total = torch.zeros(self.group.width)
+        for member, slot, statistic in zip(self.members, self.slots, self.statistics, strict=True):
+            columns = self.columns(member, slot)
+            squares = statistic.mean[0].diagonal()
+            total += importance.activation(squares[columns], slot.matrix().t()[columns])
+        return total
+
+    def eliminations(self) -> list[Elimination]:
+        return [
+            Elimination(slot.matrix(), statistic.mean[0])
+            for slot, statistic in zip(self.slots, self.statistics, strict=True)
+        ]
+
+    def remove(self, eliminations: Sequence[Elimination], channels: Tensor) -> None:
+        for member, slot, elimination in zip(self.members, self.slots, eliminations, strict=True):
+            elimination.remove(self.columns(member, slot)[channels].reshape(-1))
+
+    def costs(self, eliminations: Sequence[Elimination], channels: Tensor | None = None) -> Tensor:
+        """What the removal of each of these channels (all, if None) adds to the squared error of all that read it."""
+        chosen = torch.arange(self.group.width) if channels is None else channels
+        total = torch.zeros(len(chosen), dtype=torch.float64)
+        for member, slot, elimination in zip(self.members, self.slots, eliminations, strict=True):
+            total += elimination.costs(self.columns(member, slot)[chosen])
+        return total
+
+    def eliminate(self, eliminations: Sequence[Elimination], count: int) -> Tensor:
+        """Takes the `count` channels that cost least away, in rounds; returns those that stay, ascending."""
+        alive, left = torch.arange(self.group.width), count
+        for round_ in range(ROUNDS, 0, -1):
+            now = -(-left // round_)
+            if now:
+                order = self.costs(eliminations, alive).argsort()
+                self.remove(eliminations, alive[order[:now]])
+                alive = alive[order[now:]].sort().values
+                left -= now
+        return alive
 
 
 @dataclass

@@ -12,8 +12,7 @@ from webapp.web.extensions import db, row_of, services
 
 from . import schemas
 from .answers import page
-from .endpoints import endpoint
-from .raw_body import Body, body_length, require_bare_body
+from .endpoints import Body, body_length, endpoint, require_bare_body
 
 
 @endpoint(

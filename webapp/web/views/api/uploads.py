@@ -16,8 +16,7 @@ from webapp.web.extensions import services
 from . import schemas
 from .checkpoints import receive_checkpoint
 from .datasets import receive_dataset
-from .endpoints import endpoint
-from .raw_body import Body, body_length, require_bare_body
+from .endpoints import Body, body_length, endpoint, require_bare_body
 
 
 @endpoint(

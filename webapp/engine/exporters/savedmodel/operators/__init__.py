@@ -2,11 +2,11 @@
 
 from webapp.engine.exporters.savedmodel.names import KNOWN
 
-from . import convolutions, integers, pointwise, pooling, products, reductions, shapes, sizes
+from . import convolutions, integers, pointwise, pooling, products, reductions, shapes
 from .registry import OPERATORS, ConvertedNode, Unmapped
 
 assert set(OPERATORS) == KNOWN, set(OPERATORS) ^ KNOWN
 
-KINDS = (convolutions, integers, pooling, pointwise, products, reductions, shapes, sizes)
+KINDS = (convolutions, integers, pooling, pointwise, products, reductions, shapes)
 
 __all__ = ["OPERATORS", "ConvertedNode", "Unmapped"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from webapp.engine.exporters.savedmodel.values import RANK, TO_FIRST, Dynamic, Tensor, Value
+from webapp.engine.exporters.savedmodel.values import RANK, TO_FIRST, ConstantValue, Dynamic, Tensor, Value
 
 from .numbers import dtype_of
 from .registry import ConvertedNode, Unmapped, layouts, plain
@@ -205,3 +205,32 @@ def eye_like(node: ConvertedNode, x: Tensor) -> Tensor:
     sizes = tf.shape(x)
     kind = dtype_of(node.get("dtype")) if node.get("dtype") else x.dtype
     return tf.eye(sizes[0], sizes[1], dtype=kind)
+
+
+@layouts("Shape")
+def shape(node: ConvertedNode, x: Value) -> Value:
+    """Sizes that are always the same are known; the others come with the request."""
+    tensor = x.tensor if isinstance(x, Dynamic) else x.plain()
+    order = TO_FIRST if isinstance(x, Dynamic) and x.last else range(len(tensor.shape))
+    wanted = list(order)[slice(node.get("start", 0), node.get("end"))]
+    fixed = [tensor.shape[axis] for axis in wanted]
+    if None not in fixed:
+        return ConstantValue(np.array(fixed, np.int64))
+    sizes = tf.shape(tensor, out_type=tf.int64)
+    return Dynamic(tf.stack([sizes[axis] if size is None else size for axis, size in zip(wanted, fixed, strict=True)]))
+
+
+@plain("Size")
+def size(node: ConvertedNode, x: Tensor) -> Tensor:
+    return tf.size(x, out_type=tf.int64)
+
+
+@plain("Range")
+def spans(node: ConvertedNode, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
+    return tf.range(tf.reshape(start, []), tf.reshape(limit, []), tf.reshape(step, []))
+
+
+@plain("ConstantOfShape")
+def constant_of_shape(node: ConvertedNode, sizes: Tensor) -> Tensor:
+    value = node.get("value")
+    return tf.fill(sizes, np.float32(0) if value is None else value.numpy().reshape(()))

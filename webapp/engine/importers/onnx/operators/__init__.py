@@ -3,7 +3,7 @@
 Each is a function of its node and of its inputs (None for one that is left out), and gives a value or a list of them.
 """
 
-from . import arithmetic, attention, elementwise, indexing, norms, pools, products, recurrent, reductions, shapes, sizes
+from . import arithmetic, attention, elementwise, indexing, norms, pools, products, recurrent, reductions, shapes
 from .table import OPERATORS
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "recurrent",
     "reductions",
     "shapes",
-    "sizes",
 ]
