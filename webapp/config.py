@@ -27,11 +27,8 @@ WANTED: dict[Any, str] = {int: "a whole number, 0 or more", float: "a number of 
 FILE_NAME = "settings.toml"
 
 
-class SettingInvalid(PareError):
+class SettingInvalid(PareError, code="setting_invalid", status=500):
     """A setting is unknown, or its value is not what it should be."""
-
-    code = "setting_invalid"
-    status = 500
 
 
 def setting(default: Any, help: str, shown: str = "", secret: bool = False) -> Any:

@@ -5,78 +5,45 @@ from __future__ import annotations
 from webapp.engine.errors import PareError
 
 
-class RequestInvalid(PareError):
+class RequestInvalid(PareError, code="request_invalid", status=400):
     """A parameter is missing or cannot be read."""
 
-    code = "request_invalid"
-    status = 400
 
-
-class UploadEmpty(PareError):
+class UploadEmpty(PareError, code="upload_empty", status=400):
     """The body has no bytes."""
 
-    code = "upload_empty"
-    status = 400
 
-
-class NotFound(PareError):
+class NotFound(PareError, code="not_found", status=404):
     """There is nothing at this address."""
 
-    code = "not_found"
-    status = 404
 
-
-class Conflict(PareError):
+class Conflict(PareError, code="conflict", status=409):
     """The state of the thing does not allow it."""
 
-    code = "conflict"
-    status = 409
 
-
-class CrossSite(PareError):
+class CrossSite(PareError, code="cross_site", status=403):
     """A page of another site wrote here in the user's name."""
 
-    code = "cross_site"
-    status = 403
 
-
-class BodyInvalid(PareError):
+class BodyInvalid(PareError, code="body_invalid", status=422):
     """The body is JSON, but not of the kind that was asked for."""
 
-    code = "body_invalid"
-    status = 422
 
-
-class KeyReused(PareError):
+class KeyReused(PareError, code="key_reused", status=422):
     """An Idempotency-Key came before, with another request."""
 
-    code = "key_reused"
-    status = 422
 
-
-class Busy(PareError):
+class Busy(PareError, code="busy", status=503):
     """As much is done at once as Pare does at once; soon it will be less."""
 
-    code = "busy"
-    status = 503
 
-
-class BodyStalled(PareError):
+class BodyStalled(PareError, code="body_stalled", status=408):
     """The client stopped sending in the middle of a request."""
 
-    code = "body_stalled"
-    status = 408
 
-
-class AccessRefused(PareError):
+class AccessRefused(PareError, code="access_refused", status=401):
     """The access token is missing or wrong."""
 
-    code = "access_refused"
-    status = 401
 
-
-class TooManyTries(PareError):
+class TooManyTries(PareError, code="too_many_tries", status=429):
     """Wrong tokens came too often."""
-
-    code = "too_many_tries"
-    status = 429

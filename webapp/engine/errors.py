@@ -12,6 +12,9 @@ class PareError(Exception):
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400  # what the API answers with
 
+    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
+        cls.code, cls.status = code or cls.code, status or cls.status
+
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -22,78 +25,48 @@ class PareError(Exception):
         return {**shown, "field": self.field} if self.field else shown
 
 
-class CheckpointRefused(PareError):
+class CheckpointRefused(PareError, code="checkpoint_refused", status=422):
     """The upload is not a checkpoint that can be read safely."""
 
-    code = "checkpoint_refused"
-    status = 422
 
-
-class DatasetRefused(PareError):
+class DatasetRefused(PareError, code="dataset_refused", status=422):
     """The upload is not a dataset that can be read safely."""
 
-    code = "dataset_refused"
-    status = 422
 
-
-class RecipeInvalid(PareError):
+class RecipeInvalid(PareError, code="recipe_invalid", status=422):
     """The recipe cannot be applied to this checkpoint."""
 
-    code = "recipe_invalid"
-    status = 422
 
-
-class DatasetUnfit(PareError):
+class DatasetUnfit(PareError, code="dataset_unfit", status=422):
     """The dataset's samples do not fit the checkpoint's inputs."""
 
-    code = "dataset_unfit"
-    status = 422
 
-
-class TaskUnfit(PareError):
+class TaskUnfit(PareError, code="task_unfit", status=422):
     """The checkpoint cannot be used for the task that was named."""
 
-    code = "task_unfit"
-    status = 422
 
-
-class ExportUnfit(PareError):
+class ExportUnfit(PareError, code="export_unfit", status=422):
     """The model cannot be written in a format that was asked for."""
 
-    code = "export_unfit"
-    status = 422
 
-
-class ArtifactUnproven(PareError):
+class ArtifactUnproven(PareError, code="artifact_unproven", status=500):
     """An exported file did not load again, or answered differently."""
-
-    code = "artifact_unproven"
-    status = 500
 
 
 # what Python, NumPy and torch say of it, in small letters
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
 
-class OutOfMemory(PareError):
+class OutOfMemory(PareError, code="out_of_memory", status=507):
     """The child process ran out of memory."""
 
-    code = "out_of_memory"
-    status = 507
 
-
-class DiskFull(PareError):
+class DiskFull(PareError, code="disk_full", status=507):
     """No space left where Pare keeps its files."""
 
-    code = "disk_full"
-    status = 507
 
-
-class PreprocessingInvalid(PareError):
+class PreprocessingInvalid(PareError, code="preprocessing_invalid", status=422):
     """Images cannot be prepared as asked for this checkpoint."""
-
-    code = "preprocessing_invalid"
-    status = 422
 
 
 def quoted(given: object) -> str:

@@ -5,18 +5,12 @@ from __future__ import annotations
 from webapp.engine.errors import PareError
 
 
-class RunMissing(PareError):
+class RunMissing(PareError, code="run_missing", status=404):
     """There is no run of this id."""
 
-    code = "run_missing"
-    status = 404
 
-
-class RunNotRetryable(PareError):
+class RunNotRetryable(PareError, code="run_not_retryable", status=409):
     """Only a failed or cancelled run can be retried."""
-
-    code = "run_not_retryable"
-    status = 409
 
 
 class ChildFailed(PareError):
@@ -27,25 +21,16 @@ class ChildFailed(PareError):
         self.code = code  # type: ignore[misc]
 
 
-class ChildDied(PareError):
+class ChildDied(PareError, code="child_died", status=500):
     """The child process ended without a result."""
 
-    code = "child_died"
-    status = 500
 
-
-class InspectionTooLong(PareError):
+class InspectionTooLong(PareError, code="inspection_too_long", status=422):
     """The inspection of an upload took longer than it may."""
 
-    code = "inspection_too_long"
-    status = 422
 
-
-class PortTaken(PareError):
+class PortTaken(PareError, code="port_taken", status=500):
     """Another program listens where Pare was to be served."""
-
-    code = "port_taken"
-    status = 500
 
 
 class Stopped(Exception):

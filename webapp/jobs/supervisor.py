@@ -29,11 +29,8 @@ PATIENCE_SECONDS = 10.0  # for a child to end after SIGTERM, then it is killed
 FALSE_STARTS = 3  # so often may the web server die before it ever answered
 
 
-class StartFailed(PareError):
+class StartFailed(PareError, code="start_failed", status=500):
     """The web server does not start."""
-
-    code = "start_failed"
-    status = 500
 
 
 class Supervisor:

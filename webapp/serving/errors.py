@@ -12,46 +12,28 @@ OPENAI_PATHS = re.compile(r"^/v1/(completions|chat/completions|embeddings|models
 OPENAI_KINDS = {401: "authentication_error", 404: "not_found_error", 500: "server_error", 503: "server_error"}
 
 
-class Refused(PareError):
+class Refused(PareError, code="invalid_request", status=400):
     """The request does not fit the model or the protocol."""
 
-    code = "invalid_request"
-    status = 400
 
-
-class Unknown(PareError):
+class Unknown(PareError, code="not_found", status=404):
     """There is no such model, version or address here."""
 
-    code = "not_found"
-    status = 404
 
-
-class TooLarge(PareError):
+class TooLarge(PareError, code="too_large", status=413):
     """The body is larger than a request may be."""
 
-    code = "too_large"
-    status = 413
 
-
-class Unauthorized(PareError):
+class Unauthorized(PareError, code="invalid_token", status=401):
     """The token is missing or not the model's."""
 
-    code = "invalid_token"
-    status = 401
 
-
-class Unavailable(PareError):
+class Unavailable(PareError, code="unavailable", status=503):
     """The model does not answer right now."""
 
-    code = "unavailable"
-    status = 503
 
-
-class Unloadable(PareError):
+class Unloadable(PareError, code="unloadable", status=500):
     """The files cannot be served."""
-
-    code = "unloadable"
-    status = 500
 
 
 def error_body(path: str, error: PareError) -> bytes:

@@ -12,6 +12,9 @@ class StoreError(Exception):
     status: ClassVar[int] = 500
     field: str | None = None
 
+    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
+        cls.code, cls.status = code or cls.code, status or cls.status
+
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
@@ -20,43 +23,25 @@ class StoreError(Exception):
         return {"code": self.code, "message": self.message}
 
 
-class StoreFull(StoreError):
+class StoreFull(StoreError, code="disk_full", status=507):
     """No space is left where the files are kept."""
 
-    code = "disk_full"
-    status = 507
 
-
-class UploadTooLarge(StoreError):
+class UploadTooLarge(StoreError, code="upload_too_large", status=413):
     """More bytes came than are allowed."""
 
-    code = "upload_too_large"
-    status = 413
 
-
-class UploadBroken(StoreError):
+class UploadBroken(StoreError, code="upload_broken", status=400):
     """The upload ended before all announced bytes had come."""
 
-    code = "upload_broken"
-    status = 400
 
-
-class FileMissing(StoreError):
+class FileMissing(StoreError, code="file_missing", status=500):
     """A file that a row names is not in the store."""
 
-    code = "file_missing"
-    status = 500
 
-
-class StoreUnreachable(StoreError):
+class StoreUnreachable(StoreError, code="store_unreachable", status=503):
     """The object store does not answer, or does not let Pare in."""
 
-    code = "store_unreachable"
-    status = 503
 
-
-class DatabaseUnusable(StoreError):
+class DatabaseUnusable(StoreError, code="database_unusable", status=503):
     """The database cannot be reached, or was made by a newer Pare."""
-
-    code = "database_unusable"
-    status = 503
