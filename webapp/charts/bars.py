@@ -12,12 +12,16 @@ from webapp.units import byte_text, percent
 from .drawing import (
     BASELINE_COLOUR,
     COLOURS,
+    LEGEND_ABOVE,
+    axis,
     axis_type,
     byte_axis,
     figure,
     label_of,
     nothing_to_show,
     row_height,
+    rows_by,
+    shares,
     short,
     whole,
 )
@@ -80,15 +84,9 @@ def size_bars(runs: Sequence[Run]) -> go.Figure:
         title,
         height=row_height(len(keys)),
         barmode="overlay",
-        xaxis={
-            "title": {"text": f"File size ({unit})" + (", logarithmic" if kind == "log" else "")},
-            "type": kind,
-            "automargin": True,
-        },
-        yaxis=category_axis(
-            keys, [short(f"{run['checkpoint']['name']} (original)") for run in originals.values()] + labels
-        ),
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1},
+        xaxis=axis(f"File size ({unit})" + (", logarithmic" if kind == "log" else ""), type=kind),
+        yaxis=rows_by(keys, [short(f"{run['checkpoint']['name']} (original)") for run in originals.values()] + labels),
+        legend=LEGEND_ABOVE,
     )
 
 
@@ -134,36 +132,23 @@ def sparsity_bars(runs: Sequence[Run]) -> go.Figure:
         title,
         height=row_height(len(keys), each=26 * len(traces)),
         barmode="group",
-        xaxis={"title": {"text": "Zeros (% of parameters)"}, "tickformat": ".0%", "range": [0, 1], "automargin": True},
-        yaxis=category_axis(keys, [label_of(run) for run in done]),
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1, "traceorder": "normal"},
+        xaxis=shares("Zeros (% of parameters)"),
+        yaxis=rows_by(keys, [label_of(run) for run in done]),
+        legend=LEGEND_ABOVE | {"traceorder": "normal"},
     )
 
 
 def share_bars(
-    keys: list[str], names: list[str], shares: Sequence[float | None], legend: str, colour: str, runs: int
+    keys: list[str], names: list[str], found: Sequence[float | None], legend: str, colour: str, runs: int
 ) -> go.Bar:
     return go.Bar(
         orientation="h",
         y=keys,
-        x=list(shares),
+        x=list(found),
         name=legend,
         marker={"color": colour},
-        text=["" if s is None else percent(s) for s in shares] if runs <= LONG_LIST else None,
+        text=["" if s is None else percent(s) for s in found] if runs <= LONG_LIST else None,
         textposition="auto",
         customdata=[whole(n) for n in names],
         hovertemplate=f"<b>%{{customdata}}</b><br>%{{x:.2%}} zeros {legend.lower()}<extra></extra>",
     )
-
-
-def category_axis(keys: list[str], labels: list[str]) -> dict[str, Any]:
-    """Rows by key, so that two runs of one name stay two rows; first row on top."""
-    return {
-        "type": "category",
-        "categoryorder": "array",
-        "categoryarray": keys,
-        "tickvals": keys,
-        "ticktext": labels,
-        "autorange": "reversed",
-        "automargin": True,
-    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .drawing import COLOURS, SYMBOLS, axis_type, figure, log_ticks, nothing_to_show, whole
+from .drawing import COLOURS, SYMBOLS, axis, axis_type, figure, log_ticks, nothing_to_show, whole
 
 DASHES = ("solid", "dot", "dash", "dashdot")
 FEW = 60  # points; with more a line carries no markers
@@ -40,10 +40,9 @@ def stage_curve(curves: Curves, quantity: str, title: str) -> go.Figure:
             )
         )
     values = [y for points in drawn.values() for _, y in points]
-    up = {"title": {"text": whole(quantity)}, "type": axis_type(values), "automargin": True}
+    up = axis(whole(quantity), type=axis_type(values))
     up |= log_ticks(values) if up["type"] == "log" else {"rangemode": "tozero"}
-    across = {"title": {"text": "Step"}, "automargin": True, "rangemode": "tozero"}
-    return figure(traces, title, height=380, xaxis=across, yaxis=up)
+    return figure(traces, title, height=380, xaxis=axis("Step", rangemode="tozero"), yaxis=up)
 
 
 def curve_rows(curves: Curves, quantity: str) -> tuple[list[str], list[tuple[float, list[float | None]]]]:

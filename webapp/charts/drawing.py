@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 BASELINE_COLOUR = "#8A8F98"
+LEGEND_ABOVE = {"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1}
 LOG_FROM = 20  # a range whose ends differ by more than this factor gets a logarithmic axis
 
 
@@ -89,6 +90,26 @@ def axis_type(values: Iterable[float | None], scale: str = "auto") -> str:
     if not known or min(known) <= 0 or scale == "linear":
         return "linear"
     return "log" if scale == "log" or max(known) / min(known) > LOG_FROM else "linear"
+
+
+def axis(title: str, **settings: Any) -> dict[str, Any]:
+    """An axis with room for its labels."""
+    return {"automargin": True, **settings} | ({"title": {"text": title}} if title else {})
+
+
+def shares(title: str) -> dict[str, Any]:
+    """An axis from 0 to 100 %."""
+    return axis(title, tickformat=".0%", range=[0, 1])
+
+
+def categories(title: str, keys: Sequence[str], labels: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """An axis by key, so that two of one label stay two."""
+    return axis(title, type="category", tickvals=keys, ticktext=labels, **settings)
+
+
+def rows_by(keys: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """Categories as rows, the first on top."""
+    return categories("", keys, labels, categoryorder="array", categoryarray=keys, autorange="reversed")
 
 
 def byte_axis(sizes: Iterable[float]) -> tuple[float, str]:

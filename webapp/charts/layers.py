@@ -9,7 +9,18 @@ import plotly.graph_objects as go
 
 from webapp.units import byte_text, percent
 
-from .drawing import COLOURS, figure, label_of, nothing_to_show, row_height, short, whole
+from .drawing import (
+    COLOURS,
+    LEGEND_ABOVE,
+    categories,
+    figure,
+    label_of,
+    nothing_to_show,
+    row_height,
+    shares,
+    short,
+    whole,
+)
 
 Run = Mapping[str, Any]
 FEW_LAYERS, FEW_RUNS = 12, 4
@@ -45,20 +56,9 @@ def grouped(runs: list[Run], layers: list[str], found: list[dict[str, Any]]) -> 
         TITLE,
         height=420,
         barmode="group",
-        xaxis={
-            "title": {"text": "Layer"},
-            "type": "category",
-            "tickvals": layers,
-            "ticktext": [short(name, 24) for name in layers],
-            "automargin": True,
-        },
-        yaxis={
-            "title": {"text": "Zeros (% of the layer's weights)"},
-            "tickformat": ".0%",
-            "range": [0, 1],
-            "automargin": True,
-        },
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1, "xanchor": "right", "x": 1},
+        xaxis=categories("Layer", layers, [short(name, 24) for name in layers]),
+        yaxis=shares("Zeros (% of the layer's weights)"),
+        legend=LEGEND_ABOVE,
         showlegend=True,
     )
 
@@ -85,21 +85,8 @@ def heatmap(runs: list[Run], layers: list[str], found: list[dict[str, Any]]) -> 
         [trace],
         TITLE,
         height=height,
-        xaxis={
-            "title": {"text": "Run"},
-            "type": "category",
-            "tickvals": keys,
-            "ticktext": [label_of(run, 24) for run in runs],
-            "automargin": True,
-        },
-        yaxis={
-            "title": {"text": "Layer"},
-            "type": "category",
-            "tickvals": layers[::every],
-            "ticktext": [short(name, 30) for name in layers[::every]],
-            "autorange": "reversed",
-            "automargin": True,
-        },
+        xaxis=categories("Run", keys, [label_of(run, 24) for run in runs]),
+        yaxis=categories("Layer", layers[::every], [short(name, 30) for name in layers[::every]], autorange="reversed"),
     )
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from webapp.units import byte_text, percent
 
-from .drawing import COLOURS, byte_axis, figure, nothing_to_show, row_height, short, whole
+from .drawing import COLOURS, axis, byte_axis, figure, nothing_to_show, row_height, rows_by, short, whole
 
 
 def bytes_by_storage(receipt: Mapping[str, Any]) -> go.Figure:
@@ -47,14 +47,6 @@ def bytes_by_storage(receipt: Mapping[str, Any]) -> go.Figure:
         [trace],
         title,
         height=row_height(len(forms), each=34),
-        xaxis={"title": {"text": f"Bytes in the file ({unit})"}, "automargin": True},
-        yaxis={
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": forms,
-            "tickvals": forms,
-            "ticktext": [short(form, 30) for form in forms],
-            "autorange": "reversed",
-            "automargin": True,
-        },
+        xaxis=axis(f"Bytes in the file ({unit})"),
+        yaxis=rows_by(forms, [short(form, 30) for form in forms]),
     )

@@ -12,6 +12,7 @@ from .drawing import (
     BASELINE_COLOUR,
     COLOURS,
     SYMBOLS,
+    axis,
     axis_type,
     byte_axis,
     figure,
@@ -76,14 +77,13 @@ def size_vs_accuracy(runs: Sequence[Run], metric: str, x: str = "size_bytes", sc
             trace.x = [value / divisor for value in trace.x]
     x_type, y_type = axis_type([p.x for p in everything], scale), axis_type([p.y for p in everything])
     direction = "higher is better" if higher else "lower is better, so the axis is turned"
-    across = {"title": {"text": f"{AXES[x]} ({unit})" if unit else AXES[x]}, "type": x_type, "automargin": True}
-    up = {
-        "title": {"text": f"{whole(metric_title)}<br>{direction}"},
-        "type": y_type,
-        "autorange": True if higher else "reversed",
-        "tickformat": ".2~%" if percent else None,  # 98.5 % beside 99 %
-        "automargin": True,
-    }
+    across = axis(f"{AXES[x]} ({unit})" if unit else AXES[x], type=x_type)
+    up = axis(
+        f"{whole(metric_title)}<br>{direction}",
+        type=y_type,
+        autorange=True if higher else "reversed",
+        tickformat=".2~%" if percent else None,  # 98.5 % beside 99 %
+    )
     across |= log_ticks([p.x / divisor for p in everything]) if x_type == "log" else {}
     up |= log_ticks([p.y for p in everything]) if y_type == "log" else {}
     return figure(traces, title, height=480, xaxis=across, yaxis=up)
