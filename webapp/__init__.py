@@ -23,6 +23,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from flask_bootstrap import Bootstrap5
     from flask_wtf import CSRFProtect
 
+    from webapp.engine.run import load_plugins
     from webapp.jobs.client import JobClient
     from webapp.store.files import FileStore
     from webapp.web.access import init_access
@@ -36,6 +37,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from .config import InstallationSettings
 
     settings = (config or {}).get("SETTINGS") or InstallationSettings.load()
+    load_plugins()
     app = Flask(
         __name__,
         template_folder=str(beside("templates")),

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -23,7 +23,13 @@ from webapp.engine.errors import PareError
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
-WANTED: dict[Any, str] = {int: "a whole number, 0 or more", float: "a number of seconds above 0", str: "a text"}
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+WANTED: dict[Any, str] = {
+    int: "a whole number, 0 or more",
+    float: "a number of seconds above 0",
+    str: "a text",
+    LogLevel: "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+}
 FILE_NAME = "settings.toml"
 
 
@@ -179,7 +185,9 @@ class InstallationSettings(BaseSettings):
         shown="none on this machine alone; beyond it made once, in the file access_token of the instance folder",
         secret=True,
     )
-    log_level: str = setting("INFO", "How much the server and the workers say: DEBUG, INFO, WARNING or ERROR.")
+    log_level: LogLevel = setting(
+        "INFO", "How much the server and the workers say: DEBUG, INFO, WARNING, ERROR or CRITICAL."
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -187,6 +195,11 @@ class InstallationSettings(BaseSettings):
         if isinstance(value, bool):  # which would count as 0 or 1
             raise ValueError
         return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: Any) -> Any:
+        return next((level for level in get_args(LogLevel) if level == str(value).upper()), value)
 
     @field_validator("access_token")
     @classmethod

@@ -3,6 +3,8 @@
 import pytest
 
 from tests.plug_ins import ROOMS
+from webapp.engine import weights
+from webapp.engine.run import load_plugins
 
 FOUND = {room: getattr(package, room) for room, package in ROOMS.items()}
 KNOWN = {  # room: what they derive from; one that is there, in which file of it, and its name
@@ -41,3 +43,14 @@ def test_a_broken_file_of_a_room_stops_the_program(plug_ins, room):
     plug_ins.file("1 / 0", room, "broken")
     with pytest.raises(ZeroDivisionError):
         FOUND[room]()
+
+
+@pytest.mark.parametrize(("room", "package"), [*ROOMS.items(), ("forms", weights)])
+def test_a_broken_file_in_any_room_stops_the_program_where_it_starts(room, package, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    getattr(package, room).cache_clear()
+    with pytest.raises(ZeroDivisionError):
+        load_plugins()
+    monkeypatch.undo()
+    load_plugins()

@@ -43,6 +43,6 @@ def instance(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def start_logging(settings: InstallationSettings) -> None:
     """To stderr, with the time; libraries only where they warn."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("alembic", "dbos", "fsspec", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)

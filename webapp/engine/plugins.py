@@ -1,6 +1,7 @@
 """Classes that declare themselves: found in the files of a folder, and in installed packages by entry point.
 
-Whoever runs the installation adds some by installing a package; nothing that is uploaded can. An error is loud.
+Whoever runs the installation adds some by installing a package; nothing that is uploaded can. An error in one stops the
+program where it starts (`run.load_plugins`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dbos import DBOS
 from sqlalchemy.exc import OperationalError
 
 from webapp.config import InstallationSettings
-from webapp.engine.run.stages import stages
+from webapp.engine.run import load_plugins
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
 from webapp.store.space import UPLOADS, remove_idle_folders
@@ -95,7 +95,7 @@ class RunWorker:
     def work(self) -> None:
         """Does not return."""
         self.place.children.forks.prepare()
-        stages()  # one that cannot be imported stops the worker, and not its first run
+        load_plugins()
         self.heartbeat.start()
         self._launch()
         log.info("Worker %s is ready (process %s)", self.place.executor_id, os.getpid())

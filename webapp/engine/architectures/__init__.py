@@ -1,4 +1,4 @@
-"""The ways to turn tensors into a module: one file each, found by being there. An import error in one is loud.
+"""The ways to turn tensors into a module: one file each, found by being there.
 
 Whoever runs the installation adds others as installed packages, by entry points of the group `pare.architectures`:
 docs/adding-an-architecture.md. Nothing that is uploaded can.

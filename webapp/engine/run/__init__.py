@@ -2,3 +2,24 @@
 
 `checks` refuses what cannot be done before it starts, `plan` lists the stages, `stages` does them, `receipt` tells.
 """
+
+import sys
+
+
+def load_plugins() -> None:
+    """Imports every technique, importer, exporter, storage form and stage, when a program starts: an error stops it.
+
+    Architectures too, which are torch's modules, in a process that has torch.
+    """
+    from webapp.engine.architectures import architectures
+    from webapp.engine.exporters import exporters
+    from webapp.engine.importers import importers
+    from webapp.engine.techniques import techniques
+    from webapp.engine.weights import forms
+
+    from .stages import stages
+
+    for found in (forms, importers, techniques, exporters, stages):
+        found()
+    if "torch" in sys.modules:
+        architectures()

@@ -40,13 +40,13 @@ def preload(everything: bool) -> None:
 
     from webapp.engine.importers import inspect
 
-    from . import inspection, stages
+    from . import inspection, load_plugins
 
     assert transformers
     assert modeling_auto, tokenization_auto
     assert inspect
     assert inspection
-    stages.stages()
+    load_plugins()
 
 
 class Lines:

@@ -1,7 +1,4 @@
-"""The techniques: one file each, found by being there, and those of installed packages (docs/adding-a-technique.md).
-
-An import error in one stops the program.
-"""
+"""The techniques: one file each, found by being there, and those of installed packages (docs/adding-a-technique.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forms in which a weight can be held and stored: one file each, found by being there. An import error is loud."""
+"""The forms in which a weight can be held and stored: one file each, found by being there."""
 
 from __future__ import annotations
 
@@ -39,8 +39,6 @@ def form_of(kind: str) -> type[Encoded]:
         )
     return forms()[kind]
 
-
-forms()  # an error in one of them stops the program here
 
 __all__ = [
     "Composite",
