@@ -75,7 +75,7 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
         run_id=run.id,
         stage=ExportStage.name_of(artifact.format),
         artifact=artifact.name,
-        about=about(run),
+        about=model_facts(run),
         token_hash=hashed(token),
         machine=machine,
     )
@@ -88,7 +88,7 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
     return row, token
 
 
-def about(run: Run) -> dict[str, Any]:
+def model_facts(run: Run) -> dict[str, Any]:
     """What a graph cannot tell of itself; raises Conflict for weights without an architecture."""
     spec = architecture_only(run.checkpoint.facts or {}).architecture
     if spec is None:
@@ -176,7 +176,7 @@ def tryout_deployment(session: Session, machine: str, run: Run, side: ModelSide)
     row = session.scalar(select(Deployment).where(Deployment.name == name))
     if row is None:
         row = Deployment(
-            name=name, run_id=run.id, stage=stage, artifact=artifact.name, about=about(run), machine=machine
+            name=name, run_id=run.id, stage=stage, artifact=artifact.name, about=model_facts(run), machine=machine
         )
         session.add(row)
     elif row.state is DeploymentState.FAILED and (now() - row.asked_at).total_seconds() > 10:

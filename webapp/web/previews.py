@@ -38,8 +38,8 @@ def seen_by_the_model(files: FileStore, dataset: Dataset, asked: Preprocessing) 
     for told, image in zip(facts.samples, images_of(files, dataset), strict=True):
         fitted = asked.fitted(image)
         pixels = np.asarray(fitted).reshape(-1, asked.shape[0])  # (height · width, C) uint8
-        told_of = np.stack([pixels.min(0), pixels.max(0), pixels.mean(0)]).T  # (C, 3)
-        numbers = asked.normalised(told_of[:, None].astype(np.float32))
+        extremes = np.stack([pixels.min(0), pixels.max(0), pixels.mean(0)]).T  # (C, 3)
+        numbers = asked.normalised(extremes[:, None].astype(np.float32))
         fitted.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
         found.append(
             {

@@ -48,10 +48,10 @@ def folded(checkpoint, data):
     """The model after folding random scales wherever that holds, and the layers that took them."""
     model, took = Model.of_checkpoint(*checkpoint), []
     for block in calibration_blocks(model, linear(checkpoint[1]), data.batches, Silent()):
-        for slots, candidates in producers(block):
-            scales = torch.rand(slots[0].matrix().shape[1], generator=torch.Generator().manual_seed(1)) + 0.5
-            if any(fold(block, producer, slots, scales) for producer in candidates):
-                took += [slot.path.split(".", 3)[-1] for slot in slots]
+        for matrices, candidates in producers(block):
+            scales = torch.rand(matrices[0].floats().shape[1], generator=torch.Generator().manual_seed(1)) + 0.5
+            if any(fold(block, producer, matrices, scales) for producer in candidates):
+                took += [matrix.path.split(".", 3)[-1] for matrix in matrices]
     return model, set(took)
 
 

@@ -111,8 +111,8 @@ def compressed(name, weight, x, groups, values):
     statistic.add(x)
     kind = "linear" if weight.dim() == 2 else "conv"
     layer = LayerFacts(name="a", weight="a.weight", kind=kind, shape=tuple(weight.shape))
-    slot = WeightMatrix(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
-    return technique(name).compress_slot(slot, statistic, setting_of(name, values), None)
+    matrix = WeightMatrix(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
+    return technique(name).compress_matrix(matrix, statistic, setting_of(name, values), None)
 
 
 @settings(deadline=None, max_examples=40)

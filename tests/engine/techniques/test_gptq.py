@@ -96,8 +96,8 @@ def compressed(weight, rows, groups=1, **values):
     kind = "linear" if weight.dim() == 2 else "conv"
     layer = LayerFacts(name="a", weight="a.weight", kind=kind, shape=tuple(weight.shape))
     chosen = technique("gptq").Settings.model_validate({**GROUPS, "group_size": 8, **values})
-    slot = WeightMatrix(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
-    return technique("gptq").compress_slot(slot, statistic, chosen, None)
+    matrix = WeightMatrix(layer, "a", "", Layout(groups=groups), Model({"a.weight": Dense(weight)}))
+    return technique("gptq").compress_matrix(matrix, statistic, chosen, None)
 
 
 @pytest.mark.parametrize("values", [{}, {"symmetric": False}])

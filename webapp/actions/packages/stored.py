@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-from webapp.actions.deployments import about, slug_of
+from webapp.actions.deployments import model_facts, slug_of
 from webapp.engine.exporters.onnx.signature import EXAMPLE, TOKENIZER
 from webapp.engine.run.stages.base import FormatStage
 from webapp.engine.run.stages.export import ExportStage
@@ -88,7 +88,7 @@ class RunFiles:
 
     @property
     def _about(self) -> dict[str, Any]:
-        return about(self.run)
+        return model_facts(self.run)
 
     def _stage(self, kind: type[FormatStage]) -> Stage:
         return next(stage for stage in self.run.stages if stage.name == kind.name_of(self.model.format))

@@ -9,7 +9,7 @@ from typing import Any
 from webapp.engine.architectures.build import build
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import torch
-from webapp.engine.weights.artifact import FORMAT, read_model, write_model
+from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
 
 from .base import Capabilities, Exporter, Loaded
@@ -36,8 +36,7 @@ class SafetensorsExporter(Exporter):
     def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         model = read_model(folder / self.file)
         module = build(model) if model.architecture is not None else None
-        loaded_by = f"pare file format {FORMAT}, a process of its own"
-        return Loaded(module, loaded_by, f"torch {torch.__version__}, float32", model)
+        return Loaded(module, "Pare, a process of its own", f"torch {torch.__version__}, float32", model)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         return "Integers and bitmasks are stored; this runtime decodes them to floats, so they save no time in it."

@@ -110,12 +110,12 @@ def speed_text(speed: Mapping[str, Any]) -> str:
 def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Each artifact in the runtime that loads it, where there are several."""
 
-    def spoken(found: Mapping[str, Any] | None) -> str:
+    def shown(found: Mapping[str, Any] | None) -> str:
         return f"{found['p50']:.2f} / {found['p95']:.2f} ms" if found else "–"
 
     if len(rows) < 2:
         return
-    table = [(r["artifact"], f"{r['size_bytes']:,}", spoken(r["baseline"]), spoken(r["result"])) for r in rows]
+    table = [(r["artifact"], f"{r['size_bytes']:,}", shown(r["baseline"]), shown(r["result"])) for r in rows]
     yield from _table("Artifacts, p50 / p95 in their runtimes", ("", "bytes", "original", "this"), table)
     for row in rows:
         yield f"  {row['artifact']}: {row['runtime']}. {' '.join(row['notes'])}"

@@ -51,30 +51,30 @@ class Awq(Rounding, BlockByBlock):
     def compress_block(
         self, block: CalibrationBlock, settings: StepSettings, context: Context
     ) -> Sequence[tuple[WeightMatrix, Outcome]]:
-        scaled = {slot.path for slots in self._folded(block, settings) for slot in slots}
+        scaled = {matrix.path for matrices in self._folded(block, settings) for matrix in matrices}
         done = super().compress_block(block, settings, context)
         return [
-            (slot, outcome if slot.path in scaled or outcome.note else replace(outcome, ok=False, note=UNSCALED))
-            for slot, outcome in done
+            (matrix, outcome if matrix.path in scaled or outcome.note else replace(outcome, ok=False, note=UNSCALED))
+            for matrix, outcome in done
         ]
 
     def _folded(self, block: CalibrationBlock, settings: StepSettings) -> Iterator[list[WeightMatrix]]:
         """Scales what can be scaled in the block, which then answers as before. Those that took scales, by input."""
-        for slots, candidates in producers(block):
-            statistic = block.collect(slots, Loudness)[slots[0].path]
-            matrices = [(slot.matrix(), replace(settings.of(slot.layer).scheme, search=False)) for slot in slots]
+        for matrices, candidates in producers(block):
+            statistic = block.collect(matrices, Loudness)[matrices[0].path]
+            given = [(matrix.floats(), replace(settings.of(matrix.layer).scheme, search=False)) for matrix in matrices]
             sizes = statistic.sizes[0] / max(statistic.count, 1)
-            scales = awq.searched_scales(matrices, sizes, statistic.mean[0])
-            if scales is None or any(fold(block, producer, slots, scales) for producer in candidates):
-                yield slots
+            scales = awq.searched_scales(given, sizes, statistic.mean[0])
+            if scales is None or any(fold(block, producer, matrices, scales) for producer in candidates):
+                yield matrices
 
-    def compress_slot(
-        self, slot: WeightMatrix, statistic: Covariance, settings: Any, context: Context
+    def compress_matrix(
+        self, matrix: WeightMatrix, statistic: Covariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        matrix, scheme = slot.matrix(), settings.scheme
+        values, scheme = matrix.floats(), settings.scheme
         weights = statistic.sums.diagonal(dim1=1, dim2=2).mean(0)  # (columns,)
-        grid = grids.fit_grid(matrix, scheme, weights)
-        codes = quantizers.quantize(matrix, grid)
-        old = slot.encoded
-        done = Quantized(codes, grid, old.shape, old.dtype, slot.layout, old.plan.pruned)
-        return done, Outcome(slot.layer.name, self.asked(slot.layer, settings), done.plan.label)
+        grid = grids.fit_grid(values, scheme, weights)
+        codes = quantizers.quantize(values, grid)
+        old = matrix.encoded
+        done = Quantized(codes, grid, old.shape, old.dtype, matrix.layout, old.plan.pruned)
+        return done, Outcome(matrix.layer.name, self.asked(matrix.layer, settings), done.plan.label)

@@ -41,7 +41,7 @@ class CalibratedPruningSettings(PruningSettings):
 
 @dataclass(frozen=True)
 class Allocated(Context):
-    """A step that has measured how its ratio is spread: the share of each slot, by its path."""
+    """A step that has measured how its ratio is spread: the share of each matrix, by its path."""
 
     shares: Mapping[str, float] = field(default_factory=dict)
 
@@ -65,30 +65,30 @@ class CalibratedPruning(Pruning, BlockByBlock):
             context = Allocated(**later, shares=shares)
         return super().apply(model, settings, context)
 
-    def share(self, slot: WeightMatrix, settings: Any, context: Context) -> float:
+    def share(self, matrix: WeightMatrix, settings: Any, context: Context) -> float:
         """How much of this matrix goes."""
         known = context.shares if isinstance(context, Allocated) else {}
-        return float(known.get(slot.path, settings.share))
+        return float(known.get(matrix.path, settings.share))
 
-    def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
-        return without(slot, smallest_gone(slot, settings))
+    def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
+        return without(matrix, smallest_gone(matrix, settings))
 
-    def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
-        return self.result(slot, encoded, settings, settings.share, note)
+    def told(self, matrix: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
+        return self.result(matrix, encoded, settings, settings.share, note)
 
     def shares(self, model: Model, settings: StepSettings, context: Context) -> dict[str, float]:
-        """The share of each uneven slot that the samples reach, from a calibration that changes nothing."""
+        """The share of each uneven matrix that the samples reach, from a calibration that changes nothing."""
         data, report = context.calibration(settings.own.samples), ProgressPart(context.report, 0.0, MEASURING)
         layers = [layer for layer in context.layers if settings.of(layer).uneven]
-        pools: dict[float, dict[str, tuple[int, Any]]] = {}  # of each share: by slot, its size and its costs
+        pools: dict[float, dict[str, tuple[int, Any]]] = {}  # of each share: by matrix, its size and its costs
         for block in calibration_blocks(model, layers, data, report, f"{self.title}: measuring"):
             for stage, statistics in block.staged(SquareSum):
-                for slot in stage:
-                    if statistics[slot.path].count:
-                        scores, _ = saliency(slot, statistics[slot.path])
-                        share = settings.of(slot.layer).share
+                for matrix in stage:
+                    if statistics[matrix.path].count:
+                        scores, _ = saliency(matrix, statistics[matrix.path])
+                        share = settings.of(matrix.layer).share
                         costs = allocation.next_costs(scores, allocation.ratios(share))
-                        pools.setdefault(share, {})[slot.path] = (scores.numel(), costs)
+                        pools.setdefault(share, {})[matrix.path] = (scores.numel(), costs)
         found: dict[str, float] = {}
         for share, pool in pools.items():
             sizes, losses = [size for size, _ in pool.values()], [costs for _, costs in pool.values()]
@@ -96,10 +96,10 @@ class CalibratedPruning(Pruning, BlockByBlock):
         return found
 
 
-def saliency(slot: WeightMatrix, statistic: SquareSum) -> tuple[Tensor, str]:
-    """|W| ||x|| (out, in) of a slot, and a note where the norms tell nothing: Wanda's equation 1."""
-    matrix, norms, note = slot.matrix(), statistic.sums.sqrt(), ""
+def saliency(matrix: WeightMatrix, statistic: SquareSum) -> tuple[Tensor, str]:
+    """|W| ||x|| (out, in) of a matrix, and a note where the norms tell nothing: Wanda's equation 1."""
+    values, norms, note = matrix.floats(), statistic.sums.sqrt(), ""
     if not 0 < float(norms.sum()) < torch.inf:
         norms, note = torch.ones_like(norms), TELLS_NOTHING
-    scores = matrix.abs() * norms.repeat_interleave(len(matrix) // slot.groups, dim=0)
-    return masks.zeros_first(scores, matrix), note
+    scores = values.abs() * norms.repeat_interleave(len(values) // matrix.groups, dim=0)
+    return masks.zeros_first(scores, values), note

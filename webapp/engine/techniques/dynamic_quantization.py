@@ -44,7 +44,7 @@ class DynamicQuantization(IntegerProducts):
         return [synthetic(context.facts.architecture, context.seed)]
 
     def observed(self, block: CalibrationBlock, settings: StepSettings) -> Mapping[str, Activations]:
-        return {slot.path: Activations(by=settings.of(slot.layer).ranges) for slot in block.slots}
+        return {matrix.path: Activations(by=settings.of(matrix.layer).ranges) for matrix in block.matrices}
 
     def asked(self, settings: Any) -> str:
         return f"int8 weights, 8-bit inputs, a range for each {settings.ranges}"

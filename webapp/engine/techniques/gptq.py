@@ -84,15 +84,15 @@ class Gptq(Rounding, BlockByBlock):
         )
         samples: int = calibration_samples()
 
-    def compress_slot(
-        self, slot: WeightMatrix, statistic: HeldBack, settings: Any, context: Context
+    def compress_matrix(
+        self, matrix: WeightMatrix, statistic: HeldBack, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        whole, old = slot.matrix(), slot.encoded
+        whole, old = matrix.floats(), matrix.encoded
         zeros = whole == 0 if old.plan.pruned else None
         damping = settings.damping or self._damping(whole, statistic, settings.scheme, settings.act_order)
         problems = [
             gptq.problem(rows, mean, damping, settings.act_order)
-            for rows, mean in zip(whole.chunk(slot.groups), statistic.mean, strict=True)
+            for rows, mean in zip(whole.chunk(matrix.groups), statistic.mean, strict=True)
         ]
         solved = [given for given in problems if given is not None]
         scheme, note = settings.scheme, ""
@@ -104,8 +104,10 @@ class Gptq(Rounding, BlockByBlock):
             wanted = torch.cat([given.matrix for given in solved])
             grid = grids.fit_grid(wanted if zeros is None else wanted.masked_fill(zeros, 0.0), scheme, weights)
             codes, grid = _codes(solved, grid, zeros, settings.refine)
-        done = Quantized(codes, grid, old.shape, old.dtype, slot.layout, old.plan.pruned)
-        return done, Outcome(slot.layer.name, self.asked(slot.layer, settings), done.plan.label, not note, note=note)
+        done = Quantized(codes, grid, old.shape, old.dtype, matrix.layout, old.plan.pruned)
+        return done, Outcome(
+            matrix.layer.name, self.asked(matrix.layer, settings), done.plan.label, not note, note=note
+        )
 
     def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.QuantizationScheme, act_order: bool) -> float:
         if not statistic.held.count:

@@ -110,10 +110,10 @@ class IntegerProducts(Technique):
                 model, context.layers, self.data(settings.own, context), context.report, self.title
             ):
                 plans, inputs = self.observed(block, settings), dict(_inputs(block))
-                for slot in block.slots:
-                    own = settings.of(slot.layer)
-                    outcome = self._layer(block, slot, plans.get(slot.path), inputs.get(slot.path), own)
-                    found[slot.layer.name].append(outcome)
+                for matrix in block.matrices:
+                    own = settings.of(matrix.layer)
+                    outcome = self._layer(block, matrix, plans.get(matrix.path), inputs.get(matrix.path), own)
+                    found[matrix.layer.name].append(outcome)
         return [
             joined(parts) if parts else self._left(layer.name, settings.of(layer), UNREACHED)
             for layer in context.layers
@@ -126,39 +126,45 @@ class IntegerProducts(Technique):
 
     @abstractmethod
     def observed(self, block: CalibrationBlock, settings: StepSettings) -> Mapping[str, Activations]:
-        """How the inputs of the block's slots, by their paths, are to be rounded."""
+        """How the inputs of the block's matrices, by their paths, are to be rounded."""
 
     @abstractmethod
     def asked(self, settings: Any) -> str: ...
 
     def kept(
-        self, block: CalibrationBlock, slot: WeightMatrix, before: Encoded, plan: Activations, x: Tensor, settings: Any
+        self,
+        block: CalibrationBlock,
+        matrix: WeightMatrix,
+        before: Encoded,
+        plan: Activations,
+        x: Tensor,
+        settings: Any,
     ) -> None:
         """Called when a layer's weights and inputs have become integers: `before` is the weight as it was."""
         return None
 
     def _layer(
-        self, block: CalibrationBlock, slot: WeightMatrix, plan: Activations | None, x: Tensor | None, settings: Any
+        self, block: CalibrationBlock, matrix: WeightMatrix, plan: Activations | None, x: Tensor | None, settings: Any
     ) -> Outcome:
-        name, before, asked = slot.layer.name, slot.encoded, self.asked(settings)
-        if slot.path in slot.model.activations:
+        name, before, asked = matrix.layer.name, matrix.encoded, self.asked(settings)
+        if matrix.path in matrix.model.activations:
             return self._left(name, settings, SECOND_TIME)
         with torch.no_grad():
-            block.keep(slot, integers(before, slot.layout, settings.top))
-            if slot.layer.kind == "conv" and slot.layout.transposed:
+            block.keep(matrix, integers(before, matrix.layout, settings.top))
+            if matrix.layer.kind == "conv" and matrix.layout.transposed:
                 return self._floats(name, settings, NO_KERNEL)
             if plan is None or x is None:
                 return self._floats(name, settings, UNREACHED)
-            change = _change(block.part(slot), plan, x)
+            change = _change(block.part(matrix), plan, x)
             if not change <= settings.most_change:  # NaN too
                 most = percent(settings.most_change, 0)
                 told = f"changes its output by {percent(change)}, more than the {most} that is allowed"
                 if math.isnan(change):
                     told = "cannot be judged: its inputs or outputs held NaN or infinity"
                 return self._floats(name, settings, f"rounding its inputs {told}")
-            slot.model.activations[slot.path] = plan
-            simulate(block.module, {slot.path.removeprefix(block.prefix): _relative(plan, block.prefix)})
-            self.kept(block, slot, before, plan, x, settings)
+            matrix.model.activations[matrix.path] = plan
+            simulate(block.module, {matrix.path.removeprefix(block.prefix): _relative(plan, block.prefix)})
+            self.kept(block, matrix, before, plan, x, settings)
         note = "" if settings.top == FULL else "weights of 7 bits, which processors without VNNI add up correctly"
         return Outcome(name, asked, f"{asked}; its output changes by {percent(change)}", note=note)
 
@@ -197,8 +203,8 @@ def _change(part: torch.nn.Module, plan: Activations, x: Tensor) -> float:
 
 
 def _inputs(block: CalibrationBlock) -> Iterator[tuple[str, Tensor]]:
-    """What each slot of the block is given for the first batch."""
-    return ((slot.path, x) for slot, x in block.inputs(block.slots, 0))
+    """What each matrix of the block is given for the first batch."""
+    return ((matrix.path, x) for matrix, x in block.inputs(block.matrices, 0))
 
 
 def _relative(plan: Activations, prefix: str) -> Activations:

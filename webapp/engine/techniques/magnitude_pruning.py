@@ -9,7 +9,7 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor
 from webapp.engine.math import masks
 from webapp.engine.recipe import StepSettings, setting
-from webapp.engine.techniques.calibration.block_by_block import matrices
+from webapp.engine.techniques.calibration.block_by_block import matrices_of
 from webapp.engine.weights.model import Model
 
 from .base import Context
@@ -54,13 +54,13 @@ class MagnitudePruning(PruningWithoutData):
             context.report.progress(0.0, f"{self.title}: finding the threshold over all layers")
         smallest = {sparsity: SmallestOfAll(model, layers, sparsity) for sparsity, layers in pools.items()}
 
-        def keep(slot: WeightMatrix) -> Tensor:
-            own = settings.of(slot.layer)
+        def keep(matrix: WeightMatrix) -> Tensor:
+            own = settings.of(matrix.layer)
             if not self.exact(own):
-                return smallest[own.sparsity].keep(slot)
+                return smallest[own.sparsity].keep(matrix)
             if own.scope == "row" and not own.n_of_m:
-                return masks.largest_by_row(slot.matrix().abs(), own.sparsity)
-            return smallest_gone(slot, own)
+                return masks.largest_by_row(matrix.floats().abs(), own.sparsity)
+            return smallest_gone(matrix, own)
 
         return keep
 
@@ -69,11 +69,11 @@ class SmallestOfAll:
     """One threshold over these layers, and how many values equal to it still have to go."""
 
     def __init__(self, model: Model, layers: Sequence[LayerFacts], sparsity: float) -> None:
-        slots = [slot for layer in layers for slot in matrices(model, layer)]
-        count = round(sparsity * sum(slot.encoded.plan.size for slot in slots))
-        self.threshold, self.ties = masks.smallest_threshold(lambda: (slot.matrix() for slot in slots), count)
+        matrices = [matrix for layer in layers for matrix in matrices_of(model, layer)]
+        count = round(sparsity * sum(matrix.encoded.plan.size for matrix in matrices))
+        self.threshold, self.ties = masks.smallest_threshold(lambda: (matrix.floats() for matrix in matrices), count)
 
-    def keep(self, slot: WeightMatrix) -> Tensor:
-        keep, used = masks.keep_mask(slot.matrix(), self.threshold, self.ties)
+    def keep(self, matrix: WeightMatrix) -> Tensor:
+        keep, used = masks.keep_mask(matrix.floats(), self.threshold, self.ties)
         self.ties -= used
         return keep

@@ -13,7 +13,7 @@ from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import masks
 from webapp.engine.progress import tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.calibration.block_by_block import joined, matrices
+from webapp.engine.techniques.calibration.block_by_block import joined, matrices_of
 from webapp.engine.weights import Dense, DensePlan, Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
@@ -81,7 +81,7 @@ class Pruning(Technique):
         return settings.pattern if settings.n_of_m else percent(settings.sparsity)
 
     def result(
-        self, slot: WeightMatrix, encoded: Encoded, settings: Any, share: float | None = None, note: str = ""
+        self, matrix: WeightMatrix, encoded: Encoded, settings: Any, share: float | None = None, note: str = ""
     ) -> Outcome:
         """What became of one matrix that was to lose `share`; None: as much as it happens to."""
         plan = encoded.plan
@@ -89,14 +89,14 @@ class Pruning(Technique):
         within = REACHED if settings.n_of_m else max(REACHED, 1 / max(plan.params, 1))
         reached = share is None or done >= share - within
         if not reached and settings.n_of_m:
-            inputs = slot.layout.inputs(slot.encoded.shape)
+            inputs = matrix.layout.inputs(matrix.encoded.shape)
             note = f"{note} its {inputs} inputs are not groups of {settings.n_of_m[1]}".strip()
         if share and not plan.params - plan.nonzero:
             note = note or f"{percent(share)} of its {plan.params} weights is less than one"
-            return Outcome.left(slot.layer.name, self.asked(slot.layer, settings), note)
+            return Outcome.left(matrix.layer.name, self.asked(matrix.layer, settings), note)
         if not note and plan.stored == plan.params and plan.nonzero:
             note = "a bitmask would cost more than it saves here"
-        return Outcome(slot.layer.name, self.asked(slot.layer, settings), percent(done), ok=reached, note=note)
+        return Outcome(matrix.layer.name, self.asked(matrix.layer, settings), percent(done), ok=reached, note=note)
 
 
 class PruningWithoutData(Pruning):
@@ -107,10 +107,10 @@ class PruningWithoutData(Pruning):
         outcomes = []
         for layer in tracked(context.layers, context.report, self.title + ": {item.name} ({index} of {total})"):
             own, parts = settings.of(layer), []
-            for slot in matrices(model, layer):
-                encoded = without(slot, choose(slot))
-                parts.append(self.result(slot, encoded, own, self.least(own)))
-                slot.keep(encoded)
+            for matrix in matrices_of(model, layer):
+                encoded = without(matrix, choose(matrix))
+                parts.append(self.result(matrix, encoded, own, self.least(own)))
+                matrix.keep(encoded)
             outcomes.append(joined(parts))
             release_freed_memory()
         return outcomes
@@ -121,20 +121,22 @@ class PruningWithoutData(Pruning):
 
     @abstractmethod
     def choice(self, model: Model, settings: StepSettings, context: Context) -> Callable[[WeightMatrix], Tensor]:
-        """What says of a slot's matrix (out, in) where a value stays."""
+        """What says of a matrix (out, in) where a value stays."""
 
 
-def without(slot: WeightMatrix, keep: Tensor) -> Encoded:
-    """The slot's values as they are stored, zero where `keep` (out, in) is not."""
-    values = slot.encoded.decode()
-    stays = slot.shaped(keep).bool()
+def without(matrix: WeightMatrix, keep: Tensor) -> Encoded:
+    """The matrix's values as they are stored, zero where `keep` (out, in) is not."""
+    values = matrix.encoded.decode()
+    stays = matrix.shaped(keep).bool()
     return Dense(torch.where(stays, values, torch.zeros((), dtype=values.dtype)), zeros_wanted=True)
 
 
-def smallest_gone(slot: WeightMatrix, settings: Any) -> Tensor:
+def smallest_gone(matrix: WeightMatrix, settings: Any) -> Tensor:
     """Where a value of the matrix (out, in) stays if magnitude alone decides."""
-    sizes = slot.matrix().abs()
-    return by_groups(sizes, slot, *settings.n_of_m) if settings.n_of_m else masks.keep_largest(sizes, settings.sparsity)
+    sizes = matrix.floats().abs()
+    return (
+        by_groups(sizes, matrix, *settings.n_of_m) if settings.n_of_m else masks.keep_largest(sizes, settings.sparsity)
+    )
 
 
 def removed(shape: tuple[int, ...], layout: Layout, settings: PruningSettings, experts: int) -> int:
@@ -145,9 +147,9 @@ def removed(shape: tuple[int, ...], layout: Layout, settings: PruningSettings, e
     return experts * round(settings.sparsity * (prod(shape) // experts))
 
 
-def by_groups(scores: Tensor, slot: WeightMatrix, n: int, m: int) -> Tensor:
+def by_groups(scores: Tensor, matrix: WeightMatrix, n: int, m: int) -> Tensor:
     """Where a value of the matrix (out, in) stays in an N:M pattern; groups lie along a convolution's channels."""
-    rows, run = scores.shape[0], slot.layout.inputs(slot.encoded.shape)
+    rows, run = scores.shape[0], matrix.layout.inputs(matrix.encoded.shape)
     places = scores.shape[1] // max(run, 1)  # of a convolution's kernel
     turned = scores.view(rows, run, places).transpose(1, 2).reshape(rows * places, run)
     keep = masks.largest_of_groups(turned, n, m).view(rows, places, run)

@@ -27,12 +27,12 @@ class RandomPruning(PruningWithoutData):
     Settings = PruningSettings
 
     def choice(self, model: Model, settings: StepSettings, context: Context) -> Callable[[WeightMatrix], Tensor]:
-        def keep(slot: WeightMatrix) -> Tensor:
-            matrix, own = slot.matrix(), settings.of(slot.layer)
-            drawn = torch.Generator().manual_seed(zlib.crc32(f"{context.seed} {slot.path}".encode()))
-            scores = masks.zeros_first(torch.rand(matrix.shape, generator=drawn), matrix)
+        def keep(matrix: WeightMatrix) -> Tensor:
+            values, own = matrix.floats(), settings.of(matrix.layer)
+            drawn = torch.Generator().manual_seed(zlib.crc32(f"{context.seed} {matrix.path}".encode()))
+            scores = masks.zeros_first(torch.rand(values.shape, generator=drawn), values)
             if own.n_of_m:
-                return by_groups(scores, slot, *own.n_of_m)
+                return by_groups(scores, matrix, *own.n_of_m)
             return masks.keep_largest(scores, own.sparsity)
 
         return keep

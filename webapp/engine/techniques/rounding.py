@@ -12,7 +12,7 @@ from webapp.engine.weights import Encoded, Quantized, QuantizedPlan, StoragePlan
 from .base import Outcome, Technique
 from .calibration import WeightMatrix
 
-SPOKEN = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
+FORMAT_LABELS = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
 
 
 class RoundingSettings(TechniqueSettings):
@@ -80,15 +80,15 @@ class Rounding(Technique):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan.mapped(lambda simple: QuantizedPlan.of(simple, settings.scheme, layer.layout))
 
-    def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
+    def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
         """The matrix rounded to nearest, without data."""
-        pruned = slot.encoded.plan.pruned
-        return Quantized.nearest(slot.encoded.decode(), settings.scheme, slot.layout, pruned)
+        pruned = matrix.encoded.plan.pruned
+        return Quantized.nearest(matrix.encoded.decode(), settings.scheme, matrix.layout, pruned)
 
-    def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
-        return Outcome(slot.layer.name, self.asked(slot.layer, settings), encoded.plan.label, note=note)
+    def told(self, matrix: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
+        return Outcome(matrix.layer.name, self.asked(matrix.layer, settings), encoded.plan.label, note=note)
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
         scheme = settings.scheme
-        numbers = SPOKEN[scheme.numbers].format(bits=scheme.bits)
+        numbers = FORMAT_LABELS[scheme.numbers].format(bits=scheme.bits)
         return f"{numbers} " + (f"groups of {scheme.group}" if scheme.group else "per channel")

@@ -47,28 +47,28 @@ class SparseGPT(CalibratedPruning):
             le=1.0,
         )
 
-    def compress_slot(
-        self, slot: WeightMatrix, statistic: Covariance, settings: Any, context: Context
+    def compress_matrix(
+        self, matrix: WeightMatrix, statistic: Covariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        matrix, share = slot.matrix(), self.share(slot, settings, context)
-        order, run = neighbours(slot, matrix.shape[1], settings)
-        groups = matrix[:, order].view(slot.groups, -1, len(order))
-        counts = masks.shared_out(round(share * matrix.numel()), slot.groups).tolist()
+        values, share = matrix.floats(), self.share(matrix, settings, context)
+        order, run = neighbours(matrix, values.shape[1], settings)
+        groups = values[:, order].view(matrix.groups, -1, len(order))
+        counts = masks.shared_out(round(share * values.numel()), matrix.groups).tolist()
         notes, found = [], torch.empty_like(groups)
         for index, count in enumerate(counts):
             pattern = obs.Pattern(count / max(groups[index].numel(), 1), run, *(settings.n_of_m or (0, 0)))
             curve = obs.curvature(statistic.sums[index][order][:, order], settings.damping)
             found[index] = _pruned(groups[index], curve, pattern, settings.rounds)
             notes.append(_note(curve.damping, settings.damping))
-        pruned = torch.empty_like(matrix)
-        pruned[:, order] = found.view_as(matrix)
-        encoded = Dense(slot.shaped(pruned), zeros_wanted=True)
-        return encoded, self.result(slot, encoded, settings, share, max(notes))
+        pruned = torch.empty_like(values)
+        pruned[:, order] = found.view_as(values)
+        encoded = Dense(matrix.shaped(pruned), zeros_wanted=True)
+        return encoded, self.result(matrix, encoded, settings, share, max(notes))
 
 
-def neighbours(slot: WeightMatrix, columns: int, settings: Any) -> tuple[Tensor, int]:
+def neighbours(matrix: WeightMatrix, columns: int, settings: Any) -> tuple[Tensor, int]:
     """The columns in the order in which a pattern counts them, and how many are a run: a convolution's channels."""
-    run = slot.layout.inputs(slot.encoded.shape) if settings.n_of_m else columns
+    run = matrix.layout.inputs(matrix.encoded.shape) if settings.n_of_m else columns
     return torch.arange(columns).view(run, -1).t().reshape(-1), run
 
 

@@ -70,8 +70,10 @@ class StaticQuantization(IntegerProducts):
     def observed(self, block: CalibrationBlock, settings: StepSettings) -> Mapping[str, Activations]:
         from webapp.engine.techniques.calibration.followers import followers
 
-        own = {slot.path: settings.of(slot.layer) for slot in block.slots}
-        convolutions = [slot.path.removeprefix(block.prefix) for slot in block.slots if slot.layer.kind == "conv"]
+        own = {matrix.path: settings.of(matrix.layer) for matrix in block.matrices}
+        convolutions = [
+            matrix.path.removeprefix(block.prefix) for matrix in block.matrices if matrix.layer.kind == "conv"
+        ]
         after = followers(block.module, convolutions, block.runs[0]) if convolutions else {}
         inputs = {path: Histogram(asked.method != "minmax") for path, asked in own.items()}
         results = {path: Histogram(own[block.prefix + path].method != "minmax") for path in after}
@@ -80,7 +82,7 @@ class StaticQuantization(IntegerProducts):
         def into(seen: Histogram) -> Any:
             return lambda _, given: seen.add(_kept(given[0], block.masks[now[0]]))
 
-        handles = [block.part(slot).register_forward_pre_hook(into(inputs[slot.path])) for slot in block.slots]
+        handles = [block.part(matrix).register_forward_pre_hook(into(inputs[matrix.path])) for matrix in block.matrices]
         handles += [
             block.module.get_submodule(after[path].at).register_forward_hook(lambda _, __, y, seen=seen: seen.add(y))
             for path, seen in results.items()
@@ -102,18 +104,24 @@ class StaticQuantization(IntegerProducts):
         return {path: plan(path) for path, seen in inputs.items() if seen.seen}
 
     def kept(
-        self, block: CalibrationBlock, slot: WeightMatrix, before: Encoded, plan: Activations, x: Tensor, settings: Any
+        self,
+        block: CalibrationBlock,
+        matrix: WeightMatrix,
+        before: Encoded,
+        plan: Activations,
+        x: Tensor,
+        settings: Any,
     ) -> None:
         """Corrects the bias by what the layer put out less what it puts out now, in the mean over some samples."""
-        if not settings.bias_correction or slot.side:
+        if not settings.bias_correction or matrix.side:
             return
         assert plan.input is not None
-        part, mask = block.part(slot), block.masks[0]
+        part, mask = block.part(matrix), block.masks[0]
         clean, rounded = (
-            inputs_as_rows(part, given, slot.groups, mask).mean(0) for given in (x, plan.input.rounded(x))
+            inputs_as_rows(part, given, matrix.groups, mask).mean(0) for given in (x, plan.input.rounded(x))
         )
-        was = slot.layout.matrix(before.decode().float())
-        _shift(block, slot, _times(was, clean) - _times(slot.matrix(), rounded), plan)
+        was = matrix.layout.matrix(before.decode().float())
+        _shift(block, matrix, _times(was, clean) - _times(matrix.floats(), rounded), plan)
 
 
 def _times(matrix: Tensor, mean: Tensor) -> Tensor:
@@ -122,16 +130,16 @@ def _times(matrix: Tensor, mean: Tensor) -> Tensor:
     return torch.einsum("gor,gr->go", rows, mean).flatten()
 
 
-def _shift(block: CalibrationBlock, slot: WeightMatrix, moved: Tensor, plan: Activations) -> None:
+def _shift(block: CalibrationBlock, matrix: WeightMatrix, moved: Tensor, plan: Activations) -> None:
     """Adds to the layer's bias; without one, takes from the mean that the normalisation after it subtracts."""
-    targets = [(f"{slot.path}.bias", 1.0)]
-    if plan.result_at is not None and plan.result_at != slot.path:
+    targets = [(f"{matrix.path}.bias", 1.0)]
+    if plan.result_at is not None and plan.result_at != matrix.path:
         targets.append((f"{plan.result_at}.running_mean", -1.0))
     for name, sign in targets:
-        stored = slot.model.weights.get(name)
+        stored = matrix.model.weights.get(name)
         if isinstance(stored, Dense):
             changed = (stored.decode().float() + sign * moved).to(stored.dtype)
-            slot.model.weights[name] = Dense(changed)
+            matrix.model.weights[name] = Dense(changed)
             own = {name.removeprefix(block.prefix): changed.float()}
             block.module.load_state_dict(own, strict=False, assign=True)
             return

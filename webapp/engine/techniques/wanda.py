@@ -27,11 +27,11 @@ class Wanda(CalibratedPruning):
     counts_zeros = False  # a row that had more of them than its share keeps them
     Settings = CalibratedPruningSettings
 
-    def compress_slot(
-        self, slot: WeightMatrix, statistic: SquareSum, settings: Any, context: Context
+    def compress_matrix(
+        self, matrix: WeightMatrix, statistic: SquareSum, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        share = self.share(slot, settings, context)
-        scores, note = saliency(slot, statistic)
-        keep = by_groups(scores, slot, *settings.n_of_m) if settings.n_of_m else masks.largest_by_row(scores, share)
-        encoded = without(slot, keep)
-        return encoded, self.result(slot, encoded, settings, share, note)
+        share = self.share(matrix, settings, context)
+        scores, note = saliency(matrix, statistic)
+        keep = by_groups(scores, matrix, *settings.n_of_m) if settings.n_of_m else masks.largest_by_row(scores, share)
+        encoded = without(matrix, keep)
+        return encoded, self.result(matrix, encoded, settings, share, note)

@@ -9,21 +9,21 @@ from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
 
-def halved(block, slot):
-    matrix = slot.matrix()
-    block.keep(slot, Dense(slot.shaped(matrix * (matrix.abs() > matrix.abs().median())), zeros_wanted=True))
+def halved(block, matrix):
+    values = matrix.floats()
+    block.keep(matrix, Dense(matrix.shaped(values * (values.abs() > values.abs().median())), zeros_wanted=True))
 
 
 def seen(folder, facts, data, originals, staged):
-    """What every slot was given while those before it were pruned."""
+    """What every matrix was given while those before it were pruned."""
     found = {}
     layers = [layer for layer in facts.layers if layer.kind == "linear"]
     for block in calibration_blocks(Model.of_checkpoint(folder, facts), layers, data, Silent(), originals=originals):
         fresh = ((stage, block.collect(stage, CrossCovariance)) for stage in block.stages())
         for stage, statistics in block.staged(CrossCovariance) if staged else fresh:
-            for slot in stage:
-                found[slot.path] = torch.cat([statistics[slot.path].sums, statistics[slot.path].cross])
-                halved(block, slot)
+            for matrix in stage:
+                found[matrix.path] = torch.cat([statistics[matrix.path].sums, statistics[matrix.path].cross])
+                halved(block, matrix)
     return found
 
 

@@ -38,12 +38,12 @@ def layers_of(facts):
     return [layer for layer in facts.layers if layer.kind in ("linear", "conv")]
 
 
-def seen_by_the_whole(model, slots, data):
-    """Every slot's inputs in plain forward passes of the whole module."""
-    module, found = build(model), {slot.path: [] for slot in slots}
-    for slot in slots:
-        part = module.get_submodule(slot.path)
-        part.register_forward_pre_hook(lambda _, args, path=slot.path: found[path].append(args[0].detach().clone()))
+def seen_by_the_whole(model, matrices, data):
+    """Every matrix's inputs in plain forward passes of the whole module."""
+    module, found = build(model), {matrix.path: [] for matrix in matrices}
+    for matrix in matrices:
+        part = module.get_submodule(matrix.path)
+        part.register_forward_pre_hook(lambda _, args, path=matrix.path: found[path].append(args[0].detach().clone()))
     for batch in data:
         outputs(module, model.architecture, batch)
     return found
@@ -58,12 +58,12 @@ def test_every_layer_sees_what_it_sees_in_the_whole_model(bench, tiny, tmp_path,
     for block in calibration_blocks(model, layers_of(facts), data, Silent(), originals=True):
         for stage in block.stages():
             kept = block.collect(stage, CrossCovariance)
-            for slot in stage:
-                met.append(slot.path)
+            for matrix in stage:
+                met.append(matrix.path)
                 for index in range(2):
-                    ((_, x),) = block.inputs([slot], index)
-                    assert torch.allclose(x, expected[slot.path][index], atol=1e-5)
-                assert torch.allclose(kept[slot.path].sums, kept[slot.path].cross, rtol=1e-4, atol=1e-5)
+                    ((_, x),) = block.inputs([matrix], index)
+                    assert torch.allclose(x, expected[matrix.path][index], atol=1e-5)
+                assert torch.allclose(kept[matrix.path].sums, kept[matrix.path].cross, rtol=1e-4, atol=1e-5)
     assert sorted(met) == sorted(layer.name for layer in layers_of(facts))
 
 
@@ -72,8 +72,8 @@ def test_the_next_block_is_calibrated_on_what_the_changed_one_puts_out(bench, ti
     data = [synthetic(model.architecture, 0)]
     for block in calibration_blocks(model, layers_of(facts), data, Silent()):
         if block.name == "model.layers.0":
-            for slot in block.slots:
-                block.keep(slot, Dense(torch.zeros(slot.encoded.shape)))
+            for matrix in block.matrices:
+                block.keep(matrix, Dense(torch.zeros(matrix.encoded.shape)))
         if block.name == "model.layers.1":
             (first,) = block.stages()[0][:1]
             ((_, x),) = block.inputs([first], 0)
@@ -84,7 +84,7 @@ def test_the_next_block_is_calibrated_on_what_the_changed_one_puts_out(bench, ti
 def test_layers_with_the_same_input_are_one_stage_and_share_a_statistic(bench, tiny, tmp_path):
     model, facts = of(bench, tiny, tmp_path, "LlamaForCausalLM", "llama")
     block = next(iter(calibration_blocks(model, layers_of(facts), [synthetic(model.architecture, 0)], Silent())))
-    stages = [[slot.path.rpartition(".")[2] for slot in stage] for stage in block.stages()]
+    stages = [[matrix.path.rpartition(".")[2] for matrix in stage] for stage in block.stages()]
     assert stages == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     kept = block.collect(block.stages()[0], Covariance)
     assert len({id(statistic) for statistic in kept.values()}) == 1

@@ -82,7 +82,7 @@ class CalibrationBlock:
     name: str
     module: nn.Module
     prefix: str
-    slots: list[WeightMatrix]
+    matrices: list[WeightMatrix]
     runs: Sequence[Callable[[], Tensor]]
     masks: Sequence[Tensor | None]
     repeats: bool = False  # one of a row of alike blocks
@@ -92,36 +92,36 @@ class CalibrationBlock:
     _order: list[tuple[WeightMatrix, int]] = field(default_factory=list)
     _left: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
-    def part(self, slot: WeightMatrix) -> nn.Module:
-        return self.module.get_submodule(slot.path.removeprefix(self.prefix))
+    def part(self, matrix: WeightMatrix) -> nn.Module:
+        return self.module.get_submodule(matrix.path.removeprefix(self.prefix))
 
     def stages(self) -> list[list[WeightMatrix]]:
-        """The slots in the order in which they run, those that read the same input together.
+        """The matrices in the order in which they run, those that read the same input together.
 
         What is compressed in one stage is seen by the next. Slots that no sample reaches come last.
         """
         order = self._executed()
         groups: list[list[WeightMatrix]] = []
         seen: dict[int, list[WeightMatrix]] = {}
-        for slot, source in order:
+        for matrix, source in order:
             if source not in seen:
                 seen[source] = []
                 groups.append(seen[source])
-            seen[source].append(slot)
-        reached = {slot.path for slot, _ in order}
-        rest = [slot for slot in self.slots if slot.path not in reached]
+            seen[source].append(matrix)
+        reached = {matrix.path for matrix, _ in order}
+        rest = [matrix for matrix in self.matrices if matrix.path not in reached]
         if not self.repeats and len(groups) > MOST_STAGES:
             size = -(-len(groups) // MOST_STAGES)
             groups = [list(chain(*groups[start : start + size])) for start in range(0, len(groups), size)]
         return groups + ([rest] if rest else [])
 
     def staged(self, make: Callable[[int, int], Kept]) -> Iterator[tuple[list[WeightMatrix], dict[str, Kept]]]:
-        """Each of the `stages` with its slots' statistics, once those before it are kept.
+        """Each of the `stages` with its matrices' statistics, once those before it are kept.
 
         The samples go through a repeating block once for all stages, and `leave` has what came out of it.
         """
         stages = self.stages()
-        if not self.repeats or len(self._executed()) < len(self.slots):
+        if not self.repeats or len(self._executed()) < len(self.matrices):
             for stage in stages:
                 yield stage, self.collect(stage, make)
             return
@@ -136,8 +136,8 @@ class CalibrationBlock:
                     x = here.input_at(stop)
                     original = twins[index].input_at(stop) if twins else None
                     if x is not None:
-                        for slot in first:
-                            self._add(made, slot, index, x, original)
+                        for matrix in first:
+                            self._add(made, matrix, index, x, original)
                 yield stage, made
             self._left = [(here.end(), twins[index].end() if twins else None) for index, here in enumerate(own)]
 
@@ -152,10 +152,10 @@ class CalibrationBlock:
         with torch.no_grad():
             return [run() for run in self.runs], [run() for run in self.twin_runs]
 
-    def collect(self, slots: Sequence[WeightMatrix], make: Callable[[int, int], Kept]) -> dict[str, Kept]:
-        """A statistic for each slot by its path, `make(groups, columns)`d; slots that see the same rows share one."""
-        made, first = self._empty(slots, make)
-        by_path = {slot.path: slot for slot in first}
+    def collect(self, matrices: Sequence[WeightMatrix], make: Callable[[int, int], Kept]) -> dict[str, Kept]:
+        """A statistic for each matrix by its path, `make(groups, columns)`d; those that see the same rows share one."""
+        made, first = self._empty(matrices, make)
+        by_path = {matrix.path: matrix for matrix in first}
         for index in range(len(self.runs)):
             before = dict(self._seen_by(self.twin, self.twin_runs, first, index)) if self.twin is not None else {}
             for path, x in self._seen_by(self.module, self.runs, first, index):
@@ -163,64 +163,64 @@ class CalibrationBlock:
         return made
 
     def _empty(
-        self, slots: Sequence[WeightMatrix], make: Callable[[int, int], Kept]
+        self, matrices: Sequence[WeightMatrix], make: Callable[[int, int], Kept]
     ) -> tuple[dict[str, Kept], list[WeightMatrix]]:
-        """A statistic for each slot by its path, and the first slot of each; slots that see the same rows share one."""
-        sources = {slot.path: source for slot, source in self._executed()}
+        """A statistic for each matrix by its path, and the first of each; those that see the same rows share one."""
+        sources = {matrix.path: source for matrix, source in self._executed()}
         made: dict[str, Kept] = {}
         first: list[WeightMatrix] = []
         shared: dict[tuple[Any, ...], Kept] = {}
-        for slot in slots:
-            part = self.part(slot)
-            key = (sources.get(slot.path, slot.path), *geometry(part))
+        for matrix in matrices:
+            part = self.part(matrix)
+            key = (sources.get(matrix.path, matrix.path), *geometry(part))
             if key not in shared:
-                shared[key] = make(slot.groups, columns_of(part))
-                first.append(slot)
-            made[slot.path] = shared[key]
+                shared[key] = make(matrix.groups, columns_of(part))
+                first.append(matrix)
+            made[matrix.path] = shared[key]
         return made, first
 
-    def _add(self, made: dict[str, Kept], slot: WeightMatrix, index: int, x: Tensor, original: Tensor | None) -> None:
-        part, mask = self.part(slot), self.masks[index]
-        before = None if original is None else inputs_as_rows(part, original, slot.groups, mask)
-        made[slot.path].add(inputs_as_rows(part, x, slot.groups, mask), before)
+    def _add(self, made: dict[str, Kept], matrix: WeightMatrix, index: int, x: Tensor, original: Tensor | None) -> None:
+        part, mask = self.part(matrix), self.masks[index]
+        before = None if original is None else inputs_as_rows(part, original, matrix.groups, mask)
+        made[matrix.path].add(inputs_as_rows(part, x, matrix.groups, mask), before)
 
-    def inputs(self, slots: Sequence[WeightMatrix], index: int) -> list[tuple[WeightMatrix, Tensor]]:
-        """What each of these slots is given for batch `index`, in the order in which they run."""
-        by_path = {slot.path: slot for slot in slots}
-        return [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, slots, index)]
+    def inputs(self, matrices: Sequence[WeightMatrix], index: int) -> list[tuple[WeightMatrix, Tensor]]:
+        """What each of these matrices is given for batch `index`, in the order in which they run."""
+        by_path = {matrix.path: matrix for matrix in matrices}
+        return [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, matrices, index)]
 
     def outputs(self, index: int) -> Tensor:
         """What the part puts out for batch `index`, with the weights that it has now."""
         with torch.no_grad():
             return self.runs[index]()
 
-    def keep(self, slot: WeightMatrix, encoded: Encoded) -> None:
-        """The slot's new form: into the model, and its values into the running module."""
-        slot.keep(encoded)
-        weight = self.part(slot).weight
+    def keep(self, matrix: WeightMatrix, encoded: Encoded) -> None:
+        """The matrix's new form: into the model, and its values into the running module."""
+        matrix.keep(encoded)
+        weight = self.part(matrix).weight
         assert isinstance(weight, nn.Parameter)
-        weight.data = slot.value().to(weight.dtype)
+        weight.data = matrix.value().to(weight.dtype)
 
     def _executed(self) -> list[tuple[WeightMatrix, int]]:
-        """(slot, number of its input): equal numbers are the very same tensor. From one pass over the first batch."""
-        if not self._order and self.slots:
-            by_path = {slot.path: slot for slot in self.slots}
-            seen = [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, self.slots, 0)]
+        """(matrix, number of its input): equal numbers are the very same tensor. From one pass over the first batch."""
+        if not self._order and self.matrices:
+            by_path = {matrix.path: matrix for matrix in self.matrices}
+            seen = [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, self.matrices, 0)]
             numbers: list[Tensor] = []
-            for slot, x in seen:
+            for matrix, x in seen:
                 index = next((i for i, other in enumerate(numbers) if other is x), len(numbers))
                 if index == len(numbers):
                     numbers.append(x)
-                if all(slot.path != known.path for known, _ in self._order):
-                    self._order.append((slot, index))
+                if all(matrix.path != known.path for known, _ in self._order):
+                    self._order.append((matrix, index))
         return self._order
 
     def _seen_by(
-        self, module: nn.Module, runs: Sequence[Callable[[], Tensor]], slots: Sequence[WeightMatrix], index: int
+        self, module: nn.Module, runs: Sequence[Callable[[], Tensor]], matrices: Sequence[WeightMatrix], index: int
     ) -> list[tuple[str, Tensor]]:
-        """(slot's path, its input) for one batch; the pass ends when the last of the slots has been reached."""
+        """(matrix's path, its input) for one batch; the pass ends when the last of the matrices has been reached."""
         seen: list[tuple[str, Tensor]] = []
-        wanted = {slot.path for slot in slots}
+        wanted = {matrix.path for matrix in matrices}
 
         def watch(path: str) -> Callable[..., None]:
             def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -231,7 +231,7 @@ class CalibrationBlock:
 
             return before
 
-        parts = [(slot.path, module.get_submodule(slot.path.removeprefix(self.prefix))) for slot in slots]
+        parts = [(matrix.path, module.get_submodule(matrix.path.removeprefix(self.prefix))) for matrix in matrices]
         handles = [part.register_forward_pre_hook(watch(path)) for path, part in parts]
         try:
             with torch.no_grad(), suppress(_Enough):

@@ -27,7 +27,7 @@ UNSEEN = {  # kinds whose inputs are not seen, or not of every model
 
 
 class BlockByBlock(Technique):
-    """Calls `compress_slot` for each matrix in the order in which the model runs them.
+    """Calls `compress_matrix` for each matrix in the order in which the model runs them.
 
     `statistic` is what is kept of each matrix's inputs. With `originals` the activations of the model as it was before
     this step are kept too. Settings must have `samples`.
@@ -44,44 +44,44 @@ class BlockByBlock(Technique):
         data = context.calibration(settings.own.samples)
         found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}
         for block in calibration_blocks(model, context.layers, data, context.report, self.title, self.originals):
-            for slot, outcome in self.compress_block(block, settings, context):
-                found[slot.layer.name].append(outcome)
+            for matrix, outcome in self.compress_block(block, settings, context):
+                found[matrix.layer.name].append(outcome)
             for stack in block.stacks:
                 found[stack.layer.name].append(self.compress_stack(block, stack, settings.of(stack.layer), context))
         for layer in context.layers:
             if not found[layer.name]:
-                found[layer.name] = [self._alone(slot, settings.of(layer)) for slot in matrices(model, layer)]
+                found[layer.name] = [self._alone(matrix, settings.of(layer)) for matrix in matrices_of(model, layer)]
         return [joined(found[layer.name]) for layer in context.layers]
 
-    def _alone(self, slot: WeightMatrix, settings: Any) -> Outcome:
+    def _alone(self, matrix: WeightMatrix, settings: Any) -> Outcome:
         """A matrix whose inputs nobody saw."""
         with torch.no_grad():
-            encoded = self.plainly(slot, settings)
-        slot.keep(encoded)
-        return self._plain(slot, encoded, settings, UNSEEN.get(slot.layer.kind, UNREACHED))
+            encoded = self.plainly(matrix, settings)
+        matrix.keep(encoded)
+        return self._plain(matrix, encoded, settings, UNSEEN.get(matrix.layer.kind, UNREACHED))
 
-    def _plain(self, slot: WeightMatrix, encoded: Encoded, settings: Any, why: str) -> Outcome:
-        return replace(self.told(slot, encoded, settings, f"{why}, {self.without_data}"), ok=False)
+    def _plain(self, matrix: WeightMatrix, encoded: Encoded, settings: Any, why: str) -> Outcome:
+        return replace(self.told(matrix, encoded, settings, f"{why}, {self.without_data}"), ok=False)
 
     def compress_stack(self, block: CalibrationBlock, stack: Stack, settings: Any, context: Context) -> Outcome:
         """Each expert by what the samples gave it; those that none reached, and levels that all share, plainly."""
         made, alone = [], []
         with torch.no_grad():
-            for number, (slot, statistic) in enumerate(stack.collected(block, self.statistic)):
+            for number, (matrix, statistic) in enumerate(stack.collected(block, self.statistic)):
                 if statistic.count:
-                    made.append(self.compress_slot(slot, statistic, settings, context)[0])
+                    made.append(self.compress_matrix(matrix, statistic, settings, context)[0])
                 else:
-                    made.append(self.plainly(slot, settings))
+                    made.append(self.plainly(matrix, settings))
                     alone.append(str(number))
             encoded, why = put_together(stack, made), ""
             if encoded is None:
-                encoded, why = self.plainly(stack.slot, settings), "its experts share one table of levels"
+                encoded, why = self.plainly(stack.matrix, settings), "its experts share one table of levels"
             elif alone:
                 why = f"no calibration sample reached expert{'s' if alone[1:] else ''} {some(alone)}"
         stack.keep(block, encoded)
         if why:
-            return self._plain(stack.slot, encoded, settings, why)
-        return self.told(stack.slot, encoded, settings, "")
+            return self._plain(stack.matrix, encoded, settings, why)
+        return self.told(stack.matrix, encoded, settings, "")
 
     def compress_block(
         self, block: CalibrationBlock, settings: StepSettings, context: Context
@@ -89,46 +89,48 @@ class BlockByBlock(Technique):
         """Everything in one block: its stages in order, each seen by the next."""
         done = []
         together = (
-            [(block.slots, block.collect(block.slots, self.statistic))] if self.at_once and block.repeats else None
+            [(block.matrices, block.collect(block.matrices, self.statistic))]
+            if self.at_once and block.repeats
+            else None
         )
         for stage, statistics in together or block.staged(self.statistic):
-            for slot in stage:
-                own = settings.of(slot.layer)
-                if not statistics[slot.path].count:
+            for matrix in stage:
+                own = settings.of(matrix.layer)
+                if not statistics[matrix.path].count:
                     with torch.no_grad():
-                        encoded = self.plainly(slot, own)
-                    block.keep(slot, encoded)
-                    done.append((slot, self._plain(slot, encoded, own, UNREACHED)))
+                        encoded = self.plainly(matrix, own)
+                    block.keep(matrix, encoded)
+                    done.append((matrix, self._plain(matrix, encoded, own, UNREACHED)))
                     continue
                 try:
                     with torch.no_grad():
-                        encoded, outcome = self.compress_slot(slot, statistics[slot.path], own, context)
+                        encoded, outcome = self.compress_matrix(matrix, statistics[matrix.path], own, context)
                 except Skip as reason:
-                    done.append((slot, Outcome.left(slot.layer.name, self.asked(slot.layer, own), str(reason))))
+                    done.append((matrix, Outcome.left(matrix.layer.name, self.asked(matrix.layer, own), str(reason))))
                     continue
-                block.keep(slot, encoded)
-                done.append((slot, outcome))
+                block.keep(matrix, encoded)
+                done.append((matrix, outcome))
         return done
 
     @abstractmethod
     def asked(self, layer: LayerFacts, settings: Any) -> str: ...
 
     @abstractmethod
-    def compress_slot(
-        self, slot: WeightMatrix, statistic: Any, settings: Any, context: Context
+    def compress_matrix(
+        self, matrix: WeightMatrix, statistic: Any, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        """The matrix in its new form (shape and dtype as `slot.encoded` has them). Raises Skip with the reason."""
+        """The matrix in its new form (shape and dtype as `matrix.encoded` has them). Raises Skip with the reason."""
 
     @abstractmethod
-    def plainly(self, slot: WeightMatrix, settings: Any) -> Encoded:
+    def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
         """The matrix in its new form where nothing is known of its inputs; `without_data` says how, in words."""
 
     @abstractmethod
-    def told(self, slot: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
+    def told(self, matrix: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
         """The row of a matrix that `plainly` made, or of a stack."""
 
 
-def matrices(model: Model, layer: LayerFacts) -> Iterator[WeightMatrix]:
+def matrices_of(model: Model, layer: LayerFacts) -> Iterator[WeightMatrix]:
     """The layer's matrix, or those of its factors, where nothing has to run."""
     for side in model.weights[layer.weight].factors or ("",):
         yield WeightMatrix(layer, f"{layer.name}.{side}".rstrip("."), side, layer.layout, model)

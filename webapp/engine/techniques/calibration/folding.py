@@ -17,14 +17,14 @@ MOST_TRIED = 2  # layers before one, from the nearest on
 
 @dataclass(frozen=True)
 class Producer:
-    """What makes an input: a normalisation (then `slot` is None), or another layer whose outputs become it.
+    """What makes an input: a normalisation (then `matrix` is None), or another layer whose outputs become it.
 
     `vectors` maps the names of the module's own vectors, one value for each output, to those of the stored tensors.
     """
 
     path: str  # of the module
     vectors: dict[str, str]
-    slot: WeightMatrix | None = None
+    matrix: WeightMatrix | None = None
 
 
 def producers(block: CalibrationBlock) -> list[tuple[list[WeightMatrix], list[Producer]]]:
@@ -46,53 +46,53 @@ def producers(block: CalibrationBlock) -> list[tuple[list[WeightMatrix], list[Pr
     norms = [(name, part) for name, part in block.module.named_modules() if _is_norm(part)]
     handles = [part.register_forward_hook(watch(block.prefix + name)) for name, part in norms]
     try:
-        seen = block.inputs(block.slots, 0)
+        seen = block.inputs(block.matrices, 0)
     finally:
         for handle in handles:
             handle.remove()
-    order = [slot for slot, _ in seen]
+    order = [matrix for matrix, _ in seen]
     found: dict[int, list[WeightMatrix]] = {}
-    for slot, x in seen:
-        found.setdefault(id(x), []).append(slot)
+    for matrix, x in seen:
+        found.setdefault(id(x), []).append(matrix)
     result = []
-    for source, slots in found.items():
-        if all(isinstance(block.part(slot), nn.Linear) or slot.layout.transposed for slot in slots):
+    for source, matrices in found.items():
+        if all(isinstance(block.part(matrix), nn.Linear) or matrix.layout.transposed for matrix in matrices):
             norm = outputs.get(source)
             if norm is not None:
                 before = [Producer(norm, _vectors(block, norm, norm, ("weight", "bias")))]
             else:
-                width, first = slots[0].matrix().shape[1], order.index(slots[0])
-                earlier = [slot for slot in reversed(order[:first]) if slot.matrix().shape[0] == width]
+                width, first = matrices[0].floats().shape[1], order.index(matrices[0])
+                earlier = [matrix for matrix in reversed(order[:first]) if matrix.floats().shape[0] == width]
                 before = [
-                    Producer(slot.path, _vectors(block, slot.path, slot.layer.name, ("bias",)), slot)
-                    for slot in earlier[:MOST_TRIED]
+                    Producer(matrix.path, _vectors(block, matrix.path, matrix.layer.name, ("bias",)), matrix)
+                    for matrix in earlier[:MOST_TRIED]
                 ]
-            result.append((slots, before))
+            result.append((matrices, before))
     return result
 
 
-def fold(block: CalibrationBlock, producer: Producer, slots: Sequence[WeightMatrix], scales: Tensor) -> bool:
-    """Multiplies the slots' inputs by `scales` (columns,) and divides the producer's outputs, if that changes nothing.
+def fold(block: CalibrationBlock, producer: Producer, matrices: Sequence[WeightMatrix], scales: Tensor) -> bool:
+    """Multiplies the inputs by `scales` (columns,) and divides the producer's outputs, if that changes nothing.
 
     What the block answers is compared; where it changes, everything is put back.
     """
-    model = slots[0].model
+    model = matrices[0].model
     before = block.outputs(0)
-    changed = [*slots, *([producer.slot] if producer.slot else [])]
-    names = {*producer.vectors.values(), *(slot.layer.weight for slot in changed)}
+    changed = [*matrices, *([producer.matrix] if producer.matrix else [])]
+    names = {*producer.vectors.values(), *(matrix.layer.weight for matrix in changed)}
     if not before.numel() or not names <= set(model.weights) - set(model.tied.values()):
         return False
     old = {name: model.weights[name] for name in names}
-    for slot in slots:
-        block.keep(slot, _dense(slot, slot.matrix() * scales))
+    for matrix in matrices:
+        block.keep(matrix, _dense(matrix, matrix.floats() * scales))
     _divide(block, producer, model, scales)
     after, size = block.outputs(0), before.norm().clamp(min=1e-12)
     tolerance = max(TOLERANCE, 4 * max(torch.finfo(old[name].dtype).eps for name in old))
     if float((after - before).norm() / size) <= tolerance:
         return True
     model.weights |= old
-    for slot in changed:
-        block.keep(slot, slot.encoded)
+    for matrix in changed:
+        block.keep(matrix, matrix.encoded)
     _show(block, producer, model)
     return False
 
@@ -102,8 +102,8 @@ def _is_norm(part: nn.Module) -> bool:
     return isinstance(weight, nn.Parameter) and weight.dim() == 1 and not list(part.children())
 
 
-def _dense(slot: WeightMatrix, matrix: Tensor) -> Encoded:
-    return Dense(slot.shaped(matrix), zeros_wanted=slot.encoded.plan.pruned)
+def _dense(matrix: WeightMatrix, values: Tensor) -> Encoded:
+    return Dense(matrix.shaped(values), zeros_wanted=matrix.encoded.plan.pruned)
 
 
 def _vectors(block: CalibrationBlock, path: str, stored: str, names: Sequence[str]) -> dict[str, str]:
@@ -112,8 +112,8 @@ def _vectors(block: CalibrationBlock, path: str, stored: str, names: Sequence[st
 
 
 def _divide(block: CalibrationBlock, producer: Producer, model: Model, scales: Tensor) -> None:
-    if producer.slot is not None:
-        block.keep(producer.slot, _dense(producer.slot, producer.slot.matrix() / scales[:, None]))
+    if producer.matrix is not None:
+        block.keep(producer.matrix, _dense(producer.matrix, producer.matrix.floats() / scales[:, None]))
     for name in producer.vectors.values():
         old = model.weights[name]
         divided = (old.decode().float() / scales).to(old.dtype)

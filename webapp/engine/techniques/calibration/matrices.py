@@ -16,7 +16,7 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class WeightMatrix:
-    """One product with a matrix in the running module. `matrix` is (out, in) whatever way it is stored."""
+    """One product with a matrix in the running module. Its `floats` are (out, in) whatever way it is stored."""
 
     layer: LayerFacts
     path: str  # of the module that multiplies: the layer's own, or that of one of its factors
@@ -34,14 +34,14 @@ class WeightMatrix:
         whole = self.model.weights[self.layer.weight]
         return whole.factors[self.side] if self.side else whole
 
-    def matrix(self) -> Tensor:
+    def floats(self) -> Tensor:
         """float32 (out, in), or (out, in / groups * kernel) of a convolution."""
         tensor = self.encoded.decode().float()
         return self.layout.matrix(tensor).contiguous()
 
-    def shaped(self, matrix: Tensor) -> Tensor:
-        """The inverse of `matrix`: back to the stored shape and dtype."""
-        return self.layout.weight(matrix, self.encoded.shape).to(self.encoded.dtype).contiguous()
+    def shaped(self, floats: Tensor) -> Tensor:
+        """The inverse of `floats`: back to the stored shape and dtype."""
+        return self.layout.weight(floats, self.encoded.shape).to(self.encoded.dtype).contiguous()
 
     def keep(self, encoded: Encoded) -> None:
         """Puts the compressed form into the model; the module is the block's business."""
@@ -54,7 +54,7 @@ class WeightMatrix:
 
 
 def weight_matrices(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> list[WeightMatrix]:
-    """The slots of these layers in a module that `skeleton_of` made; layers that are not matrices have none."""
+    """The matrices of these layers in a module that `skeleton_of` made; layers that are not matrices have none."""
     from webapp.engine.architectures.factored_layers import FactoredModule
 
     found = []

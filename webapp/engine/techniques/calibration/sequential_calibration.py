@@ -52,7 +52,7 @@ def calibration_blocks(
     what: str = "Calibrating",
     originals: bool = False,
 ) -> Iterator[CalibrationBlock]:
-    """The blocks that hold these layers' slots, in order. What the consumer `keep`s is what the next block sees.
+    """The blocks that hold these layers' matrices, in order. What the consumer `keep`s is what the next block sees.
 
     With `originals` each block has a twin with the weights and inputs that it had before this step.
     """
@@ -90,14 +90,14 @@ class _SequentialCalibration:
         self.model, self.data, self.spec = model, data, model.architecture
         self.originals, self.tuples = originals, False
         self.module = skeleton_of(model)
-        self.slots = weight_matrices(model, layers, self.module)
+        self.matrices = weight_matrices(model, layers, self.module)
         self.stacks = stacks_of(model, layers, self.module)
         self.masks = [batch.inputs.get("attention_mask") for batch in data]
         path = row_of_blocks(self.module)
         self.row: list[str] = []
         if path is not None:
             self.row = [f"{path}.{index}." for index in range(len(list(self.module.get_submodule(path).children())))]
-            paths = [*(slot.path for slot in self.slots), *(stack.layer.weight for stack in self.stacks)]
+            paths = [*(matrix.path for matrix in self.matrices), *(stack.layer.weight for stack in self.stacks)]
             if not any(path.startswith(prefix) for prefix in self.row for path in paths):
                 self.row = []
 
@@ -107,29 +107,31 @@ class _SequentialCalibration:
             twin = copy.deepcopy(self.module) if self.originals else None
             again = self._whole(twin) if twin else ()
             runs = self._whole(self.module)
-            yield CalibrationBlock("", self.module, "", self.slots, runs, self.masks, False, twin, again, self.stacks)
+            yield CalibrationBlock(
+                "", self.module, "", self.matrices, runs, self.masks, False, twin, again, self.stacks
+            )
             return
         outside = self._outside()
         self._fill(outside)
-        loose = [slot for slot in self.slots if not any(slot.path.startswith(prefix) for prefix in self.row)]
+        loose = [matrix for matrix in self.matrices if not any(matrix.path.startswith(prefix) for prefix in self.row)]
         before = self._before(loose)
         if before:
             yield CalibrationBlock("before the blocks", self.module, "", before, self._up_to_the_blocks(), self.masks)
         hidden, calls = self._record(self.data)
         untouched = list(hidden) if self.originals else []
         release(self.module, outside)
-        after = [slot for slot in loose if slot not in before]
+        after = [matrix for matrix in loose if matrix not in before]
         for index, prefix in enumerate(self.row):
             own = self._inside(prefix)
-            slots = [slot for slot in self.slots if slot.path.startswith(prefix)]
+            matrices = [matrix for matrix in self.matrices if matrix.path.startswith(prefix)]
             self._fill(own)
             part = self.module.get_submodule(prefix[:-1])
             runs = [_run(part, hidden, i, calls[index][i]) for i in range(len(self.data))]
             twin = copy.deepcopy(part) if self.originals else None
             again = [_run(twin, untouched, i, calls[index][i]) for i in range(len(untouched))] if twin else []
             stacks = [stack for stack in self.stacks if stack.layer.weight.startswith(prefix)]
-            block = CalibrationBlock(prefix[:-1], part, prefix, slots, runs, self.masks, True, twin, again, stacks)
-            if slots or stacks:
+            block = CalibrationBlock(prefix[:-1], part, prefix, matrices, runs, self.masks, True, twin, again, stacks)
+            if matrices or stacks:
                 yield block
             if after or index + 1 < len(self.row):
                 hidden[:], untouched[:] = block.leave()
@@ -169,16 +171,18 @@ class _SequentialCalibration:
         return [_forward(module, self.spec, batch) for batch in self.data]
 
     def _before(self, loose: list[WeightMatrix]) -> list[WeightMatrix]:
-        """Those slots outside the row that run before it."""
+        """Those matrices outside the row that run before it."""
         seen: list[WeightMatrix] = []
         handles = [
-            self.module.get_submodule(slot.path).register_forward_pre_hook(lambda *_, slot=slot: seen.append(slot))
-            for slot in loose
+            self.module.get_submodule(matrix.path).register_forward_pre_hook(
+                lambda *_, matrix=matrix: seen.append(matrix)
+            )
+            for matrix in loose
         ]
         self._up_to_the_blocks()[0]()
         for handle in handles:
             handle.remove()
-        return [slot for slot in loose if slot in seen]
+        return [matrix for matrix in loose if matrix in seen]
 
     def _up_to_the_blocks(self) -> list[Callable[[], Tensor]]:
         def run(batch: Batch) -> Callable[[], Tensor]:

@@ -25,20 +25,20 @@ Kept = TypeVar("Kept", bound=Statistic)
 class Stack:
     """One tensor of a module of experts as transformers has them, called with hidden states and the router's choice."""
 
-    slot: WeightMatrix  # of the whole tensor
+    matrix: WeightMatrix  # of the whole tensor
 
     @property
     def layer(self) -> LayerFacts:
-        return self.slot.layer
+        return self.matrix.layer
 
     def collected(
         self, block: CalibrationBlock, make: Callable[[int, int], Kept]
     ) -> Iterator[tuple[WeightMatrix, Kept]]:
-        """Each expert's own slot, with the statistic of what it multiplies."""
+        """Each expert's own matrix, with the statistic of what it multiplies."""
         path, _, name = self.layer.weight.rpartition(".")
         part: Any = block.module.get_submodule(path.removeprefix(block.prefix))
-        whole = self.slot.encoded.decode()
-        columns = self.slot.layout.inputs(tuple(whole.shape))
+        whole = self.matrix.encoded.decode()
+        columns = self.matrix.layout.inputs(tuple(whole.shape))
         made = [make(1, columns) for _ in range(len(whole))]
         with _calls(part) as seen, torch.no_grad():
             for run in block.runs:
@@ -47,13 +47,13 @@ class Stack:
                     for expert, rows in _sent(*seen.pop(0), len(whole)):
                         x = rows if name in UP else _between(part, rows, expert)
                         made[expert].add(x.float()[:, None])
-        pruned, layout = self.slot.encoded.plan.pruned, Layout(self.slot.layout.transposed)
+        pruned, layout = self.matrix.encoded.plan.pruned, Layout(self.matrix.layout.transposed)
         for expert, statistic in enumerate(made):
             own = Model({self.layer.weight: Dense(whole[expert].clone(), zeros_wanted=pruned)})
             yield WeightMatrix(self.layer, f"{self.layer.name}.{expert}", "", layout, own), statistic
 
     def keep(self, block: CalibrationBlock, encoded: Encoded) -> None:
-        self.slot.keep(encoded)
+        self.matrix.keep(encoded)
         path, _, name = self.layer.weight.rpartition(".")
         weight = getattr(block.module.get_submodule(path.removeprefix(block.prefix)), name)
         weight.data = encoded.decode().to(weight.dtype)
@@ -73,7 +73,7 @@ def stacks_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> 
 
 def put_together(stack: Stack, experts: Sequence[Encoded]) -> Encoded | None:
     """The stack of these matrices; None where each has a table of levels of its own."""
-    whole = stack.slot.encoded
+    whole = stack.matrix.encoded
     parts = [expert for expert in experts if isinstance(expert, Quantized)]
     if not parts:
         return Dense(torch.stack([expert.decode() for expert in experts]), zeros_wanted=experts[0].plan.pruned)
@@ -84,7 +84,7 @@ def put_together(stack: Stack, experts: Sequence[Encoded]) -> Encoded | None:
     if first.zero_point is not None:
         grid = grid.with_zero_points(*(part.grid.zero_point for part in parts if part.grid.zero_point is not None))
     codes = torch.cat([part.codes for part in parts])
-    return Quantized(codes, grid, whole.shape, whole.dtype, stack.slot.layout, whole.plan.pruned)
+    return Quantized(codes, grid, whole.shape, whole.dtype, stack.matrix.layout, whole.plan.pruned)
 
 
 class _calls:

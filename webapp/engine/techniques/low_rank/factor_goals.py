@@ -65,14 +65,14 @@ def whitened_goals(
     for block in calibration_blocks(model, layers, data, report, title, originals):
         trial = _BlockOutputs(block)
         for stage, statistics in block.staged(CrossCovariance if originals else Covariance):
-            inputs: dict[tuple[int, bool], _Inputs] = {}  # of slots that read the same
-            for slot in stage:
-                found, bias = statistics.pop(slot.path), _bias(block, slot)
-                if slot.groups == 1 and found.count:
+            inputs: dict[tuple[int, bool], _Inputs] = {}  # of matrices that read the same
+            for matrix in stage:
+                found, bias = statistics.pop(matrix.path), _bias(block, matrix)
+                if matrix.groups == 1 and found.count:
                     key = (id(found), bias is not None)
                     if key not in inputs:
                         inputs[key] = _Inputs(found, centred=bias is not None)
-                    yield _goal(block, slot, inputs[key], bias, trial)
+                    yield _goal(block, matrix, inputs[key], bias, trial)
 
 
 class _BlockOutputs:
@@ -86,8 +86,8 @@ class _BlockOutputs:
         """Of a few batches, with the weights as they are."""
         return [self.block.outputs(index) for index in range(min(TRIALS, len(self.block.runs)))]
 
-    def effect(self, slot: WeightMatrix, encoded: Encoded) -> float:
-        usual, weight = self.usual, self.block.part(slot).weight
+    def effect(self, matrix: WeightMatrix, encoded: Encoded) -> float:
+        usual, weight = self.usual, self.block.part(matrix).weight
         assert isinstance(weight, nn.Parameter)
         own, weight.data = weight.data, encoded.decode().to(weight.dtype)
         changed = sum(float((self.block.outputs(i) - y).square().sum()) for i, y in enumerate(usual))
@@ -111,25 +111,25 @@ class _Inputs:
 
 
 def _goal(
-    block: CalibrationBlock, slot: WeightMatrix, inputs: _Inputs, bias: nn.Parameter | None, trial: _BlockOutputs
+    block: CalibrationBlock, matrix: WeightMatrix, inputs: _Inputs, bias: nn.Parameter | None, trial: _BlockOutputs
 ) -> Goal:
-    weight, metric = slot.matrix().double(), inputs.metric
+    weight, metric = matrix.floats().double(), inputs.metric
     target = weight if inputs.cross is None else whitening.target(weight, metric, inputs.cross)
 
     def keep(encoded: Encoded) -> None:
-        block.keep(slot, encoded)
+        block.keep(matrix, encoded)
         if bias is not None:
-            shift = weight @ inputs.original_mean - slot.matrix().double() @ inputs.mean
-            name = f"{slot.layer.name}.bias"
-            stored = slot.model.weights[name].decode()
+            shift = weight @ inputs.original_mean - matrix.floats().double() @ inputs.mean
+            name = f"{matrix.layer.name}.bias"
+            stored = matrix.model.weights[name].decode()
             moved = (stored.double() + shift).to(stored.dtype)
-            slot.model.weights[name] = Dense(moved)
+            matrix.model.weights[name] = Dense(moved)
             bias.data = moved.to(bias.dtype)
 
-    return Goal(slot.layer, slot.encoded.dtype, target, metric, keep, metric.note, partial(trial.effect, slot))
+    return Goal(matrix.layer, matrix.encoded.dtype, target, metric, keep, metric.note, partial(trial.effect, matrix))
 
 
-def _bias(block: CalibrationBlock, slot: WeightMatrix) -> nn.Parameter | None:
+def _bias(block: CalibrationBlock, matrix: WeightMatrix) -> nn.Parameter | None:
     """The running module's bias, where the model has one of its own for this layer."""
-    found = getattr(block.part(slot), "bias", None)
-    return found if isinstance(found, nn.Parameter) and f"{slot.layer.name}.bias" in slot.model.weights else None
+    found = getattr(block.part(matrix), "bias", None)
+    return found if isinstance(found, nn.Parameter) and f"{matrix.layer.name}.bias" in matrix.model.weights else None

@@ -87,45 +87,45 @@ class ReadingLayers:
     """The layers that read a group's channels, with the statistics of what they are given."""
 
     def __init__(self, block: CalibrationBlock, group: Group, statistics: Mapping[str, Covariance]) -> None:
-        """statistics by slot; those that are missing are collected."""
+        """statistics by matrix; those that are missing are collected."""
         self.group = group
         self.members = group.of_role("reads")
-        by_weight = {slot.layer.weight: slot for slot in block.slots if not slot.side}
-        self.slots: list[WeightMatrix] = [by_weight[member.tensor] for member in self.members]
-        missing = [slot for slot in self.slots if slot.path not in statistics]
+        by_weight = {matrix.layer.weight: matrix for matrix in block.matrices if not matrix.side}
+        self.matrices: list[WeightMatrix] = [by_weight[member.tensor] for member in self.members]
+        missing = [matrix for matrix in self.matrices if matrix.path not in statistics]
         found = {**statistics, **(block.collect(missing, Covariance) if missing else {})}
-        self.statistics = [found[slot.path] for slot in self.slots]
+        self.statistics = [found[matrix.path] for matrix in self.matrices]
 
-    def columns(self, member: Member, slot: WeightMatrix) -> Tensor:
-        """(width, k): the columns of the slot's matrix that each channel feeds."""
-        patch = slot.matrix().shape[1] // slot.encoded.shape[1] if len(slot.encoded.shape) > 2 else 1
+    def columns(self, member: Member, matrix: WeightMatrix) -> Tensor:
+        """(width, k): the columns of the matrix that each channel feeds."""
+        patch = matrix.floats().shape[1] // matrix.encoded.shape[1] if len(matrix.encoded.shape) > 2 else 1
         places = places_of(member, self.group.width)
         return (places[:, :, None] * patch + torch.arange(patch)).flatten(1)
 
     def activation(self) -> Tensor:
         total = torch.zeros(self.group.width)
-        for member, slot, statistic in zip(self.members, self.slots, self.statistics, strict=True):
-            columns = self.columns(member, slot)
+        for member, matrix, statistic in zip(self.members, self.matrices, self.statistics, strict=True):
+            columns = self.columns(member, matrix)
             squares = statistic.mean[0].diagonal()
-            total += importance.activation(squares[columns], slot.matrix().t()[columns])
+            total += importance.activation(squares[columns], matrix.floats().t()[columns])
         return total
 
     def eliminations(self) -> list[Elimination]:
         return [
-            Elimination(slot.matrix(), statistic.mean[0])
-            for slot, statistic in zip(self.slots, self.statistics, strict=True)
+            Elimination(matrix.floats(), statistic.mean[0])
+            for matrix, statistic in zip(self.matrices, self.statistics, strict=True)
         ]
 
     def remove(self, eliminations: Sequence[Elimination], channels: Tensor) -> None:
-        for member, slot, elimination in zip(self.members, self.slots, eliminations, strict=True):
-            elimination.remove(self.columns(member, slot)[channels].reshape(-1))
+        for member, matrix, elimination in zip(self.members, self.matrices, eliminations, strict=True):
+            elimination.remove(self.columns(member, matrix)[channels].reshape(-1))
 
     def costs(self, eliminations: Sequence[Elimination], channels: Tensor | None = None) -> Tensor:
         """What the removal of each of these channels (all, if None) adds to the squared error of all that read it."""
         chosen = torch.arange(self.group.width) if channels is None else channels
         total = torch.zeros(len(chosen), dtype=torch.float64)
-        for member, slot, elimination in zip(self.members, self.slots, eliminations, strict=True):
-            total += elimination.costs(self.columns(member, slot)[chosen])
+        for member, matrix, elimination in zip(self.members, self.matrices, eliminations, strict=True):
+            total += elimination.costs(self.columns(member, matrix)[chosen])
         return total
 
     def eliminate(self, eliminations: Sequence[Elimination], count: int) -> Tensor:
@@ -191,11 +191,11 @@ class Surgery:
                 own = self._before[group] if self._before else readers.activation()
                 kept = _most(own, counts[group])
                 readers.remove(eliminations, _others(kept, group.width))
-            for slot, elimination in zip(readers.slots, eliminations, strict=True):
+            for matrix, elimination in zip(readers.matrices, eliminations, strict=True):
                 adjusted = elimination.weight.float()
-                if slot.encoded.plan.pruned:  # an adjustment would fill the zeros of an earlier step
-                    adjusted = slot.matrix() * (adjusted != 0)
-                block.keep(slot, Dense(slot.shaped(adjusted), zeros_wanted=slot.encoded.plan.pruned))
+                if matrix.encoded.plan.pruned:  # an adjustment would fill the zeros of an earlier step
+                    adjusted = matrix.floats() * (adjusted != 0)
+                block.keep(matrix, Dense(matrix.shaped(adjusted), zeros_wanted=matrix.encoded.plan.pruned))
             # passes that are half through a repeating block have the old width; what left is multiplied by zero there
             self._cut(group, kept, None if block.repeats else block)
 
@@ -225,7 +225,7 @@ class Surgery:
     def _staged(self, block: CalibrationBlock) -> Iterator[tuple[CalibrationBlock, Group, ReadingLayers]]:
         inside = [group for group in self._adjusted if all(m.tensor.startswith(block.prefix) for m in group.members)]
         for stage, statistics in block.staged(Covariance):
-            here = {slot.layer.weight for slot in stage}
+            here = {matrix.layer.weight for matrix in stage}
             for group in inside:
                 if here & {member.tensor for member in group.of_role("reads")}:
                     yield block, group, ReadingLayers(block, self._now[group], statistics)
