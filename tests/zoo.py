@@ -224,7 +224,10 @@ def written(exporter: str, family: str, form: str = "dense", dtype: str = "float
 
 
 def traced(model, keep: bool = False):
-    """As the ONNX exporter's own: a graph whose weights are open depends on the module alone, and is traced once."""
+    """As the ONNX exporter's own: a graph whose weights are open depends on the module alone, and is traced once.
+
+    A file may tell the module's layers in another order, and only a language model has something to keep.
+    """
     import onnx
     import onnx_ir
     import torch
@@ -232,9 +235,12 @@ def traced(model, keep: bool = False):
     from webapp.engine.architectures.build import skeleton_of
     from webapp.engine.exporters.onnx import trace
 
+    keep = keep and model.architecture.told_task == "causal-lm"
     skeleton = skeleton_of(replace(model, activations={}))
+    parts = [(name, type(part).__name__, part.extra_repr()) for name, part in skeleton.named_modules()]
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in skeleton.state_dict().items()]
-    told = [model.architecture.model_dump_json(), repr(skeleton), shapes, sorted(model.tied.items()), keep]
+    spec = json.dumps(model.architecture.model_dump(mode="json"), sort_keys=True)
+    told = [spec, sorted(parts), sorted(shapes), sorted(model.tied.items()), keep]
     key = hashlib.sha256(repr(told).encode()).hexdigest()
 
     def build(folder: Path) -> None:

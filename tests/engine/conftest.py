@@ -1,6 +1,7 @@
 """Uploads for the engine's tests, inspected into an empty folder."""
 
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Silent
+from webapp.engine.run import latency
 from webapp.engine.weights.safetensors import lazy_tensors
 
 
@@ -73,9 +75,23 @@ class Bench:
 
 @pytest.fixture(scope="session", autouse=True)
 def traced_once():
-    """Graphs come from the zoo where another test had the same module traced."""
+    """Graphs come from the zoo where another test had the same module traced.
+
+    And torch reads the source of its ONNX operators, which it does for each graph, once.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         patched.setattr("webapp.engine.exporters.onnx.assembly.traced", animals.traced)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def timed_briefly():
+    """A run's timings have as few rounds as they may."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(latency, "MOST", latency.LEAST)
         yield
 
 

@@ -49,7 +49,7 @@ def test_tensorflow_answers_the_shipped_request_from_the_version_folder(tmp_path
     assert f"/v1/models/{name}:predict" in (folder / "README.md").read_text()
 
 
-def test_the_gguf_file_is_the_one_that_was_proven(tmp_path, language_model, prose):
+def test_the_gguf_file_is_the_one_that_was_proven_and_comes_with_its_commands(tmp_path, language_model, prose):
     taken = finished(
         tmp_path, language_model, prose, ("weight_quantization", {"bits": 8}), exports=("safetensors", "gguf")
     )
@@ -62,12 +62,9 @@ def test_the_gguf_file_is_the_one_that_was_proven(tmp_path, language_model, pros
     assert fields["general.architecture"].contents() == "llama"
     assert f"{model.name} has no tokenizer" in (folder / "README.md").read_text(), "llama.cpp has none of single words"
 
-
-def test_a_file_that_reads_text_comes_with_its_commands(tmp_path, language_model, prose):
-    taken = finished(tmp_path, language_model, prose, ("cast", {}), exports=("safetensors", "gguf"))
     (stage,) = (stage for stage in taken.run.stages if stage.name == "export-gguf")
     stage.facts |= {"reads_text": True, "notes": ["Its tokens split otherwise."]}
-    said = (unpacked(taken, "llama-cpp", tmp_path / "out") / "README.md").read_text()
+    said = (unpacked(taken, "llama-cpp", tmp_path / "text") / "README.md").read_text()
     assert set(re.findall(r"-m (\S+)", said)) == {"model.gguf"}
     assert "- Its tokens split otherwise." in said
     assert "no tokenizer" not in said

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -35,7 +36,8 @@ def finished(root, checkpoint, dataset, *steps, exports=FORMATS) -> RunFiles:
     delivered = {
         name: entry for stage in stages if stage.name.startswith("export") for name, entry in stage.files.items()
     }
-    delivered |= {name: entry for name, entry in files.put_folder(checkpoint[0]).items() if name not in delivered}
+    given = shutil.copytree(checkpoint[0], root / "given")  # others read it too, and the store takes files away
+    delivered |= {name: entry for name, entry in files.put_folder(given).items() if name not in delivered}
     proofs = {artifact["name"]: artifact for artifact in concluded["artifacts"]}
     artifacts = [
         Artifact(

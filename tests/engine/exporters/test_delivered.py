@@ -8,11 +8,8 @@ INT8 = ("weight_quantization", {"bits": 8})
 
 
 @pytest.fixture
-def language_model(bench, tiny, save_tokenizer, tmp_path):
-    tiny("LlamaForCausalLM", "llama", hidden_size=64, intermediate_size=96).save_pretrained(tmp_path / "model")
-    save_tokenizer(tmp_path / "model")
-    facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
-    return bench.out, facts
+def language_model(zoo):
+    return zoo.checkpoint("llama")
 
 
 @pytest.fixture

@@ -35,13 +35,11 @@ def test_names_of_classes_that_are_not_as_many_as_the_answers_are_left_out(mlp, 
     assert signature_of(path, spec, ["cat", "dog"]).classes is None
 
 
-def test_a_model_of_tokens_takes_text_where_its_tokenizer_lies_beside_it(bench, tiny, save_tokenizer, tmp_path):
-    tiny("LlamaForCausalLM", "llama").save_pretrained(tmp_path / "model")
-    save_tokenizer(tmp_path / "model")
-    facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
-    path, spec = written((bench.out, facts), tmp_path / "out")
+def test_a_model_of_tokens_takes_text_where_its_tokenizer_lies_beside_it(zoo, tmp_path):
+    llama = zoo.checkpoint("llama")
+    path, spec = written(llama, tmp_path / "out")
     assert signature_of(path, spec).text is None
-    shutil.copy(bench.out / TOKENIZER, path.parent)
+    shutil.copy(llama[0] / TOKENIZER, path.parent)
     found = signature_of(path, spec)
     assert [(given.name, given.dtype) for given in found.inputs] == [
         ("input_ids", "int64"),

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import tensorflow as tf
 
-from .names import missing, operator_of
-from .operators import OPERATORS, ConvertedNode, Unmapped
+from .names import operator_of
+from .operators import OPERATORS, ConvertedNode
 from .values import ConstantValue, Dynamic, Tensor, Value
 from .weights import SavedWeights, Weight
 
@@ -27,10 +26,8 @@ class Converted(tf.Module):  # type: ignore[misc]
     """`answers()` is the function that takes the graph's inputs by their names and returns its outputs by theirs."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        """Raises Unmapped, before anything is made, with every operator that is not known here."""
+        """The graph has no operator that is missing here."""
         super().__init__(name="model")
-        if unknown := missing(graph):
-            raise Unmapped(f"the operator{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
         self.weights = SavedWeights()
         steps = [_node(node, self.weights) for node in graph]
         self._about = _About(graph, steps)
@@ -98,10 +95,6 @@ class _About:
     graph: ir.Graph
     steps: list[ConvertedNode]
     values: dict[str, Value] = field(default_factory=dict)
-
-
-def read(path: Path) -> ir.Graph:
-    return ir.load(path).graph
 
 
 def _node(node: ir.Node, weights: SavedWeights) -> ConvertedNode:

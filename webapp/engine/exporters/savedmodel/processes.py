@@ -22,12 +22,16 @@ def command(module: str, *arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's own, less accelerators and TensorFlow's remarks on itself."""
+    """This process's own, less accelerators and TensorFlow's remarks on itself, and less Keras.
+
+    Keras 3 is read whenever TensorFlow is, for a third of its time; the older one, which nothing asks for, is not.
+    """
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_USE_LEGACY_KERAS": "1",
     }
 
 
