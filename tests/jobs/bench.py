@@ -5,8 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -15,6 +13,7 @@ from sqlalchemy import select
 from tests.patience import until
 from webapp.config import InstallationSettings
 from webapp.jobs.client import JobClient
+from webapp.jobs.fork_client import Fork, Forks
 from webapp.jobs.workplace import file_store
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.models import Checkpoint, Dataset, LogLine, Run, UploadState
@@ -27,33 +26,38 @@ QUICK = {  # so that a test waits no longer than it must
     "worker_stale_seconds": "4",
     "timing_seconds": "0.1",
 }
-
-
+FORKS = Forks("tests.jobs.forked_module", threads=1)  # a worker is imported once, and started in milliseconds
 FACTS = {"format": "scripted", "tensors": [], "layers": [], "weights_bytes": 0}
 CAST = {"version": 2, "steps": [{"technique": "cast"}]}
 
 
 class Bench:
-    """`worker` is the module whose worker is started; it gets the instance as its last argument."""
+    """`worker` is the module whose worker is started, and its arguments; it gets the instance as its last one."""
 
     def __init__(self, instance: Path, *worker: str, **settings: str) -> None:
         self.settings = InstallationSettings.load(instance, **(QUICK | settings))
         self.environment = {f"PARE_{name.upper()}": value for name, value in (QUICK | settings).items()}
-        self.worker_command = [sys.executable, "-m", *worker, str(instance)]
+        self.worker = [*worker, str(instance)]
         self.engine = make_engine(self.settings.database_url)
         upgrade(self.engine)
         self.sessions = make_sessions(self.engine)
         self.files = file_store(self.settings)
         self.jobs = JobClient(self.settings, self.engine)
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Fork] = []
         self.log = (instance / "workers.log").open("ab")
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-
-        environment = os.environ | self.environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        worker = subprocess.Popen(self.worker_command, env=environment, stdout=self.log, stderr=self.log)
+    def start_worker(self) -> Fork:
+        job, environment = self.settings.instance / "started.json", os.environ | self.environment
+        job.write_text(json.dumps({"command": self.worker, "environment": environment, "log": self.log.name}))
+        worker = FORKS.start(job, 1.0, lambda: False)
         self.workers.append(worker)
         return worker
+
+    def end(self, worker: Fork, by: signal.Signals = signal.SIGKILL) -> int:
+        """The exit status, once it has ended."""
+        if worker.poll() is None:
+            os.kill(worker.pid, by)
+        return worker.wait()
 
     def upload(self, kind: str, filename: str, content: bytes) -> str:
         digest, size_bytes = self.files.receive(io.BytesIO(content), 10**9)
@@ -121,9 +125,8 @@ class Bench:
 
     def close(self) -> None:
         for worker in self.workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGKILL)
-            worker.wait()
+            self.end(worker)
+            worker.close()
         self.jobs.close()
         self.engine.dispose()
         self.log.close()

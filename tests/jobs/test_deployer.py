@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.jobs.bench import Bench
-from tests.patience import PATIENCE_SECONDS, until
+from tests.patience import until
 from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, seed_onnx_run
 from webapp.jobs.processes import is_running
@@ -82,8 +82,7 @@ def place(tmp_path):
     bench = Bench(tmp_path / "instance", "webapp.cli", "deployer", "--instance")
     yield Deployments(bench, tmp_path)
     for deployer in bench.workers:
-        deployer.terminate()
-        deployer.wait(PATIENCE_SECONDS)
+        bench.end(deployer, signal.SIGTERM)
     bench.close()
 
 
@@ -121,15 +120,13 @@ def test_it_ends_with_its_processes_and_takes_them_up_again(place):
     id = place.deploy()
     killed = place.bench.start_worker()
     before = place.ready(id)
-    killed.kill()
-    killed.wait()
+    place.bench.end(killed)
     assert gone(before.pid)
 
     told = place.bench.start_worker()
     after = place.until(id, lambda row: row.state is READY and row.pid != before.pid)
     assert not os.path.exists(before.socket), "the sockets of an earlier life are removed"
-    told.terminate()
-    assert told.wait(PATIENCE_SECONDS) == 0
+    assert place.bench.end(told, signal.SIGTERM) == 0
     assert not psutil.pid_exists(after.pid)
     assert not os.path.exists(os.path.dirname(after.socket))
 

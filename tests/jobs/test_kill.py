@@ -64,8 +64,7 @@ class RealBench(Bench):
         self.start_worker()
 
     def kill_worker(self):
-        self.workers[-1].kill()
-        self.workers[-1].wait()
+        self.end(self.workers[-1])
         self.until(lambda: not self.children())
 
     def hold(self, stage):

@@ -23,8 +23,7 @@ def test_it_survives_the_child_and_the_worker_and_is_gone_when_the_stage_is_done
     run_id = bench.run({"stages": {"a": script, "b": [["remember", None], ["wait_for", str(tmp_path / "end")]]}})
     bench.until(lambda: "begun 1 times before" in bench.lines(run_id))
     assert len(scratches(bench)) == 1
-    worker.kill()
-    worker.wait()
+    bench.end(worker)
     bench.until(lambda: not bench.children())
     bench.start_worker()
     (tmp_path / "go").touch()

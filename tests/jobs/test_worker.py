@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.jobs.bench import FACTS, Bench
-from tests.patience import CANCELLED_WITHIN_SECONDS, PATIENCE_SECONDS, within
+from tests.patience import CANCELLED_WITHIN_SECONDS, within
 from tests.postgresql import fresh_database
 from webapp.jobs.examinations import UNKNOWN
 from webapp.store.models import Checkpoint, Dataset, Run, RunState, StageState, UploadState, Worker
@@ -196,8 +196,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(any_bench, tmp_
     for name in ("a", "b", "c"):
         worker = bench.start_worker()
         bench.until(lambda name=name: name in ledger(tmp_path / "ledger"))
-        worker.kill()
-        worker.wait()
+        bench.end(worker)
         bench.until(lambda: not bench.children())
     bench.start_worker()
     run = bench.ended(run_id)
@@ -216,8 +215,7 @@ def test_a_worker_that_is_told_to_end_does_so_at_once_and_its_run_goes_on_later(
         worker = bench.start_worker()
         bench.until(lambda: len(ledger(tmp_path / "ledger")) > begun)
         asked = time.monotonic()
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(PATIENCE_SECONDS) == 0
+        assert bench.end(worker, signal.SIGTERM) == 0
         return time.monotonic() - asked
 
     within(3.0, ended)
@@ -237,8 +235,7 @@ def test_a_worker_takes_over_what_a_dead_one_held(bench, tmp_path):
     bench.until(lambda: "b" in ledger(tmp_path / "ledger"))
     second = bench.start_worker()
     assert bench.ended(bench.run({"stages": WRITES})).state is RunState.SUCCEEDED  # the second has arrived
-    first.kill()
-    first.wait()
+    bench.end(first)
     (tmp_path / "go").touch()
     run = bench.ended(held)
     assert run.state is RunState.SUCCEEDED
@@ -255,7 +252,7 @@ def test_a_worker_that_was_taken_for_dead_ends_when_it_wakes_up(bench, tmp_path)
     bench.start_worker()
     bench.until(lambda: len(ledger(tmp_path / "ledger")) == 2)
     os.kill(first.pid, signal.SIGCONT)
-    assert first.wait(PATIENCE_SECONDS) == 75
+    assert first.wait() == 75
     (tmp_path / "go").touch()
     assert bench.ended(run_id).state is RunState.SUCCEEDED
     assert len(bench.get(Run, run_id).artifacts) == 1

@@ -151,7 +151,7 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
 
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})
     torch.manual_seed(stage.run.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     return run_stage(stage, lines)
 
 
