@@ -224,6 +224,7 @@ class Group:
     key: str = ""  # of a transformers' config, that holds the width: "intermediate_size", or "hidden_sizes.1" of a list
     times: int = 1  # as many channels stay as that many times those of a group of width / times
     stacked: bool = False  # tensors (experts, ...): every expert keeps channels of its own, as many as the others
+    multiple: int = 1  # as many stay as a multiple of it
 
     @property
     def adjusted(self) -> bool:
@@ -248,13 +249,15 @@ class Group:
 class BlockRow:
     """The blocks of a transformers' model: `path` of the row ("model.layers") and how many there are.
 
-    `key` of the config says how many, and each of `lists` has an entry for each block.
+    `key` of the config says how many, and each of `lists` has an entry for each block. Without one of those in `fixed`
+    the config would describe another model.
     """
 
     path: str
     count: int
     key: str
     lists: Mapping[str, list[Any]] = field(default_factory=dict)
+    fixed: tuple[int, ...] = ()
 
     def of(self, weight: str) -> int | None:
         """The number of the block that a tensor is in; None outside of them."""

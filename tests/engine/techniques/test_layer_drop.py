@@ -1,6 +1,7 @@
 """Blocks leave whole, the others move up, and stock transformers loads what is left."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from webapp.engine.run.predict import predict
 from webapp.engine.run.stages.export import write_companions
 from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import write_model
+from webapp.engine.weights.model import Model
+
+from .test_channels_of_transformers import TYPES
 
 BLOCKS = 5
 
@@ -118,3 +122,64 @@ def test_what_cannot_leave_is_refused_with_the_reason(bench, tiny, tmp_path, mlp
     only = {"include": ["model.layers.1.*", "model.layers.2.*"]}
     assert "2 are among the chosen layers" in refusal(facts, {"blocks": 3}, layers=only)
     assert "not a row of transformer blocks" in refusal(mlp[1], {"blocks": 1})
+
+
+def predicted(facts, by):
+    return predict(facts, Recipe.read({"steps": [{"technique": "layer_drop", "settings": {"blocks": 2, "by": by}}]}))
+
+
+def test_a_block_of_another_kind_that_the_config_names_by_its_place_stays(bench, tiny, tmp_path, apply_steps):
+    _, config, _ = TYPES["deepseek_v3"]
+    (folder, facts), _ = made(
+        bench, tiny, tmp_path, "DeepseekV3ForCausalLM", "deepseek_v3", **{**config, "num_hidden_layers": 3}
+    )
+    facts = with_structure(facts)
+    assert facts.structure.blocks.fixed == (0,)
+    model, outcomes = apply_steps((folder, facts), ("layer_drop", {"blocks": 2, "by": "evenly"}))
+    assert removed(outcomes) == {1, 2}
+    assert build(model)
+    with pytest.raises(RecipeInvalid, match="cannot describe the model without block 0"):
+        predict(facts, Recipe.read({"steps": [{"technique": "layer_drop", "settings": {"blocks": 3}}]}))
+
+
+def test_the_size_is_exact_where_it_does_not_matter_which_blocks_leave(bench, tiny, tmp_path):
+    kinds = ["full_attention", "sliding_attention"] * 2 + ["full_attention"]
+    more = {**ENCODER, "num_hidden_layers": BLOCKS, "vocab_size": 40, "use_sliding_window": True, "sliding_window": 4}
+    (_, facts), _ = made(bench, tiny, tmp_path, "Qwen2ForCausalLM", "qwen2", **more, layer_types=kinds)
+    unlike = with_structure(facts)  # the config is in the file, and one word is longer
+    assert [predicted(unlike, by).exact for by in ("influence", "evenly")] == [False, True]
+    row = unlike.structure.blocks
+    alike = unlike.structure.model_copy(update={"blocks": replace(row, lists={})})
+    assert predicted(unlike.model_copy(update={"structure": alike}), "influence").exact
+
+
+def test_a_list_that_has_as_many_entries_as_there_are_blocks_by_chance_is_kept(bench, tiny, tmp_path):
+    words = {**ENCODER, "vocab_size": 40, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+    (_, facts), _ = made(bench, tiny, tmp_path, "DebertaV2Model", "deberta-v2", **words)
+    row = with_structure(facts).structure.blocks
+    assert (row.count, row.lists) == (2, {})
+
+
+def test_a_tensor_that_leaves_with_its_block_stays_with_the_one_that_shares_it(bench, tiny, tmp_path, apply_steps):
+    (folder, facts), _ = made(bench, tiny, tmp_path)
+    whole = Model.of_checkpoint(folder, facts)
+    name, alias, shared = (f"model.layers.{number}.mlp.up_proj.weight" for number in (1, 2, 4))
+    tied, values = {alias: name, shared: name}, whole.weights[name].decode().clone()
+    layers = [replace_aliases(layer, tied) for layer in facts.layers if layer.weight not in tied]
+    tensors = tuple(tensor for tensor in facts.tensors if tensor.name not in tied)
+    whole.weights = {name: weight for name, weight in whole.weights.items() if name not in tied}
+    write_model(replace(whole, architecture=None), folder / "model.safetensors")
+    facts = with_structure(facts.model_copy(update={"tensors": tensors, "layers": tuple(layers), "tied": tied}))
+    assert not any(group.kind == "neurons" for group in facts.structure.groups)
+    assert "another layer's too" in facts.structure.why_not(name)
+    assert not predicted(facts, "influence").exact
+    model, _ = apply_steps((folder, facts), ("layer_drop", {"blocks": 2, "by": "evenly"}))  # 1 and 3
+    assert model.tied == {"model.layers.2.mlp.up_proj.weight": "model.layers.1.mlp.up_proj.weight"}
+    assert torch.equal(model.weights["model.layers.1.mlp.up_proj.weight"].decode(), values)
+    assert build(model)
+    assert predicted(facts, "evenly").after.size_bytes == write_model(model, tmp_path / "left.safetensors")
+
+
+def replace_aliases(layer, tied):
+    aliases = tuple(alias.removesuffix(".weight") for alias, name in tied.items() if name == layer.weight)
+    return layer.model_copy(update={"aliases": aliases})

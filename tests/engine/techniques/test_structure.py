@@ -33,8 +33,10 @@ FAMILIES = {  # class, changes to its tiny config
     "bert": ("BertForSequenceClassification", WIDE),
     "vit": ("ViTForImageClassification", WIDE),
     "mixtral": TYPES["mixtral"][:2],
+    "deepseek_v3": TYPES["deepseek_v3"][:2],
     "convnext": TYPES["convnext"][:2],
 }
+HALF = ("structured_pruning", {"ratio": 0.5, "round_to": 4})
 CUT = ("structured_pruning", {"ratio": 0.4, "round_to": 4})
 BOTH = ("structured_pruning", {"ratio": 0.5, "round_to": 4, "cut": "both"})
 STUDENT = ("smaller_student", {"depth": 0.5, "width": 0.5, "heads": 0.5, "round_to": 4})
@@ -51,6 +53,7 @@ RECIPES = {
     "bert": [(drop(1), CUT)],
     "vit": [(STUDENT,)],
     "mixtral": [(BOTH,)],
+    "deepseek_v3": [(HALF, drop(1, "last"))],
     "convnext": [(CUT, CUT)],
 }
 
@@ -97,7 +100,7 @@ def alike(facts: CheckpointFacts) -> tuple:
     """Facts without an order that says nothing, and without counts of zeros that only values tell."""
     structure = facts.structure
     assert structure is not None
-    groups = [(g.kind, g.width, frozenset(g.members), g.key, g.times, g.stacked) for g in structure.groups]
+    groups = [(g.kind, g.width, frozenset(g.members), g.key, g.times, g.stacked, g.multiple) for g in structure.groups]
     stays = {why: set(weights) for why, weights in structure.stays.items()}
     shapes = {tensor.name: (tensor.shape, tensor.dtype) for tensor in facts.tensors}
     return groups, stays, structure.blocks, structure.config, shapes, facts.layers, facts.tied, facts.architecture

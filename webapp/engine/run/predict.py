@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts, reshaped_plans
+from webapp.engine.architectures.reshape import Plans, ShapeChange, reshaped_facts, reshaped_plans
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import Recipe, Step, StepSettings, TechniqueSettings, invalid, matches, select_layers
@@ -79,10 +79,11 @@ class PreparedStep:
     settings: StepSettings
     layers: list[LayerFacts]
 
-    def exact(self, plans: Iterable[StoragePlan]) -> bool:
+    def exact(self, facts: CheckpointFacts, plans: Plans) -> bool:
         """Whether each layer's bytes are known without its values, of a model that is stored like this."""
         known = all(self.technique.exact(self.settings.of(layer)) for layer in self.layers)
-        return known and (self.technique.counts_zeros or not any(plan.pruned for plan in plans))
+        zeros = self.technique.counts_zeros or not any(plan.pruned for plan in plans.values())
+        return known and zeros and self.technique.removes_alike(facts, self.layers, plans, self.settings)
 
     def reshaped(self, facts: CheckpointFacts) -> ShapeChange | None:
         """Raises RecipeInvalid where nothing of the model can be reshaped in this way."""
@@ -148,16 +149,18 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
 
 def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     """The file that the recipe will give. Raises RecipeInvalid like `check_recipe`."""
-    plans: dict[str, StoragePlan] = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
+    plans: Plans = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
     before = _totals(facts, plans, facts).model_copy(update={"size_bytes": facts.weights_bytes})
     exact, steps = True, []
     warnings = [facts.weights_only_because] if facts.weights_only_because else []
     original = facts
     for position, asked in enumerate(recipe.steps):
         step = prepare_step(facts, asked, position)
-        exact = exact and step.exact(plans.values())
+        stored = dict(plans)
         skipped = [*_advance(plans, step), *step.untouched(facts)]
-        if change := step.reshaped(facts):
+        change = step.reshaped(facts)
+        exact = exact and step.exact(facts, stored)
+        if change:
             plans, facts = reshaped_plans(plans, change), reshaped_facts(facts, change)
         steps.append(
             StepPrediction(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from webapp.engine.architectures.reshape import ShapeChange
+from webapp.engine.architectures.reshape import Plans, ShapeChange
 from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import CheckpointFacts, LayerFacts
@@ -143,6 +143,12 @@ class Technique(ABC):
 
     def exact(self, settings: Any) -> bool:
         """Whether `plan` knows a layer's bytes from its settings alone, without the values."""
+        return True
+
+    def removes_alike(
+        self, facts: CheckpointFacts, layers: Sequence[LayerFacts], plans: Plans, settings: StepSettings
+    ) -> bool:
+        """Whether what leaves has as many bytes whatever it is that the values choose."""
         return True
 
     @abstractmethod

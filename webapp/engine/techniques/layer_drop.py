@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts
+from webapp.engine.architectures.reshape import Plans, ShapeChange, reshaped_facts
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import BlockRow, CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn
@@ -66,9 +66,24 @@ class LayerDrop(Technique):
         return plan
 
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
-        """Which blocks leave does not matter to the size: they are alike."""
         _, candidates = self._droppable(facts, layers, settings.own)
         return shortened(facts, spread(candidates, settings.own))
+
+    def removes_alike(
+        self, facts: CheckpointFacts, layers: Sequence[LayerFacts], plans: Plans, settings: StepSettings
+    ) -> bool:
+        """Which blocks leave does not matter to the size where they are alike."""
+        if not settings.own.by.startswith("influence"):
+            return True
+        row, candidates = self._droppable(facts, layers, settings.own)
+        shared = {row.of(name) for name in (*facts.tied, *facts.tied.values())}
+        blocks: dict[int, dict[str, Any]] = {}
+        for name, plan in plans.items():
+            number = row.of(name)
+            if number in candidates:
+                own = {name.removeprefix(f"{row.path}.{number}."): (plan.shape, plan.parts, plan.meta)}
+                blocks.setdefault(number, {key: of[number] for key, of in row.lists.items()}).update(own)
+        return not shared & {*blocks} and all(block == blocks[candidates[0]] for block in blocks.values())
 
     def _droppable(
         self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: Any
@@ -79,9 +94,11 @@ class LayerDrop(Technique):
             raise Skip("the model is not a row of transformer blocks, or its config cannot say how many there are")
         candidates = droppable(facts, row, [layer.weight for layer in layers])
         if settings.blocks > len(candidates) or settings.blocks >= row.count:
+            fixed = ", ".join(map(str, row.fixed))
             raise Skip(
                 f"{settings.blocks} blocks are to leave, and of the model's {row.count} "
-                f"{len(candidates)} are among the chosen layers; at least one has to stay"
+                f"{len(candidates)} {'can and ' if fixed else ''}are among the chosen layers; at least one has to stay"
+                + (f", and its config cannot describe the model without block {fixed}" if fixed else "")
             )
         return row, candidates
 

@@ -24,7 +24,6 @@ from .base import LEFT, Context, Need, Outcome, Skip, Technique, calibration_sam
 from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
 
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
-GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes
 BLIND = "calibration does not follow these channels, so their weights alone decided"
 UNEVEN = f"each keeps {percent(LEAST_KEPT, 0)} and a multiple of what is set"
 
@@ -117,7 +116,12 @@ class StructuredPruning(Technique):
             if group.makers <= weights.keys()
         }
         if not found:
-            raise Skip(f"none of the chosen layers makes {step.cut} that can be cut ({len(every)} in the model can)")
+            what = "neurons or heads" if step.cut == "both" else step.cut
+            told = ((la.name, structure_of(facts).why_not(la.weight)) for la in layers if not every)
+            because = next((f"; of {name}: {why}" for name, why in told if why), "")
+            raise Skip(
+                f"none of the chosen layers makes {what} that can be cut ({len(every)} in the model can){because}"
+            )
         if facts.architecture is not None and facts.architecture.family == "transformers":
             if step.scope == "global":
                 raise Skip("the config of a transformers' model has one width for all blocks; choose scope uniform")
@@ -187,7 +191,7 @@ def multiple_of(group: Group, settings: Any) -> int:
     """Of which number's multiples a group keeps."""
     if group.kind == "heads":
         return 1
-    return math.lcm(settings.round_to, GROUPED) if group.stacked else int(settings.round_to)
+    return math.lcm(settings.round_to, group.multiple)
 
 
 def shared_out(scores: Mapping[Group, Tensor], asked: Mapping[Group, Any]) -> dict[Group, int]:

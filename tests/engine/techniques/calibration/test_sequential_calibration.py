@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.zoo import ENCODER
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.progress import Silent
@@ -19,17 +20,19 @@ from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
 FAMILIES = [
-    ("BertModel", "bert"),
-    ("BertForSequenceClassification", "bert"),
-    ("RobertaModel", "roberta"),
-    ("GPT2LMHeadModel", "gpt2"),
-    ("LlamaForCausalLM", "llama"),
-    ("ViTForImageClassification", "vit"),
+    ("BertModel", "bert", {}),
+    ("BertForSequenceClassification", "bert", {}),
+    ("RobertaModel", "roberta", {}),
+    ("GPT2LMHeadModel", "gpt2", {}),
+    ("LlamaForCausalLM", "llama", {}),
+    ("ViTForImageClassification", "vit", {}),
+    ("DebertaV2Model", "deberta-v2", {**ENCODER, "vocab_size": 40, "relative_attention": True}),
+    ("T5EncoderModel", "t5", {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 24, "vocab_size": 40}),
 ]
 
 
-def of(bench, tiny, tmp_path, name, model_type):
-    tiny(name, model_type).save_pretrained(tmp_path / "model")
+def of(bench, tiny, tmp_path, name, model_type, changes=None):
+    tiny(name, model_type, **(changes or {})).save_pretrained(tmp_path / "model")
     facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
     return Model.of_checkpoint(bench.out, facts), facts
 
@@ -49,9 +52,9 @@ def seen_by_the_whole(model, matrices, data):
     return found
 
 
-@pytest.mark.parametrize(("name", "model_type"), FAMILIES, ids=[name for name, _ in FAMILIES])
-def test_every_layer_sees_what_it_sees_in_the_whole_model(bench, tiny, tmp_path, name, model_type):
-    model, facts = of(bench, tiny, tmp_path, name, model_type)
+@pytest.mark.parametrize(("name", "model_type", "changes"), FAMILIES, ids=[name for name, *_ in FAMILIES])
+def test_every_layer_sees_what_it_sees_in_the_whole_model(bench, tiny, tmp_path, name, model_type, changes):
+    model, facts = of(bench, tiny, tmp_path, name, model_type, changes)
     data = [synthetic(model.architecture, seed) for seed in range(2)]
     expected = seen_by_the_whole(model, weight_matrices(model, layers_of(facts), build(model)), data)
     met = []

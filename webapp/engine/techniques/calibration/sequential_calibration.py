@@ -32,10 +32,6 @@ class _Reached(Exception):
     """The last block has been given its inputs: nothing after it is needed."""
 
 
-class _Tuples(Exception):
-    """The model takes the first item of what a block returns."""
-
-
 @dataclass
 class _BlockCall:
     """How the model calls one of its blocks for one batch, but for the hidden states."""
@@ -88,7 +84,8 @@ class _SequentialCalibration:
     def __init__(self, model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], originals: bool) -> None:
         assert model.architecture is not None
         self.model, self.data, self.spec = model, data, model.architecture
-        self.originals, self.tuples = originals, False
+        self.originals = originals
+        self.beside: list[tuple[Any, ...] | None] = []  # of each batch: what blocks return after the hidden states
         self.module = skeleton_of(model)
         self.matrices = weight_matrices(model, layers, self.module)
         self.stacks = stacks_of(model, layers, self.module)
@@ -112,14 +109,14 @@ class _SequentialCalibration:
             )
             return
         outside = self._outside()
-        self._fill(outside)
+        self._fill([*outside, *self._inside(self.row[0])])
         loose = [matrix for matrix in self.matrices if not any(matrix.path.startswith(prefix) for prefix in self.row)]
         before = self._before(loose)
         if before:
             yield CalibrationBlock("before the blocks", self.module, "", before, self._up_to_the_blocks(), self.masks)
         hidden, calls = self._record(self.data)
         untouched = list(hidden) if self.originals else []
-        release(self.module, outside)
+        release(self.module, [*outside, *self._inside(self.row[0])])
         after = [matrix for matrix in loose if matrix not in before]
         for index, prefix in enumerate(self.row):
             own = self._inside(prefix)
@@ -145,7 +142,7 @@ class _SequentialCalibration:
             release(self.module, outside)
 
     def states(self) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
-        outside = self._outside()
+        outside = [*self._outside(), *self._inside(self.row[0])]
         self._fill(outside)
         hidden, calls = self._record(self.data)
         release(self.module, outside)
@@ -195,29 +192,24 @@ class _SequentialCalibration:
         return [run(batch) for batch in self.data]
 
     def _record(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_BlockCall]]]:
-        """The first block's inputs, and how each block is called, by block and batch."""
-        try:
-            return self._recorded(data)
-        except _Tuples:
-            self.tuples = True
-            return self._recorded(data)
-
-    def _recorded(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_BlockCall]]]:
+        """The first block's inputs, and how each block is called, by block and batch; `beside` of these batches."""
         hidden: list[Tensor] = []
         calls: list[list[_BlockCall]] = [[] for _ in self.row]
+        first = self.module.get_submodule(self.row[0][:-1])
+        self.beside = []
 
         def recorder(index: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 x = args[0] if args else kwargs["hidden_states"]
                 if index == 0:
                     hidden.append(x.detach())
-                elif x.dim() < hidden[-1].dim():
-                    raise _Tuples
+                    found = type(first).forward(first, *args, **kwargs)
+                    self.beside.append(found[1:] if isinstance(found, tuple) else None)
                 rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
                 calls[index].append(_BlockCall(args[1:], rest))
                 if index == len(self.row) - 1:
                     raise _Reached
-                return (x,) if self.tuples else x
+                return self._returned(x, -1)
 
             return forward
 
@@ -226,6 +218,11 @@ class _SequentialCalibration:
                 with suppress(_Reached):
                     outputs(self.module, self.spec, batch)
         return hidden, calls
+
+    def _returned(self, hidden: Tensor, index: int) -> Any:
+        """What a block returns for a batch, with these hidden states."""
+        beside = self.beside[index]
+        return hidden if beside is None else (hidden, *beside)
 
     @contextmanager
     def _standing_in(self, forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
@@ -244,7 +241,7 @@ class _SequentialCalibration:
 
         def run(index: int) -> Callable[[], Tensor]:
             def pass_over(*_: Any, **__: Any) -> Any:
-                return (hidden[index],) if self.tuples else hidden[index]
+                return self._returned(hidden[index], index)
 
             def go() -> Tensor:
                 with self._standing_in([pass_over] * len(self.row)):

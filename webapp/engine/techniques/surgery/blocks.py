@@ -13,12 +13,12 @@ from .transformers_blocks import NO_ROW, values_now
 
 
 def droppable(facts: CheckpointFacts, row: BlockRow, chosen: Collection[str]) -> tuple[int, ...]:
-    """The blocks whose layers' weights are all in `chosen`."""
+    """The blocks that may leave, whose layers' weights are all in `chosen`."""
     own: dict[int, list[str]] = {}
     for layer in facts.layers:
         if (number := row.of(layer.weight)) is not None:
             own.setdefault(number, []).append(layer.weight)
-    return tuple(number for number in sorted(own) if all(weight in chosen for weight in own[number]))
+    return tuple(n for n in sorted(own) if n not in row.fixed and all(weight in chosen for weight in own[n]))
 
 
 def shortened(facts: CheckpointFacts, gone: Collection[int]) -> ShapeChange:
@@ -44,8 +44,13 @@ def shortened(facts: CheckpointFacts, gone: Collection[int]) -> ShapeChange:
     if len(stays) < SHORTEST_ROW:
         found = Structure(stays={NO_ROW: tuple(weight for weights in found.stays.values() for weight in weights)})
     else:
-        found = found.model_copy(update={"blocks": replace(row, count=len(stays), lists=lists)})
+        fixed = tuple(stays.index(number) for number in row.fixed if number in stays)
+        found = found.model_copy(update={"blocks": replace(row, count=len(stays), lists=lists, fixed=fixed)})
     found = found.model_copy(update={"config": values_now(structure.config, spec)})
+    for alias, name in facts.tied.items():  # a tensor that leaves with its block, and is used by what stays
+        if name in removed and alias not in removed:
+            removed ^= {name, alias}
+            renamed[name] = renamed.get(alias, alias)
     return ShapeChange(spec, {}, renamed, frozenset(removed), found)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from webapp.engine.architectures import architectures
-from webapp.engine.architectures.reshape import ShapeChange
+from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts
 from webapp.engine.architectures.resize import resize_to_weights
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, Group, Structure
+from webapp.engine.facts import ArchitectureSpec, BlockRow, CheckpointFacts, Group, Structure
 from webapp.engine.techniques.base import Skip
 
 from .blocks import shortened
@@ -23,7 +25,9 @@ PENDING = (
     "which of its channels, heads and blocks can be cut is still being looked at, which takes a worker some seconds; "
     "ask again then"
 )
+TIED = "a tensor that its channels run through is another layer's too"
 NOT_FOLLOWED = "how the channels of this model run through its layers could not be followed"
+BLOCKS_LIST = re.compile("layer|block|pattern")  # of other lists as many entries may be by chance
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -47,11 +51,42 @@ def look_at(facts: CheckpointFacts) -> Structure:
     """The structure as the module has it. What cannot be followed is told by `unknown`, whatever the reason."""
     assert facts.architecture is not None
     shapes = tuple((tensor.name, tensor.shape) for tensor in facts.tensors)
-    found = _found(facts.architecture.model_dump_json(), shapes)
+    found = _untied(_found(facts.architecture.model_dump_json(), shapes), facts.tied)
     if found.blocks is None:
         return found
-    shorter = shortened(facts.model_copy(update={"structure": found}), [found.blocks.count - 1])
-    return found if _fits(facts, shorter) else found.model_copy(update={"blocks": None})
+    lists = found.blocks.lists
+    for own in ({name: lists[name] for name in lists if BLOCKS_LIST.search(name)}, lists):
+        row = replace(found.blocks, lists=own)
+        fixed = _fixed(facts.model_copy(update={"structure": found.model_copy(update={"blocks": row})}), row)
+        if len(fixed) < row.count:
+            return found.model_copy(update={"blocks": replace(row, fixed=fixed)})
+    return found.model_copy(update={"blocks": None})
+
+
+def _fixed(facts: CheckpointFacts, row: BlockRow) -> tuple[int, ...]:
+    """The blocks without which the library's module has other tensors than are left; one of a kind stands for those
+    beside it.
+    """
+    own: list[dict[str, tuple[int, ...]]] = [{} for _ in range(row.count)]
+    for tensor in facts.tensors:
+        if (number := row.of(tensor.name)) is not None:
+            own[number][tensor.name.removeprefix(f"{row.path}.{number}.")] = tensor.shape
+    stays: list[bool] = []
+    for number, tensors in enumerate(own):
+        alike = number > 0 and tensors == own[number - 1]
+        stays.append(stays[-1] if alike else not _fits(facts, shortened(facts, [number])))
+    return tuple(number for number, fixed in enumerate(stays) if fixed)
+
+
+def _untied(found: Structure, tied: Mapping[str, str]) -> Structure:
+    """Without the groups that run through a tensor that another layer has too, whose channels would leave as well."""
+    shared = {*tied, *tied.values()}
+    bound = {group for group in found.groups if shared & {member.tensor for member in group.members}}
+    keys = {group.key for group in bound} - {""}  # in all blocks alike
+    groups = tuple(group for group in found.groups if group not in bound and group.key not in keys)
+    makers = {maker for group in found.groups if group not in groups for maker in group.makers}
+    stays = {TIED: tuple(sorted(makers)), **found.stays} if makers else found.stays
+    return found.model_copy(update={"groups": groups, "stays": stays})
 
 
 @lru_cache(maxsize=16)
@@ -99,6 +134,6 @@ def check_fits(facts: CheckpointFacts, change: ShapeChange) -> None:
 
 def _fits(facts: CheckpointFacts, change: ShapeChange) -> bool:
     assert change.architecture is not None
-    left = [tensor for tensor in facts.tensors if tensor.name not in change.removed]
-    shapes = {change.renamed.get(t.name, t.name): change.shapes.get(t.name, t.shape) for t in left}
-    return fits(change.architecture, shapes)
+    left = reshaped_facts(facts, change)
+    shapes = {tensor.name: tensor.shape for tensor in left.tensors}
+    return fits(change.architecture, shapes | {alias: shapes[name] for alias, name in left.tied.items()})

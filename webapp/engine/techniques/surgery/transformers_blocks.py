@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from webapp.engine.architectures import architectures
@@ -31,7 +32,8 @@ INNER = (  # of MLPs and of experts
 )
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 CUT = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", STAGES)
-NO_LIST = re.compile("^architectures$|token_id$")  # however many entries it has, they are not the blocks'
+NO_LIST = re.compile("^architectures$|token_id$|only|ind(ex|ic)es$|idxs$")  # however many entries, not the blocks'
+GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes
 ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 NO_ROW = "the model is not a row of blocks of one width"
 OUTSIDE = "it stands outside the blocks: its outputs are the model's answers, or as wide as the residual stream"
@@ -161,6 +163,8 @@ def _holdable(
             groups = [group for group in groups if group.key != key]
             why = f"the library's module for this config has other shapes when its {key} is smaller"
             stays |= {weight: why for group in own for weight in group.makers}
+    experts = {group.key for group in groups if group.stacked}  # as wide as what the config has the same key for
+    groups = [replace(group, multiple=GROUPED) if group.key in experts else group for group in groups]
     return Structure(groups=tuple(groups), stays=by_reason(stays), blocks=blocks, config=dict(values))
 
 
@@ -209,12 +213,12 @@ def values_now(values: Mapping[str, Any], spec: ArchitectureSpec) -> dict[str, A
 
 
 def fits(spec: ArchitectureSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether the library's module for this spec has exactly these shapes, where it has a tensor of the name."""
+    """Whether all tensors of the library's module for this spec are among these, in these shapes."""
     try:
         module = architectures()[spec.family].skeleton(spec)
     except invalid_value():  # a number that the library does not take
         return False
-    return all(shapes.get(name, tuple(t.shape)) == tuple(t.shape) for name, t in module.state_dict().items())
+    return all(shapes.get(name) == tuple(tensor.shape) for name, tensor in module.state_dict().items())
 
 
 def _weights(prefix: str, module: nn.Module) -> list[str]:
