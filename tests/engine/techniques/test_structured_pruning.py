@@ -23,12 +23,12 @@ from webapp.engine.weights.model import Model
 
 HALF = ("structured_pruning", {"ratio": 0.5})
 RESNET = {
-    "base": 16,
+    "base": 8,
     "bottleneck": False,
     "kernel": 3,
     "channels": 1,
     "blocks": [2, 2, 2, 2],
-    "width": 16,
+    "width": 8,
     "groups": 1,
     "classes": 5,
     "bias": True,
@@ -64,10 +64,10 @@ def test_groups_lose_the_share_that_their_layers_are_asked_for(resnet, apply_ste
     step = ("structured_pruning", settings, patterns, overrides)
     model, outcomes = apply_steps(resnet, step)
     widths = {name: model.weights[f"{name}.conv1.weight"].shape[0] for name in ("layer1.0", "layer1.1", "layer4.0")}
-    assert widths["layer1.0"] == 12  # of 16, alone in what it is asked for
+    assert widths["layer1.0"] == 6  # of 8, alone in what it is asked for
     assert widths["layer4.0"] % 8 == 0
     if scope == "uniform":
-        assert (widths["layer1.1"], widths["layer4.0"]) == (8, 64)
+        assert (widths["layer1.1"], widths["layer4.0"]) == (4, 32)
         given = dict(zip(("technique", "settings", "layers", "overrides"), step, strict=True))
         told = predict(with_structure(resnet[1]), Recipe.read({"steps": [given]}))
         assert told.exact
@@ -133,13 +133,14 @@ def test_neurons_that_do_nothing_are_the_first_to_leave(inspected, apply_steps, 
 @pytest.mark.parametrize("importance", ["l2", "batch_norm", "reconstruction"])
 def test_residuals_and_norms_are_followed(resnet, apply_steps, given_batches, importance):
     data = given_batches(resnet[1].architecture)
-    model, outcomes = apply_steps(resnet, ("structured_pruning", {"ratio": 0.5, "importance": importance}), data=data)
+    asked = ("structured_pruning", {"ratio": 0.5, "round_to": 4, "importance": importance})
+    model, outcomes = apply_steps(resnet, asked, data=data)
     shapes = {name: encoded.shape for name, encoded in model.weights.items()}
-    assert shapes["conv1.weight"] == (8, 1, 3, 3)
-    assert shapes["layer1.1.conv2.weight"] == (8, 8, 3, 3)
-    assert shapes["layer4.0.downsample.0.weight"] == (64, 32, 1, 1)
-    assert shapes["layer4.1.bn2.running_var"] == (64,)
-    assert shapes["fc.weight"] == (5, 64)
+    assert shapes["conv1.weight"] == (4, 1, 3, 3)
+    assert shapes["layer1.1.conv2.weight"] == (4, 4, 3, 3)
+    assert shapes["layer4.0.downsample.0.weight"] == (32, 16, 1, 1)
+    assert shapes["layer4.1.bn2.running_var"] == (32,)
+    assert shapes["fc.weight"] == (5, 32)
     assert all(outcome.ok for outcome in outcomes)
     assert answers(model).isfinite().all()
 
@@ -212,14 +213,14 @@ def test_a_round_trip_answers_alike_and_is_as_large_as_predicted(resnet, apply_s
 def test_zeros_of_an_earlier_step_stay_and_later_steps_take_what_is_left(resnet, apply_steps, given_batches):
     data = given_batches(resnet[1].architecture)
     pruned = ("magnitude_pruning", {"sparsity": 0.5})
-    asked = ("structured_pruning", {"ratio": 0.5, "importance": "activation"})
+    asked = ("structured_pruning", {"ratio": 0.5, "round_to": 4, "importance": "activation"})
     model, _ = apply_steps(resnet, pruned, asked, data=data)
     for layer in describe_model(model, resnet[1]).layers:
         weight = model.weights[layer.weight].decode()
         assert (weight == 0).float().mean() > 0.2, layer.name
     model, outcomes = apply_steps(resnet, asked, ("weight_quantization", {"bits": 8}), data=data)
     assert all(outcome.ok for outcome in outcomes)
-    assert model.weights["layer1.1.conv2.weight"].shape == (8, 8, 3, 3)
+    assert model.weights["layer1.1.conv2.weight"].shape == (4, 4, 3, 3)
 
 
 def refusal(facts: CheckpointFacts, *steps) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from webapp.units import FRACTIONS, percent
 
 RESAMPLES = 2000
+AT_ONCE = 100_000  # numbers drawn
 LARGEST_EXPONENT = 709.0  # beyond it there is no float64
 Interval = tuple[float, float]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -63,16 +64,16 @@ class Samples:
 
     def value(self, metric: str) -> float:
         """NaN or infinite where the answers are."""
-        return next(self.values(metric, [np.ones(len(self.sums))]))
+        return next(self.values(metric, [np.ones((1, len(self.sums)))]))
 
     def values(self, metric: str, draws: Iterable[Array]) -> Iterator[float]:
-        """Of resamples: a draw says how often each sample is in it."""
-        sums, counts = (np.asarray(side, dtype=float) for side in (self.sums, self.counts))
+        """Of resamples: each row of a draw (resamples, samples) says how often each sample is in one."""
+        sums, counts = (np.asarray(side, dtype=float).reshape(len(side), -1) for side in (self.sums, self.counts))
         for times in draws:
             with np.errstate(all="ignore"):
                 above, below = _added(sums, times), _added(counts, times)
-                ratio = float(np.mean(above[below > 0] / below[below > 0])) if (below > 0).any() else math.nan
-            yield METRICS[metric].of_ratio(ratio)
+                ratios = np.where(below > 0, above / below, 0).sum(1) / (below > 0).sum(1)
+            yield from map(METRICS[metric].of_ratio, ratios.tolist())
 
     @property
     def n(self) -> int:
@@ -81,9 +82,11 @@ class Samples:
 
 
 def _added(rows: Array, times: Array) -> Array:
-    """The sum of the rows that are drawn; NaN of another one is not in it."""
-    chosen = times > 0
-    return np.atleast_1d(times[chosen] @ rows[chosen])
+    """(resamples, columns): the sums of the rows that are drawn; NaN of another one is not in it."""
+    finite = np.isfinite(rows).all(1)
+    drawn = times[:, ~finite, None]
+    added: Array = times[:, finite] @ rows[finite] + np.where(drawn > 0, drawn * rows[~finite], 0).sum(1)
+    return added
 
 
 Scores = dict[str, Samples]
@@ -165,7 +168,9 @@ def _percentiles(values: Iterable[float]) -> Interval:
 
 
 def _resampled(n: int, seed: int) -> Iterator[Array]:
-    """How often each of n samples is drawn, in each of the resamples."""
-    generator = np.random.default_rng(seed)
-    for _ in range(RESAMPLES):
-        yield np.bincount(generator.integers(0, n, n), minlength=n).astype(float)
+    """(resamples, n) at a time: how often each of n samples is drawn, in each of the resamples."""
+    generator, at_once = np.random.default_rng(seed), max(1, AT_ONCE // n)
+    for first in range(0, RESAMPLES, at_once):
+        rows = np.arange(min(at_once, RESAMPLES - first))[:, None]
+        drawn = generator.integers(0, n, (len(rows), n)) + n * rows
+        yield np.bincount(drawn.reshape(-1), minlength=n * len(rows)).reshape(-1, n).astype(float)
