@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 from tests.api_client import Api
 from tests.pare_process import serving
 from tests.patience import PATIENCE_SECONDS, until
-from webapp import samples as shipped
+from tests.serving.deployed_models import seeded_runs
 
 BLANK = [[[0.0] * 8] * 8]
 
@@ -100,32 +100,28 @@ def ready(api: Api, name: str):
     return api.wait(f"/deployments/{name}", lambda row: row["state"] == "ready")
 
 
-def test_a_model_is_healed_and_outlives_pare_itself(tmp_path):
-    instance = tmp_path / "instance"
-    with serving(instance) as pare:
+def test_a_model_is_healed_and_outlives_pare_itself(tmp_path_factory):
+    instance, row = tmp_path_factory.mktemp("instance"), [1, 2, 3]
+    run_id = seeded_runs(tmp_path_factory, instance, "rows")["rows"]
+    with serving(instance, workers="0") as pare:
         api = Api(pare.url)
-        checkpoint = next(r for r in api.get("/checkpoints")["items"] if r["name"] == shipped.CHECKPOINT.name)
-        api.wait(f"/checkpoints/{checkpoint['id']}", lambda row: row["state"] == "ready")
-        recipe = {"version": 1, "steps": [{"technique": "cast", "settings": {"dtype": "float16"}}]}
-        run = api.finished(api.run(checkpoint["id"], recipe, exports=["safetensors", "onnx"], name="Kept")["id"], 300)
-        assert run["state"] == "succeeded", run["error"]
-        made = api.post("/deployments", {"run_id": run["id"]})
+        made = api.post("/deployments", {"run_id": run_id, "name": "kept"})
         ready(api, "kept")
-        expected = predicted(made["url"], made["token"])
+        assert predicted(made["url"], made["token"], row) == [[7.0, -1.0]]
 
         (process,) = models_of(instance)
         process.kill()
         until(lambda: [p for p in models_of(instance) if p.pid != process.pid])
         healed = api.wait("/deployments/kept", lambda row: row["state"] == "ready" and row["deaths"] == 1)
         assert healed["reason"] is None
-        assert predicted(made["url"], made["token"]) == expected
+        assert predicted(made["url"], made["token"], row) == [[7.0, -1.0]]
 
         os.kill(pare.pid, signal.SIGKILL)
         until(lambda: not models_of(instance))
 
-    with serving(instance) as pare:  # the same installation on another port
+    with serving(instance, workers="0") as pare:  # the same installation on another port
         ready(Api(pare.url), "kept")
         until(lambda: models_of(instance))
         url = f"{pare.url}/serve/kept"
-        assert predicted(url, made["token"]) == expected
+        assert predicted(url, made["token"], row) == [[7.0, -1.0]]
     assert models_of(instance) == []
