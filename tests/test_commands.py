@@ -13,6 +13,7 @@ from tests.engine.drawn import tone
 from webapp.cli import pare
 from webapp.engine import load
 from webapp.engine.errors import PareError
+from webapp.engine.recipe import Recipe
 
 
 @pytest.fixture
@@ -46,6 +47,9 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
     size = (given / "out/model.safetensors").stat().st_size
     assert size == receipt["bytes"]["total"]
     assert load(given / "out/model.safetensors")(torch.randn(2, 16)).shape == (2, 4)
+    kept = Recipe.parse((given / "out/recipe.yaml").read_text())
+    assert [step.version for step in kept.steps] == [1, 2], "a later version refuses it by name, as of a run's page"
+    assert kept.digest == receipt["provenance"]["recipe_digest"]
     assert "checks passed" in call("verify", given / "out")
     for name in ("model.safetensors", "receipt.json"):  # as the pages name downloads
         (given / "out" / name).rename(given / "out" / f"mlp-gptq4.{name.removeprefix('model.')}")
@@ -155,12 +159,13 @@ def test_what_page_and_api_refuse_is_refused_before_anything_runs(given, changed
 
 
 def test_a_bad_recipe_stops_before_anything_is_made(given):
-    (given / "recipe.yaml").write_text("version: 1\nsteps: [{technique: magnitude_pruning, settings: {sparsity: 1.5}}]")
+    (given / "recipe.yaml").write_text("steps:\n- technique: magnitude_pruning\n  settings: {sparsity: 1.5}\n")
     result = CliRunner().invoke(
         pare, ["compress", str(given / "mlp.pt"), "--recipe", str(given / "recipe.yaml"), "--out", str(given / "out")]
     )
     assert result.exit_code != 0
     assert "sparsity" in str(result.exception)
+    assert "(line 3)" in str(result.exception)
     assert not (given / "out").exists()
 
 

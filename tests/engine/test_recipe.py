@@ -29,6 +29,38 @@ def test_yaml_and_json_are_the_same_recipe_and_come_back():
 
 
 @pytest.mark.parametrize(
+    ("written", "is_"),
+    [
+        ("2:4", "2:4"),  # YAML 1.1 counts to sixty: 124
+        ("on", "on"),  # and has many words for true
+        ("no", "no"),
+        ("2020-01-01", "2020-01-01"),
+        ("true", True),
+        ("~", None),
+        ("010", 10),
+        ("1e-3", 0.001),
+        ("-.5", -0.5),
+        ("'1e-3'", "1e-3"),
+        ("'08'", "08"),
+        ("'2:4'", "2:4"),
+        ("'true'", "true"),
+        ("'yes'", "yes"),
+    ],
+)
+def test_a_scalar_is_read_as_people_mean_it_and_comes_back(written, is_):
+    recipe = Recipe.parse(f"steps: [{{technique: cast, settings: {{x: {written}}}, overrides: {{'1e-3': {{}}}}}}]")
+    assert recipe.steps[0].settings == {"x": is_}
+    assert Recipe.parse(recipe.to_yaml()) == recipe
+
+
+def test_json_as_text_may_have_tabs_and_any_escape(mlp):
+    text = '{\n\t"steps": [{"technique": "cast",\n\t\t"overrides": {"\\ud83d\\ude00\\/": {}}}]}'
+    assert list(Recipe.parse(text).steps[0].overrides) == ["😀/"]
+    with pytest.raises(RecipeInvalid, match=r"matches no layer.*\(line 3\)"), lines_named(text):
+        check_recipe(mlp[1], Recipe.parse(text))
+
+
+@pytest.mark.parametrize(
     ("text", "field", "says"),
     [
         ("steps: [", None, "neither YAML nor JSON"),
@@ -48,6 +80,17 @@ def test_yaml_and_json_are_the_same_recipe_and_come_back():
         ("a: &a [x]\nb: *a", None, r"alias, `\*a` \(line 2\)"),
         ("? [steps, 1]\n: 2\nsteps: []", None, r"where a name belongs \(line 1\)"),
         ("steps: [{technique: cast, settings: {? {a: 1} : 2}}]", None, "where a name belongs"),
+        (r'{"steps": [{"technique": "\ud83d"}]}', None, "neither YAML nor JSON"),
+        ("version: true\nsteps: [{technique: cast}]", "version", "should be 2"),
+        ("steps: [{technique: cast, settings: }]", "steps.0.settings", r"must be a mapping \(it is null\)"),
+        ("steps: [{technique: cast, layers: all}]", "steps.0.layers", r'must be a mapping \(it is "all"\)'),
+        (
+            "steps: [{technique: cast, layers: {include: fc}}]",
+            "steps.0.layers.include",
+            r'must be a list \(it is "fc"\)',
+        ),
+        ("steps: [{technique: cast, layers: {include: [0]}}]", "steps.0.layers.include.0", r"quotes \(it is 0\)"),
+        ("steps: {technique: cast}", "steps", "must be a list"),
     ],
 )
 def test_a_malformed_recipe_gets_a_sentence(text, field, says):

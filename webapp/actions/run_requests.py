@@ -15,7 +15,7 @@ from webapp.engine.exporters import with_always
 from webapp.engine.facts import CheckpointFacts, DatasetFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.checks import NamedDataset, check_run, task_of
-from webapp.engine.techniques import techniques
+from webapp.engine.techniques import techniques, with_versions
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
 from .errors import Conflict, NotFound
@@ -186,13 +186,6 @@ def retry_artifact(session: Session, jobs: RunQueue, run: Run, name: str) -> Non
         raise Conflict(f"The run {run.name} is {run.state}; retry {name} when it has ended.")
     jobs.retry_run(run.id, artifact.format)
     session.expire(run)
-
-
-def with_versions(recipe: Recipe) -> Recipe:
-    """The recipe with the version of every technique named, as it is stored: a later version refuses it by name."""
-    known = techniques()
-    steps = tuple(step.model_copy(update={"version": known[step.technique].version}) for step in recipe.steps)
-    return recipe.model_copy(update={"steps": steps})
 
 
 def parse_recipe(given: dict[str, Any] | str) -> Recipe:

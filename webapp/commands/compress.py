@@ -13,7 +13,7 @@ import yaml
 
 from webapp.engine.errors import PareError
 from webapp.engine.exporters import check_names, exporters, measured
-from webapp.engine.recipe import Recipe
+from webapp.engine.recipe import Recipe, lines_named
 from webapp.engine.run.checks import NamedDataset, check_run, task_of
 from webapp.engine.run.predict import predict, understood
 from webapp.engine.run.receipt import conclude
@@ -22,6 +22,7 @@ from webapp.engine.run.stages import RunGiven, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
 from webapp.engine.run.stages.export import ExportStage
 from webapp.engine.run.stages.job import SourcesGiven, StageOutput
+from webapp.engine.techniques import with_versions
 from webapp.jobs.child import CurvePoint
 from webapp.units import percent
 
@@ -83,13 +84,16 @@ def compress(
     """
     if out.exists() and any(out.iterdir()):
         raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
-    wanted = Recipe.parse(recipe.read_text(encoding="utf8"))
-    for position, step in enumerate(wanted.steps):  # names and settings, before anything large is read
-        understood(step, position)
+    text = recipe.read_text(encoding="utf8")
+    with lines_named(text):
+        wanted = Recipe.parse(text)
+        for position, step in enumerate(wanted.steps):  # names and settings, before anything large is read
+            understood(step, position)
+    wanted = with_versions(wanted)
     check_names(exports)
     prepared = _mapping(preprocessing) if preprocessing else {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar:
+    with workbench(out.resolve().parent) as bench, _Bar(quiet) as bar, lines_named(text):
         sources = _inspected(bench, bar, checkpoint, data, split, training_data, teacher, dequantize, task)
         bar.stage("Looking at its structure")
         sources = sources.model_copy(update={"checkpoint": bench.look_at_structure(sources.checkpoint, bar.tell)})

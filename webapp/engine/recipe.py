@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,8 +111,19 @@ class Step(BaseModel):
         return {**data, "overrides": [[pattern, given] for pattern, given in self.overrides.items()]}
 
 
+NUMBERS = {  # of YAML 1.2 and JSON
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?[0-9]+\Z"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|[-+]?\.inf\Z|\.nan\Z"
+    ),
+}
+
+
 class _Loader(yaml.SafeLoader):
-    """Takes no key twice: YAML forbids it, and the library lets the last one win in silence."""
+    """Reads scalars as YAML 1.2 does: 2:4 and on are text, 1e-3 is a number; the library's own are of YAML 1.1.
+
+    Takes no key twice: YAML forbids it, and the library lets the last one win in silence.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
@@ -125,6 +137,29 @@ class _Loader(yaml.SafeLoader):
                 )
             keys.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """JSON escapes some characters as two halves. Raises ValueError where one of them stands alone."""
+        return str(self.construct_scalar(node)).encode("utf-16", "surrogatepass").decode("utf-16")
+
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node))  # in tens, where YAML 1.1 takes 010 for eight
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes that would be read as something else, by YAML 1.2 or 1.1."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+_Loader.yaml_implicit_resolvers = {}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
+for _tag, _written in NUMBERS.items():
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(_tag, _written, list("-+.0123456789"))
 
 
 class Recipe(BaseModel):
@@ -143,6 +178,8 @@ class Recipe(BaseModel):
         """A recipe from YAML or JSON text. Raises RecipeInvalid with a sentence and the field it is about."""
         if len(text) > LARGEST_TEXT:
             raise RecipeInvalid(f"The recipe has {len(text):,} characters; at most {LARGEST_TEXT:,} are read.")
+        if text.lstrip().startswith("{"):  # JSON may have tabs between its parts, and YAML may not
+            text = text.replace("\t", " ")
         if "&" in text or "*" in text:
             refuse_aliases(text)
         try:
@@ -166,7 +203,7 @@ class Recipe(BaseModel):
             raise invalid(error, "recipe") from None
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.as_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data as JSON has it; what was left at "all layers", and at none that differ, is left out."""
@@ -187,7 +224,7 @@ class Recipe(BaseModel):
 
 def upgraded(data: Any) -> Any:
     """A recipe of version 1, or of none, as version 2: `bits_by_layer` becomes overrides. Raises RecipeInvalid."""
-    if not isinstance(data, dict) or data.get("version", 1) != 1:
+    if not isinstance(data, dict) or data.get("version", 1) != 1 or data.get("version") is True:
         return data
     if not isinstance(steps := data.get("steps"), list | tuple):
         return {**data, "version": 2}
@@ -244,7 +281,7 @@ def lines_named(given: Any) -> Iterator[None]:
 def line_of(text: str, field: str) -> int | None:
     """The line, from 1, in which a field such as `steps.1.settings.sparsity` stands, or what should hold it."""
     line, rest = None, field
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader)
     while rest and node is not None:
         children: list[tuple[str, yaml.Node, yaml.Node]] = []
         if isinstance(node, yaml.MappingNode):
@@ -259,11 +296,23 @@ def line_of(text: str, field: str) -> int | None:
     return line
 
 
+KINDS = {  # pydantic's errors about the kind of what was given, in the words of YAML and JSON
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "tuple_type": "a list",
+    "string_type": "text; put it in quotes",
+}
+
+
 def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
     """The first thing that pydantic found, as a sentence about a field such as `steps.1.settings.sparsity`."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     field = path if prefix == "recipe" else f"{prefix}.{path}" if path else prefix
+    given = first["input"]
+    shown = f" (it is {json.dumps(given)[:80]})" if given is None or isinstance(given, str | int | float) else ""
+    if first["type"] in KINDS:
+        return RecipeInvalid(f"`{field}` must be {KINDS[first['type']]}{shown}.", field)
     what = first["msg"][:1].lower() + first["msg"][1:]
     if first["type"] == "extra_forbidden":
         return RecipeInvalid(f"`{field}` is not a setting that exists; remove it.", field)
@@ -271,8 +320,6 @@ def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
         return RecipeInvalid(f"`{field}` is missing.", field)
     if first["type"] == "too_short":
         return RecipeInvalid(f"`{field}` is empty; it needs at least {first['ctx']['min_length']} item.", field)
-    given = first["input"]
-    shown = f" (it is {json.dumps(given)[:80]})" if isinstance(given, str | int | float | bool) else ""
     return RecipeInvalid(f"`{field}`: {what}{shown}.", field)
 
 

@@ -241,6 +241,7 @@ def test_what_does_not_exist_is_answered_in_the_same_shape(client, method, path,
         (b"[" * 100_000, "application/json", 400),
         (b'{"checkpoint_id": "\\ud800", "recipe": "x"}', "application/json", 422),
         (b'{"checkpoint_id": 1, "recipe": {}}', "application/json", 422),
+        (b'{"checkpoint_id": "a", "checkpoint_id": "a", "recipe": "x"}', "application/json", 422),
     ],
 )
 def test_a_body_that_cannot_be_read(client, data, content_type, status):

@@ -10,6 +10,7 @@ from typing import Any
 from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.plugins import declared
+from webapp.engine.recipe import Recipe
 
 from .base import Context, Need, Outcome, Skip, Technique
 
@@ -45,6 +46,15 @@ def needs_of(name: str, settings: Mapping[str, Any]) -> frozenset[Need]:
     return found.needs_for(found.Settings.model_validate(dict(settings)))
 
 
+def with_versions(recipe: Recipe) -> Recipe:
+    """The recipe as it is stored: with the version of every technique, so that a later version refuses it by name.
+
+    Raises RecipeInvalid like `technique`.
+    """
+    steps = tuple(step.model_copy(update={"version": technique(step.technique).version}) for step in recipe.steps)
+    return recipe.model_copy(update={"steps": steps})
+
+
 __all__ = [
     "DATA_NEEDS",
     "Context",
@@ -55,4 +65,5 @@ __all__ = [
     "needs_of",
     "technique",
     "techniques",
+    "with_versions",
 ]

@@ -113,7 +113,8 @@ def read_query(model: type[BaseModel]) -> Any:
 def read_body(model: type[BaseModel]) -> Any:
     """Raises RequestInvalid where it is not JSON, BodyInvalid where it is not this kind of JSON."""
     try:
-        given = request.get_json()
+        request.get_json()
+        given = json.loads(request.get_data(), object_pairs_hook=each_once)
     except UnsupportedMediaType:
         raise UnsupportedMediaType("Send JSON, and say so: Content-Type: application/json.") from None
     except BadRequest:
@@ -131,6 +132,16 @@ def read_body(model: type[BaseModel]) -> Any:
     except ValidationError as error:
         sentence, field = first_problem(error)
         raise BodyInvalid(f"In the body, {sentence}", field) from None
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises BodyInvalid where a key stands twice: of two overrides one would vanish in silence."""
+    keys: set[str] = set()
+    for key, _ in pairs:
+        if key in keys:
+            raise BodyInvalid(f"The body says {key[:80]!r} twice in one object; leave one of them.")
+        keys.add(key)
+    return dict(pairs)
 
 
 def first_problem(error: ValidationError) -> tuple[str, str | None]:
