@@ -16,7 +16,7 @@ from torch import nn
 
 from tests.plug_ins import documented
 from webapp.engine import load
-from webapp.engine.errors import ArtifactUnproven, DatasetUnfit, RecipeInvalid
+from webapp.engine.errors import ArtifactUnproven, DatasetUnfit, ExportUnfit, RecipeInvalid
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.run import stages
@@ -233,6 +233,16 @@ def test_a_file_that_answers_differently_is_refused(tmp_path, mlp):
     bench.artifact.write_bytes(content)
     with pytest.raises(ArtifactUnproven, match="answered differently"):
         bench.do(last)
+
+
+def test_a_format_that_writes_no_file_is_refused_by_its_name(tmp_path, mlp, monkeypatch):
+    bench = Bench(tmp_path, mlp, exports=["onnx"])
+    planned = plan_stages(bench.asked(CAST))
+    for name in ("baseline", "step-1"):
+        bench.do(planned[name])
+    monkeypatch.setattr(planned["export-onnx"].exporter, "write", lambda model, folder: {"size_bytes": 1})
+    with pytest.raises(ExportUnfit, match=r"ONNX was asked to write model\.onnx, and did not"):
+        bench.do(planned["export-onnx"])
 
 
 def test_a_dataset_of_another_shape_is_refused_with_both_shapes(tmp_path, bench, mlp):

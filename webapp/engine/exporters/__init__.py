@@ -22,7 +22,8 @@ from .base import Capabilities, Exporter, Loaded
 @cache
 def exporters() -> dict[str, Exporter]:
     """Every format by its name, the one that the receipt is measured on first."""
-    found = [kind() for kind in declared(sys.modules[__name__], Exporter).values()]  # type: ignore[type-abstract]
+    by_name, _ = (declared(sys.modules[__name__], Exporter, key) for key in ("name", "file"))  # type: ignore[type-abstract]
+    found = [kind() for kind in by_name.values()]
     return {form.name: form for form in sorted(found, key=lambda form: (not form.can.always, form.name))}
 
 

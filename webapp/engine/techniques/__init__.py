@@ -10,7 +10,7 @@ from typing import Any
 from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.plugins import declared
-from webapp.engine.recipe import Recipe
+from webapp.engine.recipe import Recipe, TechniqueSettings
 
 from .base import Context, Need, Outcome, Skip, Technique
 
@@ -19,6 +19,9 @@ from .base import Context, Need, Outcome, Skip, Technique
 def techniques() -> dict[str, Technique]:
     """Every technique by its name."""
     found = declared(sys.modules[__name__], Technique)  # type: ignore[type-abstract]
+    for name, kind in found.items():
+        if not issubclass(kind.Settings, TechniqueSettings):
+            raise RuntimeError(f"The Settings of the technique {name!r} ({kind}) do not derive from TechniqueSettings.")
     return {name: kind() for name, kind in found.items()}
 
 

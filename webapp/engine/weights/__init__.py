@@ -22,7 +22,7 @@ from .safetensors import dtype_name, dtype_of
 def forms() -> dict[str, type[Encoded]]:
     """Every form by the kinds of plans that it reads back. Raises RuntimeError for a kind that two forms claim."""
     found: dict[str, type[Encoded]] = {}
-    for form in subclasses_in(sys.modules[__name__], Encoded):  # type: ignore[type-abstract]
+    for form in subclasses_in(sys.modules[__name__], Encoded, "kinds"):  # type: ignore[type-abstract]
         for kind in form.kinds:
             if kind in found:
                 raise RuntimeError(f"Two storage forms claim the kind {kind!r}: {found[kind]} and {form}.")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -151,7 +152,7 @@ class FormatStage(RunStage):
 
 @cache
 def code_digest() -> str:
-    """The hash of the engine's own sources and of the plug-ins' versions: who made a result is who reuses it."""
+    """The hash of the sources of the engine and of the plug-ins: who made a result is who reuses it."""
     here = Path(webapp.engine.__path__[0])
     content = hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
@@ -159,4 +160,8 @@ def code_digest() -> str:
     for group in sorted(name for name in metadata.entry_points().groups if name.startswith("pare.")):
         for entry in sorted(metadata.entry_points(group=group), key=lambda entry: entry.value):
             content.update(f"{group} {entry.value} {entry.dist and entry.dist.version}\0".encode())
+            spec = find_spec(entry.module.partition(".")[0])
+            for where in spec.submodule_search_locations or [spec.origin or ""] if spec else ():
+                for path in [*sorted(Path(where).rglob("*.py")), *([Path(where)] if Path(where).is_file() else ())]:
+                    content.update(path.read_bytes())
     return content.hexdigest()

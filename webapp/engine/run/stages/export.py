@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import NO_POOLING
+from webapp.engine.errors import ExportUnfit
 from webapp.engine.progress import Report
 from webapp.engine.weights.artifact import read_model
 from webapp.engine.weights.model import Model
@@ -54,6 +55,8 @@ class ExportStage(FormatStage):
         report.progress(0.1, f"Writing {form.file}")
         model = read_model(job.inputs[last_step(self.asked)].folder / STATE)
         written = form.write(replace(model, files=job.checkpoint.folder), job.output)
+        if not (job.output / form.file).is_file():
+            raise ExportUnfit(f"{form.title} was asked to write {form.file}, and did not.")
         if form.can.always:
             write_companions(model, job.checkpoint.folder, spec.config if spec else None, job.output)
         report.log(f"{form.file}: {written['size_bytes']:,} bytes")
