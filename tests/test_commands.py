@@ -14,6 +14,19 @@ from webapp.cli import pare
 from webapp.engine import load
 from webapp.engine.errors import PareError
 from webapp.engine.recipe import Recipe
+from webapp.jobs.child import ENGINE_CHILD
+from webapp.jobs.fork_client import Forks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_fork_server():
+    """For all commands: its start is most of what one takes."""
+    forks = Forks(ENGINE_CHILD, threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forks, "close", lambda: None)
+        patch.setattr("webapp.jobs.child.Forks", lambda entry, threads: forks)
+        yield
+    forks.close()
 
 
 @pytest.fixture
@@ -58,7 +71,8 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
 
 
 def test_a_format_that_fails_leaves_the_others_in_the_folder(given, monkeypatch):
-    """TensorFlow is found and does not start: what a run cannot know before."""
+    """TensorFlow is found and does not start: what a run cannot know before. The fork server is this command's own."""
+    monkeypatch.setattr("webapp.jobs.child.Forks", Forks)
     monkeypatch.setattr("webapp.engine.exporters.savedmodel.find_spec", lambda name: name)
     monkeypatch.setenv("PYTHONPATH", str(given / "modules"))
     (given / "modules/tensorflow").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """An installation to try jobs on: its rows, its files, and workers that can be started and killed."""
 
+import atexit
 import contextlib
 import io
 import json
@@ -27,6 +28,7 @@ QUICK = {  # so that a test waits no longer than it must
     "timing_seconds": "0.1",
 }
 FORKS = Forks("tests.jobs.forked_module", threads=1)  # a worker is imported once, and started in milliseconds
+atexit.register(FORKS.close)
 FACTS = {"format": "scripted", "tensors": [], "layers": [], "weights_bytes": 0}
 CAST = {"version": 2, "steps": [{"technique": "cast"}]}
 
@@ -47,7 +49,7 @@ class Bench:
         self.log = (instance / "workers.log").open("ab")
 
     def start_worker(self) -> Fork:
-        job, environment = self.settings.instance / "started.json", os.environ | self.environment
+        job, environment = self.settings.instance / f"job-{len(self.workers)}.json", os.environ | self.environment
         job.write_text(json.dumps({"command": self.worker, "environment": environment, "log": self.log.name}))
         worker = FORKS.start(job, 1.0, lambda: False)
         self.workers.append(worker)

@@ -3,5 +3,5 @@
 import os
 
 
-def preload(everything: bool) -> None:
+def preload(*modules: str) -> None:
     os.setsid = lambda: os._exit(3)  # the first thing that a child does

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 
-def preload(everything: bool) -> None:
+def preload(*modules: str) -> None:
     import webapp.jobs.deployer
     import webapp.jobs.worker
 

@@ -15,7 +15,7 @@ from tests.jobs.scripted_worker import CHILD
 from tests.patience import CANCELLED_WITHIN_SECONDS, PATIENCE_SECONDS, until, within
 from webapp.engine.errors import OutOfMemory
 from webapp.jobs import child as child_module
-from webapp.jobs.child import ChildSupervisor
+from webapp.jobs.child import ChildSupervisor, imports_of
 from webapp.jobs.errors import ChildDied, ChildFailed, Stopped
 from webapp.jobs.processes import is_running
 
@@ -203,7 +203,7 @@ def test_settings_and_secrets_do_not_reach_the_child(supervise, told, monkeypatc
 SUPERVISE_FOREVER = """
 import json, sys
 from pathlib import Path
-from webapp.jobs.child import ChildSupervisor
+from webapp.jobs.child import ChildSupervisor, imports_of
 folder = Path(sys.argv[1])
 job = {"task": "stage", "stage": "s", "inputs": {}, "output": str(folder / "output"),
        "run": {"preprocessing": {"stages": {"s": [["sleep", 600]]}, "ledger": str(folder / "ledger")}}}
@@ -254,6 +254,32 @@ def test_what_cannot_be_imported_is_told_in_a_sentence(tmp_path):
     supervisor = ChildSupervisor(entry="tests.jobs.no_such_module", poll_seconds=0.05)
     with pytest.raises(ChildDied, match=r"does not start: what it needs cannot be imported.*The worker's log"):
         supervisor.run({"output": str(tmp_path / "output")}, tmp_path, Told(), lambda: False)
+
+
+def of(family):
+    return {"facts": {"architecture": family and {"family": family}}}
+
+
+def stage(name, family, teacher=None):
+    return {"task": "stage", "stage": name, "sources": {"checkpoint": of(family), "teacher_checkpoint": teacher}}
+
+
+@pytest.mark.parametrize(
+    ("job", "package"),
+    [
+        ({"task": "inspect_checkpoint", "filename": "net.pt"}, None),
+        ({"task": "inspect_checkpoint", "filename": "BERT.ZIP"}, "transformers"),
+        ({"task": "inspect_dataset", "filename": "pets.zip"}, None),
+        ({"task": "look_at_structure", **of("cnn")}, "torch"),
+        ({"task": "look_at_structure", **of("transformers")}, "transformers"),
+        (stage("step-1", None), None),
+        (stage("export-safetensors", "cnn"), None),
+        (stage("export-onnx", "cnn"), "torch"),
+        (stage("step-1", "cnn", of("transformers")), "transformers"),
+    ],
+)
+def test_what_takes_long_to_import_is_imported_for_those_who_need_it(job, package):
+    assert {name.split(".")[0] for name in imports_of(job)} == ({package} if package else set())
 
 
 def test_cancel_does_not_wait_for_the_imports(tmp_path):

@@ -18,7 +18,7 @@ from .workbench import workbench
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def inspect(file: Path, as_json: bool) -> None:
     """List what FILE holds: architecture, tensors, where the bytes are."""
-    with tempfile.TemporaryDirectory() as parent, workbench(Path(parent), everything=False) as bench:
+    with tempfile.TemporaryDirectory() as parent, workbench(Path(parent)) as bench:
         facts = bench.checkpoint(file, lambda *_: None).facts
     from webapp.engine.run.predict import held_by
     from webapp.engine.run.unreached import unreached

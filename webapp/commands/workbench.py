@@ -84,14 +84,11 @@ class Workbench:
 
 
 @contextmanager
-def workbench(parent: Path, everything: bool = True) -> Iterator[Workbench]:
-    """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens.
-
-    Without `everything` a child imports only what its work needs: right for a single one.
-    """
+def workbench(parent: Path) -> Iterator[Workbench]:
+    """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens."""
     folder = parent / f".pare-{os.getpid()}"
     folder.mkdir()
-    supervisor = ChildSupervisor(threads=cores(), everything=everything)
+    supervisor = ChildSupervisor(threads=cores())
     supervisor.forks.prepare()  # which imports while this process does
     try:
         yield Workbench(folder, supervisor)

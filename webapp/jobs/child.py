@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 ENGINE_CHILD = "webapp.engine.run.child"
 LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
+TRANSFORMERS = ("modeling_utils", "models.auto.modeling_auto", "models.auto.tokenization_auto")
+TRACING = ("torch._dynamo",)
 MEMORY_WORDS = (*OUT_OF_MEMORY, "memoryerror", "memory allocation of")  # the last is what Rust says
 BLOCK_BYTES = 1 << 16
 LONGEST_LINE_BYTES = 256 << 20  # the facts of a large model are one line; what is longer is cut
@@ -116,7 +118,6 @@ class ChildSupervisor:
 
     entry: str = ENGINE_CHILD
     threads: int = 1
-    everything: bool = True  # see Forks
     restarts: int = 3
     poll_seconds: float = 0.5
     tell_seconds: float = 0.5
@@ -125,7 +126,7 @@ class ChildSupervisor:
     forks: Forks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.forks = Forks(self.entry, self.threads, self.everything)
+        self.forks = Forks(self.entry, self.threads)
 
     def run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
         """Has the job done with `folder` for its files, and returns the child's facts.
@@ -189,7 +190,7 @@ class _Child:
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         job_file = folder / "job.json"
         job_file.write_text(json.dumps(job), encoding="utf8")
-        self.process = supervisor.forks.start(job_file, supervisor.poll_seconds, stop)
+        self.process = supervisor.forks.start(job_file, supervisor.poll_seconds, stop, imports_of(job))
         supervisor.processes.add(self.process.pid)
 
     def follow(self, tell: Tell, stop: Callable[[], bool]) -> None:
@@ -290,6 +291,20 @@ class _News:
         left_out = [f"… {self.left_out} lines left out"] if self.left_out else []
         tell(self.fraction, self.message[:500].replace("\0", ""), self.lines + left_out, self.points)
         self.fraction, self.lines, self.left_out, self.points = None, [], 0, []
+
+
+def imports_of(job: Mapping[str, Any]) -> Sequence[str]:
+    """Modules that the job's child needs, as far as the job tells, and whose import takes longer than most jobs."""
+    from webapp.engine.run.stages import format_of
+
+    sources = job.get("sources") or {"checkpoint": job}
+    given = [sources.get(name) or {} for name in ("checkpoint", "teacher_checkpoint")]
+    families = {((one.get("facts") or {}).get("architecture") or {}).get("family") for one in given}
+    of_hub = job.get("task") == "inspect_checkpoint" and job["filename"].lower().endswith((".zip", ".gguf"))
+    if of_hub or "transformers" in families:
+        return [f"transformers.{name}" for name in TRANSFORMERS]
+    traces = job.get("task") in ("look_at_structure", "try_formats") or "program" in families
+    return TRACING if traces or format_of(job.get("stage", "")) not in (None, "safetensors") else ()
 
 
 def _point(given: Any) -> CurvePoint | None:

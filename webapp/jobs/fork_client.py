@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -61,12 +61,11 @@ class _StartedForkServer:
     orders: socket.socket
 
     @classmethod
-    def started(cls, entry: str, threads: int, everything: bool) -> _StartedForkServer:
+    def started(cls, entry: str, threads: int) -> _StartedForkServer:
         """Returns before it is ready."""
         orders, theirs = socket.socketpair()
         with theirs:
-            asked = (entry, str(OOM_SCORE), *(["everything"] if everything else []))
-            command = python("-m", "webapp.jobs.fork_server", *asked)
+            command = python("-m", "webapp.jobs.fork_server", entry, str(OOM_SCORE))
             environment = child_environment(threads)
             return cls(subprocess.Popen(command, stdin=theirs, start_new_session=True, env=environment), orders)
 
@@ -78,13 +77,10 @@ class _StartedForkServer:
 
 
 class Forks:
-    """Starts children of the module `entry` (see fork_server); thread-safe.
+    """Starts children of the module `entry` (see fork_server); thread-safe."""
 
-    `everything` that some task needs is imported before the first child, which takes seconds; else what all need.
-    """
-
-    def __init__(self, entry: str, threads: int, everything: bool = True) -> None:
-        self.entry, self.threads, self.everything = entry, threads, everything
+    def __init__(self, entry: str, threads: int) -> None:
+        self.entry, self.threads = entry, threads
         self._server: _StartedForkServer | None = None
         self._one_at_a_time = threading.RLock()
 
@@ -99,19 +95,23 @@ class Forks:
             if self._server is not None and self._server.process.poll() is not None:
                 self._drop(self._server)
             if self._server is None:
-                self._server = _StartedForkServer.started(self.entry, self.threads, self.everything)
+                self._server = _StartedForkServer.started(self.entry, self.threads)
             return self._server
 
-    def start(self, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]) -> Fork:
+    def start(
+        self, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool], imports: Sequence[str] = ()
+    ) -> Fork:
         """The child, once it has a process. `unwanted` is asked every `wait_seconds` while the server gets ready.
 
+        The server imports `imports` for this child and all that come after.
         Raises Stopped when it is unwanted by then, ChildDied when the server does not live.
         """
         for _ in range(STARTS):
             if unwanted():
                 raise Stopped("the work is not wanted any more")
             server = self.prepare()
-            if fork := self._order(server, job_file, wait_seconds, unwanted):
+            order = json.dumps({"job": str(job_file.resolve()), "imports": imports}).encode()
+            if fork := self._order(server, order, wait_seconds, unwanted):
                 return fork
             log.warning("The process that makes the computing processes has ended")
             self._drop(server)
@@ -132,7 +132,7 @@ class Forks:
                 self._server = None
 
     def _order(
-        self, server: _StartedForkServer, job_file: Path, wait_seconds: float, unwanted: Callable[[], bool]
+        self, server: _StartedForkServer, order: bytes, wait_seconds: float, unwanted: Callable[[], bool]
     ) -> Fork | None:
         """None where the server, or the child itself, has ended at once."""
         channel, theirs = socket.socketpair()
@@ -141,7 +141,6 @@ class Forks:
         fork = None
         try:
             with theirs, self._one_at_a_time:
-                order = json.dumps({"job": str(job_file.resolve())}).encode()
                 socket.send_fds(server.orders, [order], [their_in, their_out, their_err, theirs.fileno()])
             while not select.select([channel], [], [], wait_seconds)[0]:
                 if unwanted():

@@ -1,10 +1,11 @@
-"""Started as a process: imports once what every child needs, then makes each child by fork, in milliseconds.
+"""Started as a process: imports once what children need, then makes each child by fork, in milliseconds.
 
-    python -m webapp.jobs.fork_server ENTRY OOM_SCORE [everything]
+    python -m webapp.jobs.fork_server ENTRY OOM_SCORE
 
-ENTRY is a module with `main(job_file) -> exit status`, and maybe `preload(everything: bool)`. An order comes on the
-Unix socket that is stdin: JSON {"job": path} with four file descriptors, which become the child's stdin, stdout,
-stderr and its channel. On the channel the child says its process id when it may be killed, and this process its exit
+ENTRY is a module with `main(job_file) -> exit status`, and maybe `preload(*modules)`, which is called for what every
+child needs, and with the modules that an order names. An order comes on the Unix socket that is stdin: JSON
+{"job": path, "imports": [module, …]} with four file descriptors, which become the child's stdin, stdout, stderr and
+its channel. On the channel the child says its process id when it may be killed, and this process its exit
 status. When the socket closes, whoever gave the orders is gone: this process leaves, and the kernel takes its
 children.
 
@@ -40,6 +41,7 @@ class ForkServer:
         os.set_blocking(self._deaths, False)
         signal.set_wakeup_fd(self._death)
         signal.signal(signal.SIGCHLD, _nothing)  # the wake-up tells
+        self._import()
 
     def serve(self) -> None:
         """Returns when the orders end."""
@@ -53,15 +55,22 @@ class ForkServer:
                     elif not self._obey():
                         return
 
+    def _import(self, *modules: str) -> None:
+        if hasattr(self.work, "preload"):
+            self.work.preload(*modules)
+        gc.freeze()  # what is here stays: the collector of a child need not look at it, nor copy its pages
+
     def _obey(self) -> bool:
         order, descriptors, *_ = socket.recv_fds(self.orders, ORDER_BYTES, 4)
         if not order:
             return False
         *pipes, channel = descriptors
-        server = os.getpid()
+        told, server = json.loads(order), os.getpid()
+        if told["imports"]:
+            self._import(*told["imports"])
         process_id = os.fork()
         if process_id == 0:
-            self._become(server, json.loads(order)["job"], pipes, channel)
+            self._become(server, told["job"], pipes, channel)
         self.channels[process_id] = channel
         for descriptor in pipes:
             os.close(descriptor)
@@ -118,14 +127,7 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-def main(entry: str, oom_score: str, *asked: str) -> None:
-    work = importlib.import_module(entry)
-    if hasattr(work, "preload"):
-        work.preload("everything" in asked)
-    gc.freeze()  # what is here stays: the collector of a child need not look at it, nor copy its pages
-    ForkServer(work, oom_score, socket.socket(fileno=0)).serve()
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    entry, oom_score = sys.argv[1:]
+    ForkServer(importlib.import_module(entry), oom_score, socket.socket(fileno=0)).serve()
     os._exit(0)

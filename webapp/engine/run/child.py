@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,23 @@ DONE, FAILED = 0, 3
 GARBAGE = 100_000  # new objects before it is collected
 
 
-def preload(everything: bool) -> None:
-    """Imports, once for all children that are forked afterwards, what each task needs, or `everything` that some do.
+def preload(*modules: str) -> None:
+    """Imports, once for all children that are forked afterwards, what each task needs, and these modules.
 
     Starts no thread, touches no GPU.
     """
     import torch
 
-    assert torch
-    if not everything:
-        return
-    import transformers.modeling_utils
-    from transformers.models.auto import modeling_auto, tokenization_auto
-
     from webapp.engine.importers import inspect
 
-    from . import inspection, load_plugins
+    from . import inspection, stages
 
-    assert transformers
-    assert modeling_auto, tokenization_auto
+    assert torch
     assert inspect
     assert inspection
-    load_plugins()
+    stages.stages()
+    for name in modules:
+        import_module(name)
 
 
 class Lines:
