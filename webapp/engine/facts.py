@@ -6,7 +6,7 @@ Inspection makes these in the child process; the store keeps them; forms, predic
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -263,6 +263,21 @@ class BlockRow:
         """The number of the block that a tensor is in; None outside of them."""
         number, dot, _ = weight.removeprefix(f"{self.path}.").partition(".")
         return int(number) if weight.startswith(f"{self.path}.") and dot and number.isdecimal() else None
+
+    def moved(self, name: str, gone: Collection[int]) -> str | None:
+        """What a tensor is called once these blocks are gone; None where it is gone with them."""
+        number = self.of(name)
+        if number is None:
+            return name
+        place = number - sum(other < number for other in gone)
+        return None if number in gone else f"{self.path}.{place}.{name.removeprefix(f'{self.path}.{number}.')}"
+
+    def without(self, gone: Collection[int]) -> BlockRow:
+        """The row once these blocks are gone."""
+        stays = [number for number in range(self.count) if number not in gone]
+        lists = {key: [values[number] for number in stays] for key, values in self.lists.items()}
+        fixed = tuple(stays.index(number) for number in self.fixed if number in stays)
+        return BlockRow(self.path, len(stays), self.key, lists, fixed)
 
 
 class Structure(Facts):

@@ -128,16 +128,21 @@ def predicted(facts, by):
     return predict(facts, Recipe.read({"steps": [{"technique": "layer_drop", "settings": {"blocks": 2, "by": by}}]}))
 
 
-def test_a_block_of_another_kind_that_the_config_names_by_its_place_stays(bench, tiny, tmp_path, apply_steps):
-    _, config, _ = TYPES["deepseek_v3"]
-    (folder, facts), _ = made(
-        bench, tiny, tmp_path, "DeepseekV3ForCausalLM", "deepseek_v3", **{**config, "num_hidden_layers": 3}
-    )
+@pytest.mark.parametrize(
+    ("name", "model_type", "config"),
+    [
+        ("DeepseekV3ForCausalLM", "deepseek_v3", TYPES["deepseek_v3"][1]),  # dense before experts
+        ("ModernBertForMaskedLM", "modernbert", {**ENCODER, "vocab_size": 40, "pad_token_id": 0}),  # without a norm
+        ("T5EncoderModel", "t5", {"d_model": 16, "num_heads": 2, "d_kv": 8, "d_ff": 24, "vocab_size": 40}),  # positions
+    ],
+)
+def test_a_block_that_is_another_for_its_place_stays(bench, tiny, tmp_path, apply_steps, name, model_type, config):
+    (folder, facts), _ = made(bench, tiny, tmp_path, name, model_type, **{**config, "num_hidden_layers": 3})
     facts = with_structure(facts)
     assert facts.structure.blocks.fixed == (0,)
     model, outcomes = apply_steps((folder, facts), ("layer_drop", {"blocks": 2, "by": "evenly"}))
     assert removed(outcomes) == {1, 2}
-    assert build(model)
+    assert model.weights.keys() <= build(model).state_dict().keys()
     with pytest.raises(RecipeInvalid, match="cannot describe the model without block 0"):
         predict(facts, Recipe.read({"steps": [{"technique": "layer_drop", "settings": {"blocks": 3}}]}))
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -145,6 +145,21 @@ def test_transformers_answer_from_their_file_as_in_memory(
             assert torch.equal(outputs(build(again), spec, batch), outputs(build(model), spec, batch))
 
 
+def test_a_model_that_reads_the_stride_of_its_convolutions_runs_with_their_factors(bench, tiny, tmp_path, apply_steps):
+    small = {"image_size": 32, "depth_multiplier": 0.25, "finegrained_output": False}  # its padding is TensorFlow's
+    tiny("MobileNetV2ForImageClassification", "mobilenet_v2", **small).save_pretrained(tmp_path / "model")
+    facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
+    model, _ = apply_steps((bench.out, facts), ("low_rank", {"by": "rank", "rank": 2}))
+    dense = Model({n: Dense(e.decode()) for n, e in model.weights.items()}, model.tied, facts.architecture)
+    batch = synthetic(facts.architecture, 7)
+    with torch.inference_mode():
+        answers = [outputs(build(each), facts.architecture, batch) for each in (model, dense)]
+    assert "conv_stem.first_conv.convolution.weight" in {
+        n.partition(".")[2] for n, e in model.weights.items() if e.leaves
+    }
+    assert torch.allclose(*answers, atol=1e-4)
+
+
 @pytest.fixture
 def cnn(inspected):
     torch.manual_seed(0)
@@ -222,7 +237,9 @@ def test_grouped_convolutions_are_left_with_the_reason():
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from([(1, 1), (1, 9), (9, 1), (7, 5), (5, 12), (4, 3, 3), (3, 1, 3, 3), (6, 4, 1, 1), (5, 4, 3, 1)]),
+    st.sampled_from(
+        [(1, 1), (1, 9), (9, 1), (7, 5), (5, 12), (4, 3, 3), (24, 4, 3), (3, 1, 3, 3), (6, 4, 1, 1), (5, 4, 3, 1)]
+    ),
     st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     st.sampled_from(["ordinary", "dead column", "all zeros", "rank one"]),
     st.fixed_dictionaries(
@@ -236,6 +253,7 @@ def test_grouped_convolutions_are_left_with_the_reason():
         }
     ),
 )
+@example((24, 4, 3), torch.float32, "ordinary", {"ratio": 0.2})  # more outputs than one input has places for
 def test_any_shape_and_dtype_is_factored_as_planned_or_left_with_a_reason(shape, dtype, kind, values):
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     if kind == "dead column":

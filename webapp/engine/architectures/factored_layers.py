@@ -37,6 +37,9 @@ class FactoredModule(nn.Module):
             biased = bias is not None and self.bias_name == f"{name}.bias"
             self.add_module(name, _product(whole, name, shapes, self.transposed, biased))
         self.bias = nn.Parameter(torch.empty(len(bias))) if bias is not None and not self.form.chained else None
+        for name in getattr(whole, "__constants__", ()):  # stride and others, which the model around it may read
+            if name not in vars(self):
+                setattr(self, name, getattr(whole, name))
         self.constants = list(encoded.constants)
         for name, values in encoded.constants.items():
             self.register_buffer(name, torch.empty(values.shape, dtype=values.dtype))

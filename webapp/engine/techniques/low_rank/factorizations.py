@@ -209,10 +209,16 @@ class TuckerForm(Factorization):
         outputs, inputs = self.shape[:2]
         most = max(outputs, inputs)
         steps = range(1, most + 1)
-        return list(dict.fromkeys((-(-step * inputs // most), -(-step * outputs // most)) for step in steps))
+        each = (self._reached(-(-step * inputs // most), -(-step * outputs // most)) for step in steps)
+        return list(dict.fromkeys(each))
 
     def of_rank(self, rank: int) -> Ranks:
-        return min(rank, self.shape[1]), min(rank, self.shape[0])
+        return self._reached(min(rank, self.shape[1]), min(rank, self.shape[0]))
+
+    def _reached(self, inner: int, outer: int) -> Ranks:
+        """As far as the core, whose every channel is made of the others at each place of the kernel, has such ranks."""
+        places = math.prod(self.shape[2:])
+        return min(inner, outer * places), min(outer, inner * places)
 
     def shapes(self, chosen: Ranks) -> list[tuple[int, ...]]:
         (inner, outer), (outputs, inputs, *kernel) = chosen, self.shape

@@ -9,7 +9,7 @@ from webapp.engine.architectures.reshape import ShapeChange
 from webapp.engine.facts import BlockRow, CheckpointFacts, Structure
 from webapp.engine.techniques.calibration.sequential_calibration import SHORTEST_ROW
 
-from .transformers_blocks import NO_ROW, values_now
+from .transformers_blocks import NO_ROW, described, values_now
 
 
 def droppable(facts: CheckpointFacts, row: BlockRow, chosen: Collection[str]) -> tuple[int, ...]:
@@ -28,24 +28,21 @@ def shortened(facts: CheckpointFacts, gone: Collection[int]) -> ShapeChange:
     assert structure is not None
     assert structure.blocks is not None
     row = structure.blocks
-    stays = [number for number in range(row.count) if number not in gone]
-    lists = {key: [values[number] for number in stays] for key, values in row.lists.items()}
-    spec = spec.model_copy(update={"config": {**spec.config, **lists, row.key: len(stays)}})
+    left = row.without(gone)
+    spec = described(spec, left)
     renamed: dict[str, str] = {}
     removed: set[str] = set()
     for name in [*(tensor.name for tensor in facts.tensors), *facts.tied]:
-        number = row.of(name)
-        if number in gone:
+        moved = row.moved(name, gone)
+        if moved is None:
             removed.add(name)
-        elif number is not None:
-            rest = name.removeprefix(f"{row.path}.{number}.")
-            renamed[name] = f"{row.path}.{stays.index(number)}.{rest}"
+        elif row.of(name) is not None:
+            renamed[name] = moved
     found = _left(structure, renamed, removed)
-    if len(stays) < SHORTEST_ROW:
+    if left.count < SHORTEST_ROW:
         found = Structure(stays={NO_ROW: tuple(weight for weights in found.stays.values() for weight in weights)})
     else:
-        fixed = tuple(stays.index(number) for number in row.fixed if number in stays)
-        found = found.model_copy(update={"blocks": replace(row, count=len(stays), lists=lists, fixed=fixed)})
+        found = found.model_copy(update={"blocks": left})
     found = found.model_copy(update={"config": values_now(structure.config, spec)})
     for alias, name in facts.tied.items():  # a tensor that leaves with its block, and is used by what stays
         if name in removed and alias not in removed:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 from webapp.engine.architectures import architectures
 from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts
 from webapp.engine.architectures.resize import resize_to_weights
-from webapp.engine.facts import ArchitectureSpec, BlockRow, CheckpointFacts, Group, Structure
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, Group, Structure
 from webapp.engine.techniques.base import Skip
 
-from .blocks import shortened
 from .groups import by_reason, cut_groups, cut_shapes
 from .traced import traced_groups
 from .transformers_blocks import NO_MLP, block_structure, fits, narrowed, values_now
@@ -27,7 +24,6 @@ PENDING = (
 )
 TIED = "a tensor that its channels run through is another layer's too"
 NOT_FOLLOWED = "how the channels of this model run through its layers could not be followed"
-BLOCKS_LIST = re.compile("layer|block|pattern")  # of other lists as many entries may be by chance
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -51,31 +47,7 @@ def look_at(facts: CheckpointFacts) -> Structure:
     """The structure as the module has it. What cannot be followed is told by `unknown`, whatever the reason."""
     assert facts.architecture is not None
     shapes = tuple((tensor.name, tensor.shape) for tensor in facts.tensors)
-    found = _untied(_found(facts.architecture.model_dump_json(), shapes), facts.tied)
-    if found.blocks is None:
-        return found
-    lists = found.blocks.lists
-    for own in ({name: lists[name] for name in lists if BLOCKS_LIST.search(name)}, lists):
-        row = replace(found.blocks, lists=own)
-        fixed = _fixed(facts.model_copy(update={"structure": found.model_copy(update={"blocks": row})}), row)
-        if len(fixed) < row.count:
-            return found.model_copy(update={"blocks": replace(row, fixed=fixed)})
-    return found.model_copy(update={"blocks": None})
-
-
-def _fixed(facts: CheckpointFacts, row: BlockRow) -> tuple[int, ...]:
-    """The blocks without which the library's module has other tensors than are left; one of a kind stands for those
-    beside it.
-    """
-    own: list[dict[str, tuple[int, ...]]] = [{} for _ in range(row.count)]
-    for tensor in facts.tensors:
-        if (number := row.of(tensor.name)) is not None:
-            own[number][tensor.name.removeprefix(f"{row.path}.{number}.")] = tensor.shape
-    stays: list[bool] = []
-    for number, tensors in enumerate(own):
-        alike = number > 0 and tensors == own[number - 1]
-        stays.append(stays[-1] if alike else not _fits(facts, shortened(facts, [number])))
-    return tuple(number for number, fixed in enumerate(stays) if fixed)
+    return _untied(_found(facts.architecture.model_dump_json(), shapes), facts.tied)
 
 
 def _untied(found: Structure, tied: Mapping[str, str]) -> Structure:

@@ -33,6 +33,7 @@ INNER = (  # of MLPs and of experts
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 CUT = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", STAGES)
 NO_LIST = re.compile("^architectures$|token_id$|only|ind(ex|ic)es$|idxs$")  # however many entries, not the blocks'
+BLOCKS_LIST = re.compile("layer|block|pattern")  # of other lists as many entries may be by chance
 GROUPED = 8  # torch's product of all experts at once takes rows of a multiple of 16 bytes
 ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 NO_ROW = "the model is not a row of blocks of one width"
@@ -177,14 +178,44 @@ def _values(config: Any) -> dict[str, Any]:
 
 
 def _row(path: str, module: nn.Module, spec: ArchitectureSpec, config: Any) -> BlockRow | None:
-    """None where no key of the config says how many blocks there are."""
+    """None where no key of the config says how many blocks there are, or it cannot say any model with fewer."""
     count = len(list(module.get_submodule(path).children()))
     key = next((key for key in COUNTS if getattr(config, key, None) == count), None)
     if key is None:
         return None
     told = {**config.to_dict(), **spec.config}.items()
     lists = {name: value for name, value in told if isinstance(value, list) and len(value) == count}
-    return BlockRow(path, count, key, {name: lists[name] for name in lists if not NO_LIST.search(name)})
+    lists = {name: lists[name] for name in lists if not NO_LIST.search(name)}
+    for own in ({name: lists[name] for name in lists if BLOCKS_LIST.search(name)}, lists):
+        row = BlockRow(path, count, key, own)
+        fixed = tuple(_fixed(row, module, spec))
+        if len(fixed) < count:
+            return replace(row, fixed=fixed)
+    return None
+
+
+def _fixed(row: BlockRow, module: nn.Module, spec: ArchitectureSpec) -> Iterator[int]:
+    """The blocks without which the library's module has other tensors than are left.
+
+    One of a kind stands for those beside it.
+    """
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    own: list[dict[str, tuple[int, ...]]] = [{} for _ in range(row.count)]
+    for name, shape in shapes.items():
+        if (number := row.of(name)) is not None:
+            own[number][name.removeprefix(f"{row.path}.{number}.")] = shape
+    stays = False
+    for number, tensors in enumerate(own):
+        if number == 0 or tensors != own[number - 1]:
+            left = {moved: shape for name, shape in shapes.items() if (moved := row.moved(name, [number]))}
+            stays = _shapes_of(described(spec, row.without([number]))) != left
+        if stays:
+            yield number
+
+
+def described(spec: ArchitectureSpec, row: BlockRow) -> ArchitectureSpec:
+    """The spec whose config has the blocks of this row."""
+    return spec.model_copy(update={"config": {**spec.config, **row.lists, row.key: row.count}})
 
 
 def narrowed(spec: ArchitectureSpec, values: Mapping[str, Any], group: Group, kept: int) -> ArchitectureSpec:
@@ -214,11 +245,17 @@ def values_now(values: Mapping[str, Any], spec: ArchitectureSpec) -> dict[str, A
 
 def fits(spec: ArchitectureSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether all tensors of the library's module for this spec are among these, in these shapes."""
+    wanted = _shapes_of(spec)
+    return wanted is not None and all(shapes.get(name) == shape for name, shape in wanted.items())
+
+
+def _shapes_of(spec: ArchitectureSpec) -> dict[str, tuple[int, ...]] | None:
+    """Of all tensors of the library's module; None where it takes no such config."""
     try:
         module = architectures()[spec.family].skeleton(spec)
-    except invalid_value():  # a number that the library does not take
-        return False
-    return all(shapes.get(name) == tuple(tensor.shape) for name, tensor in module.state_dict().items())
+    except invalid_value():
+        return None
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def _weights(prefix: str, module: nn.Module) -> list[str]:
