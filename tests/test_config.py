@@ -84,6 +84,12 @@ def test_a_wrong_value_in_the_environment_is_refused_by_its_name(tmp_path, monke
         InstallationSettings.load(tmp_path)
 
 
+def test_a_name_in_small_letters_counts_in_the_environment_too_and_is_named_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("pare_workers", "two")
+    with pytest.raises(SettingInvalid, match="pare_workers in the environment is 'two'"):
+        InstallationSettings.load(tmp_path)
+
+
 def test_an_instance_that_cannot_be_a_folder_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingInvalid, match="cannot be made"):

@@ -225,3 +225,12 @@ def test_links_of_the_documentation_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text_of(page)):
         if not re.match(r"[a-z]+:", target):
             assert (here / target).exists(), f"{page} links to {target}, which is not there"
+
+
+def test_files_that_the_documentation_names_are_there():
+    for page in (ROOT / "docs").glob("*.md"):
+        for named in re.findall(r"`([\w/]+/\w+\.py)`", page.read_text()):
+            assert any((room / named).is_file() for room in (ROOT, ROOT / "webapp", ROOT / "webapp/engine")), (
+                page.name,
+                named,
+            )

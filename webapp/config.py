@@ -6,6 +6,7 @@ instance folder, else from the default. `python -m webapp.config` prints docs/se
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -208,6 +209,13 @@ class InstallationSettings(BaseSettings):
             raise SettingInvalid("access_token must have 16 or more ASCII characters, without spaces.", "access_token")
         return value
 
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in logging.getLevelNamesMapping():
+            raise SettingInvalid(f"log_level is {value!r}; it must be DEBUG, INFO, WARNING or ERROR.", "log_level")
+        return value
+
     @classmethod
     def load(cls, instance: Path | None = None, **given: Any) -> Self:
         """The settings of the installation in the folder `instance`, which is made where it is missing.
@@ -223,8 +231,9 @@ class InstallationSettings(BaseSettings):
             return cls(instance=instance, **given)
         except ValidationError as error:
             first = error.errors()[0]
-            name, variable = str(first["loc"][0]), f"PARE_{first['loc'][0]}".upper()
-            source = f"{variable} in the environment" if variable in os.environ else f"{name} in {instance / FILE_NAME}"
+            name = str(first["loc"][0])
+            variable = next((each for each in os.environ if each.upper() == f"PARE_{name}".upper()), None)
+            source = f"{variable} in the environment" if variable else f"{name} in {instance / FILE_NAME}"
             found = f"{name if name in given else source} is {first['input']!r}"
             wanted = WANTED[cls.model_fields[name].annotation]
             raise SettingInvalid(f"{found}; it must be {wanted}.", name) from error

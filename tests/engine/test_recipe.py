@@ -272,3 +272,13 @@ def test_a_number_that_is_none_is_refused(mlp, number):
     text = f"version: 1\nsteps:\n- technique: magnitude_pruning\n  settings: {{sparsity: {number}}}\n"
     with pytest.raises(RecipeInvalid, match="sparsity"):
         check_recipe(mlp[1], Recipe.parse(text))
+
+
+def test_what_an_override_says_in_vain_is_told(mlp):
+    def warned(settings, given):
+        step = {"technique": "weight_quantization", "settings": settings, "overrides": {"0": given}}
+        return predict(mlp[1], Recipe.read({"steps": [step]})).warnings
+
+    (said,) = warned({}, {"group_size": 16})
+    assert said.endswith("group_size counts where granularity is group; where '0' counts it is channel.")
+    assert warned({}, {"group_size": 16, "granularity": "group"}) == warned({"granularity": "group"}, {"bits": 4}) == []

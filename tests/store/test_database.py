@@ -114,3 +114,12 @@ def test_a_database_is_this_user_s_alone(tmp_path):
             kept = [each for each in tmp_path.iterdir() if each.name.startswith("pare.db")]
             assert all(each.stat().st_mode & 0o077 == 0 for each in kept if found is None or each == path)
         engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [("secret@nowhere", "cannot be read; write it as sqlite"), ("mysql://a@b/c", "not mysql")]
+)
+def test_a_url_of_no_database_that_pare_keeps_gets_a_sentence(url, says):
+    with pytest.raises(DatabaseUnusable, match=says) as refused:
+        make_engine(url)
+    assert "secret" not in str(refused.value)

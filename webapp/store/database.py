@@ -10,19 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from .errors import DatabaseUnusable
 
 BUSY_TIMEOUT_MS = 30_000
 MIGRATIONS = Path(__file__).parent / "migrations"
+LIKE = "postgresql+psycopg://USER:PASSWORD@HOST/NAME."
 MIGRATION_LOCK = 0x70617265  # "pare": the PostgreSQL advisory lock that one migrating process holds
 
 
 def database_url(url: str | URL) -> URL:
-    """The URL with PostgreSQL's driver filled in."""
-    parsed = make_url(url)
+    """The URL with PostgreSQL's driver filled in. Raises DatabaseUnusable where it is none, or of another database."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # which is not repeated: it may hold a password
+        raise DatabaseUnusable(
+            "The URL of the database cannot be read; write it as sqlite:///FILE or " + LIKE
+        ) from None
+    if (other := parsed.get_backend_name()) not in ("sqlite", "postgresql"):
+        raise DatabaseUnusable(f"The database is to be SQLite or PostgreSQL, not {other}; write its URL as {LIKE}")
     return parsed.set(drivername="postgresql+psycopg") if parsed.get_backend_name() == "postgresql" else parsed
 
 

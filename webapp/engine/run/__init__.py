@@ -1,6 +1,6 @@
 """A run in stages: planned and predicted from facts, done in the child process, measured, proven, told in the receipt.
 
-`checks` refuses what cannot be done before it starts, `plan` lists the stages, `stages` does them, `receipt` tells.
+`checks` refuses what cannot be done before it starts, `stages` lists the stages and does them, `receipt` tells.
 """
 
 import sys

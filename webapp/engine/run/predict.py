@@ -171,7 +171,7 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
                 size_bytes=_totals(facts, plans, original).size_bytes,
             )
         )
-        warnings.extend(_warnings(step, skipped))
+        warnings.extend(_warnings(step, asked, skipped))
     after = _totals(facts, plans, original)
     if after.size_bytes >= before.size_bytes:
         warnings.append("The file will not be smaller than the original.")
@@ -280,13 +280,18 @@ def _advance(plans: dict[str, StoragePlan], step: PreparedStep) -> Iterator[Skip
             yield SkippedLayer(layer=layer.name, reason=str(skip))
 
 
-def _warnings(step: PreparedStep, skipped: list[SkippedLayer]) -> Iterator[str]:
+def _warnings(step: PreparedStep, asked: Step, skipped: list[SkippedLayer]) -> Iterator[str]:
     named = f"Step {step.position + 1} ({step.technique.title})"
     if len(skipped) == len(step.layers):
         yield f"{named} will change nothing: {skipped[0].reason}."
     for pattern, given in step.settings.overrides:
         if not any(step.settings.of(layer) is given for layer in step.layers):
             yield f"{named}: the override of {pattern!r} counts for no layer, since later ones match the same."
+        for key in asked.overrides[pattern]:
+            declared: Any = step.technique.Settings.model_fields[key].json_schema_extra
+            for other, value in declared.get("show_when", {}).items():
+                if (there := getattr(given, other)) != value:
+                    yield f"{named}: {key} counts where {other} is {value}; where {pattern!r} counts it is {there}."
 
 
 def _totals(facts: CheckpointFacts, plans: dict[str, StoragePlan], original: CheckpointFacts) -> Totals:
