@@ -1,10 +1,8 @@
-"""TensorFlow Serving's own messages for a SavedModel: python predict_requests.py FOLDER GIVEN.npz FOUND.npz
+"""TensorFlow Serving's own messages for a SavedModel.
 
 Requests are made from the arrays, sent through bytes, held against the signature as a server does it, and answered by
 it into a response; its arrays are what is found.
 """
-
-import sys
 
 import numpy as np
 import tensorflow as tf
@@ -39,7 +37,3 @@ def main(folder: str, given: str, found: str) -> None:
         response.outputs[name].CopyFrom(tf.make_tensor_proto(tensor))
     answered = predict_pb2.PredictResponse.FromString(response.SerializeToString())
     np.savez(found, **{f"0.{name}": tf.make_ndarray(tensor) for name, tensor in answered.outputs.items()})
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
