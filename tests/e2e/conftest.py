@@ -14,6 +14,7 @@ from tests.pare_process import Served, serving
 from tests.patience import PATIENCE_SECONDS
 from webapp import samples as shipped
 
+SCREENSHOTS = os.environ.get("PARE_SCREENSHOTS")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [
     "--no-sandbox",
@@ -52,7 +53,7 @@ DISTILLED = {
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory) -> Served:
-    earnest = {"timing_seconds": "3"} if "PARE_SCREENSHOTS" in os.environ else {}
+    earnest = {"timing_seconds": "3"} if SCREENSHOTS else {}
     with serving(tmp_path_factory.mktemp("instance"), **earnest) as pare:
         yield pare
 
@@ -157,11 +158,10 @@ def clear_recipe(page: Page) -> None:
         page.locator("#steps [data-remove]").first.click()
 
 
-@pytest.fixture(scope="session")
-def images(tmp_path_factory) -> Path:
-    folder = Path(os.environ.get("PARE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def take_image(page: Page, name: str, full_page: bool = True) -> None:
+    """Into the folder SCREENSHOTS, where images are wanted."""
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=full_page)
 
 
 def drawn(page: Page) -> None:

@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from torch import nn
 
-from tests.e2e.conftest import NARROW, WIDE, drawn
+from tests.e2e.conftest import NARROW, WIDE, drawn, take_image
 from tests.engine.drawn import drawn_image, encoded, tone
 
 CAST = {"version": 1, "steps": [{"technique": "cast", "settings": {}}]}
@@ -84,14 +84,14 @@ PAGES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page(name, visitor, scheme, held, images):
+def test_page(name, visitor, scheme, held):
     for width, size in (("wide", WIDE), ("narrow", NARROW)):
         visitor.set_viewport_size(size)
         visitor.goto(PAGES[name].format(**held))
         drawn(visitor)
         if name == "recipe-images":
             expect(visitor.locator("#preprocessing-samples li")).to_have_count(8)
-        visitor.screenshot(path=images / f"{name}-{scheme}-{width}.png", full_page=True)
+        take_image(visitor, f"{name}-{scheme}-{width}")
         over = visitor.evaluate("document.scrollingElement.scrollWidth - innerWidth")
         assert over <= 0, f"{name} is {over} px wider than a {width} window"
         broken = Axe().run(visitor).response["violations"]

@@ -1,12 +1,14 @@
-"""Every page, light and dark, wide and narrow: readable with a screen reader, nothing cut off, images taken.
+"""Every page, light and dark, wide and narrow: readable with a screen reader, nothing cut off.
 
-The images go to the folder PARE_SCREENSHOTS where it is set (`make screenshots`), else to a temporary one.
+Where PARE_SCREENSHOTS names a folder (`make screenshots`), images of them go there.
 """
+
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from tests.e2e.conftest import NARROW, WIDE, drawn
+from tests.e2e.conftest import NARROW, SCREENSHOTS, WIDE, drawn, take_image
 
 PAGES = {
     "home": "/",
@@ -49,12 +51,12 @@ def places(api, samples, runs, with_onnx) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page(name, visitor, scheme, places, images):
+def test_page(name, visitor, scheme, places):
     for width, size in (("wide", WIDE), ("narrow", NARROW)):
         visitor.set_viewport_size(size)
         visitor.goto(PAGES[name].format(**places))
         drawn(visitor)
-        visitor.screenshot(path=images / f"{name}-{scheme}-{width}.png", full_page=True)
+        take_image(visitor, f"{name}-{scheme}-{width}")
         over = visitor.evaluate("document.scrollingElement.scrollWidth - innerWidth")
         assert over <= 0, f"{name} is {over} px wider than a {width} window"
         broken = Axe().run(visitor).response["violations"]
@@ -62,10 +64,11 @@ def test_page(name, visitor, scheme, places, images):
         assert not broken, f"{name}, {scheme}, {width}:\n" + "\n".join(told)
 
 
+@pytest.mark.skipif(not SCREENSHOTS, reason="make screenshots takes images")
 @pytest.mark.parametrize("name", README)
-def test_images_of_the_readme(name, page, places, images):
+def test_images_of_the_readme(name, page, places):
     page.set_viewport_size({"width": 1280, "height": 860})
     page.goto(PAGES[README[name]].format(**places))
     drawn(page)
-    page.screenshot(path=images / f"{name}.png")
-    assert (images / f"{name}.png").stat().st_size > 20_000
+    take_image(page, name, full_page=False)
+    assert (Path(SCREENSHOTS) / f"{name}.png").stat().st_size > 20_000
