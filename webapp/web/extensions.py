@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import TypeVar
 
 from flask import Flask, current_app
@@ -23,6 +24,8 @@ def init_database(app: Flask, url: str) -> None:
     """Connects the application and brings the tables to this version. Raises DatabaseUnusable."""
     app.config["SQLALCHEMY_ENGINES"] = {"default": {"url": database_url(url), **engine_options(url)}}
     db.init_app(app)
+    # async sessions, of which there are none, would be closed in a thread and an event loop of its own at each request
+    app.teardown_appcontext_funcs[:] = [f for f in app.teardown_appcontext_funcs if not iscoroutinefunction(f)]
     with app.app_context():
         prepare(db.engine)
         upgrade(db.engine)
