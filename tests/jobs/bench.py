@@ -121,7 +121,7 @@ class Bench:
         here, found = str(self.settings.work), []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and process.cwd().startswith(here):
+                if process.cwd().startswith(here) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

@@ -203,7 +203,7 @@ def test_settings_and_secrets_do_not_reach_the_child(supervise, told, monkeypatc
 SUPERVISE_FOREVER = """
 import json, sys
 from pathlib import Path
-from webapp.jobs.child import ChildSupervisor, imports_of
+from webapp.jobs.child import ChildSupervisor
 folder = Path(sys.argv[1])
 job = {"task": "stage", "stage": "s", "inputs": {}, "output": str(folder / "output"),
        "run": {"preprocessing": {"stages": {"s": [["sleep", 600]]}, "ledger": str(folder / "ledger")}}}

@@ -14,3 +14,22 @@ def test_children_that_die_before_they_say_a_word_are_given_up(tmp_path):
     finally:
         forks.close()
     assert forks.server_pid is None
+
+
+def test_what_an_order_names_is_imported_for_its_child_and_all_that_follow(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "large.py").touch()
+    (tmp_path / "entry.py").write_text(
+        "import importlib, sys\n"
+        "preload = lambda *modules: [importlib.import_module(name) for name in modules]\n"
+        "main = lambda job_file: 7 if 'large' in sys.modules else 0\n"
+    )
+    forks, statuses = Forks("entry", 1), []
+    try:
+        for imports in ((), ["large"], ()):
+            child = forks.start(tmp_path / "job.json", 0.2, lambda: False, imports)
+            statuses.append(child.wait())
+            child.close()
+    finally:
+        forks.close()
+    assert statuses == [0, 7, 7]
