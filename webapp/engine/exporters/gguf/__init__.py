@@ -121,6 +121,7 @@ def _weights(model: Model) -> dict[str, Encoded]:
     from webapp.engine.techniques.surgery.transformers_blocks import fits
 
     named = {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
+    shapes = {name: encoded.shape for name, encoded in named.items()}
     if model.tied:
         named.pop("lm_head.weight", None)
     factored = [name for name, encoded in named.items() if isinstance(encoded, Composite)]
@@ -133,7 +134,7 @@ def _weights(model: Model) -> dict[str, Encoded]:
     if strange:
         raise ExportUnfit(f"{strange[0]} is a tensor that llama.cpp has no name for.")
     assert model.architecture is not None
-    if not fits(model.architecture, {name: encoded.shape for name, encoded in named.items()}):
+    if not fits(model.architecture, shapes):
         raise ExportUnfit("Its layers are not all equally wide, and a GGUF file has one width for all of them.")
     return named
 
