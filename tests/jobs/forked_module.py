@@ -15,7 +15,7 @@ def preload(*modules: str) -> None:
     import webapp.jobs.deployer
     import webapp.jobs.worker
 
-    assert webapp
+    webapp.jobs.worker.load_plugins()
 
 
 def main(job_file: str) -> int:

@@ -35,12 +35,12 @@ def preload(*modules: str) -> None:
 
     from webapp.engine.importers import inspect
 
-    from . import inspection, stages
+    from . import inspection, load_plugins
 
     assert torch
     assert inspect
     assert inspection
-    stages.stages()
+    load_plugins()
     for name in modules:
         import_module(name)
 
