@@ -51,19 +51,19 @@ DISTILLED = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory) -> Served:
     earnest = {"timing_seconds": "3"} if SCREENSHOTS else {}
     with serving(tmp_path_factory.mktemp("instance"), **earnest) as pare:
         yield pare
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(served) -> Api:
     return Api(served.url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def samples(api) -> dict[str, str]:
     """The ids of what a fresh Pare holds, by file name, once they are inspected."""
     ids = {}
@@ -76,7 +76,7 @@ def samples(api) -> dict[str, str]:
     return ids
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def runs(api, samples) -> list[str]:
     """Three runs of the sample that have succeeded; the last has trained."""
     asked = {
@@ -94,7 +94,7 @@ def runs(api, samples) -> list[str]:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def with_onnx(api, samples) -> str:
     """A run of the sample that was also written as ONNX."""
     asked = api.run(
@@ -109,7 +109,7 @@ def with_onnx(api, samples) -> str:
     return run["id"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Browser:
     if not Path(CHROMIUM).exists():
         message = f"There is no Chromium at {CHROMIUM}: apt-get install chromium, or name one in CHROMIUM."

@@ -54,7 +54,7 @@ def network(folder: Path) -> Path:
     return folder / "small_cnn.pt"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def held(api, tmp_path_factory) -> dict[str, str]:
     """Ids of what is uploaded, and of a run on images."""
     folder = tmp_path_factory.mktemp("uploads")

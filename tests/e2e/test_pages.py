@@ -34,7 +34,7 @@ PAGES = {
 README = {"readme-run": "run", "readme-compare": "compare"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def places(api, samples, runs, with_onnx) -> dict[str, str]:
     deployed = api.post("/deployments", {"run_id": with_onnx, "name": "shown"})["name"]
     api.wait(f"/deployments/{deployed}", lambda row: row["state"] == "ready")
