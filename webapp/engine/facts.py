@@ -225,6 +225,7 @@ class Group:
     times: int = 1  # as many channels stay as that many times those of a group of width / times
     stacked: bool = False  # tensors (experts, ...): every expert keeps channels of its own, as many as the others
     multiple: int = 1  # as many stay as a multiple of it
+    counts: tuple[int, ...] | None = None  # as many may stay; None: any number
 
     @property
     def adjusted(self) -> bool:

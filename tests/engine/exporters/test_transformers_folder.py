@@ -151,6 +151,16 @@ def test_what_has_no_place_is_said(transformer, apply_steps, mlp, tmp_path):
         FORM.write(model, tmp_path)
 
 
+def test_a_layer_that_multiplies_with_its_weight_itself_keeps_one(transformer, apply_steps, tmp_path):
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40}
+    layers = {"include": ["*.dense"]}
+    given = transformer("FalconForCausalLM", "falcon", **small)
+    told, proof = proven(apply_steps(given, (*quantized(8), layers))[0], tmp_path / "out")
+    assert proof["agreed"]
+    assert told["packed"] == 0
+    assert any("a FalconLinear multiplies with its weight itself" in note for note in told["notes"])
+
+
 def test_a_layer_whose_weight_is_read_elsewhere_keeps_one(bench, apply_steps, tmp_path):
     import transformers
 

@@ -100,7 +100,10 @@ def alike(facts: CheckpointFacts) -> tuple:
     """Facts without an order that says nothing, and without counts of zeros that only values tell."""
     structure = facts.structure
     assert structure is not None
-    groups = [(g.kind, g.width, frozenset(g.members), g.key, g.times, g.stacked, g.multiple) for g in structure.groups]
+    groups = [
+        (g.kind, g.width, frozenset(g.members), g.key, g.times, g.stacked, g.multiple, g.counts)
+        for g in structure.groups
+    ]
     stays = {why: set(weights) for why, weights in structure.stays.items()}
     shapes = {tensor.name: (tensor.shape, tensor.dtype) for tensor in facts.tensors}
     return groups, stays, structure.blocks, structure.config, shapes, facts.layers, facts.tied, facts.architecture

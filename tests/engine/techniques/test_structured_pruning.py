@@ -223,6 +223,21 @@ def test_zeros_of_an_earlier_step_stay_and_later_steps_take_what_is_left(resnet,
     assert model.weights["layer1.1.conv2.weight"].shape == (4, 4, 3, 3)
 
 
+def test_heads_leave_down_to_a_number_that_the_config_takes(bench, tiny, tmp_path, apply_steps):
+    """Llama's takes one that divides the hidden size."""
+    sizes = {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 8}
+    tiny("LlamaForCausalLM", "llama", **sizes).save_pretrained(tmp_path / "m")
+    facts = with_structure(bench.checkpoint(bench.zip_folder(tmp_path / "m")))
+    assert {group.counts for group in facts.structure.groups if group.kind == "heads"} == {(1, 2, 4)}
+    model, outcomes = apply_steps((bench.out, facts), ("structured_pruning", {"cut": "heads", "ratio": 0.4}))
+    assert model.architecture.config["num_attention_heads"] == 4
+    assert any("4 is the number that the config takes nearest to 4.8" in outcome.note for outcome in outcomes)
+    assert answers(model).isfinite().all()
+    assert "8 is the number that the config takes nearest to 7.2" in refusal(
+        facts, ("structured_pruning", {"cut": "heads", "ratio": 0.1}, {})
+    )
+
+
 def refusal(facts: CheckpointFacts, *steps) -> str:
     made = [{"technique": name, "settings": values, **more} for name, values, more in steps]
     with pytest.raises(RecipeInvalid) as refused:
@@ -235,7 +250,9 @@ def test_what_cannot_be_cut_is_refused_with_the_reason(llama, mlp):
     assert "one width for all blocks" in refusal(llama[1], ("structured_pruning", {"scope": "global"}, {}))
     assert "every block must keep as many" in refusal(llama[1], ("structured_pruning", {}, only_first))
     assert "none of the chosen layers" in refusal(mlp[1], ("structured_pruning", {"cut": "heads"}, {}))
-    assert "multiple of 64" in refusal(mlp[1], ("structured_pruning", {"round_to": 64}, {}))
+    assert "64 is the least multiple that may stay, and there are 48" in refusal(
+        mlp[1], ("structured_pruning", {"round_to": 64}, {})
+    )
     quantized = ("weight_quantization", {}, {})
     assert "put structured_pruning before" in refusal(mlp[1], quantized, ("structured_pruning", {}, {}))
 

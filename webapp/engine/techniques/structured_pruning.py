@@ -131,7 +131,7 @@ class StructuredPruning(Technique):
                 makers = [weights[maker] for group in found if group.key == key for maker in sorted(group.makers)]
                 _alike(makers, settings, f"keep as many {kind}, as every block must")
         if all(kept_of(group, own) == group.width for group, own in found.items()):
-            raise Skip(f"no group is wide enough to lose a multiple of {step.round_to}")
+            raise Skip("nothing can leave: " + "; ".join(dict.fromkeys(_rounding(*each) for each in found.items())))
         return found
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
@@ -181,9 +181,14 @@ def kind_of(facts: CheckpointFacts, layer: LayerFacts) -> str:
 
 
 def kept_of(group: Group, settings: Any) -> int:
-    """How many stay: rounded to the multiple, at least one of it; all, where the group is no wider than that."""
+    """How many stay: rounded to the multiple, at least one of it; all, where the group is no wider than that.
+
+    Where only some numbers may stay, the nearest of them.
+    """
     multiple, width = multiple_of(group, settings), group.width // group.times
     wanted = (1 - settings.ratio) * width
+    if group.counts is not None:
+        return min((*group.counts, group.width), key=lambda count: abs(count - wanted))
     return group.times * int(min(width, max(multiple, round(wanted / multiple) * multiple)))
 
 
@@ -290,9 +295,10 @@ def _rounding(group: Group, settings: Any) -> str:
     if group.kind == "heads":
         if group.width == 1:
             return "all queries share one head of keys and values (multi-query), which has to stay"
-        return f"heads are whole, and {kept} is the number nearest to {wanted:.3g}"
+        some = group.counts is not None and len(group.counts) < group.width - 1
+        return f"heads are whole, and {kept} is the number {'that the config takes ' * some}nearest to {wanted:.3g}"
     if kept == group.width < multiple or wanted < kept == multiple:
-        return f"{multiple} is the least multiple that may stay, and it has {group.width}"
+        return f"{multiple} is the least multiple that may stay, and there are {group.width}"
     return f"{kept} is the multiple of {multiple} nearest to {wanted:.4g}"
 
 

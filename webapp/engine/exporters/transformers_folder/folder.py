@@ -119,7 +119,7 @@ class PackedWeights:
             elif isinstance(encoded, Quantized):
                 schemes[name] = PackingScheme.of(encoded.grid)
                 seen.add(path)
-        linear = [path for path, part in parts.items() if type(part).__name__ == "Linear" and path not in seen]
+        linear = [path for path, part in parts.items() if isinstance(part, nn.Linear) and path not in seen]
         sizes: Counter[str] = Counter()
         for encoded in model.weights.values():
             if encoded.dtype.is_floating_point:

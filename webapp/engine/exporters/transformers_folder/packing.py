@@ -50,6 +50,8 @@ def why_float(encoded: Encoded, part: nn.Module | None, tied: bool, read: bool =
     if not isinstance(part, nn.Linear):
         kinds = {2: "an embedding", 3: "a stack of experts" if part is None else "another"}
         return f"only linear layers are packed, and this is {kinds.get(len(encoded.shape), 'another')}"
+    if type(part).forward is not nn.Linear.forward:
+        return f"a {type(part).__name__} multiplies with its weight itself"
     if tied:
         return "it is tied to the embedding"
     if read:

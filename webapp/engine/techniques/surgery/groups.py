@@ -49,7 +49,12 @@ def cut_groups(groups: Iterable[Group], counts: Mapping[Group, int]) -> tuple[Gr
         return replace(member, offset=member.offset - before) if before else member
 
     return tuple(
-        replace(group, width=counts.get(group, group.width), members=tuple(map(moved, group.members)))
+        replace(
+            group,
+            width=counts.get(group, group.width),
+            members=tuple(map(moved, group.members)),
+            counts=group.counts and tuple(count for count in group.counts if count < counts.get(group, group.width)),
+        )
         for group in groups
     )
 

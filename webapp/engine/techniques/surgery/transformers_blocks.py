@@ -152,14 +152,22 @@ def _holdable(
     values: Mapping[str, Any],
     blocks: BlockRow | None,
 ) -> Structure:
-    """With those groups that the library has a module for when each is one channel narrower, by the config's key."""
+    """With those groups that the library has a module for when each is one channel narrower, by the config's key.
+
+    Of heads, which some configs take only where they divide the hidden size, with the numbers that may stay.
+    """
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for key in {group.key: None for group in groups}:
         own = [group for group in groups if group.key == key]
         least = min(own, key=lambda group: group.times)
-        kept = {group: group.width - group.times for group in own}
-        if least.width // least.times == 1:
+        most = least.width // least.times - 1
+        if least.kind == "heads":
+            counts = tuple(n for n in range(1, least.width) if _taken(narrowed(spec, values, least, n)))
+            groups = [replace(group, counts=counts) if group.key == key else group for group in groups]
+            most = max(counts, default=0)
+        if most == 0:
             continue  # nothing can leave in any case
+        kept = {group: most * group.times for group in own}
         if not fits(narrowed(spec, values, least, kept[least]), shapes | cut_shapes(shapes, kept.items())):
             groups = [group for group in groups if group.key != key]
             why = f"the library's module for this config has other shapes when its {key} is smaller"
@@ -256,6 +264,15 @@ def _shapes_of(spec: ArchitectureSpec) -> dict[str, tuple[int, ...]] | None:
     except invalid_value():
         return None
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _taken(spec: ArchitectureSpec) -> bool:
+    """Whether the library takes such a config."""
+    try:
+        parsed_config(spec.config)
+    except invalid_value():
+        return False
+    return True
 
 
 def _weights(prefix: str, module: nn.Module) -> list[str]:
