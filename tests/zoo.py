@@ -223,6 +223,13 @@ def written(exporter: str, family: str, form: str = "dense", dtype: str = "float
     return folder / "out", json.loads((folder / "told.json").read_text())
 
 
+def uncached():
+    """For torch's tracer: what it keeps of operators costs small modules more than it saves; graphs are the same."""
+    import torch
+
+    return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+
+
 def traced(model, keep: bool = False):
     """As the ONNX exporter's own: a graph whose weights are open depends on the module alone, and is traced once.
 
@@ -244,7 +251,7 @@ def traced(model, keep: bool = False):
     key = hashlib.sha256(repr(told).encode()).hexdigest()
 
     def build(folder: Path) -> None:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), uncached():
             onnx_ir.save(trace.traced(model, keep), folder / "graph.onnx")
 
     return onnx_ir.serde.deserialize_model(onnx.load(once(f"graph {key}", build) / "graph.onnx"))

@@ -26,7 +26,7 @@ def export(
     """The two lines that make such a file. `dynamic`: axes of each input that are free, by default the first."""
     if dynamic is None:
         dynamic = tuple({0: Dim("batch")} for _ in given)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), zoo.uncached():
         warnings.simplefilter("ignore")
         program = torch.export.export(module.eval(), given, kwargs or None, dynamic_shapes=dynamic or None)
         torch.export.save(program.run_decompositions() if decomposed else program, path)

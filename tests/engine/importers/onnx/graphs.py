@@ -133,7 +133,7 @@ def export(name: str, path: Path, dynamo: bool, free: bool) -> None:
         options |= {"opset_version": 14, "dynamic_axes": dict.fromkeys(names, dict.fromkeys(axes)) if free else None}
         if free:
             options["dynamic_axes"] = {key: {axis: f"free{axis}" for axis in axes} for key in names}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), zoo.uncached():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, given, path, **options)
 
