@@ -139,7 +139,8 @@ def test_factors_stay_apart(run):
 
 
 def test_calibration_and_training_reach_its_layers(run):
-    _, concluded = run("residual", ("gptq", {"bits": 4}), ("distillation", {"epochs": 1}))
+    """From 2 bits: of those that 4 leave, no step may be better, and then the weights are left as they were."""
+    _, concluded = run("residual", ("gptq", {"bits": 2}), ("distillation", {"epochs": 6}))
     assert concluded["result"]["metrics"]["accuracy"]["value"] > 0.6  # of ten classes
     assert not [row for row in concluded["receipt"]["requested"] if not row["ok"]]
 
