@@ -269,6 +269,7 @@ def test_paragraphs_that_evaluate_are_left_out_of_training(bench):
         ("a.parquet", b"PAR1....", "a damaged Parquet file"),
         ("a.npy", b"\x93NUMPY....", "a single NumPy array"),
         ("a.pkl", b"\x80\x04....", "a Python pickle, which runs code"),
+        ("a.safetensors", b"\x80\x00\x00\x00\x00\x00\x00\x00{", "of no format that Pare knows"),
         ("a.doc", b"hello", "of no format that Pare knows"),
         ("a.csv", b"id,words\n1,x\n", "has id, words; it needs a column called text"),
         ("a.csv", b"text,label\n", "holds no rows"),

@@ -30,11 +30,12 @@ from .split import apart, divided, joined, kind_of, targets_of, write_split
 Split = Literal["auto", "all"]
 READ = (array_uploads.ACCEPTS, image_uploads.ACCEPTS, PROSE, ROWS, QUESTIONS, parquet_uploads.ACCEPTS)
 PARQUET = b"PAR1"
+PICKLE = "a Python pickle, which runs code when it is read; save arrays with np.savez(path, x=..., y=...)"
 FOREIGN = (
     (b"\x93NUMPY", "a single NumPy array; save it with np.savez(path, x=..., y=...)"),
     (b"\x89HDF", "an HDF5 file; save its arrays with np.savez(path, x=..., y=...)"),
     (b"\x1f\x8b", "a gzip archive; unpack it and upload what is inside"),
-    (b"\x80", "a Python pickle, which runs code when it is read; save arrays with np.savez(path, x=..., y=...)"),
+    *((b"\x80" + bytes([protocol]), PICKLE) for protocol in range(2, 6)),  # a length may begin with 0x80 too
 )
 
 
