@@ -62,11 +62,6 @@ for name, two in MANY.items():
     pointwise(name)(lambda node, *given, function=two: functools.reduce(function, given))
 
 
-@pointwise("Cast")
-def cast(node: ConvertedNode, x: Tensor) -> Tensor:
-    return tf.cast(x, dtype_of(node.get("to")))
-
-
 @pointwise("Clip")
 def clip(node: ConvertedNode, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     x = x if low is None else tf.maximum(x, low)
@@ -80,32 +75,12 @@ def div(node: ConvertedNode, a: Tensor, b: Tensor) -> Tensor:
     return tf.truncatediv(a, b) if a.dtype.is_integer else tf.divide(a, b)
 
 
-@pointwise("Mod")
-def mod(node: ConvertedNode, a: Tensor, b: Tensor) -> Tensor:
-    return tf.math.truncatemod(a, b) if node.get("fmod", 0) else tf.math.floormod(a, b)
-
-
 @pointwise("Pow")
 def power(node: ConvertedNode, x: Tensor, exponent: Tensor) -> Tensor:
     x = tf.convert_to_tensor(x)
     if tf.is_tensor(exponent) or exponent.size != 1:
         return tf.pow(x, tf.cast(exponent, x.dtype))
     return tf.square(x) if float(exponent) == 2 else tf.pow(x, tf.cast(float(exponent), x.dtype))
-
-
-@pointwise("Gelu")
-def gelu(node: ConvertedNode, x: Tensor) -> Tensor:
-    return tf.nn.gelu(x, approximate=node.get("approximate", "none") == "tanh")
-
-
-@pointwise("LeakyRelu")
-def leaky_relu(node: ConvertedNode, x: Tensor) -> Tensor:
-    return tf.nn.leaky_relu(x, node.get("alpha", 0.01))
-
-
-@pointwise("Elu")
-def elu(node: ConvertedNode, x: Tensor) -> Tensor:
-    return tf.where(x < 0, node.get("alpha", 1.0) * tf.math.expm1(tf.minimum(x, 0.0)), x)
 
 
 @pointwise("Celu")
@@ -120,24 +95,23 @@ def selu(node: ConvertedNode, x: Tensor) -> Tensor:
     return gamma * tf.where(x < 0, alpha * tf.math.expm1(tf.minimum(x, 0.0)), x)
 
 
-@pointwise("HardSigmoid")
-def hard_sigmoid(node: ConvertedNode, x: Tensor) -> Tensor:
-    return tf.clip_by_value(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0.0, 1.0)
-
-
-@pointwise("Swish")
-def swish(node: ConvertedNode, x: Tensor) -> Tensor:
-    return x * tf.sigmoid(node.get("alpha", 1.0) * x)
-
-
-@pointwise("Where")
-def where(node: ConvertedNode, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return tf.where(condition, a, b)
-
-
 @pointwise("Dropout")
 def dropout(node: ConvertedNode, x: Tensor, *training: Any) -> Tensor:
     """Does nothing when a model answers."""
     if len(node.outputs) > 1:
         raise Unmapped("Dropout with a mask")
     return tf.identity(x)
+
+
+SINGLE: dict[str, Callable[..., Tensor]] = {
+    "Cast": lambda node, x: tf.cast(x, dtype_of(node.get("to"))),
+    "Mod": lambda node, a, b: tf.math.truncatemod(a, b) if node.get("fmod", 0) else tf.math.floormod(a, b),
+    "Gelu": lambda node, x: tf.nn.gelu(x, approximate=node.get("approximate", "none") == "tanh"),
+    "LeakyRelu": lambda node, x: tf.nn.leaky_relu(x, node.get("alpha", 0.01)),
+    "Elu": lambda node, x: tf.where(x < 0, node.get("alpha", 1.0) * tf.math.expm1(tf.minimum(x, 0.0)), x),
+    "HardSigmoid": lambda node, x: tf.clip_by_value(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0.0, 1.0),
+    "Swish": lambda node, x: x * tf.sigmoid(node.get("alpha", 1.0) * x),
+    "Where": lambda node, condition, a, b: tf.where(condition, a, b),
+}
+for name, function in SINGLE.items():
+    pointwise(name)(function)

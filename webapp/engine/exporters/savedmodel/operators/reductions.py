@@ -56,16 +56,6 @@ def cumulative(node: ConvertedNode, x: Tensor, axis: Tensor) -> Tensor:
     return tf.cumsum(x, int(known(node, axis).reshape(())), **about)
 
 
-@plain("Softmax")
-def softmax(node: ConvertedNode, x: Tensor) -> Tensor:
-    return tf.nn.softmax(x, axis=node.get("axis", -1))
-
-
-@plain("LogSoftmax")
-def log_softmax(node: ConvertedNode, x: Tensor) -> Tensor:
-    return tf.nn.log_softmax(x, axis=node.get("axis", -1))
-
-
 @plain("TopK")
 def top(node: ConvertedNode, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     if node.get("axis", -1) % len(x.shape) != len(x.shape) - 1 or not node.get("largest", 1):
@@ -128,3 +118,11 @@ def batch_normalization(
         tf.reshape(tensor, [-1, *[1] * (x.rank - 2)]) if x.rank > 2 else tensor for tensor in given
     )
     return Dynamic((x.plain() - average) * (weight * tf.math.rsqrt(spread + epsilon)) + offset)
+
+
+SINGLE: dict[str, Callable[..., Tensor]] = {
+    "Softmax": lambda node, x: tf.nn.softmax(x, axis=node.get("axis", -1)),
+    "LogSoftmax": lambda node, x: tf.nn.log_softmax(x, axis=node.get("axis", -1)),
+}
+for name, function in SINGLE.items():
+    plain(name)(function)

@@ -74,22 +74,6 @@ for _name, _run in PLAIN.items():
     operator(_name)(_one(_name, _run))
 
 
-@operator("Identity")
-def identity(_: Any, x: Value) -> Value:
-    return x
-
-
-@operator("Dropout")
-def dropout(_: Any, x: Value, *__: Any) -> list[Value | None]:
-    """As it is in evaluation."""
-    return [x, None]
-
-
-@operator("LeakyRelu")
-def leaky_relu(node: Any, x: Value) -> Value:
-    return functional.leaky_relu(tensor(x), node.get("alpha", 0.01))
-
-
 @operator("Elu")
 def elu(node: Any, x: Value) -> Value:
     value, alpha = tensor(x), node.get("alpha", 1.0)
@@ -101,11 +85,6 @@ def selu(node: Any, x: Value) -> Any:
     alpha, gamma = node.get("alpha", 1.6732632423543772), node.get("gamma", 1.0507009873554805)
     value = tensor(x)
     return gamma * torch.where(value > 0, value, alpha * torch.expm1(value))
-
-
-@operator("Celu")
-def celu(node: Any, x: Value) -> Value:
-    return functional.celu(tensor(x), node.get("alpha", 1.0))
 
 
 @operator("HardSigmoid")
@@ -132,11 +111,6 @@ def softsign(_: Any, x: Value) -> Value:
 def shrink(node: Any, x: Value) -> Value:
     value, bias, edge = tensor(x), node.get("bias", 0.0), node.get("lambd", 0.5)
     return torch.where(value > edge, value - bias, torch.where(value < -edge, value + bias, 0.0))
-
-
-@operator("Gelu")
-def gelu(node: Any, x: Value) -> Value:
-    return functional.gelu(tensor(x), approximate=node.get("approximate", "none"))
 
 
 @operator("com.microsoft.FastGelu", "com.microsoft.BiasGelu")
@@ -177,3 +151,14 @@ def hardmax(node: Any, x: Value) -> Value:
     value, axis = tensor(x), node.get("axis", -1 if node.opset >= 13 else 1)
     first = torch.argmax(value, axis)
     return functional.one_hot(first, value.shape[axis]).movedim(-1, axis).to(value.dtype)
+
+
+SINGLE: dict[str, Callable[..., Any]] = {
+    "Identity": lambda _, x: x,
+    "Dropout": lambda _, x, *__: [x, None],  # as it is in evaluation
+    "LeakyRelu": lambda node, x: functional.leaky_relu(tensor(x), node.get("alpha", 0.01)),
+    "Celu": lambda node, x: functional.celu(tensor(x), node.get("alpha", 1.0)),
+    "Gelu": lambda node, x: functional.gelu(tensor(x), approximate=node.get("approximate", "none")),
+}
+for _name, _function in SINGLE.items():
+    operator(_name)(_function)
