@@ -5,7 +5,7 @@ import torch
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe, Step, lines_named
-from webapp.engine.run.predict import check_recipe, match_layers, predict, prepare
+from webapp.engine.run.predict import match_layers, predict, prepare
 from webapp.engine.run.stages import RunGiven, plan_stages
 from webapp.engine.run.stages.base import SourceDigests
 
@@ -16,7 +16,7 @@ def step(technique="magnitude_pruning", **more):
 
 def refused(facts, *steps) -> RecipeInvalid:
     with pytest.raises(RecipeInvalid) as caught:
-        check_recipe(facts, Recipe.read({"steps": list(steps)}))
+        predict(facts, Recipe.read({"steps": list(steps)}))
     return caught.value
 
 
@@ -57,7 +57,7 @@ def test_json_as_text_may_have_tabs_and_any_escape(mlp):
     text = '{\n\t"steps": [{"technique": "cast",\n\t\t"overrides": {"\\ud83d\\ude00\\/": {}}}]}'
     assert list(Recipe.parse(text).steps[0].overrides) == ["😀/"]
     with pytest.raises(RecipeInvalid, match=r"matches no layer.*\(line 3\)"), lines_named(text):
-        check_recipe(mlp[1], Recipe.parse(text))
+        predict(mlp[1], Recipe.parse(text))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_malformed_recipe_gets_a_sentence(text, field, says):
 )
 def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
     with pytest.raises(RecipeInvalid, match=rf" \(line {line}\)\.$"), lines_named(text):
-        check_recipe(mlp[1], Recipe.parse(text))
+        predict(mlp[1], Recipe.parse(text))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_an_order_that_makes_no_sense_is_refused_with_the_reason(mlp, first, sec
 
 
 def test_the_same_techniques_on_different_layers_are_fine(mlp):
-    check_recipe(
+    predict(
         mlp[1],
         Recipe.read(
             {
@@ -238,14 +238,14 @@ def test_a_recipe_of_version_1_is_read_as_one_of_version_2(mlp, version):
     assert recipe.as_dict() == now
     assert list(recipe.as_dict()["steps"][0]["overrides"]) == ["*", "2"]
     assert Recipe.parse(recipe.to_yaml()) == recipe
-    check_recipe(mlp[1], recipe.model_copy(update={"steps": recipe.steps[:1]}))
+    predict(mlp[1], recipe.model_copy(update={"steps": recipe.steps[:1]}))
     unread = {**version, "steps": [step("gptq", settings={"bits_by_layer": "2"})]}
     with pytest.raises(RecipeInvalid, match="'2' is not a pattern with its bits") as caught:
         Recipe.read(unread)
     assert caught.value.field == "steps.0.settings.bits_by_layer"
     assert refused(mlp[1], step("gptq", settings={"bits_by_layer": "2=7"})).field == "steps.0.overrides.2.bits"
     with pytest.raises(RecipeInvalid, match="not a setting that exists"):
-        check_recipe(mlp[1], Recipe.read({"version": 2, "steps": [given]}))
+        predict(mlp[1], Recipe.read({"version": 2, "steps": [given]}))
 
 
 def test_excluding_one_name_of_a_tied_tensor_excludes_it(inspected):
@@ -271,7 +271,7 @@ def test_a_key_that_is_said_twice_is_named_with_its_line(text):
 def test_a_number_that_is_none_is_refused(mlp, number):
     text = f"version: 1\nsteps:\n- technique: magnitude_pruning\n  settings: {{sparsity: {number}}}\n"
     with pytest.raises(RecipeInvalid, match="sparsity"):
-        check_recipe(mlp[1], Recipe.parse(text))
+        predict(mlp[1], Recipe.parse(text))
 
 
 def test_what_an_override_says_in_vain_is_told(mlp):

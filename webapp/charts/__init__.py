@@ -12,20 +12,3 @@ from .points import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_fro
 from .storage import bytes_by_storage
 from .tradeoff import size_vs_accuracy
 from .treemap import weights_treemap
-
-__all__ = [
-    "ABSOLUTE_METRICS",
-    "AXES",
-    "bytes_by_storage",
-    "curve_rows",
-    "front_runs",
-    "metric_names",
-    "pareto_front",
-    "per_layer_sparsity",
-    "quantities",
-    "size_bars",
-    "size_vs_accuracy",
-    "sparsity_bars",
-    "stage_curve",
-    "weights_treemap",
-]

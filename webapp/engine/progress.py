@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -54,6 +54,3 @@ def tracked(items: Sequence[Item], report: Report, message: str = "") -> Iterato
         report.progress(index / len(items), message.format(item=item, index=index + 1, total=len(items)))
         yield item
     report.progress(1.0)
-
-
-__all__ = ["Iterable", "ProgressPart", "Report", "Silent", "tracked"]

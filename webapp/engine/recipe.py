@@ -91,7 +91,7 @@ Overrides = Annotated[dict[str, dict[str, Any]], BeforeValidator(_ordered), Fiel
 
 
 class Step(BaseModel):
-    """`settings` and `overrides` are checked by the technique, in `predict.check_recipe`.
+    """`settings` and `overrides` are checked by the technique, in `predict`.
 
     `overrides`: settings that replace the step's own in the layers that a pattern matches. Only the last pattern that
     matches a layer counts for it, so their order is part of the recipe.

@@ -39,13 +39,9 @@ def try_formats(
     spec = facts.get("architecture")
     if spec is None or spec["family"] in CERTAIN:
         return {**facts}
-    job = {"task": "try_formats", "folder": str(files), "facts": facts, "seconds": SECONDS}
-    asked = {**job, "output": str(folder / "output"), "memory_limit_bytes": memory_limit_bytes}
-    try:
-        return {**facts, "unwritable": children.run(asked, folder, tell, unwanted)}
-    except PareError as error:
-        log.warning("Which formats %s can be written in could not be tried: %s", spec["title"], error)
-        return {**facts}
+    job = {"task": "try_formats", "folder": str(files), "facts": facts, "memory_limit_bytes": memory_limit_bytes}
+    found = _found_out(children, job, folder, tell, unwanted)
+    return {**facts} if found is None else {**facts, "unwritable": found}
 
 
 def look_at_structure(
@@ -57,13 +53,19 @@ def look_at_structure(
     memory_limit_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The facts of a checkpoint with what of it can be cut, or why that is not known. Raises Stopped."""
-    spec = facts.get("architecture")
-    if spec is None:
+    if facts.get("architecture") is None:
         return {**facts}
-    job = {"task": "look_at_structure", "facts": facts, "seconds": SECONDS}
-    asked = {**job, "output": str(folder / "output"), "memory_limit_bytes": memory_limit_bytes}
+    job = {"task": "look_at_structure", "facts": facts, "memory_limit_bytes": memory_limit_bytes}
+    found = _found_out(children, job, folder, tell, unwanted)
+    return {**facts, "structure": {"unknown": UNKNOWN} if found is None else found}
+
+
+def _found_out(
+    children: ChildSupervisor, job: dict[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """What the child found; None where it ended before."""
     try:
-        return {**facts, "structure": children.run(asked, folder, tell, unwanted)}
+        return children.run({**job, "seconds": SECONDS, "output": str(folder / "output")}, folder, tell, unwanted)
     except PareError as error:
-        log.warning("The structure of %s could not be looked at: %s", spec["title"], error)
-        return {**facts, "structure": {"unknown": UNKNOWN}}
+        log.warning("%s of %s was not done: %s", job["task"], job["facts"]["architecture"]["title"], error)
+        return None

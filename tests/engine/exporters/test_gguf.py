@@ -13,7 +13,7 @@ from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
 from webapp.engine.importers.gguf.names import why_not
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.predict import check_recipe
+from webapp.engine.run.predict import predict
 from webapp.engine.run.proof import compare_probe, write_proof
 from webapp.engine.weights import Quantized
 
@@ -220,7 +220,7 @@ def test_factors_are_refused_with_the_way_out(language_model, apply_steps, tmp_p
 def test_factors_are_refused_before_anything_runs(language_model):
     _, facts = language_model()
     recipe = Recipe.read({"steps": [{"technique": "low_rank", "settings": {"ratio": 0.5}}]})
-    kinds = check_recipe(facts, recipe).kinds
+    kinds = predict(facts, recipe).kinds
     assert "pivoted" in kinds
     for name in ("gguf", "compressed_tensors"):
         with pytest.raises(RecipeInvalid, match="the recipe leaves low-rank factors"):

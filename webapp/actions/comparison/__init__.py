@@ -2,5 +2,3 @@
 
 from .table import Comparison, as_csv, compare, drawn, runs_of
 from .view import COLUMNS, SCALES, SETTINGS, View
-
-__all__ = ["COLUMNS", "SCALES", "SETTINGS", "Comparison", "View", "as_csv", "compare", "drawn", "runs_of"]

@@ -2,5 +2,3 @@
 
 from .stored import RunFiles, pack
 from .targets import TARGETS, Target, offered
-
-__all__ = ["TARGETS", "RunFiles", "Target", "offered", "pack"]

@@ -225,6 +225,3 @@ def offered(run: Run) -> dict[str, tuple[Target, Artifact]]:
 
 def _file(name: str) -> str:
     return (FILES / name).read_text(encoding="utf8")
-
-
-__all__ = ["TARGETS", "Target", "offered"]

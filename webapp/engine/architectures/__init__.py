@@ -59,13 +59,3 @@ def class_names(spec: ArchitectureSpec) -> tuple[str, ...] | None:
         return None
     names = tuple(str(labels[str(index)]) for index in range(len(labels)))
     return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
-
-
-__all__ = [
-    "Architecture",
-    "architecture",
-    "architectures",
-    "class_names",
-    "classes",
-    "recognise",
-]

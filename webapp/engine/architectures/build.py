@@ -162,6 +162,3 @@ def _tie(module: nn.Module, alias: str, name: str) -> None:
     source = module.get_submodule(name.rpartition(".")[0])
     target = module.get_submodule(alias.rpartition(".")[0])
     setattr(target, alias.rpartition(".")[2], getattr(source, name.rpartition(".")[2]))
-
-
-__all__ = ["build", "fill", "load", "release", "skeleton_of", "sources"]

@@ -100,6 +100,3 @@ def _read(
         rows, labels = read_rows(upload, filename, notes)
         return rows, None, labels
     raise DatasetRefused(f"{filename} is of no format that Pare knows; upload {one_of(READ)}")
-
-
-__all__ = ["inspect_dataset"]

@@ -76,17 +76,3 @@ def unwritable(folder: Path, facts: CheckpointFacts) -> dict[str, str]:
     trial = TracingTrial(Model.of_checkpoint(folder, facts))
     fitting = {name: form for name, form in exporters().items() if form.refuses(facts) is None}
     return {name: why for name, form in fitting.items() if (why := form.tried(trial))}
-
-
-__all__ = [
-    "Capabilities",
-    "Exporter",
-    "Loaded",
-    "check_formats",
-    "check_names",
-    "exporters",
-    "measured",
-    "served_by",
-    "unwritable",
-    "with_always",
-]

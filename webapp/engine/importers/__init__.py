@@ -18,6 +18,3 @@ def importers() -> dict[str, type[Importer]]:
     """Every format by its name, in the order in which they are asked whether an upload is theirs."""
     found = declared(sys.modules[__name__], Importer)  # type: ignore[type-abstract]
     return dict(sorted(found.items(), key=lambda named: (named[1].priority, named[0])))
-
-
-__all__ = ["Importer", "Opened", "importers"]

@@ -292,6 +292,3 @@ def _facts(
         notes=tuple(opened.notes),
         weights_bytes=written,
     )
-
-
-__all__ = ["inspect_checkpoint"]

@@ -17,7 +17,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import needs_of, techniques
 from webapp.engine.techniques.training.teaching import check_alike
 
-from .predict import check_recipe
+from .predict import predict
 from .wiring import unconfirmable
 
 
@@ -42,7 +42,7 @@ def check_run(
     teaches in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the
     field.
     """
-    check_formats(facts, exports, check_recipe(facts, recipe).kinds)
+    check_formats(facts, exports, predict(facts, recipe).kinds)
     check_datasets(facts, dataset, training)
     parts = [given.facts for given in (dataset, training) if given is not None]
     for index, message in without_data(facts, recipe, dataset, training):

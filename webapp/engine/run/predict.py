@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from webapp.engine.architectures.reshape import Plans, ShapeChange, reshaped_facts, reshaped_plans
 from webapp.engine.errors import RecipeInvalid
@@ -66,7 +66,7 @@ class PatternMatch(BaseModel):
 class StepMatches(BaseModel):
     include: list[PatternMatch]
     exclude: list[PatternMatch]
-    overrides: list[PatternMatch]  # of the selected layers, those whose settings this pattern decides
+    overrides: list[PatternMatch] = Field(description="With the layers of the step for which this override counts.")
     selected: list[str]
 
 
@@ -120,11 +120,6 @@ def prepare(facts: CheckpointFacts, recipe: Recipe) -> list[PreparedStep]:
     return found
 
 
-def check_recipe(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
-    """Raises RecipeInvalid where the recipe cannot be applied to this checkpoint, with the reason and the field."""
-    return predict(facts, recipe)
-
-
 def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepMatches:
     """What each pattern of a step matches, for the form. Raises RecipeInvalid for an unknown technique only."""
     found = technique(step.technique, step.version, f"steps.{position}.technique")
@@ -148,7 +143,7 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
 
 
 def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
-    """The file that the recipe will give. Raises RecipeInvalid like `check_recipe`."""
+    """The file that the recipe will give. Raises RecipeInvalid where it cannot be applied, with reason and field."""
     plans: Plans = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
     before = _totals(facts, plans, facts).model_copy(update={"size_bytes": facts.weights_bytes})
     exact, steps = True, []

@@ -56,17 +56,3 @@ def with_versions(recipe: Recipe) -> Recipe:
     """
     steps = tuple(step.model_copy(update={"version": technique(step.technique).version}) for step in recipe.steps)
     return recipe.model_copy(update={"steps": steps})
-
-
-__all__ = [
-    "DATA_NEEDS",
-    "Context",
-    "Outcome",
-    "ShapeChange",
-    "Skip",
-    "Technique",
-    "needs_of",
-    "technique",
-    "techniques",
-    "with_versions",
-]

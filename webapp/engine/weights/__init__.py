@@ -38,28 +38,3 @@ def form_of(kind: str) -> type[Encoded]:
             "Read the file with the version that wrote it."
         )
     return forms()[kind]
-
-
-__all__ = [
-    "Composite",
-    "CompositePlan",
-    "Dense",
-    "DensePlan",
-    "Encoded",
-    "Factored",
-    "FactoredConv",
-    "FactoredConvPlan",
-    "FactoredPlan",
-    "FormInTraining",
-    "Pivoted",
-    "PivotedPlan",
-    "Quantized",
-    "QuantizedPlan",
-    "StoragePlan",
-    "TensorPart",
-    "dtype_name",
-    "dtype_of",
-    "form_of",
-    "forms",
-    "half_dtype",
-]

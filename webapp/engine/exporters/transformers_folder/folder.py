@@ -213,6 +213,3 @@ def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
     with file.open("rb") as source, archive.open(info, "w", force_zip64=True) as target:
         while chunk := source.read(1 << 20):
             target.write(chunk)
-
-
-__all__ = ["CONFIG", "INSIDE", "WEIGHTS", "PackedWeights", "as_float", "write_folder"]

@@ -55,6 +55,3 @@ def is_pointless(stage: RunStage, planned: Mapping[str, RunStage], failed: Colle
 def run_stage(job: StageJob, report: Report) -> dict[str, Any]:
     """Does one stage: files go into `job.output`, the facts come back as plain JSON data. Raises PareError."""
     return plan_stages(job.run)[job.stage].run(job, report)
-
-
-__all__ = ["RunGiven", "RunStage", "StageJob", "format_of", "is_pointless", "plan_stages", "run_stage", "stages"]

@@ -5,16 +5,3 @@ from .matrices import WeightMatrix, weight_matrices
 from .samples import TechniqueData
 from .sequential_calibration import calibration_blocks
 from .statistics import AbsoluteMean, Covariance, CrossCovariance, SquareSum, Statistic
-
-__all__ = [
-    "AbsoluteMean",
-    "CalibrationBlock",
-    "Covariance",
-    "CrossCovariance",
-    "SquareSum",
-    "Statistic",
-    "TechniqueData",
-    "WeightMatrix",
-    "calibration_blocks",
-    "weight_matrices",
-]

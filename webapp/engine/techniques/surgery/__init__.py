@@ -7,5 +7,3 @@ from .traced import ANSWERS
 from .transformers_blocks import OUTSIDE, RESIDUAL
 
 ENDS = (ANSWERS, OUTSIDE, RESIDUAL)  # reasons why nothing is asked of the outputs of a layer whose inputs are cut
-
-__all__ = ["ENDS", "check_fits", "look_at", "narrower", "structure_of", "with_structure"]

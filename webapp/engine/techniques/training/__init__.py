@@ -8,5 +8,3 @@ from .objectives import Labels, Objective
 from .samples import TrainingSamples
 from .settings import TrainingSettings
 from .student import Student
-
-__all__ = ["Labels", "Objective", "Student", "Trained", "TrainingSamples", "TrainingSettings", "train"]

@@ -1,7 +1,7 @@
 """The API: one file per noun, all on one blueprint. What a route takes and gives is declared where it is defined,
 and `openapi.json` is made from that."""
 
-from . import (  # noqa: F401
+from . import (
     artifacts,
     checkpoints,
     compare,
@@ -17,5 +17,3 @@ from . import (  # noqa: F401
 )
 from .document import pages
 from .endpoints import blueprint
-
-__all__ = ["blueprint", "pages"]

@@ -6,7 +6,7 @@ from webapp.actions.run_requests import named, parse_recipe, ready
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe, lines_named
 from webapp.engine.run.checks import without_data
-from webapp.engine.run.predict import match_layers, predict
+from webapp.engine.run.predict import StepMatches, match_layers, predict
 from webapp.store.models import Checkpoint, Dataset
 from webapp.web.extensions import db
 
@@ -53,6 +53,5 @@ def asked(body: schemas.PredictRequest) -> tuple[CheckpointFacts, Recipe]:
     return CheckpointFacts.model_validate(checkpoint.facts), parse_recipe(body.recipe)
 
 
-def matches(facts: CheckpointFacts, recipe: Recipe) -> list[schemas.StepMatchesAnswer]:
-    found = [match_layers(facts, step, position) for position, step in enumerate(recipe.steps)]
-    return [schemas.StepMatchesAnswer.model_validate(each.model_dump()) for each in found]
+def matches(facts: CheckpointFacts, recipe: Recipe) -> list[StepMatches]:
+    return [match_layers(facts, step, position) for position, step in enumerate(recipe.steps)]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_fie
 
 from webapp.actions.run_requests import AskedRecipe
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import StepMatches
 
 LARGEST_PAGE = 200
 LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
@@ -169,20 +170,8 @@ class TechniquesAnswer(BaseModel):
     items: list[TechniqueAnswer]
 
 
-class PatternAnswer(BaseModel):
-    pattern: str
-    layers: list[str]
-
-
-class StepMatchesAnswer(BaseModel):
-    include: list[PatternAnswer]
-    exclude: list[PatternAnswer]
-    overrides: list[PatternAnswer] = Field(description="With the layers of the step for which this override counts.")
-    selected: list[str]
-
-
 class MatchesAnswer(BaseModel):
-    matches: list[StepMatchesAnswer] = Field(description="One per step.")
+    matches: list[StepMatches] = Field(description="One per step.")
 
 
 class PredictAnswer(MatchesAnswer):

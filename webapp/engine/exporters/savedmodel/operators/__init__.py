@@ -8,5 +8,3 @@ from .registry import OPERATORS, ConvertedNode, Unmapped
 assert set(OPERATORS) == KNOWN, set(OPERATORS) ^ KNOWN
 
 KINDS = (convolutions, integers, pooling, pointwise, products, reductions, shapes)
-
-__all__ = ["OPERATORS", "ConvertedNode", "Unmapped"]

@@ -5,17 +5,3 @@ Each is a function of its node and of its inputs (None for one that is left out)
 
 from . import arithmetic, attention, elementwise, indexing, norms, pools, products, recurrent, reductions, shapes
 from .table import OPERATORS
-
-__all__ = [
-    "OPERATORS",
-    "arithmetic",
-    "attention",
-    "elementwise",
-    "indexing",
-    "norms",
-    "pools",
-    "products",
-    "recurrent",
-    "reductions",
-    "shapes",
-]
