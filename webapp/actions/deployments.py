@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -30,9 +30,7 @@ SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 ModelSide = Literal["original", "result"]
 
 
-class DeploymentRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class DeploymentRequest(BaseModel, extra="forbid"):
     run_id: str
     artifact: str | None = Field(None, description="A file of the run that can be served; else the first that can.")
     name: str | None = Field(None, pattern=SLUG, description="Part of its address; made from the run's name if none.")

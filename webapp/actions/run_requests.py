@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from webapp.engine.data.tasks import with_task
@@ -40,10 +40,8 @@ AskedRecipe = Annotated[
 ]
 
 
-class RunRequest(BaseModel):
+class RunRequest(BaseModel, extra="forbid"):
     """What is asked for."""
-
-    model_config = ConfigDict(extra="forbid")
 
     checkpoint_id: str
     dataset_id: str | None = Field(None, description="Evaluates; without it quality is not measured.")
@@ -62,10 +60,8 @@ class RunRequest(BaseModel):
     )
 
 
-class RunChanges(BaseModel):
+class RunChanges(BaseModel, extra="forbid"):
     """What a fork changes; all else is as in the run it comes from. A null dataset_id takes the dataset away."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dataset_id: str | None = None
     training_dataset_id: str | None = None
@@ -84,14 +80,13 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
     PreprocessingInvalid.
     """
     checkpoint = ready(session, Checkpoint, asked.checkpoint_id, "checkpoint_id")
-    dataset = ready(session, Dataset, asked.dataset_id, "dataset_id") if asked.dataset_id else None
-    training = (
-        ready(session, Dataset, asked.training_dataset_id, "training_dataset_id") if asked.training_dataset_id else None
-    )
-    teacher = (
-        ready(session, Checkpoint, asked.teacher_checkpoint_id, "teacher_checkpoint_id")
-        if asked.teacher_checkpoint_id
-        else None
+    dataset, training, teacher = (
+        ready(session, table, id_, field) if (id_ := getattr(asked, field)) else None
+        for table, field in (
+            (Dataset, "dataset_id"),
+            (Dataset, "training_dataset_id"),
+            (Checkpoint, "teacher_checkpoint_id"),
+        )
     )
     recipe = parse_recipe(asked.recipe)
     facts = CheckpointFacts.model_validate(checkpoint.facts)

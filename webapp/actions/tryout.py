@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from webapp.serving.client import ModelConnection
 from webapp.serving.errors import Unavailable
@@ -22,10 +22,8 @@ LONGEST_TEXT, MOST_TOKENS, MOST_VALUES = 10_000, 128, 1_000_000
 LONGEST_IMAGE = 16_000_000  # characters of base64: 12 MB
 
 
-class TryoutRequest(BaseModel):
+class TryoutRequest(BaseModel, extra="forbid"):
     """`text` for models of text, and `other` beside it where they embed; `image` or `values` for the rest."""
-
-    model_config = ConfigDict(extra="forbid")
 
     side: ModelSide
     text: str | None = Field(None, max_length=LONGEST_TEXT)

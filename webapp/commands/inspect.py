@@ -20,8 +20,7 @@ def inspect(file: Path, as_json: bool) -> None:
     """List what FILE holds: architecture, tensors, where the bytes are."""
     with tempfile.TemporaryDirectory() as parent, workbench(Path(parent)) as bench:
         facts = bench.checkpoint(file, lambda *_: None).facts
-    from webapp.engine.run.predict import held_by
-    from webapp.engine.run.unreached import unreached
+    from webapp.engine.run.predict import held_by, unreached
 
     if as_json:
         click.echo(facts.model_dump_json(indent=2))

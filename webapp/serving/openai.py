@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from webapp.engine.errors import PareError
 
@@ -41,13 +41,11 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class CommonRequest(BaseModel):
+class CommonRequest(BaseModel, extra="allow"):
     """What completions and chats have in common; a client's own further fields are passed over.
 
     What is not done here is refused by name: https://platform.openai.com/docs/api-reference/completions and …/chat.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -111,9 +109,7 @@ class ChatAsked(CommonRequest):
         return self
 
 
-class EmbeddingAsked(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
+class EmbeddingAsked(BaseModel, extra="allow"):
     model: str
     input: str | list[str] = Field(min_length=1)
     encoding_format: Literal["float", "base64"] = "float"

@@ -9,9 +9,8 @@ from webapp.engine.architectures.build import build
 from webapp.engine.exporters import exporters
 from webapp.engine.facts import Layout
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.predict import held_by, predict
+from webapp.engine.run.predict import held_by, predict, unreached
 from webapp.engine.run.proof import compare_probe, write_proof
-from webapp.engine.run.unreached import unreached
 from webapp.engine.techniques.calibration.matrices import columns_of, inputs_as_rows
 from webapp.engine.weights.artifact import read_model, write_model
 

@@ -37,7 +37,7 @@ from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.progress import Silent
-from webapp.engine.run.sizes import measure_file
+from webapp.engine.run.measure import measure_file
 from webapp.engine.techniques import techniques
 from webapp.engine.weights import Composite, Dense, DensePlan, Quantized, dtype_name, form_of, forms
 from webapp.engine.weights.artifact import predicted_size, read_model, write_model

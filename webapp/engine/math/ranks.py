@@ -17,11 +17,6 @@ def pivoted_values(rows: int, columns: int, rank: int) -> int:
     return rank * (rows + columns - rank)
 
 
-def break_even_rank(rows: int, columns: int) -> int:
-    """The largest rank r with r (m + n) < m n: above it two factors hold more values than the matrix."""
-    return (rows * columns - 1) // (rows + columns)
-
-
 def within(costs: Sequence[int], budget: float) -> int:
     """The last of these ascending costs that is within the budget; the first where none is."""
     return max(0, bisect_right(costs, budget) - 1)

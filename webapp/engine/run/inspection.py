@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from webapp.engine.archive import Refuse, unpacked_bytes
 from webapp.engine.data.inspect import Split, inspect_dataset
@@ -23,10 +23,8 @@ log = logging.getLogger(__name__)
 TIMES_THE_UPLOAD = 16  # of memory: two bits become a float32, and a tensor is held while it is transposed
 
 
-class InspectionJob(BaseModel):
+class InspectionJob(BaseModel, extra="forbid"):
     """`output` is an empty folder for the upload's files; a checkpoint's task is its `use`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     task: Literal["inspect_checkpoint", "inspect_dataset"]
     upload: Path

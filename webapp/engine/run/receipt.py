@@ -18,10 +18,10 @@ from webapp.engine.techniques import technique
 from webapp.units import FRACTIONS, lowered, percent
 
 from .metrics import number_text
+from .predict import Held, unreached
 from .stages import plan_stages
 from .stages.base import Facts, Files, StageResults, code_digest
 from .stages.job import CheckpointRecord, DatasetRecord, RunGiven, RunSources
-from .unreached import Held, unreached
 
 PACKAGES = ("transformers", "numpy")
 

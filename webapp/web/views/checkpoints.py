@@ -18,8 +18,7 @@ from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers import importers
 from webapp.engine.plugins import Accepted
-from webapp.engine.run.predict import held_by
-from webapp.engine.run.unreached import unreached
+from webapp.engine.run.predict import held_by, unreached
 from webapp.store.models import Checkpoint, Run, UploadState
 from webapp.web.extensions import db, services
 

@@ -6,6 +6,7 @@ TensorFlow runs in processes of its own, which know no torch: `convert` and `ans
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -18,13 +19,12 @@ from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.weights.model import Model
 
-from .zipped_folder import unzip_folder, zip_folder
-
 if TYPE_CHECKING:
     from webapp.engine.exporters.onnx.trial import TracingTrial
 
 FOLDER = "model/1"  # TensorFlow Serving's model_base_path is the first part, and the second its version
 ONNX = "model.onnx"
+BEGINNING = (1980, 1, 1, 0, 0, 0)  # of time, in a zip file: the same files give the same bytes
 
 
 def _installed(*names: str) -> tuple[str, ...]:
@@ -102,3 +102,21 @@ class SavedModelExporter(Exporter):
         if written["kernels"].get("integers"):
             told.append("activations are rounded as integers would be, which takes time here and saves none")
         return f"{'; '.join(told)}."
+
+
+def zip_folder(folder: Path, target: Path) -> int:
+    """Writes everything below `folder` into `target`, under paths relative to it; returns the file's size in bytes."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), BEGINNING)
+            entry.external_attr = 0o644 << 16
+            with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as written:
+                while chunk := source.read(1 << 22):
+                    written.write(chunk)
+    return target.stat().st_size
+
+
+def unzip_folder(path: Path, folder: Path) -> None:
+    """What `zip_folder` put in."""
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)

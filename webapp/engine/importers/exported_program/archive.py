@@ -11,7 +11,7 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,31 @@ from webapp.engine.errors import CheckpointRefused, json_fault, quoted
 from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import MOST_TENSORS, NAMES, LazyTensor, dtype_of
 
-from .archived import ProgramArchive
 from .serialized import SCALARS, STRIDED
 
 JSON_LIMIT_BYTES = 100_000_000
 SCHEMA = 8  # the major version of torch/_export/serde/schema.py that is known here
 PICKLES = ("custom_obj_", "opaque_obj_")  # what constants of these names hold
 SAVE_AGAIN = "export the module again and save it with torch.export.save"
+
+
+@dataclass
+class ProgramArchive:
+    """`content` is the program's JSON; tensors are not in memory yet, each storage under the first of its names."""
+
+    content: dict[str, Any]
+    tensors: dict[str, LazyTensor]
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    buffers: frozenset[str] = frozenset()
+    left_out: int = 0  # outputs of the file that the JSON does not have
+    inputs: list[str] = field(default_factory=list)  # what they are called, where the JSON does not tell
+
+    def untied(self) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+        """(tensors, each once; alias -> the name that it is under)."""
+        tied: dict[str, str] = {}
+        for name in self.tensors:
+            tied |= {alias: name for alias in self.aliases[name] if name not in tied}
+        return {name: tensor for name, tensor in self.tensors.items() if name not in tied}, tied
 
 
 def opened_archive(upload: Path, filename: str) -> ProgramArchive:

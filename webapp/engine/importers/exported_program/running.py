@@ -13,7 +13,7 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.importers.base import Opened
 from webapp.engine.weights.safetensors import LazyTensor, dtype_name
 
-from .archived import ProgramArchive
+from .archive import ProgramArchive
 from .lifting import Lifted, lift
 from .serialized import NotRun, ProgramDraft, drafted
 from .trial import described

@@ -19,7 +19,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from webapp.engine.architectures.program.module import ProgramModule
-from webapp.engine.importers.exported_program.archived import ProgramArchive
+from webapp.engine.importers.exported_program.archive import ProgramArchive
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import LazyTensor

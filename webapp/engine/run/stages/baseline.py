@@ -10,9 +10,8 @@ from typing import Any, Self
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
 from webapp.engine.progress import Report
-from webapp.engine.run.measure import evaluate
+from webapp.engine.run.measure import evaluate, measure_file
 from webapp.engine.run.metrics import Scores, number_text, summarise
-from webapp.engine.run.sizes import measure_file
 from webapp.engine.run.wiring import judged, marked
 from webapp.engine.weights.model import WEIGHTS
 

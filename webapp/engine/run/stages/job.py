@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from webapp.engine.architectures import architectures
 from webapp.engine.data.batches import Batch, ImageBatches, batches
@@ -35,8 +35,8 @@ EVALUATE_AT_MOST = {  # chunks of text, or samples
 }
 
 
-class StageInput(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class StageInput(BaseModel, extra="forbid"):
+    """A part of a job; unknown keys are refused."""
 
 
 class DatasetRecord(StageInput):

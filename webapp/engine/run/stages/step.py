@@ -12,9 +12,9 @@ from webapp.engine.architectures.reshape import describe_model
 from webapp.engine.data.tasks import for_task
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.progress import ProgressPart, Report
+from webapp.engine.run.measure import half_precision_bytes
 from webapp.engine.run.predict import prepare_step
 from webapp.engine.run.proof import write_proof
-from webapp.engine.run.sizes import half_precision_bytes
 from webapp.engine.run.wiring import refusal
 from webapp.engine.techniques import DATA_NEEDS, Context, technique
 from webapp.engine.weights.artifact import read_model, write_model

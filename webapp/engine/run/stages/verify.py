@@ -20,10 +20,9 @@ from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import nn
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.run.latency import in_turns, percentiles
-from webapp.engine.run.measure import evaluate
+from webapp.engine.run.measure import evaluate, measure_file
 from webapp.engine.run.metrics import Samples, Scores, difference, summarise
 from webapp.engine.run.proof import compare_probe
-from webapp.engine.run.sizes import measure_file
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
 

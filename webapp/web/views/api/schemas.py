@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from flask import url_for
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+from pydantic import BaseModel, BeforeValidator, Field, computed_field
 
 from webapp.actions.run_requests import AskedRecipe
 from webapp.engine.recipe import Recipe
@@ -16,14 +16,12 @@ LARGEST_PAGE = 200
 LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
 
 
-class RequestBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class RequestBody(BaseModel, extra="forbid"):
+    """Unknown keys are refused."""
 
 
-class RowAnswer(BaseModel):
+class RowAnswer(BaseModel, from_attributes=True):
     """Made from what has attributes of these names, such as a row of the database."""
-
-    model_config = ConfigDict(from_attributes=True)
 
 
 class ErrorBody(BaseModel):
@@ -187,8 +185,8 @@ class ParseAnswer(BaseModel):
     recipe_yaml: str
 
 
-class Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
+class Open(BaseModel, extra="allow"):
+    """More may be in it than is told here."""
 
 
 class MetricAnswer(Open):

@@ -12,9 +12,8 @@ import tensorflow as tf
 from webapp.engine.exporters.savedmodel.values import Dynamic, Tensor, Value, aligned
 from webapp.engine.exporters.savedmodel.weights import Weight
 
-from .numbers import RANGES, SMALLER, dtype_of
 from .products import product, times
-from .registry import MICROSOFT, ConvertedNode, Unmapped, layouts, plain
+from .registry import MICROSOFT, RANGES, SMALLER, ConvertedNode, Unmapped, dtype_of, layouts, plain
 
 STEPS = 255.0
 

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from webapp.engine.exporters.savedmodel.values import Tensor
 
-from .numbers import dtype_of
-from .registry import ConvertedNode, Unmapped, pointwise
+from .registry import ConvertedNode, Unmapped, dtype_of, pointwise
 
 ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": tf.abs,

@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import onnx_ir as ir
+import tensorflow as tf
+
 from webapp.engine.exporters.savedmodel.values import Dynamic, Tensor, Value, aligned
 from webapp.engine.exporters.savedmodel.weights import SavedWeights
 
 MICROSOFT = "com.microsoft:"  # before the names of onnxruntime's own operators
+SMALLER = {ir.DataType.INT4: tf.int8, ir.DataType.UINT4: tf.uint8}  # are computed with as these
+RANGES = {ir.DataType.INT4: (-8, 7), ir.DataType.UINT4: (0, 15)}
 
 
 class Unmapped(Exception):
@@ -76,3 +81,13 @@ def pointwise(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def _listed(found: Any) -> list[Any]:
     return list(found) if isinstance(found, tuple | list) else [found]
+
+
+def dtype_of(number: int) -> Any:
+    kind = ir.DataType(number)
+    if kind in SMALLER:
+        return SMALLER[kind]
+    try:
+        return tf.as_dtype(kind.numpy())
+    except TypeError as error:
+        raise Unmapped(f"values of type {kind.name}") from error

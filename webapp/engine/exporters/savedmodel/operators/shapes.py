@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from webapp.engine.exporters.savedmodel.values import RANK, TO_FIRST, ConstantValue, Dynamic, Tensor, Value
 
-from .numbers import dtype_of
-from .registry import ConvertedNode, Unmapped, layouts, plain
+from .registry import ConvertedNode, Unmapped, dtype_of, layouts, plain
 
 FAR = 2**31 - 1  # a place that means the end
 
