@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from webapp.engine.errors import some
 from webapp.store.models import Checkpoint, Dataset, Deployment, Run, RunState, Share, now
 
 from .errors import Conflict
@@ -52,5 +53,4 @@ def refuse_if_used(session: Session, thing: str, condition: object) -> None:
     """Raises Conflict."""
     names = session.scalars(select(Run.name).where(condition).order_by(Run.created_at)).all()  # type: ignore[arg-type]
     if names:
-        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise Conflict(f"The {thing} is used by the run {names[0]}{others}. Delete the runs first.")
+        raise Conflict(f"The {thing} is used by the run {some(names, 1)}. Delete the runs first.")

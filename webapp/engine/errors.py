@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -73,6 +74,11 @@ def quoted(given: object) -> str:
     """Untrusted text, for a sentence: in quotation marks, short, and without what cannot be printed."""
     text = str(given)
     return '"' + "".join(c if c.isprintable() else "\ufffd" for c in text[:80]) + ("…" if len(text) > 80 else "") + '"'
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of them, and how many more there are: "a, b and 3 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def is_text(given: Any) -> bool:

@@ -4,10 +4,10 @@ classifiers, which are told by their tensors alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from webapp.engine.errors import CheckpointRefused
+from webapp.engine.errors import CheckpointRefused, some
 from webapp.engine.facts import ArchitectureSpec, TensorFacts
 from webapp.engine.lazy import nn, torch
 
@@ -33,11 +33,6 @@ def compare(title: str, module: nn.Module, tensors: Mapping[str, TensorFacts]) -
     ]
     if complaints:
         raise CheckpointRefused(f"The tensors look like {title} and do not fit it. {'. '.join(complaints)}.")
-
-
-def some(names: Sequence[str]) -> str:
-    """The first five, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def counted(tensors: Mapping[str, TensorFacts]) -> bool:

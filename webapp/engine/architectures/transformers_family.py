@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.errors import CheckpointRefused, quoted, some
 from webapp.engine.facts import ArchitectureSpec, Task, TensorFacts
 from webapp.engine.lazy import nn, torch
 
@@ -272,5 +272,4 @@ def compare(spec: ArchitectureSpec, module: nn.Module, tensors: Mapping[str, Ten
                 f"{name} has shape {list(tensors[name].shape)}; {spec.title} by its config.json expects {list(shape)}"
             )
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise CheckpointRefused(f"the weights lack {', '.join(missing[:5])}{more}, which {spec.title} needs")
+        raise CheckpointRefused(f"the weights lack {some(missing)}, which {spec.title} needs")

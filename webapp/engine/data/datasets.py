@@ -14,7 +14,7 @@ from itertools import compress
 from pathlib import Path
 
 from webapp.engine.architectures import class_names, classes
-from webapp.engine.errors import DatasetUnfit
+from webapp.engine.errors import DatasetUnfit, some
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts, DatasetKind
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights.safetensors import lazy_tensors
@@ -50,7 +50,6 @@ UPLOAD_AS = {
     "images": "a zip of images",
     "multiple-choice": "a .jsonl of questions with their choices",
 }
-TOLD = 5  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -268,8 +267,8 @@ def class_numbers(spec: ArchitectureSpec, facts: DatasetFacts) -> tuple[int, ...
     numbers = [known.get(_plain(label)) for label in facts.labels]
     if missing := [label for label, number in zip(facts.labels, numbers, strict=True) if number is None]:
         raise DatasetUnfit(
-            f"The dataset has the {'label' if len(missing) == 1 else 'labels'} {_listed(missing)}; {spec.title} knows "
-            f"{_listed(names)}. {_way_out(facts)}",
+            f"The dataset has the {'label' if len(missing) == 1 else 'labels'} {some(missing)}; {spec.title} knows "
+            f"{some(names)}. {_way_out(facts)}",
             "dataset_id",
         )
     found = tuple(number for number in numbers if number is not None)
@@ -283,7 +282,7 @@ def class_numbers(spec: ArchitectureSpec, facts: DatasetFacts) -> tuple[int, ...
 def _amounts(labels: tuple[str, ...]) -> tuple[float, ...]:
     if no_numbers := [label for label in labels if not is_number(label)]:
         raise DatasetUnfit(
-            f"The dataset has the {'label' if len(no_numbers) == 1 else 'labels'} {_listed(no_numbers)}; a regression "
+            f"The dataset has the {'label' if len(no_numbers) == 1 else 'labels'} {some(no_numbers)}; a regression "
             "is evaluated on numbers. Set the checkpoint's task to classification, or upload a dataset of numbers.",
             "dataset_id",
         )
@@ -303,7 +302,3 @@ def _aliases(name: str) -> Iterator[str]:
 
 def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
-
-
-def _listed(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:TOLD]) + (f" and {len(names) - TOLD} more" if len(names) > TOLD else "")

@@ -18,7 +18,7 @@ from typing import Any
 
 from webapp.engine.archive import DAMAGED as DAMAGED_ZIP
 from webapp.engine.archive import members, names_in, read_member
-from webapp.engine.errors import CheckpointRefused
+from webapp.engine.errors import CheckpointRefused, some
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.plugins import Accepted
 from webapp.engine.weights.memory import is_want_of_memory
@@ -240,8 +240,7 @@ def _without_prefixes(state: Mapping[str, Any], filename: str, notes: list[str])
     for name in tensors:
         checked_name(name, filename)
     if ignored := [str(key) for key in state if key not in tensors]:
-        more = " and more" if len(ignored) > 8 else ""
-        notes.append(f"Ignored what is not a tensor: {', '.join(ignored[:8])}{more}.")
+        notes.append(f"Ignored what is not a tensor: {some(ignored, 8)}.")
     while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         notes.append(f'The prefix "{prefix}" was taken off every name.')

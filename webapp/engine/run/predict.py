@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from webapp.engine.architectures.comparing import some
 from webapp.engine.architectures.reshape import Plans, ShapeChange, reshaped_facts, reshaped_plans
-from webapp.engine.errors import RecipeInvalid
+from webapp.engine.errors import RecipeInvalid, some
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import Recipe, Step, StepSettings, TechniqueSettings, invalid, matches, select_layers
 from webapp.engine.techniques import Context, Outcome, Skip, Technique, technique
@@ -315,7 +314,7 @@ def _check_pattern(
     other = [layer for layer in everything if matches(layer, pattern)]
     why = "matches no layer"
     if other:
-        why = f"matches {other[0].name}" + (f" and {len(other) - 1} more" if other[1:] else "")
+        why = f"matches {some([layer.name for layer in other], 1)}"
         if any(layer.kind in found.layers for layer in other):
             why += ", which this step leaves out"
         else:

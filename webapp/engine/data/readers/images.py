@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from webapp.engine.archive import damage_named, members
 from webapp.engine.data.images import Images
 from webapp.engine.data.pixels import MOST_BYTES, SUFFIXES, ImageBomb, ImageUnread, decoded
-from webapp.engine.errors import DatasetRefused
+from webapp.engine.errors import DatasetRefused, some
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 
@@ -63,7 +63,7 @@ def read_images(
         for part in dict.fromkeys(one.part for one in found)
     }
     if absent := sorted({one.label for one in found} - {one.label for one in found if one.part == "evaluation"}):
-        notes.append(f"No image of {_some(absent)} evaluates.")
+        notes.append(f"No image of {some(absent, 3)} evaluates.")
     if "evaluation" not in parts:
         raise DatasetRefused(f"{filename} has no image in the evaluation split that could be read")
     return parts["evaluation"], parts.get("training"), labels
@@ -74,7 +74,7 @@ def _by_folder(inside: Mapping[str, zipfile.ZipInfo], filename: str, notes: list
     shown = {n: PurePosixPath(n).parts for n in inside if not _hidden(n)}
     images = {name: parts for name, parts in shown.items() if name.lower().endswith(SUFFIXES)}
     if others := sorted(set(shown) - set(images)):
-        notes.append(f"Not used, since they are no images: {_some(others)}.")
+        notes.append(f"Not used, since they are no images: {some(others, 3)}.")
     if not images:
         raise DatasetRefused(
             f"{filename} is a zip without NumPy arrays or images; zip a folder per class with its images in it"
@@ -97,7 +97,7 @@ def _by_folder(inside: Mapping[str, zipfile.ZipInfo], filename: str, notes: list
     if not found:
         found = [Found(name, "evaluation", "") for name in images]
     if left := sorted(set(images) - {one.name for one in found}):
-        notes.append(f"Not used, since they lie in no class folder of these parts: {_some(left)}.")
+        notes.append(f"Not used, since they lie in no class folder of these parts: {some(left, 3)}.")
     return found
 
 
@@ -147,7 +147,7 @@ def note_unread(unread: list[str], n: int, filename: str, notes: list[str]) -> N
         raise DatasetRefused(f"{filename} holds no image that can be read: {unread[0]}")
     if unread:
         were = "images were" if len(unread) > 1 else "image was"
-        notes.append(f"{len(unread):,} {were} left out: {_some(unread)}.")
+        notes.append(f"{len(unread):,} {were} left out: {some(unread, 3)}.")
 
 
 def _samples(
@@ -181,7 +181,3 @@ def mixed(found: Iterable[tuple[int, str]]) -> list[str]:
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     """2.png before 10.png."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d{1,18})", name)], name
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

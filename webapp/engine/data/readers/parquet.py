@@ -18,7 +18,7 @@ import numpy as np
 from webapp.engine.data.datasets import Arrays, LabelledText, SampleSet, Text
 from webapp.engine.data.images import Images
 from webapp.engine.data.pixels import ImageBomb, ImageUnread
-from webapp.engine.errors import DatasetRefused
+from webapp.engine.errors import DatasetRefused, some
 from webapp.engine.lazy import torch
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
@@ -100,8 +100,7 @@ def read_parquet(upload: Path, filename: str, notes: list[str], scratch: Path, r
     chosen = choose(table.file.schema_arrow, filename)
     notes.append(f"Taken: {chosen.taken}.")
     if chosen.left:
-        more = f" and {len(chosen.left) - 8} more" if len(chosen.left) > 8 else ""
-        notes.append(f"Not used: {', '.join(chosen.left[:8])}{more}.")
+        notes.append(f"Not used: {some(chosen.left, 8)}.")
     names = _class_names(table, chosen)
     if chosen.kind == "questions":
         rows = ((f"row {number} of {filename}", row) for number, row in table.rows(chosen.values))
@@ -269,8 +268,7 @@ class Columns:
     def taken(self) -> str:
         """ "image as image, label as label": for a note."""
         word = {"questions": "question", "images": "image", "arrays": "numbers", "text": "text"}[self.kind]
-        shown = ", ".join(self.values[:6]) + (f" and {len(self.values) - 6} more" if len(self.values) > 6 else "")
-        return f"{shown} as {word}" + (f", {self.label} as label" if self.label else "")
+        return f"{some(self.values, 6)} as {word}" + (f", {self.label} as label" if self.label else "")
 
 
 def choose(schema: Any, filename: str) -> Columns:
@@ -354,7 +352,5 @@ def _one(known: tuple[str, ...], names: list[str]) -> str | None:
 
 
 def _unclear(filename: str, names: list[str], what: str, beside: str = "") -> DatasetRefused:
-    told = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return DatasetRefused(
-        f"{filename} has the columns {told or 'none'}{f' beside {beside}' if beside else ''}, which {what}"
-    )
+    there = f"{some(names, 8) or 'none'}{f' beside {beside}' if beside else ''}"
+    return DatasetRefused(f"{filename} has the columns {there}, which {what}")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.errors import ExportUnfit
+from webapp.engine.errors import ExportUnfit, some
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import torch
@@ -127,7 +127,7 @@ def _weights(model: Model) -> dict[str, Encoded]:
     factored = [name for name, encoded in named.items() if isinstance(encoded, Composite)]
     if factored:
         raise ExportUnfit(
-            f"{factored[0]}{f' and {len(factored) - 1} more' if factored[1:] else ''} are low-rank factors, for which "
+            f"{some(factored, 1)} are low-rank factors, for which "
             "llama.cpp has no form. Leave the low-rank step out, or GGUF."
         )
     strange = [name for name in named if their_name(name) is None]

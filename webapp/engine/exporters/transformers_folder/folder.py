@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from webapp.engine.architectures.build import skeleton_of
 from webapp.engine.architectures.transformers_family import NO_POOLING
-from webapp.engine.errors import ExportUnfit
+from webapp.engine.errors import ExportUnfit, some
 from webapp.engine.exporters.onnx.model_call import with_plain_operators
 from webapp.engine.exporters.onnx.trace import example
 from webapp.engine.weights import Composite, Quantized, dtype_name
@@ -103,9 +103,8 @@ class PackedWeights:
         """Raises ExportUnfit for factors, for which the architecture has no place."""
         factored = [name for name, encoded in model.weights.items() if isinstance(encoded, Composite)]
         if factored:
-            more = f" and {len(factored) - 1} more" if factored[1:] else ""
             raise ExportUnfit(
-                f"{factored[0]}{more} are low-rank factors, for which transformers' own architecture has no place. "
+                f"{some(factored, 1)} are low-rank factors, for which transformers' own architecture has no place. "
                 "Leave the low-rank step out, or this folder."
             )
         parts = dict(skeleton_of(model).named_modules())

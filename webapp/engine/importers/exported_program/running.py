@@ -9,7 +9,7 @@ from typing import Any
 
 from webapp.engine.architectures.program.layers import layer_of
 from webapp.engine.architectures.program.module import LAYER, names_in
-from webapp.engine.errors import CheckpointRefused
+from webapp.engine.errors import CheckpointRefused, some
 from webapp.engine.importers.base import Opened
 from webapp.engine.weights.safetensors import LazyTensor, dtype_name
 
@@ -146,13 +146,14 @@ def _notes(draft: ProgramDraft, lifted: Lifted, wanted: list[str], archived: Pro
         old: new for new, old in lifted.renamed.items() if new in wanted and new not in (old, *archived.aliases[old])
     }
     if renamed:
-        notes.append(f"The names of layers that it did not tell: {_listed(renamed)}.")
+        pairs = [f"{old} is {new}" for old, new in renamed.items()]
+        notes.append(f"The names of layers that it did not tell: {some(pairs, NAMED)}.")
     if transposed := [name for name in wanted if name in lifted.transposed]:
-        notes.append(f"Stored transposed, as (outputs, inputs): {', '.join(transposed[:NAMED])}{_more(transposed)}.")
+        notes.append(f"Stored transposed, as (outputs, inputs): {some(transposed, NAMED)}.")
     used = {lifted.renamed[name] for name in wanted}
     used |= {alias for name in used for alias in archived.aliases[name]}
     if unused := [name for name in archived.tensors if name not in used and not name.endswith("num_batches_tracked")]:
-        notes.append(f"Left out, because no step uses them: {', '.join(unused[:NAMED])}{_more(unused)}.")
+        notes.append(f"Left out, because no step uses them: {some(unused, NAMED)}.")
     if len(draft.outputs) < answers:
         notes.append(
             f"It answers with {answers} tensors, of which {len(draft.outputs)} can be delivered: one with a row for "
@@ -161,12 +162,3 @@ def _notes(draft: ProgramDraft, lifted: Lifted, wanted: list[str], archived: Pro
     if draft.trains:
         notes.append("It was exported in training mode; its norms and dropout run here as they do in evaluation.")
     return notes
-
-
-def _listed(renamed: Mapping[str, str]) -> str:
-    pairs = [f"{old} is {new}" for old, new in renamed.items()]
-    return f"{', '.join(pairs[:NAMED])}{_more(pairs)}"
-
-
-def _more(items: list[Any]) -> str:
-    return f" and {len(items) - NAMED} more" if len(items) > NAMED else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from webapp.engine.architectures.transformers_family import beyond_any
 from webapp.engine.archive import extract, members, read_member
-from webapp.engine.errors import CheckpointRefused, is_text, json_fault
+from webapp.engine.errors import CheckpointRefused, is_text, json_fault, some
 from webapp.engine.importers.base import Importer, Opened, UntrustedFile
 from webapp.engine.importers.quantized import turn_into_floats
 from webapp.engine.importers.state_dict import open_state_dict
@@ -207,9 +207,8 @@ def _add(opened: Opened, path: Path, shard: str, named: Iterable[str]) -> None:
         tensors, tied = part.tensors, part.tied
         opened.notes.extend(part.notes)
     if missing := [name for name in named if name not in tensors and name not in tied]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointRefused(
-            f"{missing[0]}{more} should be in {shard} by the index of its shards, and {shard} does not hold it: the "
+            f"{some(missing, 1)} should be in {shard} by the index of its shards, and {shard} does not hold it: the "
             "files are of two different checkpoints, or one was cut short"
         )
     for name in (*tensors, *tied):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import Transformers, ignorable, tied_by, why_not
-from webapp.engine.errors import CheckpointRefused
+from webapp.engine.errors import CheckpointRefused, some
 from webapp.engine.importers.base import Opened
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report
@@ -40,8 +40,7 @@ def conform(opened: Opened, filename: str, scratch: Path, report: Report) -> Non
     unused = [name for name in renamed if name not in expected]
     worth_saying = [name for name in unused if not ignorable(module, name)]
     if worth_saying:
-        more = f" and {len(worth_saying) - 5} more" if len(worth_saying) > 5 else ""
-        opened.notes.append(f"{spec.title} does not use {', '.join(worth_saying[:5])}{more}: left out.")
+        opened.notes.append(f"{spec.title} does not use {some(worth_saying)}: left out.")
     opened.tensors = {name: tensor for name, tensor in renamed.items() if name in expected}
     opened.tied = {alias: source for alias, source in both.items() if source in opened.tensors}
 
@@ -135,13 +134,12 @@ def _converted(opened: Opened, kind: Any, title: str, filename: str, scratch: Pa
         name, found, wanted = mismatched[0]
         raise CheckpointRefused(f"{name} has shape {list(found)}; {title} by its config.json expects {list(wanted)}")
     if missing := sorted(loading["missing_keys"]):
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise CheckpointRefused(f"the weights lack {', '.join(missing[:5])}{more}, which {title} needs")
+        raise CheckpointRefused(f"the weights lack {some(missing)}, which {title} needs")
     opened.notes.append(
         f"The tensors were renamed or converted to the form of {title} in this version of transformers."
     )
     if unexpected := sorted(loading["unexpected_keys"]):
-        opened.notes.append(f"{title} does not use {', '.join(unexpected[:5])}: left out.")
+        opened.notes.append(f"{title} does not use {some(unexpected)}: left out.")
     return {
         name: LazyTensor(tuple(value.shape), value.dtype, value.detach().clone)
         for name, value in module.state_dict().items()

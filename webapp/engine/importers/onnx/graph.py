@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from webapp.engine.architectures.kv_cache import PRESENT
-from webapp.engine.errors import quoted
+from webapp.engine.errors import quoted, some
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import LazyTensor
@@ -149,8 +149,7 @@ def _ancestors(output: str, makers: Mapping[str, FlatNode], known: set[str]) -> 
         wanted.add(name)
         waiting += filter(None, makers[name].inputs)
     if unknown := sorted({_full(makers[name].proto) for name in wanted} - set(OPERATORS) - {"Constant"}):
-        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-        raise NotRun(f"uses {', '.join(name[:80] for name in unknown[:NAMED])}{more}, which Pare does not run")
+        raise NotRun(f"uses {some([name[:80] for name in unknown], NAMED)}, which Pare does not run")
     return wanted
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from webapp.engine.architectures.comparing import some
+from webapp.engine.errors import some
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.recipe import StepSettings
