@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.data.pixels import MOST_BYTES, ImageUnread, decoded
+from webapp.engine.data.images import MOST_BYTES, ImageUnread, decoded
 from webapp.engine.data.preprocessing import Preprocessing
 
 from .errors import Refused

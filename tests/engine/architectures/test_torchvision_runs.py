@@ -10,7 +10,7 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
 from webapp.engine.exporters import exporters
 from webapp.engine.techniques.surgery import look_at
-from webapp.engine.techniques.surgery.cutting import cut
+from webapp.engine.techniques.surgery.surgery import cut
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 

@@ -17,8 +17,8 @@ from webapp.engine.recipe import Recipe, StepSettings
 from webapp.engine.run.predict import predict, prepare_step
 from webapp.engine.techniques import Context, techniques
 from webapp.engine.techniques.surgery import look_at, with_structure
-from webapp.engine.techniques.surgery.cutting import recalibrate_batch_norm
 from webapp.engine.techniques.surgery.structure import NOT_FOLLOWED
+from webapp.engine.techniques.surgery.surgery import recalibrate_batch_norm
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 

@@ -14,8 +14,7 @@ from PIL import Image
 from webapp.engine.lazy import Tensor, torch
 
 from .datasets import Arrays, LabelledText, SampleSet
-from .images import Images
-from .pixels import decoded
+from .images import Images, decoded
 from .questions import Questions
 
 SHOWN = 10

@@ -11,7 +11,7 @@ from webapp.engine.facts import BlockRow, CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn
 from webapp.engine.progress import Report
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.surgery.blocks import droppable, shortened
+from webapp.engine.techniques.surgery.structure import droppable, shortened
 from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.model import Model
 

@@ -12,9 +12,8 @@ from webapp.engine.facts import CheckpointFacts, Group, LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.importance import relative
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.surgery.cutting import has_batch_norm, recalibrate_batch_norm
 from webapp.engine.techniques.surgery.groups import cut_shapes
-from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery
+from webapp.engine.techniques.surgery.surgery import FROM_DATA, Surgery, has_batch_norm, recalibrate_batch_norm
 from webapp.engine.techniques.surgery.transformers_blocks import ATTENTION
 from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from webapp.engine.archive import damage_named, members
-from webapp.engine.data.images import Images
-from webapp.engine.data.pixels import MOST_BYTES, SUFFIXES, ImageBomb, ImageUnread, decoded
+from webapp.engine.data.images import MOST_BYTES, SUFFIXES, ImageBomb, Images, ImageUnread, decoded
 from webapp.engine.errors import DatasetRefused, some
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report

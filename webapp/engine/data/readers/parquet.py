@@ -16,8 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from webapp.engine.data.datasets import Arrays, LabelledText, SampleSet, Text
-from webapp.engine.data.images import Images
-from webapp.engine.data.pixels import ImageBomb, ImageUnread
+from webapp.engine.data.images import ImageBomb, Images, ImageUnread
 from webapp.engine.errors import DatasetRefused, some
 from webapp.engine.lazy import torch
 from webapp.engine.plugins import Accepted

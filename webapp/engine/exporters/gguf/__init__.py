@@ -61,8 +61,7 @@ class GgufExporter(Exporter):
         )
 
         from .blocks import choose, packed
-        from .metadata import write_hyperparameters
-        from .vocabulary import WITHOUT, write_vocabulary
+        from .metadata import WITHOUT, write_hyperparameters, write_vocabulary
 
         assert model.architecture is not None
         config, weights = parsed_config(model.architecture.config), _weights(model)

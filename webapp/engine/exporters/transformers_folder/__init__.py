@@ -71,8 +71,7 @@ class TransformersFolderExporter(Exporter):
         return Loaded(module, "from_pretrained of transformers, a process of its own", runtime)
 
     def rounded(self, model: Model) -> Model:
-        from .folder import PackedWeights
-        from .packing import as_float
+        from .folder import PackedWeights, as_float
 
         floats = {name: as_float(model.weights[name]) for name in PackedWeights.of(model).floats}
         return replace(model, weights={**model.weights, **floats}, activations={})
