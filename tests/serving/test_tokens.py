@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from webapp.engine.exporters.onnx.signature import TextSignature
 from webapp.serving.errors import Refused
-from webapp.serving.tokens import Tokens
+from webapp.serving.model import Tokens
 
 
 @pytest.fixture

@@ -1,25 +1,36 @@
 """Taking in a checkpoint or a dataset: streamed to the file store, hashed on the way, then queued for inspection.
 
-What comes as one body, of which nothing is left behind when it is refused or breaks off, and what has come in parts
-(upload_drafts.py) both go through here.
+Of what comes as one body nothing is left behind when it is refused or breaks off. Of what comes in parts that is kept
+until it is whole: a draft is a folder of this machine, `work/uploads/ID`, whose `file` holds the bytes, and `told.json`
+what they are to be.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from webapp.config import InstallationSettings
 from webapp.engine.data.tasks import named
-from webapp.store.files import FileStore, Readable
-from webapp.store.models import Checkpoint, Dataset
+from webapp.store.errors import UploadTooLarge
+from webapp.store.files import LOOK_EVERY_BYTES, FileStore, Readable
+from webapp.store.models import Checkpoint, Dataset, new_id
+from webapp.store.space import UPLOADS, as_store_full, remove_idle_folders, require_free
 
-from .errors import RequestInvalid, UploadEmpty
+from .errors import Busy, NotFound, RequestInvalid, UploadEmpty
 
 NAME_LENGTH = 200  # characters; the column's width
 SPLITS = ("auto", "all")
+CHUNK_BYTES = 1 << 16  # a connection that is reset loses less than this of what it sent
 
 
 class Inspections(Protocol):
@@ -122,3 +133,101 @@ def upload_split(split: str | None) -> str:
     if split not in SPLITS:
         raise RequestInvalid(f"split={split[:40]!r} is not known: use {' or '.join(SPLITS)}.", "split")
     return split
+
+
+@dataclass(frozen=True)
+class AnnouncedUpload:
+    kind: str  # "checkpoints" or "datasets"
+    asked: dict[str, Any]  # the query of its upload
+    size_bytes: int
+    row_id: str | None = None  # of the checkpoint or dataset that it became
+
+
+@dataclass(frozen=True)
+class UploadDraft:
+    id: str
+    folder: Path
+    told: AnnouncedUpload
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "file"
+
+    @property
+    def offset(self) -> int:
+        """How many bytes have come."""
+        return self.told.size_bytes if self.told.row_id else self.file.stat().st_size
+
+    def append(self, stream: Readable, announced_bytes: int | None, min_free_bytes: int) -> None:
+        """What came is kept, however it ends. Raises RequestInvalid for more than the file has left, StoreFull."""
+        begun = came = self.offset
+        if announced_bytes is not None and begun + announced_bytes > self.told.size_bytes:
+            raise RequestInvalid(self._too_long(begun))
+        require_free(self.folder, announced_bytes or 0, min_free_bytes)
+        with as_store_full(self.folder), self.file.open("ab") as file:
+            while chunk := stream.read(CHUNK_BYTES):
+                came += len(chunk)
+                if came > self.told.size_bytes:
+                    file.truncate(begun)
+                    raise RequestInvalid(self._too_long(begun))
+                file.write(chunk)
+                if came % LOOK_EVERY_BYTES < len(chunk):
+                    require_free(self.folder, 0, min_free_bytes)
+
+    def became(self, row_id: str) -> UploadDraft:
+        """Its bytes are in the file store; what is left tells so to a client that missed the answer."""
+        return _write(replace(self, told=replace(self.told, row_id=row_id)))
+
+    def _too_long(self, offset: int) -> str:
+        return f"The upload was begun with {self.told.size_bytes} bytes and has {offset}; more than the rest was sent."
+
+
+def begin(settings: InstallationSettings, kind: str, asked: dict[str, Any], size_bytes: int) -> UploadDraft:
+    """Raises UploadEmpty, UploadTooLarge, StoreFull."""
+    if size_bytes == 0:
+        raise UploadEmpty("A file of no bytes cannot be uploaded. Upload-Length is the size of the file.")
+    if size_bytes > settings.max_upload_bytes:
+        raise UploadTooLarge(
+            f"The file has {size_bytes} bytes; at most {settings.max_upload_bytes} can be uploaded (max_upload_bytes)."
+        )
+    remove_idle_folders(settings.work / UPLOADS, settings.sweep_age_seconds)
+    id = new_id()
+    folder = settings.work / UPLOADS / id
+    with as_store_full(settings.work):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        require_free(folder.parent, size_bytes, settings.min_free_bytes)
+        folder.mkdir(mode=0o700)
+        (folder / "file").touch()
+        return _write(UploadDraft(id, folder, AnnouncedUpload(kind, asked, size_bytes)))
+
+
+def find(settings: InstallationSettings, id: str) -> UploadDraft:
+    """Raises NotFound."""
+    folder = settings.work / UPLOADS / id
+    try:
+        if re.fullmatch("[2-9a-z]{12}", id):
+            return UploadDraft(id, folder, AnnouncedUpload(**json.loads((folder / "told.json").read_text())))
+    except FileNotFoundError:
+        pass
+    raise NotFound(f"There is no upload {id[:40]!r}. It was given up or left alone for too long; begin it again.")
+
+
+@contextmanager
+def held(settings: InstallationSettings, id: str) -> Iterator[UploadDraft]:
+    """The draft, for one writer at a time. Raises NotFound, Busy."""
+    descriptor = os.open(find(settings, id).folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy("Another connection still sends this upload. Try again in a moment.") from error
+        yield find(settings, id)  # as it is now: the writer before may have ended it
+    finally:
+        os.close(descriptor)
+
+
+def _write(draft: UploadDraft) -> UploadDraft:
+    unfinished = draft.folder / "told.draft"
+    unfinished.write_text(json.dumps(asdict(draft.told)))
+    unfinished.replace(draft.folder / "told.json")
+    return draft

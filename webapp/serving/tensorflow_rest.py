@@ -10,8 +10,7 @@ from typing import Any
 
 from .answers import Answer, Request, as_json
 from .errors import Refused
-from .images import BYTES
-from .model import ServedModel
+from .model import BYTES, ServedModel
 from .tensors import Array, array_of, required
 
 SIGNATURE = "serving_default"

@@ -14,8 +14,8 @@ from webapp.engine.data.preprocessing import (
     check_preprocessing,
     default_preprocessing,
     read_preprocessing,
+    told_preprocessing,
 )
-from webapp.engine.data.preprocessor_config import told_preprocessing
 from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid
 from webapp.engine.facts import ArchitectureSpec
 

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from tests.web.views.api_errors import error_of
-from webapp.actions.upload_drafts import begin as begin_draft
-from webapp.actions.upload_drafts import held
+from webapp.actions.uploads import begin as begin_draft
+from webapp.actions.uploads import held
 from webapp.store.errors import StoreFull
 from webapp.store.models import Checkpoint, Dataset
 from webapp.store.space import UPLOADS, remove_idle_folders

@@ -15,8 +15,7 @@ from webapp.engine.facts import ArchitectureSpec, TensorFacts
 from webapp.engine.lazy import nn
 
 from .base import Architecture
-from .chain import Step, completed, grouped, skeleton, try_shapes
-from .chain_order import in_chain, numbered
+from .chain import Step, completed, grouped, in_chain, numbered, skeleton, try_shapes
 
 ASSUMED = (
     "The tensors do not tell strides, pooling and activations; assumed are stride 1 with padding that keeps the size, "

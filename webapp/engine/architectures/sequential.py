@@ -11,8 +11,7 @@ from webapp.engine.facts import ArchitectureSpec, TensorFacts
 from webapp.engine.lazy import nn
 
 from .base import Architecture
-from .chain import Step, completed, grouped, skeleton, try_shapes
-from .chain_order import in_chain, numbered
+from .chain import Step, completed, grouped, in_chain, numbered, skeleton, try_shapes
 
 BRANCHING = re.compile(r"embed|wte|wpe|token|att(entio)?n|[qkv]_proj|lora", re.IGNORECASE)  # not a chain, by its name
 ASSUMED = "The tensors do not tell what stands between the linear layers; ReLU is assumed."

@@ -18,7 +18,7 @@ from typing import Any
 
 from webapp.engine.architectures import architecture, recognise
 from webapp.engine.architectures.transformers_family import Transformers, why_not
-from webapp.engine.data.preprocessor_config import told_preprocessing
+from webapp.engine.data.preprocessing import told_preprocessing
 from webapp.engine.errors import CheckpointRefused, json_fault, quoted
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from webapp.engine.lazy import torch
@@ -37,7 +37,7 @@ from webapp.engine.weights.safetensors import (
 from . import Opened, importers
 from .base import UntrustedFile
 from .huggingface import FROM_KERAS
-from .widening import WIDER, widen
+from .quantized import WIDER, widen
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.engine.exporters.savedmodel.modules import Efficient, Lines, Mixed, seeded
-from webapp.engine.exporters.savedmodel.processes import environment
+from webapp.engine.exporters.savedmodel.runtime import environment
 
 HERE = Path(__file__).parent
 INT8 = ("weight_quantization", {"bits": 8})

@@ -12,7 +12,7 @@ from torch import nn
 from webapp.engine.data.batches import synthetic
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_formats, exporters
-from webapp.engine.exporters.savedmodel.processes import converted
+from webapp.engine.exporters.savedmodel.runtime import converted
 from webapp.engine.run.proof import compare_probe, write_proof
 
 needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")

@@ -73,7 +73,7 @@ class SavedModelExporter(Exporter):
         from webapp.engine.exporters.onnx.assembly import assembled
         from webapp.engine.exporters.onnx.trace import Untraceable
 
-        from .processes import converted
+        from .runtime import converted
 
         try:
             made = assembled(model)

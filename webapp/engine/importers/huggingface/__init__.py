@@ -13,9 +13,8 @@ from webapp.engine.architectures.transformers_family import beyond_any
 from webapp.engine.archive import extract, members, read_member
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault, some
 from webapp.engine.importers.base import Importer, Opened, UntrustedFile
-from webapp.engine.importers.quantized import turn_into_floats
+from webapp.engine.importers.quantized import turn_into_floats, widen
 from webapp.engine.importers.state_dict import open_state_dict
-from webapp.engine.importers.widening import widen
 from webapp.engine.plugins import Accepted
 from webapp.engine.weights.safetensors import lazy_tensors
 

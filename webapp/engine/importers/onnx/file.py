@@ -14,7 +14,7 @@ from webapp.engine.facts import LayerFacts, LayerKind
 from webapp.engine.importers.base import Opened
 from webapp.engine.importers.exported_program.running import opened_program
 from webapp.engine.importers.exported_program.serialized import NotRun
-from webapp.engine.importers.widening import WIDER, wider
+from webapp.engine.importers.quantized import WIDER, wider
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import MOST_AXES, LazyTensor, dtype_name

@@ -6,10 +6,9 @@ import shutil
 
 from flask import Response, after_this_request, request
 
-from webapp.actions import upload_drafts
+from webapp.actions import uploads
 from webapp.actions.errors import Conflict, RequestInvalid
-from webapp.actions.upload_drafts import UploadDraft
-from webapp.actions.uploads import upload_name, upload_split
+from webapp.actions.uploads import UploadDraft, upload_name, upload_split
 from webapp.engine.data.tasks import named
 from webapp.web.extensions import services
 
@@ -52,7 +51,7 @@ def begin_dataset(query: schemas.DatasetQuery) -> schemas.DraftAnswer:
 
 @endpoint("GET", "/uploads/<id>", "How much of an upload has come, and what became of it")
 def get_upload(id: str) -> schemas.DraftAnswer:
-    return told(upload_drafts.find(services().settings, id))
+    return told(uploads.find(services().settings, id))
 
 
 @endpoint(
@@ -67,7 +66,7 @@ def get_upload(id: str) -> schemas.DraftAnswer:
 def continue_upload(id: str) -> schemas.DraftAnswer:
     require_bare_body()
     offset, found = number("Upload-Offset"), services()
-    with upload_drafts.held(found.settings, id) as draft:
+    with uploads.held(found.settings, id) as draft:
         if offset != draft.offset:
             told(draft)
             raise Conflict(f"The upload goes on at byte {draft.offset}, not at {offset}.", "Upload-Offset")
@@ -80,14 +79,14 @@ def continue_upload(id: str) -> schemas.DraftAnswer:
 
 @endpoint("DELETE", "/uploads/<id>", "Give up an upload: nothing of it is kept", status=204, errors=(503,))
 def delete_upload(id: str) -> None:
-    with upload_drafts.held(services().settings, id) as draft:
+    with uploads.held(services().settings, id) as draft:
         shutil.rmtree(draft.folder)
 
 
 def begun(kind: str, query: schemas.CheckpointQuery | schemas.DatasetQuery) -> schemas.DraftAnswer:
     if Body().read(1):
         raise RequestInvalid("Begin an upload without a body; then PATCH it with the file.")
-    draft = upload_drafts.begin(services().settings, kind, query.model_dump(), number("Upload-Length"))
+    draft = uploads.begin(services().settings, kind, query.model_dump(), number("Upload-Length"))
     set_headers(Location=f"/api/v1/uploads/{draft.id}")
     return told(draft)
 
