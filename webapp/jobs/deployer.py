@@ -36,8 +36,7 @@ from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
 from webapp.store.models import Deployment, DeploymentState, now
 
-from .processes import child_environment, python
-from .supervised_process import Service
+from .processes import Service, child_environment, python
 from .workplace import file_store
 
 log = logging.getLogger(__name__)

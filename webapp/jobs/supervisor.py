@@ -19,8 +19,7 @@ from webapp.config import InstallationSettings, SettingInvalid, kept_secret
 from webapp.engine.errors import PareError
 
 from .errors import PortTaken
-from .processes import PACKAGE_PARENT, kill_group, python
-from .supervised_process import Service
+from .processes import PACKAGE_PARENT, Service, kill_group, python
 
 log = logging.getLogger(__name__)
 

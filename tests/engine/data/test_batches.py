@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models
 from webapp.engine.architectures import architecture
 from webapp.engine.data.batches import batches, outputs, synthetic
 from webapp.engine.data.datasets import Arrays, LabelledText, Text, fit, without
-from webapp.engine.data.tokenizing import tokenized
+from webapp.engine.data.questions import tokenized
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts, SplitFacts
 

@@ -21,6 +21,8 @@ from torch.nn import functional
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.facts import TensorFacts
 
+from .program.module import put
+
 Step = dict[str, Any]
 
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,7 +55,7 @@ class Chain(nn.Module):
         self.operations = steps
         for step in steps:
             if step["op"] in WITH_TENSORS:
-                _put(self, step["name"], _layer(step))
+                put(self, step["name"], _layer(step))
 
     def forward(self, x: Tensor) -> Tensor:
         for step in self.operations:
@@ -66,19 +68,6 @@ class Chain(nn.Module):
             else:
                 x = self.get_submodule(step["name"])(x)
         return x
-
-
-def _put(root: nn.Module, path: str, layer: nn.Module) -> None:
-    """Sets `layer` at a dotted path, making the modules between."""
-    *parents, last = path.split(".")
-    try:
-        for part in parents:
-            if not hasattr(root, part):
-                root.add_module(part, nn.Module())
-            root = root.get_submodule(part)
-        root.add_module(last, layer)
-    except (AttributeError, KeyError) as error:
-        raise CheckpointRefused(f"a layer is called {path}, which torch modules keep for themselves") from error
 
 
 def _layer(step: Step) -> nn.Module:
@@ -198,8 +187,9 @@ def in_chain(kinds: Mapping[str, str], tensors: Mapping[str, TensorFacts]) -> li
     """The module paths in an order in which each layer takes what the one before gives; None if there is none.
 
     A safetensors file is sorted by name, so that conv10 comes before conv2, and bn1 before conv1: then the numbers in
-    the names are asked first, and after them the shapes. `kinds` has "conv2d", "linear" or "batch_norm" per path. Convolutions come before linear layers, a norm right after
-    the layer whose outputs it norms. Where only shapes could tell and they allow two orders, the answer is None.
+    the names are asked first, and after them the shapes. `kinds` has "conv2d", "linear" or "batch_norm" per path.
+    Convolutions come before linear layers, a norm right after the layer whose outputs it norms. Where only shapes could
+    tell and they allow two orders, the answer is None.
     """
     given = list(kinds)
     if len(given) > MOST_LAYERS:

@@ -14,8 +14,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 
 from .datasets import Arrays, LabelledText, SampleSet, Text
 from .images import Images
-from .questions import LONGEST, Question, Questions, tokens_of
-from .tokenizing import tokenized
+from .questions import LONGEST, Question, Questions, tokenized, tokens_of
 
 CHUNK_TOKENS = 512  # of text for a language model, or the longest that it can take
 SENTENCE_TOKENS = 128  # embeddings and text classification truncate here

@@ -110,6 +110,31 @@ class StoragePlan(ABC):
         return tuple(leaf for factor in self.factors.values() for leaf in factor.leaves) or (self,)
 
 
+@dataclass(frozen=True)
+class SimplePlan(StoragePlan):
+    """Of a weight that is put together from no others; its zeros may be left out behind a bitmask."""
+
+    zeros: int = 0
+    zeros_wanted: bool = False
+
+    @property
+    @abstractmethod
+    def sparse(self) -> bool:
+        """Whether that is smaller."""
+
+    @property
+    def nonzero(self) -> int:
+        return self.size - self.zeros
+
+    @property
+    def stored(self) -> int:
+        return self.nonzero if self.sparse else self.size
+
+    @property
+    def pruned(self) -> bool:
+        return self.zeros_wanted
+
+
 class Encoded(ABC):
     """One weight of logical `shape` in some stored form. `kinds` are the plan kinds it reads back.
 

@@ -12,20 +12,17 @@ from webapp.engine.facts import DTYPE_BYTES
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits
 
-from .base import Encoded, FormInTraining, StoragePlan, TensorPart
+from .base import Encoded, FormInTraining, SimplePlan, TensorPart
 from .safetensors import dtype_name, dtype_of
 
 
 @dataclass(frozen=True)
-class DensePlan(StoragePlan):
+class DensePlan(SimplePlan):
     """Values as they are; of a pruned weight a bitmask and the nonzero values, where that is smaller.
 
     That is above 3 % zeros in float32. Zeros that no step wanted stay among the values: a few of them in a bias would
     save some bytes, and take the tensor from every reader that knows it by its name.
     """
-
-    zeros: int = 0
-    zeros_wanted: bool = False
 
     @property
     def kind(self) -> str:
@@ -52,20 +49,8 @@ class DensePlan(StoragePlan):
         return "floats"
 
     @property
-    def nonzero(self) -> int:
-        return self.size - self.zeros
-
-    @property
-    def stored(self) -> int:
-        return self.nonzero if self.sparse else self.size
-
-    @property
     def label(self) -> str:
         return f"sparse {self.dtype} + bitmask" if self.sparse else f"dense {self.dtype}"
-
-    @property
-    def pruned(self) -> bool:
-        return self.zeros_wanted
 
     @property
     def plain(self) -> bool:

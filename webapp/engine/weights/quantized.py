@@ -15,13 +15,13 @@ from webapp.engine.math import grids, quantizers
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.math.quantizers import Grid
 
-from .base import Encoded, FormInTraining, StoragePlan, TensorPart
+from .base import Encoded, FormInTraining, SimplePlan, StoragePlan, TensorPart
 from .dense import DensePlan
 from .safetensors import dtype_name, dtype_of
 
 
 @dataclass(frozen=True)
-class QuantizedPlan(StoragePlan):
+class QuantizedPlan(SimplePlan):
     """Codes of `bits`, a scale per row or per `group` inputs; a zero point unless symmetric, or a codebook of levels.
 
     The weight is seen as rows x columns, (out, in * kernel), by its layout.
@@ -34,8 +34,6 @@ class QuantizedPlan(StoragePlan):
     codebook: bool = False
     scale_dtype: str = "float16"
     layout: Layout = PLAIN
-    zeros: int = 0
-    zeros_wanted: bool = False
 
     @classmethod
     def of(cls, plan: StoragePlan, scheme: QuantizationScheme, layout: Layout) -> Self:
@@ -92,22 +90,10 @@ class QuantizedPlan(StoragePlan):
         return "integers"
 
     @property
-    def nonzero(self) -> int:
-        return self.size - self.zeros
-
-    @property
-    def stored(self) -> int:
-        return self.nonzero if self.sparse else self.size
-
-    @property
     def label(self) -> str:
         spread = f"groups of {self.group}" if self.group else "per channel"
         numbers = f"{self.bits}-bit codebook" if self.codebook else f"int{self.bits}"
         return f"{numbers} {spread}" + (" + bitmask" if self.sparse else "")
-
-    @property
-    def pruned(self) -> bool:
-        return self.zeros_wanted
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -16,28 +16,6 @@ TRANSPOSED: dict[int, type[Any]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d
 BATCH_NORMS: dict[int, type[Any]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-class _Uncounted:
-    """A norm without num_batches_tracked: torch would take its weights for those of an old version, and add one."""
-
-    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
-        super()._load_from_state_dict(state, prefix, {**metadata, "version": 2}, *rest)  # type: ignore[misc]
-
-
-class Uncounted1d(_Uncounted, nn.BatchNorm1d):
-    pass
-
-
-class Uncounted2d(_Uncounted, nn.BatchNorm2d):
-    pass
-
-
-class Uncounted3d(_Uncounted, nn.BatchNorm3d):
-    pass
-
-
-UNCOUNTED: dict[int, type[Any]] = {2: Uncounted1d, 3: Uncounted1d, 4: Uncounted2d, 5: Uncounted3d}
-
-
 def _convolution(about: Described) -> nn.Module:
     sizes = {key: _sizes(about[key]) for key in ("stride", "padding", "output_padding", "dilation") if key in about}
     kind = (TRANSPOSED if "output_padding" in about else CONVOLUTIONS)[len(about["kernel"])]
@@ -52,8 +30,8 @@ def _sizes(value: Any) -> Any:
 
 
 def _batch_norm(about: Described) -> nn.Module:
-    affine, kind = about["affine"], (BATCH_NORMS if about["counted"] else UNCOUNTED)[about["axes"]]
-    norm: Any = kind(about["features"], eps=about["eps"], momentum=about["momentum"], affine=affine)
+    kind = BATCH_NORMS[about["axes"]]
+    norm: Any = kind(about["features"], eps=about["eps"], momentum=about["momentum"], affine=about["affine"])
     if not about["counted"]:
         norm.num_batches_tracked = None
     made: nn.Module = norm

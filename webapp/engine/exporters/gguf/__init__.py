@@ -95,7 +95,7 @@ class GgufExporter(Exporter):
     def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         from importlib.metadata import version
 
-        from .reading import read_module
+        from .metadata import read_module
 
         runtime = f"its values run by torch {torch.__version__}, float32; llama.cpp itself was not run"
         return Loaded(read_module(folder / self.file), f"gguf-py {version('gguf')}, a process of its own", runtime)

@@ -19,8 +19,7 @@ from webapp.engine.lazy import torch
 from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import MOST_AXES, LazyTensor, dtype_name
 
-from .flattening import FlatGraph, flattened
-from .graph import Graph, graph_of
+from .graph import FlatGraph, Graph, flattened, graph_of
 from .tracing import archived
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message

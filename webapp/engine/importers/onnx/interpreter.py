@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from webapp.engine.architectures.program.module import put_tensor
 from webapp.engine.importers.exported_program.serialized import NotRun
 
-from .flattening import IF
-from .graph import Graph, GraphInput, GraphNode
+from .graph import IF, Graph, GraphInput, GraphNode
 from .operators import OPERATORS
 from .values import MOST_KNOWN, KnownNumbers, Value, constant, hint_of, kind_of, tensor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.engine.data.batches import SENTENCE_TOKENS, Batch, batches
 from webapp.engine.data.datasets import SampleSet, Text
-from webapp.engine.data.tokenizing import tokenized
+from webapp.engine.data.questions import tokenized
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
 from webapp.engine.lazy import torch

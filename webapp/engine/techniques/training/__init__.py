@@ -4,7 +4,6 @@
 """
 
 from .loop import Trained, train
-from .objectives import Labels, Objective
 from .samples import TrainingSamples
 from .settings import TrainingSettings
-from .student import Student
+from .student import Labels, Objective, Student

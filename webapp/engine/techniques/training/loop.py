@@ -24,10 +24,9 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math.schedules import rate_factor
 from webapp.engine.progress import Report
 
-from .objectives import Objective
 from .samples import TrainingSamples, parts, to_device
 from .settings import TrainingSettings
-from .student import Student
+from .student import Objective, Student
 
 EVALUATIONS = 10  # at least, spread over a training
 POINTS = 100  # of the training loss on the chart

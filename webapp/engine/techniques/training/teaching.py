@@ -17,8 +17,7 @@ from webapp.engine.math import losses
 from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
 from webapp.engine.weights.model import Model
 
-from .objectives import Objective, label_loss
-from .student import Student
+from .student import Objective, Student, label_loss
 
 TITLES: dict[Task | None, str] = {
     "embedding": "Loss (distance of embeddings)",

@@ -15,7 +15,7 @@ from werkzeug.routing import Rule
 
 from webapp.actions.packages import TARGETS
 from webapp.web.extensions import services
-from webapp.web.idempotency import KEY_LENGTH
+from webapp.web.views.api.endpoints import KEY_LENGTH
 
 from .endpoints import ENDPOINTS, Endpoint, blueprint
 from .schemas import ErrorAnswer
