@@ -51,8 +51,6 @@ Task = Literal[
 ]
 GUESSED = ("sequential", "cnn")  # architectures that are taken for what the shapes allow
 PER_TOKEN = ("token-classification", "masked-lm")  # an answer for each token of a text, judged by the original's
-
-
 BY_NUMBERS: tuple[Task | None, ...] = (None, "regression", "distance")  # answers compared as they are, all of them
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flask import Flask, current_app
 from flask_sqlalchemy_lite import SQLAlchemy
@@ -38,6 +38,13 @@ class Services:
     settings: InstallationSettings
     files: FileStore
     jobs: JobClient
+
+
+def taking_in() -> dict[str, Any]:
+    """What `actions.uploads` takes an upload in with."""
+    found = services()
+    limit = found.settings.max_upload_bytes
+    return {"session": db.session, "files": found.files, "jobs": found.jobs, "limit_bytes": limit}
 
 
 def services() -> Services:

@@ -22,8 +22,6 @@ SENTENCES = re.compile(r"(?<=[.!?])\s+")
 SENTENCE_LIMIT = 500  # of a text that is embedded
 SYNTHETIC = 8  # samples of a probe
 SIDE = 64  # height and width of a synthetic image where any would do
-
-
 IMAGES_AT_ONCE = 32
 VALUES_AT_ONCE = 2**24  # of the inputs of one batch of arrays, where its size is not told
 JUDGED_BY_ORIGINAL = ("embedding", "distance", *PER_TOKEN)  # a label is a text's, not a token's

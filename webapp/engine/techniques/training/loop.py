@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from webapp.engine.lazy import Tensor, nn, torch
-from webapp.engine.math.schedules import rate_factor
 from webapp.engine.progress import Report
+from webapp.engine.techniques.training.settings import rate_factor
 
 from .samples import TrainingSamples, parts, to_device
 from .settings import TrainingSettings

@@ -17,8 +17,8 @@ from .endpoints import endpoint
 
 
 @endpoint("GET", "/runs/<id>/artifacts", "The files of a run, and the formats that failed")
-def get_artifacts(id: str) -> schemas.ArtifactsAnswer:
-    return schemas.ArtifactsAnswer(items=row_of(Run, id).artifacts)
+def get_artifacts(id: str) -> schemas.Items[schemas.ArtifactAnswer]:
+    return schemas.Items[schemas.ArtifactAnswer](items=row_of(Run, id).artifacts)
 
 
 @endpoint(
@@ -47,8 +47,8 @@ def retry_artifact(id: str, name: str) -> schemas.RunAnswer:
 
 
 @endpoint("GET", "/runs/<id>/packages", "Deployment packages that the run can be downloaded as")
-def get_packages(id: str) -> schemas.PackagesAnswer:
-    return schemas.PackagesAnswer(items=list(offered(row_of(Run, id))))
+def get_packages(id: str) -> schemas.Items[schemas.PackageAnswer]:
+    return schemas.Items[schemas.PackageAnswer](items=list(offered(row_of(Run, id))))
 
 
 @endpoint(

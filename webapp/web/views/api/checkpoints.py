@@ -9,7 +9,7 @@ from webapp.actions.deletion import delete_checkpoint as delete_row
 from webapp.actions.run_requests import set_task
 from webapp.store.files import Readable
 from webapp.store.models import Checkpoint
-from webapp.web.extensions import db, row_of, services
+from webapp.web.extensions import db, row_of, taking_in
 
 from . import schemas
 from .answers import checkpoint_answer, page
@@ -31,9 +31,11 @@ def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
 
 
 @endpoint("GET", "/checkpoints", "Checkpoints, newest first")
-def get_checkpoints(query: schemas.PageQuery) -> schemas.CheckpointPage:
+def get_checkpoints(query: schemas.PageQuery) -> schemas.Page[schemas.CheckpointAnswer]:
     rows, next_ = page(Checkpoint, query)
-    return schemas.CheckpointPage(items=[checkpoint_answer(row, with_facts=False) for row in rows], next=next_)
+    return schemas.Page[schemas.CheckpointAnswer](
+        items=[checkpoint_answer(row, with_facts=False) for row in rows], next=next_
+    )
 
 
 @endpoint("GET", "/checkpoints/<id>", "A checkpoint and what was found in it")
@@ -63,14 +65,10 @@ def delete_checkpoint(id: str) -> None:
 def receive_checkpoint(
     stream: Readable | Path, query: schemas.CheckpointQuery, expected_bytes: int | None
 ) -> Checkpoint:
-    found = services()
     return uploads.receive_checkpoint(
         stream,
         query.name,
-        session=db.session,
-        files=found.files,
-        jobs=found.jobs,
-        limit_bytes=found.settings.max_upload_bytes,
+        **taking_in(),
         expected_bytes=expected_bytes,
         dequantize=query.dequantize,
         task=query.task,

@@ -8,7 +8,7 @@ from webapp.actions import uploads
 from webapp.actions.deletion import delete_dataset as delete_row
 from webapp.store.files import Readable
 from webapp.store.models import Dataset
-from webapp.web.extensions import db, row_of, services
+from webapp.web.extensions import db, row_of, taking_in
 
 from . import schemas
 from .answers import page
@@ -30,9 +30,9 @@ def put_dataset(query: schemas.DatasetQuery) -> schemas.DatasetAnswer:
 
 
 @endpoint("GET", "/datasets", "Datasets, newest first")
-def get_datasets(query: schemas.PageQuery) -> schemas.DatasetPage:
+def get_datasets(query: schemas.PageQuery) -> schemas.Page[schemas.DatasetAnswer]:
     rows, next_ = page(Dataset, query)
-    return schemas.DatasetPage(items=rows, next=next_)
+    return schemas.Page[schemas.DatasetAnswer](items=rows, next=next_)
 
 
 @endpoint("GET", "/datasets/<id>", "A dataset and its split")
@@ -46,14 +46,10 @@ def delete_dataset(id: str) -> None:
 
 
 def receive_dataset(stream: Readable | Path, query: schemas.DatasetQuery, expected_bytes: int | None) -> Dataset:
-    found = services()
     return uploads.receive_dataset(
         stream,
         query.name,
         query.split,
-        session=db.session,
-        files=found.files,
-        jobs=found.jobs,
-        limit_bytes=found.settings.max_upload_bytes,
+        **taking_in(),
         expected_bytes=expected_bytes,
     )

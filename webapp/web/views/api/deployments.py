@@ -7,7 +7,7 @@ from webapp.actions.deployments import DeploymentRequest
 from webapp.web.extensions import db, services
 
 from .endpoints import endpoint
-from .schemas import DeploymentAnswer, DeploymentsAnswer, NewDeploymentAnswer
+from .schemas import DeploymentAnswer, Items, NewDeploymentAnswer
 
 
 @endpoint(
@@ -24,8 +24,8 @@ def create_deployment(body: DeploymentRequest) -> NewDeploymentAnswer:
 
 
 @endpoint("GET", "/deployments", "The models that are served, newest first")
-def get_deployments() -> DeploymentsAnswer:
-    return DeploymentsAnswer(items=deployments.deployments(db.session))
+def get_deployments() -> Items[DeploymentAnswer]:
+    return Items[DeploymentAnswer](items=deployments.deployments(db.session))
 
 
 @endpoint("GET", "/deployments/<deployment>", "A deployment: its state, and the signature of its model")

@@ -28,9 +28,9 @@ def create_run(body: RunRequest) -> schemas.RunAnswer:
 
 
 @endpoint("GET", "/runs", "Runs, newest first")
-def get_runs(query: schemas.PageQuery) -> schemas.RunPage:
+def get_runs(query: schemas.PageQuery) -> schemas.Page[schemas.RunSummary]:
     rows, next_ = page(Run, query)
-    return schemas.RunPage(items=rows, next=next_)
+    return schemas.Page[schemas.RunSummary](items=rows, next=next_)
 
 
 @endpoint("GET", "/runs/<id>", "A run: how far it is, its log, and what came of it")

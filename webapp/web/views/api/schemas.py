@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from flask import url_for
 from pydantic import BaseModel, BeforeValidator, Field, computed_field
@@ -12,6 +12,7 @@ from webapp.actions.run_requests import AskedRecipe
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import StepMatches
 
+Row = TypeVar("Row")
 LARGEST_PAGE = 200
 LARGEST_LINE = 2**53  # ids of log lines; JSON's whole numbers end here
 
@@ -22,6 +23,14 @@ class RequestBody(BaseModel, extra="forbid"):
 
 class RowAnswer(BaseModel, from_attributes=True):
     """Made from what has attributes of these names, such as a row of the database."""
+
+
+class Items(BaseModel, Generic[Row]):
+    items: list[Row]
+
+
+class Page(Items[Row], Generic[Row]):
+    next: str | None = Field(description="Give it as `before` for the next page; null on the last.")
 
 
 class ErrorBody(BaseModel):
@@ -143,29 +152,17 @@ class DatasetAnswer(UploadAnswer):
         return url_for("datasets.show", id=self.id)
 
 
-class CheckpointPage(BaseModel):
-    items: list[CheckpointAnswer]
-    next: str | None = Field(description="Give it as `before` for the next page; null on the last.")
-
-
-class DatasetPage(BaseModel):
-    items: list[DatasetAnswer]
-    next: str | None
-
-
-class TechniqueAnswer(BaseModel):
+class TechniqueAnswer(RowAnswer):
     name: str
     title: str
     summary: str
     paper: str
     version: int
-    needs: list[str]
-    layers: list[str]
-    settings: dict[str, Any] = Field(description="JSON schema of the settings; `unit` and `widget` ride along.")
-
-
-class TechniquesAnswer(BaseModel):
-    items: list[TechniqueAnswer]
+    needs: Annotated[list[str], BeforeValidator(sorted)]
+    layers: Annotated[list[str], BeforeValidator(sorted)]
+    settings: Annotated[dict[str, Any], BeforeValidator(lambda kind: kind.model_json_schema())] = Field(
+        validation_alias="Settings", description="JSON schema of the settings; `unit` and `widget` ride along."
+    )
 
 
 class MatchesAnswer(BaseModel):
@@ -244,18 +241,10 @@ class ArtifactAnswer(RowAnswer):
         return url_for("api.get_artifact", id=self.run_id, name=self.name) if self.digest else None
 
 
-class ArtifactsAnswer(BaseModel):
-    items: list[ArtifactAnswer]
-
-
 class PackageAnswer(RowAnswer):
     name: str
     title: str
     summary: str
-
-
-class PackagesAnswer(BaseModel):
-    items: list[PackageAnswer]
 
 
 class CurveAnswer(BaseModel):
@@ -331,19 +320,10 @@ class RunAnswer(RunSummary):
         return Recipe.read(self.recipe).to_yaml()
 
 
-class RunPage(BaseModel):
-    items: list[RunSummary]
-    next: str | None
-
-
 class ShareAnswer(BaseModel):
     token: str
     url: str
     created_at: datetime
-
-
-class SharesAnswer(BaseModel):
-    items: list[ShareAnswer]
 
 
 class ComparisonAnswer(BaseModel):
@@ -377,10 +357,6 @@ class DeploymentAnswer(RowAnswer):
 
 class NewDeploymentAnswer(DeploymentAnswer):
     token: str = Field(description="Send it with every request: Authorization: Bearer TOKEN. It is told this once.")
-
-
-class DeploymentsAnswer(BaseModel):
-    items: list[DeploymentAnswer]
 
 
 class ShareOfClass(BaseModel):

@@ -21,9 +21,9 @@ def share_run(id: str) -> schemas.ShareAnswer:
 
 
 @endpoint("GET", "/runs/<id>/shares", "The links to a run")
-def get_shares(id: str) -> schemas.SharesAnswer:
+def get_shares(id: str) -> schemas.Items[schemas.ShareAnswer]:
     links = shares_of(db.session, [row_of(Run, id).id])
-    return schemas.SharesAnswer(items=[share_answer(link) for link in links])
+    return schemas.Items[schemas.ShareAnswer](items=[share_answer(link) for link in links])
 
 
 @endpoint("DELETE", "/runs/<id>/shares", "Revoke every link to a run", status=204)

@@ -9,19 +9,5 @@ from .endpoints import endpoint
 
 
 @endpoint("GET", "/techniques", "Every technique with the JSON schema of its settings")
-def get_techniques() -> schemas.TechniquesAnswer:
-    return schemas.TechniquesAnswer(
-        items=[
-            schemas.TechniqueAnswer(
-                name=each.name,
-                title=each.title,
-                summary=each.summary,
-                paper=each.paper,
-                version=each.version,
-                needs=sorted(each.needs),
-                layers=sorted(each.layers),
-                settings=each.Settings.model_json_schema(),
-            )
-            for each in techniques().values()
-        ]
-    )
+def get_techniques() -> schemas.Items[schemas.TechniqueAnswer]:
+    return schemas.Items[schemas.TechniqueAnswer](items=list(techniques().values()))

@@ -1,6 +1,6 @@
 import pytest
 
-from webapp.engine.math.schedules import rate_factor
+from webapp.engine.techniques.training.settings import rate_factor
 
 
 def test_it_rises_over_the_warm_up_and_falls_to_nothing():
