@@ -86,7 +86,11 @@ def test_nothing_to_make_smaller_is_said(mlp, llama):
     for checkpoint, settings, words in (
         (mlp, {"width": 1.0}, "as large as the model"),
         (mlp, {"depth": 0.5}, "not a row of transformer blocks"),
-        (llama, {"width": 0.5, "depth": 1.0, "round_to": 1024}, "no group is wide enough"),
+        (
+            llama,
+            {"width": 0.5, "depth": 1.0, "round_to": 1024},
+            "1024 is the least multiple that may stay, and there are 64",
+        ),
     ):
         with pytest.raises(RecipeInvalid, match=words):
             predict(with_structure(checkpoint[1]), recipe(**settings))
