@@ -5,6 +5,7 @@ import functools
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -52,8 +53,8 @@ def cluster() -> str:
     server = subprocess.Popen([binaries / "postgres", "-D", data, *options], stderr=log, user=owner, cwd=folder)
 
     def stop() -> None:
-        server.terminate()
-        server.wait(20)
+        server.send_signal(signal.SIGQUIT)  # at once, whoever is still connected: nothing of it is kept
+        server.wait(PATIENCE_SECONDS)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
 
