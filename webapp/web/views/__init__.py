@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from flask import Blueprint
+
+NOUNS = """
+    home access checkpoints datasets runs run_builder techniques compare receipts shares deployments serve artifacts
+    packages plotly_library health
+"""
 
 
 def blueprints() -> list[Blueprint]:
     """In the order in which they are registered."""
-    from . import (
-        access,
-        api,
-        artifacts,
-        checkpoints,
-        compare,
-        datasets,
-        deployments,
-        health,
-        home,
-        packages,
-        plotly_library,
-        receipts,
-        run_builder,
-        runs,
-        serve,
-        shares,
-        techniques,
-    )
+    from . import api
 
-    return [
-        home.blueprint,
-        access.blueprint,
-        checkpoints.blueprint,
-        datasets.blueprint,
-        runs.blueprint,
-        run_builder.blueprint,
-        techniques.blueprint,
-        compare.blueprint,
-        receipts.blueprint,
-        shares.blueprint,
-        deployments.blueprint,
-        serve.blueprint,
-        artifacts.blueprint,
-        packages.blueprint,
-        plotly_library.blueprint,
-        api.blueprint,
-        api.pages,
-        health.blueprint,
-    ]
+    return [*(import_module(f"{__name__}.{noun}").blueprint for noun in NOUNS.split()), api.blueprint, api.pages]

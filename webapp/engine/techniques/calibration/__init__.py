@@ -4,4 +4,4 @@ from .block import CalibrationBlock
 from .matrices import WeightMatrix, weight_matrices
 from .samples import TechniqueData
 from .sequential_calibration import calibration_blocks
-from .statistics import AbsoluteMean, Covariance, CrossCovariance, SquareSum, Statistic
+from .statistics import Covariance, CrossCovariance, SquareSum, Statistic

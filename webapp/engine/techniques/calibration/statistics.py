@@ -36,21 +36,6 @@ class SquareSum(Statistic):
         self.sums += rows.square().sum(0)
 
 
-class AbsoluteMean(Statistic):
-    """`means` (groups, columns): the mean absolute value of each input feature (AWQ's saliency)."""
-
-    def __init__(self, groups: int, columns: int) -> None:
-        super().__init__(groups, columns)
-        self.sums = torch.zeros(groups, columns)
-
-    def take(self, rows: Tensor, original: Tensor | None) -> None:
-        self.sums += rows.abs().sum(0)
-
-    @property
-    def means(self) -> Tensor:
-        return self.sums / max(self.count, 1)
-
-
 class Covariance(Statistic):
     """`sums` (groups, columns, columns): x^T x over all rows, uncentred; `mean` divides by their count.
 

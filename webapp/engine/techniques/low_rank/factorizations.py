@@ -136,16 +136,20 @@ class MatrixForm(Factorization):
         return _MatrixSplit(self, target, metric)
 
 
-class _MatrixSplit(Split):
+class _OneRankSplit(Split):
+    by_rank: list[float]
+
+    def lost(self, chosen: Ranks) -> float:
+        return self.by_rank[chosen[0]]
+
+
+class _MatrixSplit(_OneRankSplit):
     form: MatrixForm
 
     def __init__(self, form: MatrixForm, target: Tensor, metric: InputMetric | None) -> None:
         self.form, self.target = form, target
         self.basis, singular = factorization.directions(target @ metric.root if metric else target)
-        self.by_rank: list[float] = factorization.losses(singular).tolist()
-
-    def lost(self, chosen: Ranks) -> float:
-        return self.by_rank[chosen[0]]
+        self.by_rank = factorization.losses(singular).tolist()
 
     def encoded(self, chosen: Ranks, dtype: torch.dtype) -> Encoded:
         left = self.basis[:, : chosen[0]]
@@ -184,14 +188,11 @@ class SpatialForm(Factorization):
         return _SpatialSplit(self, target, metric)
 
 
-class _SpatialSplit(Split):
+class _SpatialSplit(_OneRankSplit):
     def __init__(self, form: SpatialForm, target: Tensor, metric: InputMetric | None) -> None:
         self.form, self.target, self.metric = form, target, metric
         self.basis, singular = factorization.directions(tucker.spatial_matrix(target.reshape(form.shape)))
-        self.by_rank: list[float] = factorization.losses(singular).tolist()
-
-    def lost(self, chosen: Ranks) -> float:
-        return self.by_rank[chosen[0]]
+        self.by_rank = factorization.losses(singular).tolist()
 
     def encoded(self, chosen: Ranks, dtype: torch.dtype) -> Encoded:
         shape = self.form.shape

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, computed_field
 
 from webapp.actions.run_requests import AskedRecipe
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.predict import StepMatches
+from webapp.engine.run.predict import StepMatches, Totals
 
 Row = TypeVar("Row")
 LARGEST_PAGE = 200
@@ -92,13 +92,16 @@ class RunQuery(RequestBody):
     )
 
 
-class CompareQuery(RequestBody):
-    run: list[str] = Field(default_factory=list, description="The runs, one parameter each.")
+class ComparisonView(RequestBody):
     metric: str = ""
     x: str = Field("size_bytes", description="size_bytes, params_nonzero, bits_per_weight or time_ratio.")
     scale: str = Field("auto", description="auto, linear or log.")
     sort: str = Field("", description="A column of the table.")
     order: str = Field("asc", description="asc or desc.")
+
+
+class CompareQuery(ComparisonView):
+    run: list[str] = Field(default_factory=list, description="The runs, one parameter each.")
 
 
 class PredictRequest(RequestBody):
@@ -112,13 +115,8 @@ class ParseRequest(RequestBody):
     text: str = Field(description="A recipe in YAML or JSON.")
 
 
-class ComparisonShareRequest(RequestBody):
+class ComparisonShareRequest(ComparisonView):
     run_ids: list[str] = Field(min_length=1)
-    metric: str = ""
-    x: str = "size_bytes"
-    scale: str = "auto"
-    sort: str = ""
-    order: str = "asc"
 
 
 class UploadAnswer(RowAnswer):
@@ -205,15 +203,9 @@ class SpeedAnswer(Open):
     disturbed: str | None = Field(None, description="What disturbed the measurement, which was repeated before.")
 
 
-class MeasuredAnswer(Open):
+class MeasuredAnswer(Totals, extra="allow"):
     """What was measured on a file. MB is 10^6 bytes; sparsity is 0 to 1."""
 
-    size_bytes: int
-    params_total: int
-    params_nonzero: int
-    params_stored: int
-    sparsity: float
-    bits_per_weight: float
     metrics: dict[str, MetricAnswer]
     latency_ms: LatencyAnswer | None = None
     speed: SpeedAnswer | None = None
