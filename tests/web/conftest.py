@@ -11,7 +11,7 @@ from tests import zoo
 from webapp.store import database
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # others prove the migrations
 def made_once():
     """The templates are compiled, and the migrations gone through, by whichever application is first to need them."""
     migrate = database._migrate
