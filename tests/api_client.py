@@ -33,7 +33,7 @@ class Api:
         if isinstance(body, dict | list):
             body, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:
-            with urlopen(Request(self.base + path, body, headers, method=method), timeout=300) as answer:
+            with urlopen(Request(self.base + path, body, headers, method=method), timeout=PATIENCE_SECONDS) as answer:
                 return answer.read()
         except HTTPError as refusal:
             raise Refused(refusal.code, json.loads(refusal.read())["error"]) from None

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import PATIENCE_SECONDS
+
 QUICK = {"timing_seconds": "0.1"}
 READY = "Pare is ready at "
-STARTED_WITHIN_SECONDS = 120
 ENDED_WITHIN_SECONDS = 30
 
 
@@ -49,7 +50,7 @@ def serving(instance: Path, **settings: str) -> Iterator[Served]:
         start_new_session=True,
         cwd=started_in,
     )
-    overdue = threading.Timer(STARTED_WITHIN_SECONDS, process.kill)
+    overdue = threading.Timer(PATIENCE_SECONDS, process.kill)
     overdue.start()
     try:
         url = next((line.split(READY)[1].strip() for line in process.stdout if READY in line), None)

@@ -6,13 +6,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.serving import small_models
 
 ROOT = Path(__file__).parents[2]
@@ -34,11 +33,14 @@ class Serving:
         self.address = address
         command = [sys.executable, "-m", "webapp.serving", str(folder), str(address)]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 30
-        while not address.exists():
-            assert self.process.poll() is None, self.process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(self.listens)
+
+    def listens(self) -> bool:
+        assert self.process.poll() is None, self.process.stderr.read()
+        with closing(Connection(self.address)) as connection, suppress(FileNotFoundError, ConnectionRefusedError):
+            connection.connect()
+            return True
+        return False
 
     def send(self, method, path, body=None, headers=None):
         """(status, headers, body)."""

@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
+from tests.patience import PATIENCE_SECONDS
 from webapp.store.database import make_engine, upgrade, writing
 from webapp.store.errors import DatabaseUnusable
 from webapp.store.models import Base, Checkpoint
@@ -33,7 +34,9 @@ def test_upgrading_again_changes_nothing(engine):
 def test_processes_that_upgrade_at_once_wait_for_each_other(url):
     code = f"from webapp.store.database import *; upgrade(make_engine({url!r}))"
     processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [(process.communicate(timeout=60)[1], process.returncode) for process in processes] == [("", 0)] * 3
+    assert [(process.communicate(timeout=PATIENCE_SECONDS)[1], process.returncode) for process in processes] == [
+        ("", 0)
+    ] * 3
     engine = make_engine(url)
     assert {"alembic_version", "runs"} <= set(inspect(engine).get_table_names())
     engine.dispose()
@@ -78,11 +81,11 @@ def test_a_reader_is_not_held_up_by_a_writer(sessions):
             session.get(Checkpoint, "read").name = "written"
             session.flush()
             held.set()
-            done.wait(10)
+            done.wait(PATIENCE_SECONDS)
 
     writer = threading.Thread(target=write)
     writer.start()
-    held.wait(10)
+    held.wait(PATIENCE_SECONDS)
     with sessions() as session:
         assert session.get(Checkpoint, "read").name == "digits"
     done.set()

@@ -14,6 +14,7 @@ import fsspec
 import pytest
 
 from tests.object_store import object_store
+from tests.patience import PATIENCE_SECONDS
 from webapp.store.errors import FileMissing, StoreFull, StoreUnreachable, UploadBroken, UploadTooLarge
 from webapp.store.files import CHUNK_BYTES, FileStore, digest_of
 
@@ -216,14 +217,14 @@ def test_what_others_store_and_sweep_is_seen_at_once(bucket, tmp_path):
 
 
 def test_a_store_that_is_away_is_waited_for(bucket, tmp_path):
-    files = FileStore(bucket, cache=tmp_path / "cache", patience_seconds=120)
+    files = FileStore(bucket, cache=tmp_path / "cache", patience_seconds=PATIENCE_SECONDS)
     object_store().stop()
     with ThreadPoolExecutor() as threads:
         put = threads.submit(files.put, made(tmp_path, "model.bin"))
         with pytest.raises(TimeoutError):
             put.result(timeout=2)
         object_store().start()
-        assert put.result(timeout=120) == DIGEST
+        assert put.result(timeout=PATIENCE_SECONDS) == DIGEST
     assert files.path(DIGEST).read_bytes() == CONTENT
     assert stored(files) == [f"{files._root}/objects/{DIGEST[:2]}/{DIGEST}"]
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
 from webapp.engine.techniques import techniques
 from webapp.store.models import Checkpoint, UploadState
@@ -59,7 +60,7 @@ def process(zoo, session, files, settings, tmp_path):
         whatever += [{"checkpoint_id": row.id, "recipe": {"steps": [{"technique": name}]}} for name in techniques()]
     given = [json.dumps(each) for each in (addresses, bodies, whatever)]
     asked = [sys.executable, "-c", PROCESS, str(settings.instance), *given]
-    answer = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=False)
+    answer = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout.splitlines()[-1])
 
