@@ -35,13 +35,14 @@ function valueOf(input) {
 
 const patterns = (text) => text.split(/[\s,]+/).filter(Boolean);
 
-// Of a row of overrides, which begins as the layer that is usually the exception: the last one.
+// Of a row of overrides, which begins as the layer that is usually the exception: the last one that has none yet.
 export function addOverride(card, pattern = null, settings = {}) {
   made += 1;
   const holder = document.createElement("template");
   holder.innerHTML = card.querySelector("[data-row-template]").innerHTML.replaceAll("__row__", `row${made}`).trim();
   const row = holder.content.firstElementChild;
-  const known = card.querySelector("[data-names]").lastElementChild?.value;
+  const taken = rowsOf(card).map(patternOf);
+  const known = [...card.querySelectorAll("[data-names] option")].findLast(({ value }) => !taken.includes(value))?.value;
   row.querySelector("[data-pattern]").value = pattern ?? known ?? "*";
   for (const [name, value] of Object.entries(settings)) row.querySelector(`[data-instead="${CSS.escape(name)}"]`).value = value;
   card.querySelector("[data-rows]").append(row);

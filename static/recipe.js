@@ -133,14 +133,17 @@ async function look() {
 async function ask() {
   const [asText, checkpoint_id] = [typed, form.elements.checkpoint.value];
   const recipe = asText ? yaml.value : read();
-  if (!asText && !recipe.steps.length) return showPrediction({ error: { message: "The recipe has no steps yet." } });
+  if (!asText && !recipe.steps.length) {
+    yaml.show("version: 2\nsteps: []\n");
+    return showPrediction({ error: { message: "The recipe has no steps yet." } });
+  }
   document.getElementById("prediction").classList.add("stale");
   try {
     const [dataset_id, training_dataset_id] = DATA.map((name) => form.elements[name].value || null);
     const answer = await post(address("predict"), { checkpoint_id, recipe, dataset_id, training_dataset_id });
     if (answer.error) answer.error.message = plain(answer.error.message);
-    // A pattern that matches nothing is refused by the prediction; what the others match is still worth seeing.
-    const { matches } = answer.error && !asText ? await post(address("match"), { checkpoint_id, recipe }) : answer;
+    // A recipe that the prediction refuses: what its patterns match, and its text, are still worth seeing.
+    const { matches, recipe_yaml } = answer.error && !asText ? await post(address("match"), { checkpoint_id, recipe }) : answer;
     if (asText !== typed || (asText && again)) return; // another text is there meanwhile, and is asked about next
     showPrediction(answer);
     if (asText) {
@@ -148,7 +151,7 @@ async function ask() {
       if (answer.recipe) replace(answer.recipe, answer.matches);
     }
     mark(asText ? null : answer.error);
-    if (answer.recipe_yaml && !asText) yaml.show(answer.recipe_yaml);
+    if (!asText) yaml.show(recipe_yaml ?? JSON.stringify(recipe, null, 2));
     for (const [index, card] of cards().entries()) showMatches(card, matches?.[index]);
   } catch {
     showPrediction({ error: { message: "Pare does not answer; the estimate is out of date. Check that it is running." } });

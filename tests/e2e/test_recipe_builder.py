@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import clear_recipe
+from tests.e2e.conftest import NARROW, WIDE, clear_recipe
 
 
 @pytest.fixture
@@ -100,6 +100,7 @@ def test_overrides_are_made_by_keyboard_and_are_the_same_as_text_and_in_a_draft_
     expect(rows.first).to_contain_text("counts for 1 layer")  # the last one
     rows.first.get_by_label("Bits").select_option("6")
     adding.press("Enter")
+    expect(rows.nth(1).get_by_label("Layers")).to_have_value("classifier.fc1")  # no layer twice
     builder.keyboard.type("classifier.*")
     expect(rows.nth(1)).to_contain_text("counts for 2 layers")
     expect(rows.first).to_contain_text("counts for 0 layers")
@@ -110,8 +111,13 @@ def test_overrides_are_made_by_keyboard_and_are_the_same_as_text_and_in_a_draft_
     assert overrides() == [("classifier.*", "3"), ("classifier.fc2", "6")]
     expect(rows.first.get_by_role("button", name="Move this override down")).to_be_focused()
 
-    rows.first.get_by_label("Layers").fill("head.*")
-    expect(rows.first.locator("[data-row-error]")).to_contain_text("The pattern 'head.*' matches no layer")
+    wrong = "head." + "long_name" * 9
+    rows.first.get_by_label("Layers").fill(wrong)
+    expect(rows.first.locator("[data-row-error]")).to_contain_text(f"The pattern '{wrong}' matches no layer")
+    expect(builder.locator("#yaml")).to_have_value(re.compile(wrong))  # the text follows a wrong recipe too
+    builder.set_viewport_size(NARROW)
+    assert builder.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
+    builder.set_viewport_size(WIDE)
     expect(rows.first.get_by_label("Layers")).to_have_attribute("aria-invalid", "true")
     rows.first.get_by_label("Layers").fill("features.*")
     expect(rows.first).to_contain_text("counts for 2 layers")

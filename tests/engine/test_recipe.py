@@ -140,6 +140,7 @@ def test_a_fault_in_text_is_named_with_its_line(mlp, text, line):
             "steps.0.overrides.2",
             "matches 2, which this step leaves out. Layers it could name: 0",
         ),
+        (step(overrides={"": {"sparsity": 0.1}}), "steps.0.overrides.", "is empty. Layers it could name: 0, 2"),
         (step(overrides={"*.bias": {"sparsity": 0.1}}), "steps.0.overrides.*.bias", "works on layers of kind"),
         (step(overrides={"*": {"sparsity": 2}}), "steps.0.overrides.*.sparsity", "(it is 2)"),
         (step(overrides={"*": {"colour": 2}}), "steps.0.overrides.*.colour", "not a setting that exists"),

@@ -83,7 +83,7 @@ def _ordered(given: Any) -> Any:
     patterns = [pattern for pattern, _ in given]
     for pattern in patterns:
         if patterns.count(pattern) > 1:
-            raise PydanticCustomError("twice", "{pattern} stands twice; leave one of them", {"pattern": repr(pattern)})
+            raise PydanticCustomError("twice", "{pattern} stands twice; remove one of them", {"pattern": repr(pattern)})
     return dict(given)
 
 
@@ -133,7 +133,7 @@ class _Loader(yaml.SafeLoader):
                 raise RecipeInvalid(f"The recipe has a list or a mapping where a name belongs (line {line}).")
             if key.value in keys:
                 raise RecipeInvalid(
-                    f"The recipe says {key.value!r} twice in one place (line {line}); leave one of them."
+                    f"The recipe says {key.value!r} twice in one place (line {line}); remove one of them."
                 )
             keys.add(str(key.value))
         return super().construct_mapping(node, deep)

@@ -89,7 +89,9 @@ def test_a_pattern_that_matches_nothing_is_an_error_and_shown_as_matching_nothin
     body = {"checkpoint_id": checkpoint.id, "recipe": recipe}
     error = error_of(client.post("/api/v1/recipes/predict", json=body), 422)
     assert error["field"] == "steps.0.layers.include.1"
-    (step,) = client.post("/api/v1/recipes/match", json=body).json["matches"]
+    answer = client.post("/api/v1/recipes/match", json=body).json
+    (step,) = answer["matches"]
+    assert "- encoder.*" in answer["recipe_yaml"]
     assert [len(each["layers"]) for each in step["include"]] == [1, 0]
 
 

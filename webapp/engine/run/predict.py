@@ -312,7 +312,7 @@ def _check_pattern(
     if any(matches(layer, pattern) for layer in layers):
         return
     other = [layer for layer in everything if matches(layer, pattern)]
-    why = "matches no layer"
+    why = "matches no layer" if pattern else "is empty"
     if other:
         why = f"matches {some([layer.name for layer in other], 1)}"
         if any(layer.kind in found.layers for layer in other):

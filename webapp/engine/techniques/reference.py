@@ -39,7 +39,7 @@ def as_markdown() -> str:
 
 
 def _section(technique: Technique) -> list[str]:
-    needs = ", ".join(sorted(technique.needs)) or "nothing but the weights"
+    needs = ", ".join(sorted(technique.needs)).replace("_if_any", " (if any)") or "nothing but the weights"
     return [
         "",
         f"## {technique.title}",

@@ -204,7 +204,7 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys: set[str] = set()
     for key, _ in pairs:
         if key in keys:
-            raise BodyInvalid(f"The body says {key[:80]!r} twice in one object; leave one of them.")
+            raise BodyInvalid(f"The body says {key[:80]!r} twice in one object; remove one of them.")
         keys.add(key)
     return dict(pairs)
 

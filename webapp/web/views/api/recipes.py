@@ -38,7 +38,8 @@ def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
 
 @endpoint("POST", "/recipes/match", "Which layers each pattern matches, also when that is none", errors=(404, 409))
 def match_recipe(body: schemas.PredictRequest) -> schemas.MatchesAnswer:
-    return schemas.MatchesAnswer(matches=matches(*asked(body)))
+    facts, recipe = asked(body)
+    return schemas.MatchesAnswer(matches=matches(facts, recipe), recipe_yaml=recipe.to_yaml())
 
 
 @endpoint("POST", "/recipes/parse", "A recipe's text, read and written out whole")

@@ -165,6 +165,7 @@ class TechniqueAnswer(RowAnswer):
 
 class MatchesAnswer(BaseModel):
     matches: list[StepMatches] = Field(description="One per step.")
+    recipe_yaml: str
 
 
 class PredictAnswer(MatchesAnswer):
@@ -172,7 +173,6 @@ class PredictAnswer(MatchesAnswer):
         description="before and after (bytes, parameters, sparsity), steps, warnings, and what no step reaches."
     )
     recipe: dict[str, Any]
-    recipe_yaml: str
 
 
 class ParseAnswer(BaseModel):
