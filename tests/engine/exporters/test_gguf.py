@@ -6,16 +6,20 @@ import gguf
 import pytest
 import torch
 
+from webapp.engine.architectures.build import build
 from webapp.engine.architectures.transformers_family import parsed_config
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_formats, exporters
+from webapp.engine.exporters.base import Loaded
 from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
 from webapp.engine.importers.gguf.names import why_not
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.run.proof import compare_probe, write_proof
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights import Quantized
+from webapp.engine.weights.model import Model
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 WIDTH = {"intermediate_size": 96, "vocab_size": 64}
@@ -134,6 +138,17 @@ def test_a_recipe_answers_as_the_compressed_model(language_model, apply_steps, g
     assert proof["agreed"], proof
     assert set(told["kinds"]) == kinds
     assert told["size_bytes"] == (tmp_path / "out/model.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_file_of_a_model_without_some_heads_comes_in_again(bench, language_model, apply_steps, tmp_path, name):
+    given = language_model(name, dtype=torch.bfloat16)
+    model, _ = apply_steps((given[0], with_structure(given[1])), ("structured_pruning", {"ratio": 0.5, "cut": "heads"}))
+    write_proof(model, tmp_path, 0)
+    FORM.write(model, tmp_path)
+    facts = bench.checkpoint(tmp_path / FORM.file)
+    again = Loaded(build(Model.of_checkpoint(bench.out, facts)), "", "")
+    assert compare_probe(again, model.architecture, tmp_path, FORM.rounded(model))["agreed"]
 
 
 @pytest.mark.parametrize("size", [1e-12, 1e-6, 1.0, 1e4, 1e7, 1e30], ids=str)
