@@ -35,7 +35,7 @@ STATE_LOOKS = {  # state: (the word that is shown, icon, colour)
     "starting": ("Starting", "arrow-repeat", "active"),
     "stopped": ("Stopped", "stop-circle", "quiet"),
     "skipped": ("Skipped", "dash-circle", "quiet"),
-    "waiting": ("Waiting", "circle", "quiet"),
+    "waiting": ("Not started", "circle", "quiet"),
     "reused": ("Reused", "recycle", "good"),
 }
 PREFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))

@@ -38,7 +38,7 @@ def test_deploying_twice_says_so(client, small):
     assert "was deployed already, as small-one, and still is" in Page(client.get(second.location).text).text
 
 
-def test_a_run_without_onnx_says_how_to_get_one(client, run):
+def test_a_run_without_onnx_says_how_to_get_one(client, session, run):
     page = client.get(f"/runs/{run.id}").text
     assert "fork this run with ONNX" in page
     assert ">Deploy<" not in page
@@ -47,6 +47,9 @@ def test_a_run_without_onnx_says_how_to_get_one(client, run):
     assert refused.status_code == 409
     assert "fork it with ONNX" in refused.json["error"]["message"]
     assert client.post(f"/api/v1/runs/{run.id}/try", json={"side": "result", "values": [1]}).status_code == 409
+    run.checkpoint.facts = run.checkpoint.facts | {"architecture": None}  # which no such format takes
+    session.commit()
+    assert "fork this run" not in client.get(f"/runs/{run.id}").text
 
 
 def test_a_row_to_try_is_one_of_the_dataset(client, session, small):

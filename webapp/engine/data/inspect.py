@@ -95,7 +95,7 @@ def divided(samples: SampleSet, filename: str, notes: list[str]) -> tuple[Sample
         return _divided_text(samples.text, filename)
     n = len(samples)
     if n < 2:
-        raise DatasetRefused(f"{filename} holds {n} sample; to divide it takes 2, or say that all of it evaluates")
+        raise DatasetRefused(f"{filename} holds {n} sample; to divide it takes 2. Choose to evaluate on all of it")
     cut = min(n - 1, max(1, int(n * TRAINING_SHARE)))
     labels = labels_of(samples)
     if labels and labels[0] != labels[-1] and all(a <= b for a, b in pairwise(labels)):
@@ -119,7 +119,7 @@ def _divided_text(text: str, filename: str) -> tuple[Text, Text]:
         if found and found[-1][0] <= FAR_SHARE * len(text):
             return found[-1][1:]
     if not found:
-        raise DatasetRefused(f"{filename} is too short to divide into two splits; say that all of it evaluates")
+        raise DatasetRefused(f"{filename} is too short to divide into two splits; choose to evaluate on all of it")
     return min(found, key=lambda each: each[0])[1:]
 
 

@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
 from webapp import charts
+from webapp.actions.compatibility import incompatible_formats
 from webapp.actions.deletion import delete_run
-from webapp.actions.deployments import deployable, deployed
+from webapp.actions.deployments import deployable, deployed, served_formats
 from webapp.actions.packages import offered
 from webapp.actions.run_requests import cancel_run, retry_artifact, retry_run
 from webapp.actions.sharing import shares_of
@@ -64,7 +65,7 @@ def index() -> str:
 @blueprint.get("/<id>")
 def show(id: str) -> str:
     run = db.get_or_abort(Run, id)
-    known = techniques()
+    known, unfit = techniques(), incompatible_formats(run.checkpoint)
     newest = select(LogLine).where(LogLine.run_id == id).order_by(LogLine.id.desc()).limit(LOG_LINES)
     lines = list(reversed(db.session.scalars(newest).all()))
     return render_template(
@@ -78,6 +79,7 @@ def show(id: str) -> str:
         drawn=drawn_of(run),
         packages=[target for target, _ in offered(run).values()],
         deployed={artifact.name: deployed(db.session, id, artifact.name) for artifact in deployable(run)},
+        servable=[title for name, title in served_formats().items() if unfit[name] is None],
         trains=any(
             "training" in known[step["technique"]].needs for step in run.recipe["steps"] if step["technique"] in known
         ),
