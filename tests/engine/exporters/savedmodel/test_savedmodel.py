@@ -16,14 +16,15 @@ from webapp.engine.exporters.savedmodel.runtime import converted
 from webapp.engine.run.proof import compare_probe, write_proof
 
 needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
-INT8 = ("weight_quantization", {"bits": 8})
+INT8 = ("weight_quantization", {"bits": 8}, {"exclude": ["0"]})
+EIGHT_CODES = ("weight_quantization", {"bits": 4}, {"include": ["0"]})
 
 
 @needs_tensorflow
 def test_a_clean_process_answers_as_the_model_in_memory(inspected, apply_steps, tmp_path):
     torch.manual_seed(0)
-    given = inspected(nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)).to(torch.bfloat16))
-    model, _ = apply_steps(given, INT8)
+    layers = nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10)
+    model, _ = apply_steps(inspected(nn.Sequential(*layers).to(torch.bfloat16)), INT8, EIGHT_CODES)
     form, spec = exporters()["savedmodel"], model.architecture
     out = tmp_path / "out"
     out.mkdir()
@@ -32,7 +33,7 @@ def test_a_clean_process_answers_as_the_model_in_memory(inspected, apply_steps, 
     assert told["size_bytes"] == artifact.stat().st_size
     inside = {entry.filename: entry.file_size for entry in zipfile.ZipFile(artifact).infolist()}
     assert {"model/1/saved_model.pb", "model/1/variables/variables.index"} <= set(inside)
-    assert inside["model/1/variables/variables.data-00000-of-00001"] < 0.4 * 4 * (256 * 256 + 2560), "8 bits are stored"
+    assert inside["model/1/variables/variables.data-00000-of-00001"] < 0.4 * 4 * 512 * 128, "8 bits are stored"
     write_proof(model, tmp_path, seed=0)
     loaded = form.load(out, spec)
     proof = compare_probe(loaded, spec, tmp_path)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from .names import operator_of
 from .operators import OPERATORS, ConvertedNode
+from .operators.registry import SMALLER
 from .values import ConstantValue, Dynamic, Tensor, Value
 from .weights import SavedWeights, Weight
 
@@ -50,7 +51,8 @@ class Converted(tf.Module):  # type: ignore[misc]
         assert value.const_value is not None
         array = value.const_value.numpy()
         if array.size <= FEW or (array.dtype.name in TELL_SHAPES and array.size <= MANY):
-            return ConstantValue(np.asarray(array))
+            small = SMALLER.get(value.const_value.dtype)  # which TensorFlow has no kernels for
+            return ConstantValue(array.astype(small.as_numpy_dtype) if small else np.asarray(array))
         return self.weights.stored(name, array)
 
     def _run(self, given: dict[str, Value]) -> dict[str, Value]:
