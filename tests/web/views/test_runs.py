@@ -20,6 +20,10 @@ def test_the_list_narrows_by_state_and_checkpoint(client, run, session):
     assert "No run matches" in Page(client.get("/runs?checkpoint=another").text).text
 
 
+def test_where_there_is_no_run_there_is_nothing_to_narrow(client):
+    assert "All states" not in client.get("/runs").text
+
+
 def test_runs_are_ticked_to_be_compared(client, run):
     page = Page(client.get("/runs").text)
     assert page.of("form", action="/compare")

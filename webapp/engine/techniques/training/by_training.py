@@ -69,8 +69,9 @@ class ByTraining(Technique):
         """One line for all that was trained: what was asked, how far it came, and which weights were kept."""
         size = settings.batch(student.spec) * settings.accumulate
         epochs = end.step / samples.steps_per_epoch(size)
-        asked = f"{settings.epochs:g} epochs" + (f" or {settings.minutes:g} minutes" if settings.minutes else "")
-        done = f"{end.step:,} steps of {size:,} samples, {epochs:.3g} epochs"
+        asked = f"{settings.epochs:g} epoch{'s' * (settings.epochs != 1)}"
+        asked += f" or {settings.minutes:g} minutes" if settings.minutes else ""
+        done = f"{end.step:,} steps of {size:,} samples, {epochs:.3g} epoch{'s' * (epochs != 1)}"
         if not math.isnan(end.first_loss):
             done += f"; validation loss {end.first_loss:.4g} → {end.best_loss:.4g}"
         done += f"; {ENDED[end.ended]}" if end.ended else ""
