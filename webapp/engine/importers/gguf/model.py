@@ -122,9 +122,7 @@ def _take_over(
     config |= {key: value for key, value in said.items() if key in config and value is not None}
     size, heads = told("attention.key_length"), config.get("num_attention_heads")
     if size and heads and "head_dim" not in config and size * heads != config.get("hidden_size"):
-        config["head_dim"] = (
-            size  # which a type without a default for it takes nonetheless, such as a Qwen2 cut by heads
-        )
+        config["head_dim"] = size  # which types without a default for it take too, such as a Qwen2 cut by heads
     for key in [key for key in config if key.endswith("_token_id")]:
         if type(config[key]) is int and config[key] >= config["vocab_size"]:
             config[key] = None  # the type's own default, of another vocabulary
