@@ -42,6 +42,21 @@ def test_processes_that_upgrade_at_once_wait_for_each_other(url):
     engine.dispose()
 
 
+def test_those_who_are_the_first_to_open_a_file_wait_for_each_other(tmp_path):
+    def opened(path, ready):
+        engine = make_engine(f"sqlite:///{path}")
+        ready.wait(PATIENCE_SECONDS)
+        with engine.connect() as connection:
+            mode = connection.execute(text("PRAGMA journal_mode")).scalar()
+        engine.dispose()
+        return mode
+
+    with ThreadPoolExecutor(3) as threads:
+        for number in range(40):  # of which some fail where nobody waits
+            path, ready = tmp_path / f"{number}.db", threading.Barrier(3)
+            assert list(threads.map(opened, [path] * 3, [ready] * 3)) == ["wal"] * 3
+
+
 def test_a_database_made_by_a_newer_pare_is_refused(engine):
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
