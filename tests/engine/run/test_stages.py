@@ -278,7 +278,7 @@ def test_every_artifact_has_its_proof_size_quality_and_speed_in_its_own_runtime(
     assert "onnxruntime" in onnx["runtime"]
     assert "threads" in onnx["runtime"]
     assert "2 products multiply 8-bit integers" in onnx["notes"][0]
-    assert "decodes them to floats" in own["notes"][0]
+    assert "decodes integers and bitmasks to floats" in own["notes"][0]
     assert onnx["metrics"]["accuracy"]["n"] == own["metrics"]["accuracy"]["n"] == 200
     assert onnx["baseline"]["runtime"] == onnx["result"]["runtime"] != own["result"]["runtime"]
     assert [artifact["name"] for artifact in concluded["artifacts"][:2]] == ["model.safetensors", "model.onnx"]
