@@ -6,7 +6,6 @@ instance folder, else from the default. `python -m webapp.config` prints docs/se
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import secrets
@@ -207,13 +206,6 @@ class InstallationSettings(BaseSettings):
     def _hard_to_guess(cls, value: str) -> str:
         if value and not re.fullmatch("[!-~]{16,}", value):
             raise SettingInvalid("access_token must have 16 or more ASCII characters, without spaces.", "access_token")
-        return value
-
-    @field_validator("log_level")
-    @classmethod
-    def _known_level(cls, value: str) -> str:
-        if value.upper() not in logging.getLevelNamesMapping():
-            raise SettingInvalid(f"log_level is {value!r}; it must be DEBUG, INFO, WARNING or ERROR.", "log_level")
         return value
 
     @classmethod
