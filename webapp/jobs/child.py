@@ -295,6 +295,7 @@ class _News:
 
 def imports_of(job: Mapping[str, Any]) -> Sequence[str]:
     """Modules that the job's child needs, as far as the job tells, and whose import takes longer than most jobs."""
+    from webapp.engine.exporters import measured
     from webapp.engine.run.stages import format_of
 
     sources = job.get("sources") or {"checkpoint": job}
@@ -304,7 +305,7 @@ def imports_of(job: Mapping[str, Any]) -> Sequence[str]:
     if of_hub or "transformers" in families:
         return [f"transformers.{name}" for name in TRANSFORMERS]
     traces = job.get("task") in ("look_at_structure", "try_formats") or "program" in families
-    return TRACING if traces or format_of(job.get("stage", "")) not in (None, "safetensors") else ()
+    return TRACING if traces or format_of(job.get("stage", "")) not in (None, measured().name) else ()
 
 
 def _point(given: Any) -> CurvePoint | None:
