@@ -69,7 +69,7 @@ class Measurement(Facts):
     run_id: str | None = None  # None: on calibration samples
 
 
-class Profile(Facts):
+class ProfileFacts(Facts):
     """What `loss` is: nats of KL divergence to the original for each sample or token, cosine distance of embeddings,
     else the squared error over the squared answer."""
 
