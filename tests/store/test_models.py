@@ -6,7 +6,18 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from webapp.store.models import Checkpoint, LogLine, Run, RunState, Stage, StageState, UploadState, new_id
+from webapp.store.models import (
+    Checkpoint,
+    LogLine,
+    Profile,
+    Run,
+    RunState,
+    Stage,
+    StageState,
+    Study,
+    UploadState,
+    new_id,
+)
 
 
 @pytest.fixture
@@ -74,3 +85,25 @@ def test_ids_are_short_and_do_not_repeat():
     ids = {new_id() for _ in range(10_000)}
     assert len(ids) == 10_000
     assert {len(id) for id in ids} == {12}
+
+
+def test_profiles_and_studies_go_with_their_checkpoint(sessions, run):
+    with sessions.begin() as session:
+        profile = Profile(checkpoint=run.checkpoint, key="k")
+        study = Study(name="s", kind="race", checkpoint=run.checkpoint, profile=profile, question={})
+        session.add(study)
+        session.delete(run)
+    with sessions.begin() as session:
+        session.delete(session.get(Checkpoint, run.checkpoint_id))
+    with sessions() as session:
+        assert (session.get(Profile, profile.id), session.get(Study, study.id)) == (None, None)
+
+
+def test_a_study_that_is_deleted_leaves_its_runs(sessions, run):
+    with sessions.begin() as session:
+        study = Study(name="s", kind="race", checkpoint=run.checkpoint, question={}, runs=[run])
+        session.add(study)
+    with sessions.begin() as session:
+        session.delete(session.get(Study, study.id))
+    with sessions() as session:
+        assert session.get(Run, run.id).study_id is None

@@ -6,13 +6,13 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import some
-from webapp.store.models import Checkpoint, Dataset, Deployment, Run, RunState, Share, now
+from webapp.store.models import Checkpoint, Dataset, Deployment, Profile, Run, RunState, Share, now
 
 from .errors import Conflict
 
 
 def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
-    """Raises Conflict while runs of it, or runs that it taught, are kept."""
+    """Its profiles go with it. Raises Conflict while runs of it, or runs that it taught, are kept."""
     used = or_(Run.checkpoint_id == checkpoint.id, Run.teacher_checkpoint_id == checkpoint.id)
     refuse_if_used(session, f"checkpoint {checkpoint.name}", used)
     session.delete(checkpoint)
@@ -20,7 +20,7 @@ def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
 
 
 def delete_dataset(session: Session, dataset: Dataset) -> None:
-    """Raises Conflict while runs on it are kept."""
+    """The profiles on it go with it. Raises Conflict while runs on it are kept."""
     used = or_(Run.dataset_id == dataset.id, Run.training_dataset_id == dataset.id)
     refuse_if_used(session, f"dataset {dataset.name}", used)
     session.delete(dataset)
@@ -28,7 +28,7 @@ def delete_dataset(session: Session, dataset: Dataset) -> None:
 
 
 def delete_run(session: Session, run: Run) -> None:
-    """Its shares are revoked, comparisons that were shared say that it is gone, and its forks forget it.
+    """Its shares are revoked, comparisons that were shared say that it is gone, its forks and its profile forget it.
 
     Raises Conflict while it is queued or running, or deployed.
     """
@@ -45,6 +45,8 @@ def delete_run(session: Session, run: Run) -> None:
                 share.view = {**share.view, "gone": [*share.view.get("gone", ()), run.name]}
             if not share.run_ids:
                 share.revoked_at = now()
+    if profile := session.get(Profile, (run.expected or {}).get("profile_id", "")):
+        profile.measured = [each for each in profile.measured if each["run_id"] != run.id]
     session.delete(run)
     session.commit()
 

@@ -114,6 +114,21 @@ class Upload:
     created_at: Mapped[datetime] = mapped_column(default=now, index=True)
 
 
+class Job:
+    """What runs, profiles and studies have in common."""
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    state: Mapped[RunState] = mapped_column(default=RunState.QUEUED, index=True)
+    attempt: Mapped[int] = mapped_column(default=1)  # a retry adds one; the workflow's id is "{id}-{attempt}"
+    error: Mapped[dict[str, Any] | None]  # {"code", "message", "field"?}
+    progress: Mapped[float] = mapped_column(default=0.0)  # of the whole, 0 to 1
+    message: Mapped[str] = mapped_column(String(500), default="")  # what it does right now
+    seconds_left: Mapped[float | None]
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
 class Checkpoint(Upload, Base):
     __tablename__ = "checkpoints"
     dequantize: Mapped[bool] = mapped_column(default=False)  # asked by the uploader: integers become floats again
@@ -126,10 +141,9 @@ class Dataset(Upload, Base):
     split: Mapped[str] = mapped_column(String(8), default="auto")  # asked by the uploader: "auto" or "all"
 
 
-class Run(Base):
+class Run(Job, Base):
     __tablename__ = "runs"
 
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(200))
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
@@ -141,24 +155,19 @@ class Run(Base):
     seed: Mapped[int] = mapped_column(default=0)
     preprocessing: Mapped[dict[str, Any] | None]  # of images, whole; None where no dataset holds any
     task: Mapped[str | None] = mapped_column(String(40))  # by which it is measured; None where nothing is
-    state: Mapped[RunState] = mapped_column(default=RunState.QUEUED, index=True)
-    attempt: Mapped[int] = mapped_column(default=1)  # a retry adds one; the workflow's id is "{id}-{attempt}"
-    error: Mapped[dict[str, Any] | None]  # {"code", "message", "field"?}
-    progress: Mapped[float] = mapped_column(default=0.0)  # of the whole run, 0 to 1
-    message: Mapped[str] = mapped_column(String(500), default="")  # what it does right now
-    seconds_left: Mapped[float | None]
+    study_id: Mapped[str | None] = mapped_column(ForeignKey("studies.id"), index=True)
+    role: Mapped[dict[str, Any] | None]  # what it is in its study
+    expected: Mapped[dict[str, Any] | None]  # of a run by a budget: {"profile_id", "size_bytes", "loss", "points"?}
     baseline: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     receipt: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="runs", foreign_keys=[checkpoint_id])
     dataset: Mapped[Dataset | None] = relationship(foreign_keys=[dataset_id])
     training_dataset: Mapped[Dataset | None] = relationship(foreign_keys=[training_dataset_id])
     teacher_checkpoint: Mapped[Checkpoint | None] = relationship(foreign_keys=[teacher_checkpoint_id])
-    forked_from: Mapped[Run | None] = relationship(remote_side=[id])
+    forked_from: Mapped[Run | None] = relationship(remote_side="Run.id")
+    study: Mapped[Study | None] = relationship(back_populates="runs")
     stages: Mapped[list[Stage]] = relationship(
         back_populates="run", order_by="Stage.position", cascade="all, delete-orphan"
     )
@@ -176,6 +185,46 @@ class Run(Base):
     def undelivered(self) -> list[dict[str, Any]]:
         """The formats that failed, as the receipt has them."""
         return list((self.receipt or {}).get("undelivered", ()))
+
+
+class Profile(Job, Base):
+    """What each option of each layer saves and costs; `key` is the hash of everything that this depends on."""
+
+    __tablename__ = "profiles"
+    __table_args__ = (Index("profiles_by_key", "key", "state"),)
+
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
+    training_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
+    seed: Mapped[int] = mapped_column(default=0)
+    preprocessing: Mapped[dict[str, Any] | None]  # as a run's
+    task: Mapped[str | None] = mapped_column(String(40))
+    key: Mapped[str] = mapped_column(String(64))
+    facts: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # ProfileFacts: megabytes; they do not change
+    measured: Mapped[list[Any]] = mapped_column(default=list)  # by runs, each as the engine's Measurement
+
+    checkpoint: Mapped[Checkpoint] = relationship()
+    dataset: Mapped[Dataset | None] = relationship(foreign_keys=[dataset_id])
+    training_dataset: Mapped[Dataset | None] = relationship(foreign_keys=[training_dataset_id])
+
+
+class Study(Job, Base):
+    """Runs that answer one question. The runs stay when it is deleted."""
+
+    __tablename__ = "studies"
+
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(40))  # "race", "smallest", ...
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
+    profile_id: Mapped[str | None] = mapped_column(ForeignKey("profiles.id", ondelete="SET NULL"))
+    question: Mapped[dict[str, Any]]
+    conclusion: Mapped[dict[str, Any] | None]
+
+    checkpoint: Mapped[Checkpoint] = relationship()
+    dataset: Mapped[Dataset | None] = relationship()
+    profile: Mapped[Profile | None] = relationship()
+    runs: Mapped[list[Run]] = relationship(back_populates="study", order_by="Run.created_at")
 
 
 class Stage(Base):

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 
 from tests.web.views.api_errors import error_of
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
-from webapp.store.models import KeptAnswer, LogLine, Run, RunState, UploadState
+from webapp.store.models import KeptAnswer, LogLine, Profile, Run, RunState, UploadState
 
 RECIPE = {"version": 1, "steps": [{"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}}]}
 
@@ -201,6 +201,18 @@ def test_a_run_at_work_is_not_deleted(client, session, run):
     run.state = RunState.RUNNING
     session.commit()
     assert "cancel it" in error_of(client.delete(f"/api/v1/runs/{run.id}"), 409)["message"]
+
+
+def test_a_deleted_run_is_forgotten_by_its_profile(client, session, run):
+    measured = [{"predicted": {}, "loss": 0.1, "size_bytes": 1, "run_id": id_} for id_ in (run.id, "another")]
+    profile = Profile(checkpoint_id=run.checkpoint_id, key="k", measured=measured)
+    session.add(profile)
+    session.flush()
+    run.expected = {"profile_id": profile.id}
+    session.commit()
+    assert client.delete(f"/api/v1/runs/{run.id}").status_code == 204
+    session.expire_all()
+    assert [each["run_id"] for each in session.get(Profile, profile.id).measured] == ["another"]
 
 
 def test_a_deleted_run_is_forgotten_by_its_forks(client, session, run):
