@@ -261,7 +261,7 @@ def of(family):
 
 
 def stage(name, family, teacher=None):
-    return {"task": "stage", "stage": name, "sources": {"checkpoint": of(family), "teacher_checkpoint": teacher}}
+    return {"task": "stage", "stage": name, "checkpoint": of(family), "teacher_checkpoint": teacher}
 
 
 @pytest.mark.parametrize(
@@ -276,6 +276,7 @@ def stage(name, family, teacher=None):
         (stage("export-safetensors", "cnn"), None),
         (stage("export-onnx", "cnn"), "torch"),
         (stage("step-1", "cnn", of("transformers")), "transformers"),
+        ({"task": "profile", "checkpoint": of("transformers")}, "transformers"),
     ],
 )
 def test_what_takes_long_to_import_is_imported_for_those_who_need_it(job, package):

@@ -298,8 +298,7 @@ def imports_of(job: Mapping[str, Any]) -> Sequence[str]:
     from webapp.engine.exporters import measured
     from webapp.engine.run.stages import format_of
 
-    sources = job.get("sources") or {"checkpoint": job}
-    given = [sources.get(name) or {} for name in ("checkpoint", "teacher_checkpoint")]
+    given = [job, *(job.get(name) or {} for name in ("checkpoint", "teacher_checkpoint"))]
     families = {((one.get("facts") or {}).get("architecture") or {}).get("family") for one in given}
     of_hub = job.get("task") == "inspect_checkpoint" and job["filename"].lower().endswith((".zip", ".gguf"))
     if of_hub or "transformers" in families:

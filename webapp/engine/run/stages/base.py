@@ -100,8 +100,7 @@ class RunStage(ABC):
 
     def key(self, sources: SourceDigests) -> str:
         """The hash of all that decides what it makes; a run takes over what another one's stage of this key made."""
-        own = {"code": code_digest(), "stage": self.name, "checkpoint": sources.checkpoint}
-        return hashlib.sha256(json.dumps(own | self.decided_by(sources), sort_keys=True).encode()).hexdigest()
+        return hashed({"stage": self.name, "checkpoint": sources.checkpoint} | self.decided_by(sources))
 
     @abstractmethod
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
@@ -148,6 +147,11 @@ class FormatStage(RunStage):
     @property
     def format(self) -> str | None:
         return None if self.exporter.can.always else self.which
+
+
+def hashed(decided_by: dict[str, Any]) -> str:
+    """The hash of what decides a result, given as JSON, and of the code that makes it."""
+    return hashlib.sha256(json.dumps({"code": code_digest(), **decided_by}, sort_keys=True).encode()).hexdigest()
 
 
 @cache

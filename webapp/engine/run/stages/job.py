@@ -83,17 +83,22 @@ class SourcesGiven(RunSources):
     training_dataset: DatasetGiven | None = None
 
 
-class RunGiven(StageInput):
+class DataGiven(StageInput):
+    """How a run or a profile reads its data, and by what it measures."""
+
+    seed: int = 0
+    preprocessing: dict[str, Any] | None = None
+    task: Task | None = None
+    evaluate_at_most: int | None = None  # chunks of text, or samples; None: EVALUATE_AT_MOST
+
+
+class RunGiven(DataGiven):
     """What a run is asked to do. `exports` has the formats that every run writes, whether they are named or not."""
 
     recipe: Recipe
     exports: Annotated[tuple[str, ...], AfterValidator(lambda asked: tuple(with_always(asked)))] = Field(
         (), validate_default=True
     )
-    seed: int = 0
-    preprocessing: dict[str, Any] | None = None
-    task: Task | None = None
-    evaluate_at_most: int | None = None  # chunks of text, or samples; None: EVALUATE_AT_MOST
 
 
 class StageOutput(StageInput):
@@ -103,21 +108,12 @@ class StageOutput(StageInput):
     facts: dict[str, Any]
 
 
-class StageJob(SourcesGiven):
-    """All that one stage works with; `inputs` by the names of the stages, those that are there."""
+class ModelJob(SourcesGiven):
+    """What a stage or a profile works with."""
 
-    stage: str
-    run: RunGiven
-    inputs: dict[str, StageOutput] = Field(default_factory=dict)
+    run: DataGiven
     output: Path
-    scratch: Path | None = None  # lives until the stage is done, restarts and retries included
-    timing_seconds: float = latency.SECONDS
-
-    @classmethod
-    def of(
-        cls, stage: RunStage, sources: SourcesGiven, inputs: dict[str, StageOutput], output: Path, scratch: Path | None
-    ) -> Self:
-        return cls(stage=stage.name, run=stage.asked, **dict(sources), inputs=inputs, output=output, scratch=scratch)
+    scratch: Path | None = None  # lives until the work is done, restarts and retries included
 
     @property
     def task(self) -> Task | None:
@@ -164,11 +160,6 @@ class StageJob(SourcesGiven):
         spec = self.checkpoint.facts.architecture
         return architectures()[spec.family].tokenizer(spec, self.checkpoint.folder) if spec else None
 
-    def wiring(self) -> dict[str, Any] | None:
-        """What the baseline found of the guess at how the layers are wired; None where nothing was guessed."""
-        there = self.inputs.get("baseline")
-        return there.facts.get("wiring") if there else None
-
     def unavailable(self) -> str | None:
         """Why quality cannot be measured, as a sentence; None where it can."""
         if self.checkpoint.facts.architecture is None:
@@ -189,3 +180,23 @@ class StageJob(SourcesGiven):
         if isinstance(samples, Images):
             return ImageBatches(samples, spec, most)
         return list(batches(samples, spec, self.tokenizer(), limit=most))
+
+
+class StageJob(ModelJob):
+    """All that one stage works with; `inputs` by the names of the stages, those that are there."""
+
+    stage: str
+    run: RunGiven
+    inputs: dict[str, StageOutput] = Field(default_factory=dict)
+    timing_seconds: float = latency.SECONDS
+
+    @classmethod
+    def of(
+        cls, stage: RunStage, sources: SourcesGiven, inputs: dict[str, StageOutput], output: Path, scratch: Path | None
+    ) -> Self:
+        return cls(stage=stage.name, run=stage.asked, **dict(sources), inputs=inputs, output=output, scratch=scratch)
+
+    def wiring(self) -> dict[str, Any] | None:
+        """What the baseline found of the guess at how the layers are wired; None where nothing was guessed."""
+        there = self.inputs.get("baseline")
+        return there.facts.get("wiring") if there else None
