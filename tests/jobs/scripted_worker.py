@@ -25,7 +25,8 @@ class ScriptedStage(RunStage):
 
     @classmethod
     def of_run(cls, asked):
-        return [cls(asked, name) for name in asked.preprocessing["stages"]]
+        names = asked.preprocessing["stages"]
+        return [cls(asked, name) for name in names if name != "blame" or asked.blame is not None]
 
     @property
     def name(self) -> str:

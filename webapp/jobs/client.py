@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from webapp.config import InstallationSettings
 from webapp.engine.run.stages import format_of
+from webapp.engine.run.stages.blame import BlameStage
 from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import ArtifactState, Run, RunState, StageState, now
+from webapp.store.models import ArtifactState, Run, RunState, Stage, StageState, now
 
 from .errors import RunMissing, RunNotRetryable
 from .queues import (
@@ -83,14 +84,29 @@ class JobClient:
             if run.state == RunState.SUCCEEDED and not failed:
                 raise RunNotRetryable(f"The run {run.name} has succeeded; there is nothing to retry. Fork it instead.")
             if run.state.final:
-                run.attempt += 1
-                run.state, run.error, run.finished_at = RunState.QUEUED, None, None
-                run.message, run.progress = "", 0.0
-                for stage in run.stages:
-                    done = stage.state in (StageState.SUCCEEDED, StageState.REUSED)
-                    if format_of(stage.name) in failed or not (done or failed):
-                        stage.state, stage.started_at, stage.finished_at = StageState.WAITING, None, None
-                        stage.error = None
+                done = (StageState.SUCCEEDED, StageState.REUSED)
+                again = [
+                    stage
+                    for stage in run.stages
+                    if format_of(stage.name) in failed or not (stage.state in done or failed)
+                ]
+                _begin_again(run, again)
+        self.enqueue_run(run_id)
+
+    def blame_run(self, run_id: str, layers: Sequence[str]) -> None:
+        """Has the layers of a run that succeeded given back one by one and measured; without any, the worst ones.
+
+        Its file and receipt stay; one that is under way already stays as it is. Raises RunMissing, RunNotRetryable.
+        """
+        with writing(self._sessions) as session:
+            run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
+            if run.receipt is None:
+                raise RunNotRetryable(
+                    f"The run {run.name} is {run.state}; what its layers cost is seen once it is done."
+                )
+            if run.state.final:
+                run.blame = [*layers]
+                _begin_again(run, [stage for stage in run.stages if stage.name == BlameStage.name_of()])
         self.enqueue_run(run_id)
 
     def close(self) -> None:
@@ -115,6 +131,15 @@ class JobClient:
                     retry_connection_errors=False,
                 )
             return self._client
+
+
+def _begin_again(run: Run, stages: Iterable[Stage]) -> None:
+    """Another attempt at a run that has ended, which does these stages anew."""
+    run.attempt += 1
+    run.state, run.error, run.finished_at = RunState.QUEUED, None, None
+    run.message, run.progress = "", 0.0
+    for stage in stages:
+        stage.state, stage.started_at, stage.finished_at, stage.error = StageState.WAITING, None, None, None
 
 
 def end_run(run: Run, state: RunState, message: str, error: dict[str, Any] | None = None) -> None:

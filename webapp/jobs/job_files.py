@@ -15,7 +15,7 @@ from webapp.store.models import Checkpoint, Dataset, Run, Stage
 
 from .workplace import Workplace
 
-GIVEN = ("exports", "seed", "preprocessing", "task")
+GIVEN = ("exports", "seed", "preprocessing", "task", "blame")
 
 
 def run_given(run: Run) -> RunGiven:

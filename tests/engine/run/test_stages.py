@@ -329,7 +329,9 @@ def test_an_original_that_cannot_be_written_leaves_the_format_proven_and_not_tim
 
 
 ASKED = RunGiven(
-    recipe=Recipe.read({"steps": [{"technique": "cast"}, {"technique": "distillation"}]}), exports=("onnx", "program")
+    recipe=Recipe.read({"steps": [{"technique": "cast"}, {"technique": "distillation"}]}),
+    exports=("onnx", "program"),
+    blame=(),
 )
 
 

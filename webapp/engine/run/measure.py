@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from webapp.engine.weights.safetensors import read_header
 
 from .metrics import Samples, Scores, shown
 
+Variant = Callable[[], AbstractContextManager[None]]
 MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 
 
@@ -46,6 +48,34 @@ def evaluate(
                 found.against_original(found.answers(reference, batch), every, batch)
             report.progress((index + 1) / len(data), f"Evaluating: batch {index + 1} of {len(data)}")
         return found.finished()
+
+
+def evaluate_each(
+    module: nn.Module,
+    reference: nn.Module,
+    spec: ArchitectureSpec,
+    data: Sequence[Batch],
+    report: Report,
+    variants: Sequence[Variant],
+) -> list[Scores]:
+    """The scores of a module as it is, then of each variant of it: what stands while one is entered.
+
+    The `reference` answers each batch once.
+    """
+    with torch.inference_mode():
+        found = [_Collected(spec) for _ in range(len(variants) + 1)]
+        for index, batch in enumerate(data):
+            expected = found[0].answers(reference, batch)
+            for number, (collected, variant) in enumerate(zip(found, [nullcontext, *variants], strict=True)):
+                with variant():
+                    every = collected.answers(module, batch)
+                collected.against_targets(every[0], batch)
+                collected.against_original(expected, every, batch)
+                done = (index + (number + 1) / len(found)) / len(data)
+                report.progress(
+                    done, f"Evaluating: batch {index + 1} of {len(data)}, model {number + 1} of {len(found)}"
+                )
+        return [collected.finished()[0] for collected in found]
 
 
 @dataclass

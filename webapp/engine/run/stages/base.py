@@ -112,7 +112,10 @@ class RunStage(ABC):
 
     def by_evaluation(self, sources: SourceDigests) -> dict[str, Any]:
         """For `decided_by`, where it measures quality."""
-        return {"dataset": sources.dataset, **self.asked.model_dump(mode="json", exclude={"recipe", "exports"})}
+        return {
+            "dataset": sources.dataset,
+            **self.asked.model_dump(mode="json", exclude={"recipe", "exports", "blame"}),
+        }
 
     def by_steps(self, sources: SourceDigests, count: int | None = None) -> dict[str, Any]:
         """For `decided_by`, where it reads what the first `count` steps left; None: all of them."""

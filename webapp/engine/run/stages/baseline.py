@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Self
 
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
 from webapp.engine.progress import Report
 from webapp.engine.run.measure import evaluate, measure_file
-from webapp.engine.run.metrics import Scores, number_text, summarise
+from webapp.engine.run.metrics import Samples, Scores, number_text, summarise
 from webapp.engine.run.wiring import judged, marked
 from webapp.engine.weights.model import WEIGHTS
 
 from .base import RunStage, SourceDigests, StageResults
 from .job import RunGiven, StageJob
 
-SCORES = "scores.json"  # per sample, for the paired comparison with the result
+SCORES = "scores.json"  # per sample, for paired comparisons: of the original here, of the result where it is verified
+
+
+def write_scores(scores: Scores, folder: Path) -> None:
+    found = {name: asdict(samples) for name, samples in scores.items()}
+    (folder / SCORES).write_text(json.dumps(found), encoding="utf8")
+
+
+def read_scores(path: Path) -> Scores:
+    return {name: Samples(**given) for name, given in json.loads(path.read_text(encoding="utf8")).items()}
 
 
 class BaselineStage(RunStage):
@@ -39,7 +49,6 @@ class BaselineStage(RunStage):
         sizes = measure_file(job.checkpoint.folder / WEIGHTS, job.original(), job.checkpoint.facts)
         why_not = job.unavailable()
         found: Scores = {}
-        scores: dict[str, Any] = {}
         metrics: dict[str, Any] = {}
         model = job.original()
         data: Sequence[Batch] = ()
@@ -48,13 +57,13 @@ class BaselineStage(RunStage):
             assert spec is not None
             data = job.evaluation()
             found, _ = evaluate(build(model), spec, data, report)
-            scores, metrics = {name: asdict(samples) for name, samples in found.items()}, summarise(found, job.run.seed)
+            metrics = summarise(found, job.run.seed)
             for name, metric in metrics.items():
                 report.log(f"Original: {name} {number_text(metric['value'], name)} (n = {metric['n']:,})")
         wiring = judged(model, found.get("accuracy"), data, job.dataset.facts if job.dataset else None)
         if wiring is not None:
             report.log(wiring["sentence"])
-        (job.output / SCORES).write_text(json.dumps(scores), encoding="utf8")
+        write_scores(found, job.output)
         return {
             **sizes,
             "metrics": marked(metrics, wiring),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -99,6 +100,7 @@ class RunGiven(DataGiven):
     exports: Annotated[tuple[str, ...], AfterValidator(lambda asked: tuple(with_always(asked)))] = Field(
         (), validate_default=True
     )
+    blame: tuple[str, ...] | None = None  # layers to give back one by one; (): those that moved most; None: not asked
 
 
 class StageOutput(StageInput):
@@ -168,14 +170,14 @@ class ModelJob(SourcesGiven):
             return "Accuracy is not available: the run has no dataset."
         return None
 
-    def evaluation(self) -> Sequence[Batch]:
-        """The batches that every run on this dataset is judged on. Raises DatasetUnfit."""
+    def evaluation(self, share: float = 1.0) -> Sequence[Batch]:
+        """The batches that every run on this dataset is judged on, or a `share` of them. Raises DatasetUnfit."""
         spec, dataset = self.spec, self.dataset
         assert spec is not None
         assert dataset is not None
         fit(spec, dataset.facts)
         form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
-        most = self.run.evaluate_at_most or EVALUATE_AT_MOST[form]
+        most = math.ceil(share * (self.run.evaluate_at_most or EVALUATE_AT_MOST[form]))
         samples = open_dataset(dataset.folder, dataset.facts, self.preprocessing(), spec).evaluation()
         if isinstance(samples, Images):
             return ImageBatches(samples, spec, most)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,13 @@ from webapp.engine.lazy import nn
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.run.latency import in_turns, percentiles
 from webapp.engine.run.measure import evaluate, measure_file
-from webapp.engine.run.metrics import Samples, Scores, difference, summarise
+from webapp.engine.run.metrics import Scores, difference, summarise
 from webapp.engine.run.proof import compare_probe
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
 
 from .base import Facts, FormatStage, SourceDigests, StageResults
-from .baseline import SCORES, BaselineStage
+from .baseline import SCORES, BaselineStage, read_scores, write_scores
 from .export import ExportStage
 from .job import StageJob
 from .original import OriginalStage
@@ -138,6 +137,8 @@ class VerifyStage(FormatStage):
         scores, more = evaluate(compressed, spec, data, ProgressPart(report, 0.1, 0.8), reference=original)
         facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
         facts["differences"] = _differences(job, scores)
+        if self.exporter.can.always:
+            write_scores(scores, job.output)
         if not self.exporter.can.timed or (self.exporter.can.original and self._original not in job.inputs):
             return
         report.progress(0.8, "Timing original and result in turns")
@@ -187,9 +188,9 @@ class VerifyStage(FormatStage):
 
 
 def _differences(job: StageJob, scores: Scores) -> dict[str, Any]:
-    before = json.loads((job.inputs[BaselineStage.name_of()].folder / SCORES).read_text(encoding="utf8"))
+    before = read_scores(job.inputs[BaselineStage.name_of()].folder / SCORES)
     return {
-        metric: difference(metric, Samples(**before[metric]), scores[metric], job.run.seed)
+        metric: difference(metric, before[metric], scores[metric], job.run.seed)
         for metric in before
         if metric in scores
     }
