@@ -17,7 +17,7 @@ from webapp.jobs.client import JobClient
 from webapp.jobs.fork_client import Fork, Forks
 from webapp.jobs.workplace import file_store
 from webapp.store.database import make_engine, make_sessions, upgrade
-from webapp.store.models import Checkpoint, Dataset, LogLine, Run, UploadState
+from webapp.store.models import Checkpoint, Dataset, LogLine, Profile, Run, UploadState
 
 QUICK = {  # so that a test waits no longer than it must
     "queue_poll_seconds": "0.1",
@@ -93,11 +93,23 @@ class Bench:
             self.jobs.enqueue_run(row.id)
         return row.id
 
+    def profile(self, *script: object, queue: bool = True, ledger: Path | None = None, **changed: object) -> str:
+        """A profile of this script."""
+        given = {"preprocessing": {"profile": script, "ledger": str(ledger) if ledger else None}, "key": "k"} | changed
+        with self.sessions.begin() as session:
+            row = Profile(checkpoint_id=self.checkpoint(), **given)
+            session.add(row)
+        if queue:
+            self.jobs.enqueue_profile(row.id)
+        return row.id
+
     def get(self, table: type, id: str):
         with self.sessions() as session:
             row = session.get(table, id)
             if table is Run and row is not None:
                 _ = row.stages, row.artifacts
+            if table is Profile and row is not None:
+                _ = row.facts
             return row
 
     def lines(self, run_id: str) -> list[str]:
@@ -108,9 +120,9 @@ class Bench:
         """Waits for a truth; returns it."""
         return until(what, said=lambda: f"the workers said:\n{Path(self.log.name).read_text()[-3000:]}")
 
-    def ended(self, run_id: str) -> Run:
-        self.until(lambda: self.get(Run, run_id).state.final)
-        return self.get(Run, run_id)
+    def ended(self, id: str, table: type = Run):
+        self.until(lambda: self.get(table, id).state.final)
+        return self.get(table, id)
 
     def inspected(self, table: type, id: str):
         self.until(lambda: self.get(table, id).state != UploadState.INSPECTING)

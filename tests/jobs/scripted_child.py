@@ -1,6 +1,6 @@
 """A child process without torch: it speaks the protocol and does what the job's script says, step by step.
 
-As a stage it takes its script from the run, as scripted_worker says.
+As a stage or a profile it takes its script from the row, as scripted_worker says.
 As an inspection it takes it from the uploaded file, which is JSON: {"script": [...], "facts": {...}}. To look at the
 structure of a checkpoint, from its facts: {"script": [...]}.
 """
@@ -91,7 +91,7 @@ def perform(job: dict, verb: str, argument: object) -> None:
 def note(job: dict, event: str) -> None:
     if ledger := job.get("run", {}).get("preprocessing", {}).get("ledger"):
         with open(ledger, "a") as file:
-            file.write(f"{event} {job['stage']} {os.getpid()}\n")
+            file.write(f"{event} {job.get('stage', job['task'])} {os.getpid()}\n")
 
 
 def main(job_file: str) -> int:
@@ -101,6 +101,11 @@ def main(job_file: str) -> int:
     if job["task"] == "stage":
         script = job["run"]["preprocessing"]["stages"][job["stage"]]
         facts = {"task": job["task"], "stage": job["stage"], "inputs": sorted(job["inputs"])}
+    elif job["task"] == "profile":
+        script, facts = (
+            job["run"]["preprocessing"]["profile"],
+            {"seed": job["run"]["seed"], "of": job["checkpoint"]["name"]},
+        )
     elif job["task"] == "look_at_structure":
         script, facts = job["facts"]["script"], {"task": job["task"]}
     else:

@@ -1,6 +1,7 @@
 """A worker whose stages and child are scripted: `python -m tests.jobs.scripted_worker INSTANCE`.
 
-A run's script is where its preprocessing would be: {"stages": {name: [[verb, argument], ...]}, "ledger": path}.
+A run's script is where its preprocessing would be: {"stages": {name: [[verb, argument], ...]}, "ledger": path}; a
+profile's too: {"profile": [[verb, argument], ...], "ledger": path}.
 """
 
 import hashlib

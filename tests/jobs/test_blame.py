@@ -4,7 +4,7 @@ import pytest
 
 from tests.jobs.bench import Bench
 from tests.jobs.test_worker import digests, ledger
-from webapp.jobs.errors import RunNotRetryable
+from webapp.jobs.errors import JobNotRetryable
 from webapp.store.models import Run, RunState, StageState
 
 
@@ -57,5 +57,5 @@ def test_what_comes_to_nothing_leaves_the_run_as_it_was(bench, tmp_path, ends):
 def test_a_run_without_a_result_has_no_layers_to_blame(bench, tmp_path):
     run_id = bench.run({"stages": {"a": [["exit", 9]]}})
     bench.ended(run_id)
-    with pytest.raises(RunNotRetryable, match="once it is done"):
+    with pytest.raises(JobNotRetryable, match="once it is done"):
         bench.jobs.blame_run(run_id, [])

@@ -5,7 +5,7 @@ from dbos import DBOSClient
 
 from tests.postgresql import fresh_database
 from webapp.jobs.client import JobClient
-from webapp.jobs.errors import RunMissing, RunNotRetryable
+from webapp.jobs.errors import JobMissing, JobNotRetryable
 from webapp.store.database import make_engine
 from webapp.store.models import Run, RunState, Stage, StageState
 
@@ -75,10 +75,10 @@ def test_a_retry_is_a_new_attempt_that_keeps_what_is_done(bench, state):
 
 def test_what_cannot_be_done_is_said(bench):
     run_id = bench.run({}, queue=False, state=RunState.SUCCEEDED)
-    with pytest.raises(RunNotRetryable, match="has succeeded"):
+    with pytest.raises(JobNotRetryable, match="has succeeded"):
         bench.jobs.retry_run(run_id)
     for ask in (bench.jobs.enqueue_run, bench.jobs.cancel_run, bench.jobs.retry_run):
-        with pytest.raises(RunMissing, match="There is no run nothing"):
+        with pytest.raises(JobMissing, match="There is no run nothing"):
             ask("nothing")
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webapp.jobs.child import CurvePoint
-from webapp.jobs.run_progress import MOST, grown
+from webapp.jobs.job_progress import MOST, grown
 from webapp.store.models import StageState
 
 LOSS = "Loss (nats)"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.jobs.bench import Bench
 from tests.jobs.test_worker import ledger
-from webapp.jobs.errors import RunNotRetryable
+from webapp.jobs.errors import JobNotRetryable
 from webapp.store.models import ArtifactState, Run, RunState, StageState
 
 DIES = {"refuse": ["refuse", "No such operator."], "exit": ["exit", 9], "memory": ["allocate", 10**12]}
@@ -84,7 +84,7 @@ def test_a_format_is_retried_alone_and_the_others_keep_their_outputs(bench, work
     rewritten(bench, run_id, "export-worse", [["write", "mended too"]])
     bench.jobs.retry_run(run_id)  # all that failed
     assert bench.ended(run_id).undelivered == []
-    with pytest.raises(RunNotRetryable):
+    with pytest.raises(JobNotRetryable):
         bench.jobs.retry_run(run_id)
 
 

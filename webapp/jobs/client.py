@@ -11,24 +11,25 @@ from typing import Any
 from dbos import DBOSClient, EnqueueOptions
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from webapp.config import InstallationSettings
 from webapp.engine.run.stages import format_of
 from webapp.engine.run.stages.blame import BlameStage
 from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import ArtifactState, Run, RunState, Stage, StageState, now
+from webapp.store.models import ArtifactState, Profile, Run, RunState, Stage, StageState, now
 
-from .errors import RunMissing, RunNotRetryable
+from .errors import JobMissing, JobNotRetryable
 from .queues import (
     APPLICATION_NAME,
     INSPECTION_WORKFLOW,
     INSPECTIONS,
-    RUN_WORKFLOW,
-    RUNS,
+    PROFILE,
+    RUN,
+    JobKind,
     Kind,
     inspection_workflow_id,
     migrate_jobs,
-    run_workflow_id,
 )
 
 log = logging.getLogger(__name__)
@@ -53,36 +54,27 @@ class JobClient:
         self._enqueue(INSPECTION_WORKFLOW, INSPECTIONS, inspection_workflow_id(kind, id), kind, id)
 
     def enqueue_run(self, run_id: str) -> None:
-        """Has the run computed. Does nothing for a run that has ended. Raises RunMissing."""
-        with self._sessions() as session:
-            run = _existing(session.get(Run, run_id), run_id)
-        if not run.state.final:
-            self._enqueue(RUN_WORKFLOW, RUNS, run_workflow_id(run_id, run.attempt), run_id, run.attempt)
+        """Has the run computed. Does nothing for a run that has ended. Raises JobMissing."""
+        self.enqueue(RUN, run_id)
 
     def cancel_run(self, run_id: str) -> None:
-        """The run is cancelled at once; its worker kills the child soon after. Raises RunMissing.
+        """The run is cancelled at once; its worker kills the child soon after. Raises JobMissing.
 
         One that has delivered, and only tries a format again, has succeeded as before.
         """
-        with writing(self._sessions) as session:
-            run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
-            if run.state.final:
-                return
-            end_run(run, RunState.CANCELLED, "Cancelled")
-        with queue_may_fail("cancelled"):  # the worker looks at the run itself
-            self._connected().cancel_workflow(run_workflow_id(run_id, run.attempt))
+        self._cancel(RUN, run_id)
 
     def retry_run(self, run_id: str, format: str | None = None) -> None:
-        """Starts a failed or cancelled run again; stages that are done stay done. Raises RunMissing, RunNotRetryable.
+        """Starts a failed or cancelled run again; stages that are done stay done. Raises JobMissing, JobNotRetryable.
 
         Of one that succeeded, the stages of `format`, or of all formats that failed, are done anew and no others. A
         run that is already queued or running again stays as it is.
         """
         with writing(self._sessions) as session:
-            run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
+            run = _existing(session, RUN, run_id, lock=True)
             failed = {each["format"] for each in run.undelivered if format in (None, each["format"])}
             if run.state == RunState.SUCCEEDED and not failed:
-                raise RunNotRetryable(f"The run {run.name} has succeeded; there is nothing to retry. Fork it instead.")
+                raise JobNotRetryable(f"The run {run.name} has succeeded; there is nothing to retry. Fork it instead.")
             if run.state.final:
                 done = (StageState.SUCCEEDED, StageState.REUSED)
                 again = [
@@ -96,12 +88,12 @@ class JobClient:
     def blame_run(self, run_id: str, layers: Sequence[str]) -> None:
         """Has the layers of a run that succeeded given back one by one and measured; without any, the worst ones.
 
-        Its file and receipt stay; one that is under way already stays as it is. Raises RunMissing, RunNotRetryable.
+        Its file and receipt stay; one that is under way already stays as it is. Raises JobMissing, JobNotRetryable.
         """
         with writing(self._sessions) as session:
-            run = _existing(session.get(Run, run_id, with_for_update=True), run_id)
+            run = _existing(session, RUN, run_id, lock=True)
             if run.receipt is None:
-                raise RunNotRetryable(
+                raise JobNotRetryable(
                     f"The run {run.name} is {run.state}; what its layers cost is seen once it is done."
                 )
             if run.state.final:
@@ -109,12 +101,46 @@ class JobClient:
                 _begin_again(run, [stage for stage in run.stages if stage.name == BlameStage.name_of()])
         self.enqueue_run(run_id)
 
+    def enqueue_profile(self, profile_id: str) -> None:
+        """As of a run. Raises JobMissing."""
+        self.enqueue(PROFILE, profile_id)
+
+    def cancel_profile(self, profile_id: str) -> None:
+        """As of a run. Raises JobMissing."""
+        self._cancel(PROFILE, profile_id)
+
+    def retry_profile(self, profile_id: str) -> None:
+        """Starts a failed or cancelled profile again, with what it has kept. Raises JobMissing, JobNotRetryable."""
+        with writing(self._sessions) as session:
+            profile = _existing(session, PROFILE, profile_id, lock=True)
+            if profile.state == RunState.SUCCEEDED:
+                raise JobNotRetryable("The profile has succeeded; there is nothing to retry.")
+            if profile.state.final:
+                _begin_again(profile)
+        self.enqueue_profile(profile_id)
+
+    def enqueue(self, kind: JobKind, id: str) -> None:
+        """Has it computed, unless it has ended. Raises JobMissing."""
+        with self._sessions() as session:
+            row = _existing(session, kind, id)
+        if not row.state.final:
+            self._enqueue(kind.workflow, kind.queue, kind.workflow_id(id, row.attempt), id, row.attempt)
+
     def close(self) -> None:
         with self._lock:
             if self._client is not None:
                 self._client.destroy()
                 self._client = None
             self._jobs_engine.dispose()
+
+    def _cancel(self, kind: JobKind, id: str) -> None:
+        with writing(self._sessions) as session:
+            row = _existing(session, kind, id, lock=True)
+            if row.state.final:
+                return
+            end_job(row, RunState.CANCELLED, "Cancelled")
+        with queue_may_fail("cancelled"):  # the worker looks at the row itself
+            self._connected().cancel_workflow(kind.workflow_id(id, row.attempt))
 
     def _enqueue(self, workflow: str, queue: str, workflow_id: str, *arguments: str | int) -> None:
         options: EnqueueOptions = {"workflow_name": workflow, "queue_name": queue, "workflow_id": workflow_id}
@@ -133,22 +159,27 @@ class JobClient:
             return self._client
 
 
-def _begin_again(run: Run, stages: Iterable[Stage]) -> None:
-    """Another attempt at a run that has ended, which does these stages anew."""
-    run.attempt += 1
-    run.state, run.error, run.finished_at = RunState.QUEUED, None, None
-    run.message, run.progress = "", 0.0
+def _begin_again(row: Run | Profile, stages: Iterable[Stage] = ()) -> None:
+    """Another attempt at what has ended, which does these stages anew."""
+    row.attempt += 1
+    row.state, row.error, row.finished_at = RunState.QUEUED, None, None
+    row.message, row.progress = "", 0.0
     for stage in stages:
         stage.state, stage.started_at, stage.finished_at, stage.error = StageState.WAITING, None, None, None
 
 
-def end_run(run: Run, state: RunState, message: str, error: dict[str, Any] | None = None) -> None:
+def end_job(row: Run | Profile, state: RunState, message: str, error: dict[str, Any] | None = None) -> None:
     """Failed or cancelled; but a run that has delivered, and only tried a format again, is left as it was."""
-    done = run.receipt is not None
-    run.state, run.error = (RunState.SUCCEEDED, None) if done else (state, error)
-    run.message, run.seconds_left, run.finished_at = "Done" if done else message, None, now()
-    run.progress = 1.0 if done else run.progress
-    open_states = (StageState.RUNNING, StageState.WAITING) if done else (StageState.RUNNING,)
+    done = isinstance(row, Run) and row.receipt is not None
+    row.state, row.error = (RunState.SUCCEEDED, None) if done else (state, error)
+    row.message, row.seconds_left, row.finished_at = "Done" if done else message, None, now()
+    row.progress = 1.0 if done else row.progress
+    if isinstance(row, Run):
+        _end_stages(row, state, error)
+
+
+def _end_stages(run: Run, state: RunState, error: dict[str, Any] | None) -> None:
+    open_states = (StageState.RUNNING, *((StageState.WAITING,) if run.receipt is not None else ()))
     tried = set()
     for stage in run.stages:
         if stage.state in open_states:
@@ -171,7 +202,8 @@ def queue_may_fail(done: str) -> Iterator[None]:
         log.warning("The job system could not be told that something was %s: %s", done, error.orig)
 
 
-def _existing(run: Run | None, run_id: str) -> Run:
-    if run is None:
-        raise RunMissing(f"There is no run {run_id}; it may have been deleted.")
-    return run
+def _existing(session: Session, kind: JobKind, id: str, lock: bool = False) -> Any:
+    row = session.get(kind.table, id, with_for_update=lock)
+    if row is None:
+        raise JobMissing(f"There is no {kind.noun} {id}; it may have been deleted.")
+    return row

@@ -5,12 +5,12 @@ from __future__ import annotations
 from webapp.engine.errors import PareError
 
 
-class RunMissing(PareError, code="run_missing", status=404):
-    """There is no run of this id."""
+class JobMissing(PareError, code="job_missing", status=404):
+    """There is no run, or profile, of this id."""
 
 
-class RunNotRetryable(PareError, code="run_not_retryable", status=409):
-    """Only a failed or cancelled run can be retried."""
+class JobNotRetryable(PareError, code="job_not_retryable", status=409):
+    """Only what failed or was cancelled can be retried."""
 
 
 class ChildFailed(PareError):

@@ -1,4 +1,4 @@
-"""What the engine is told of a run, a checkpoint and a dataset: rows as its records, files as folders."""
+"""What the engine is told of a run, a profile, a checkpoint and a dataset: rows as its records, files as folders."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.inspection import InspectionJob
+from webapp.engine.run.profile_job import ProfileJob
 from webapp.engine.run.stages import RunGiven, RunStage, StageJob
 from webapp.engine.run.stages.base import SourceDigests
-from webapp.engine.run.stages.job import RunSources, SourcesGiven, StageOutput
+from webapp.engine.run.stages.job import DataGiven, RunSources, SourcesGiven, StageOutput
 from webapp.store.digests import digest_of_files
-from webapp.store.models import Checkpoint, Dataset, Run, Stage
+from webapp.store.models import Checkpoint, Dataset, Profile, Run, Stage
 
 from .workplace import Workplace
 
@@ -39,10 +40,6 @@ def source_digests(run: Run) -> SourceDigests:
 
 def stage_job(place: Workplace, run: Run, stage: RunStage, done: dict[str, Stage], folder: Path) -> StageJob:
     """The child's job for one stage; what it reads is laid out in the folder, of the stages that are done."""
-    sources = {
-        name: row and _record(row) | {"folder": place.files.materialise(row.files, folder / name)}
-        for name, row in _uploads(run).items()
-    }
     inputs = {
         name: StageOutput(folder=place.files.materialise(done[name].files, folder / name), facts=done[name].facts or {})
         for name in stage.inputs
@@ -50,8 +47,15 @@ def stage_job(place: Workplace, run: Run, stage: RunStage, done: dict[str, Stage
     }
     key = next(row.key for row in run.stages if row.name == stage.name)
     output, scratch = folder / "output", place.scratch(run.id, key)
-    job = StageJob.of(stage, SourcesGiven.model_validate(sources), inputs, output, scratch)
+    job = StageJob.of(stage, _laid_out(place, run, folder), inputs, output, scratch)
     return job.model_copy(update={"timing_seconds": place.settings.timing_seconds})
+
+
+def profile_job(place: Workplace, profile: Profile, folder: Path) -> ProfileJob:
+    """The child's job for a profile; what it reads is laid out in the folder."""
+    asked = DataGiven.model_validate({name: getattr(profile, name) for name in DataGiven.model_fields if name in GIVEN})
+    sources = dict(_laid_out(place, profile, folder))
+    return ProfileJob(run=asked, **sources, output=folder / "output", scratch=place.scratch(profile.id))
 
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:
@@ -69,8 +73,16 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
     return job.model_copy(update={"dequantize": row.dequantize, "use": row.task})
 
 
-def _uploads(run: Run) -> dict[str, Checkpoint | Dataset | None]:
-    return {name: getattr(run, name) for name in RunSources.model_fields}
+def _laid_out(place: Workplace, row: Run | Profile, folder: Path) -> SourcesGiven:
+    given = {
+        name: upload and _record(upload) | {"folder": place.files.materialise(upload.files, folder / name)}
+        for name, upload in _uploads(row).items()
+    }
+    return SourcesGiven.model_validate(given)
+
+
+def _uploads(row: Run | Profile) -> dict[str, Checkpoint | Dataset | None]:
+    return {name: getattr(row, name, None) for name in RunSources.model_fields}  # a profile has no teacher
 
 
 def _record(row: Checkpoint | Dataset) -> dict[str, Any]:

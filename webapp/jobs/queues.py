@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from dbos import DBOS
 
 from webapp.config import InstallationSettings
+from webapp.store.models import Profile, Run
 
 APPLICATION_NAME = "pare"
 APPLICATION_VERSION = "1"  # raised when a workflow's steps change so that one in progress could not go on
 RUNS = "runs"
 INSPECTIONS = "inspections"  # a queue of their own: an upload is inspected while a long run is computed
-RUN_WORKFLOW = "pare_run"
 INSPECTION_WORKFLOW = "pare_inspection"
 
 Kind = Literal["checkpoint", "dataset"]
 
 
-def run_workflow_id(run_id: str, attempt: int) -> str:
-    return f"{run_id}-{attempt}"
+@dataclass(frozen=True)
+class JobKind:
+    """A table whose rows are durable jobs: each attempt at a row is a workflow."""
+
+    table: type[Run | Profile]
+    workflow: str
+    prefix: str = ""  # of a workflow's id
+    queue: str = RUNS  # which a profile shares, so that a worker computes one thing at a time
+
+    @property
+    def noun(self) -> str:
+        return self.table.__name__.lower()
+
+    def workflow_id(self, id: str, attempt: int) -> str:
+        return f"{self.prefix}{id}-{attempt}"
+
+
+RUN = JobKind(Run, "pare_run")
+PROFILE = JobKind(Profile, "pare_profile", "profile-")
+JOBS = (RUN, PROFILE)
 
 
 def inspection_workflow_id(kind: Kind, id: str) -> str:

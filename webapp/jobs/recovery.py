@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from webapp.store.database import writing
-from webapp.store.models import Checkpoint, Dataset, Run, RunState, UploadState, now
+from webapp.store.models import Checkpoint, Dataset, RunState, UploadState, now
 
 from .client import JobClient
 from .heartbeat import bury, living
@@ -22,20 +22,18 @@ from .queues import (
     APPLICATION_VERSION,
     INSPECTION_WORKFLOW,
     INSPECTIONS,
-    RUN_WORKFLOW,
-    RUNS,
+    JOBS,
+    JobKind,
     inspection_workflow_id,
-    run_workflow_id,
 )
-from .runs import RunWork
-from .workflows import in_hand
+from .workflows import WORK, in_hand
 from .workplace import Workplace
 
 log = logging.getLogger(__name__)
 
 SETTLE = timedelta(seconds=10)  # a row this young may just be on its way into the queue
 ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
-QUEUES = {RUN_WORKFLOW: RUNS, INSPECTION_WORKFLOW: INSPECTIONS}
+QUEUES = {INSPECTION_WORKFLOW: INSPECTIONS, **{kind.workflow: kind.queue for kind in JOBS}}
 TAKEOVER_LOCK = 0x7061726F  # PostgreSQL: one worker takes over at a time; on SQLite the write lock says so
 LOST = {
     "code": "internal",
@@ -71,34 +69,36 @@ def take_over(place: Workplace, missed: Mapping[str, float]) -> dict[str, float]
 
 
 def requeue(place: Workplace, jobs: JobClient) -> None:
-    """Queues the runs and uploads that wait and have no workflow: a crash came between the row and the queue."""
+    """Queues the jobs and uploads that wait and have no workflow: a crash came between the row and the queue."""
     with place.sessions() as session:
-        _requeue_runs(place, session, jobs)
+        for kind in JOBS:
+            _requeue_jobs(place, session, jobs, kind)
         _requeue_uploads(place, session, jobs)
 
 
 def sweep_scratch(place: Workplace) -> None:
-    """Removes what stages of runs left behind that are deleted or have succeeded, or ended long ago without a retry."""
+    """Removes what jobs left behind that are deleted or have succeeded, or ended long ago without a retry."""
     long_ago = now() - timedelta(seconds=place.settings.sweep_age_seconds)
     for folder in place.scratches.glob("*"):
         with place.sessions() as session:
-            run = session.get(Run, folder.name)
-        if run is not None and not run.state.final:
+            row = next(filter(None, (session.get(kind.table, folder.name) for kind in JOBS)), None)
+        if row is not None and not row.state.final:
             continue
-        if run is None or run.state is RunState.SUCCEEDED or (run.finished_at or long_ago) <= long_ago:
+        if row is None or row.state is RunState.SUCCEEDED or (row.finished_at or long_ago) <= long_ago:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _requeue_runs(place: Workplace, session: Session, jobs: JobClient) -> None:
-    waiting = select(Run.id, Run.attempt).where(
-        Run.state.in_((RunState.QUEUED, RunState.RUNNING)), Run.created_at < now() - SETTLE
+def _requeue_jobs(place: Workplace, session: Session, jobs: JobClient, kind: JobKind) -> None:
+    table = kind.table
+    waiting = select(table.id, table.attempt).where(
+        table.state.in_((RunState.QUEUED, RunState.RUNNING)), table.created_at < now() - SETTLE
     )
-    rows = {run_workflow_id(run_id, attempt): (run_id, attempt) for run_id, attempt in session.execute(waiting)}
+    rows = {kind.workflow_id(id_, attempt): (id_, attempt) for id_, attempt in session.execute(waiting)}
 
     def give_up(workflow_id: str) -> None:
-        RunWork(place, *rows[workflow_id]).fail(LOST)
+        WORK[kind](place, *rows[workflow_id]).fail(LOST)
 
-    _requeue(list(rows), lambda workflow_id: jobs.enqueue_run(rows[workflow_id][0]), give_up)
+    _requeue(list(rows), lambda workflow_id: jobs.enqueue(kind, rows[workflow_id][0]), give_up)
 
 
 def _requeue_uploads(place: Workplace, session: Session, jobs: JobClient) -> None:

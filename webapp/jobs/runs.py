@@ -5,13 +5,10 @@ done is not done twice, and a run that was cancelled or retried meanwhile is lef
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, selectinload
 
 from webapp.engine.errors import PareError
@@ -23,11 +20,12 @@ from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
 from webapp.store.models import Artifact, LogLine, Run, RunState, Stage, StageState, now
 
-from .client import end_run
+from .client import end_job
 from .errors import Stopped
 from .job_files import run_given, run_sources, source_digests, stage_job
-from .run_progress import RunProgress, seconds_taken
-from .workplace import Workplace
+from .job_progress import RunProgress, seconds_taken
+from .job_work import JobWork
+from .queues import RUN
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +44,10 @@ def find_reusable(session: Session, key: str, files: FileStore) -> Stage | None:
     return None
 
 
-@dataclass(frozen=True)
-class RunWork:
+class RunWork(JobWork):
     """One attempt at a run."""
 
-    place: Workplace
-    run_id: str
-    attempt: int
+    kind = RUN
 
     def begin(self) -> list[str]:
         """Plans the stages and returns their names; none when the run is not to be worked on."""
@@ -130,21 +125,11 @@ class RunWork:
             if run is None:
                 return
             session.add(LogLine(run_id=run.id, stage=stage_name or "", text=error["message"].replace("\0", "")))
-            end_run(run, RunState.FAILED, "Failed", error)
+            end_job(run, RunState.FAILED, "Failed", error)
             for stage in run.stages:
                 if stage.name == stage_name:
                     stage.state, stage.finished_at = StageState.FAILED, now()
-        log.warning("Run %s failed: %s", self.run_id, error["message"])
-
-    def unwanted(self) -> bool:
-        """Whether the run was cancelled, retried or deleted since. A database that is busy says no."""
-        try:
-            with self.place.sessions() as session:
-                found = session.execute(select(Run.state, Run.attempt).where(Run.id == self.run_id)).one_or_none()
-        except OperationalError as error:
-            log.warning("Whether run %s is still wanted could not be read: %s", self.run_id, error)
-            return False
-        return found is None or found.state.final or found.attempt != self.attempt
+        log.warning("Run %s failed: %s", self.id, error["message"])
 
     def _plan(self) -> list[str]:
         with writing(self.place.sessions) as session:
@@ -205,16 +190,13 @@ class RunWork:
             session.add(LogLine(run_id=run.id, stage=stage_name, text=text.replace("\0", "")))
             key = stage.key
         self._forget_scratch(key)
-        log.warning("%s of run %s failed: %s", stage_name, self.run_id, error["message"])
+        log.warning("%s of run %s failed: %s", stage_name, self.id, error["message"])
         return True
-
-    def _forget_scratch(self, stage_key: str = "") -> None:
-        shutil.rmtree(self.place.scratch(self.run_id, stage_key), ignore_errors=True)
 
     def _progress(self, run: Run, stage: Stage, planned: Mapping[str, RunStage]) -> RunProgress:
         weights = {name: plan.weight for name, plan in planned.items()}
         done = seconds_taken([other for other in run.stages if other.name != stage.name])
-        return RunProgress(self.place.sessions, run.id, run.attempt, stage.name, weights, done)
+        return RunProgress(self.place.sessions, Run, run.id, run.attempt, stage.name, weights, done)
 
     def _record(
         self,
@@ -231,7 +213,7 @@ class RunWork:
         """
         with writing(self.place.sessions) as session:
             if (run := self._mine(session)) is None:
-                raise Stopped(f"run {self.run_id} has ended")
+                raise Stopped(f"run {self.id} has ended")
             row = session.get_one(Stage, stage.id)
             row.state, row.files, row.facts, row.error = state, files, facts, None
             row.curves = curves or row.curves
@@ -240,16 +222,11 @@ class RunWork:
                 row.started_at = now()
             row.finished_at = None if state == StageState.RUNNING else now()
 
-    def _mine(self, session: Session) -> Run | None:
-        """The run, locked, if this attempt is still the one that works on it."""
-        run = session.get(Run, self.run_id, with_for_update=True)
-        return run if run and run.attempt == self.attempt and not run.state.final else None
-
     def _read(self) -> Run | None:
         """The run with all that a stage reads, free of any session."""
         parts = (Run.checkpoint, Run.dataset, Run.training_dataset, Run.teacher_checkpoint, Run.stages)
         with self.place.sessions() as session:
-            run = session.get(Run, self.run_id, options=[selectinload(part) for part in parts])
+            run = session.get(Run, self.id, options=[selectinload(part) for part in parts])
         return run if run and run.attempt == self.attempt and not run.state.final else None
 
 

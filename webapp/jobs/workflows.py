@@ -1,4 +1,4 @@
-"""The durable workflows: a run is one, each of its stages a step; an inspection is one with a single step.
+"""The durable workflows: a run is one, each of its stages a step; a profile and an inspection have a single step.
 
 DBOS records which steps are done and starts a workflow again whose worker died. Everything else, the truth that
 pages show included, is in our own tables; the steps are safe to repeat.
@@ -17,11 +17,15 @@ from webapp.store.errors import StoreFull
 from webapp.store.space import FULL, is_full
 
 from .inspections import InspectionWork
-from .queues import INSPECTION_WORKFLOW, RUN_WORKFLOW, Kind, inspection_workflow_id, run_workflow_id
+from .job_work import JobWork
+from .profiles import ProfileWork
+from .queues import INSPECTION_WORKFLOW, PROFILE, RUN, JobKind, Kind, inspection_workflow_id
 from .runs import RunWork
 from .workplace import Workplace
 
 log = logging.getLogger(__name__)
+
+WORK: dict[JobKind, type[JobWork]] = {work.kind: work for work in (RunWork, ProfileWork)}
 
 _place: Workplace | None = None
 _in_hand: set[str] = set()
@@ -81,15 +85,30 @@ def finish(run_id: str, attempt: int) -> None:
     RunWork(place(), run_id, attempt).finish()
 
 
-@DBOS.workflow(name=RUN_WORKFLOW)
+@DBOS.workflow(name=RUN.workflow)
 def pare_run(run_id: str, attempt: int) -> None:
-    with _at(run_workflow_id(run_id, attempt)):
+    with _at(RUN.workflow_id(run_id, attempt)):
         try:
             if (names := begin(run_id, attempt)) and all(stage(run_id, attempt, name) for name in names):
                 finish(run_id, attempt)
         except Exception as error:
             log.exception("Run %s failed for a reason that nobody foresaw", run_id)
             RunWork(place(), run_id, attempt).fail(internal(error))
+
+
+@DBOS.step(name="profile", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
+def profile(profile_id: str, attempt: int) -> None:
+    ProfileWork(place(), profile_id, attempt).profile()
+
+
+@DBOS.workflow(name=PROFILE.workflow)
+def pare_profile(profile_id: str, attempt: int) -> None:
+    with _at(PROFILE.workflow_id(profile_id, attempt)):
+        try:
+            profile(profile_id, attempt)
+        except Exception as error:
+            log.exception("Profile %s failed for a reason that nobody foresaw", profile_id)
+            ProfileWork(place(), profile_id, attempt).fail(internal(error))
 
 
 @DBOS.step(name="inspect", retries_allowed=True, max_attempts=6, should_retry=_is_passing)

@@ -1,4 +1,4 @@
-"""How far a run is, how long it still takes (by its stages' weights and the time they took), and its curves."""
+"""How far a job is, how long it still takes (a run by its stages' weights and the time they took), and its curves."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from webapp.store.models import LogLine, Run, RunState, Stage, StageState, now
+from webapp.store.models import LogLine, Profile, Run, RunState, Stage, StageState, now
 
 from .child import CurvePoint
 
 log = logging.getLogger(__name__)
 
-ENOUGH = 0.02  # of a run's work, before the time left is guessed
+ENOUGH = 0.02  # of the work, before the time left is guessed
 MOST = 500  # points of a series
 
 
@@ -52,26 +52,20 @@ def _columns(rows: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class RunProgress:
-    """Of one stage of one attempt. `weights` are those of all stages; `timed` those that were really computed."""
+class JobProgress:
+    """Of one attempt at a run or a profile."""
 
     sessions: sessionmaker[Session]
-    run_id: str
+    table: type[Run | Profile]
+    id: str
     attempt: int
-    stage: str
-    weights: Mapping[str, float]
-    done: Mapping[str, float]  # stage: seconds it took, 0 where its output was reused
-    started_at: datetime = field(default_factory=now)
+    started_at: datetime = field(default_factory=now, kw_only=True)
 
     def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = ()) -> None:
         """Notes progress, log lines and points of curves. What cannot be noted now (a busy database) is only logged."""
         try:
             with self.sessions.begin() as session:
-                if lines:
-                    rows = [{"run_id": self.run_id, "stage": self.stage, "text": line} for line in lines]
-                    session.execute(insert(LogLine), rows)
-                if points:
-                    self._grow_curves(session, points)
+                self._keep(session, lines, points)
                 if fraction is not None:
                     noted: dict[str, float | str | None] = {
                         "progress": self.overall(fraction),
@@ -79,32 +73,64 @@ class RunProgress:
                     }
                     if message:
                         noted["message"] = message
-                    mine = (Run.id == self.run_id, Run.attempt == self.attempt, Run.state == RunState.RUNNING)
-                    session.execute(update(Run).where(*mine).values(**noted))
+                    table = self.table
+                    mine = (table.id == self.id, table.attempt == self.attempt, table.state == RunState.RUNNING)
+                    session.execute(update(table).where(*mine).values(**noted))
         except OperationalError as error:
-            log.warning("Progress of run %s could not be noted: %s", self.run_id, error)
+            log.warning("Progress of the %s %s could not be noted: %s", self.table.__name__, self.id, error)
+
+    def overall(self, fraction: float) -> float:
+        """Of the whole, 0 to 1, while `fraction` of what is at hand is done."""
+        return fraction
+
+    def seconds_left(self, fraction: float) -> float | None:
+        """None while too little was computed to tell."""
+        return _left((now() - self.started_at).total_seconds(), fraction, fraction)
+
+    def _keep(self, session: Session, lines: list[str], points: Sequence[CurvePoint]) -> None:
+        """Has nowhere to keep them: the worker's log has the lines."""
+        for line in lines:
+            log.info("%s %s: %s", self.table.__name__, self.id, line)
+
+
+@dataclass(frozen=True)
+class RunProgress(JobProgress):
+    """Of one stage. `weights` are those of all stages."""
+
+    stage: str
+    weights: Mapping[str, float]
+    done: Mapping[str, float]  # stage: seconds it took, 0 where its output was reused
+
+    def _keep(self, session: Session, lines: list[str], points: Sequence[CurvePoint]) -> None:
+        if lines:
+            rows = [{"run_id": self.id, "stage": self.stage, "text": line} for line in lines]
+            session.execute(insert(LogLine), rows)
+        if points:
+            self._grow_curves(session, points)
 
     def _grow_curves(self, session: Session, points: Sequence[CurvePoint]) -> None:
-        mine = (Stage.run_id == self.run_id, Stage.name == self.stage)
+        mine = (Stage.run_id == self.id, Stage.name == self.stage)
         stage = session.scalars(select(Stage).where(*mine)).one_or_none()
         if stage is not None:
             stage.curves = grown(stage.curves or {}, points)
 
     def overall(self, fraction: float) -> float:
-        """Of the whole run, 0 to 1, while `fraction` of this stage is done."""
         total = sum(self.weights.values())
         behind = sum(self.weights.get(name, 0.0) for name in self.done)
         return min(1.0, (behind + fraction * self.weights[self.stage]) / total)
 
     def seconds_left(self, fraction: float) -> float | None:
-        """None while too little was computed to tell. Stages whose output was reused say nothing about speed."""
+        """Stages whose output was reused say nothing about speed."""
         timed = {name: seconds for name, seconds in self.done.items() if seconds > 0}
         seconds = sum(timed.values()) + (now() - self.started_at).total_seconds()
         work = sum(self.weights.get(name, 0.0) for name in timed) + fraction * self.weights[self.stage]
         total = sum(self.weights.values())
-        if work < ENOUGH * total:
-            return None
-        return max(0.0, seconds / work * total * (1.0 - self.overall(fraction)))
+        return _left(seconds, work / total, self.overall(fraction))
+
+
+def _left(seconds: float, timed: float, behind: float) -> float | None:
+    """Of work of which the share `timed` took these seconds and the share `behind` is done."""
+    return max(0.0, seconds / timed * (1.0 - behind)) if timed >= ENOUGH else None
 
 
 def seconds_taken(stages: list[Stage]) -> dict[str, float]:
