@@ -42,6 +42,10 @@ class DatasetUnfit(PareError, code="dataset_unfit", status=422):
     """The dataset's samples do not fit the checkpoint's inputs."""
 
 
+class ProfileUnfit(PareError, code="profile_unfit", status=422):
+    """No profile can be made of this checkpoint on this dataset."""
+
+
 class TaskUnfit(PareError, code="task_unfit", status=422):
     """The checkpoint cannot be used for the task that was named."""
 

@@ -11,7 +11,7 @@ from webapp.engine.run.profile_job import ProfileJob
 from webapp.engine.run.stages import RunGiven, RunStage, StageJob
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.job import DataGiven, RunSources, SourcesGiven, StageOutput
-from webapp.store.digests import digest_of_files
+from webapp.store.digests import normalised_digest
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, Stage
 
 from .workplace import Workplace
@@ -31,11 +31,9 @@ def run_sources(run: Run) -> RunSources:
 
 
 def source_digests(run: Run) -> SourceDigests:
-    """Of what the engine reads, so that two uploads of the same content, for the same task, share their stages."""
-    checkpoint = _normalised_digest(run.checkpoint)
-    assert checkpoint is not None
-    others = map(_normalised_digest, (run.dataset, run.training_dataset, run.teacher_checkpoint))
-    return SourceDigests(checkpoint, *others)
+    """Of what the engine reads."""
+    others = (run.dataset, run.training_dataset, run.teacher_checkpoint)
+    return SourceDigests(normalised_digest(run.checkpoint), *(row and normalised_digest(row) for row in others))
 
 
 def stage_job(place: Workplace, run: Run, stage: RunStage, done: dict[str, Stage], folder: Path) -> StageJob:
@@ -88,10 +86,3 @@ def _uploads(row: Run | Profile) -> dict[str, Checkpoint | Dataset | None]:
 def _record(row: Checkpoint | Dataset) -> dict[str, Any]:
     named = {"name": row.name, "digest": row.digest, "facts": row.facts}
     return named if isinstance(row, Dataset) else named | {"filename": row.filename, "size_bytes": row.size_bytes}
-
-
-def _normalised_digest(row: Checkpoint | Dataset | None) -> str | None:
-    if row is None:
-        return None
-    task = ((row.facts or {}).get("architecture") or {}).get("task") if isinstance(row, Checkpoint) else None
-    return f"{digest_of_files(row.files)} {task or ''}".strip()

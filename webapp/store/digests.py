@@ -20,6 +20,12 @@ def digest_of_files(files: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def normalised_digest(upload: Checkpoint | Dataset) -> str:
+    """Of what is read, so that two uploads of the same content, for the same task, share what is computed of them."""
+    task = ((upload.facts or {}).get("architecture") or {}).get("task") if isinstance(upload, Checkpoint) else None
+    return f"{digest_of_files(upload.files)} {task or ''}".strip()
+
+
 def named_digests(session: Session) -> set[str]:
     """The digests of all files that a row refers to; of uploads the raw bytes only until they are inspected."""
     named: set[str] = {digest for digest in session.scalars(select(Artifact.digest)) if digest}

@@ -10,7 +10,7 @@ from webapp.engine.data.batches import JUDGED_BY_ORIGINAL
 from webapp.engine.data.datasets import fit
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.data.tasks import for_task, resolved
-from webapp.engine.errors import DatasetUnfit, RecipeInvalid
+from webapp.engine.errors import DatasetUnfit, ProfileUnfit, RecipeInvalid
 from webapp.engine.exporters import check_formats
 from webapp.engine.facts import CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
@@ -18,7 +18,7 @@ from webapp.engine.techniques import needs_of, techniques
 from webapp.engine.techniques.training.teaching import check_alike
 
 from .predict import predict
-from .wiring import unconfirmable
+from .wiring import advice, unconfirmable
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,45 @@ def check_run(
     if teacher is not None:
         check_teacher(facts, teacher, recipe)
     return prepared
+
+
+def check_profile(
+    facts: CheckpointFacts,
+    dataset: NamedDataset | None,
+    training: NamedDataset | None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Preprocessing | None:
+    """How images are prepared, whole; None where no dataset holds any.
+
+    `training` is seen in place of the dataset's own training split. Raises ProfileUnfit, DatasetUnfit or
+    PreprocessingInvalid with the field.
+    """
+    spec, seen = facts.architecture, training or dataset
+    if spec is None:
+        because = facts.weights_only_because or "unknown"
+        raise ProfileUnfit(
+            f"This checkpoint is weights only ({because}), so it cannot be run, and nothing tells what its layers are "
+            "worth.",
+            "checkpoint_id",
+        )
+    if seen is None:
+        raise ProfileUnfit(
+            "A profile is made on samples: choose a dataset. Inputs without labels will do.", "dataset_id"
+        )
+    if seen.facts.training is None:
+        raise ProfileUnfit(
+            f"{seen.name} has no training split, and a profile sees no sample that evaluates. Choose a dataset that "
+            "has one, or a second dataset to calibrate on.",
+            "training_dataset_id" if training else "dataset_id",
+        )
+    check_datasets(facts, dataset, training)
+    if spec.guess is not None and not (dataset is not None and dataset.facts.labels):
+        raise ProfileUnfit(
+            f"What a layer is worth depends on how the layers are wired, and this file does not tell. {spec.guess} "
+            f"Choose a dataset with labels, which can confirm it. {advice()}",
+            "dataset_id",
+        )
+    return preprocessing_of(spec, [one.facts for one in (dataset, training) if one is not None], preprocessing)
 
 
 def task_of(facts: CheckpointFacts, dataset: NamedDataset | None, training: NamedDataset | None) -> Task | None:

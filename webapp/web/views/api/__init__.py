@@ -8,6 +8,7 @@ from . import (
     datasets,
     deployments,
     document,
+    profiles,
     recipes,
     runs,
     shares,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from flask import url_for
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import ColumnElement, Select, select, tuple_
 
 from webapp.actions.errors import RequestInvalid
-from webapp.store.models import Checkpoint, Dataset, LogLine, Run, Share
+from webapp.store.models import Checkpoint, Dataset, LogLine, Profile, Run, Share
 from webapp.web.extensions import db
 from webapp.web.views.shares import share_token
 
@@ -16,12 +16,12 @@ from . import schemas
 
 LOG_TAIL, LOG_MOST = 200, 1000  # lines
 
-Row = TypeVar("Row", Checkpoint, Dataset, Run)
+Row = TypeVar("Row", Checkpoint, Dataset, Run, Profile)
 
 
-def page(table: type[Row], query: schemas.PageQuery) -> tuple[list[Row], str | None]:
+def page(table: type[Row], query: schemas.PageQuery, *conditions: ColumnElement[bool]) -> tuple[list[Row], str | None]:
     """The rows of one page, newest first, and the id to ask the next with. Raises RequestInvalid."""
-    asked: Select[tuple[Row]] = select(table).order_by(table.created_at.desc(), table.id.desc())
+    asked: Select[tuple[Row]] = select(table).order_by(table.created_at.desc(), table.id.desc()).where(*conditions)
     if query.before is not None:
         last = db.session.get(table, query.before) if query.before.isascii() and query.before.isalnum() else None
         if last is None:
@@ -48,6 +48,16 @@ def run_answer(run: Run, after: int | None = None) -> schemas.RunAnswer:
         log = list(db.session.scalars(lines.where(LogLine.id > after).order_by(LogLine.id).limit(LOG_MOST)))
     answer = schemas.RunAnswer.model_validate(run)
     return answer.model_copy(update={"log": [schemas.LogAnswer.model_validate(line) for line in log]})
+
+
+def profile_answer(profile: Profile, with_layers: bool = False) -> schemas.ProfileAnswer:
+    answer = schemas.ProfileAnswer.model_validate(schemas.ProfileSummary.model_validate(profile), from_attributes=True)
+    if not profile.facts:
+        return answer
+    left_out = set() if with_layers else {"layers", "cuts"}
+    known = {name: value for name, value in profile.facts.items() if name not in {*left_out, "task", "measured"}}
+    told = {**known, "measured": [*profile.facts["measured"], *profile.measured]}
+    return schemas.ProfileAnswer.model_validate({**answer.model_dump(exclude={"url"}), **told})
 
 
 def share_answer(share: Share) -> schemas.ShareAnswer:

@@ -9,6 +9,7 @@ from flask import url_for
 from pydantic import BaseModel, BeforeValidator, Field, computed_field
 
 from webapp.actions.run_requests import AskedRecipe
+from webapp.engine.profiles.facts import Cut, LayerOptions, LossUnit, Measurement
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import StepMatches, Totals
 
@@ -310,6 +311,49 @@ class RunAnswer(RunSummary):
     @computed_field
     def recipe_yaml(self) -> str:
         return Recipe.read(self.recipe).to_yaml()
+
+
+class ProfileSummary(RowAnswer):
+    id: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    checkpoint_id: str
+    dataset_id: str | None
+    training_dataset_id: str | None
+    seed: int
+    preprocessing: dict[str, Any] | None = Field(description="How images are prepared; null without images.")
+    task: str | None = Field(description="What decides how a loss is measured.")
+    attempt: int
+    progress: float = Field(description="0 to 1.")
+    message: str
+    seconds_left: float | None
+    error: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @computed_field
+    def url(self) -> str:
+        return url_for("api.get_profile", id=self.id)
+
+
+class ProfileAnswer(ProfileSummary):
+    """What it found is there once it has succeeded."""
+
+    unit: LossUnit | None = Field(None, description="Of every loss: for each sample or token.")
+    samples: int | None = Field(None, description="Rows, images or texts that it saw.")
+    tokens: int | None = None
+    seconds: float | None = Field(None, description="That it took.")
+    measured: list[Measurement] = Field([], description="Recipes that were measured, by the profile or by runs since.")
+    layers: list[LayerOptions] | None = Field(None, description="With ?layers=1: what may be done to each layer.")
+    cuts: list[Cut] | None = Field(None, description="With ?layers=1: channels, heads and blocks that may leave.")
+
+
+class ProfilesQuery(PageQuery):
+    checkpoint: str | None = Field(None, max_length=12, description="Only those of this checkpoint.")
+
+
+class ProfileQuery(RequestBody):
+    layers: bool = Field(False, description="With every option of every layer.")
 
 
 class ShareAnswer(BaseModel):
