@@ -38,6 +38,10 @@ class RecipeInvalid(PareError, code="recipe_invalid", status=422):
     """The recipe cannot be applied to this checkpoint."""
 
 
+class BudgetInvalid(PareError, code="budget_invalid", status=422):
+    """The goal cannot be reached on this profile, or names what it does not have."""
+
+
 class DatasetUnfit(PareError, code="dataset_unfit", status=422):
     """The dataset's samples do not fit the checkpoint's inputs."""
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -323,8 +324,14 @@ def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
     return RecipeInvalid(f"`{field}`: {what}{shown}.", field)
 
 
+@lru_cache(4096)  # a recipe may hold thousands, and `fnmatch` itself remembers 256
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))
+
+
 def matches(layer: LayerFacts, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (layer.name, *layer.aliases))
+    match = _compiled(pattern).match
+    return match(layer.name) is not None or any(match(alias) for alias in layer.aliases)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
 
     selected = select_layers(layers, step.layers)
     deciding = StepSettings(None, tuple((pattern, pattern) for pattern in step.overrides))
+    decided = [(layer.name, deciding.of(layer)) for layer in selected]
 
     def matched(pattern: str) -> PatternMatch:
         return PatternMatch(pattern=pattern, layers=[layer.name for layer in layers if matches(layer, pattern)])
@@ -197,8 +198,7 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
         include=[matched(p) for p in step.layers.include],
         exclude=[matched(p) for p in step.layers.exclude],
         overrides=[
-            PatternMatch(pattern=p, layers=[layer.name for layer in selected if deciding.of(layer) == p])
-            for p in step.overrides
+            PatternMatch(pattern=p, layers=[name for name, pattern in decided if pattern == p]) for p in step.overrides
         ],
         selected=[layer.name for layer in selected],
     )
@@ -341,8 +341,9 @@ def _warnings(step: PreparedStep, asked: Step, skipped: list[SkippedLayer]) -> I
     named = f"Step {step.position + 1} ({step.technique.title})"
     if len(skipped) == len(step.layers):
         yield f"{named} will change nothing: {skipped[0].reason}."
+    counting = {id(step.settings.of(layer)) for layer in step.layers}
     for pattern, given in step.settings.overrides:
-        if not any(step.settings.of(layer) is given for layer in step.layers):
+        if id(given) not in counting:
             yield f"{named}: the override of {pattern!r} counts for no layer, since later ones match the same."
         for key in asked.overrides[pattern]:
             declared: Any = step.technique.Settings.model_fields[key].json_schema_extra

@@ -1,0 +1,324 @@
+"""A budget: a goal, solved on a profile; its answer is a recipe, its bytes and its expected loss."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from webapp.engine.errors import BudgetInvalid, quoted, some
+from webapp.engine.facts import CheckpointFacts, Facts
+from webapp.engine.recipe import invalid
+from webapp.units import byte_text
+
+from .facts import KEPT, Option, ProfileFacts
+from .fit import Interval, LossFit, PointsFit
+from .knapsack import HullPath, Whole, cheapest, path, total
+from .menu import Floats, Menu
+from .recipes import RecipeWriter
+
+FRONT = 40  # points of the chart
+TRIES = 6  # at the exact size
+FINE = 5e-4  # of the goal: nearer to it nobody looks
+REMEMBERED = 16  # limits, for a slider that moves
+
+
+class BudgetGoal(Facts):
+    """A size, a tolerance, or both: then the best within both."""
+
+    bytes: int | None = Field(None, gt=0, description="Of Pare's file, at most.")
+    ratio: float | None = Field(None, gt=0, description="Of the original file: 0.25 and 4 are both a quarter of it.")
+    loss: float | None = Field(None, ge=0, description="Expected, at most, in the profile's unit.")
+    points: float | None = Field(None, ge=0, description="Of the metric with labels, at most: 0.5 is half a per cent.")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> BudgetGoal:
+        sizes, tolerances = (self.bytes, self.ratio), (self.loss, self.points)
+        if sizes.count(None) == 0 or tolerances.count(None) == 0:
+            raise ValueError("it names a size once (bytes or ratio) and a tolerance once (loss or points)")
+        if sizes.count(None) + tolerances.count(None) == 4:
+            raise ValueError("it names a size (bytes or ratio), a tolerance (loss or points), or both")
+        return self
+
+    @classmethod
+    def read(cls, data: Any) -> BudgetGoal:
+        """A goal from plain data. Raises BudgetInvalid."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            found = invalid(error, "goal")
+            raise BudgetInvalid(found.message, found.field) from None
+
+    def size(self, original: int) -> int | None:
+        """In bytes."""
+        if self.ratio is None:
+            return self.bytes
+        return int(original * self.ratio if self.ratio <= 1 else original / self.ratio)
+
+
+class ExpectedLoss(Interval):
+    unit: str
+
+
+class Expected(Facts):
+    loss: ExpectedLoss
+    points: Interval | None = None
+    chance: float | None = None  # of staying within the goal's tolerance
+
+
+class Chosen(Facts):
+    name: str
+    option: int
+    label: str
+    family: str
+    bytes: int
+    loss: float
+
+
+class FrontPoint(Facts):
+    size_bytes: int
+    loss: float
+    low: float
+    high: float
+
+
+class Budget(Facts):
+    """`recipe` as plain data; None where nothing has to change. `size_bytes` is what the run's file has at most."""
+
+    recipe: dict[str, Any] | None
+    size_bytes: int
+    expected: Expected
+    layers: tuple[Chosen, ...]
+    front: tuple[FrontPoint, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be chosen. `families`: None for all; `locks`: the option of a layer; `holds`: whether a format does."""
+
+    families: Collection[str] | None = None
+    locks: Mapping[str, int] = field(default_factory=dict)
+    holds: Callable[[Option], bool] | None = None
+
+
+ANYTHING = Limits()
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """What limits leave: `costs` (layers, options), scaled losses, infinite where an option may not be chosen."""
+
+    costs: Floats
+    path: HullPath
+    least: list[int]  # the choice of the smallest file
+    least_bytes: int
+    front: tuple[FrontPoint, ...]
+
+
+class Solver:
+    """Budgets on one profile. What no goal changes is remembered: keep it for as long as the profile is asked.
+
+    A profile with more measurements has other fits, and needs another solver.
+    """
+
+    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts) -> None:
+        self.profile, self.facts = profile, facts
+        self.menu, self.fit, self.points_fit = Menu(profile, facts), LossFit.of(profile), PointsFit.of(profile)
+        self._writer = RecipeWriter(facts)
+        self._rows = {layer.name: row for row, layer in enumerate(profile.layers)}
+        self._remembered: OrderedDict[bytes, _Allowed] = OrderedDict()
+
+    def solve(self, goal: BudgetGoal, limits: Limits = ANYTHING) -> Budget:
+        """The options with the least expected loss within a size, else with the least size within a tolerance.
+
+        Raises BudgetInvalid with the least that can be reached and with what stands in the way.
+        """
+        allowed = self._allowed(limits)
+        size, loss = goal.size(self.facts.weights_bytes), self._tolerance(goal)
+        if size is not None:
+            choice, exact = self._best(allowed, limits, size)
+        else:
+            assert loss is not None
+            choice = self._smallest(allowed, limits, loss)
+            exact = self.menu.size(choice)
+        expected = self.expected(choice, loss)
+        if size is not None and loss is not None and expected.loss.value > loss:
+            raise BudgetInvalid(
+                f"Within {byte_text(size)} the expected loss is at least {self._text(expected.loss.value)}, and "
+                f"{self._text(loss)} is asked; allow a larger file or a larger loss.",
+                "goal",
+            )
+        recipe = self._writer.recipe(self.profile, choice)
+        return Budget(
+            recipe=None if recipe is None else recipe.as_dict(),
+            size_bytes=exact,
+            expected=expected,
+            layers=tuple(self._told(choice)),
+            front=allowed.front,
+        )
+
+    def smallest(self, limits: Limits = ANYTHING) -> int:
+        """The bytes of the smallest file that is possible."""
+        return self._allowed(limits).least_bytes
+
+    def expected(self, choice: Sequence[int], tolerance: float | None = None) -> Expected:
+        """What a run of this choice will lose."""
+        predicted = self.predicted(choice)
+        scaled = self.fit.scaled(predicted)
+        loss = self.fit.loss(scaled, predicted)
+        points = None if self.points_fit is None else self.points_fit.points(loss)
+        chance = None if tolerance is None else self.fit.chance(tolerance, scaled, predicted)
+        return Expected(loss=ExpectedLoss(**dict(loss), unit=self.profile.unit), points=points, chance=chance)
+
+    def predicted(self, choice: Sequence[int]) -> dict[str, float]:
+        """The sum of the options' losses by family, as a `Measurement` has it."""
+        taken = self._family[self._every, choice], self.menu.losses[self._every, choice]
+        sums = np.bincount(taken[0], taken[1], len(self.fit.families) + 1)[1:]
+        return dict(zip(self.fit.families, sums.tolist(), strict=True))
+
+    @cached_property
+    def _every(self) -> Whole:
+        return np.arange(len(self.profile.layers))
+
+    @cached_property
+    def _family(self) -> Whole:
+        """(layers, options) the place of an option's family among the fit's, from 1; 0 of what is kept."""
+        places = {family: place for place, family in enumerate((KEPT, *self.fit.families))}
+        found = np.zeros(self.menu.losses.shape, dtype=np.int64)
+        for row, layer in enumerate(self.profile.layers):
+            found[row, : len(layer.options)] = [places[option.family] for option in layer.options]
+        return found
+
+    def _told(self, choice: Sequence[int]) -> Iterator[Chosen]:
+        for layer, number in zip(self.profile.layers, choice, strict=True):
+            option = layer.options[number]
+            yield Chosen(
+                name=layer.name,
+                option=number,
+                label=option.label,
+                family=option.family,
+                bytes=option.bytes,
+                loss=option.loss,
+            )
+
+    def _allowed(self, limits: Limits) -> _Allowed:
+        costs = self._costs(limits)
+        key = costs.tobytes()
+        if key in self._remembered:
+            self._remembered.move_to_end(key)
+            return self._remembered[key]
+        along = path(self.menu.bytes, costs)
+        least: list[int] = along.choice(len(along.rows)).tolist()
+        exact = self.menu.size(least)
+        found = _Allowed(costs, along, least, exact, self._front(along, exact))
+        self._remembered[key] = found
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        return found
+
+    def _costs(self, limits: Limits) -> Floats:
+        """Raises BudgetInvalid where limits name what the profile does not have."""
+        names = self.fit.families if limits.families is None else limits.families
+        if unknown := sorted(set(names) - {KEPT, *self.fit.families}):
+            there = some(self.fit.families)
+            raise BudgetInvalid(f"The profile has no family {quoted(unknown[0])}; it has {there}.", "families")
+        scales = np.array([1.0, *(self.fit.scales[family] for family in self.fit.families)])
+        on = np.array([True, *(family in names for family in self.fit.families)])
+        scaled = scales[self._family] * self.menu.losses
+        costs = np.where(on[self._family], scaled, np.inf)
+        if limits.holds is not None:
+            for row, layer in enumerate(self.profile.layers):
+                for number, option in enumerate(layer.options[1:], 1):
+                    if not limits.holds(option):
+                        costs[row, number] = np.inf
+        for name, number in limits.locks.items():
+            if (locked := self._rows.get(name)) is None:
+                raise BudgetInvalid(f"The profile has no layer {quoted(name)}.", "locks")
+            last = len(self.profile.layers[locked].options) - 1
+            if not 0 <= number <= last:
+                raise BudgetInvalid(f"{name} has options 0 to {last}, and no option {number}.", f"locks.{name}")
+            costs[locked] = np.inf
+            costs[locked, number] = scaled[locked, number]
+        return costs
+
+    def _best(self, allowed: _Allowed, limits: Limits, size: int) -> tuple[list[int], int]:
+        """The choice with the least loss within a size, and its bytes."""
+        if allowed.least_bytes > size:
+            raise BudgetInvalid(
+                f"The smallest file that is possible here has {byte_text(allowed.least_bytes)}, and {byte_text(size)} "
+                f"are asked{self._freed(limits, self.smallest, byte_text)}.",
+                "goal",
+            )
+        best, bytes_of_best = allowed.least, allowed.least_bytes
+        limit = float(size - allowed.least_bytes + allowed.path.weights[-1])
+        for _ in range(TRIES):
+            found = cheapest(self.menu.bytes, allowed.costs, limit, allowed.path)
+            if found is None:
+                break
+            choice: list[int] = found.tolist()
+            exact = self.menu.size(choice)
+            if exact <= size and total(allowed.costs, found) < total(allowed.costs, np.array(best)):
+                best, bytes_of_best = choice, exact
+            # what a file holds beside the options' own bytes differs a little from choice to choice
+            before, limit = limit, float(size - exact + total(self.menu.bytes, found))
+            if exact <= size and limit - before < FINE * size:
+                break
+        return best, bytes_of_best
+
+    def _smallest(self, allowed: _Allowed, limits: Limits, tolerance: float) -> list[int]:
+        """The choice with the least size within an expected loss."""
+        bytes_ = np.where(allowed.costs < np.inf, self.menu.bytes, np.inf)
+        found = cheapest(allowed.costs, bytes_, self.fit.sum_within(tolerance))
+        if found is None:
+            raise BudgetInvalid(
+                f"The least expected loss that is possible here is {self._text(self._least_loss(limits))}, and "
+                f"{self._text(tolerance)} is asked{self._freed(limits, self._least_loss, self._text)}.",
+                "goal",
+            )
+        choice: list[int] = found.tolist()
+        return choice
+
+    def _least_loss(self, limits: Limits) -> float:
+        return self.fit.loss(float(self._costs(limits).min(1).sum())).value
+
+    def _freed(self, limits: Limits, least: Callable[[Limits], float], text: Callable[[float], str]) -> str:
+        """What the least would be without each thing that stands in the way, as the end of a sentence."""
+        ways = {
+            "without the locks": replace(limits, locks={}),
+            "with every family": replace(limits, families=None),
+            "in other formats": replace(limits, holds=None),
+        }
+        now = least(limits)
+        found = [f"{way} {text(best)}" for way, freed in ways.items() if (best := least(freed)) < now]
+        return f"; {', '.join(found)}" if found else ""
+
+    def _tolerance(self, goal: BudgetGoal) -> float | None:
+        """The expected loss that a goal allows. Raises BudgetInvalid where points say nothing of it."""
+        if goal.points is None:
+            return goal.loss
+        if self.points_fit is None:
+            raise BudgetInvalid(
+                "The profile measured no metric with labels, so nothing says how many points are lost; set a loss.",
+                "goal.points",
+            )
+        return self.points_fit.loss_within(goal.points)
+
+    def _text(self, loss: float) -> str:
+        return f"{loss:.3g} {self.profile.unit}"
+
+    def _front(self, along: HullPath, least_bytes: int) -> tuple[FrontPoint, ...]:
+        """The least loss at sizes over the whole range, ascending; `least_bytes` are those of the path's end."""
+        wanted = np.linspace(along.weights[-1], along.weights[0], FRONT)
+        steps = np.unique(len(along.weights) - np.searchsorted(along.weights[::-1], wanted, "right"))
+        found = []
+        for step in steps[::-1].tolist():
+            predicted = self.predicted(along.choice(step).tolist())
+            loss = self.fit.loss(self.fit.scaled(predicted), predicted)
+            size = least_bytes + round(along.weights[step] - along.weights[-1])
+            found.append(FrontPoint(size_bytes=size, loss=loss.value, low=loss.low, high=loss.high))
+        return tuple(found)

@@ -1,0 +1,290 @@
+"""From predicted to expected loss: a monotone fit to what was measured, with an 80 % interval.
+
+    log loss = level + exponent · log Σ_f scale_f · predicted_f  (+ offset, of runs)
+
+A power law, since the quadratic form is right at small losses and bends at large ones. Each coefficient has a normal
+prior (in logarithms), so that few measurements move it no further than they can tell, and a family without any keeps
+scale 1 and an uncertainty of its own: the interval is that of the posterior (Laplace's approximation; Bishop, Pattern
+Recognition and Machine Learning, 4.4) beside what a measurement is off by when the fit has not seen it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from webapp.engine.facts import Facts
+
+from .facts import KEPT, Measurement, ProfileFacts
+
+Floats = npt.NDArray[np.float64]
+
+COVERED = 0.8  # the share of measurements that intervals are to hold
+RUN_WEIGHT = 3.0  # a run is measured on the evaluation split, through the very steps: it counts as so many of ours
+LEVEL, EXPONENT, SCALE, OFFSET = 1.0, 0.2, 0.7, 0.3  # deviations of the priors, in logarithms
+TYPICAL, TYPICAL_COUNT = 0.2, 2.0  # the deviation of a measurement before there are any, and for how many it counts
+HEAVY = 4.0  # degrees of freedom of the t distribution by which outliers count less
+ROUNDS = 25
+EXPONENTS = (0.5, 0.75, 1.0)  # of the loss, that points may follow: answers turn with the root of the divergence
+TINIEST = 1e-12  # losses below are rounding of floats
+
+
+class Interval(Facts):
+    """Holds the truth in 80 % of cases."""
+
+    value: float
+    low: float
+    high: float
+
+
+ZERO = Interval(value=0.0, low=0.0, high=0.0)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Measurements: `predicted` (n, families), `loss` (n,) as logarithms, `run` (n,) 1 where a run measured."""
+
+    predicted: Floats
+    loss: Floats
+    run: Floats
+
+    @cached_property
+    def weight(self) -> Floats:
+        return np.where(self.run > 0, RUN_WEIGHT, 1.0)
+
+
+@dataclass(frozen=True)
+class LossFit:
+    """`families` are all that a budget may choose of; `theta`: level, log exponent, offset, then their log scales."""
+
+    families: tuple[str, ...]
+    theta: Floats
+    covariance: Floats
+    deviation: float  # of a measurement that the fit has not seen, in logarithms
+    freedom: float  # degrees of freedom of that deviation
+    floor: float  # deviation that the samples themselves leave
+    knots: tuple[Floats, Floats] | None = None  # (log sums, what is added there): isotonic, between measurements
+
+    @classmethod
+    def of(cls, profile: ProfileFacts) -> LossFit:
+        options = {option.family for layer in profile.layers for option in layer.options}
+        families = sorted(options.union(*(one.predicted for one in profile.measured)) - {KEPT})
+        data = _usable(profile.measured, families)
+        theta, covariance, deviation, freedom = _power_law(data, len(families))
+        fit = cls(tuple(families), theta, covariance, deviation, freedom, 1 / math.sqrt(max(profile.samples, 1)))
+        return fit._corrected(data)
+
+    @cached_property
+    def scales(self) -> dict[str, float]:
+        """What a family's predictions are multiplied by, so that those of all families are of one kind."""
+        return dict(zip(self.families, np.exp(self.theta[3:]).tolist(), strict=True))
+
+    def scaled(self, predicted: Mapping[str, float]) -> float:
+        return sum(self.scales[family] * loss for family, loss in predicted.items() if family != KEPT)
+
+    def loss(self, scaled: float, predicted: Mapping[str, float] | None = None, run: bool = True) -> Interval:
+        """What a run will lose whose options' losses, scaled, add up to `scaled`; not `run`: on the profile's samples.
+
+        `predicted` says of which families: the interval is wider where little is known of them.
+        """
+        if scaled <= 0:
+            return ZERO
+        middle = self._log_loss(np.array([math.log(scaled)]), run)[0]
+        reach = self.spread(scaled, predicted, run) * self._reach
+        return Interval(value=math.exp(middle), low=math.exp(middle - reach), high=math.exp(middle + reach))
+
+    def spread(self, scaled: float, predicted: Mapping[str, float] | None = None, run: bool = True) -> float:
+        """The deviation of what is measured around `loss`, in logarithms."""
+        shares = np.zeros(len(self.families))
+        if predicted:
+            at = [self.scales[family] * predicted.get(family, 0.0) / scaled for family in self.families]
+            shares = np.array(at)
+        exponent = math.exp(self.theta[1])
+        slope = np.array([1.0, exponent * math.log(scaled), float(run), *(exponent * shares)])
+        unsure = float(slope @ self.covariance @ slope)
+        return math.sqrt(max(unsure, 0.0) + self.deviation**2 + self.floor**2)
+
+    def chance(self, tolerance: float, scaled: float, predicted: Mapping[str, float]) -> float:
+        """How likely a run loses at most `tolerance`."""
+        from scipy.special import stdtr
+
+        if scaled <= 0:
+            return 1.0
+        off = math.log(max(tolerance, TINIEST) / self.loss(scaled).value)
+        return float(stdtr(self.freedom, off / self.spread(scaled, predicted)))
+
+    def sum_within(self, tolerance: float) -> float:
+        """The largest scaled sum whose expected loss is at most `tolerance`."""
+        low, high = math.log(TINIEST) - 30, 60.0
+        target = math.log(max(tolerance, TINIEST))
+        for _ in range(100):
+            middle = (low + high) / 2
+            if self._log_loss(np.array([middle]), True)[0] <= target:
+                low = middle
+            else:
+                high = middle
+        return math.exp(low)
+
+    @cached_property
+    def _reach(self) -> float:
+        return _quantile(self.freedom)
+
+    def _log_loss(self, log_sums: Floats, run: bool) -> Floats:
+        level, log_exponent, offset = self.theta[:3]
+        line = level + math.exp(log_exponent) * log_sums + (offset if run else 0.0)
+        corrected = line if self.knots is None else line + np.interp(log_sums, *self.knots)
+        return np.asarray(corrected, dtype=np.float64)
+
+    def _corrected(self, data: _Data) -> LossFit:
+        """With the isotonic correction in the share that leaves least of the measurements it has not seen."""
+        if len(data.loss) < 4:
+            return self
+        sums = np.log(data.predicted @ np.exp(self.theta[3:]))
+        order = np.argsort(sums, kind="stable")
+        sums, weight = sums[order], data.weight[order]
+        wanted = (data.loss - self.theta[2] * data.run)[order]
+        line = self.theta[0] + math.exp(self.theta[1]) * sums
+        whole = _isotonic(wanted, weight) - line
+
+        def unseen(i: int) -> float:
+            """The correction at a measurement, of all others."""
+            rest = np.arange(len(sums)) != i
+            return float(np.interp(sums[i], sums[rest], _isotonic(wanted[rest], weight[rest]) - line[rest]))
+
+        others = np.array([unseen(i) for i in range(len(sums))])
+        left = {share: float(weight @ (wanted - line - share * others) ** 2) for share in (0.0, 0.5, 1.0)}
+        share = min(left, key=lambda each: (left[each], each))
+        if not share:
+            return self
+        deviation = min(self.deviation, _deviation(wanted - line - share * others, weight))
+        return replace(self, knots=(sums, share * whole), deviation=deviation)
+
+
+@dataclass(frozen=True)
+class PointsFit:
+    """factor · loss^exponent points are lost, give or take the samples that happen to change sides.
+
+    Of n samples each is 100 / n points, and as many change sides as points are lost at least: the variance is
+    `dispersion` · 100 / n · (points + 100 / n).
+    """
+
+    factor: float
+    exponent: float
+    step: float  # points of one sample
+    dispersion: float
+    unsure: float  # variance of the factor
+    freedom: float
+    most: float  # the largest loss that was measured
+
+    @classmethod
+    def of(cls, profile: ProfileFacts) -> PointsFit | None:
+        """None where no metric with labels was measured."""
+        known = [one for one in profile.measured if one.points is not None and math.isfinite(one.loss)]
+        if not known:
+            return None
+        loss = np.array([max(one.loss, 0.0) for one in known])
+        points = np.array([one.points for one in known], dtype=np.float64)
+        weight = np.array([RUN_WEIGHT if one.run_id is not None else 1.0 for one in known])
+        fits = [_scaled_power(loss, points, weight, exponent, 100 / max(profile.samples, 1)) for exponent in EXPONENTS]
+        return min(fits, key=lambda fit: fit.dispersion)
+
+    def points(self, loss: Interval) -> Interval:
+        """What is lost of the metric where the loss is this."""
+        if loss.value <= 0:
+            return ZERO
+        value, low, high = (self.factor * each**self.exponent for each in (loss.value, loss.low, loss.high))
+        variance = self.dispersion * self.step * (value + self.step) + self.unsure * loss.value ** (2 * self.exponent)
+        reach = _quantile(self.freedom) * math.sqrt(variance)
+        return Interval(
+            value=value, low=value - math.hypot(reach, value - low), high=value + math.hypot(reach, high - value)
+        )
+
+    def loss_within(self, points: float) -> float:
+        """The largest loss at which no more points are expected to be lost; none that nobody has measured, if flat."""
+        return float((points / self.factor) ** (1 / self.exponent)) if self.factor > 0 else self.most
+
+
+def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float, step: float) -> PointsFit:
+    powers, factor = loss**exponent, 0.0
+    for _ in range(5):
+        precision = weight / (step * (factor * powers + step))
+        factor = max(0.0, float(precision @ (powers * points)) / max(float(precision @ powers**2), 1e-300))
+    left = float(precision @ (points - factor * powers) ** 2)
+    freedom = TYPICAL_COUNT + max(len(points) - 1, 0)
+    dispersion = (TYPICAL_COUNT + left) / (TYPICAL_COUNT + max(float(weight.sum()) - 1, 0.0))
+    unsure = dispersion / max(float(precision @ powers**2), 1e-300)
+    return PointsFit(factor, exponent, step, max(dispersion, 1.0), unsure, freedom, float(loss.max()))
+
+
+def _quantile(freedom: float) -> float:
+    """Deviations to either side of the middle that hold 80 % of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + COVERED) / 2))
+
+
+def _usable(measured: Sequence[Measurement], families: Sequence[str]) -> _Data:
+    used = [
+        (given, one)
+        for one in measured
+        for given in ([float(one.predicted.get(family, 0.0)) for family in families],)
+        if sum(given) > TINIEST and one.loss > TINIEST and math.isfinite(one.loss + sum(given))
+    ]
+    predicted = np.array([given for given, _ in used]).reshape(len(used), len(families))
+    runs = np.array([one.run_id is not None for _, one in used], dtype=np.float64)
+    return _Data(predicted, np.array([math.log(one.loss) for _, one in used]), runs)
+
+
+def _power_law(data: _Data, families: int) -> tuple[Floats, Floats, float, float]:
+    """(theta, its covariance, the deviation of an unseen measurement, its degrees of freedom).
+
+    Gauss-Newton steps; measurements that are far off count less at each (Student's t), and the deviation is that of
+    residuals without their own measurement, r / (1 - leverage).
+    """
+    prior = np.array([LEVEL, EXPONENT, OFFSET, *[SCALE] * families]) ** -2.0
+    theta, deviation = np.zeros(3 + families), TYPICAL
+    covariance: Any = np.diag(1 / prior)
+    trust = np.ones(len(data.loss))
+    for _ in range(ROUNDS if len(data.loss) else 0):
+        jacobian, residual = _slopes(data, theta)
+        precision = data.weight * trust / max(deviation, 1e-4) ** 2
+        covariance = np.linalg.inv(jacobian.T @ (precision[:, None] * jacobian) + np.diag(prior))
+        step = covariance @ (jacobian.T @ (precision * residual) - prior * theta)
+        theta = theta + step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        jacobian, residual = _slopes(data, theta)
+        leverage = np.minimum(precision * np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian), 0.9)
+        unseen = residual / (1 - leverage)
+        trust = (HEAVY + 1) / (HEAVY + data.weight * (residual / max(deviation, 1e-4)) ** 2)
+        trust = np.minimum(trust, 1.0)
+        deviation = _deviation(unseen, data.weight)
+    freedom = TYPICAL_COUNT + max(len(data.loss) - 2, 0)
+    return theta, covariance, deviation, freedom
+
+
+def _slopes(data: _Data, theta: Floats) -> tuple[Floats, Floats]:
+    """(the derivatives of each prediction by the coefficients, what each measurement is above it)."""
+    exponent, parts = math.exp(theta[1]), data.predicted * np.exp(theta[3:])
+    total = parts.sum(1)
+    logs = np.log(total)
+    columns = [np.ones_like(logs), exponent * logs, data.run, *(exponent * parts / total[:, None]).T]
+    return np.stack(columns, 1), data.loss - (theta[0] + exponent * logs + theta[2] * data.run)
+
+
+def _deviation(unseen: Floats, weight: Floats) -> float:
+    """Of residuals of unseen measurements, drawn towards the typical one while there are few; outliers count little."""
+    typical = min(TYPICAL, float(np.sqrt(np.median(unseen**2))) * 3) if len(unseen) > 3 else TYPICAL
+    limited = np.minimum(unseen**2, 9 * max(float(np.median(unseen**2)), 1e-12) * 2.2)
+    return math.sqrt((TYPICAL_COUNT * typical**2 + float(weight @ limited)) / (TYPICAL_COUNT + float(weight.sum())))
+
+
+def _isotonic(values: Floats, weight: Floats) -> Floats:
+    from scipy.optimize import isotonic_regression
+
+    found: Any = isotonic_regression(values, weights=weight)
+    return np.asarray(found.x, dtype=np.float64)

@@ -1,0 +1,109 @@
+"""The options of a profile as arrays: what each is predicted to cost, and the bytes of Pare's file that it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.techniques import Skip, technique
+from webapp.engine.weights import DensePlan, StoragePlan
+from webapp.engine.weights.artifact import predicted_size
+
+from .facts import OptionStep, ProfileFacts
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What may be chosen for a checkpoint. A choice names for each layer of the profile one of its options."""
+
+    profile: ProfileFacts
+    facts: CheckpointFacts
+
+    @cached_property
+    def losses(self) -> Floats:
+        """(layers, options) as predicted; infinite where a layer has no more options."""
+        return self._table([option.loss for option in layer.options] for layer in self.profile.layers)
+
+    @cached_property
+    def bytes(self) -> Floats:
+        """(layers, options) of the file, with what its header says of them: exact but for some tens of bytes."""
+        total = sum(tensor.bytes for tensor in self.facts.tensors)
+        return self._table(
+            [
+                max(option.bytes, sum(plan.bytes for plan in plans.values()))
+                + sum(_header(plan, len(name), total) for name, plan in plans.items())
+                for option, plans in zip(layer.options, stored, strict=True)
+            ]
+            for layer, stored in zip(self.profile.layers, self.plans, strict=True)
+        )
+
+    @cached_property
+    def plans(self) -> list[list[dict[str, StoragePlan]]]:
+        """How the tensors of each layer are stored under each option, by their names."""
+        units, dense = {unit.name: unit for unit in self.facts.units()}, self._dense
+        found: dict[tuple[object, ...], StoragePlan] = {}
+
+        def stored(unit: LayerFacts, steps: Sequence[OptionStep], key: str) -> StoragePlan:
+            before = dense[unit.weight]
+            alike = (unit.kind, unit.layout, before, key)
+            if alike not in found:
+                found[alike] = planned(unit, before, steps)
+            return found[alike]
+
+        rows: list[list[dict[str, StoragePlan]]] = []
+        for layer in self.profile.layers:
+            own = [units[name] for name in layer.layers]
+            keyed = [(option.steps, json.dumps([s.model_dump() for s in option.steps])) for option in layer.options]
+            rows.append([{unit.weight: stored(unit, *steps) for unit in own} for steps in keyed])
+        return rows
+
+    @cached_property
+    def _dense(self) -> dict[str, StoragePlan]:
+        return {each.name: DensePlan(each.shape, each.dtype, zeros=each.zeros) for each in self.facts.tensors}
+
+    def size(self, choice: Iterable[int]) -> int:
+        """The file's bytes, exactly; at most, where zeros of the values may save more."""
+        plans, more = dict(self._dense), 0
+        for layer, stored, option in zip(self.profile.layers, self.plans, choice, strict=True):
+            plans |= stored[option]
+            more += max(0, layer.options[option].bytes - sum(plan.bytes for plan in stored[option].values()))
+        return predicted_size(plans, self.facts.tied, self.facts.architecture)[1] + more
+
+    def kept(self) -> list[int]:
+        """The choice that leaves all as it is."""
+        return [0] * len(self.profile.layers)
+
+    def _table(self, rows: Iterable[Sequence[float]]) -> Floats:
+        given = list(rows)
+        widest = max((len(row) for row in given), default=0)
+        return np.array([[*row, *[np.inf] * (widest - len(row))] for row in given], dtype=np.float64).reshape(
+            len(given), widest
+        )
+
+
+def planned(unit: LayerFacts, plan: StoragePlan, steps: Iterable[OptionStep]) -> StoragePlan:
+    """How a weight is stored after these steps."""
+    for step in steps:
+        found = technique(step.technique)
+        try:
+            plan = found.plan(unit, plan, found.Settings.model_validate(step.settings))
+        except Skip:
+            continue
+    return plan
+
+
+@cache
+def _header(plan: StoragePlan, name: int, total: int) -> int:
+    """Bytes of a file's header about a weight with a name of that length, behind `total` bytes of other weights."""
+    before = {"": DensePlan((max(total // 8, 1),), "float64")}
+    whole, _ = predicted_size({**before, "n" * name: plan}, {}, None)
+    rest, _ = predicted_size(before, {}, None)
+    return whole - rest
