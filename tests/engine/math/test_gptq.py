@@ -125,3 +125,13 @@ def test_damping_is_chosen_by_inputs_held_back():
         return gptq.chosen_damping(matrix, x.t() @ x / len(x), held.t() @ held / len(held), scheme, True)
 
     assert chosen(few) > chosen(many)
+
+
+@pytest.mark.parametrize(("bits", "least"), [(2, 0.5), (3, 0.7), (4, 0.8), (8, 0.9)])  # few bits clip
+@pytest.mark.parametrize("group", [0, 32])
+def test_the_expected_error_is_that_of_the_codes(bits, least, group):
+    given, scheme = posed(64, 96), QuantizationScheme(bits, group, search=bits < 8)
+    grid = fit_grid(given.matrix, scheme, given.weights)
+    change = gptq.expected(given, grid) - given.matrix
+    expected, found = ((change @ given.hessian) * change).sum(), given.errors(gptq.rounded(given, grid), grid).sum()
+    assert least < float(expected / found) < 1.1

@@ -40,7 +40,9 @@ def technique(name: str, version: int | None = None, field: str = "technique") -
     return found
 
 
-DATA_NEEDS = frozenset({"calibration", "calibration_if_any", "training"})  # what a step reads of the training half
+DATA_NEEDS: frozenset[Need] = frozenset(
+    {"calibration", "calibration_if_any", "training"}
+)  # what a step reads of the training half
 
 
 def needs_of(name: str, settings: Mapping[str, Any]) -> frozenset[Need]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,7 +15,9 @@ from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
+from webapp.engine.techniques.calibration.matrices import WeightMatrix
 from webapp.engine.techniques.calibration.samples import TechniqueData
+from webapp.engine.techniques.calibration.statistics import Covariance
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
@@ -110,6 +112,7 @@ class Technique(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     layers: ClassVar[frozenset[str]]  # of LayerKind
     counts_zeros: ClassVar[bool] = True  # how many zeros of earlier steps stay is known without the values
+    rows_apart: ClassVar[bool] = False  # what becomes of a row of a matrix does not depend on its other rows
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
         """What a step with these settings of its own needs; `needs` is what the technique may need at most."""
@@ -155,6 +158,27 @@ class Technique(ABC):
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         """Changes the model's weights and says what was done to each of `context.layers`."""
 
+    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+        """The settings among which a budget may choose for a layer whose weight is in this form; none unless said.
+
+        Each names the same settings; those that are left out have their defaults. What is offered, `trials` can try.
+        """
+        return ()
+
+    def named(self, settings: Any) -> str:
+        """What a budget calls one of the `options`: "4 bits, groups of 64"."""
+        return self.title
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        """What each of these settings would make of a matrix, from it and its inputs alone; None: it stays as it is.
+
+        `inputs` None: nobody saw them. Nothing is kept, and no module runs. It is done for many matrices, so the values
+        may be any that err like those of `apply`, in the metric of these inputs: a quick stand-in.
+        """
+        raise NotImplementedError(f"{self.name} has options, and cannot try them.")
+
 
 class LayerByLayer(Technique):
     """A technique that treats each layer for itself, without looking at the others."""
@@ -173,6 +197,15 @@ class LayerByLayer(Technique):
             outcomes.append(outcome)
             release_freed_memory()
         return outcomes
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        for settings in choices:
+            try:
+                yield self.compress(matrix.encoded, matrix.alone, settings)[0]
+            except Skip:
+                yield None
 
     @abstractmethod
     def asked(self, layer: LayerFacts, settings: Any) -> str: ...

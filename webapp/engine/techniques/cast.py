@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ class Cast(LayerByLayer):
     summary = "Stores floats in 16 bits; halves a float32 file and costs almost no accuracy."
     paper = "https://arxiv.org/abs/1710.03740"
     layers = MATRICES | {"embedding", "other"}
+    rows_apart = True
 
     class Settings(TechniqueSettings):
         dtype: Literal["float16", "bfloat16"] = setting(
@@ -40,6 +42,13 @@ class Cast(LayerByLayer):
         if plan.dtype == settings.dtype:
             raise Skip(f"its values are {settings.dtype} already")
         return replace(plan, dtype=settings.dtype)
+
+    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+        if isinstance(plan, DensePlan) and not plan.pruned and plan.dtype in ("float32", "float64"):
+            yield from ({"dtype": dtype} for dtype in ("float16", "bfloat16"))
+
+    def named(self, settings: Any) -> str:
+        return str(settings.dtype)
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
         return str(settings.dtype)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
-from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights import Dense, Encoded, Quantized, StoragePlan
 
 from .base import Context, Outcome, calibration_samples
 from .calibration import Covariance, Statistic, WeightMatrix
@@ -17,6 +20,7 @@ from .rounding import Rounding, RoundingSettings
 
 HELD_BACK = 4  # every how many batches one is held back, to choose the damping by
 USUAL = 0.01  # damping where there are too few batches to hold any back
+TRIED = 0.05  # where settings are only tried
 ROWS = 64  # of a matrix, that the damping is chosen by
 SINGULAR = "its inputs' covariance could not be inverted, so it was rounded to nearest"
 
@@ -108,6 +112,41 @@ class Gptq(Rounding, BlockByBlock):
         return done, Outcome(
             matrix.layer.name, self.asked(matrix.layer, settings), done.plan.label, not note, note=note
         )
+
+    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+        return () if layer.kind == "recurrent" else self.menu(layer, plan)  # whose inputs are not seen
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        """Without the walk over the columns, and with NormalFloat's levels for those that would be fitted."""
+        whole, plan = matrix.floats(), matrix.encoded.plan
+        for settings in choices:
+            problems = self._problems(whole, inputs, settings) if inputs is not None and inputs.count else []
+            if not problems:
+                yield self.plainly(matrix, settings)
+                continue
+            scheme = settings.scheme
+            if scheme.numbers == "fitted":
+                scheme = replace(scheme, numbers="normal")
+            found = [gptq.expected(given, grids.fit_grid(given.matrix, scheme, given.weights)) for given in problems]
+            values = torch.cat(found)
+            if plan.pruned:
+                values = values.masked_fill_(whole == 0, 0.0)
+            yield Dense(matrix.layout.weight(values, matrix.encoded.shape).contiguous())
+
+    def _problems(self, whole: Tensor, inputs: Covariance, settings: Any) -> list[gptq.RoundingProblem]:
+        """Of each group of a matrix whose settings are tried; none where a covariance cannot be inverted."""
+        key = (self.name, settings.damping, settings.act_order)
+        rows = whole.chunk(inputs.groups)
+        if key not in inputs.shared:
+            damping = settings.damping or TRIED
+            given = zip(rows, inputs.mean, strict=True)
+            inputs.shared[key] = [gptq.problem(own, mean, damping, settings.act_order) for own, mean in given]
+        shared = inputs.shared[key]
+        if None in shared:
+            return []
+        return [replace(given, matrix=own) for given, own in zip(shared, rows, strict=True)]
 
     def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.QuantizationScheme, act_order: bool) -> float:
         if not statistic.held.count:

@@ -60,6 +60,7 @@ class Pruning(Technique):
     """Zeros where weights were, stored behind a bitmask. Of a factored layer each factor is pruned."""
 
     layers = MATRICES
+    rows_apart = True  # a few tell of all, where it is only tried
     experts_apart: ClassVar[bool] = False  # each expert of a stack loses the ratio, not the stack as a whole
 
     def refuses(self, plan: StoragePlan) -> str | None:
@@ -76,6 +77,9 @@ class Pruning(Technique):
             return replace(simple, zeros=max(simple.zeros, gone), zeros_wanted=True)
 
         return plan.mapped(pruned)
+
+    def named(self, settings: Any) -> str:
+        return f"{settings.pattern if settings.n_of_m else percent(settings.sparsity, 0)} sparsity"
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
         return settings.pattern if settings.n_of_m else percent(settings.sparsity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
@@ -12,6 +13,22 @@ from webapp.engine.weights import Encoded, Quantized, QuantizedPlan, StoragePlan
 from .base import Outcome, Technique
 from .calibration import WeightMatrix
 
+MENU: Sequence[tuple[int, NumberFormat, int]] = (  # bits, numbers, group size: what a budget may choose from
+    (8, "int", 64),
+    (6, "int", 64),
+    (4, "int", 64),
+    (3, "int", 64),
+    (2, "int", 64),
+    (6, "fitted", 128),  # levels that are fitted lose less than integers in the same bytes, and wide groups than narrow
+    (5, "fitted", 128),
+    (4, "fitted", 64),
+    (4, "fitted", 256),
+    (3, "fitted", 64),
+    (3, "fitted", 256),
+    (2, "fitted", 64),
+    (2, "fitted", 256),
+)
+MENU_AFTER = ((4, "fitted", 128),)  # of what an earlier step has pruned or factored
 FORMAT_LABELS = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
 
 
@@ -68,6 +85,8 @@ class RoundingSettings(TechniqueSettings):
 class Rounding(Technique):
     """Codes of few bits in the place of floats. Of a factored layer each factor is rounded."""
 
+    rows_apart = True
+
     def refuses(self, plan: StoragePlan) -> str | None:
         for leaf in plan.leaves:
             if leaf.holds != "floats":
@@ -79,6 +98,23 @@ class Rounding(Technique):
 
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan.mapped(lambda simple: QuantizedPlan.of(simple, settings.scheme, layer.layout))
+
+    def menu(self, layer: LayerFacts, plan: StoragePlan) -> Iterator[dict[str, Any]]:
+        """Settings for the `options` of a technique that rounds."""
+        if self.refuses(plan):
+            return
+        columns = min(leaf.size // max(layer.layout.rows(leaf.shape), 1) for leaf in plan.leaves)
+        told = set()
+        for bits, numbers, group in MENU_AFTER if plan.pruned or plan.factors else MENU:
+            spread = "group" if group < columns else "channel"
+            if (bits, numbers, spread) not in told or spread == "group":
+                told.add((bits, numbers, spread))
+                yield {"bits": bits, "numbers": numbers, "granularity": spread, "group_size": group}
+
+    def named(self, settings: Any) -> str:
+        scheme = settings.scheme
+        numbers = "" if scheme.numbers == "int" else f" {scheme.numbers}"
+        return f"{scheme.bits} bits{numbers}, " + (f"groups of {scheme.group}" if scheme.group else "per channel")
 
     def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
         """The matrix rounded to nearest, without data."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import admm, masks, obs
 from webapp.engine.recipe import setting
-from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights import Dense, Encoded, StoragePlan
 
 from .base import Context, Outcome
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
 from .calibration import Covariance, WeightMatrix
 
+SPARSITIES = (0.3, 0.5, 0.7)  # that a budget may choose from
 DESCENTS = 5  # conjugate gradient steps on the mask that was found
 
 
@@ -64,6 +67,34 @@ class SparseGPT(CalibratedPruning):
         pruned[:, order] = found.view_as(values)
         encoded = Dense(matrix.shaped(pruned), zeros_wanted=True)
         return encoded, self.result(matrix, encoded, settings, share, max(notes))
+
+    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+        if layer.kind == "recurrent" or plan.factors or plan.pruned or self.refuses(plan):
+            return
+        for sparsity in SPARSITIES:
+            yield {"sparsity": sparsity, "pattern": "unstructured"}
+        if not layer.layout.inputs(plan.shape) % 4:
+            yield {"sparsity": 0.5, "pattern": "2:4"}
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        """The mask by Wanda's scores, and the values that suit it best."""
+        values = matrix.floats()
+        for settings in choices:
+            if inputs is None or not 0 < float(inputs.sums.diagonal(dim1=1, dim2=2).sum()) < torch.inf:
+                yield self.plainly(matrix, settings)
+                continue
+            order, run = neighbours(matrix, values.shape[1], settings)
+            pattern = obs.Pattern(settings.share, run, *(settings.n_of_m or (0, 0)))
+            found = []
+            for rows, sums in zip(values.chunk(matrix.groups), inputs.sums, strict=True):
+                mean = float(inputs.sums.diagonal(dim1=1, dim2=2).mean())
+                hessian = sums + settings.damping * mean * torch.eye(len(sums))
+                keep = torch.empty_like(rows, dtype=torch.bool)
+                keep[:, order] = pattern.largest((rows.abs() * hessian.diagonal().sqrt())[:, order])
+                found.append(admm.descended(rows, hessian, rows * keep, DESCENTS))
+            yield Dense(matrix.shaped(torch.cat(found)), zeros_wanted=True)
 
 
 def neighbours(matrix: WeightMatrix, columns: int, settings: Any) -> tuple[Tensor, int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.recipe import setting
-from webapp.engine.weights import Encoded, Quantized
+from webapp.engine.weights import Encoded, Quantized, StoragePlan
 
 from .base import MATRICES, LayerByLayer, Outcome
 from .rounding import Rounding, RoundingSettings
@@ -35,6 +36,9 @@ class WeightQuantization(Rounding, LayerByLayer):
             "inputs; finer, and a little larger.",
             per_layer=True,
         )
+
+    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+        return self.menu(layer, plan)
 
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
         def rounded(simple: Encoded) -> Encoded:

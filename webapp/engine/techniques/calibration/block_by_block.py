@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 from webapp.engine.errors import some
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
+from webapp.engine.progress import Silent
 from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques.base import MATRICES, Context, Outcome, Skip, Technique
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
-from . import CalibrationBlock, Statistic, WeightMatrix
+from . import CalibrationBlock, Covariance, Statistic, WeightMatrix
 from .sequential_calibration import calibration_blocks
 from .stacks import Stack, put_together
 
@@ -111,6 +112,19 @@ class BlockByBlock(Technique):
                 block.keep(matrix, encoded)
                 done.append((matrix, outcome))
         return done
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        if inputs is None or not inputs.count:
+            yield from (self.plainly(matrix, settings) for settings in choices)
+            return
+        statistic, context = self.statistic.of(inputs), Context([matrix.layer], 0, Silent())
+        for settings in choices:
+            try:
+                yield self.compress_matrix(matrix, statistic, settings, context)[0]
+            except Skip:
+                yield None
 
     @abstractmethod
     def asked(self, layer: LayerFacts, settings: Any) -> str: ...

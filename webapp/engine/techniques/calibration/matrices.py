@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from webapp.engine.facts import LayerFacts, Layout
+from webapp.engine.facts import PLAIN, LayerFacts, Layout
 from webapp.engine.lazy import Tensor, nn
-from webapp.engine.weights import Encoded
+from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 
 Sizes = tuple[int, ...]
@@ -33,6 +33,26 @@ class WeightMatrix:
     def encoded(self) -> Encoded:
         whole = self.model.weights[self.layer.weight]
         return whole.factors[self.side] if self.side else whole
+
+    @property
+    def alone(self) -> LayerFacts:
+        """What is known of a layer that has this matrix for its weight: the factor's, or that of one expert."""
+        layout, shape = self.layout, tuple(self.encoded.shape)
+        form = {"transposed": layout.transposed, "groups": layout.groups, "stacked": layout.stacked}
+        return self.layer.model_copy(update={"shape": shape, **form})
+
+    def with_values(self, encoded: Encoded) -> WeightMatrix:
+        """The matrix with another value, in a model of its own."""
+        layer = self.alone
+        return WeightMatrix(layer, self.path, "", self.layout, Model({layer.weight: encoded}))
+
+    def some_rows(self, rows: Tensor) -> WeightMatrix:
+        """The matrix of these of its outputs (n,) alone, in a model of its own; its channels are in one group."""
+        encoded = self.encoded
+        values = encoded.decode().movedim(1, 0) if self.layout.transposed else encoded.decode()
+        some = Dense(values[rows].contiguous(), zeros_wanted=encoded.plan.pruned)
+        layer = self.layer.model_copy(update={"shape": some.shape, "transposed": False, "groups": 1, "stacked": False})
+        return WeightMatrix(layer, self.path, "", PLAIN, Model({layer.weight: some}))
 
     def floats(self) -> Tensor:
         """float32 (out, in), or (out, in / groups * kernel) of a convolution."""

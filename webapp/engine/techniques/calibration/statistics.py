@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
 from webapp.engine.lazy import Tensor, torch
 
@@ -24,6 +25,17 @@ class Statistic(ABC):
     @abstractmethod
     def take(self, rows: Tensor, original: Tensor | None) -> None: ...
 
+    @classmethod
+    def of(cls, inputs: Covariance) -> Self:
+        """What this one would have kept of the same rows, of a model that nothing has changed yet."""
+        found = cls(inputs.groups, inputs.columns)
+        found.count = inputs.count
+        found.fill(inputs)
+        return found
+
+    def fill(self, inputs: Covariance) -> None:
+        raise NotImplementedError(f"A {type(self).__name__} keeps what no covariance tells.")
+
 
 class SquareSum(Statistic):
     """`sums` (groups, columns): the sum of squares of each input feature (Wanda's norm, squared)."""
@@ -35,17 +47,22 @@ class SquareSum(Statistic):
     def take(self, rows: Tensor, original: Tensor | None) -> None:
         self.sums += rows.square().sum(0)
 
+    def fill(self, inputs: Covariance) -> None:
+        self.sums = inputs.sums.diagonal(dim1=1, dim2=2).clone()
+
 
 class Covariance(Statistic):
     """`sums` (groups, columns, columns): x^T x over all rows, uncentred; `mean` divides by their count.
 
-    `total` (groups, columns) is the sum of the rows.
+    `total` (groups, columns) is the sum of the rows. `shared` has what a technique worked out of them once, for all
+    matrices that read these inputs and all settings that are tried on them.
     """
 
     def __init__(self, groups: int, columns: int) -> None:
         super().__init__(groups, columns)
         self.sums = torch.zeros(groups, columns, columns)
         self.total = torch.zeros(groups, columns)
+        self.shared: dict[Any, Any] = {}
 
     def take(self, rows: Tensor, original: Tensor | None) -> None:
         self.total += rows.sum(0)
@@ -53,9 +70,19 @@ class Covariance(Statistic):
             x = rows[:, group]
             self.sums[group].addmm_(x.t(), x)
 
+    def fill(self, inputs: Covariance) -> None:
+        self.sums, self.total = inputs.sums, inputs.total
+
     @property
     def mean(self) -> Tensor:
         return self.sums / max(self.count, 1)
+
+    def through(self, matrix: Tensor) -> Covariance:
+        """Of what `matrix` (out, columns) makes of these inputs, M C M^T; they are in one group."""
+        found = Covariance(1, len(matrix))
+        found.count, found.total = self.count, self.total @ matrix.t()
+        found.sums = (matrix @ self.sums[0] @ matrix.t())[None]
+        return found
 
 
 class CrossCovariance(Covariance):
@@ -76,3 +103,7 @@ class CrossCovariance(Covariance):
         self.original_total += original.sum(0)
         for group in range(self.groups):
             self.cross[group].addmm_(rows[:, group].t(), original[:, group])
+
+    def fill(self, inputs: Covariance) -> None:
+        super().fill(inputs)
+        self.cross, self.original_total = self.sums.clone(), self.total.clone()

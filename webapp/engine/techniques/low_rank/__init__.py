@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
-from webapp.engine.math import ranks
+from webapp.engine.math import ranks, whitening
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, Skip, Technique, missed
+from webapp.engine.techniques.calibration import Covariance, WeightMatrix
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.model import Model
@@ -23,6 +24,7 @@ UNFACTORED = {
     "recurrent": "the operator that runs it takes whole matrices only",
     "experts": "the operator that runs the experts takes whole matrices only",
 }
+RATIOS = (0.7, 0.4)  # that a budget may choose from
 SURVEY = 0.25  # of the samples, and about of the time: enough to say what each rank of each layer would lose
 
 
@@ -134,6 +136,32 @@ class LowRank(Technique):
             raise Skip("its rank is known only once its singular values are")
         form = _form(layer, settings)
         return form.plan(plan, _chosen(form, settings))
+
+    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+        if not self.refuses(plan):
+            yield from ({"method": "whitened", "ratio": ratio} for ratio in RATIOS)
+
+    def named(self, settings: Any) -> str:
+        return f"{percent(settings.ratio, 0)} of its parameters in factors"
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        target, splits, metric = matrix.floats().double(), dict[Factorization, Split](), None
+        if inputs is not None and inputs.count and matrix.groups == 1:
+            if self.name not in inputs.shared:
+                inputs.shared[self.name] = whitening.metric(inputs.sums[0])
+            metric = inputs.shared[self.name]
+        for settings in choices:
+            try:
+                form = _form(matrix.alone, settings)
+                chosen = _chosen(form, settings)
+            except Skip:
+                yield None
+                continue
+            if form not in splits:
+                splits[form] = form.split(target, metric)
+            yield splits[form].encoded(chosen, matrix.encoded.dtype)
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         with torch.no_grad():
