@@ -99,6 +99,22 @@ def test_one_that_no_queue_knows_is_queued_and_one_that_is_gone_is_left_alone(be
         bench.jobs.enqueue_profile(deleted)
 
 
+def test_a_run_that_it_foretold_joins_its_measurements_once(bench):
+    bench.start_worker()
+    earlier = {"predicted": {}, "loss": 1.0, "points": None, "size_bytes": 9, "run_id": "gone"}
+    profile = bench.profile(queue=False, state=RunState.SUCCEEDED, measured=[earlier])
+    expected = {"profile_id": profile, "size_bytes": 2, "loss": {"unit": "nats"}, "predicted": {"Pruning": 0.25}}
+    run = bench.run({"stages": {"a": [["write", "a"]], "export-onnx": [["refuse", "no"]]}}, expected=expected)
+    measured = {"predicted": {"Pruning": 0.25}, "loss": 0.5, "points": None, "size_bytes": 1, "run_id": run}
+    assert bench.ended(run).state is RunState.SUCCEEDED
+    assert bench.get(Profile, profile).measured == [earlier, measured]
+    bench.jobs.retry_run(run)
+    bench.until(lambda: bench.get(Run, run).state.final)
+    assert bench.get(Profile, profile).measured == [earlier, measured]
+    lost = bench.run({"stages": {"a": [["write", "a"]]}}, expected=expected | {"profile_id": "gone"})
+    assert bench.ended(lost).state is RunState.SUCCEEDED
+
+
 def test_a_worker_computes_one_run_or_profile_at_a_time(bench, tmp_path):
     bench.start_worker()
     profile = bench.profile(["wait_for", str(tmp_path / "go")])

@@ -12,13 +12,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from webapp.engine.errors import PareError
+from webapp.engine.run.expectation import learned
 from webapp.engine.run.receipt import conclude
 from webapp.engine.run.stages import RunStage, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
-from webapp.store.models import Artifact, LogLine, Run, RunState, Stage, StageState, now
+from webapp.store.models import Artifact, LogLine, Profile, Run, RunState, Stage, StageState, now
 
 from .client import end_job
 from .errors import Stopped
@@ -107,8 +108,10 @@ class RunWork(JobWork):
                     started_at=run.started_at.isoformat() if run.started_at else None,
                     companions=run.checkpoint.files,
                     earlier=run.receipt,
+                    expected=run.expected,
                 )
                 run.baseline, run.result, run.receipt = (concluded[part] for part in ("baseline", "result", "receipt"))
+                self._teach_profile(session, run)
                 run.artifacts.clear()
                 session.flush()
                 run.artifacts = [_artifact(found) for found in concluded["artifacts"]]
@@ -130,6 +133,16 @@ class RunWork(JobWork):
                 if stage.name == stage_name:
                     stage.state, stage.finished_at = StageState.FAILED, now()
         log.warning("Run %s failed: %s", self.id, error["message"])
+
+    def _teach_profile(self, session: Session, run: Run) -> None:
+        """What was measured joins the profile that foretold it, in place of what this run measured before."""
+        if run.expected is None or run.result is None or run.receipt is None:
+            return
+        profile = session.get(Profile, run.expected["profile_id"], with_for_update=True)
+        found = learned(run.expected, run.result, run.receipt["verdict"], run.id)
+        if profile is not None and found is not None:
+            others = [each for each in profile.measured if each["run_id"] != run.id]
+            profile.measured = [*others, found.model_dump(mode="json")]
 
     def _plan(self) -> list[str]:
         with writing(self.place.sessions) as session:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from copy import copy
@@ -174,6 +175,20 @@ def test_accuracy_of_the_receipt_is_that_of_the_file(tmp_path, mlp, labelled):
     assert result["metrics"]["accuracy"]["n"] == 200
     assert result["latency_ms"]["p50"] > 0
     assert result["speed"]["ci95"][0] <= result["speed"]["ratio"] <= result["speed"]["ci95"][1]
+
+
+def test_what_was_expected_stands_beside_the_divergence_that_labelled_samples_show(tmp_path, mlp, labelled):
+    bench = Bench(tmp_path, mlp, labelled)
+    step = ("magnitude_pruning", {"sparsity": 0.5})
+    measured = bench.run(step)["result"]
+    divergence = measured["metrics"]["kl_divergence"]["value"]
+    loss = {"value": divergence, "low": divergence / 2, "high": divergence * 2, "unit": "nats"}
+    expected = {"profile_id": "p", "size_bytes": measured["size_bytes"], "loss": loss}
+    receipt = bench.concluded(step, expected=expected)["receipt"]
+    rows = receipt["prediction"]["rows"]
+    assert [(row["measured"], row["inside"]) for row in rows] == [(measured["size_bytes"], True), (divergence, True)]
+    assert divergence > 0
+    assert re.search(rf"Loss, nats .* {divergence:.3g} +inside", render_text(receipt))
 
 
 def test_quality_is_on_the_receipt_after_every_step(tmp_path, mlp, labelled):

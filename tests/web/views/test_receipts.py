@@ -2,6 +2,8 @@
 
 import json
 
+from webapp.engine.run.expectation import beside
+
 
 def test_the_page_shows_every_part(client, run):
     page = client.get(f"/runs/{run.id}/receipt").text
@@ -21,6 +23,18 @@ def test_the_page_shows_every_part(client, run):
     assert run.receipt["verdict"]["sentence"] in page
     assert "a" * 64 in page
     assert "−2.00" in page or "-2.00 points" in page
+
+
+def test_what_a_budget_expected_stands_beside_what_was_measured(client, session, run):
+    assert "Expected and measured" not in client.get(f"/runs/{run.id}/receipt").text
+    loss = {"value": 0.1, "low": 0.05, "high": 0.2, "unit": "nats", "metric": "kl_divergence"}
+    measured = {"size_bytes": 4_990, "metrics": {"kl_divergence": {"value": 0.25, "ci95": [0.2, 0.3]}}}
+    told = beside({"profile_id": "p", "size_bytes": 5_000, "loss": loss}, measured, {"metric": None})
+    run.receipt = run.receipt | {"prediction": told}
+    session.commit()
+    table = client.get(f"/runs/{run.id}/receipt").text.split("Expected and measured</h2>")[1].split("</table>")[0]
+    for figure in ("5,000", "4,990", "0.05 to 0.2", "0.25", "0.2 to 0.3", "not larger", "above"):
+        assert figure in table
 
 
 def test_what_was_not_reached_is_red_and_comes_first(client, run):

@@ -17,6 +17,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
 from webapp.units import FRACTIONS, lowered, percent
 
+from .expectation import beside
 from .metrics import number_text
 from .predict import Held, unreached
 from .stages import plan_stages
@@ -44,11 +45,12 @@ def conclude(
     started_at: str | None = None,
     companions: Files | None = None,
     earlier: Facts | None = None,
+    expected: Facts | None = None,
 ) -> Conclusion:
     """All that a run has to show, whose stages are done but for those that failed with their format.
 
     `companions` are the checkpoint's normalised files, which travel with the artifacts unless a step made one anew.
-    A receipt that there is from `earlier` is continued: formats were tried again.
+    A receipt that there is from `earlier` is continued: formats were tried again. `expected` is what a budget foretold.
     """
     added, missing = _added(run, results)
     result, differences = dict(added.pop("result")), added.pop("differences")
@@ -62,10 +64,12 @@ def conclude(
     artifacts = added.pop("artifacts")
     artifacts += _travelling({**(companions or {}), **dict(added.pop("companions"))}, artifacts)
     provenance = _provenance(run, sources, added.pop("libraries"), started_at)
+    verdict = _verdict(baseline, result, differences, added["proof"][0])
     receipt = {
         "version": 1,
         "title": name,
-        "verdict": _verdict(baseline, result, differences, added["proof"][0]),
+        "verdict": verdict,
+        "prediction": beside(expected, result, verdict) if expected else None,
         "summary": _summary(baseline, result),
         "credit": _credit(baseline, result, steps, facts),
         "shortfall": _shortfall(steps),

@@ -27,6 +27,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     credit = ((r["label"], f"{r['saved']:,}", percent(r["share"]), r["note"]) for r in receipt["credit"])
     yield from _table("Where the bytes went", ("", "saved", "of the original", ""), credit)
     yield from _table("Quality", ("", "before", "after", "n", "verdict"), map(_quality_row, receipt["quality"]))
+    yield from _prediction(receipt.get("prediction"))
     yield from _after_each_step(receipt)
     if receipt.get("quality_unavailable"):
         yield receipt["quality_unavailable"]
@@ -75,6 +76,26 @@ def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
     verdict = row["verdict"] or "against the original"
     return row["title"], shown(row["baseline"]), shown(row["result"]), f"{row['result']['n']:,}", verdict
+
+
+def _prediction(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """What the budget expected, beside what was measured."""
+
+    def shown(value: float | None, unit: str) -> str:
+        return "–" if value is None else f"{value:,}" if unit == "bytes" else f"{value:.3g}"
+
+    rows = [
+        (
+            f"{row['label']}, {row['unit']}",
+            shown(row["expected"], row["unit"]),
+            " to ".join(shown(end, row["unit"]) for end in row["interval"] or ()) or "–",
+            shown(row["measured"], row["unit"]),
+            row["says"],
+        )
+        for row in (found or {}).get("rows", ())
+    ]
+    head = ("", "expected", "in 8 of 10 cases", "measured", "")
+    yield from _table("Expected and measured", head, rows)
 
 
 def _after_each_step(receipt: Mapping[str, Any]) -> Iterator[str]:
