@@ -132,9 +132,15 @@ def _searched(
     best = torch.full(values.shape[:-1], -1.0)
     scale, zero = torch.ones_like(best), torch.zeros_like(best)
 
+    table = None if levels is None else _table(levels)
+
     def consider(tried: Tensor, at: Tensor) -> None:
         nonlocal best, scale, zero
-        units = _rounded(values / tried[..., None], at[..., None], 2**scheme.bits - 1, levels)
+        ratios = values / tried[..., None]
+        if table is None:
+            units = nearest_units(ratios, at[..., None], 2**scheme.bits - 1, None)
+        else:
+            units = _looked_up(ratios, table)
         along = (units * counted).sum(-1)
         size = (units.square() if weights is None else units.square() * weights).sum(-1).clamp_(min=1e-30)
         gain = along.square() / size
@@ -149,11 +155,13 @@ def _searched(
     return scale * largest[..., 0], zero
 
 
-def _rounded(ratios: Tensor, zero: Tensor, top: int, levels: Tensor | None) -> Tensor:
-    """Like `nearest_units`, but the levels come out of a table, which is quick and wrong only next to a midpoint."""
-    if levels is None:
-        return nearest_units(ratios, zero, top, None)
-    table = nearest_units(torch.linspace(-1, 1, 2 * BINS + 1), zero, top, levels)
+def _table(levels: Tensor) -> Tensor:
+    """The nearest level of each of 2 * BINS + 1 numbers from -1 to 1."""
+    return nearest_units(torch.linspace(-1, 1, 2 * BINS + 1), torch.tensor(0.0), 0, levels)
+
+
+def _looked_up(ratios: Tensor, table: Tensor) -> Tensor:
+    """Like `nearest_units`, out of a table, which is quick and wrong only next to a midpoint."""
     places = ratios.mul(BINS).add_(BINS + 0.5).clamp_(0, 2 * BINS).to(torch.int32)
     return torch.index_select(table, 0, places.reshape(-1)).reshape(ratios.shape)
 

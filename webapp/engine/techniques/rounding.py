@@ -28,7 +28,9 @@ MENU: Sequence[tuple[int, NumberFormat, int]] = (  # bits, numbers, group size: 
     (2, "fitted", 64),
     (2, "fitted", 256),
 )
-MENU_AFTER = ((4, "fitted", 128),)  # of what an earlier step has pruned or factored
+PRUNED: Sequence[tuple[int, NumberFormat, int]] = ((4, "fitted", 128),)
+FACTORED: Sequence[tuple[int, NumberFormat, int]] = ((6, "fitted", 128),)  # an error in one factor is multiplied
+LARGEST_FACTORS = 0.5  # of the weight's values: more of them are better rounded without being factored
 FORMAT_LABELS = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
 
 
@@ -103,9 +105,13 @@ class Rounding(Technique):
         """Settings for the `options` of a technique that rounds."""
         if self.refuses(plan):
             return
+        if plan.factors:
+            menu = FACTORED if plan.params <= LARGEST_FACTORS * plan.size else ()
+        else:
+            menu = PRUNED if plan.pruned else MENU
         columns = min(leaf.size // max(layer.layout.rows(leaf.shape), 1) for leaf in plan.leaves)
         told = set()
-        for bits, numbers, group in MENU_AFTER if plan.pruned or plan.factors else MENU:
+        for bits, numbers, group in menu:
             spread = "group" if group < columns else "channel"
             if (bits, numbers, spread) not in told or spread == "group":
                 told.add((bits, numbers, spread))
