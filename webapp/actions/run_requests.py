@@ -74,7 +74,17 @@ class RunChanges(BaseModel, extra="forbid"):
 
 
 def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_id: str | None = None) -> Run:
-    """Makes a queued run and hands it to the workers.
+    """Makes a queued run and hands it to the workers. Raises as `checked_run`."""
+    run = checked_run(session, asked)
+    run.forked_from_id = forked_from_id
+    session.add(run)
+    session.commit()
+    jobs.enqueue_run(run.id)
+    return run
+
+
+def checked_run(session: Session, asked: RunRequest) -> Run:
+    """The row of a run, which is not in the database yet.
 
     Raises NotFound (field says which id), Conflict (something is not ready), RecipeInvalid, DatasetUnfit or
     PreprocessingInvalid.
@@ -99,23 +109,18 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
         CheckpointFacts.model_validate(teacher.facts) if teacher else None,
         asked.preprocessing,
     )
-    run = Run(
+    return Run(
         name=printable(asked.name or "") or run_name(checkpoint.name, recipe),
         checkpoint_id=checkpoint.id,
         dataset_id=dataset.id if dataset else None,
         training_dataset_id=training.id if training else None,
         teacher_checkpoint_id=teacher.id if teacher else None,
-        forked_from_id=forked_from_id,
         recipe=with_versions(recipe).as_dict(),
         exports=with_always(asked.exports),
         seed=asked.seed,
         preprocessing=prepared.model_dump(mode="json") if prepared else None,
         task=task_of(facts, named(dataset), named(training)),
     )
-    session.add(run)
-    session.commit()
-    jobs.enqueue_run(run.id)
-    return run
 
 
 def set_task(session: Session, checkpoint: Checkpoint, task: str | None) -> None:

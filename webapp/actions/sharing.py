@@ -1,4 +1,4 @@
-"""Share links: revocable, read-only addresses of one run or of one comparison.
+"""Share links: revocable, read-only addresses of one run, of one comparison or of one study.
 
 A link's token is its id and a code that only the secret key makes: whoever reads the database alone cannot open one.
 """
@@ -28,6 +28,11 @@ def share_runs(session: Session, run_ids: Sequence[str], view: dict[str, Any] | 
     return share
 
 
+def share_study(session: Session, study_id: str) -> Share:
+    """A new link, which shows the study as it then is."""
+    return share_runs(session, [], {"study": study_id})
+
+
 def token_of(id: str, secret_key: str) -> str:
     code = hmac.digest(secret_key.encode(), f"share {id}".encode(), "sha256")[:CODE_BYTES]
     return id + base64.urlsafe_b64encode(code).decode()
@@ -51,7 +56,14 @@ def revoke(session: Session, share: Share) -> None:
 def shares_of(session: Session, run_ids: Sequence[str], comparison: bool = False) -> list[Share]:
     """The links in force to exactly these runs, newest first; of comparisons only or of single runs only."""
     links = session.scalars(select(Share).where(Share.revoked_at.is_(None)).order_by(Share.created_at.desc()))
-    return [link for link in links if bool(link.view) == comparison and set(link.run_ids) == set(run_ids)]
+    wanted = [link for link in links if "study" not in link.view and bool(link.view) == comparison]
+    return [link for link in wanted if set(link.run_ids) == set(run_ids)]
+
+
+def shares_of_study(session: Session, study_id: str) -> list[Share]:
+    """The links in force to it, newest first."""
+    links = session.scalars(select(Share).where(Share.revoked_at.is_(None)).order_by(Share.created_at.desc()))
+    return [link for link in links if link.view.get("study") == study_id]
 
 
 def shared_runs(session: Session, share: Share) -> list[Run]:

@@ -10,5 +10,6 @@ from .curves import curve_rows, quantities, stage_curve
 from .layers import per_layer_sparsity
 from .points import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_front
 from .storage import bytes_by_storage
+from .studies import study_runs
 from .tradeoff import size_vs_accuracy
 from .treemap import weights_treemap

@@ -17,7 +17,7 @@ from webapp.config import InstallationSettings
 from webapp.engine.run.stages import format_of
 from webapp.engine.run.stages.blame import BlameStage
 from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import ArtifactState, Profile, Run, RunState, Stage, StageState, now
+from webapp.store.models import ArtifactState, Profile, Run, RunState, Stage, StageState, Study, now
 
 from .errors import JobMissing, JobNotRetryable
 from .queues import (
@@ -118,6 +118,19 @@ class JobClient:
             if profile.state.final:
                 _begin_again(profile)
         self.enqueue_profile(profile_id)
+
+    def cancel_study(self, study_id: str) -> None:
+        """The study is cancelled at once, and with it those of its runs that have not ended. Raises JobMissing."""
+        with writing(self._sessions) as session:
+            study = session.get(Study, study_id, with_for_update=True)
+            if study is None:
+                raise JobMissing(f"There is no study {study_id}; it may have been deleted.")
+            if study.state.final:
+                return
+            study.state, study.message, study.finished_at = RunState.CANCELLED, "Cancelled", now()
+            ids = [run.id for run in study.runs if not run.state.final]
+        for run_id in ids:
+            self.cancel_run(run_id)
 
     def enqueue(self, kind: JobKind, id: str) -> None:
         """Has it computed, unless it has ended. Raises JobMissing."""

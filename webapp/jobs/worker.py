@@ -30,6 +30,7 @@ from .inspections import look_at_structures
 from .processes import is_running
 from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
 from .recovery import requeue, sweep_scratch, take_over
+from .studies import advance_studies
 from .workflows import work_at
 from .workplace import Workplace
 
@@ -89,7 +90,7 @@ class RunWorker:
         self.heartbeat = Heartbeat(place.sessions, place.executor_id)
         self._told_to_stop = threading.Event()
         self._next: dict[str, float] = {}
-        self._sweeping = threading.Thread()
+        self._sweeping, self._studying = threading.Thread(), threading.Thread()
         self._missed: dict[str, float] = {}
 
     def work(self) -> None:
@@ -108,6 +109,9 @@ class RunWorker:
                 if self._is_due("recover", settings.heartbeat_seconds * 2):
                     self._missed = take_over(self.place, self._missed)
                     requeue(self.place, self.jobs)
+                if not self._studying.is_alive():
+                    self._studying = threading.Thread(target=self._study, daemon=True)  # budgets may take a second
+                    self._studying.start()
                 if self._is_due("sweep", settings.sweep_interval_seconds) and not self._sweeping.is_alive():
                     self._sweeping = threading.Thread(target=self._sweep, daemon=True)  # a slow store delays no beat
                     self._sweeping.start()
@@ -152,6 +156,12 @@ class RunWorker:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+    def _study(self) -> None:
+        try:
+            advance_studies(self.place, self.jobs)
+        except OperationalError as error:
+            log.warning("Studies could not be looked at: %s", error)
 
     def _sweep(self) -> None:
         try:

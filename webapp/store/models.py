@@ -283,13 +283,13 @@ class LogLine(Base):
 
 
 class Share(Base):
-    """A revocable, read-only address of one run or of one comparison. Its token is derived: it does not lie here."""
+    """A revocable, read-only address of a run, a comparison or a study. Its token is derived: it does not lie here."""
 
     __tablename__ = "shares"
 
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
-    run_ids: Mapped[list[Any]]  # one run, or those of a comparison
-    view: Mapped[dict[str, Any]] = mapped_column(default=dict)  # a comparison's query: axes, sorting
+    run_ids: Mapped[list[Any]]  # one run, or those of a comparison; none of a study's, which may get more
+    view: Mapped[dict[str, Any]] = mapped_column(default=dict)  # a comparison's query: axes, sorting; {"study": id}
     created_at: Mapped[datetime] = mapped_column(default=now)
     revoked_at: Mapped[datetime | None]
 

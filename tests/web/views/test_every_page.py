@@ -4,6 +4,7 @@ import pytest
 
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
+from tests.web.views.seeded_studies import seed_study
 from webapp.store.models import Checkpoint, Run, RunState, UploadState
 
 HOSTILE = "<script>alert(1)</script>\"'.pt"
@@ -18,6 +19,7 @@ EMPTY = {
     "/runs?state=failed": "No run matches",
     "/runs/new": "No checkpoint is ready",
     "/techniques": "Magnitude pruning",
+    "/studies": "No studies yet",
 }
 
 
@@ -42,7 +44,10 @@ def full(session, files, tmp_path) -> list[str]:
     )
     session.add_all([refused, inspecting, live, failed])
     session.commit()
+    studies = [seed_study(session, kind, HOSTILE, ended) for kind in ("race", "smallest") for ended in (True, False)]
     return [
+        *(f"/studies/{study.id}" for study in studies),
+        f"/studies/new?profile={studies[0].profile_id}",
         *(address for address in EMPTY if "?" not in address),
         *(f"/checkpoints/{row.id}" for row in (checkpoint, refused, inspecting)),
         f"/datasets/{dataset.id}",

@@ -16,7 +16,7 @@ from webapp.engine.facts import CheckpointFacts, Facts
 from webapp.engine.recipe import invalid
 from webapp.units import byte_text
 
-from .facts import KEPT, Option, ProfileFacts
+from .facts import KEPT, LossUnit, Option, ProfileFacts
 from .fit import Interval, LossFit, PointsFit
 from .knapsack import HullPath, Whole, cheapest, path, total
 from .menu import Floats, Menu
@@ -62,7 +62,7 @@ class BudgetGoal(Facts):
 
 
 class ExpectedLoss(Interval):
-    unit: str
+    unit: LossUnit
 
 
 class Expected(Facts):

@@ -1,8 +1,8 @@
 """The smallest file within a tolerance: which size to try next, or why to stop. Pure: the probes so far in, a step out.
 
 A bracket is narrowed: on one side the smallest file that was within the tolerance, on the other the largest below it
-that was not. Where in it the next probe lies is read off the profile's front, whose expected loss stands for quality:
-its level is corrected by what was measured (regula falsi on logarithms, kept away from the ends).
+that was not. The profile says where to begin, and after one probe by how much to change the size; from then on what was
+measured does (regula falsi on logarithms, kept away from the ends).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from webapp.units import byte_text
 FINE = 0.02  # of the size: a bracket this narrow is not narrowed further
 COARSE = 0.1  # the same, where the intervals of both its ends reach over the tolerance
 MARGIN = 0.15  # of the bracket, at either end, that a probe keeps away from
-FIRST_STEPS = 1.5, 4.0  # by which factors the front's level may be changed while one side of the bracket is open
+FIRST_STEPS = 1.5, 4.0  # by which factors the front's level may be changed after the first probe
+LARGEST_STEP = 2.0  # by which factor the size may be changed while one side of the bracket is open
+SLIGHT = 0.2  # slopes that are flatter tell no size
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Probe:
     worse: float | None  # None: its answers are no numbers
     low: float | None = None
     high: float | None = None
+
+
+def within(probe: Probe, tolerance: float, certain: bool = False) -> bool:
+    judged = probe.high if certain and probe.high is not None else probe.worse
+    return judged is not None and judged <= tolerance
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,7 @@ class Search:
     certain: bool = False
 
     def holds(self, probe: Probe) -> bool:
-        judged = probe.high if self.certain and probe.high is not None else probe.worse
-        return judged is not None and judged <= self.tolerance
+        return within(probe, self.tolerance, self.certain)
 
     def shown(self, value: float) -> str:
         return f"{value:.3g} {self.unit}"
@@ -81,7 +87,7 @@ def next_step(search: Search, probes: Sequence[Probe], seconds_left: float = mat
         asked = search.first_bytes
         why = f"The profile expects {search.shown(search.tolerance)} worse at this size."
     else:
-        asked, why = _between(search, held, failed)
+        asked, why = _between(search, probes, held, failed)
     below, above = failed.size_bytes if failed else 0, held.size_bytes if held else math.inf
     utmost = held.size_bytes - 1 if held else max(size for size, _ in search.front)
     for size in (asked, utmost):  # where the options are few, what fits may be the file that failed
@@ -123,23 +129,19 @@ def _straddles(search: Search, probe: Probe) -> bool:
     return probe.low is not None and probe.high is not None and probe.low <= search.tolerance <= probe.high
 
 
-def _between(search: Search, held: Probe | None, failed: Probe | None) -> tuple[int, str]:
+def _between(search: Search, probes: Sequence[Probe], held: Probe | None, failed: Probe | None) -> tuple[int, str]:
     """The next size, and why it is tried."""
     if held and failed:
-        size = _inside(search, held, failed)
-        return size, (
+        return _inside(search, held, failed), (
             f"{byte_text(held.size_bytes)} is within the tolerance ({_worse(search, held)}) and "
             f"{byte_text(failed.size_bytes)} is not ({_worse(search, failed)}): a size between them."
         )
     known = held or failed
     assert known is not None
-    level = _level(search, known.size_bytes) * _factor(search, known)
-    size = _size_at(search, level)
+    size = _beyond(search, probes, known)
     if held:
-        why = f"{byte_text(held.size_bytes)} is within the tolerance ({_worse(search, held)}): a smaller one."
-        return min(size, round(held.size_bytes * (1 - COARSE))), why
-    why = f"{byte_text(known.size_bytes)} is not within the tolerance ({_worse(search, known)}): a larger one."
-    return max(size, round(known.size_bytes * (1 + COARSE))), why
+        return size, f"{byte_text(held.size_bytes)} is within the tolerance ({_worse(search, held)}): a smaller one."
+    return size, f"{byte_text(known.size_bytes)} is not within the tolerance ({_worse(search, known)}): a larger one."
 
 
 def _worse(search: Search, probe: Probe) -> str:
@@ -156,6 +158,28 @@ def _factor(search: Search, probe: Probe) -> float:
     return max(1 / most, min(1 / least, ratio))
 
 
+def _beyond(search: Search, probes: Sequence[Probe], known: Probe) -> int:
+    """A size on the other side of the tolerance, where all probes are on this one: by two of them, or by the front."""
+    held = search.holds(known)
+    least, most = (1 / LARGEST_STEP, 1 - COARSE) if held else (1 + COARSE, LARGEST_STEP)
+    others = sorted((p for p in probes if p is not known), key=lambda p: abs(p.size_bytes - known.size_bytes))
+    slope = _slope(known, others[0]) if others else None
+    if slope is not None and known.worse and search.tolerance > 0:
+        aim = search.tolerance * (1.1 if held else 0.9)
+        size = known.size_bytes * math.exp((math.log(aim) - math.log(known.worse)) / slope)
+    else:
+        size = _size_at(search, _level(search, known.size_bytes) * _factor(search, known))
+    return round(known.size_bytes * min(most, max(least, size / known.size_bytes)))
+
+
+def _slope(one: Probe, other: Probe) -> float | None:
+    """By how much the logarithm of what is lost falls with that of the size; None where it does not."""
+    if not one.worse or not other.worse or min(one.worse, other.worse) <= 0 or one.size_bytes == other.size_bytes:
+        return None
+    found = math.log(one.worse / other.worse) / math.log(one.size_bytes / other.size_bytes)
+    return found if found < -SLIGHT else None
+
+
 def _inside(search: Search, held: Probe, failed: Probe) -> int:
     """Where the measured loss, a straight line in logarithms between both ends, meets the tolerance."""
     share = 0.5
@@ -163,13 +187,7 @@ def _inside(search: Search, held: Probe, failed: Probe) -> int:
         worse = math.log(held.worse), math.log(search.tolerance), math.log(failed.worse)
         share = (worse[1] - worse[0]) / (worse[2] - worse[0])
     share = min(1 - MARGIN, max(MARGIN, share))
-    levels = _level(search, held.size_bytes), _level(search, failed.size_bytes)
-    if 0 < levels[0] < levels[1]:
-        size = _size_at(search, levels[0] ** (1 - share) * levels[1] ** share)
-    else:  # the front does not tell them apart
-        size = round(held.size_bytes ** (1 - share) * failed.size_bytes**share)
-    room = round(MARGIN * (held.size_bytes - failed.size_bytes))
-    return min(held.size_bytes - room, max(failed.size_bytes + room, size))
+    return round(math.exp((1 - share) * math.log(held.size_bytes) + share * math.log(failed.size_bytes)))
 
 
 def _level(search: Search, size_bytes: float) -> float:

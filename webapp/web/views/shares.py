@@ -8,13 +8,14 @@ from flask.typing import ResponseReturnValue
 from webapp import charts
 from webapp.actions.comparison import COLUMNS, SCALES, SETTINGS, Comparison, View, as_csv, compare, drawn, runs_of
 from webapp.actions.errors import NotFound
-from webapp.actions.sharing import open_share, revoke, share_runs, shared_runs, token_of
-from webapp.store.models import Run, Share
+from webapp.actions.sharing import open_share, revoke, share_runs, share_study, shared_runs, token_of
+from webapp.store.models import Run, Share, Study
 from webapp.web.extensions import db, services
 
 from .artifacts import artifact_of, send_artifact
 from .compare import csv_answer
 from .receipts import bytes_figure, json_answer, require_receipt
+from .studies import study_page
 
 blueprint = Blueprint("shares", __name__)
 
@@ -37,6 +38,14 @@ def create(id: str) -> ResponseReturnValue:
     return redirect(url_for("runs.show", id=run.id) + "#share")
 
 
+@blueprint.post("/studies/<id>/shares")
+def create_study(id: str) -> ResponseReturnValue:
+    study = db.get_or_abort(Study, id)
+    share_study(db.session, study.id)
+    flash("The link is made. Anyone with the link can view this study only.")
+    return redirect(url_for("studies.show", id=study.id) + "#share")
+
+
 @blueprint.post("/compare/shares")
 def create_comparison() -> ResponseReturnValue:
     view = View.read(request.form)
@@ -51,6 +60,8 @@ def end(token: str) -> ResponseReturnValue:
     share = share_of(token)
     revoke(db.session, share)
     flash("The link is revoked; it leads nowhere from now on.")
+    if study_id := share.view.get("study"):
+        return redirect(url_for("studies.show", id=study_id) + "#share")
     if share.view:
         return redirect(url_for("compare.index", run=share.run_ids) + "#share")
     return redirect(url_for("runs.show", id=share.run_ids[0]) + "#share")
@@ -59,6 +70,9 @@ def end(token: str) -> ResponseReturnValue:
 @blueprint.get("/shared/<token>")
 def show(token: str) -> str:
     share = share_of(token)
+    if "study" in share.view:
+        study = shared_study(share)
+        return render_template("shares/study.html", token=token, **study_page(study))
     if share.view:
         found = shared_comparison(share)
         return render_template(
@@ -124,10 +138,18 @@ def shared_run(share: Share) -> Run:
     return runs[0]
 
 
+def shared_study(share: Share) -> Study:
+    """Raises NotFound where it was deleted since."""
+    study = db.session.get(Study, share.view["study"])
+    if study is None:
+        raise NotFound("This link does not lead to a study.")
+    return study
+
+
 def shared_comparison(share: Share) -> Comparison:
     """As it was shared, with the axes and sorting that this request asks for; runs are numbered, not named by id."""
     runs = shared_runs(db.session, share)
-    if not share.view or not runs:
+    if not share.view or not runs:  # a study's link has no runs
         raise NotFound("This link does not lead to a comparison.")
     numbered = drawn(runs, anonymous=True)
     kept = share.view if share.view.get("x") in charts.AXES else {**share.view, "x": ""}  # an axis may have gone since

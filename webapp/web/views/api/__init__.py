@@ -12,6 +12,7 @@ from . import (
     recipes,
     runs,
     shares,
+    studies,
     techniques,
     tryout,
     uploads,

@@ -8,7 +8,8 @@ from flask import url_for
 from sqlalchemy import ColumnElement, Select, select, tuple_
 
 from webapp.actions.errors import RequestInvalid
-from webapp.store.models import Checkpoint, Dataset, LogLine, Profile, Run, Share
+from webapp.actions.studies import progress_of, rows_of, unit_of
+from webapp.store.models import Checkpoint, Dataset, LogLine, Profile, Run, Share, Study
 from webapp.web.extensions import db
 from webapp.web.views.shares import share_token
 
@@ -16,7 +17,7 @@ from . import schemas
 
 LOG_TAIL, LOG_MOST = 200, 1000  # lines
 
-Row = TypeVar("Row", Checkpoint, Dataset, Run, Profile)
+Row = TypeVar("Row", Checkpoint, Dataset, Run, Profile, Study)
 
 
 def page(table: type[Row], query: schemas.PageQuery, *conditions: ColumnElement[bool]) -> tuple[list[Row], str | None]:
@@ -58,6 +59,13 @@ def profile_answer(profile: Profile, with_layers: bool = False) -> schemas.Profi
     known = {name: value for name, value in profile.facts.items() if name not in {*left_out, "task", "measured"}}
     told = {**known, "measured": [*profile.facts["measured"], *profile.measured]}
     return schemas.ProfileAnswer.model_validate({**answer.model_dump(exclude={"url"}), **told})
+
+
+def study_answer(study: Study) -> schemas.StudyAnswer:
+    answer = schemas.StudySummary.model_validate(study).model_dump(exclude={"url"})
+    rows = [schemas.StudyRunAnswer.model_validate(row) for row in rows_of(study)]
+    told = {"progress": progress_of(study), "question": study.question, "unit": unit_of(study), "runs": rows}
+    return schemas.StudyAnswer.model_validate(answer | told)
 
 
 def share_answer(share: Share) -> schemas.ShareAnswer:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from flask import url_for
-from pydantic import BaseModel, BeforeValidator, Field, computed_field
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field, computed_field
 
 from webapp.actions.run_requests import AskedRecipe
 from webapp.engine.profiles.facts import Cut, LayerOptions, LossUnit, Measurement
@@ -354,6 +354,59 @@ class ProfilesQuery(PageQuery):
 
 class ProfileQuery(RequestBody):
     layers: bool = Field(False, description="With every option of every layer.")
+
+
+class StudySummary(RowAnswer):
+    """Runs that answer one question, as lists show them."""
+
+    id: str
+    name: str
+    kind: str = Field(description="race or smallest.")
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    message: str
+    error: ErrorBody | None
+    checkpoint_id: str
+    dataset_id: str | None
+    profile_id: str | None
+    conclusion: dict[str, Any] | None = Field(
+        description="Once it has succeeded: the id of the run that is the answer (winner), and why, as a sentence."
+    )
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @computed_field
+    def url(self) -> str:
+        return url_for("studies.show", id=self.id)
+
+
+class LostAnswer(RowAnswer):
+    value: float | None = Field(description="Null where the answers are no numbers.")
+    low: float | None
+    high: float | None
+
+
+class StudyRunAnswer(RowAnswer):
+    """A run of a study, with what it lost and was expected to lose in the study's unit."""
+
+    id: str = Field(validation_alias=AliasPath("run", "id"))
+    state: str = Field(validation_alias=AliasPath("run", "state"))
+    progress: float = Field(validation_alias=AliasPath("run", "progress"))
+    title: str
+    size_bytes: int | None
+    measured: LostAnswer | None = Field(description="With its 95 % interval.")
+    expected: dict[str, Any] | None = Field(description="value, low and high: an 80 % interval.")
+    difference: dict[str, Any] | None = Field(description="The budget's less this one's, paired: ci95 and verdict.")
+    why: str = Field(description="Why this size was tried, where the study chose it.")
+    within: bool | None = Field(description="The tolerance, where there is one.")
+    wins: bool
+
+
+class StudyAnswer(StudySummary):
+    progress: float
+    question: dict[str, Any]
+    unit: str = Field(description="points, or what losses are told in.")
+    runs: list[StudyRunAnswer]
 
 
 class ShareAnswer(BaseModel):

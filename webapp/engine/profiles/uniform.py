@@ -1,0 +1,107 @@
+"""What one would do by hand: one option for every layer, as far as the bytes go. A budget is raced against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .budget import ANYTHING, Budget, BudgetGoal, Limits, Solver
+from .facts import KEPT, LayerOptions, Option
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """`title` tells the options and in how many layers the larger one is."""
+
+    title: str
+    family: str
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One option everywhere: the number of each layer's."""
+
+    label: str
+    family: str
+    choice: list[int]
+    size_bytes: int
+
+
+def uniform(solver: Solver, size_bytes: int, limits: Limits = ANYTHING) -> list[Uniform]:
+    """For each family the largest file within these bytes whose layers all have the same option of it.
+
+    A layer without that option takes what is stored in as many bits, nearly; a locked one keeps what it has. What is
+    left of the bytes is spent on the next larger option, layer by layer from the first, so that a budget is compared
+    at its own size and not with a smaller file.
+    """
+    found = []
+    levels = sorted(_levels(solver, limits), key=lambda level: level.size_bytes)
+    for family in dict.fromkeys(level.family for level in levels):
+        own = [level for level in levels if level.family == family]
+        place = max((n for n, level in enumerate(own) if level.size_bytes <= size_bytes), default=None)
+        if place is None:
+            continue
+        choice, raised = own[place].choice, 0
+        title = own[place].label
+        if place + 1 < len(own):
+            choice, raised = _raised(solver, choice, own[place + 1].choice, size_bytes)
+            title += f"; {own[place + 1].label} in {raised} layer{'' if raised == 1 else 's'}" if raised else ""
+        found.append(Uniform(title, family, _told(solver, choice)))
+    return found
+
+
+def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
+    """Every option that more than half of the layers of its family have, everywhere."""
+    layers = solver.profile.layers
+    names = dict.fromkeys((o.family, o.label) for layer in layers for o in layer.options if _allowed(o, limits))
+    for family, label in names:
+        own = [layer for layer in layers if any(option.family == family for option in layer.options)]
+        having = [
+            (layer, option)
+            for layer in own
+            for option in layer.options
+            if (option.family, option.label) == (family, label)
+        ]
+        if 2 * len(having) <= len(own):
+            continue
+        bits = sum(option.bytes for _, option in having) / sum(layer.params for layer, _ in having)
+        choice = [_nearest(layer, family, label, bits, limits) for layer in layers]
+        yield _Level(label, family, choice, solver.menu.size(choice))
+
+
+def _allowed(option: Option, limits: Limits) -> bool:
+    if option.family == KEPT or (limits.families is not None and option.family not in limits.families):
+        return False
+    return limits.holds is None or limits.holds(option)
+
+
+def _nearest(layer: LayerOptions, family: str, label: str, bytes_each: float, limits: Limits) -> int:
+    """The number of the option of this label, else of the allowed one that is stored in the most similar way."""
+    if layer.name in limits.locks:
+        return limits.locks[layer.name]
+    numbers = [n for n, option in enumerate(layer.options) if n == 0 or _allowed(option, limits)]
+    named = (n for n in numbers if (layer.options[n].family, layer.options[n].label) == (family, label))
+    apart = {n: abs(layer.options[n].bytes / layer.params - bytes_each) for n in numbers}
+    return next(named, min(numbers, key=apart.__getitem__))
+
+
+def _raised(solver: Solver, low: list[int], high: list[int], size_bytes: int) -> tuple[list[int], int]:
+    """The lower choice with as many layers of the higher one, from the first on, as fit; and how many those are."""
+    choice, raised = [*low], []
+    size, each = solver.menu.size(choice), solver.menu.bytes
+    for row, (less, more) in enumerate(zip(low, high, strict=True)):
+        grown = size + each[row, more] - each[row, less]
+        if more != less and size < grown <= size_bytes:
+            choice[row], size = more, grown
+            raised.append(row)
+    while raised and solver.menu.size(choice) > size_bytes:  # a header has grown
+        row = raised.pop()
+        choice[row] = low[row]
+    return choice, len(raised)
+
+
+def _told(solver: Solver, choice: list[int]) -> Budget:
+    """As a budget whose layers are all locked."""
+    locks = {layer.name: number for layer, number in zip(solver.profile.layers, choice, strict=True)}
+    return solver.solve(BudgetGoal.read({"ratio": 1}), Limits(locks=locks))

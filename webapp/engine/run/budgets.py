@@ -1,0 +1,42 @@
+"""A budget as an installation asks for it: on a profile that it keeps, for formats that it writes, run by its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from webapp.engine.exporters import check_formats, exporters
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.profiles.budget import Budget, Limits, Solver
+from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
+from webapp.engine.weights import Composite, form_of
+
+from .worsening import LOSSES
+
+
+def solver_of(profile: Mapping[str, Any], runs: Iterable[Any], checkpoint: Mapping[str, Any]) -> Solver:
+    """Of a profile's facts, what runs measured since, and the checkpoint's facts, each as JSON."""
+    facts = ProfileFacts.model_validate(profile)
+    measured = (*facts.measured, *map(Measurement.model_validate, runs))
+    return Solver(facts.model_copy(update={"measured": measured}), CheckpointFacts.model_validate(checkpoint))
+
+
+def limits_of(
+    facts: CheckpointFacts, families: Collection[str] | None, locks: Mapping[str, int], formats: Sequence[str] = ()
+) -> Limits:
+    """Only options that all of these formats hold. Raises RecipeInvalid where the checkpoint cannot have one."""
+    check_formats(facts, formats)
+    if all(exporters()[name].can.factors for name in formats):
+        return Limits(families, locks)
+    return Limits(families, locks, lambda option: not issubclass(form_of(option.kind), Composite))
+
+
+def expected_of(profile_id: str, budget: Budget) -> dict[str, Any]:
+    """As a run keeps it, for its receipt to show beside what was measured, and for the profile to learn from."""
+    told = budget.expected.model_dump(mode="json", include={"loss", "points"}, exclude_none=True)
+    told["loss"]["metric"] = LOSSES[budget.expected.loss.unit][0]
+    predicted: dict[str, float] = {}
+    for layer in budget.layers:
+        if layer.family != KEPT:
+            predicted[layer.family] = predicted.get(layer.family, 0.0) + layer.loss
+    return {"profile_id": profile_id, "size_bytes": budget.size_bytes, "predicted": predicted, **told}

@@ -1,0 +1,122 @@
+"""The study that looks for the smallest file within a tolerance: what its runs measured decides the next budget."""
+
+from __future__ import annotations
+
+from webapp.engine.errors import BudgetInvalid
+from webapp.engine.profiles.budget import Budget, BudgetGoal, Limits, Solver
+from webapp.engine.profiles.smallest import Probe, Search, Stop, Try, next_step, within
+from webapp.engine.recipe import Recipe
+from webapp.engine.run.budgets import expected_of, limits_of, solver_of
+from webapp.engine.run.worsening import POINTS, Worsening, lost, points_lost
+from webapp.engine.techniques import with_versions
+from webapp.store.models import Run, RunState, Study, now
+from webapp.units import byte_text
+
+from .study_steps import Begin, Conclude
+from .workplace import Workplace
+
+
+def searched(place: Workplace, study: Study) -> Begin | Conclude | None:
+    """Raises BudgetInvalid where the profile has gone, or the options have nothing to give."""
+    if study.runs and not study.runs[-1].state.final:
+        return None
+    if ended := next((run for run in study.runs if run.state is not RunState.SUCCEEDED), None):
+        return _ended(study, ended)
+    if study.profile is None or study.profile.facts is None:
+        raise BudgetInvalid("The profile of this study was deleted, so no other size can be tried.")
+    asked = study.question
+    solver = solver_of(study.profile.facts, study.profile.measured, study.checkpoint.facts or {})
+    limits = limits_of(solver.facts, asked["families"], asked["locks"], asked["run"]["exports"])
+    probes = [_probed(study, run) for run in study.runs]
+    step = next_step(_search(study, solver, limits), probes, _seconds_left(study))
+    if isinstance(step, Try):
+        budget = _budget(solver, limits, step.size_bytes)
+        if budget.recipe is not None:
+            return _probe(study, budget, step)
+        step = Stop(None, "Only the original itself is left, as it is.")
+    return _concluded(study, step)
+
+
+def worsening_of(study: Study, run: Run) -> Worsening:
+    """Raises BudgetInvalid where the run measured nothing that the tolerance is about."""
+    receipt, result = run.receipt or {}, run.result or {}
+    unit = study.question["unit"]
+    found = points_lost(receipt["verdict"]) if unit == POINTS else lost(unit, result["metrics"])
+    if found is None:
+        raise BudgetInvalid(f"{run.name} measured nothing that a tolerance in {unit} can be held against.")
+    return found
+
+
+def _probed(study: Study, run: Run) -> Probe:
+    worse = worsening_of(study, run)
+    return Probe(size_of(run), worse.value, worse.low, worse.high)
+
+
+def size_of(run: Run) -> int:
+    return int((run.result or {})["size_bytes"])
+
+
+def _search(study: Study, solver: Solver, limits: Limits) -> Search:
+    asked = study.question
+    unlimited = solver.solve(BudgetGoal(ratio=1), limits)  # of the front: every size that there is
+    front = [(point.size_bytes, point.loss) for point in unlimited.front]
+    goal = {"points" if asked["unit"] == POINTS else "loss": asked["tolerance"]}
+    try:
+        first = solver.solve(BudgetGoal(**goal), limits).size_bytes
+    except BudgetInvalid:  # no option is expected to stay within it; what is measured may
+        first = max(size for size, _ in front)
+
+    def fits(size_bytes: int) -> int:
+        return _budget(solver, limits, size_bytes).size_bytes
+
+    return Search(asked["tolerance"], asked["unit"], front, first, fits, asked["most_runs"], asked["certain"])
+
+
+def _budget(solver: Solver, limits: Limits, size_bytes: int) -> Budget:
+    """The best within these bytes; where nothing is as small, the smallest."""
+    return solver.solve(BudgetGoal(bytes=max(size_bytes, solver.smallest(limits))), limits)
+
+
+def _seconds_left(study: Study) -> float:
+    """After another run, if it takes as long as the longest so far."""
+    took = [
+        (run.finished_at - run.started_at).total_seconds() for run in study.runs if run.finished_at and run.started_at
+    ]
+    since = (now() - (study.started_at or now())).total_seconds()
+    return 60 * float(study.question["most_minutes"]) - since - max(took, default=0.0)
+
+
+def _probe(study: Study, budget: Budget, step: Try) -> Begin:
+    number = len(study.runs) + 1
+    title = f"Probe {number}: at most {byte_text(step.size_bytes)}"
+    assert study.profile_id is not None
+    return Begin(
+        {
+            "name": f"{study.checkpoint.name}: {title}"[:200],
+            "recipe": with_versions(Recipe.read(budget.recipe)).as_dict(),
+            "expected": expected_of(study.profile_id, budget),
+            "role": {"title": title, "why": step.why, "asked_bytes": step.size_bytes},
+        }
+    )
+
+
+def _concluded(study: Study, stop: Stop) -> Conclude:
+    if stop.found is None:
+        return Conclude({"winner": None, "sentence": f"No file within the tolerance was found. {stop.why}"})
+    run = study.runs[stop.found]
+    worse, unit = worsening_of(study, run), study.question["unit"]
+    sure = ""
+    if worse.high is not None and worse.high > study.question["tolerance"]:
+        sure = f" The interval reaches to {worse.high:.3g}: on these samples it is not certain."
+    found = f"The smallest file within the tolerance has {byte_text(size_of(run))}, {worse.value:.3g} {unit} worse."
+    return Conclude({"winner": run.id, "sentence": f"{found}{sure} {stop.why}"})
+
+
+def _ended(study: Study, run: Run) -> Conclude:
+    """A run that failed, or was cancelled by itself, ends the search with what was found before."""
+    why = (run.error or {}).get("message") or "It was cancelled."
+    asked = study.question
+    done = [place for place, each in enumerate(study.runs) if each.state is RunState.SUCCEEDED]
+    held = [place for place in done if within(_probed(study, study.runs[place]), asked["tolerance"], asked["certain"])]
+    best = min(held, key=lambda place: size_of(study.runs[place]), default=None)
+    return _concluded(study, Stop(best, f"{run.name} has no result. {why}"))

@@ -1,0 +1,135 @@
+"""Studies go on: what has become of each one's runs is looked at, and another is begun, or the answer written down.
+
+No workflow waits for them. Any worker looks, every second or so; what it finds is decided outside of any transaction,
+and written only where the study is still as it was seen. So a study holds no place in a queue, and survives the death
+of any worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, selectinload, undefer
+
+from webapp.engine.errors import PareError
+from webapp.engine.exporters import measured
+from webapp.engine.run.race import Entrant, judged
+from webapp.engine.run.stages.baseline import SCORES, read_scores
+from webapp.engine.run.stages.verify import VerifyStage
+from webapp.store.database import writing
+from webapp.store.errors import StoreError
+from webapp.store.models import Profile, Run, RunState, Study, now
+
+from .client import JobClient
+from .searches import searched
+from .study_steps import Begin, Conclude
+from .workplace import Workplace
+
+log = logging.getLogger(__name__)
+
+
+def raced(place: Workplace, study: Study) -> Conclude | None:
+    """Once all have ended: the budget's run beside the uniform ones, by every metric that they share."""
+    if not all(run.state.final for run in study.runs):
+        return None
+    done = [run for run in study.runs if run.state is RunState.SUCCEEDED]
+    leader = next((run for run in done if (run.role or {}).get("leads")), None)
+    if leader is None:
+        return Conclude({"winner": None, "sentence": "The budget's run has no result, so there is nothing to compare."})
+    entrants = {run.id: Entrant((run.role or {})["title"], scores_of(place, run)) for run in done}
+    first = ((leader.expected or {}).get("loss") or {}).get("metric")
+    metrics = sorted(entrants[leader.id].scores, key=lambda metric: metric != first)
+    by_metric = {metric: judged(metric, leader.id, entrants, leader.seed) for metric in metrics}
+    if not by_metric:
+        return Conclude({"winner": None, "sentence": "Nothing was measured, so there is nothing to compare."})
+    decides = by_metric[metrics[0]]
+    return Conclude({"winner": decides["winner"], "sentence": decides["sentence"], "by_metric": by_metric})
+
+
+def scores_of(place: Workplace, run: Run) -> dict[str, Any]:
+    """Per sample, as the stage left them that measured the delivered file."""
+    name = VerifyStage.name_of(measured().name)
+    files = next((stage.files for stage in run.stages if stage.name == name), {})
+    return read_scores(place.files.path(files[SCORES]["digest"])) if SCORES in files else {}
+
+
+KINDS: dict[str, Callable[[Workplace, Study], Begin | Conclude | None]] = {"race": raced, "smallest": searched}
+
+
+def advance_studies(place: Workplace, jobs: JobClient) -> None:
+    """Looks at every study that is under way."""
+    going_on = select(Study.id).where(Study.state.in_((RunState.QUEUED, RunState.RUNNING)))
+    with place.sessions() as session:
+        ids = session.scalars(going_on.order_by(Study.created_at)).all()
+    for id_ in ids:
+        try:
+            _advance(place, jobs, id_)
+        except (PareError, StoreError) as error:
+            _fail(place, id_, error.as_dict())
+        except OperationalError:
+            raise  # the database is busy, or restarts: looked at again
+        except Exception as error:
+            log.exception("The study %s failed for a reason that nobody foresaw", id_)
+            message = f"Something went wrong inside Pare ({type(error).__name__}). The worker's log has the details."
+            _fail(place, id_, {"code": "internal", "message": message})
+
+
+def _advance(place: Workplace, jobs: JobClient, id_: str) -> None:
+    parts = selectinload(Study.runs).selectinload(Run.stages), selectinload(Study.checkpoint)
+    facts = selectinload(Study.profile).options(undefer(Profile.facts))
+    with place.sessions() as session:
+        study = session.get(Study, id_, options=[*parts, facts])
+    if study is None:
+        return
+    seen = _seen(study)
+    if study.state is RunState.QUEUED:
+        _begin(place, id_)
+    decided = KINDS[study.kind](place, study)
+    if decided is None:
+        return
+    with writing(place.sessions) as session:
+        row = _open(session, id_)
+        if row is None or _seen(row) != seen:
+            return
+        begun = _write(session, row, decided)
+    if begun is not None:
+        jobs.enqueue_run(begun.id)
+
+
+def _write(session: Session, study: Study, decided: Begin | Conclude) -> Run | None:
+    if isinstance(decided, Conclude):
+        study.conclusion, study.state, study.finished_at = decided.conclusion, RunState.SUCCEEDED, now()
+        study.message, study.progress = "Done", 1.0
+        return None
+    run = Run(study_id=study.id, checkpoint_id=study.checkpoint_id, **study.question["run"], **decided.run)
+    session.add(run)
+    session.flush()
+    study.message = decided.run["role"]["title"]
+    return run
+
+
+def _begin(place: Workplace, id_: str) -> None:
+    with writing(place.sessions) as session:
+        if (row := _open(session, id_)) is not None:
+            row.state, row.started_at = RunState.RUNNING, row.started_at or now()
+
+
+def _fail(place: Workplace, id_: str, error: dict[str, Any]) -> None:
+    with writing(place.sessions) as session:
+        if (row := _open(session, id_)) is not None:
+            row.state, row.error, row.message, row.finished_at = RunState.FAILED, error, "Failed", now()
+    log.warning("The study %s failed: %s", id_, error["message"])
+
+
+def _open(session: Session, id_: str) -> Study | None:
+    """The study, locked, if it is still under way."""
+    row = session.get(Study, id_, with_for_update=True)
+    return row if row is not None and not row.state.final else None
+
+
+def _seen(study: Study) -> list[tuple[str, RunState, int]]:
+    return [(run.id, run.state, run.attempt) for run in study.runs]
