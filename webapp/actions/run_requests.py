@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from sqlalchemy.orm import Session
 
 from webapp.engine.data.tasks import with_task
+from webapp.engine.errors import BudgetInvalid
 from webapp.engine.exporters import with_always
 from webapp.engine.facts import CheckpointFacts, DatasetFacts
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.budgets import expected_of
 from webapp.engine.run.checks import NamedDataset, check_run, task_of
 from webapp.engine.techniques import techniques, with_versions
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
+from .budgets import AskedBudget, profile_to_ask, solved
 from .errors import Conflict, NotFound
 
 
@@ -47,7 +50,12 @@ class RunRequest(BaseModel, extra="forbid"):
     dataset_id: str | None = Field(None, description="Evaluates; without it quality is not measured.")
     training_dataset_id: str | None = Field(None, description="Calibrates and trains, in place of the dataset's own.")
     teacher_checkpoint_id: str | None = Field(None, description="Teaches in distillation, in place of the original.")
-    recipe: AskedRecipe
+    recipe: AskedRecipe | None = None
+    budget: AskedBudget | None = Field(
+        None,
+        description="In place of a recipe: it is solved now, and the receipt shows what it expected beside what was "
+        "measured. What else is not said, such as the datasets, is as of its profile.",
+    )
     exports: list[str] = Field(
         default_factory=list,
         max_length=8,
@@ -58,6 +66,12 @@ class RunRequest(BaseModel, extra="forbid"):
     preprocessing: dict[str, Any] | None = Field(
         None, description="Of images: what differs from the architecture's own, such as height, mean or resize."
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RunRequest:
+        if (self.recipe is None) == (self.budget is None):
+            raise ValueError("a run has a recipe or a budget, one of the two")
+        return self
 
 
 class RunChanges(BaseModel, extra="forbid"):
@@ -86,9 +100,13 @@ def create_run(session: Session, jobs: RunQueue, asked: RunRequest, forked_from_
 def checked_run(session: Session, asked: RunRequest) -> Run:
     """The row of a run, which is not in the database yet.
 
-    Raises NotFound (field says which id), Conflict (something is not ready), RecipeInvalid, DatasetUnfit or
-    PreprocessingInvalid.
+    Raises NotFound (field says which id), Conflict (something is not ready), BudgetInvalid, RecipeInvalid, DatasetUnfit
+    or PreprocessingInvalid.
     """
+    expected = None
+    if asked.budget is not None:
+        asked, expected = _budgeted(session, asked, asked.budget)
+    assert asked.recipe is not None
     checkpoint = ready(session, Checkpoint, asked.checkpoint_id, "checkpoint_id")
     dataset, training, teacher = (
         ready(session, table, id_, field) if (id_ := getattr(asked, field)) else None
@@ -120,7 +138,27 @@ def checked_run(session: Session, asked: RunRequest) -> Run:
         seed=asked.seed,
         preprocessing=prepared.model_dump(mode="json") if prepared else None,
         task=task_of(facts, named(dataset), named(training)),
+        expected=expected,
     )
+
+
+def _budgeted(session: Session, asked: RunRequest, budget: AskedBudget) -> tuple[RunRequest, dict[str, Any]]:
+    """The request with the budget's recipe, and what is expected of it."""
+    profile = profile_to_ask(session, budget.profile_id, "budget.profile_id")
+    if profile.checkpoint_id != asked.checkpoint_id:
+        raise Conflict("The profile is of another checkpoint; ask for one of this.", "budget.profile_id")
+    found = solved(profile, budget, asked.exports)
+    if found.recipe is None:
+        raise BudgetInvalid(
+            "The original itself reaches this goal, so there is nothing to do. Set another.", "budget.goal"
+        )
+    shared = ("dataset_id", "training_dataset_id", "seed", "preprocessing")
+    as_profiled = {name: getattr(profile, name) for name in shared if name not in asked.model_fields_set}
+    request = asked.model_copy(update={**as_profiled, "recipe": found.recipe, "budget": None})
+    expected = expected_of(profile.id, found)
+    if any(getattr(request, name) != getattr(profile, name) for name in ("dataset_id", "training_dataset_id")):
+        del expected["predicted"]  # of other data the profile does not learn
+    return request, expected
 
 
 def set_task(session: Session, checkpoint: Checkpoint, task: str | None) -> None:

@@ -10,17 +10,17 @@ from pydantic import BaseModel, Field, model_validator
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import BudgetInvalid
-from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Limits, Solver
 from webapp.engine.profiles.smallest import Probe
 from webapp.engine.profiles.smallest import within as is_within
 from webapp.engine.profiles.uniform import uniform
-from webapp.engine.run.budgets import expected_of, limits_of, solver_of
+from webapp.engine.run.budgets import expected_of, limits_of
 from webapp.engine.run.worsening import POINTS, Worsening, lost, points_lost
-from webapp.store.models import Profile, Run, RunState, Study, now
+from webapp.store.models import Profile, Run, Study, now
 from webapp.units import byte_text
 
-from .errors import Conflict, NotFound
+from .budgets import profile_to_ask, solver_for
+from .errors import Conflict
 from .run_requests import RunQueue, RunRequest, checked_run, printable
 from .sharing import shares_of_study
 
@@ -75,14 +75,9 @@ class StudyRequest(BaseModel, extra="forbid"):
 
 def start_study(session: Session, jobs: StudyQueue, asked: StudyRequest) -> Study:
     """Raises NotFound, Conflict, BudgetInvalid, and what asking for a run raises."""
-    profile = session.get(Profile, asked.profile_id)
-    if profile is None:
-        raise NotFound(f"There is no profile {asked.profile_id[:40]}. It may have been deleted.", "profile_id")
-    if profile.state is not RunState.SUCCEEDED or profile.facts is None:
-        raise Conflict(f"The profile is {profile.state}; a study begins once it has succeeded.", "profile_id")
-    facts = profile.checkpoint.facts or {}
-    solver = solver_of(profile.facts, profile.measured, facts)
-    limits = limits_of(CheckpointFacts.model_validate(facts), asked.families, asked.locks, asked.exports)
+    profile = profile_to_ask(session, asked.profile_id)
+    solver = solver_for(profile)
+    limits = limits_of(solver.facts, asked.families, asked.locks, asked.exports)
     begin = _race if asked.race is not None else _smallest
     study, runs = begin(session, profile, asked, solver, limits)
     session.add(study)

@@ -1,29 +1,35 @@
-"""Profiles by the API: asked for once, found again, listed with what they know."""
+"""Profiles and budgets by the API: asked for once, found again, listed with what they know, and solved on."""
 
 import pytest
 
 from tests.web.views.api_errors import error_of
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
-from webapp.store.models import Profile, RunState
+from webapp.store.models import Profile, Run, RunState
 
-OPTIONS = [
-    {"label": "kept", "family": "Kept", "bytes": 8192, "loss": 0.0},
-    {
-        "label": "4 bits",
-        "family": "Quantization",
-        "bytes": 1024,
-        "loss": 0.25,
-        "kind": "quantized",
-        "steps": [{"technique": "gptq", "settings": {"bits": 4}}],
-    },
-]
 MEASURED = {"predicted": {"Quantization": 0.25}, "loss": 0.3, "size_bytes": 3000}
+
+
+def options(params, loss):
+    def option(label, family, bytes_, lost, kind, technique, **settings):
+        steps = [{"technique": technique, "settings": settings}]
+        return {"label": label, "family": family, "bytes": bytes_, "loss": lost, "kind": kind, "steps": steps}
+
+    return [
+        {"label": "kept", "family": "Kept", "bytes": 4 * params, "loss": 0.0},
+        option("8 bits", "Quantization", params, loss / 200, "quantized", "weight_quantization", bits=8),
+        option("4 bits", "Quantization", params // 2, loss, "quantized", "weight_quantization", bits=4),
+        option("half the rank", "Low rank", 2 * params, loss / 3, "factored", "low_rank", by="rank", rank=8),
+    ]
+
+
+def layer(name, params, loss):
+    return {"name": name, "layers": [name], "kind": "linear", "params": params, "options": options(params, loss)}
+
+
 FACTS = {
     "unit": "nats",
     "samples": 512,
-    "layers": [
-        {"name": "layers.0", "layers": ["layers.0"], "kind": "linear", "params": 2048, "options": OPTIONS},
-    ],
+    "layers": [layer("layers.0", 2048, 0.1), layer("layers.2", 320, 0.2)],
     "measured": [MEASURED],
     "seconds": 1.5,
 }
@@ -88,8 +94,8 @@ def test_what_a_profile_found_is_told_and_its_options_when_asked(client, finishe
     }
     assert [(each["loss"], each["run_id"]) for each in answer["measured"]] == [(0.3, None), (0.4, "r")]
     layers = client.get(f"/api/v1/profiles/{finished.id}?layers=1").json["layers"]
-    assert [option["label"] for option in layers[0]["options"]] == ["kept", "4 bits"]
-    assert layers[0]["options"][1]["steps"] == [{"technique": "gptq", "settings": {"bits": 4}}]
+    assert [option["label"] for option in layers[0]["options"]] == ["kept", "8 bits", "4 bits", "half the rank"]
+    assert layers[0]["options"][2]["steps"] == [{"technique": "weight_quantization", "settings": {"bits": 4}}]
 
 
 def test_the_profiles_of_a_checkpoint_are_listed(client, ask, session):
@@ -126,3 +132,105 @@ def test_a_checkpoint_and_data_that_give_no_profile_are_told_why(client, ask, id
     session.commit()
     error = error_of(ask(422, checkpoint_id=bare.id), 422)
     assert (error["field"], "its tensors fit no model" in error["message"]) == ("checkpoint_id", True)
+
+
+@pytest.fixture
+def solve(client, finished):
+    def post(status=200, **asked):
+        answer = client.post("/api/v1/budgets", json={"profile_id": finished.id, "goal": {"bytes": 5000}} | asked)
+        assert answer.status_code == status, answer.text
+        return answer
+
+    return post
+
+
+def test_a_budget_is_answered_with_its_recipe_its_bytes_and_what_it_is_expected_to_lose(solve):
+    found = solve(goal={"bytes": 5000}).json
+    assert set(found) == {"recipe", "size_bytes", "expected", "layers", "front"}
+    assert found["size_bytes"] <= 5000
+    loss = found["expected"]["loss"]
+    assert 0 < loss["low"] < loss["value"] < loss["high"]
+    assert (loss["unit"], found["expected"]["points"]) == ("nats", None)
+    assert [row["name"] for row in found["layers"]] == ["layers.0", "layers.2"]
+    assert [point["size_bytes"] for point in found["front"]] == sorted({p["size_bytes"] for p in found["front"]})
+    smaller = solve(goal={"bytes": 3500}).json
+    assert smaller["expected"]["loss"]["value"] > loss["value"]
+
+
+def test_families_locks_and_formats_bound_what_may_be_chosen(solve):
+    low_rank = {"families": ["Low rank"], "goal": {"bytes": 8000}}
+    assert {row["family"] for row in solve(**low_rank).json["layers"]} == {"Low rank", "Kept"}
+    assert error_of(solve(422, **low_rank, exports=["onnx", "gguf"]), 422)["field"] == "exports.1"
+    assert solve(locks={"layers.2": 0}).json["layers"][1]["option"] == 0
+    assert error_of(solve(422, locks={"layers.2": 9}), 422)["field"] == "locks.layers.2"
+    assert error_of(solve(422, families=["Magic"]), 422)["field"] == "families"
+
+
+@pytest.mark.parametrize(
+    ("goal", "code", "field"),
+    [
+        ({"bytes": 10}, "budget_invalid", "goal"),
+        ({"loss": 1, "points": 1}, "body_invalid", "goal"),
+        ({"points": 0.5}, "budget_invalid", "goal.points"),
+        ({}, "body_invalid", "goal"),
+    ],
+)
+def test_a_goal_that_cannot_be_is_refused_with_its_field(solve, goal, code, field):
+    error = error_of(solve(422, goal=goal), 422)
+    assert (error["code"], error["field"]) == (code, field)
+
+
+def test_a_profile_that_is_not_done_is_not_solved_on(client, ask):
+    goal = {"goal": {"ratio": 0.5}}
+    error = error_of(client.post("/api/v1/budgets", json={"profile_id": ask().json["id"]} | goal), 409)
+    assert (error["field"], "is queued" in error["message"]) == ("profile_id", True)
+    error_of(client.post("/api/v1/budgets", json={"profile_id": "nothing"} | goal), 404)
+
+
+def test_what_runs_measured_since_moves_the_answer(solve, finished, session):
+    before = solve().json["expected"]["loss"]["value"]
+    finished.measured = [MEASURED | {"run_id": "r", "loss": 3.0}]
+    session.commit()
+    assert solve().json["expected"]["loss"]["value"] > before
+
+
+def test_a_run_by_a_budget_has_its_recipe_and_keeps_what_was_expected(client, finished, session):
+    budget = {"profile_id": finished.id, "goal": {"bytes": 5000}}
+    answer = client.post("/api/v1/runs", json={"checkpoint_id": finished.checkpoint_id, "budget": budget})
+    assert answer.status_code == 202, answer.text
+    run = session.get(Run, answer.json["id"])
+    solved = client.post("/api/v1/budgets", json=budget).json
+    assert (run.dataset_id, run.seed) == (finished.dataset_id, finished.seed)
+    assert {step["technique"] for step in run.recipe["steps"]} == {
+        each["technique"] for each in solved["recipe"]["steps"]
+    }
+    chosen = [row for row in solved["layers"] if row["family"] != "Kept"]
+    families = {row["family"] for row in chosen}
+    assert run.expected["predicted"] == {
+        name: pytest.approx(sum(row["loss"] for row in chosen if row["family"] == name)) for name in families
+    }
+    assert run.expected["size_bytes"] == solved["size_bytes"]
+    assert run.expected["loss"] == solved["expected"]["loss"] | {"metric": "kl_divergence"}
+    assert answer.json["expected"] == run.expected
+
+
+def test_a_run_on_other_data_teaches_the_profile_nothing(client, finished, session):
+    other = seed_dataset(session, "other")
+    asked = {"checkpoint_id": finished.checkpoint_id, "dataset_id": other.id}
+    budget = {"profile_id": finished.id, "goal": {"bytes": 5000}}
+    run = session.get(Run, client.post("/api/v1/runs", json=asked | {"budget": budget}).json["id"])
+    assert run.dataset_id == other.id
+    assert "predicted" not in run.expected
+
+
+def test_a_run_has_a_recipe_or_a_budget_that_asks_for_something(client, finished, session):
+    asked = {"checkpoint_id": finished.checkpoint_id}
+    budget = {"profile_id": finished.id, "goal": {"bytes": 20_000}}
+    error = error_of(client.post("/api/v1/runs", json=asked), 422)
+    assert error["message"] == "In the body, a run has a recipe or a budget, one of the two."
+    recipe = {"steps": [{"technique": "cast"}]}
+    error_of(client.post("/api/v1/runs", json=asked | {"recipe": recipe, "budget": budget}), 422)
+    assert "nothing to do" in error_of(client.post("/api/v1/runs", json=asked | {"budget": budget}), 422)["message"]
+    twin = {"checkpoint_id": seed_checkpoint(session, "twin").id}
+    error = error_of(client.post("/api/v1/runs", json=twin | {"budget": budget}), 409)
+    assert error["field"] == "budget.profile_id"

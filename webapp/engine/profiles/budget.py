@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,7 @@ class Solver:
         self._writer = RecipeWriter(facts)
         self._rows = {layer.name: row for row, layer in enumerate(profile.layers)}
         self._remembered: OrderedDict[bytes, _Allowed] = OrderedDict()
+        self._remembering = Lock()  # the web process asks from many threads
 
     def solve(self, goal: BudgetGoal, limits: Limits = ANYTHING) -> Budget:
         """The options with the least expected loss within a size, else with the least size within a tolerance.
@@ -209,16 +211,18 @@ class Solver:
     def _allowed(self, limits: Limits) -> _Allowed:
         costs = self._costs(limits)
         key = costs.tobytes()
-        if key in self._remembered:
-            self._remembered.move_to_end(key)
-            return self._remembered[key]
+        with self._remembering:
+            if key in self._remembered:
+                self._remembered.move_to_end(key)
+                return self._remembered[key]
         along = path(self.menu.bytes, costs)
         least: list[int] = along.choice(len(along.rows)).tolist()
         exact = self.menu.size(least)
         found = _Allowed(costs, along, least, exact, self._front(along, exact))
-        self._remembered[key] = found
-        if len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
+        with self._remembering:
+            self._remembered[key] = found
+            if len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
         return found
 
     def _costs(self, limits: Limits) -> Floats:

@@ -3,6 +3,7 @@ and `openapi.json` is made from that."""
 
 from . import (
     artifacts,
+    budgets,
     checkpoints,
     compare,
     datasets,

@@ -217,8 +217,9 @@ def first_problem(error: ValidationError) -> tuple[str, str | None]:
         return f"{field} is not known; remove it.", field
     if first["type"] == "missing":
         return f"{field} is missing.", field
-    what = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{field} is not right: {what}.", field
+    said = first["msg"].removeprefix("Value error, ")
+    what = said[:1].lower() + said[1:]
+    return f"{field} is not right: {what}." if field else f"{what}.", field
 
 
 class Body:

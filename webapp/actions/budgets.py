@@ -1,0 +1,88 @@
+"""Solving budgets on profiles, as often as a slider moves, and starting runs of what comes out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
+from webapp.engine.run.budgets import limits_of, solver_of
+from webapp.store.models import Profile, RunState
+
+from .errors import Conflict, NotFound
+
+SOLVERS_KEPT = 8  # of profiles, tens of megabytes each at most
+
+
+class AskedBudget(BaseModel, extra="forbid"):
+    """A goal, and what may be done for it."""
+
+    profile_id: str
+    goal: BudgetGoal
+    families: list[str] | None = Field(None, max_length=20, description="The only ones to choose from; null: all.")
+    locks: dict[str, int] = Field(
+        default_factory=dict,
+        description="Layers by name, each with the number of the option that it keeps; 0 leaves it as it is.",
+    )
+
+
+class BudgetRequest(AskedBudget):
+    exports: list[str] = Field(
+        default_factory=list, max_length=8, description="Formats that have to hold what is chosen."
+    )
+
+
+class KeptSolvers:
+    """The solvers of the profiles that were asked last: to read a profile takes longer than to solve a budget on it."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, ...], Solver] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, profile: Profile) -> Solver:
+        """One that knows all that runs have measured by now."""
+        key = (profile.id, *(str(each["run_id"]) for each in profile.measured))
+        with self._lock:
+            if (found := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
+                return found
+        found = solver_of(profile.facts or {}, profile.measured, profile.checkpoint.facts or {})
+        with self._lock:
+            for other in [other for other in self._kept if other[0] == profile.id]:
+                del self._kept[other]
+            self._kept[key] = found
+            if len(self._kept) > SOLVERS_KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+
+_solvers = KeptSolvers()
+
+
+def profile_to_ask(session: Session, profile_id: str, field: str = "profile_id") -> Profile:
+    """Raises NotFound, or Conflict while there is nothing to solve on."""
+    profile = session.get(Profile, profile_id) if profile_id.isascii() and profile_id.isalnum() else None
+    if profile is None:
+        raise NotFound(f"There is no profile {profile_id[:40]}. It may have been deleted.", field)
+    if profile.state != RunState.SUCCEEDED:
+        raise Conflict(f"The profile is {profile.state}; a budget is solved on one that has succeeded.", field)
+    return profile
+
+
+def solver_for(profile: Profile) -> Solver:
+    """Of a profile that has succeeded; kept for the next time."""
+    return _solvers.of(profile)
+
+
+def solve_budget(session: Session, asked: BudgetRequest) -> Budget:
+    """Raises NotFound, Conflict, BudgetInvalid, or RecipeInvalid for a format that the checkpoint cannot have."""
+    return solved(profile_to_ask(session, asked.profile_id), asked, asked.exports)
+
+
+def solved(profile: Profile, asked: AskedBudget, exports: list[str]) -> Budget:
+    """Raises BudgetInvalid, or RecipeInvalid for a format that the checkpoint cannot have."""
+    solver = solver_for(profile)
+    return solver.solve(asked.goal, limits_of(solver.facts, asked.families, asked.locks, exports))
