@@ -17,7 +17,7 @@ from webapp.engine.facts import CheckpointFacts, Facts
 from webapp.engine.recipe import invalid
 from webapp.units import byte_text
 
-from .facts import KEPT, LossUnit, Option, ProfileFacts
+from .facts import KEPT, LayerOptions, LossUnit, Option, ProfileFacts
 from .fit import Interval, LossFit, PointsFit
 from .knapsack import HullPath, Whole, cheapest, path, total
 from .menu import Floats, Menu
@@ -104,7 +104,7 @@ class Limits:
 
     families: Collection[str] | None = None
     locks: Mapping[str, int] = field(default_factory=dict)
-    holds: Callable[[Option], bool] | None = None
+    holds: Callable[[LayerOptions, Option], bool] | None = None
 
 
 ANYTHING = Limits()
@@ -238,7 +238,7 @@ class Solver:
         if limits.holds is not None:
             for row, layer in enumerate(self.profile.layers):
                 for number, option in enumerate(layer.options[1:], 1):
-                    if not limits.holds(option):
+                    if not limits.holds(layer, option):
                         costs[row, number] = np.inf
         for name, number in limits.locks.items():
             if (locked := self._rows.get(name)) is None:

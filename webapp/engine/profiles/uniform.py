@@ -54,7 +54,7 @@ def uniform(solver: Solver, size_bytes: int, limits: Limits = ANYTHING) -> list[
 def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
     """Every option that more than half of the layers of its family have, everywhere."""
     layers = solver.profile.layers
-    names = dict.fromkeys((o.family, o.label) for layer in layers for o in layer.options if _allowed(o, limits))
+    names = dict.fromkeys((o.family, o.label) for layer in layers for o in layer.options if _allowed(layer, o, limits))
     for family, label in names:
         own = [layer for layer in layers if any(option.family == family for option in layer.options)]
         having = [
@@ -70,17 +70,17 @@ def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
         yield _Level(label, family, choice, solver.menu.size(choice))
 
 
-def _allowed(option: Option, limits: Limits) -> bool:
+def _allowed(layer: LayerOptions, option: Option, limits: Limits) -> bool:
     if option.family == KEPT or (limits.families is not None and option.family not in limits.families):
         return False
-    return limits.holds is None or limits.holds(option)
+    return limits.holds is None or limits.holds(layer, option)
 
 
 def _nearest(layer: LayerOptions, family: str, label: str, bytes_each: float, limits: Limits) -> int:
     """The number of the option of this label, else of the allowed one that is stored in the most similar way."""
     if layer.name in limits.locks:
         return limits.locks[layer.name]
-    numbers = [n for n, option in enumerate(layer.options) if n == 0 or _allowed(option, limits)]
+    numbers = [n for n, option in enumerate(layer.options) if n == 0 or _allowed(layer, option, limits)]
     named = (n for n in numbers if (layer.options[n].family, layer.options[n].label) == (family, label))
     apart = {n: abs(layer.options[n].bytes / layer.params - bytes_each) for n in numbers}
     return next(named, min(numbers, key=apart.__getitem__))
