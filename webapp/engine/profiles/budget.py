@@ -155,13 +155,19 @@ class Solver:
                 f"{self._text(loss)} is asked; allow a larger file or a larger loss.",
                 "goal",
             )
+        return self.answer(choice, expected, exact, allowed.front)
+
+    def answer(
+        self, choice: Sequence[int], expected: Expected, size_bytes: int, front: tuple[FrontPoint, ...] = ()
+    ) -> Budget:
+        """A choice with what is expected of it, as a budget is told."""
         recipe = self._writer.recipe(self.profile, choice)
         return Budget(
             recipe=None if recipe is None else recipe.as_dict(),
-            size_bytes=exact,
+            size_bytes=size_bytes,
             expected=expected,
             layers=tuple(self._told(choice)),
-            front=allowed.front,
+            front=front,
         )
 
     def smallest(self, limits: Limits = ANYTHING) -> int:
@@ -209,7 +215,7 @@ class Solver:
             )
 
     def _allowed(self, limits: Limits) -> _Allowed:
-        costs = self._costs(limits)
+        costs = self.costs(limits)
         key = costs.tobytes()
         with self._remembering:
             if key in self._remembered:
@@ -225,8 +231,11 @@ class Solver:
                 self._remembered.popitem(last=False)
         return found
 
-    def _costs(self, limits: Limits) -> Floats:
-        """Raises BudgetInvalid where limits name what the profile does not have."""
+    def costs(self, limits: Limits) -> Floats:
+        """(layers, options) losses, scaled; infinite where an option may not be chosen.
+
+        Raises BudgetInvalid where limits name what the profile does not have.
+        """
         names = self.fit.families if limits.families is None else limits.families
         if unknown := sorted(set(names) - {KEPT, *self.fit.families}):
             there = some(self.fit.families)
@@ -288,7 +297,7 @@ class Solver:
         return choice
 
     def _least_loss(self, limits: Limits) -> float:
-        return self.fit.loss(float(self._costs(limits).min(1).sum())).value
+        return self.fit.loss(float(self.costs(limits).min(1).sum())).value
 
     def _freed(self, limits: Limits, least: Callable[[Limits], float], text: Callable[[float], str]) -> str:
         """What the least would be without each thing that stands in the way, as the end of a sentence."""
