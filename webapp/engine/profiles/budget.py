@@ -143,29 +143,27 @@ class Solver:
         allowed = self._allowed(limits)
         size, loss = goal.size(self.facts.weights_bytes), self._tolerance(goal)
         if size is not None:
-            choice, exact = self._best(allowed, limits, size)
+            choice = self._best(allowed, limits, size)
         else:
             assert loss is not None
             choice = self._smallest(allowed, limits, loss)
-            exact = self.menu.size(choice)
-        expected = self.expected(choice, loss)
-        if size is not None and loss is not None and expected.loss.value > loss:
+        if size is not None and loss is not None and (least := self.expected(choice).loss.value) > loss:
             raise BudgetInvalid(
-                f"Within {byte_text(size)} the expected loss is at least {self._text(expected.loss.value)}, and "
+                f"Within {byte_text(size)} the expected loss is at least {self._text(least)}, and "
                 f"{self._text(loss)} is asked; allow a larger file or a larger loss.",
                 "goal",
             )
-        return self.answer(choice, expected, exact, allowed.front)
+        return self.answer(choice, loss, allowed.front)
 
     def answer(
-        self, choice: Sequence[int], expected: Expected, size_bytes: int, front: tuple[FrontPoint, ...] = ()
+        self, choice: Sequence[int], tolerance: float | None = None, front: tuple[FrontPoint, ...] = ()
     ) -> Budget:
-        """A choice with what is expected of it, as a budget is told."""
+        """This choice, whoever made it, as a budget is told."""
         recipe = self._writer.recipe(self.profile, choice)
         return Budget(
             recipe=None if recipe is None else recipe.as_dict(),
-            size_bytes=size_bytes,
-            expected=expected,
+            size_bytes=self.menu.size(choice),
+            expected=self.expected(choice, tolerance),
             layers=tuple(self._told(choice)),
             front=front,
         )
@@ -205,7 +203,7 @@ class Solver:
     def _told(self, choice: Sequence[int]) -> Iterator[Chosen]:
         for layer, number in zip(self.profile.layers, choice, strict=True):
             option = layer.options[number]
-            yield Chosen(
+            yield Chosen.model_construct(
                 name=layer.name,
                 option=number,
                 label=option.label,
@@ -259,15 +257,15 @@ class Solver:
             costs[locked, number] = scaled[locked, number]
         return costs
 
-    def _best(self, allowed: _Allowed, limits: Limits, size: int) -> tuple[list[int], int]:
-        """The choice with the least loss within a size, and its bytes."""
+    def _best(self, allowed: _Allowed, limits: Limits, size: int) -> list[int]:
+        """The choice with the least loss within a size."""
         if allowed.least_bytes > size:
             raise BudgetInvalid(
                 f"The smallest file that is possible here has {byte_text(allowed.least_bytes)}, and {byte_text(size)} "
                 f"are asked{self._freed(limits, self.smallest, byte_text)}.",
                 "goal",
             )
-        best, bytes_of_best = allowed.least, allowed.least_bytes
+        best = allowed.least
         limit = float(size - allowed.least_bytes + allowed.path.weights[-1])
         for _ in range(TRIES):
             found = cheapest(self.menu.bytes, allowed.costs, limit, allowed.path)
@@ -276,12 +274,12 @@ class Solver:
             choice: list[int] = found.tolist()
             exact = self.menu.size(choice)
             if exact <= size and total(allowed.costs, found) < total(allowed.costs, np.array(best)):
-                best, bytes_of_best = choice, exact
+                best = choice
             # what a file holds beside the options' own bytes differs a little from choice to choice
             before, limit = limit, float(size - exact + total(self.menu.bytes, found))
             if exact <= size and limit - before < FINE * size:
                 break
-        return best, bytes_of_best
+        return best
 
     def _smallest(self, allowed: _Allowed, limits: Limits, tolerance: float) -> list[int]:
         """The choice with the least size within an expected loss."""

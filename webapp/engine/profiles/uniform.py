@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .budget import ANYTHING, Budget, BudgetGoal, Limits, Solver
+from .budget import ANYTHING, Budget, Limits, Solver
 from .facts import KEPT, LayerOptions, Option
 
 
@@ -47,7 +47,7 @@ def uniform(solver: Solver, size_bytes: int, limits: Limits = ANYTHING) -> list[
         if place + 1 < len(own):
             choice, raised = _raised(solver, choice, own[place + 1].choice, size_bytes)
             title += f"; {own[place + 1].label} in {raised} layer{'' if raised == 1 else 's'}" if raised else ""
-        found.append(Uniform(title, family, _told(solver, choice)))
+        found.append(Uniform(title, family, solver.answer(choice)))
     return found
 
 
@@ -99,9 +99,3 @@ def _raised(solver: Solver, low: list[int], high: list[int], size_bytes: int) ->
         row = raised.pop()
         choice[row] = low[row]
     return choice, len(raised)
-
-
-def _told(solver: Solver, choice: list[int]) -> Budget:
-    """As a budget whose layers are all locked."""
-    locks = {layer.name: number for layer, number in zip(solver.profile.layers, choice, strict=True)}
-    return solver.solve(BudgetGoal.read({"ratio": 1}), Limits(locks=locks))
