@@ -76,6 +76,8 @@ class StudyRequest(BaseModel, extra="forbid"):
 def start_study(session: Session, jobs: StudyQueue, asked: StudyRequest) -> Study:
     """Raises NotFound, Conflict, BudgetInvalid, and what asking for a run raises."""
     profile = profile_to_ask(session, asked.profile_id)
+    if profile.dataset_id is None:
+        raise Conflict("The profile was made without a dataset that evaluates, so runs of it measure nothing.")
     solver = solver_for(profile)
     limits = limits_of(solver.facts, asked.families, asked.locks, asked.exports)
     begin = _race if asked.race is not None else _smallest

@@ -53,6 +53,7 @@ def full(session, files, tmp_path) -> list[str]:
         f"/datasets/{dataset.id}",
         *(f"/runs/{row.id}" for row in (done, live, failed)),
         f"/runs/{done.id}/receipt",
+        f"/runs/{done.id}/blame",
         f"/runs/new?checkpoint={checkpoint.id}",
         f"/runs/new?fork={done.id}",
         f"/compare?run={done.id}",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from webapp.engine.exporters import check_formats, held_in
+from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Budget, Limits, Solver
 from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
+from webapp.engine.weights import Composite, form_of
 
 from .worsening import LOSSES
 
@@ -25,7 +26,9 @@ def limits_of(
 ) -> Limits:
     """Only options that all of these formats hold. Raises RecipeInvalid where the checkpoint cannot have one."""
     check_formats(facts, formats)
-    return Limits(families, locks, held_in(facts, formats) if formats else None)
+    if all(exporters()[name].can.factors for name in formats):
+        return Limits(families, locks)
+    return Limits(families, locks, lambda option: not issubclass(form_of(option.kind), Composite))
 
 
 def expected_of(profile_id: str, budget: Budget) -> dict[str, Any]:

@@ -3,6 +3,7 @@ and `openapi.json` is made from that."""
 
 from . import (
     artifacts,
+    blame,
     budgets,
     checkpoints,
     compare,

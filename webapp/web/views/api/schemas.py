@@ -410,6 +410,38 @@ class StudyAnswer(StudySummary):
     runs: list[StudyRunAnswer]
 
 
+class BlameRequest(RequestBody):
+    layers: list[str] = Field(
+        default_factory=list, max_length=50, description="To give back one by one; none: the ten that cost most."
+    )
+
+
+class GiveBackRequest(RequestBody):
+    layers: list[str] = Field(min_length=1, max_length=200, description="That stay as they are in the original.")
+    name: str | None = Field(None, max_length=200)
+
+
+class BlamedLayerAnswer(RowAnswer):
+    name: str
+    option: str = Field(description="How it is stored, or what its profile calls that.")
+    size_bytes: int
+    bytes_back: int = Field(description="That undoing it costs.")
+    expected: float | None = Field(description="Its share of the run's expected loss, where the profile knows it.")
+    measured: dict[str, Any] | None = Field(description="By metric: what changes where it alone is given back.")
+
+
+class BlameAnswer(RowAnswer):
+    """What the layers of a run cost, those that cost most first."""
+
+    profile_id: str | None
+    unit: str = Field(description="Of what is expected.")
+    expected: float | None = Field(description="Of the whole run; null where the profile does not know all of it.")
+    metrics: dict[str, Any] = Field(description="Of the file as it is, on the samples that layers are given back on.")
+    metric: str = Field(description='The one of them that tells most; "" where nothing was measured.')
+    layers: list[BlamedLayerAnswer]
+    stage: StageAnswer | None = Field(description="That measures, where it was asked for.")
+
+
 class ShareAnswer(BaseModel):
     token: str
     url: str

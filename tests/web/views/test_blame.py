@@ -1,0 +1,134 @@
+"""What layers cost, by page and API; and a fork that gives one back, with what is expected of it."""
+
+import pytest
+from sqlalchemy import select
+
+from tests.web.views.api_errors import error_of
+from tests.web.views.page import Page
+from tests.web.views.seeded import measured, metric
+from tests.web.views.seeded_receipt import receipt
+from tests.web.views.seeded_studies import FACTS, FOUND, divergence, seed_profile
+from webapp.engine.profiles.budget import BudgetGoal, Solver
+from webapp.engine.run.budgets import expected_of
+from webapp.store.models import Run, RunState
+
+QUALITY = metric(0.95) | divergence(0.05)
+
+
+@pytest.fixture
+def budget():
+    return Solver(FOUND, FACTS).solve(BudgetGoal(ratio=0.25))
+
+
+@pytest.fixture
+def fitted(session, budget):
+    """A run of a budget, done."""
+    profile = seed_profile(session)
+    run = Run(
+        name="Fitted",
+        checkpoint_id=profile.checkpoint_id,
+        dataset_id=profile.dataset_id,
+        recipe=budget.recipe,
+        expected=expected_of(profile.id, budget),
+        state=RunState.SUCCEEDED,
+        baseline=measured(80_000, 0.0, metric(0.97)),
+        result=measured(20_000, 0.5, QUALITY),
+    )
+    stored = {layer.name: layer.options[0].bytes for layer in FOUND.layers}
+    run.baseline["layers"] = [{"name": name, "stored_bytes": size} for name, size in stored.items()]
+    run.result["layers"] = [
+        {"name": layer.name, "stored_bytes": layer.bytes, "storage": "somehow"} for layer in budget.layers
+    ]
+    run.receipt = receipt(run.name, measured(80_000, 0.0, metric(0.97)), measured(20_000, 0.5, QUALITY))
+    session.add(run)
+    session.commit()
+    return run
+
+
+def told(session, run, differences):
+    rows = [{"name": name, "bytes": 1, "differences": {"kl_divergence": row}} for name, row in differences.items()]
+    run.receipt = {**run.receipt, "blame": {"metrics": divergence(0.05), "layers": rows, "seconds": 1.0}}
+    session.commit()
+
+
+def test_expected_costs_add_up_to_what_the_budget_expected_the_worst_first(client, fitted, budget):
+    found = client.get(f"/api/v1/runs/{fitted.id}/blame").json
+    assert found["expected"] == pytest.approx(budget.expected.loss.value)
+    rows = found["layers"]
+    assert sum(row["expected"] for row in rows) == pytest.approx(found["expected"], rel=1e-3)  # but for the vectors
+    assert [row["expected"] for row in rows] == sorted((row["expected"] for row in rows), reverse=True)
+    chosen = {layer.name: layer for layer in budget.layers}
+    kept = {layer.name: layer.options[0].bytes for layer in FOUND.layers}
+    for row in rows:
+        assert row["option"] == chosen[row["name"]].label
+        assert row["bytes_back"] == kept[row["name"]] - chosen[row["name"]].bytes
+
+
+def test_what_was_measured_comes_first_and_is_told_with_its_interval(client, session, fitted):
+    layer = client.get(f"/api/v1/runs/{fitted.id}/blame").json["layers"][-1]["name"]
+    told(session, fitted, {layer: {"difference": -0.02, "ci95": [-0.03, -0.01], "verdict": "better"}})
+    found = client.get(f"/api/v1/runs/{fitted.id}/blame").json
+    assert (found["metric"], found["layers"][0]["name"]) == ("kl_divergence", layer)
+    page = Page(client.get(f"/runs/{fitted.id}/blame").text)
+    assert "-0.03 to -0.01" in page.text
+    assert "Measured: given back, KL divergence" in page.text
+
+
+def test_the_ten_worst_are_measured_unless_others_are_named(client, session, fitted):
+    rows = client.get(f"/api/v1/runs/{fitted.id}/blame").json["layers"]
+    assert client.post(f"/api/v1/runs/{fitted.id}/blame", json={}).status_code == 202
+    session.expire_all()
+    assert fitted.state is RunState.QUEUED
+    assert fitted.blame == [row["name"] for row in rows][:10]
+    error_of(client.post(f"/api/v1/runs/{fitted.id}/blame", json={}), 409)  # it is under way
+    fitted.state = RunState.SUCCEEDED
+    session.commit()
+    assert client.post(f"/runs/{fitted.id}/blame/measure").status_code == 302
+    session.expire_all()
+    assert "stay as they are" in Page(client.get(f"/runs/{fitted.id}/blame").text).text
+
+
+def test_a_layer_is_given_back_by_a_fork_that_says_what_it_expects(client, session, fitted):
+    found = client.get(f"/api/v1/runs/{fitted.id}/blame").json
+    layer = found["layers"][0]
+    answer = client.post(f"/api/v1/runs/{fitted.id}/give-back", json={"layers": [layer["name"]]})
+    assert answer.status_code == 202, answer.text
+    fork = session.get(Run, answer.json["id"])
+    assert fork.forked_from_id == fitted.id
+    assert fork.expected["size_bytes"] == pytest.approx(fitted.expected["size_bytes"] + layer["bytes_back"], abs=600)
+    assert fork.expected["loss"]["value"] < fitted.expected["loss"]["value"]
+    assert layer["name"] not in {row["name"] for row in worked_on(fork.recipe)}
+    page = client.post(f"/runs/{fitted.id}/blame/give-back", data={"layer": [layer["name"]]})
+    assert page.status_code == 302
+    assert session.scalars(select(Run).where(Run.forked_from_id == fitted.id)).all()[-1].name.endswith("given back")
+
+
+def worked_on(recipe):
+    from webapp.engine.recipe import Recipe
+    from webapp.engine.run.predict import prepare
+
+    return [{"name": layer.name} for step in prepare(FACTS, Recipe.read(recipe)) for layer in step.layers]
+
+
+def test_what_no_step_works_on_cannot_be_given_back(client, session, fitted):
+    error = error_of(client.post(f"/api/v1/runs/{fitted.id}/give-back", json={"layers": ["nothing"]}), 422)
+    assert error["field"] == "layers"
+    answer = client.post(f"/runs/{fitted.id}/blame/give-back", data={"layer": ["nothing"]})
+    assert answer.status_code == 422
+    assert "No step works on nothing" in Page(answer.text).text
+    assert client.post(f"/runs/{fitted.id}/blame/give-back").location == f"/runs/{fitted.id}/blame"
+
+
+def test_a_run_without_a_profile_has_bytes_and_measurements(client, run):
+    found = client.get(f"/api/v1/runs/{run.id}/blame").json
+    assert (found["profile_id"], found["expected"]) == (None, None)
+    assert [row["name"] for row in found["layers"]] == ["layers.0", "layers.2"]
+    assert all(row["bytes_back"] == (10_008 - 5_000) // 2 for row in found["layers"])
+    assert client.post(f"/api/v1/runs/{run.id}/blame", json={}).status_code == 202
+    assert "There is no profile" in Page(client.get(f"/runs/{run.id}/blame").text).text
+
+
+def test_a_run_without_a_result_has_nothing_to_blame(client, session, run):
+    session.get(Run, run.id).result = None
+    session.commit()
+    error_of(client.get(f"/api/v1/runs/{run.id}/blame"), 409)

@@ -1,0 +1,167 @@
+"""What each layer of a finished run costs, and giving one back: a fork that leaves it as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.profiles.budget import BudgetGoal, Limits, Solver
+from webapp.engine.recipe import Recipe
+from webapp.engine.run.budgets import expected_of
+from webapp.engine.run.giving_back import choice_of, without_layers
+from webapp.engine.run.metrics import METRICS
+from webapp.engine.run.predict import prepare
+from webapp.engine.run.stages.blame import WORST, BlameStage
+from webapp.engine.run.worsening import LOSSES
+from webapp.store.models import Profile, Run, RunState, Stage
+
+from .budgets import solver_for
+from .errors import Conflict
+from .run_requests import RunChanges, RunQueue, fork_run, printable
+
+
+class BlameQueue(RunQueue, Protocol):
+    """The part of the job client that this needs."""
+
+    def blame_run(self, run_id: str, layers: Sequence[str]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class BlamedLayer:
+    """`bytes_back` is what undoing it costs; `expected` its share of the loss that the profile expects of the run."""
+
+    name: str
+    option: str  # how it is stored, or what the profile calls that
+    size_bytes: int
+    bytes_back: int
+    expected: float | None
+    measured: Mapping[str, Any] | None  # {metric: {"difference", "ci95", "verdict"}} where it was given back alone
+
+    def cost(self, metric: str) -> float | None:
+        """By how much the file is worse for it, in the metric's own unit; None where that was not measured."""
+        change = ((self.measured or {}).get(metric) or {}).get("difference")
+        return None if change is None else change * (1 if METRICS[metric].higher_is_better else -1)
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The layers that a step works on, those that cost most first: as measured, else as expected, else by bytes."""
+
+    profile_id: str | None
+    unit: str  # of `expected`
+    expected: float | None  # of the whole run
+    metrics: Mapping[str, Any]  # of the delivered file, on the samples that layers were given back on
+    metric: str  # of them, the one that tells most; "" where nothing was measured
+    layers: list[BlamedLayer]
+    stage: Stage | None  # that measures, where it was asked for
+
+
+def blame_of(session: Session, run: Run) -> Blame:
+    """Raises Conflict where the run has no result."""
+    if run.result is None or run.baseline is None:
+        raise Conflict(f"The run {run.name} is {run.state}; what its layers cost is seen once it is done.")
+    facts, recipe = CheckpointFacts.model_validate(run.checkpoint.facts), Recipe.read(run.recipe)
+    profile = profile_of(session, run)
+    costs, total, solver = ({}, None, None) if profile is None else _expected(facts, recipe, profile)
+    told = (run.receipt or {}).get("blame") or {"layers": (), "metrics": {}}
+    measured = {row["name"]: row["differences"] for row in told["layers"]}
+    before = {layer["name"]: layer["stored_bytes"] for layer in run.baseline["layers"]}
+    now = {layer["name"]: layer for layer in run.result["layers"]}
+    worked_on = dict.fromkeys(layer.name for step in prepare(facts, recipe) for layer in step.layers)
+    metrics = told["metrics"]
+    metric = next((name for name, _ in LOSSES.values() if name in metrics), next(iter(metrics), ""))
+    rows = []
+    for name in worked_on:
+        if name not in now or name not in before:  # vectors, and what has left
+            continue
+        size, (label, loss) = now[name]["stored_bytes"], costs.get(name, (now[name]["storage"], None))
+        rows.append(BlamedLayer(name, label, size, before[name] - size, loss, measured.get(name)))
+    return Blame(
+        profile_id=profile.id if profile else None,
+        unit=solver.profile.unit if solver else "",
+        expected=total,
+        metrics=metrics,
+        metric=metric,
+        layers=sorted(rows, key=lambda row: (-(row.cost(metric) or -math.inf), -(row.expected or 0), -row.bytes_back)),
+        stage=next((stage for stage in run.stages if stage.name == BlameStage.name_of()), None),
+    )
+
+
+def profile_of(session: Session, run: Run) -> Profile | None:
+    """That the run was made by, else the latest of its checkpoint on its data."""
+    if made_by := (run.expected or {}).get("profile_id"):
+        profile = session.get(Profile, made_by)
+        if profile is not None and profile.state is RunState.SUCCEEDED:
+            return profile
+    same = [Profile.checkpoint_id == run.checkpoint_id, Profile.state == RunState.SUCCEEDED]
+    same += [getattr(Profile, name) == getattr(run, name) for name in ("dataset_id", "training_dataset_id")]
+    return session.scalars(select(Profile).where(*same).order_by(Profile.created_at.desc()).limit(1)).first()
+
+
+def _expected(
+    facts: CheckpointFacts, recipe: Recipe, profile: Profile
+) -> tuple[dict[str, tuple[str, float | None]], float | None, Solver]:
+    """{layer: (label of its option, its share of the expected loss)}, the loss of all, and the solver."""
+    solver = solver_for(profile)
+    choice = choice_of(solver.profile, facts, recipe)
+    scaled = {
+        layer.name: solver.fit.scales.get(layer.options[number].family, 1.0) * layer.options[number].loss
+        for layer, number in zip(solver.profile.layers, choice, strict=True)
+        if number is not None
+    }
+    known = [0 if number is None else number for number in choice]
+    whole, total = sum(scaled.values()), solver.expected(known).loss.value
+    share = total / whole if whole > 0 else 0.0
+    found: dict[str, tuple[str, float | None]] = {}
+    for layer, number in zip(solver.profile.layers, choice, strict=True):
+        for name in layer.layers:
+            if number is not None:
+                found[name] = layer.options[number].label, share * scaled[layer.name] / len(layer.layers)
+    return found, (total if None not in choice else None), solver
+
+
+def measure_blame(session: Session, jobs: BlameQueue, run: Run, layers: Sequence[str] = ()) -> None:
+    """Has these layers given back one by one and measured; without any, the ten that are expected to cost most.
+
+    Raises Conflict where the run has no result, is under way, or measured nothing.
+    """
+    found = blame_of(session, run)
+    if not run.state.final:
+        raise Conflict(f"The run {run.name} is {run.state}; wait until it is done.")
+    if not (run.result or {}).get("metrics"):
+        raise Conflict(f"The run {run.name} measured no quality, so what a layer costs cannot be measured either.")
+    expected = [row.name for row in sorted(found.layers, key=lambda row: -(row.expected or 0)) if row.expected]
+    jobs.blame_run(run.id, list(layers) or expected[:WORST])
+    session.expire(run)
+
+
+def give_back(session: Session, jobs: RunQueue, run: Run, layers: Sequence[str], name: str | None = None) -> Run:
+    """A fork that leaves these layers as they are in the original; what its steps share with the run is reused.
+
+    Raises RecipeInvalid where no step works on one of them, and what `fork_run` raises.
+    """
+    facts = CheckpointFacts.model_validate(run.checkpoint.facts)
+    recipe = without_layers(facts, Recipe.read(run.recipe), layers)
+    several = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+    called = printable(name or "") or f"{run.name}, {several} given back"[:200]
+    fork = fork_run(session, jobs, run, RunChanges(recipe=recipe.as_dict(), name=called))
+    if run.expected is not None and (profile := profile_of(session, run)) is not None:
+        fork.expected = _foretold(facts, recipe, profile)
+        session.commit()
+    return fork
+
+
+def _foretold(facts: CheckpointFacts, recipe: Recipe, profile: Profile) -> dict[str, Any] | None:
+    """What is expected of a recipe whose every option the profile knows."""
+    solver = solver_for(profile)
+    choice = choice_of(solver.profile, facts, recipe)
+    if None in choice:
+        return None
+    locks = {layer.name: number or 0 for layer, number in zip(solver.profile.layers, choice, strict=True)}
+    return expected_of(profile.id, solver.solve(BudgetGoal.read({"ratio": 1}), Limits(locks=locks)))

@@ -1,0 +1,72 @@
+"""A recipe without some of its layers, and the options of a profile that a recipe's layers have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from glob import escape
+from typing import Any
+
+from webapp.engine.errors import RecipeInvalid, some
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.profiles.facts import OptionStep, ProfileFacts
+from webapp.engine.recipe import Recipe, Step, matches
+from webapp.engine.techniques import technique
+
+from .predict import PreparedStep, prepare
+
+
+def without_layers(facts: CheckpointFacts, recipe: Recipe, layers: Collection[str]) -> Recipe:
+    """The recipe that leaves these layers as they are in the original. Steps that are not for them stay word for word,
+    so that their stages are shared.
+
+    Raises RecipeInvalid where one of them is in no step, or nothing would be left.
+    """
+    prepared = prepare(facts, recipe)
+    worked_on = {layer.name for step in prepared for layer in step.layers}
+    if unknown := [name for name in layers if name not in worked_on]:
+        raise RecipeInvalid(f"No step works on {some(unknown)}, so there is nothing to give back.", "layers")
+    steps = [
+        kept
+        for step, done in zip(recipe.steps, prepared, strict=True)
+        if (kept := _without(step, done, layers)) is not None
+    ]
+    if not steps:
+        raise RecipeInvalid("Without these layers the recipe does nothing; leave one of them in.", "layers")
+    return Recipe.read({"steps": steps})
+
+
+def _without(step: Step, done: PreparedStep, layers: Collection[str]) -> dict[str, Any] | None:
+    given = [layer.name for layer in done.layers if layer.name in layers]
+    rest = [layer for layer in done.layers if layer.name not in layers]
+    if not given:
+        return step.model_dump()
+    if not rest:
+        return None
+    patterns = {"include": step.layers.include, "exclude": (*step.layers.exclude, *map(escape, given))}
+    overrides = {
+        pattern: settings
+        for pattern, settings in step.overrides.items()
+        if any(matches(layer, pattern) for layer in rest)
+    }
+    return {**step.model_dump(), "layers": patterns, "overrides": overrides}
+
+
+def choice_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> list[int | None]:
+    """The number of the option that the recipe gives each of the profile's layers; None where it has no such option."""
+    done: dict[str, list[tuple[str, str]]] = {}
+    for step in prepare(facts, recipe):
+        for layer in step.layers:
+            settings = json.dumps(step.settings.of(layer).model_dump(mode="json"), sort_keys=True)
+            done.setdefault(layer.name, []).append((step.technique.name, settings))
+    found: list[int | None] = []
+    for choice in profile.layers:
+        asked = {tuple(done.get(name, ())) for name in choice.layers}
+        options = (n for n, option in enumerate(choice.options) if {tuple(map(_said, option.steps))} == asked)
+        found.append(next(options, None))
+    return found
+
+
+def _said(step: OptionStep) -> tuple[str, str]:
+    settings = technique(step.technique).Settings.model_validate(step.settings).model_dump(mode="json")
+    return step.technique, json.dumps(settings, sort_keys=True)
