@@ -21,11 +21,10 @@ MENU: Sequence[tuple[int, NumberFormat, int]] = (  # bits, numbers, group size: 
     (2, "int", 64),
     (6, "fitted", 128),  # levels that are fitted lose less than integers in the same bytes, and wide groups than narrow
     (5, "fitted", 128),
-    (4, "fitted", 64),
-    (4, "fitted", 256),
-    (3, "fitted", 64),
+    (4, "fitted", 128),
+    (3, "fitted", 128),
     (3, "fitted", 256),
-    (2, "fitted", 64),
+    (2, "fitted", 128),
     (2, "fitted", 256),
 )
 PRUNED: Sequence[tuple[int, NumberFormat, int]] = ((4, "fitted", 128),)
