@@ -11,9 +11,13 @@ from torch import nn
 
 from tests.engine.drawn import tone
 from webapp.cli import pare
+from webapp.commands.workbench import Workbench
 from webapp.engine import load
 from webapp.engine.errors import PareError
+from webapp.engine.profiles.facts import ProfileFacts
+from webapp.engine.profiles.options import layer_options
 from webapp.engine.recipe import Recipe
+from webapp.engine.techniques import techniques
 from webapp.jobs.child import ENGINE_CHILD
 from webapp.jobs.fork_client import Forks
 
@@ -68,6 +72,80 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
         (given / "out" / name).rename(given / "out" / f"mlp-gptq4.{name.removeprefix('model.')}")
     assert "checks passed" in call("verify", given / "out")
     assert [p.name for p in given.iterdir() if p.name.startswith(".pare")] == []
+
+
+@pytest.fixture
+def profiled(monkeypatch):
+    """A profile in which a layer's loss is the square of the share that it loses, whatever the option."""
+
+    def profile(self, asked, sources, tell):
+        def weighed(option, kept):
+            return option.model_copy(update={"loss": (1 - option.bytes / kept.bytes) ** 2 / 10})
+
+        layers = [
+            layer.model_copy(update={"options": tuple(weighed(each, layer.options[0]) for each in layer.options)})
+            for layer in layer_options(sources.checkpoint.facts)
+        ]
+        return ProfileFacts(unit="nats", samples=70, layers=tuple(layers), seconds=1.0)
+
+    monkeypatch.setattr(Workbench, "profile", profile)
+
+
+def by_budget(given, *budget) -> str:
+    return call("compress", given / "mlp.pt", "--data", given / "data.npz", "--out", given / "out", *budget)
+
+
+def test_compress_keeps_to_a_size_and_says_what_was_expected(given, profiled):
+    said = by_budget(given, "--size", "1.6kB", "--families", "quantization")
+    assert "exit 0" in said, said
+    receipt = json.loads((given / "out/receipt.json").read_text())
+    size, loss = receipt["prediction"]["rows"]
+    assert 1500 < size["measured"] <= size["expected"] <= 1600
+    assert (given / "out/model.safetensors").stat().st_size == size["measured"]
+    assert loss["interval"][0] < loss["expected"] < loss["interval"][1]
+    divergence = next(row for row in receipt["quality"] if row["metric"] == "kl_divergence")
+    assert loss["measured"] == divergence["result"]["value"] > 0
+    assert "Expected and measured" in said
+    assert f"The budget: {size['expected']:,} bytes" in said
+    families = {techniques()[step["technique"]].family for step in receipt["steps"]}
+    assert families == {"Quantization"}
+
+
+def test_a_tolerance_gives_the_smallest_file_that_is_expected_to_keep_it(given, profiled):
+    assert "exit 0" in by_budget(given, "--tolerance", "0.05", "--quiet")
+    loss = json.loads((given / "out/receipt.json").read_text())["prediction"]["rows"][1]
+    assert 0.03 < loss["expected"] < 0.0501
+
+
+def test_a_profile_is_printed_as_a_table_or_as_json(given, profiled):
+    asked = ("profile", given / "mlp.pt", "--data", given / "data.npz", "--quiet")
+    said = call(*asked)
+    assert "mlp.pt on 70 samples: 1 s, losses in nats" in said
+    assert [line.split()[0] for line in said.partition("\nThe front")[0].splitlines()[4:]] == ["0", "2", "vectors"]
+    printed = json.loads(call(*asked, "--json").rpartition("\nexit 0")[0])
+    assert [layer["name"] for layer in printed["layers"]] == ["0", "2", "vectors"]
+    assert printed["front"][0]["size_bytes"] < printed["front"][-1]["size_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ((), "Name a --recipe, or a budget"),
+        (("--ratio", "0.5", "--recipe", "RECIPE"), "Name a --recipe, or a budget"),
+        (("--size", "60 pounds"), "'60 pounds' is no size; write it as 60MB"),
+        (("--tolerance", "some"), "'some' is no tolerance; write 0.5pt"),
+        (("--size", "1MB", "--ratio", "0.5"), "it names a size once"),
+        (("--size", "9"), "The smallest file that is possible here"),
+        (("--size", "1MB"), "there is nothing to do"),
+        (("--ratio", "0.5", "--families", "magic"), "The profile has no family 'magic'; it has"),
+    ],
+)
+def test_a_budget_that_cannot_be_gets_a_sentence_and_leaves_nothing(given, profiled, budget, sentence):
+    words = [given / "recipe.yaml" if each == "RECIPE" else each for each in budget]
+    files = ["--data", given / "data.npz", "--out", given / "out", "--quiet"]
+    refused = CliRunner().invoke(pare, ["compress", *map(str, [given / "mlp.pt", *files, *words])])
+    assert sentence in f"{refused.output} {refused.exception}"
+    assert not (given / "out").exists()
 
 
 def test_a_format_that_fails_leaves_the_others_in_the_folder(given, monkeypatch):

@@ -15,6 +15,7 @@ COMMANDS = {  # name: where it is
     "serve": "webapp.commands.serve",
     "worker": "webapp.commands.worker",
     "deployer": "webapp.commands.deployer",
+    "profile": "webapp.commands.profile",
     "compress": "webapp.commands.compress",
     "inspect": "webapp.commands.inspect",
     "verify": "webapp.commands.verify",

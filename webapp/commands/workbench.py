@@ -16,8 +16,9 @@ from webapp.jobs.child import ChildSupervisor, Tell
 from webapp.jobs.examinations import look_at_structure, try_formats
 
 if TYPE_CHECKING:
+    from webapp.engine.profiles.facts import ProfileFacts
     from webapp.engine.run.stages import RunStage
-    from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
+    from webapp.engine.run.stages.job import CheckpointGiven, DataGiven, DatasetGiven, SourcesGiven, StageOutput
 
 Files = dict[str, dict[str, Any]]
 
@@ -39,6 +40,16 @@ class Workbench:
         job = StageJob.of(stage, sources, inputs, place / "output", place / "scratch")
         facts = self.supervisor.run({"task": "stage", **job.model_dump(mode="json")}, place, tell, lambda: False)
         return StageOutput(folder=job.output, facts=facts)
+
+    def profile(self, asked: DataGiven, sources: SourcesGiven, tell: Tell) -> ProfileFacts:
+        """Raises as `stage` does."""
+        from webapp.engine.profiles.facts import ProfileFacts
+        from webapp.engine.run.profile_job import ProfileJob
+
+        place = self._place("profile")
+        job = ProfileJob(run=asked, **dict(sources), output=place / "output", scratch=place / "scratch")
+        found = self.supervisor.run({"task": "profile", **job.model_dump(mode="json")}, place, tell, lambda: False)
+        return ProfileFacts.model_validate(found)
 
     def checkpoint(self, path: Path, tell: Tell, dequantize: bool = False, use: str | None = None) -> CheckpointGiven:
         """A file after inspection; `use` is what the model is for. See `look_at_structure`. Raises as `stage` does."""

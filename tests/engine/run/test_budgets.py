@@ -1,15 +1,11 @@
-"""A budget as runs take it: what formats hold, and what a run keeps of what was expected."""
+"""A budget as runs take it: on all that is known by now, and what a run keeps of what was expected."""
 
 import numpy as np
 import pytest
 
 from tests.engine.profiles.drawn_profiles import drawn_facts, drawn_measurements, drawn_profile
-from webapp.engine.exporters import exporters
 from webapp.engine.profiles.budget import BudgetGoal
-from webapp.engine.profiles.facts import Option
-from webapp.engine.run.budgets import expected_of, limits_of, solver_of
-
-FACTORED = Option(label="half the rank", family="Low rank", bytes=1, loss=0.1, kind="factored")
+from webapp.engine.run.budgets import expected_of, solver_of
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +21,6 @@ def solver():
 
 def test_what_runs_measured_is_among_what_the_profile_knows(solver):
     assert [each.run_id for each in solver.profile.measured] == ["r"] * 3
-
-
-def test_factors_are_chosen_only_where_every_format_holds_them(monkeypatch):
-    facts = drawn_facts()
-    for form in exporters().values():
-        monkeypatch.setattr(type(form), "refuses", lambda self, facts: None)
-    held = {
-        name for name in exporters() if (holds := limits_of(facts, None, {}, [name]).holds) is None or holds(FACTORED)
-    }
-    assert held == {name for name, form in exporters().items() if form.can.factors}
-    assert not limits_of(facts, None, {}, list(exporters())).holds(FACTORED)
 
 
 def test_a_run_keeps_what_each_family_was_expected_to_lose(solver):

@@ -31,7 +31,7 @@ def limits_of(
     return Limits(families, locks, lambda option: not issubclass(form_of(option.kind), Composite))
 
 
-def expected_of(profile_id: str, budget: Budget) -> dict[str, Any]:
+def expected_of(profile_id: str | None, budget: Budget) -> dict[str, Any]:
     """As a run keeps it, for its receipt to show beside what was measured, and for the profile to learn from."""
     told = budget.expected.model_dump(mode="json", include={"loss", "points"}, exclude_none=True)
     told["loss"]["metric"] = LOSSES[budget.expected.loss.unit][0]

@@ -22,11 +22,11 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield receipt["title"] or "Receipt"
     yield receipt["verdict"]["sentence"]
     yield from filter(None, [receipt["shortfall"], (receipt["wiring"] or {}).get("sentence")])
-    yield from _table("", ("", "before", "after"), (_summary_row(row) for row in receipt["summary"]))
+    yield from table("", ("", "before", "after"), (_summary_row(row) for row in receipt["summary"]))
     yield from _bytes(receipt["bytes"])
     credit = ((r["label"], f"{r['saved']:,}", percent(r["share"]), r["note"]) for r in receipt["credit"])
-    yield from _table("Where the bytes went", ("", "saved", "of the original", ""), credit)
-    yield from _table("Quality", ("", "before", "after", "n", "verdict"), map(_quality_row, receipt["quality"]))
+    yield from table("Where the bytes went", ("", "saved", "of the original", ""), credit)
+    yield from table("Quality", ("", "before", "after", "n", "verdict"), map(_quality_row, receipt["quality"]))
     yield from _prediction(receipt.get("prediction"))
     yield from _after_each_step(receipt)
     if receipt.get("quality_unavailable"):
@@ -34,12 +34,12 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield from _speed(receipt["speed"])
     short = sorted((row for row in receipt["requested"] if not row["ok"]), key=lambda row: not row["skipped"])
     rows = ((str(r["step"]), r["layer"], r["asked"], r["done"], r["note"]) for r in short)
-    yield from _table("Requested vs. achieved", ("step", "layer", "requested", "achieved", "why"), rows)
+    yield from table("Requested vs. achieved", ("step", "layer", "requested", "achieved", "why"), rows)
     if not short:
         yield f"Requested vs. achieved: all {len(receipt['requested'])} rows as requested."
     left = receipt.get("unreached", ())
     held = ((row["what"], f"{row['bytes']:,}", percent(row["share"]), row["why"]) for row in left)
-    yield from _table("Not reached by any step", ("", "bytes", "of the file", "why"), held)
+    yield from table("Not reached by any step", ("", "bytes", "of the file", "why"), held)
     yield from _runtimes(receipt["runtimes"])
     for row in receipt.get("undelivered", ()):
         yield f"Not delivered: {row['artifact']}. {row['reason']['message']}"
@@ -62,7 +62,7 @@ def _summary_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _bytes(found: Mapping[str, Any]) -> Iterator[str]:
     rows = [(row["part"], f"{row['bytes']:,}") for row in found["file"]]
-    yield from _table("Bytes of the file", ("", "bytes"), [*rows, ("total", f"{found['total']:,}")])
+    yield from table("Bytes of the file", ("", "bytes"), [*rows, ("total", f"{found['total']:,}")])
     yield f"  {found['total'] / 1e6:.2f} MB, {found['total'] / 2**20:.2f} MiB"
 
 
@@ -95,7 +95,7 @@ def _prediction(found: Mapping[str, Any] | None) -> Iterator[str]:
         for row in (found or {}).get("rows", ())
     ]
     head = ("", "expected", "in 8 of 10 cases", "measured", "")
-    yield from _table("Expected and measured", head, rows)
+    yield from table("Expected and measured", head, rows)
 
 
 def _after_each_step(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -108,14 +108,14 @@ def _after_each_step(receipt: Mapping[str, Any]) -> Iterator[str]:
         (step["title"], f"{step['size_bytes']:,}", number_text(step["metrics"][metric]["value"], metric))
         for step in receipt["steps"]
     ]
-    yield from _table("After each step", ("", "bytes", last[metric]["title"]), rows)
+    yield from table("After each step", ("", "bytes", last[metric]["title"]), rows)
 
 
 def _speed(speed: Mapping[str, Any] | None) -> Iterator[str]:
     if not speed:
         return
     rows = [(key, *(f"{speed[side][key]:.2f} ms" for side in ("baseline", "result"))) for key in ("p50", "p95")]
-    yield from _table(f"Speed: {speed['batch']}, {speed['runtime']}", ("", "before", "after"), rows)
+    yield from table(f"Speed: {speed['batch']}, {speed['runtime']}", ("", "before", "after"), rows)
     yield f"  {speed_text(speed)}"
     yield f"  {speed['hardware']}. {speed['note']}"
 
@@ -136,8 +136,8 @@ def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
     if len(rows) < 2:
         return
-    table = [(r["artifact"], f"{r['size_bytes']:,}", shown(r["baseline"]), shown(r["result"])) for r in rows]
-    yield from _table("Artifacts, p50 / p95 in their runtimes", ("", "bytes", "original", "this"), table)
+    shown_rows = [(r["artifact"], f"{r['size_bytes']:,}", shown(r["baseline"]), shown(r["result"])) for r in rows]
+    yield from table("Artifacts, p50 / p95 in their runtimes", ("", "bytes", "original", "this"), shown_rows)
     for row in rows:
         yield f"  {row['artifact']}: {row['runtime']}. {' '.join(row['notes'])}"
         if row["speed"]:
@@ -165,7 +165,8 @@ def shown(value: Any) -> str:
     return " ".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
 
 
-def _table(title: str, head: tuple[str, ...], rows: Any) -> Iterator[str]:
+def table(title: str, head: tuple[str, ...], rows: Any) -> Iterator[str]:
+    """Its lines; none without rows."""
     rows = [tuple(str(cell) for cell in row) for row in rows]
     if not rows:
         return
