@@ -110,12 +110,12 @@ def test_families_that_are_off_are_not_chosen(solver):
 
 
 def test_options_that_a_format_does_not_hold_are_not_chosen(solver):
-    def holds(option):
+    def holds(layer, option):
         return option.kind != "factored" and all(step.settings.get("bits") in (None, 4, 8) for step in option.steps)
 
     found = solver.solve(BudgetGoal(ratio=5), Limits(holds=holds))
     options = [layer.options[one.option] for layer, one in zip(solver.profile.layers, found.layers, strict=True)]
-    assert all(holds(option) for option in options[:-1])
+    assert all(holds(layer, option) for layer, option in zip(solver.profile.layers[:-1], options[:-1], strict=True))
 
 
 def test_what_cannot_be_reached_is_said_with_what_stands_in_the_way(solver):

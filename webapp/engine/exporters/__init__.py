@@ -7,14 +7,17 @@ add others: docs/adding-a-format.md.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.plugins import declared
-from webapp.engine.weights import Composite, form_of
+from webapp.engine.profiles.facts import LayerOptions, Option
+from webapp.engine.profiles.menu import planned
+from webapp.engine.weights import Composite, DensePlan, form_of
 
 from .base import Capabilities, Exporter, Loaded
 
@@ -66,6 +69,25 @@ def check_names(asked: Sequence[str]) -> None:
 def with_always(asked: Sequence[str]) -> list[str]:
     """The formats that are asked for, each once, after those that every run writes."""
     return list(dict.fromkeys((*(name for name, form in exporters().items() if form.can.always), *asked)))
+
+
+def held_in(facts: CheckpointFacts, asked: Sequence[str]) -> Callable[[LayerOptions, Option], bool]:
+    """Whether an option of a layer of this checkpoint is held by all of these formats. Raises RecipeInvalid."""
+    check_names(asked)
+    forms = [exporters()[name] for name in asked]
+    units = {unit.name: unit for unit in facts.units()}
+    found: dict[tuple[Any, ...], bool] = {}
+
+    def held(layer: LayerOptions, option: Option) -> bool:
+        key = (layer.kind, layer.shape, option.label)
+        if key not in found:
+            unit = units[layer.layers[0]]
+            tensor = facts.tensor(unit.weight)
+            plan = planned(unit, DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros), option.steps)
+            found[key] = all(form.holds(unit, plan) for form in forms)
+        return found[key]
+
+    return held
 
 
 def unwritable(folder: Path, facts: CheckpointFacts) -> dict[str, str]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn
+from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.model import Model
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class Exporter(ABC):
     def lacks(self, spec: ArchitectureSpec) -> str | None:
         """What more the format needs and this architecture does not have, as a sentence."""
         return None
+
+    def holds(self, layer: LayerFacts, plan: StoragePlan) -> bool:
+        """Whether a weight in this form stays so in the format: its values, and the room that it saves."""
+        return (self.can.factors or not plan.factors) and (self.can.zeros or plan.stored == plan.params)
 
     def tried(self, trial: TracingTrial) -> str | None:
         """Why nothing can be written, as a sentence, where tracing the model shows it; asked where none refuses it."""

@@ -17,7 +17,7 @@ from webapp.engine.facts import CheckpointFacts, Facts
 from webapp.engine.recipe import invalid
 from webapp.units import byte_text
 
-from .facts import KEPT, LossUnit, Option, ProfileFacts
+from .facts import KEPT, LayerOptions, LossUnit, Option, ProfileFacts
 from .fit import Interval, LossFit, PointsFit
 from .knapsack import HullPath, Whole, cheapest, path, total
 from .menu import Floats, Menu
@@ -104,7 +104,7 @@ class Limits:
 
     families: Collection[str] | None = None
     locks: Mapping[str, int] = field(default_factory=dict)
-    holds: Callable[[Option], bool] | None = None
+    holds: Callable[[LayerOptions, Option], bool] | None = None
 
 
 ANYTHING = Limits()
@@ -143,25 +143,29 @@ class Solver:
         allowed = self._allowed(limits)
         size, loss = goal.size(self.facts.weights_bytes), self._tolerance(goal)
         if size is not None:
-            choice, exact = self._best(allowed, limits, size)
+            choice = self._best(allowed, limits, size)
         else:
             assert loss is not None
             choice = self._smallest(allowed, limits, loss)
-            exact = self.menu.size(choice)
-        expected = self.expected(choice, loss)
-        if size is not None and loss is not None and expected.loss.value > loss:
+        if size is not None and loss is not None and (least := self.expected(choice).loss.value) > loss:
             raise BudgetInvalid(
-                f"Within {byte_text(size)} the expected loss is at least {self._text(expected.loss.value)}, and "
+                f"Within {byte_text(size)} the expected loss is at least {self._text(least)}, and "
                 f"{self._text(loss)} is asked; allow a larger file or a larger loss.",
                 "goal",
             )
+        return self.answer(choice, loss, allowed.front)
+
+    def answer(
+        self, choice: Sequence[int], tolerance: float | None = None, front: tuple[FrontPoint, ...] = ()
+    ) -> Budget:
+        """This choice, whoever made it, as a budget is told."""
         recipe = self._writer.recipe(self.profile, choice)
         return Budget(
             recipe=None if recipe is None else recipe.as_dict(),
-            size_bytes=exact,
-            expected=expected,
+            size_bytes=self.menu.size(choice),
+            expected=self.expected(choice, tolerance),
             layers=tuple(self._told(choice)),
-            front=allowed.front,
+            front=front,
         )
 
     def smallest(self, limits: Limits = ANYTHING) -> int:
@@ -199,7 +203,7 @@ class Solver:
     def _told(self, choice: Sequence[int]) -> Iterator[Chosen]:
         for layer, number in zip(self.profile.layers, choice, strict=True):
             option = layer.options[number]
-            yield Chosen(
+            yield Chosen.model_construct(
                 name=layer.name,
                 option=number,
                 label=option.label,
@@ -209,7 +213,7 @@ class Solver:
             )
 
     def _allowed(self, limits: Limits) -> _Allowed:
-        costs = self._costs(limits)
+        costs = self.costs(limits)
         key = costs.tobytes()
         with self._remembering:
             if key in self._remembered:
@@ -225,8 +229,11 @@ class Solver:
                 self._remembered.popitem(last=False)
         return found
 
-    def _costs(self, limits: Limits) -> Floats:
-        """Raises BudgetInvalid where limits name what the profile does not have."""
+    def costs(self, limits: Limits) -> Floats:
+        """(layers, options) losses, scaled; infinite where an option may not be chosen.
+
+        Raises BudgetInvalid where limits name what the profile does not have.
+        """
         names = self.fit.families if limits.families is None else limits.families
         if unknown := sorted(set(names) - {KEPT, *self.fit.families}):
             there = some(self.fit.families)
@@ -238,7 +245,7 @@ class Solver:
         if limits.holds is not None:
             for row, layer in enumerate(self.profile.layers):
                 for number, option in enumerate(layer.options[1:], 1):
-                    if not limits.holds(option):
+                    if not limits.holds(layer, option):
                         costs[row, number] = np.inf
         for name, number in limits.locks.items():
             if (locked := self._rows.get(name)) is None:
@@ -250,15 +257,15 @@ class Solver:
             costs[locked, number] = scaled[locked, number]
         return costs
 
-    def _best(self, allowed: _Allowed, limits: Limits, size: int) -> tuple[list[int], int]:
-        """The choice with the least loss within a size, and its bytes."""
+    def _best(self, allowed: _Allowed, limits: Limits, size: int) -> list[int]:
+        """The choice with the least loss within a size."""
         if allowed.least_bytes > size:
             raise BudgetInvalid(
                 f"The smallest file that is possible here has {byte_text(allowed.least_bytes)}, and {byte_text(size)} "
                 f"are asked{self._freed(limits, self.smallest, byte_text)}.",
                 "goal",
             )
-        best, bytes_of_best = allowed.least, allowed.least_bytes
+        best = allowed.least
         limit = float(size - allowed.least_bytes + allowed.path.weights[-1])
         for _ in range(TRIES):
             found = cheapest(self.menu.bytes, allowed.costs, limit, allowed.path)
@@ -267,12 +274,12 @@ class Solver:
             choice: list[int] = found.tolist()
             exact = self.menu.size(choice)
             if exact <= size and total(allowed.costs, found) < total(allowed.costs, np.array(best)):
-                best, bytes_of_best = choice, exact
+                best = choice
             # what a file holds beside the options' own bytes differs a little from choice to choice
             before, limit = limit, float(size - exact + total(self.menu.bytes, found))
             if exact <= size and limit - before < FINE * size:
                 break
-        return best, bytes_of_best
+        return best
 
     def _smallest(self, allowed: _Allowed, limits: Limits, tolerance: float) -> list[int]:
         """The choice with the least size within an expected loss."""
@@ -288,7 +295,7 @@ class Solver:
         return choice
 
     def _least_loss(self, limits: Limits) -> float:
-        return self.fit.loss(float(self._costs(limits).min(1).sum())).value
+        return self.fit.loss(float(self.costs(limits).min(1).sum())).value
 
     def _freed(self, limits: Limits, least: Callable[[Limits], float], text: Callable[[float], str]) -> str:
         """What the least would be without each thing that stands in the way, as the end of a sentence."""

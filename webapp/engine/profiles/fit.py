@@ -1,6 +1,6 @@
 """From predicted to expected loss: a monotone fit to what was measured, with an 80 % interval.
 
-    log loss = level + exponent · log Σ_f scale_f · predicted_f  (+ offset, of runs)
+    log loss = PIVOT + level + exponent · (log Σ_f scale_f · predicted_f - PIVOT)  (+ offset, of runs)
 
 A power law, since the quadratic form is right at small losses and bends at large ones. Each coefficient has a normal
 prior (in logarithms), so that few measurements move it no further than they can tell, and a family without any keeps
@@ -27,7 +27,8 @@ Floats = npt.NDArray[np.float64]
 
 COVERED = 0.8  # the share of measurements that intervals are to hold
 RUN_WEIGHT = 3.0  # a run is measured on the evaluation split, through the very steps: it counts as so many of ours
-LEVEL, EXPONENT, SCALE, OFFSET = 1.0, 0.2, 0.7, 0.3  # deviations of the priors, in logarithms
+LEVEL, EXPONENT, SCALE, OFFSET = 0.7, 0.2, 0.7, 0.3  # deviations of the priors, in logarithms
+PIVOT = math.log(0.1)  # a middling loss: there the exponent says nothing of the level
 TYPICAL, TYPICAL_COUNT = 0.2, 2.0  # the deviation of a measurement before there are any, and for how many it counts
 HEAVY = 4.0  # degrees of freedom of the t distribution by which outliers count less
 ROUNDS = 25
@@ -106,7 +107,7 @@ class LossFit:
             at = [self.scales[family] * predicted.get(family, 0.0) / scaled for family in self.families]
             shares = np.array(at)
         exponent = math.exp(self.theta[1])
-        slope = np.array([1.0, exponent * math.log(scaled), float(run), *(exponent * shares)])
+        slope = np.array([1.0, exponent * (math.log(scaled) - PIVOT), float(run), *(exponent * shares)])
         unsure = float(slope @ self.covariance @ slope)
         return math.sqrt(max(unsure, 0.0) + self.deviation**2 + self.floor**2)
 
@@ -136,8 +137,7 @@ class LossFit:
         return _quantile(self.freedom)
 
     def _log_loss(self, log_sums: Floats, run: bool) -> Floats:
-        level, log_exponent, offset = self.theta[:3]
-        line = level + math.exp(log_exponent) * log_sums + (offset if run else 0.0)
+        line = _line(self.theta, log_sums) + (self.theta[2] if run else 0.0)
         corrected = line if self.knots is None else line + np.interp(log_sums, *self.knots)
         return np.asarray(corrected, dtype=np.float64)
 
@@ -149,7 +149,7 @@ class LossFit:
         order = np.argsort(sums, kind="stable")
         sums, weight = sums[order], data.weight[order]
         wanted = (data.loss - self.theta[2] * data.run)[order]
-        line = self.theta[0] + math.exp(self.theta[1]) * sums
+        line = _line(self.theta, sums)
         whole = _isotonic(wanted, weight) - line
 
         def unseen(i: int) -> float:
@@ -272,8 +272,14 @@ def _slopes(data: _Data, theta: Floats) -> tuple[Floats, Floats]:
     exponent, parts = math.exp(theta[1]), data.predicted * np.exp(theta[3:])
     total = parts.sum(1)
     logs = np.log(total)
-    columns = [np.ones_like(logs), exponent * logs, data.run, *(exponent * parts / total[:, None]).T]
-    return np.stack(columns, 1), data.loss - (theta[0] + exponent * logs + theta[2] * data.run)
+    columns = [np.ones_like(logs), exponent * (logs - PIVOT), data.run, *(exponent * parts / total[:, None]).T]
+    return np.stack(columns, 1), data.loss - _line(theta, logs) - theta[2] * data.run
+
+
+def _line(theta: Floats, log_sums: Floats) -> Floats:
+    """The power law, as logarithms."""
+    level, log_exponent = float(theta[0]), float(theta[1])
+    return PIVOT + level + math.exp(log_exponent) * (log_sums - PIVOT)
 
 
 def _deviation(unseen: Floats, weight: Floats) -> float:

@@ -2,8 +2,9 @@
 
 Weights and costs are (rows, options) float64; a cost of infinity is an option that may not be chosen. The lower convex
 hulls of all rows, merged by slope, are every optimum of the Lagrangian (Sinha and Zoltners, The Multiple-Choice
-Knapsack Problem, 1979); `scipy.optimize.milp` closes what is left between two of them, among the options whose reduced
-costs do not rule them out.
+Knapsack Problem, 1979). What is left between two of them is closed by dynamic programming over the few options whose
+reduced costs do not rule them out: within milliseconds, and always to the same choice, which a solver that looks at a
+clock does not promise.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
 
-SECONDS = 0.02  # for the last per cent
-MOST = 50  # options beside one for each row: with more it would look at its clock too seldom
+MOST = 2000  # partial choices that are followed
 STARTS = 8  # choices on the path from which what is left is filled
-CLOSE = 5e-3  # of the cost: a gap that is not worth closing, far below what a prediction knows
+CLOSE = 1e-3  # of the cost: a gap that is not worth closing, far below what a prediction knows
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,9 @@ def cheapest(weights: Floats, costs: Floats, limit: float, known: HullPath | Non
     least = reduced.min(1)
     bound = float(least.sum()) - price * limit
     gap = total(costs, found) - bound
-    worth = reduced - least[:, None] <= gap
-    if gap <= CLOSE * abs(bound) or int((worth.sum(1) - 1).sum()) > MOST:
+    if gap <= CLOSE * abs(bound):
         return found
-    better = _closed(weights, costs, limit, worth, gap)
-    return found if better is None or total(costs, better) >= total(costs, found) else better
+    return _closed(weights, costs, limit, reduced - least[:, None], gap, found)
 
 
 def _filled(weights: Floats, costs: Floats, limit: float, choice: Whole) -> Whole:
@@ -136,30 +134,35 @@ def total(table: Floats, choice: Whole) -> float:
     return float(table[np.arange(len(choice)), choice].sum())
 
 
-def _closed(weights: Floats, costs: Floats, limit: float, worth: npt.NDArray[np.bool_], gap: float) -> Whole | None:
-    """The optimum among the options that are `worth` a look; None where none was found in time."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
+def _closed(weights: Floats, costs: Floats, limit: float, reduced: Floats, gap: float, choice: Whole) -> Whole:
+    """The optimum, or the `choice` where none is better: every sum of reduced costs below the gap is looked at.
 
-    open_ = worth.sum(1) > 1
-    taken = worth.argmax(1)  # of the others nothing else is possible
-    here = np.arange(len(taken))
-    light = np.where(open_, np.where(worth, weights, np.inf).min(1), weights[here, taken])
-    spare = limit - light.sum()
-    scale = max(abs(spare), 1e-300)
-    rows, options = np.nonzero(worth & open_[:, None])
-    _, row = np.unique(rows, return_inverse=True)
-    weight, cost = (weights[rows, options] - light[rows]) / scale, costs[rows, options] / gap
-    each = csr_array((np.ones(len(row)), (row, np.arange(len(row)))))
-    solved = milp(
-        cost,
-        integrality=np.ones(len(cost)),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(each, 1, 1), LinearConstraint(weight[None, :], -np.inf, spare / scale)],
-        options={"time_limit": SECONDS, "mip_rel_gap": CLOSE / 5},
-    )
-    if solved.x is None:
-        return None
-    chosen = solved.x > 0.5
-    taken[rows[chosen]] = options[chosen]
-    return taken if total(weights, taken) <= limit else None
+    Row by row, of the partial choices that are neither heavier nor dearer than another; at most MOST of them.
+    """
+    worth = reduced <= gap
+    taken = worth.argmax(1)  # of most rows nothing else is possible
+    open_ = np.flatnonzero(worth.sum(1) > 1)
+    fixed = np.setdiff1d(np.arange(len(taken)), open_)
+    lightest = np.where(worth, weights, np.inf).min(1)
+    left = limit - weights[fixed, taken[fixed]].sum() - lightest[open_].sum()  # spare, if the lightest are taken
+    heavy, dear, above = np.zeros(1), np.zeros(1), np.zeros(1)
+    steps: list[tuple[Whole, Whole]] = []  # (partial choice before, option) of each partial choice
+    for row in open_:
+        options = np.flatnonzero(worth[row])
+        heavier = np.add.outer(heavy, weights[row, options] - lightest[row]).ravel()
+        dearer = np.add.outer(dear, costs[row, options]).ravel()
+        higher = np.add.outer(above, reduced[row, options]).ravel()
+        kept = np.flatnonzero((heavier <= left) & (higher <= gap))
+        kept = kept[np.lexsort((dearer[kept], heavier[kept]))]
+        least = np.minimum.accumulate(dearer[kept])
+        kept = kept[np.append(True, dearer[kept][1:] < least[:-1])] if len(kept) else kept
+        if len(kept) > MOST:
+            kept = np.sort(kept[np.argsort(higher[kept], kind="stable")[:MOST]])
+        if not len(kept):
+            return choice
+        heavy, dear, above = heavier[kept], dearer[kept], higher[kept]
+        steps.append((kept // len(options), options[kept % len(options)]))
+    at = int(dear.argmin())
+    for row, (before, option) in zip(open_[::-1], steps[::-1], strict=True):
+        taken[row], at = option[at], before[at]
+    return taken if total(costs, taken) < total(costs, choice) else choice

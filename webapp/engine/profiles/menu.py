@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,12 @@ from .facts import OptionStep, ProfileFacts
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
 class Menu:
     """What may be chosen for a checkpoint. A choice names for each layer of the profile one of its options."""
 
-    profile: ProfileFacts
-    facts: CheckpointFacts
+    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts) -> None:
+        self.profile, self.facts = profile, facts
+        self._sized = lru_cache(64)(self._size)
 
     @cached_property
     def losses(self) -> Floats:
@@ -38,11 +37,10 @@ class Menu:
         total = sum(tensor.bytes for tensor in self.facts.tensors)
         return self._table(
             [
-                max(option.bytes, sum(plan.bytes for plan in plans.values()))
-                + sum(_header(plan, len(name), total) for name, plan in plans.items())
-                for option, plans in zip(layer.options, stored, strict=True)
+                beyond + sum(plan.bytes + _header(plan, len(name), total) for name, plan in plans.items())
+                for beyond, plans in zip(more, stored, strict=True)
             ]
-            for layer, stored in zip(self.profile.layers, self.plans, strict=True)
+            for more, stored in zip(self._beyond, self.plans, strict=True)
         )
 
     @cached_property
@@ -71,15 +69,25 @@ class Menu:
 
     def size(self, choice: Iterable[int]) -> int:
         """The file's bytes, exactly; at most, where zeros of the values may save more."""
+        return self._sized(tuple(choice))
+
+    def _size(self, choice: tuple[int, ...]) -> int:
         plans, more = dict(self._dense), 0
-        for layer, stored, option in zip(self.profile.layers, self.plans, choice, strict=True):
+        for stored, beyond, option in zip(self.plans, self._beyond, choice, strict=True):
             plans |= stored[option]
-            more += max(0, layer.options[option].bytes - sum(plan.bytes for plan in stored[option].values()))
+            more += beyond[option]
         return predicted_size(plans, self.facts.tied, self.facts.architecture)[1] + more
 
-    def kept(self) -> list[int]:
-        """The choice that leaves all as it is."""
-        return [0] * len(self.profile.layers)
+    @cached_property
+    def _beyond(self) -> list[list[int]]:
+        """What each option takes more than its plan says, where whoever tried it knows of more."""
+        return [
+            [
+                max(0, option.bytes - sum(plan.bytes for plan in plans.values()))
+                for option, plans in zip(layer.options, stored, strict=True)
+            ]
+            for layer, stored in zip(self.profile.layers, self.plans, strict=True)
+        ]
 
     def _table(self, rows: Iterable[Sequence[float]]) -> Floats:
         given = list(rows)

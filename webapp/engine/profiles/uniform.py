@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .budget import ANYTHING, Budget, BudgetGoal, Limits, Solver
+from .budget import ANYTHING, Budget, Limits, Solver
 from .facts import KEPT, LayerOptions, Option
 
 
@@ -47,14 +47,14 @@ def uniform(solver: Solver, size_bytes: int, limits: Limits = ANYTHING) -> list[
         if place + 1 < len(own):
             choice, raised = _raised(solver, choice, own[place + 1].choice, size_bytes)
             title += f"; {own[place + 1].label} in {raised} layer{'' if raised == 1 else 's'}" if raised else ""
-        found.append(Uniform(title, family, _told(solver, choice)))
+        found.append(Uniform(title, family, solver.answer(choice)))
     return found
 
 
 def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
     """Every option that more than half of the layers of its family have, everywhere."""
     layers = solver.profile.layers
-    names = dict.fromkeys((o.family, o.label) for layer in layers for o in layer.options if _allowed(o, limits))
+    names = dict.fromkeys((o.family, o.label) for layer in layers for o in layer.options if _allowed(layer, o, limits))
     for family, label in names:
         own = [layer for layer in layers if any(option.family == family for option in layer.options)]
         having = [
@@ -70,17 +70,17 @@ def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
         yield _Level(label, family, choice, solver.menu.size(choice))
 
 
-def _allowed(option: Option, limits: Limits) -> bool:
+def _allowed(layer: LayerOptions, option: Option, limits: Limits) -> bool:
     if option.family == KEPT or (limits.families is not None and option.family not in limits.families):
         return False
-    return limits.holds is None or limits.holds(option)
+    return limits.holds is None or limits.holds(layer, option)
 
 
 def _nearest(layer: LayerOptions, family: str, label: str, bytes_each: float, limits: Limits) -> int:
     """The number of the option of this label, else of the allowed one that is stored in the most similar way."""
     if layer.name in limits.locks:
         return limits.locks[layer.name]
-    numbers = [n for n, option in enumerate(layer.options) if n == 0 or _allowed(option, limits)]
+    numbers = [n for n, option in enumerate(layer.options) if n == 0 or _allowed(layer, option, limits)]
     named = (n for n in numbers if (layer.options[n].family, layer.options[n].label) == (family, label))
     apart = {n: abs(layer.options[n].bytes / layer.params - bytes_each) for n in numbers}
     return next(named, min(numbers, key=apart.__getitem__))
@@ -99,9 +99,3 @@ def _raised(solver: Solver, low: list[int], high: list[int], size_bytes: int) ->
         row = raised.pop()
         choice[row] = low[row]
     return choice, len(raised)
-
-
-def _told(solver: Solver, choice: list[int]) -> Budget:
-    """As a budget whose layers are all locked."""
-    locks = {layer.name: number for layer, number in zip(solver.profile.layers, choice, strict=True)}
-    return solver.solve(BudgetGoal.read({"ratio": 1}), Limits(locks=locks))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from webapp.engine.exporters import check_formats, exporters
+from webapp.engine.exporters import check_formats, held_in
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Budget, Limits, Solver
 from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
-from webapp.engine.weights import Composite, form_of
 
 from .worsening import LOSSES
 
@@ -26,9 +25,7 @@ def limits_of(
 ) -> Limits:
     """Only options that all of these formats hold. Raises RecipeInvalid where the checkpoint cannot have one."""
     check_formats(facts, formats)
-    if all(exporters()[name].can.factors for name in formats):
-        return Limits(families, locks)
-    return Limits(families, locks, lambda option: not issubclass(form_of(option.kind), Composite))
+    return Limits(families, locks, held_in(facts, formats) if formats else None)
 
 
 def expected_of(profile_id: str | None, budget: Budget) -> dict[str, Any]:

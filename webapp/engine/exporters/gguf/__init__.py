@@ -14,10 +14,12 @@ from typing import Any
 
 from webapp.engine.errors import ExportUnfit, some
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
-from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
-from webapp.engine.weights import Composite, Dense, Encoded
+from webapp.engine.weights import Composite, Dense, Encoded, QuantizedPlan, StoragePlan
 from webapp.engine.weights.model import Model
+
+from .blocks import BLOCK, ZERO_POINTS
 
 
 class GgufExporter(Exporter):
@@ -46,6 +48,13 @@ class GgufExporter(Exporter):
         if spec.family != "transformers" or spec.told_task != "causal-lm":
             return f"llama.cpp runs language models; this is a {spec.title}."
         return why_not(spec.config)
+
+    def holds(self, layer: LayerFacts, plan: StoragePlan) -> bool:
+        if not isinstance(plan, QuantizedPlan):
+            return super().holds(layer, plan)
+        blocks = plan.columns % BLOCK == 0 and plan.group % BLOCK == 0 and len(plan.shape) == 2
+        integers = not plan.codebook and (plan.symmetric or plan.bits <= ZERO_POINTS)
+        return blocks and integers and super().holds(layer, plan)
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         from gguf import GGMLQuantizationType, GGUFWriter

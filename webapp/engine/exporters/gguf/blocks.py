@@ -20,6 +20,7 @@ from webapp.engine.math.quantizers import LARGEST_HALF
 from webapp.engine.weights import Dense, Encoded, Quantized, half_dtype
 
 BLOCK = 32
+ZERO_POINTS = 4  # bits up to which there are any
 Kind = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 ROW_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q4_1": 20 / 32}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -52,7 +53,7 @@ def choose(encoded: Encoded) -> Choice:
     whole = grid.group % BLOCK == 0 and grid.scale.dtype == torch.float16
     if grid.zero_point is not None:  # the lowest value m of a block is float16 too
         whole = whole and float((grid.zero_point * grid.scale.float()).abs().max()) <= LARGEST_HALF
-    if grid.levels is not None or not whole or (grid.zero_point is not None and grid.bits > 4):
+    if grid.levels is not None or not whole or (grid.zero_point is not None and grid.bits > ZERO_POINTS):
         what = "a codebook" if grid.levels is not None else "its zero points" if whole else "its groups or scales"
         if float(encoded.decode().abs().max()) > 127 * LARGEST_HALF:  # beyond what a block's scale can be
             return Choice("BF16", note=f"{what} cannot be kept, and its values are beyond those of 8-bit blocks")

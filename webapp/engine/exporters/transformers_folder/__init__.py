@@ -15,8 +15,9 @@ from typing import Any
 
 from webapp.engine.architectures.transformers_family import take_batches
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
-from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
+from webapp.engine.weights import QuantizedPlan, StoragePlan
 from webapp.engine.weights.model import Model
 
 
@@ -41,6 +42,13 @@ class TransformersFolderExporter(Exporter):
     def lacks(self, spec: ArchitectureSpec) -> str | None:
         known = spec.family == "transformers"
         return None if known else f"It is a folder for transformers, which has no {spec.title}."
+
+    def holds(self, layer: LayerFacts, plan: StoragePlan) -> bool:
+        if not isinstance(plan, QuantizedPlan):
+            return super().holds(layer, plan)
+        packed = layer.kind == "linear" and not layer.aliases and not layer.transposed
+        whole = not plan.codebook and (not plan.group or plan.columns % plan.group == 0)
+        return packed and whole and super().holds(layer, plan)
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         from .folder import write_folder
