@@ -111,6 +111,16 @@ def test_a_technique_offers_nothing_that_it_would_leave_undone(zoo, layer, never
     assert not used & never
 
 
+def test_no_levels_are_fitted_to_each_expert_of_a_stack(zoo):
+    """They are stored with one table, so all of them would be rounded without data."""
+    spec = zoo.checkpoint("mlp")[1].architecture
+    facts = facts_of(layer_of("experts", (4, 32, 64), groups=4, stacked=True))
+    (choice,) = layer_options(facts.model_copy(update={"architecture": spec}))
+    used = {(step.technique, step.settings.get("numbers")) for option in choice.options for step in option.steps}
+    assert ("gptq", "int") in used
+    assert ("gptq", "fitted") not in used
+
+
 def test_without_an_architecture_only_what_needs_none_is_offered():
     (choice,) = layer_options(facts_of(layer_of("linear", (64, 64))))
     assert {step.technique for option in choice.options for step in option.steps} == {"weight_quantization", "cast"}

@@ -114,7 +114,11 @@ class Gptq(Rounding, BlockByBlock):
         )
 
     def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
-        return () if layer.kind == "recurrent" else self.menu(layer, plan)  # whose inputs are not seen
+        if layer.kind == "recurrent":  # its inputs are not seen
+            return
+        for given in self.menu(layer, plan):
+            if given["numbers"] != "fitted" or not layer.stacked:  # experts share one table of levels
+                yield given
 
     def trials(
         self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]

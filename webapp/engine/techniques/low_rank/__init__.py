@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
@@ -296,10 +297,16 @@ def _form(layer: LayerFacts, settings: Any) -> Factorization:
     shape = (second, first, *kernel) if layer.transposed else layer.shape
     pointwise = all(length == 1 for length in shape[2:])  # of a matrix too
     if pointwise or settings.convolutions == "matrix":
-        return MatrixForm(shape, layer.transposed, settings.form == "pivots")
+        return _known(MatrixForm(shape, layer.transposed, settings.form == "pivots"))
     if settings.convolutions == "tucker" or len(kernel) > 2:  # there is no column and row of a volume
-        return TuckerForm(shape, layer.transposed)
-    return SpatialForm(shape, layer.transposed)
+        return _known(TuckerForm(shape, layer.transposed))
+    return _known(SpatialForm(shape, layer.transposed))
+
+
+@lru_cache(maxsize=64)
+def _known(form: Factorization) -> Factorization:
+    """The first of all forms that are alike, which may have counted its ranks already."""
+    return form
 
 
 def _chosen(form: Factorization, settings: Any, split: Split | None = None) -> Ranks:
