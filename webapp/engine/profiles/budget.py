@@ -25,6 +25,7 @@ from .recipes import RecipeWriter
 
 FRONT = 40  # points of the chart
 TRIES = 6  # at the exact size
+MARGIN = 1e-4  # of the goal, left at the first try for what a header may grow
 FINE = 5e-4  # of the goal: nearer to it nobody looks
 REMEMBERED = 16  # limits, for a slider that moves
 
@@ -266,7 +267,7 @@ class Solver:
                 "goal",
             )
         best = allowed.least
-        limit = float(size - allowed.least_bytes + allowed.path.weights[-1])
+        limit = float((1 - MARGIN) * size - allowed.least_bytes + allowed.path.weights[-1])
         for _ in range(TRIES):
             found = cheapest(self.menu.bytes, allowed.costs, limit, allowed.path)
             if found is None:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from webapp.engine.facts import CheckpointFacts
@@ -21,18 +21,19 @@ FAMILIES = ("Low rank", "Pruning", "Quantization")  # in the order of a recipe: 
 
 @dataclass
 class _Draft:
-    """A step to be: what all its layers have, and by layer's name what may differ among them."""
+    """A step to be: the settings of all its layers, and by layer's name those that may differ, both as JSON."""
 
     technique: Technique
-    shared: dict[str, Any]
-    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shared: str
+    layers: dict[str, str] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)  # settings that an option names, though they be the usual ones
 
     @property
     def place(self) -> tuple[int, bool, bool]:
         """Steps that calibrate come before those of their family that do not, and a cast last."""
         family = FAMILIES.index(self.technique.family) if self.technique.family in FAMILIES else len(FAMILIES)
-        settings = self.technique.Settings.model_validate({**next(iter(self.layers.values())), **self.shared})
+        own = next(iter(self.layers.values()))
+        settings = self.technique.Settings.model_validate(json.loads(self.shared) | json.loads(own))
         return family, "other" in self.technique.layers, "calibration" not in self.technique.needs_for(settings)
 
 
@@ -55,11 +56,10 @@ class RecipeWriter:
 
     def _step(self, draft: _Draft) -> Step:
         usual = draft.technique.Settings().model_dump(mode="json")
-        texts = {name: json.dumps(own, sort_keys=True) for name, own in draft.layers.items()}
-        common = Counter(texts.values()).most_common(1)[0][0]
-        own = draft.shared | json.loads(common)
+        common = Counter(draft.layers.values()).most_common(1)[0][0]
+        own = json.loads(draft.shared) | json.loads(common)
         overrides: dict[str, dict[str, Any]] = {}
-        for pattern, text in self._overriding(texts, common):
+        for pattern, text in self._overriding(draft.layers, common):
             asked = json.loads(text)
             differing = {key: value for key, value in asked.items() if value != (usual | own)[key]}
             overrides[pattern] = differing or {key: value for key, value in asked.items() if key in draft.said}
@@ -108,22 +108,21 @@ def _drafts(chosen: Iterable[tuple[str, Option]]) -> list[_Draft]:
     for name, option in chosen:
         for step in option.steps:
             shared, own = _apart(step.technique, json.dumps(step.settings))
-            key = (step.technique, json.dumps(shared, sort_keys=True))
-            draft = found.setdefault(key, _Draft(technique(step.technique), shared))
+            draft = found.setdefault((step.technique, shared), _Draft(technique(step.technique), shared))
             draft.layers[name] = own
             draft.said.update(step.settings)
     return list(found.values())
 
 
-@cache
-def _apart(name: str, settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of a step that its layers share, and those that an override can change; none that do not count."""
+@lru_cache(4096)
+def _apart(name: str, settings: str) -> tuple[str, str]:
+    """As JSON the settings of a step that its layers share, and those that an override can change, if they count."""
     kind = technique(name).Settings
-    whole = kind.model_validate(json.loads(settings)).model_dump(mode="json")
-    counts = {}
+    whole = kind.model_validate_json(settings).model_dump(mode="json")
+    free, parts = kind.per_layer(), (dict[str, Any](), dict[str, Any]())
     for key, value in whole.items():
         extra: Any = kind.model_fields[key].json_schema_extra or {}
         if all(whole[other] == needed for other, needed in extra.get("show_when", {}).items()):
-            counts[key] = value
-    free = kind.per_layer()
-    return {k: v for k, v in counts.items() if k not in free}, {k: v for k, v in counts.items() if k in free}
+            parts[key in free][key] = value
+    shared, own = (json.dumps(part, sort_keys=True) for part in parts)
+    return shared, own

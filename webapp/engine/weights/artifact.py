@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.errors import CheckpointRefused
-from webapp.engine.facts import ArchitectureSpec, TensorFacts
+from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import Tensor
 
 from . import Dense, StoragePlan, dtype_of, form_of
 from .activations import Activations
+from .base import TensorPart
 from .model import Model
 from .safetensors import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
 
@@ -86,9 +87,7 @@ def predicted_size(
 
     ordered = {name: plans[name] for name in sorted(plans)}
     tensors = [
-        TensorFacts.model_construct(name=name + part.name, shape=part.shape, dtype=part.dtype)
-        for name, plan in ordered.items()
-        for part in plan.parts
+        TensorPart(name + part.name, part.shape, part.dtype) for name, plan in ordered.items() for part in plan.parts
     ]
     return file_size(tensors, manifest(ordered, tied, spec))
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault, quoted
 from webapp.engine.facts import DTYPE_BYTES, TensorFacts
@@ -103,26 +103,39 @@ def write_safetensors(
     return len(header) + data_bytes
 
 
-def file_size(tensors: Sequence[TensorFacts], metadata: Mapping[str, str] | None = None) -> tuple[int, int]:
+class Placed(Protocol):
+    """What the header says of a tensor."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def file_size(tensors: Sequence[Placed], metadata: Mapping[str, str] | None = None) -> tuple[int, int]:
     """(bytes before the first tensor, bytes of the whole file) that `write_safetensors` would write."""
     header, _, data_bytes = _layout(tensors, metadata or {})
     return len(header), len(header) + data_bytes
 
 
-def _layout(tensors: Sequence[TensorFacts], metadata: Mapping[str, str]) -> tuple[bytes, list[str], int]:
+def _layout(tensors: Sequence[Placed], metadata: Mapping[str, str]) -> tuple[bytes, list[str], int]:
     """The header with its length in front, the order of the data, and the bytes of the data."""
     ordered = sorted(tensors, key=lambda tensor: -DTYPE_BYTES.get(tensor.dtype, 0))
-    starts: dict[str, int] = {}
+    offsets: dict[str, list[int]] = {}
     end = 0
     for tensor in ordered:
         if tensor.dtype not in NAMES:
             raise ValueError(f"{tensor.name} is {tensor.dtype}, which a safetensors file cannot hold")
-        starts[tensor.name] = end
-        end += tensor.bytes
+        start, end = end, end + tensor.bytes
+        offsets[tensor.name] = [start, end]
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     for tensor in tensors:
-        offsets = [starts[tensor.name], starts[tensor.name] + tensor.bytes]
-        entries[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        about = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets[tensor.name]}
+        entries[tensor.name] = about
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header, [tensor.name for tensor in ordered], end
