@@ -9,7 +9,7 @@ from typing import Any
 
 from webapp.engine.architectures.transformers_family import padding_token
 from webapp.engine.errors import DatasetUnfit, quoted
-from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
+from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec
 from webapp.engine.lazy import Tensor, nn, torch
 
 from .datasets import Arrays, LabelledText, SampleSet, Text
@@ -226,6 +226,13 @@ def synthetic(spec: ArchitectureSpec, seed: int) -> Batch:
     shape = [SIDE if size is None else int(size) for size in spec.inputs["shape"]]
     name = "pixel_values" if spec.family == "transformers" else "x"
     return Batch({name: torch.randn(SYNTHETIC, *shape, generator=generator)}, None, SYNTHETIC)
+
+
+def answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> list[Tensor]:
+    """What of the model's answers is judged: all of them where they are numbers, else the first."""
+    if spec.task in BY_NUMBERS:
+        return every_output(module, spec, batch)
+    return [outputs(module, spec, batch)]
 
 
 def every_output(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> list[Tensor]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from webapp.engine.errors import DatasetUnfit
+from webapp.engine.facts import PER_TOKEN, Task
 from webapp.engine.lazy import Tensor, functional, torch
 from webapp.engine.math import losses
 
@@ -14,6 +17,22 @@ def target_loss(answers: Tensor, targets: Tensor) -> Tensor:
     if targets.dim() > 1:
         return losses.masks(per_place(answers, targets), targets)
     return losses.hard_labels(scores_of_classes(answers), targets)
+
+
+def distributions(task: Task | None, answers: Tensor) -> Tensor:
+    """The scores (B, ..., C) whose softmax is judged, float32: for each sample, or token, or place."""
+    if task == "causal-lm":
+        return answers[:, :-1].float()  # position t is judged on token t + 1, so the last is not
+    if task == "segmentation":  # (B, C, places...) as (B, places, C)
+        return two_classes(answers).flatten(2).transpose(1, 2).float()
+    return (answers.flatten(1) if answers.shape[2:].numel() == 1 else answers).float()
+
+
+def counted(task: Task | None, inputs: Mapping[str, Tensor], scores: Tensor) -> Tensor:
+    """(B, places) 1.0 for each distribution among scores (B, ..., C) that is judged: padding is not."""
+    if task in PER_TOKEN and "attention_mask" in inputs:
+        return inputs["attention_mask"].float()
+    return scores.new_ones(scores.shape[:-1]).reshape(len(scores), -1)
 
 
 def shaped_like(targets: Tensor, answers: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.reshape import describe_model
-from webapp.engine.data.batches import Batch, every_output, outputs
-from webapp.engine.data.targets import per_place, scores_of_classes, shaped_like, two_classes
-from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec, CheckpointFacts
+from webapp.engine.data.batches import Batch, answers
+from webapp.engine.data.targets import counted, distributions, per_place, scores_of_classes, shaped_like
+from webapp.engine.facts import BY_NUMBERS, ArchitectureSpec, CheckpointFacts
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.progress import Report
 from webapp.engine.weights import DensePlan, StoragePlan
@@ -42,10 +42,10 @@ def evaluate(
     with torch.inference_mode():
         found = _Collected(spec)
         for index, batch in enumerate(data):
-            every = found.answers(module, batch)
+            every = answers(module, spec, batch)
             found.against_targets(every[0], batch)
             if reference is not None:
-                found.against_original(found.answers(reference, batch), every, batch)
+                found.against_original(answers(reference, spec, batch), every, batch)
             report.progress((index + 1) / len(data), f"Evaluating: batch {index + 1} of {len(data)}")
         return found.finished()
 
@@ -65,10 +65,10 @@ def evaluate_each(
     with torch.inference_mode():
         found = [_Collected(spec) for _ in range(len(variants) + 1)]
         for index, batch in enumerate(data):
-            expected = found[0].answers(reference, batch)
+            expected = answers(reference, spec, batch)
             for number, (collected, variant) in enumerate(zip(found, [nullcontext, *variants], strict=True)):
                 with variant():
-                    every = collected.answers(module, batch)
+                    every = answers(module, spec, batch)
                 collected.against_targets(every[0], batch)
                 collected.against_original(expected, every, batch)
                 done = (index + (number + 1) / len(found)) / len(data)
@@ -87,11 +87,6 @@ class _Collected:
         default_factory=list
     )  # targets and squared errors (B, columns, places)
     broken: list[bool] = field(default_factory=list)  # of each sample, whether its answer is no number
-
-    def answers(self, module: nn.Module, batch: Batch) -> list[Tensor]:
-        if self.spec.task in BY_NUMBERS:
-            return every_output(module, self.spec, batch)
-        return [outputs(module, self.spec, batch)]
 
     def add(self, metric: str, sums: Iterable[Any], counts: Iterable[Any]) -> None:
         samples = self.scores.setdefault(metric, Samples([], []))
@@ -159,18 +154,11 @@ class _Collected:
         self.add("agreement", [float(log_p.argmax() == log_q.argmax() and not _broken(out).any())], [1.0])
 
     def add_divergence(self, expected: Tensor, out: Tensor, batch: Batch) -> None:
-        if self.spec.task == "causal-lm":
-            expected, out = expected[:, :-1], out[:, :-1]
-        elif self.spec.task == "segmentation":  # (B, C, places...) as (B, places, C)
-            expected, out = (two_classes(side).flatten(2).transpose(1, 2) for side in (expected, out))
-        else:
-            expected, out = (side.flatten(1) if side.shape[2:].numel() == 1 else side for side in (expected, out))
+        expected, out = (distributions(self.spec.task, side) for side in (expected, out))
         same = (expected.argmax(-1) == out.argmax(-1)) & ~_no_number(out).any(-1)
-        log_p, log_q = torch.log_softmax(expected.float(), -1), torch.log_softmax(out.float(), -1)
+        log_p, log_q = torch.log_softmax(expected, -1), torch.log_softmax(out, -1)
         kl, agree = _divergence(log_p, log_q).reshape(len(out), -1), same.double().reshape(len(out), -1)
-        real = torch.ones_like(kl)  # (B, T), 0 at padding
-        if self.spec.task in PER_TOKEN and "attention_mask" in batch.inputs:
-            real = batch.inputs["attention_mask"].double()
+        real = counted(self.spec.task, batch.inputs, out).double()
         counts = real.sum(-1).tolist()
         self.add("kl_divergence", kl.where(real > 0, 0.0).sum(-1).tolist(), counts)
         self.add("agreement", (agree * real).sum(-1).tolist(), counts)

@@ -33,7 +33,7 @@ class _Reached(Exception):
 
 
 @dataclass
-class _BlockCall:
+class BlockCall:
     """How the model calls one of its blocks for one batch, but for the hidden states."""
 
     args: tuple[Any, ...]
@@ -52,7 +52,7 @@ def calibration_blocks(
 
     With `originals` each block has a twin with the weights and inputs that it had before this step.
     """
-    calibration = _SequentialCalibration(model, layers, data, originals)
+    calibration = SequentialCalibration(model, layers, data, originals)
     total = len(calibration.row) or 1
     for number, block in enumerate(calibration.blocks()):
         report.progress(min(number / (total + 1), 1.0), f"{what}: {block.name or 'the model'}")
@@ -64,7 +64,7 @@ def block_states(
     model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report, what: str
 ) -> Iterator[tuple[int, list[Tensor], list[Tensor], list[Tensor | None]]]:
     """(index, hidden states before, and after, padding masks) of each block in the row, batch by batch."""
-    calibration = _SequentialCalibration(model, layers, data, originals=False)
+    calibration = SequentialCalibration(model, layers, data, originals=False)
     for index, before, after in calibration.states():
         report.progress(index / len(calibration.row), f"{what}: block {index + 1} of {len(calibration.row)}")
         yield index, before, after, calibration.masks
@@ -80,13 +80,18 @@ def row_of_blocks(module: nn.Module) -> str | None:
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
-class _SequentialCalibration:
+class SequentialCalibration:
+    """A model's blocks in order, with only one of them in memory."""
+
     def __init__(self, model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], originals: bool) -> None:
         assert model.architecture is not None
         self.model, self.data, self.spec = model, data, model.architecture
         self.originals = originals
         self.beside: list[tuple[Any, ...] | None] = []  # of each batch: what blocks return after the hidden states
         self.module = skeleton_of(model)
+        config: Any = getattr(self.module, "config", None)
+        if config is not None:
+            config.use_cache = False  # a block would be given what earlier passes through it left
         self.matrices = weight_matrices(model, layers, self.module)
         self.stacks = stacks_of(model, layers, self.module)
         self.masks = [batch.inputs.get("attention_mask") for batch in data]
@@ -123,9 +128,9 @@ class _SequentialCalibration:
             matrices = [matrix for matrix in self.matrices if matrix.path.startswith(prefix)]
             self._fill(own)
             part = self.module.get_submodule(prefix[:-1])
-            runs = [_run(part, hidden, i, calls[index][i]) for i in range(len(self.data))]
+            runs = [run_block(part, hidden, i, calls[index][i]) for i in range(len(self.data))]
             twin = copy.deepcopy(part) if self.originals else None
-            again = [_run(twin, untouched, i, calls[index][i]) for i in range(len(untouched))] if twin else []
+            again = [run_block(twin, untouched, i, calls[index][i]) for i in range(len(untouched))] if twin else []
             stacks = [stack for stack in self.stacks if stack.layer.weight.startswith(prefix)]
             block = CalibrationBlock(prefix[:-1], part, prefix, matrices, runs, self.masks, True, twin, again, stacks)
             if matrices or stacks:
@@ -150,7 +155,7 @@ class _SequentialCalibration:
             self._fill(self._inside(prefix))
             part, before = self.module.get_submodule(prefix[:-1]), list(hidden)
             with torch.no_grad():
-                hidden[:] = [_run(part, before, i, calls[index][i])() for i in range(len(self.data))]
+                hidden[:] = [run_block(part, before, i, calls[index][i])() for i in range(len(self.data))]
             yield index, before, hidden
             release(self.module, self._inside(prefix))
 
@@ -191,10 +196,10 @@ class _SequentialCalibration:
 
         return [run(batch) for batch in self.data]
 
-    def _record(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[_BlockCall]]]:
+    def _record(self, data: Sequence[Batch]) -> tuple[list[Tensor], list[list[BlockCall]]]:
         """The first block's inputs, and how each block is called, by block and batch; `beside` of these batches."""
         hidden: list[Tensor] = []
-        calls: list[list[_BlockCall]] = [[] for _ in self.row]
+        calls: list[list[BlockCall]] = [[] for _ in self.row]
         first = self.module.get_submodule(self.row[0][:-1])
         self.beside = []
 
@@ -206,7 +211,7 @@ class _SequentialCalibration:
                     found = type(first).forward(first, *args, **kwargs)
                     self.beside.append(found[1:] if isinstance(found, tuple) else None)
                 rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-                calls[index].append(_BlockCall(args[1:], rest))
+                calls[index].append(BlockCall(args[1:], rest))
                 if index == len(self.row) - 1:
                     raise _Reached
                 return self._returned(x, -1)
@@ -256,7 +261,7 @@ def _forward(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> Callabl
     return lambda: outputs(module, spec, batch)
 
 
-def _run(part: nn.Module, hidden: list[Tensor], index: int, call: _BlockCall) -> Callable[[], Tensor]:
+def run_block(part: nn.Module, hidden: list[Tensor], index: int, call: BlockCall) -> Callable[[], Tensor]:
     def run() -> Tensor:
         found = part(hidden[index], *call.args, **call.kwargs)
         first: Tensor = found[0] if isinstance(found, tuple) else found
