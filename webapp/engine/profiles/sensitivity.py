@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-from webapp.engine.facts import Layout
+from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.techniques.calibration import Covariance
-from webapp.engine.weights import Encoded
 
 WIDEST = 256  # outputs whose covariance is kept whole
 SKETCH = 128  # signed sums of the gradients at wider ones
@@ -52,6 +52,15 @@ class Directions:
             found: Tensor = vectors.transpose(1, 2) * values.clamp(min=0).sqrt()[..., None]
             return found
         return self.sums / math.sqrt(SKETCH)
+
+    @property
+    def diagonal(self) -> Tensor:
+        """(width,) of the sum of the outer products, in the first group."""
+        return self.sums[0].diagonal() if self.exact else self.sums[0].square().mean(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing is added to what was kept."""
+        return {name: value for name, value in vars(self).items() if name != "_generator"}
 
 
 class SampleCovariance(Covariance):
@@ -109,6 +118,22 @@ class MatrixSensitivity:
         total = _trace(self.summed.rows() @ change, self.inputs.common)
         return total + (_trace(self.each.rows() @ change, self.inputs.apart) if self.places else 0.0)
 
+    def per_row(self, change: Tensor, rows: Tensor) -> Tensor:
+        """(rows,): the same of changes (rows, columns) of these outputs of one group, each for itself; float64."""
+        found = _row_traces(change, self.inputs.common[0]) * self.summed.diagonal[rows]
+        if self.places:
+            found += _row_traces(change, self.inputs.apart[0]) * self.each.diagonal[rows]
+        return found
+
+    @property
+    def diagonal(self) -> Tensor:
+        """(outputs,) of G, of the first group."""
+        return self.each.diagonal if self.places else self.summed.diagonal
+
+
+def _row_traces(change: Tensor, covariance: Tensor) -> Tensor:
+    return ((change @ covariance) * change).sum(1, dtype=torch.float64)
+
 
 def some_places(rows: Tensor) -> Tensor:
     """Of (B, places, ...) at most PLACES."""
@@ -139,52 +164,84 @@ class Lookups:
         self.ids.append(found % rows)
         self.gradients.append(summed)
 
-    def quadratic(self, change: Tensor) -> float:
-        return sum(
-            float((gradients * change[ids].float()).sum(1).square().sum(dtype=torch.float64))
-            for ids, gradients in zip(self.ids, self.gradients, strict=True)
-        )
+    def per_row(self, change: Tensor, rows: Tensor, length: int) -> Tensor:
+        """(rows,): of changes (rows, width) of these of the table's `length` rows, float64."""
+        places = torch.full((length,), -1)
+        places[rows] = torch.arange(len(rows))
+        found = torch.zeros(len(rows), dtype=torch.float64)
+        for ids, gradients in zip(self.ids, self.gradients, strict=True):
+            at = places[ids]
+            known = at >= 0
+            moved = (gradients[known] * change[at[known]]).sum(1)
+            found.index_add_(0, at[known], moved.double().square())
+        return found
+
+    def squares(self, length: int) -> Tensor:
+        """(length,): of the gradients, summed for each row."""
+        found = torch.zeros(length)
+        for ids, gradients in zip(self.ids, self.gradients, strict=True):
+            found.index_add_(0, ids, gradients.square().sum(1))
+        return found
 
 
 @dataclass
 class LayerSensitivity:
-    """All that is known of a layer, or of a tensor that belongs to none.
+    """All that is known of a layer's weight (rows, columns), or of a tensor that belongs to none.
 
-    `products`: by the name of the factor that is multiplied, "" for the whole weight. A tied table has both.
-    `squares`: of the gradients of a tensor (of its shape), where no product is seen.
+    Where it is multiplied there are `products`, where it is looked up `lookups`: a table that is the head too has both.
+    `squares` (of the tensor's shape) are those of its gradients, where no product is seen.
     """
 
-    layout: Layout = field(default_factory=Layout)
-    products: list[tuple[str, MatrixSensitivity]] = field(default_factory=list)
+    layout: Layout = PLAIN
+    products: list[MatrixSensitivity] = field(default_factory=list)
     lookups: list[Lookups] = field(default_factory=list)
-    squares: dict[str, Tensor] = field(default_factory=dict)
+    squares: Tensor | None = None
 
-    def cost(self, before: Encoded, after: Encoded, count: float) -> float:
-        """Expected loss in the unit of the receipt when a weight is replaced; `count` is that of the drawn loss.
+    @property
+    def inputs(self) -> SampleCovariance | None:
+        """What the weight is multiplied with; None where nobody sees that."""
+        return self.products[0].inputs if self.products and not self.lookups else None
 
-        A weight that is put together from factors has to stay so, each factor with its shape.
-        """
-        total = 0.0
-        changes = {
-            side: _change(before, after, side) for side in {side for side, _ in self.products} | set(self.squares)
-        }
-        for side, product in self.products:
-            total += product.quadratic(self.layout.matrix(changes[side]))
-        for side, squares in self.squares.items():
-            total += float((changes[side].square() * squares).sum(dtype=torch.float64))
-        if self.lookups:
-            whole = _change(before, after, "")
-            total += sum(lookup.quadratic(whole) for lookup in self.lookups)
+    def cost(self, change: Tensor, count: float) -> float:
+        """Expected loss, in the unit of the receipt, of a change (rows, columns); `count` is the drawn loss's."""
+        change = change.float()
+        total = sum(product.quadratic(change) for product in self.products)
+        rows = torch.arange(len(change))
+        total += sum(float(lookup.per_row(change, rows, len(change)).sum()) for lookup in self.lookups)
+        if self.squares is not None:
+            total += float((self._flat_squares() * change.square()).sum(dtype=torch.float64))
         return 0.5 * total / count
+
+    def row_costs(self, change: Tensor, rows: Tensor, length: int, count: float) -> Tensor:
+        """(rows,) of changes (rows, columns) of these of `length` rows, taken for independent of each other."""
+        change = change.float()
+        total = torch.zeros(len(rows), dtype=torch.float64)
+        for product in self.products:
+            total += product.per_row(change, rows)
+        for lookup in self.lookups:
+            total += lookup.per_row(change, rows, length)
+        if self.squares is not None:
+            total += (self._flat_squares()[rows] * change.square()).sum(1, dtype=torch.float64)
+        return 0.5 * total / count
+
+    def weight_of_rows(self, matrix: Tensor) -> Tensor:
+        """(rows,): about what a change by some share of its values (rows, columns) costs, beside others."""
+        squares = matrix.square()
+        total = torch.zeros(len(matrix))
+        for product in self.products:
+            total += product.diagonal * (squares @ product.inputs.mean[0].diagonal())
+        for lookup in self.lookups:
+            total += lookup.squares(len(matrix)) * squares.mean(1)
+        if self.squares is not None:
+            total += (self._flat_squares() * squares).sum(1)
+        return total
 
     def joined(self, other: LayerSensitivity) -> LayerSensitivity:
         """With what another part of the model, which uses the same weight, knows of it."""
-        squares = dict(self.squares)
-        for side, values in other.squares.items():
-            squares[side] = squares[side] + values if side in squares else values
-        return LayerSensitivity(self.layout, self.products + other.products, self.lookups + other.lookups, squares)
+        squares = [each for each in (self.squares, other.squares) if each is not None]
+        products, lookups = self.products + other.products, self.lookups + other.lookups
+        return LayerSensitivity(self.layout, products, lookups, sum(squares[1:], squares[0]) if squares else None)
 
-
-def _change(before: Encoded, after: Encoded, side: str) -> Tensor:
-    one, other = (encoded.factors[side] if side else encoded for encoded in (before, after))
-    return other.decode().float() - one.decode().float()
+    def _flat_squares(self) -> Tensor:
+        assert self.squares is not None
+        return self.layout.matrix(self.squares) if self.squares.dim() else self.squares.reshape(1, 1)

@@ -55,14 +55,14 @@ class _PartWatch:
 
     def _watch(self) -> None:
         for matrix in self.part.matrices:
-            self._watch_product(matrix.path, matrix.layer, matrix.side, matrix.groups)
+            self._watch_product(matrix.path, matrix.layer, matrix.groups)
         for layer in self.units.values():
             for path in (layer.name, *layer.aliases) if layer.kind == "embedding" else ():
                 inner = self._inner(path)
                 if isinstance(inner, nn.Embedding):
                     self._watch_lookup(inner, path, layer)
                 elif isinstance(inner, nn.Linear):
-                    self._watch_product(path, layer, "", 1)
+                    self._watch_product(path, layer, 1)
         taken = {id(parameter) for name, parameter in self._parameters() if name in self.taken}
         for name, parameter in self._parameters():
             free = id(parameter) not in taken and parameter.is_floating_point() and not parameter.is_meta
@@ -81,13 +81,6 @@ class _PartWatch:
             yield self.part.prefix + name, parameter
 
     def _stored(self, name: str) -> str:
-        """The tensor that is behind a parameter: the bias of a layer in factors lies in its last product."""
-        from webapp.engine.architectures.factored_layers import FactoredModule
-
-        path, _, last = name.rpartition(".")
-        whole = self._inner(path.rpartition(".")[0]) if last == "bias" else None
-        if isinstance(whole, FactoredModule) and name.endswith(f".{whole.bias_name}"):
-            name = f"{path.rpartition('.')[0]}.bias"
         return self.tied.get(name, name)
 
     def _sensitivity(self, layer: LayerFacts) -> LayerSensitivity:
@@ -106,7 +99,7 @@ class _PartWatch:
 
         self.handles.append(module.register_forward_hook(forward))
 
-    def _watch_product(self, path: str, layer: LayerFacts, side: str, groups: int) -> None:
+    def _watch_product(self, path: str, layer: LayerFacts, groups: int) -> None:
         part = self._inner(path)
         if part is None:
             return
@@ -126,7 +119,7 @@ class _PartWatch:
             if path not in self.products:
                 made = MatrixSensitivity(inputs, groups, output.shape[axis] // groups, seed, convolves)
                 self.products[path] = made
-                self._sensitivity(layer).products.append((side, made))
+                self._sensitivity(layer).products.append(made)
             return lambda gradient: self.products[path].add(_gradients(part, gradient, groups), valid)
 
         self._hook(part, hook)
@@ -163,8 +156,8 @@ class _PartWatch:
             if parameter.grad is None:
                 continue
             squares, stored = parameter.grad.square(), self._stored(name)
-            known = self._sensitivity(self.units[stored]).squares
-            known[""] = known[""] + squares if "" in known else squares
+            known = self._sensitivity(self.units[stored])
+            known.squares = squares if known.squares is None else known.squares + squares
             parameter.grad = None
 
 

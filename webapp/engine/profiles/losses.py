@@ -1,0 +1,81 @@
+"""The losses of a profile: what every option of every layer is expected to cost, from the sensitivities.
+
+A matrix with more than ROWS outputs is tried on some of them where a technique works on each row for itself: on those
+that weigh most, and evenly on the rest in the order of their weight, as if the rows' errors were independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from webapp.engine.lazy import Tensor, torch
+from webapp.engine.techniques.calibration import WeightMatrix
+from webapp.engine.weights.memory import release_freed_memory
+
+from .facts import LayerOptions, Option
+from .sensitivity import LayerSensitivity
+from .trials import changes, rows_apart
+
+ROWS = 256
+HEAVIEST = 0.5  # of the rows that are tried
+
+
+def option_losses(
+    matrix: WeightMatrix, known: LayerSensitivity | None, options: Sequence[Option], count: float
+) -> list[float | None]:
+    """Of one layer, in the order of its options; None: the option cannot be done to its values.
+
+    Where no sample reached the layer nothing is lost.
+    """
+    losses: list[float | None] = [None if option.steps else 0.0 for option in options]
+    chains = [option.steps for option in options]
+    inputs = known.inputs if known is not None else None
+    inputs = inputs if inputs is not None and inputs.count else None
+    with torch.no_grad():
+        apart = [steps if rows_apart(steps) else () for steps in chains]
+        rows, weights = _some_rows(matrix, known)
+        if known is None or rows is None:
+            apart = [()] * len(chains)
+        else:
+            for index, change in changes(matrix.some_rows(rows), inputs, apart):
+                costs = known.row_costs(change, rows, matrix.layout.rows(matrix.encoded.shape), count)
+                losses[index] = float(costs @ weights)
+        rest = [() if done else steps for done, steps in zip(apart, chains, strict=True)]
+        for index, change in changes(matrix, inputs, rest) if any(rest) else ():
+            losses[index] = known.cost(change, count) if known is not None else 0.0
+    release_freed_memory()
+    return losses
+
+
+def _some_rows(matrix: WeightMatrix, known: LayerSensitivity | None) -> tuple[Tensor | None, Tensor]:
+    """(the rows (n,) that stand for all, how many each stands for); None where all are tried."""
+    length = matrix.layout.rows(matrix.encoded.shape)
+    if known is None or length <= ROWS or matrix.groups > 1:
+        return None, torch.empty(0)
+    order = known.weight_of_rows(matrix.floats()).argsort(descending=True, stable=True)
+    first = int(ROWS * HEAVIEST)
+    rest = order[first:]
+    edges = torch.linspace(0, len(rest), ROWS - first + 1).round().long()
+    middles = (edges[:-1] + edges[1:]).div(2, rounding_mode="floor")
+    weights = torch.cat([torch.ones(first), edges.diff()]).double()
+    return torch.cat([order[:first], rest[middles]]), weights
+
+
+def with_losses(
+    choices: Sequence[LayerOptions], losses: Mapping[str, Sequence[float | None]]
+) -> tuple[LayerOptions, ...]:
+    """The options with what they cost, by name of the layers that each binds; what cannot be done leaves."""
+    found = []
+    for choice in choices:
+        known = [losses[name] for name in choice.layers if name in losses]
+        sums = [
+            None if all(each is None for each in column) else sum(each for each in column if each is not None)
+            for column in zip(*known, strict=True)
+        ] or [0.0] * len(choice.options)
+        options = tuple(
+            option.model_copy(update={"loss": loss})
+            for option, loss in zip(choice.options, sums, strict=True)
+            if loss is not None
+        )
+        found.append(choice.model_copy(update={"options": options}))
+    return tuple(found)
