@@ -7,21 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.profiles.budget import BudgetGoal, Limits, Solver
+from webapp.engine.profiles.budget import Solver
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.budgets import expected_of
 from webapp.engine.run.giving_back import choice_of, without_layers
 from webapp.engine.run.metrics import METRICS
 from webapp.engine.run.predict import prepare
 from webapp.engine.run.stages.blame import WORST, BlameStage
 from webapp.engine.run.worsening import LOSSES
-from webapp.store.models import Profile, Run, RunState, Stage
+from webapp.store.models import Profile, Run, Stage
 
-from .budgets import solver_for
+from .budgets import profile_of, solver_for
 from .errors import Conflict
 from .run_requests import RunChanges, RunQueue, fork_run, printable
 
@@ -93,17 +91,6 @@ def blame_of(session: Session, run: Run) -> Blame:
     )
 
 
-def profile_of(session: Session, run: Run) -> Profile | None:
-    """That the run was made by, else the latest of its checkpoint on its data."""
-    if made_by := (run.expected or {}).get("profile_id"):
-        profile = session.get(Profile, made_by)
-        if profile is not None and profile.state is RunState.SUCCEEDED:
-            return profile
-    same = [Profile.checkpoint_id == run.checkpoint_id, Profile.state == RunState.SUCCEEDED]
-    same += [getattr(Profile, name) == getattr(run, name) for name in ("dataset_id", "training_dataset_id")]
-    return session.scalars(select(Profile).where(*same).order_by(Profile.created_at.desc()).limit(1)).first()
-
-
 def _expected(
     facts: CheckpointFacts, recipe: Recipe, profile: Profile
 ) -> tuple[dict[str, tuple[str, float | None]], float | None, Solver]:
@@ -150,18 +137,4 @@ def give_back(session: Session, jobs: RunQueue, run: Run, layers: Sequence[str],
     recipe = without_layers(facts, Recipe.read(run.recipe), layers)
     several = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
     called = printable(name or "") or f"{run.name}, {several} given back"[:200]
-    fork = fork_run(session, jobs, run, RunChanges(recipe=recipe.as_dict(), name=called))
-    if run.expected is not None and (profile := profile_of(session, run)) is not None:
-        fork.expected = _foretold(facts, recipe, profile)
-        session.commit()
-    return fork
-
-
-def _foretold(facts: CheckpointFacts, recipe: Recipe, profile: Profile) -> dict[str, Any] | None:
-    """What is expected of a recipe whose every option the profile knows."""
-    solver = solver_for(profile)
-    choice = choice_of(solver.profile, facts, recipe)
-    if None in choice:
-        return None
-    locks = {layer.name: number or 0 for layer, number in zip(solver.profile.layers, choice, strict=True)}
-    return expected_of(profile.id, solver.solve(BudgetGoal.read({"ratio": 1}), Limits(locks=locks)))
+    return fork_run(session, jobs, run, RunChanges(recipe=recipe.as_dict(), name=called))

@@ -1,16 +1,19 @@
-"""Solving budgets on profiles, as often as a slider moves, and starting runs of what comes out."""
+"""Solving budgets on profiles, as often as a slider moves, and what profiles expect of runs."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
+from typing import Any
 
 from pydantic import BaseModel, Field
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
-from webapp.engine.run.budgets import limits_of, solver_of
-from webapp.store.models import Profile, RunState
+from webapp.engine.recipe import Recipe
+from webapp.engine.run.budgets import foretold, limits_of, solver_of
+from webapp.store.models import Profile, Run, RunState
 
 from .errors import Conflict, NotFound
 
@@ -75,6 +78,23 @@ def profile_to_ask(session: Session, profile_id: str, field: str = "profile_id")
 def solver_for(profile: Profile) -> Solver:
     """Of a profile that has succeeded; kept for the next time."""
     return _solvers.of(profile)
+
+
+def profile_of(session: Session, run: Run) -> Profile | None:
+    """That the run was made by, else the latest of its checkpoint on its data."""
+    if made_by := (run.expected or {}).get("profile_id"):
+        profile = session.get(Profile, made_by)
+        if profile is not None and profile.state is RunState.SUCCEEDED:
+            return profile
+    same = [Profile.checkpoint_id == run.checkpoint_id, Profile.state == RunState.SUCCEEDED]
+    same += [getattr(Profile, name) == getattr(run, name) for name in ("dataset_id", "training_dataset_id")]
+    return session.scalars(select(Profile).where(*same).order_by(Profile.created_at.desc()).limit(1)).first()
+
+
+def expected_by_profile(session: Session, run: Run) -> dict[str, Any] | None:
+    """Of a run's recipe, whoever wrote it; None where no profile knows what it does."""
+    profile = profile_of(session, run)
+    return profile and foretold(profile.id, solver_for(profile), Recipe.read(run.recipe))
 
 
 def solve_budget(session: Session, asked: BudgetRequest) -> Budget:

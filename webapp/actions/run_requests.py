@@ -20,7 +20,7 @@ from webapp.engine.run.checks import NamedDataset, check_run, task_of
 from webapp.engine.techniques import techniques, with_versions
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
-from .budgets import AskedBudget, profile_to_ask, solved
+from .budgets import AskedBudget, expected_by_profile, profile_to_ask, solved
 from .errors import Conflict, NotFound
 
 
@@ -127,7 +127,7 @@ def checked_run(session: Session, asked: RunRequest) -> Run:
         CheckpointFacts.model_validate(teacher.facts) if teacher else None,
         asked.preprocessing,
     )
-    return Run(
+    run = Run(
         name=printable(asked.name or "") or run_name(checkpoint.name, recipe),
         checkpoint_id=checkpoint.id,
         dataset_id=dataset.id if dataset else None,
@@ -138,8 +138,9 @@ def checked_run(session: Session, asked: RunRequest) -> Run:
         seed=asked.seed,
         preprocessing=prepared.model_dump(mode="json") if prepared else None,
         task=task_of(facts, named(dataset), named(training)),
-        expected=expected,
     )
+    run.expected = expected or expected_by_profile(session, run)
+    return run
 
 
 def _budgeted(session: Session, asked: RunRequest, budget: AskedBudget) -> tuple[RunRequest, dict[str, Any]]:

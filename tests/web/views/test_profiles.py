@@ -214,6 +214,26 @@ def test_a_run_by_a_budget_has_its_recipe_and_keeps_what_was_expected(client, fi
     assert answer.json["expected"] == run.expected
 
 
+def test_a_recipe_by_hand_is_foretold_where_the_profile_knows_what_it_does(client, finished, session):
+    def expected(bits, **more):
+        step = {"technique": "weight_quantization", "settings": {"bits": bits}, "layers": {"include": ["layers.0"]}}
+        asked = {
+            "checkpoint_id": finished.checkpoint_id,
+            "dataset_id": finished.dataset_id,
+            "recipe": {"steps": [step]},
+        }
+        return client.post("/api/v1/runs", json=asked | more).json["expected"]
+
+    found = expected(4)
+    assert (found["profile_id"], found["predicted"]) == (finished.id, {"Quantization": 0.1})
+    assert 0 < found["loss"]["low"] < found["loss"]["value"]
+    assert expected(5) is None
+    assert expected(4, dataset_id=None) is None
+    finished.state = RunState.FAILED
+    session.commit()
+    assert expected(4) is None
+
+
 def test_a_run_on_other_data_teaches_the_profile_nothing(client, finished, session):
     other = seed_dataset(session, "other")
     asked = {"checkpoint_id": finished.checkpoint_id, "dataset_id": other.id}

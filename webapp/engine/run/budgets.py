@@ -7,9 +7,11 @@ from typing import Any
 
 from webapp.engine.exporters import check_formats, held_in
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.profiles.budget import Budget, Limits, Solver
+from webapp.engine.profiles.budget import Budget, Expected, Limits, Solver
 from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
+from webapp.engine.recipe import Recipe
 
+from .giving_back import choice_of
 from .worsening import LOSSES
 
 
@@ -30,10 +32,25 @@ def limits_of(
 
 def expected_of(profile_id: str | None, budget: Budget) -> dict[str, Any]:
     """As a run keeps it, for its receipt to show beside what was measured, and for the profile to learn from."""
-    told = budget.expected.model_dump(mode="json", include={"loss", "points"}, exclude_none=True)
-    told["loss"]["metric"] = LOSSES[budget.expected.loss.unit][0]
     predicted: dict[str, float] = {}
     for layer in budget.layers:
         if layer.family != KEPT:
             predicted[layer.family] = predicted.get(layer.family, 0.0) + layer.loss
-    return {"profile_id": profile_id, "size_bytes": budget.size_bytes, "predicted": predicted, **told}
+    return _kept(profile_id, budget.size_bytes, budget.expected, predicted)
+
+
+def foretold(profile_id: str, solver: Solver, recipe: Recipe) -> dict[str, Any] | None:
+    """The same of any recipe; None where it does what is no option of the profile."""
+    choice = [number for number in choice_of(solver.profile, solver.facts, recipe) if number is not None]
+    if len(choice) < len(solver.profile.layers):
+        return None
+    return _kept(profile_id, solver.menu.size(choice), solver.expected(choice), solver.predicted(choice))
+
+
+def _kept(
+    profile_id: str | None, size_bytes: int, expected: Expected, predicted: Mapping[str, float]
+) -> dict[str, Any]:
+    told = expected.model_dump(mode="json", include={"loss", "points"}, exclude_none=True)
+    told["loss"]["metric"] = LOSSES[expected.loss.unit][0]
+    lost = {family: loss for family, loss in predicted.items() if loss}
+    return {"profile_id": profile_id, "size_bytes": size_bytes, "predicted": lost, **told}
