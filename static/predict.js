@@ -13,6 +13,9 @@ export function bytes(size) {
   return `${size} B`;
 }
 
+// Three digits of what may be tiny.
+export const significant = (value) => (value !== 0 && value < 0.0001 ? value.toExponential(2) : String(Number(value.toPrecision(3))));
+
 const percent = (share) => `${(share * 100).toFixed(1)} %`;
 
 export function showPrediction(answer) {

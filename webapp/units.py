@@ -5,10 +5,14 @@ from __future__ import annotations
 
 def byte_text(size_bytes: float) -> str:
     """ "512 B", "14.2 kB", "3.40 MB", "1.25 GB": three digits, decimal prefixes."""
-    for divisor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if abs(size_bytes) >= divisor:
-            return f"{three_digits(size_bytes / divisor)} {unit}"
-    return f"{size_bytes:.0f} B"
+    divisor, unit = byte_unit(size_bytes)
+    return f"{three_digits(size_bytes / divisor)} {unit}" if divisor > 1 else f"{size_bytes:.0f} B"
+
+
+def byte_unit(size_bytes: float) -> tuple[int, str]:
+    """The prefix that `byte_text` shows such a size with: (10**6, "MB")."""
+    prefixes = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+    return next((prefix for prefix in prefixes if abs(size_bytes) >= prefix[0]), (1, "B"))
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -24,6 +28,11 @@ def measured_text(value: float | None, metric: str, digits: int = 2) -> str:
     if value is None:
         return "not finite"
     return percent(value, digits) if metric in FRACTIONS else f"{value:.4g}"
+
+
+def significant(value: float) -> str:
+    """Three digits of what may be tiny: "0.213", "1.08e-5"."""
+    return f"{value:.3g}".replace("e-0", "e-")
 
 
 def lowered(title: str) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.engine.data.tasks import possible
-from webapp.engine.errors import DatasetUnfit
+from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid, ProfileUnfit
 from webapp.engine.exporters import exporters
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
-from webapp.engine.run.checks import check_datasets
+from webapp.engine.run.checks import NamedDataset, check_datasets, check_profile
 from webapp.store.models import Checkpoint, Dataset, UploadState
 
 from .run_requests import named
@@ -19,19 +20,29 @@ from .run_requests import named
 
 def incompatible_datasets(session: Session, checkpoint: Checkpoint | None) -> dict[str, str | None]:
     """For every dataset that is ready, newest first: None where it fits, else the sentence that says why not."""
+    return refusals(session, checkpoint, lambda facts, dataset: check_datasets(facts, dataset, None))
+
+
+def unprofilable_datasets(session: Session, checkpoint: Checkpoint | None) -> dict[str, str | None]:
+    """The same of a profile, which sees the training split."""
+    return refusals(session, checkpoint, lambda facts, dataset: check_profile(facts, dataset, None))
+
+
+def refusals(
+    session: Session, checkpoint: Checkpoint | None, check: Callable[[CheckpointFacts, NamedDataset | None], Any]
+) -> dict[str, str | None]:
     if checkpoint is None or checkpoint.facts is None:
         return {}
-    facts = architecture_only(checkpoint.facts)
+    facts, found = architecture_only(checkpoint.facts), dict[str, str | None]()
     query = select(Dataset).where(Dataset.state == UploadState.READY).order_by(Dataset.created_at.desc(), Dataset.id)
-    return {dataset.id: why_incompatible(facts, dataset) for dataset in session.scalars(query)}
-
-
-def why_incompatible(facts: CheckpointFacts, dataset: Dataset) -> str | None:
-    try:
-        check_datasets(facts, named(dataset), None)
-    except DatasetUnfit as error:
-        return error.message
-    return None
+    for dataset in session.scalars(query):
+        try:
+            check(facts, named(dataset))
+        except (DatasetUnfit, ProfileUnfit, PreprocessingInvalid) as error:
+            found[dataset.id] = error.message
+        else:
+            found[dataset.id] = None
+    return found
 
 
 def incompatible_formats(checkpoint: Checkpoint | None) -> dict[str, str | None]:
@@ -45,7 +56,11 @@ def incompatible_formats(checkpoint: Checkpoint | None) -> dict[str, str | None]
 
 def first_choice(session: Session, checkpoint: Checkpoint | None) -> Dataset | None:
     """The oldest dataset that fits, one with labels before one without."""
-    fitting = [id_ for id_, reason in incompatible_datasets(session, checkpoint).items() if reason is None]
+    return best_of(session, incompatible_datasets(session, checkpoint))
+
+
+def best_of(session: Session, datasets: Mapping[str, str | None]) -> Dataset | None:
+    fitting = [id_ for id_, reason in datasets.items() if reason is None]
     rows = [row for id_ in reversed(fitting) if (row := session.get(Dataset, id_)) is not None]
     return min(rows, key=lambda row: (row.facts or {}).get("labels") is None, default=None)
 

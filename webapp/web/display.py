@@ -18,7 +18,7 @@ from webapp.actions.deployments import served_formats
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
-from webapp.units import FRACTIONS, byte_text, measured_text, percent
+from webapp.units import FRACTIONS, byte_text, measured_text, percent, significant
 
 if TYPE_CHECKING:
     from webapp.engine.plugins import Accepted
@@ -66,6 +66,7 @@ def init_display(app: Flask) -> None:
         percent=percent,
         duration=duration_text,
         measured=measured_text,
+        significant=significant,
         when=when_text,
         format_title=format_title,
     )

@@ -4,6 +4,7 @@ import pytest
 
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
+from tests.web.views.seeded_profile import seed_profile
 from tests.web.views.seeded_studies import seed_study
 from webapp.store.models import Checkpoint, Run, RunState, UploadState
 
@@ -45,11 +46,20 @@ def full(session, files, tmp_path) -> list[str]:
     session.add_all([refused, inspecting, live, failed])
     session.commit()
     studies = [seed_study(session, kind, HOSTILE, ended) for kind in ("race", "smallest") for ended in (True, False)]
+    shapes = {HOSTILE: (48, 64), f"{HOSTILE}2": (64, 48)}
+    profiles = [seed_profile(session, shapes, dataset, HOSTILE)]
+    for state in (RunState.RUNNING, RunState.FAILED):
+        error = {"message": HOSTILE} if state is RunState.FAILED else None
+        told = {"state": state, "facts": None, "message": HOSTILE, "error": error}
+        profiles.append(seed_profile(session, shapes, dataset, HOSTILE, **told))
     return [
         *(f"/studies/{study.id}" for study in studies),
         f"/studies/new?profile={studies[0].profile_id}",
         *(address for address in EMPTY if "?" not in address),
         *(f"/checkpoints/{row.id}" for row in (checkpoint, refused, inspecting)),
+        f"/checkpoints/{checkpoint.id}/fit",
+        *(f"/checkpoints/{row.checkpoint_id}/fit" for row in profiles),
+        f"/checkpoints/{profiles[0].checkpoint_id}/fit?new=1",
         f"/datasets/{dataset.id}",
         *(f"/runs/{row.id}" for row in (done, live, failed)),
         f"/runs/{done.id}/receipt",

@@ -11,11 +11,16 @@ def test_without_a_checkpoint_the_way_is_to_upload_one(client):
     assert page.of("a", href="/checkpoints/new", class_="btn btn-primary btn-lg")
 
 
-def test_a_sample_is_one_click_from_a_run(client, session):
-    checkpoint, dataset = seed_checkpoint(session), seed_dataset(session)
+def test_a_sample_is_one_click_from_being_fitted(client, session):
+    checkpoint, _ = seed_checkpoint(session), seed_dataset(session)
     page = Page(client.get("/").text)
     assert "Try it with the sample" in page.text
-    assert page.of("a", href=f"/runs/new?checkpoint={checkpoint.id}&dataset={dataset.id}")
+    assert page.of("a", href=f"/checkpoints/{checkpoint.id}/fit")
+
+
+def test_whoever_has_runs_is_one_click_from_the_next(client, run):
+    page = Page(client.get("/").text)
+    assert page.of("a", href=f"/runs/new?checkpoint={run.checkpoint_id}&dataset={run.dataset_id}")
 
 
 def test_every_format_is_named_on_the_first_page_and_where_files_are_chosen(client):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,22 @@ def new() -> str:
         form.checkpoint.data = chosen(form.checkpoint, Checkpoint) or next(iter(dict(form.checkpoint.choices)), "")
         first = first_choice(db.session, db.session.get(Checkpoint, form.checkpoint.data))
         form.dataset.data = chosen(form.dataset, Dataset) or (first.id if first else "")
-    form.recipe.data = json.dumps({"version": recipe.version, "steps": [step.canonical() for step in recipe.steps]})
+    form.recipe.data = as_text(recipe)
     return page(form, source=source)
+
+
+def opened(checkpoint_id: str, dataset_id: str | None, recipe: Recipe, exports: Iterable[str]) -> str:
+    """The builder with a recipe that was made elsewhere."""
+    form = RunForm(formdata=None)
+    offer(form)
+    form.checkpoint.data, form.dataset.data = checkpoint_id, dataset_id or ""
+    form.exports.data = list(exports)
+    form.recipe.data = as_text(recipe)
+    return page(form)
+
+
+def as_text(recipe: Recipe) -> str:
+    return json.dumps({"version": recipe.version, "steps": [step.canonical() for step in recipe.steps]})
 
 
 @blueprint.post("")

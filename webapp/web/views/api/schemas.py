@@ -334,7 +334,7 @@ class ProfileSummary(RowAnswer):
 
     @computed_field
     def url(self) -> str:
-        return url_for("api.get_profile", id=self.id)
+        return url_for("fit.show", id=self.checkpoint_id, profile=self.id)
 
 
 class ProfileAnswer(ProfileSummary):

@@ -1,0 +1,238 @@
+"""The page that fits a checkpoint to a budget: data, profile, goal, and the recipe that comes of it."""
+
+import json
+
+import pytest
+
+from tests.web.views.page import Page
+from tests.web.views.seeded import seed_checkpoint, seed_dataset
+from tests.web.views.seeded_profile import llama, seed_profile
+from webapp.store.models import Profile, Run, RunState, Study
+
+
+@pytest.fixture
+def dataset(session):
+    return seed_dataset(session, shape=(1, 8, 8))
+
+
+@pytest.fixture
+def profile(session, dataset):
+    return seed_profile(session, dataset=dataset)
+
+
+def address(profile):
+    return f"/checkpoints/{profile.checkpoint_id}/fit"
+
+
+def data_of(answer):
+    text = answer.text.partition('id="fit-data">')[2].partition("</script>")[0]
+    return json.loads(text)
+
+
+def sent(profile, **more):
+    return {"profile": profile.id, "families": ["Quantization", "Pruning", "Low rank"], "size": "100"} | more
+
+
+def test_a_checkpoint_offers_to_be_fitted_first(client, session):
+    checkpoint = seed_checkpoint(session)
+    page = Page(client.get(f"/checkpoints/{checkpoint.id}").text)
+    assert page.of("a", href=f"/checkpoints/{checkpoint.id}/fit", _class="btn btn-primary")
+
+
+def test_without_data_it_asks_for_some(client, session):
+    checkpoint = seed_checkpoint(session)
+    page = Page(client.get(f"/checkpoints/{checkpoint.id}/fit").text)
+    assert "inputs alone are enough" in page.text
+    assert page.of("a", href="/datasets/new")
+
+
+def test_weights_only_says_why_and_offers_the_builder(client, session, dataset):
+    checkpoint = seed_checkpoint(session)
+    sentence = "Its tensors are those of no architecture that is known."
+    checkpoint.facts = checkpoint.facts | {"architecture": None, "weights_only_because": sentence}
+    session.commit()
+    page = Page(client.get(f"/checkpoints/{checkpoint.id}/fit").text)
+    assert sentence in page.text
+    assert page.of("a", href=f"/runs/new?checkpoint={checkpoint.id}")
+    assert not page.of("select", name="dataset")
+
+
+def test_data_that_does_not_fit_cannot_be_chosen(client, session):
+    checkpoint, dataset = seed_checkpoint(session), seed_dataset(session, shape=(7,))
+    page = Page(client.get(f"/checkpoints/{checkpoint.id}/fit").text)
+    (option,) = page.of("option", value=dataset.id)
+    assert "disabled" in option
+    assert option["title"]
+
+
+def test_a_profile_is_asked_for_once(client, session, monkeypatch):
+    checkpoint, dataset = seed_checkpoint(session), seed_dataset(session)
+    first = client.post(f"/checkpoints/{checkpoint.id}/fit/profiles", data={"dataset": dataset.id})
+    assert first.status_code == 302
+    (row,) = session.query(Profile).all()
+    assert first.location == f"/checkpoints/{checkpoint.id}/fit?profile={row.id}"
+    assert (row.checkpoint_id, row.dataset_id, row.state) == (checkpoint.id, dataset.id, RunState.QUEUED)
+    again = client.post(f"/checkpoints/{checkpoint.id}/fit/profiles", data={"dataset": dataset.id})
+    assert again.location == first.location
+
+
+def test_a_profile_that_cannot_be_made_is_told_in_place(client, session):
+    checkpoint, dataset = seed_checkpoint(session), seed_dataset(session, shape=(7,))
+    answer = client.post(f"/checkpoints/{checkpoint.id}/fit/profiles", data={"dataset": dataset.id})
+    assert answer.status_code == 422
+    assert "The profile was not started." in Page(answer.text).text
+
+
+def test_a_profile_under_way_is_watched_and_can_be_cancelled(client, session, dataset):
+    profile = seed_profile(
+        session, dataset=dataset, state=RunState.RUNNING, facts=None, progress=0.4, message="Block 3 of 30"
+    )
+    page = Page(client.get(address(profile)).text)
+    assert "Block 3 of 30" in page.text
+    assert page.of("section", data_profile=f"/api/v1/profiles/{profile.id}")
+    assert page.of("form", action=f"{address(profile)}/profiles/{profile.id}/cancel")
+
+
+@pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED])
+def test_a_profile_that_ended_without_a_result_says_so_and_can_be_tried_again(client, session, dataset, state):
+    error = {"code": "x", "message": "It took more than its memory."} if state is RunState.FAILED else None
+    profile = seed_profile(session, dataset=dataset, state=state, facts=None, error=error)
+    page = Page(client.get(address(profile)).text)
+    assert (error["message"] if error else "was cancelled") in page.text
+    assert page.of("form", action=f"{address(profile)}/profiles/{profile.id}/retry")
+
+
+def test_the_budget_of_the_middle_is_shown_with_every_layer(client, profile):
+    answer = client.get(address(profile))
+    assert answer.status_code == 200
+    page, data = Page(answer.text), data_of(answer)
+    assert [layer["name"] for layer in data["layers"]] == [
+        "features.conv1",
+        "features.conv2",
+        "classifier.fc1",
+        "classifier.fc2",
+        "vectors",
+    ]
+    shown = data["answer"]
+    assert data["least_bytes"] < shown["size_bytes"] < data["original_bytes"]
+    assert [place["data-layer"] for place in page.of("td", _class="place")] == ["0", "1", "2", "3", "4"]
+    assert page.of("table", role="grid", id="map")
+    for chosen, layer in zip(shown["layers"], data["layers"], strict=True):
+        label, size, _ = layer["options"][chosen["option"]]
+        assert (chosen["label"], chosen["bytes"]) == (label, size)
+    assert page.of("script", id="figure-front")
+    assert page.of("script", id="figure-held")
+
+
+def test_blocks_are_rows_and_matrices_columns(client, session, dataset):
+    page = Page(client.get(address(seed_profile(session, llama(4, 32), dataset))).text)
+    assert [head["title"] for head in page.of("th", scope="col") if "title" in head] == [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
+    rows = [head["title"] for head in page.of("th", scope="row")]
+    assert rows == ["model.embed_tokens", *(f"model.layers.{n}" for n in range(4)), "vectors"]
+    assert len(page.of("td", _class="place")) == 4 * 7 + 2
+
+
+def test_without_scripts_a_size_is_shown_and_kept(client, profile):
+    answer = client.post(address(profile), data=sent(profile, size="100"))
+    assert answer.status_code == 200
+    assert data_of(answer)["answer"]["size_bytes"] <= 100_000
+    assert Page(answer.text).of("input", id="size")[0]["value"] == "100"
+
+
+def test_a_tolerance_gives_the_smallest_file_within_it(client, profile):
+    found = data_of(client.post(address(profile), data=sent(profile, tolerance="0.01", tolerance_in="loss")))["answer"]
+    assert 0 < found["expected"]["loss"]["value"] <= 0.01
+    tighter = data_of(client.post(address(profile), data=sent(profile, tolerance="0.0001", tolerance_in="loss")))
+    assert tighter["answer"]["size_bytes"] > found["size_bytes"]
+
+
+def test_families_that_are_off_and_locks_are_held_to(client, profile):
+    locks = {"classifier.fc1": 0}
+    found = data_of(
+        client.post(
+            address(profile), data=sent(profile, size="550", families=["Quantization"], locks=json.dumps(locks))
+        )
+    )
+    assert {layer["family"] for layer in found["answer"]["layers"]} <= {"Quantization", "Kept"}
+    assert found["answer"]["layers"][2]["option"] == 0
+    assert found["locks"] == locks
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"size": "1"}, "smallest file"),
+        ({"size": "abc"}, "The size is not a number: 'abc'."),
+        ({"size": "nan"}, "The size is not a number"),
+        ({"size": "-3"}, "greater than 0"),
+        ({"tolerance": "x"}, "The loss is not a number"),
+        ({"locks": "{"}, "The locks are not a JSON object"),
+        ({"locks": '{"nowhere": 1}'}, "nowhere"),
+        ({"locks": '{"classifier.fc1": 99}'}, "99"),
+    ],
+)
+def test_what_cannot_be_met_is_told_beside_a_budget_that_can(client, profile, asked, said):
+    for path in (address(profile), f"{address(profile)}/run", f"{address(profile)}/recipe"):
+        answer = client.post(path, data=sent(profile, **asked))
+        page = Page(answer.text)
+        assert page.of("div", id="budget-error")
+        assert "hidden" not in page.of("div", id="budget-error")[0]
+        assert said in page.text
+        assert data_of(answer)["answer"]["size_bytes"] > 0
+
+
+def test_a_budget_is_raced_against_uniform_recipes_of_its_bytes(client, session, profile):
+    answer = client.post(f"{address(profile)}/run", data=sent(profile))
+    assert answer.status_code == 302
+    (study,) = session.query(Study).all()
+    assert answer.location == f"/studies/{study.id}"
+    assert study.kind == "race"
+    budget, *others = study.runs
+    assert others
+    assert budget.expected["profile_id"] == profile.id
+    assert budget.expected["size_bytes"] <= 100_000
+
+
+def test_a_budget_beside_which_there_is_nothing_uniform_is_run_alone(client, session, profile):
+    by_hand = sent(profile, size="650", families=[], locks='{"classifier.fc1": 3}')
+    answer = client.post(f"{address(profile)}/run", data=by_hand)
+    (run,) = session.query(Run).all()
+    assert answer.location == f"/runs/{run.id}"
+    assert run.expected["profile_id"] == profile.id
+    assert not session.query(Study).all()
+
+
+def test_what_is_as_large_as_the_original_is_not_run(client, session, profile):
+    answer = client.post(f"{address(profile)}/run", data=sent(profile, size="9999"))
+    assert answer.status_code == 422
+    assert "nothing" in Page(answer.text).text
+    assert not session.query(Run).all()
+
+
+def test_the_recipe_opens_in_the_builder(client, profile):
+    answer = client.post(f"{address(profile)}/recipe", data=sent(profile))
+    assert answer.status_code == 200
+    page = Page(answer.text)
+    recipe = json.loads(page.of("input", id="recipe-json")[0]["value"])
+    assert recipe["steps"]
+    assert page.of("form", action="/runs/new")
+
+
+def test_a_profile_of_another_checkpoint_is_not_taken(client, session, profile):
+    other = seed_checkpoint(session)
+    assert client.get(f"/checkpoints/{other.id}/fit?profile={profile.id}").status_code == 404
+    assert client.post(f"/checkpoints/{other.id}/fit/run", data=sent(profile)).status_code == 404
+
+
+def test_other_data_can_be_chosen_and_earlier_profiles_are_listed(client, profile, dataset):
+    page = Page(client.get(f"{address(profile)}?new=1").text)
+    assert page.of("option", value=dataset.id)
+    assert page.of("a", href=f"{address(profile)}?profile={profile.id}")

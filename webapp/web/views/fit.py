@@ -1,0 +1,328 @@
+"""Fitting a checkpoint to a budget: data is chosen and a profile made; then a goal is set, and its recipe is run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+from sqlalchemy.orm import joinedload
+
+from webapp import charts
+from webapp.actions.budgets import AskedBudget, profile_to_ask, solved, solver_for
+from webapp.actions.compatibility import best_of, incompatible_formats, unprofilable_datasets
+from webapp.actions.errors import NotFound
+from webapp.actions.profiles import ProfileRequest, cancel_profile, create_profile, retry_profile
+from webapp.actions.run_requests import RunRequest, create_run
+from webapp.actions.studies import RaceAsked, StudyRequest, start_study
+from webapp.engine.errors import BudgetInvalid, PareError
+from webapp.engine.exporters import exporters
+from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
+from webapp.engine.profiles.facts import KEPT, LayerOptions, ProfileFacts
+from webapp.engine.recipe import Recipe
+from webapp.store.models import Checkpoint, Dataset, Profile, Run, RunState, UploadState
+from webapp.units import byte_unit
+from webapp.web.extensions import db, row_of, services
+from webapp.web.layer_map import layer_map
+
+from . import run_builder
+
+blueprint = Blueprint("fit", __name__, url_prefix="/checkpoints/<id>/fit")
+
+LEVELS = {0: "≤ 1", 1.5: "2", 2.5: "3", 3.5: "4", 4.6: "5", 5.6: "6", 6.6: "8", 9: "16", 17: "32"}  # bits: from, called
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the form holds; numbers as they were typed."""
+
+    size: str
+    tolerance: str
+    tolerance_in: str
+    families: list[str]
+    exports: list[str]
+    locks: dict[str, int]
+
+    @classmethod
+    def of(cls, form: Any) -> Asked:
+        """Raises BudgetInvalid."""
+        try:
+            locks = json.loads(form.get("locks") or "{}")
+        except (ValueError, RecursionError):
+            locks = None
+        if not isinstance(locks, dict) or not all(isinstance(option, int) for option in locks.values()):
+            raise BudgetInvalid("The locks are not a JSON object of option numbers.", "locks")
+        return cls(
+            form.get("size", "").strip(),
+            form.get("tolerance", "").strip(),
+            form.get("tolerance_in", "loss"),
+            form.getlist("families"),
+            form.getlist("exports"),
+            locks,
+        )
+
+    def budget(self, profile_id: str, unit_bytes: float) -> AskedBudget:
+        """Raises BudgetInvalid."""
+        return AskedBudget(profile_id=profile_id, goal=self.goal(unit_bytes), families=self.families, locks=self.locks)
+
+    def goal(self, unit_bytes: float) -> BudgetGoal:
+        """Raises BudgetInvalid."""
+        if self.tolerance:
+            return BudgetGoal.read({self.tolerance_in: number(self.tolerance, "The loss")})
+        return BudgetGoal.read({"bytes": int(number(self.size, "The size") * unit_bytes)})
+
+
+def number(typed: str, what: str) -> float:
+    try:
+        found = float(typed.replace(",", "."))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise BudgetInvalid(f"{what} is not a number: {typed[:40]!r}.", "goal")
+    return found
+
+
+@blueprint.get("")
+def show(id: str) -> ResponseReturnValue:
+    """The newest profile that is of use, `?profile=ID`, or with `?new=1` the choice of data for another."""
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    if checkpoint.state != UploadState.READY:
+        return redirect(url_for("checkpoints.show", id=id))
+    profile = None if "new" in request.args else profile_of(checkpoint)
+    if profile is None:
+        return start_page(checkpoint)
+    if profile.state != RunState.SUCCEEDED:
+        return render_template("fit/profiling.html", checkpoint=checkpoint, profile=profile)
+    return budget_page(checkpoint, profile)
+
+
+@blueprint.post("")
+def solve(id: str) -> ResponseReturnValue:
+    """Without scripts: what the form asks for."""
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    return budget_page(checkpoint, asked_profile(checkpoint), request.form)
+
+
+@blueprint.post("/profiles")
+def profile(id: str) -> ResponseReturnValue:
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    try:
+        asked = ProfileRequest(checkpoint_id=id, dataset_id=request.form.get("dataset") or None)
+        made = create_profile(db.session, services().jobs, asked)
+    except PareError as error:
+        return start_page(checkpoint, error), error.status
+    return redirect(url_for("fit.show", id=id, profile=made.id))
+
+
+@blueprint.post("/profiles/<profile_id>/cancel")
+def cancel(id: str, profile_id: str) -> ResponseReturnValue:
+    cancel_profile(db.session, services().jobs, row_of(Profile, profile_id))
+    return redirect(url_for("fit.show", id=id, profile=profile_id))
+
+
+@blueprint.post("/profiles/<profile_id>/retry")
+def retry(id: str, profile_id: str) -> ResponseReturnValue:
+    retry_profile(db.session, services().jobs, row_of(Profile, profile_id))
+    return redirect(url_for("fit.show", id=id, profile=profile_id))
+
+
+@blueprint.post("/run")
+def start(id: str) -> ResponseReturnValue:
+    """Runs the budget's recipe, raced against uniform ones of its bytes where there are any."""
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    profile = asked_profile(checkpoint)
+    try:
+        asked = Asked.of(request.form)
+        budget = asked.budget(profile.id, unit_of(profile))
+        return redirect(started(profile, budget, asked.exports))
+    except PareError as error:
+        db.session.rollback()
+        return budget_page(checkpoint, profile, request.form, error), error.status
+
+
+@blueprint.post("/recipe")
+def build(id: str) -> ResponseReturnValue:
+    """The recipe of the budget in the recipe builder."""
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    profile = asked_profile(checkpoint)
+    try:
+        asked = Asked.of(request.form)
+        budget = solved(profile, asked.budget(profile.id, unit_of(profile)), asked.exports)
+    except PareError as error:
+        return budget_page(checkpoint, profile, request.form, error), error.status
+    recipe = Recipe.read(budget.recipe or {"version": 2, "steps": []})
+    return run_builder.opened(checkpoint.id, profile.dataset_id, recipe, asked.exports)
+
+
+def started(profile: Profile, budget: AskedBudget, exports: list[str]) -> str:
+    """The address of the study, or of the run. Raises PareError."""
+    raced = StudyRequest(
+        profile_id=profile.id,
+        race=RaceAsked(goal=budget.goal),
+        families=budget.families,
+        locks=budget.locks,
+        exports=exports,
+    )
+    try:
+        return url_for("studies.show", id=start_study(db.session, services().jobs, raced).id)
+    except BudgetInvalid as error:
+        if error.field != "race":
+            raise
+    asked = RunRequest(checkpoint_id=profile.checkpoint_id, budget=budget, exports=exports)
+    return url_for("runs.show", id=create_run(db.session, services().jobs, asked).id)
+
+
+def unit_of(profile: Profile) -> int:
+    """The bytes of the unit that sizes are typed in."""
+    return byte_unit(solver_for(profile).facts.weights_bytes)[0]
+
+
+def offered(profile: ProfileFacts) -> set[str]:
+    return {option.family for layer in profile.layers for option in layer.options} - {KEPT}
+
+
+def profile_of(checkpoint: Checkpoint) -> Profile | None:
+    """The one that the address names, else the newest that is done, else the newest."""
+    if asked := request.args.get("profile"):
+        return owned(checkpoint, asked)
+    newest = select(Profile).where(Profile.checkpoint_id == checkpoint.id).order_by(Profile.created_at.desc())
+    done = db.session.scalars(newest.where(Profile.state == RunState.SUCCEEDED).limit(1)).first()
+    return done or db.session.scalars(newest.limit(1)).first()
+
+
+def asked_profile(checkpoint: Checkpoint) -> Profile:
+    """Raises NotFound, or Conflict while there is nothing to solve on."""
+    return profile_to_ask(db.session, owned(checkpoint, request.form.get("profile", "")).id)
+
+
+def owned(checkpoint: Checkpoint, id_: str) -> Profile:
+    """Raises NotFound."""
+    profile = row_of(Profile, id_)
+    if profile.checkpoint_id != checkpoint.id:
+        raise NotFound(f"{checkpoint.name} has no profile {id_}.", "profile")
+    return profile
+
+
+def start_page(checkpoint: Checkpoint, error: PareError | None = None) -> str:
+    fit = unprofilable_datasets(db.session, checkpoint)
+    names = dict(db.session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(fit))).tuples().all())
+    first = best_of(db.session, fit)
+    profiles = select(Profile).where(Profile.checkpoint_id == checkpoint.id).order_by(Profile.created_at.desc())
+    return render_template(
+        "fit/start.html",
+        checkpoint=checkpoint,
+        error=error,
+        why_not=(checkpoint.facts or {}).get("weights_only_because"),
+        datasets=[(id_, names[id_], reason) for id_, reason in fit.items()],
+        chosen=request.form.get("dataset") or request.args.get("dataset") or (first.id if first else None),
+        profiles=db.session.scalars(profiles.options(joinedload(Profile.dataset).load_only(Dataset.name))).all(),
+    )
+
+
+def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, error: PareError | None = None) -> str:
+    """`form` is what was sent; without it the goal lies half-way, in factors, between the smallest and the original."""
+    solver = solver_for(profile)
+    known, original = solver.profile, solver.facts.weights_bytes
+    unit_bytes, unit = byte_unit(original)
+    least = solver.smallest()
+    middle = f"{max(math.sqrt(least * original), least) / unit_bytes:.4g}"
+    families = [family for family in solver.fit.families if family in offered(known)]
+    asked = Asked(middle, "", "points" if solver.points_fit else "loss", families, [], {})
+    answer = solver.solve(asked.goal(unit_bytes))
+    if form is not None:
+        try:
+            asked = Asked.of(form)
+            answer = solved(profile, asked.budget(profile.id, unit_bytes), asked.exports)
+        except PareError as refused:
+            error = error or refused
+    layers = [shown(layer, solver) for layer in known.layers]
+    trials, runs = measured_by(solver)
+    return render_template(
+        "fit/show.html",
+        checkpoint=checkpoint,
+        profile=profile,
+        asked=asked,
+        answer=answer,
+        error=error,
+        families=families,
+        formats=formats_of(checkpoint),
+        layers=layers,
+        map=layer_map([layer["name"] for layer in layers]),
+        levels=LEVELS,
+        front=charts.budget_front(*front_of(answer), known.unit, runs, trials),
+        held=charts.predicted_against_measured([*trials, *runs], known.unit),
+        measured=[*runs, *trials],
+        loss_title=charts.LOSS_TITLES[known.unit],
+        loss_unit=charts.LOSS_UNITS[known.unit],
+        original_bytes=original,
+        least_bytes=least,
+        params=solver.facts.params_total,
+        unit=unit,
+        unit_bytes=unit_bytes,
+        data={
+            "profile": profile.id,
+            "original_bytes": original,
+            "least_bytes": least,
+            "unit_bytes": unit_bytes,
+            "unit": unit,
+            "loss_unit": charts.LOSS_UNITS[known.unit],
+            "params": solver.facts.params_total,
+            "levels": list(LEVELS),
+            "layers": layers,
+            "locks": asked.locks,
+            "answer": answer.model_dump(mode="json", exclude={"recipe"}),
+        },
+    )
+
+
+def shown(layer: LayerOptions, solver: Solver) -> dict[str, Any]:
+    """A layer as the page's script has it; each option is [label, bytes, scaled loss]."""
+    return {
+        "name": layer.name,
+        "shape": layer.shape,
+        "params": layer.params,
+        "bytes": layer.options[0].bytes,
+        "options": [[o.label, o.bytes, solver.fit.scales.get(o.family, 1.0) * o.loss] for o in layer.options],
+    }
+
+
+def front_of(answer: Budget) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    loss = answer.expected.loss
+    chosen = {"size_bytes": answer.size_bytes, "loss": loss.value, "low": loss.low, "high": loss.high}
+    return [point.model_dump() for point in answer.front], chosen
+
+
+def measured_by(solver: Solver) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What the profile measured itself, and what runs did, each beside what the fit now says of it."""
+    ids = [each.run_id for each in solver.profile.measured if each.run_id]
+    names = dict(db.session.execute(select(Run.id, Run.name).where(Run.id.in_(ids))).tuples().all())
+    trials: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for number_, each in enumerate(solver.profile.measured, 1):
+        run = each.run_id
+        loss = solver.fit.loss(solver.fit.scaled(each.predicted), each.predicted, run is not None)
+        (runs if run else trials).append(
+            {
+                "name": names.get(run, "A run that was deleted") if run else f"Trial {number_}",
+                "run": run if run in names else None,
+                "size_bytes": each.size_bytes,
+                "loss": each.loss,
+                "expected": loss.value,
+                "low": loss.low,
+                "high": loss.high,
+            }
+        )
+    return trials, runs
+
+
+def formats_of(checkpoint: Checkpoint) -> list[dict[str, str]]:
+    """Those that the checkpoint can be written in."""
+    return [
+        {"name": name, "title": exporters()[name].title, "summary": exporters()[name].summary}
+        for name, reason in incompatible_formats(checkpoint).items()
+        if reason is None
+    ]
