@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
 from webapp import charts
+from webapp.actions.budgets import solver_for
 from webapp.actions.errors import RequestInvalid
 from webapp.actions.sharing import shares_of_study
 from webapp.actions.studies import (
@@ -114,8 +115,10 @@ def study_page(study: Study) -> dict[str, Any]:
 def asked_page(profile: Profile, error: PareError | None = None) -> str:
     if profile.state is not RunState.SUCCEEDED:
         raise RequestInvalid(f"The profile is {profile.state}; a study begins once it has succeeded.", "profile")
-    unit = (profile.facts or {})["unit"]
-    return render_template("studies/new.html", profile=profile, unit=unit, form=request.form, error=error)
+    solver = solver_for(profile)
+    points, unit = solver.points_fit is not None, solver.profile.unit
+    given = {"profile": profile, "unit": unit, "points": points, "form": request.form, "error": error}
+    return render_template("studies/new.html", **given)
 
 
 def asked_smallest() -> SmallestAsked:
