@@ -227,7 +227,7 @@ def test_a_budget_that_lost_is_said_to_have_lost(place):
     place.look()
     study = place.get(study_id)
     assert study.conclusion["winner"] == runs["4 bits"]
-    assert study.conclusion["sentence"].startswith("Budget lost to 4 bits")
+    assert study.conclusion["sentence"].startswith("Budget lost to “4 bits”")
 
 
 def test_without_the_budgets_run_there_is_nothing_to_say(place):

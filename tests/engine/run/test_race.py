@@ -30,7 +30,7 @@ def test_the_leader_wins_where_it_is_better_than_every_other():
 def test_a_leader_that_lost_is_said_to_have_lost_to_the_best():
     found = judged("kl_divergence", "budget", entrants(budget=0.2, gptq=0.1, plain=0.0, poor=0.9))
     assert found["winner"] == "plain"
-    assert found["sentence"].startswith("Budget lost to Plain")
+    assert found["sentence"].startswith("Budget lost to “Plain”")
     assert [row["verdict"] for row in found["rows"].values()] == ["worse", "worse", "better"]
 
 

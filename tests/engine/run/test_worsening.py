@@ -13,6 +13,7 @@ def test_a_point_is_a_hundredth_of_a_share_and_one_of_a_perplexity():
     assert points_lost(verdict("accuracy", -0.005, [-0.02, 0.01])) == Worsening(0.5, -1.0, 2.0)
     assert points_lost(verdict("perplexity", 0.5, [0.1, 0.9])) == Worsening(0.5, 0.1, 0.9)
     assert points_lost(verdict("accuracy", None, None)) == Worsening(None)
+    assert str(points_lost(verdict("accuracy", 0.0, [0.0, 0.0])).value) == "0.0"
     assert points_lost(verdict(None, None, None)) is None
 
 

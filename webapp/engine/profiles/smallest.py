@@ -167,6 +167,8 @@ def _beyond(search: Search, probes: Sequence[Probe], known: Probe) -> int:
     if slope is not None and known.worse and search.tolerance > 0:
         aim = search.tolerance * (1.1 if held else 0.9)
         size = known.size_bytes * math.exp((math.log(aim) - math.log(known.worse)) / slope)
+    elif others:  # two that lose alike: nothing tells how far it still is
+        size = known.size_bytes * LARGEST_STEP ** (-0.5 if held else 0.5)
     else:
         size = _size_at(search, _level(search, known.size_bytes) * _factor(search, known))
     return round(known.size_bytes * min(most, max(least, size / known.size_bytes)))

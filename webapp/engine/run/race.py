@@ -38,14 +38,14 @@ def judged(metric: str, leader: str, entrants: Mapping[str, Entrant], seed: int 
     if best is None:
         sentence = "There is no other result to compare with."
     else:
-        told = f"{lowered(METRICS[metric].title)} {_text(metric, values[leader])}, {entrants[best].title} "
-        told += f"{_text(metric, values[best])}{_interval(metric, rows[best])}"
+        told = f"{lowered(METRICS[metric].title)} {_text(metric, values[leader])} against "
+        told += f"{_text(metric, values[best])} of “{entrants[best].title}”{_interval(metric, rows[best])}"
         beaten = [key for key, row in rows.items() if row["verdict"] == "worse"]
         if all(row["verdict"] == "better" for row in rows.values()):
             winner, sentence = leader, f"{own.title} is better than every other: {told}."
         elif beaten:
             winner = max(beaten, key=lambda key: sign * values[key])
-            sentence = f"{own.title} lost to {entrants[winner].title}: {told}."
+            sentence = f"{own.title} lost to “{entrants[winner].title}”: {told}."
         else:
             sentence = f"No difference shown between {own.title} and the best of the others: {told}."
     return {"metric": metric, "leader": leader, "rows": rows, "winner": winner, "sentence": sentence}

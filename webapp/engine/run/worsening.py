@@ -48,5 +48,5 @@ def points_lost(verdict: Mapping[str, Any]) -> Worsening | None:
     if verdict["difference"] is None:
         return Worsening(None)
     scale = (100 if metric in FRACTIONS else 1) * (-1 if METRICS[metric].higher_is_better else 1)
-    ends = sorted(scale * end for end in verdict["ci95"]) if verdict["ci95"] else (None, None)
-    return Worsening(scale * verdict["difference"], *ends)
+    ends = sorted(scale * end + 0.0 for end in verdict["ci95"]) if verdict["ci95"] else (None, None)
+    return Worsening(scale * verdict["difference"] + 0.0, *ends)  # no minus zero
