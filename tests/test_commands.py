@@ -1,6 +1,7 @@
 """The command line does the whole job without a server, and its result can be checked again."""
 
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -117,6 +118,19 @@ def test_a_tolerance_gives_the_smallest_file_that_is_expected_to_keep_it(given, 
     assert 0.03 < loss["expected"] < 0.0501
 
 
+def test_several_runs_find_a_smaller_file_that_keeps_the_tolerance_as_measured(given, profiled):
+    said = by_budget(given, "--tolerance", "0.02", "--runs", "3")
+    assert "exit 0" in said, said
+    kept = json.loads((given / "out/receipt.json").read_text())
+    runs = re.findall(r"^Run (\d):", said, re.MULTILINE)
+    sizes = [int(size.replace(",", "")) for size in re.findall(r"^The budget: ([\d,]+) bytes", said, re.MULTILINE)]
+    assert runs == ["1", "2", "3"][: len(sizes)]
+    assert 1 < len(sizes) <= 3
+    assert kept["prediction"]["rows"][1]["measured"] <= 0.02
+    assert kept["bytes"]["total"] in sizes
+    assert "checks passed" in call("verify", given / "out")
+
+
 def test_a_profile_is_printed_as_a_table_or_as_json(given, profiled):
     asked = ("profile", given / "mlp.pt", "--data", given / "data.npz", "--quiet")
     said = call(*asked)
@@ -135,6 +149,8 @@ def test_a_profile_is_printed_as_a_table_or_as_json(given, profiled):
         (("--size", "60 pounds"), "'60 pounds' is no size; write it as 60MB"),
         (("--tolerance", "some"), "'some' is no tolerance; write 0.5pt"),
         (("--size", "1MB", "--ratio", "0.5"), "it names a size once"),
+        (("--size", "1MB", "--runs", "3"), "Several --runs look for the smallest file within a --tolerance"),
+        (("--tolerance", "0.000000001", "--runs", "2"), "No file within the tolerance was found"),
         (("--size", "9"), "The smallest file that is possible here"),
         (("--size", "1MB"), "there is nothing to do"),
         (("--ratio", "0.5", "--families", "magic"), "The profile has no family 'magic'; it has"),

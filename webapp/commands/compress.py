@@ -5,33 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import click
 
-from webapp.engine.errors import BudgetInvalid, PareError
 from webapp.engine.exporters import check_names, exporters, measured
-from webapp.engine.facts import CheckpointFacts
-from webapp.engine.profiles.budget import BudgetGoal, Solver
-from webapp.engine.profiles.facts import ProfileFacts
+from webapp.engine.profiles.budget import Solver
 from webapp.engine.recipe import Recipe, lines_named
-from webapp.engine.run.budgets import expected_of, limits_of
-from webapp.engine.run.checks import check_run, task_of
-from webapp.engine.run.predict import predict, understood
-from webapp.engine.run.receipt import conclude
+from webapp.engine.run.budgets import limits_of
+from webapp.engine.run.predict import understood
 from webapp.engine.run.receipt_text import render_text
-from webapp.engine.run.stages import RunGiven, is_pointless, plan_stages
-from webapp.engine.run.stages.base import StageResults
-from webapp.engine.run.stages.export import ExportStage
-from webapp.engine.run.stages.job import SourcesGiven, StageOutput
 from webapp.engine.techniques import with_versions
-from webapp.units import percent
 
+from .local_runs import LocalRun, LocalRuns
 from .options import ReadsFiles
-from .profiling import Bytes, Tolerance, expected_text, families_named, goal_of, profiled
+from .profiling import Bytes, Tolerance, families_named, goal_of, profiled
 from .progress_bar import ProgressBar
-from .sources import File, GivenFiles, named_datasets, reads_sources
-from .workbench import Workbench, files_in, workbench
+from .sources import File, GivenFiles, reads_sources
+from .workbench import workbench
 
 NOT_ALL_DELIVERED = 3  # exit status
 
@@ -51,6 +41,13 @@ class _Formats(click.Option):
 @click.option("--size", type=Bytes(), help="In place of a recipe: how large the file may be, such as 60MB.")
 @click.option("--ratio", type=float, help="In place of a recipe: the same as a share of the original, such as 0.25.")
 @click.option("--tolerance", type=Tolerance(), help="In place of a recipe: what may be lost, 0.5pt or 0.05 (a loss).")
+@click.option(
+    "--runs",
+    "most_runs",
+    type=click.IntRange(1, 50),
+    default=1,
+    help="With --tolerance: at most so many runs, by what is measured, of which the smallest within it is kept.",
+)
 @click.option("--families", help='Of what a budget may choose: "quantization, low rank".')
 @click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
 @click.option(
@@ -69,6 +66,7 @@ def compress(
     size: int | None,
     ratio: float | None,
     tolerance: dict[str, float] | None,
+    most_runs: int,
     families: str | None,
     teacher: Path | None,
     exports: tuple[str, ...],
@@ -87,6 +85,8 @@ def compress(
     goal = goal_of(size, ratio, tolerance)
     if (recipe is None) == (goal is None):
         raise click.UsageError("Name a --recipe, or a budget: --size, --ratio or --tolerance.")
+    if most_runs > 1 and (tolerance is None or size is not None or ratio is not None):
+        raise click.UsageError("Several --runs look for the smallest file within a --tolerance, and for nothing else.")
     text = recipe.read_text(encoding="utf8") if recipe else ""
     with lines_named(text):
         wanted = _understood(text) if recipe else None
@@ -98,14 +98,19 @@ def compress(
         if exports:
             bar.stage("Trying the formats")
             sources = sources.model_copy(update={"checkpoint": bench.try_formats(sources.checkpoint, bar.tell)})
-        expected = None
-        if goal is not None:
-            profile = profiled(bench, bar, sources, given.seed, prepared)
-            wanted, expected = _budgeted(bar, profile, sources.checkpoint.facts, goal, families, exports)
-        assert wanted is not None
-        run = _asked(bar, sources, wanted, exports, given.seed, prepared)
-        receipt, exported = _run(bench, bar, run, sources, expected)
-        _deliver(out, sources.checkpoint.folder, exported, receipt, wanted.to_yaml())
+        runs = LocalRuns(bench, bar, sources, exports, given.seed, prepared)
+        if wanted is not None:
+            found = runs.of_recipe(wanted)
+        else:
+            assert goal is not None
+            solver = Solver(profiled(bench, bar, sources, given.seed, prepared), sources.checkpoint.facts)
+            limits = limits_of(solver.facts, families_named(families, solver.profile), {}, exports)
+            if most_runs > 1 and tolerance is not None:
+                found = runs.smallest(solver, limits, tolerance, most_runs)
+            else:
+                found = runs.of_budget(solver, solver.solve(goal, limits))
+        _deliver(out, sources.checkpoint.folder, found)
+    receipt = found.receipt
     click.echo(render_text(receipt))
     if missing := receipt["undelivered"]:
         click.echo(f"Not delivered: {', '.join(row['artifact'] for row in missing)}. The receipt says why.", err=True)
@@ -122,81 +127,12 @@ def _understood(text: str) -> Recipe:
     return with_versions(found)
 
 
-def _budgeted(
-    bar: ProgressBar,
-    profile: ProfileFacts,
-    facts: CheckpointFacts,
-    goal: BudgetGoal,
-    families: str | None,
-    exports: tuple[str, ...],
-) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe, and what is expected of it. Raises BudgetInvalid."""
-    solver = Solver(profile, facts)
-    budget = solver.solve(goal, limits_of(facts, families_named(families, profile), {}, exports))
-    if budget.recipe is None:
-        raise BudgetInvalid("The original itself reaches this goal, so there is nothing to do. Set another.", "goal")
-    bar.say(f"The budget: {expected_text(solver, budget)}.")
-    return with_versions(Recipe.read(budget.recipe)), expected_of(None, budget)
-
-
-def _asked(
-    bar: ProgressBar,
-    sources: SourcesGiven,
-    recipe: Recipe,
-    exports: tuple[str, ...],
-    seed: int,
-    preprocessing: dict[str, Any],
-) -> RunGiven:
-    """The run, checked as page and API check it."""
-    facts, teacher = sources.checkpoint.facts, sources.teacher_checkpoint
-    dataset, training = named_datasets(sources)
-    prepared = check_run(facts, recipe, exports, dataset, training, teacher.facts if teacher else None, preprocessing)
-    for row in predict(facts, recipe).unreached:
-        bar.say(f"No step reaches {row.what}, {percent(row.share)} of the file: {row.why}.")
-    return RunGiven(
-        recipe=recipe,
-        exports=exports,
-        seed=seed,
-        preprocessing=prepared.model_dump(mode="json") if prepared else None,
-        task=task_of(facts, dataset, training),
-    )
-
-
-def _run(
-    bench: Workbench, bar: ProgressBar, run: RunGiven, sources: SourcesGiven, expected: dict[str, Any] | None
-) -> tuple[dict[str, Any], list[Path]]:
-    """The receipt, and the folders of the formats that are delivered."""
-    planned = plan_stages(run)
-    done: dict[str, StageOutput] = {}
-    failed: dict[str, Any] = {}
-    for name, stage in planned.items():
-        if is_pointless(stage, planned, failed):
-            continue
-        bar.stage(stage.title)
-        try:
-            done[name] = bench.stage(stage, sources, done, bar.tell)
-        except PareError as error:
-            if stage.format is None:
-                raise
-            failed[name] = error.as_dict()
-    companions = files_in(sources.checkpoint.folder)
-    results = StageResults(
-        {name: made.facts for name, made in done.items()},
-        {name: files_in(made.folder) for name, made in done.items()},
-        failed,
-    )
-    concluded = conclude(run, sources, results, name=sources.checkpoint.name, companions=companions, expected=expected)
-    receipt = concluded["receipt"]
-    missing = {row["format"] for row in receipt["undelivered"]}
-    return receipt, [done[ExportStage.name_of(form)].folder for form in run.exports if form not in missing]
-
-
-def _deliver(out: Path, original: Path, exported: list[Path], receipt: dict[str, Any], recipe: str) -> None:
+def _deliver(out: Path, original: Path, found: LocalRun) -> None:
     """The finished folder: the checkpoint's companions, the weights, the receipt."""
     from webapp.engine.weights.model import WEIGHTS
 
     shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
-    for folder in exported:
+    for folder in found.exported:
         shutil.copytree(folder, out, dirs_exist_ok=True, copy_function=shutil.move)
-    (out / "receipt.json").write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
-    (out / "recipe.yaml").write_text(recipe, encoding="utf8")
+    (out / "receipt.json").write_text(json.dumps(found.receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+    (out / "recipe.yaml").write_text(found.recipe.to_yaml(), encoding="utf8")

@@ -83,15 +83,16 @@ class Workbench:
         """(where the normalised files lie, the facts)."""
         from webapp.engine.run.inspection import InspectionJob
 
-        place = self._place(f"{sum(1 for _ in self.folder.iterdir())}-{task}")
+        place = self._place(task)
         job = InspectionJob.model_validate(
             {"task": task, "upload": path.resolve(), "filename": path.name, "output": place / "output", **options}
         )
         return job.output, self.supervisor.run(job.model_dump(mode="json"), place, tell, lambda: False)
 
     def _place(self, name: str) -> Path:
-        (self.folder / name).mkdir()
-        return self.folder / name
+        place = self.folder / f"{sum(1 for _ in self.folder.iterdir())}-{name}"
+        place.mkdir()
+        return place
 
 
 @contextmanager

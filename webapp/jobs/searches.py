@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from webapp.engine.errors import BudgetInvalid
-from webapp.engine.profiles.budget import Budget, BudgetGoal, Limits, Solver
-from webapp.engine.profiles.smallest import Probe, Search, Stop, Try, next_step, within
+from webapp.engine.profiles.budget import Budget
+from webapp.engine.profiles.smallest import Probe, Stop, Try, next_step, within
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.budgets import expected_of, limits_of, solver_of
-from webapp.engine.run.worsening import POINTS, Worsening, lost, points_lost
+from webapp.engine.run.budgets import best_within, expected_of, limits_of, probe_of, search_on, solver_of
 from webapp.engine.techniques import with_versions
 from webapp.store.models import Run, RunState, Study, now
 from webapp.units import byte_text
@@ -27,54 +26,24 @@ def searched(place: Workplace, study: Study) -> Begin | Conclude | None:
     asked = study.question
     solver = solver_of(study.profile.facts, study.profile.measured, study.checkpoint.facts or {})
     limits = limits_of(solver.facts, asked["families"], asked["locks"], asked["run"]["exports"])
-    probes = [_probed(study, run) for run in study.runs]
-    step = next_step(_search(study, solver, limits), probes, _seconds_left(study))
+    probes = [probed(study, run) for run in study.runs]
+    search = search_on(solver, limits, *(asked[name] for name in ("tolerance", "unit", "most_runs", "certain")))
+    step = next_step(search, probes, _seconds_left(study))
     if isinstance(step, Try):
-        budget = _budget(solver, limits, step.size_bytes)
+        budget = best_within(solver, limits, step.size_bytes)
         if budget.recipe is not None:
             return _probe(study, budget, step)
         step = Stop(None, "Only the original itself is left, as it is.")
     return _concluded(study, step)
 
 
-def worsening_of(study: Study, run: Run) -> Worsening:
+def probed(study: Study, run: Run) -> Probe:
     """Raises BudgetInvalid where the run measured nothing that the tolerance is about."""
-    receipt, result = run.receipt or {}, run.result or {}
     unit = study.question["unit"]
-    found = points_lost(receipt["verdict"]) if unit == POINTS else lost(unit, result["metrics"])
+    found = probe_of(unit, run.result or {}, (run.receipt or {})["verdict"])
     if found is None:
         raise BudgetInvalid(f"{run.name} measured nothing that a tolerance in {unit} can be held against.")
     return found
-
-
-def _probed(study: Study, run: Run) -> Probe:
-    worse = worsening_of(study, run)
-    return Probe(size_of(run), worse.value, worse.low, worse.high)
-
-
-def size_of(run: Run) -> int:
-    return int((run.result or {})["size_bytes"])
-
-
-def _search(study: Study, solver: Solver, limits: Limits) -> Search:
-    asked = study.question
-    unlimited = solver.solve(BudgetGoal(ratio=1), limits)  # of the front: every size that there is
-    front = [(point.size_bytes, point.loss) for point in unlimited.front]
-    goal = {"points" if asked["unit"] == POINTS else "loss": asked["tolerance"]}
-    try:
-        first = solver.solve(BudgetGoal(**goal), limits).size_bytes
-    except BudgetInvalid:  # no option is expected to stay within it; what is measured may
-        first = max(size for size, _ in front)
-
-    def fits(size_bytes: int) -> int:
-        return _budget(solver, limits, size_bytes).size_bytes
-
-    return Search(asked["tolerance"], asked["unit"], front, first, fits, asked["most_runs"], asked["certain"])
-
-
-def _budget(solver: Solver, limits: Limits, size_bytes: int) -> Budget:
-    """The best within these bytes; where nothing is as small, the smallest."""
-    return solver.solve(BudgetGoal(bytes=max(size_bytes, solver.smallest(limits))), limits)
 
 
 def _seconds_left(study: Study) -> float:
@@ -104,11 +73,11 @@ def _concluded(study: Study, stop: Stop) -> Conclude:
     if stop.found is None:
         return Conclude({"winner": None, "sentence": f"No file within the tolerance was found. {stop.why}"})
     run = study.runs[stop.found]
-    worse, unit = worsening_of(study, run), study.question["unit"]
+    probe, unit = probed(study, run), study.question["unit"]
     sure = ""
-    if worse.high is not None and worse.high > study.question["tolerance"]:
-        sure = f" The interval reaches to {worse.high:.3g}: on these samples it is not certain."
-    found = f"The smallest file within the tolerance has {byte_text(size_of(run))}, {worse.value:.3g} {unit} worse."
+    if probe.high is not None and probe.high > study.question["tolerance"]:
+        sure = f" The interval reaches to {probe.high:.3g}: on these samples it is not certain."
+    found = f"The smallest file within the tolerance has {byte_text(probe.size_bytes)}, {probe.worse:.3g} {unit} worse."
     return Conclude({"winner": run.id, "sentence": f"{found}{sure} {stop.why}"})
 
 
@@ -117,6 +86,6 @@ def _ended(study: Study, run: Run) -> Conclude:
     why = (run.error or {}).get("message") or "It was cancelled."
     asked = study.question
     done = [place for place, each in enumerate(study.runs) if each.state is RunState.SUCCEEDED]
-    held = [place for place in done if within(_probed(study, study.runs[place]), asked["tolerance"], asked["certain"])]
-    best = min(held, key=lambda place: size_of(study.runs[place]), default=None)
+    held = [place for place in done if within(probed(study, study.runs[place]), asked["tolerance"], asked["certain"])]
+    best = min(held, key=lambda place: probed(study, study.runs[place]).size_bytes, default=None)
     return _concluded(study, Stop(best, f"{run.name} has no result. {why}"))

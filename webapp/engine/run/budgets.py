@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from webapp.engine.errors import BudgetInvalid
 from webapp.engine.exporters import check_formats, held_in
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.profiles.budget import Budget, Expected, Limits, Solver
+from webapp.engine.profiles.budget import Budget, BudgetGoal, Expected, Limits, Solver
 from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
+from webapp.engine.profiles.smallest import Probe, Search
 from webapp.engine.recipe import Recipe
 
 from .giving_back import choice_of
-from .worsening import LOSSES
+from .worsening import LOSSES, POINTS, lost, points_lost
 
 
 def solver_of(profile: Mapping[str, Any], runs: Iterable[Any], checkpoint: Mapping[str, Any]) -> Solver:
@@ -45,6 +47,35 @@ def foretold(profile_id: str, solver: Solver, recipe: Recipe) -> dict[str, Any] 
     if len(choice) < len(solver.profile.layers):
         return None
     return _kept(profile_id, solver.menu.size(choice), solver.expected(choice), solver.predicted(choice))
+
+
+def best_within(solver: Solver, limits: Limits, size_bytes: int) -> Budget:
+    """The best within these bytes; where nothing is as small, the smallest."""
+    return solver.solve(BudgetGoal.read({"bytes": max(size_bytes, solver.smallest(limits))}), limits)
+
+
+def search_on(
+    solver: Solver, limits: Limits, tolerance: float, unit: str, most_runs: int, certain: bool = False
+) -> Search:
+    """For the smallest file that loses at most so much, in POINTS or in the profile's unit, as runs measure it."""
+    unlimited = solver.solve(BudgetGoal.read({"ratio": 1}), limits)  # of the front: every size that there is
+    front = [(point.size_bytes, point.loss) for point in unlimited.front]
+    try:
+        goal = {POINTS if unit == POINTS else "loss": tolerance}
+        first = solver.solve(BudgetGoal.read(goal), limits).size_bytes
+    except BudgetInvalid:  # no option is expected to stay within it; what is measured may
+        first = max(size for size, _ in front)
+
+    def fits(size_bytes: int) -> int:
+        return best_within(solver, limits, size_bytes).size_bytes
+
+    return Search(tolerance, unit, front, first, fits, most_runs, certain)
+
+
+def probe_of(unit: str, result: Mapping[str, Any], verdict: Mapping[str, Any]) -> Probe | None:
+    """What a run measured; None where that is nothing that the unit is about."""
+    found = points_lost(verdict) if unit == POINTS else lost(unit, result["metrics"])  # type: ignore[arg-type]
+    return None if found is None else Probe(result["size_bytes"], found.value, found.low, found.high)
 
 
 def _kept(

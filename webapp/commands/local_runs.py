@@ -1,0 +1,148 @@
+"""Runs without a server, on one checkpoint and its data: of a recipe, of a budget, or of several for one tolerance."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from webapp.engine.errors import BudgetInvalid, PareError
+from webapp.engine.profiles.budget import Budget, Limits, Solver
+from webapp.engine.profiles.smallest import Probe, Try, next_step
+from webapp.engine.recipe import Recipe
+from webapp.engine.run.budgets import best_within, expected_of, probe_of, search_on
+from webapp.engine.run.checks import check_run, task_of
+from webapp.engine.run.predict import predict
+from webapp.engine.run.receipt import conclude
+from webapp.engine.run.stages import RunGiven, is_pointless, plan_stages
+from webapp.engine.run.stages.base import StageResults
+from webapp.engine.run.stages.export import ExportStage
+from webapp.engine.run.stages.job import SourcesGiven, StageOutput
+from webapp.engine.run.worsening import POINTS
+from webapp.engine.techniques import with_versions
+from webapp.units import byte_text, percent
+
+from .profiling import expected_text
+from .progress_bar import ProgressBar
+from .sources import named_datasets
+from .workbench import Workbench, files_in
+
+ORIGINAL = 0  # the section of the stages that no recipe changes
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """What came of one: its receipt, and the folders of the formats that are delivered."""
+
+    recipe: Recipe
+    receipt: dict[str, Any]
+    result: dict[str, Any]
+    exported: list[Path]
+
+    def forget(self) -> None:
+        for folder in self.exported:
+            shutil.rmtree(folder)
+
+
+@dataclass
+class LocalRuns:
+    """They share what was measured of the original."""
+
+    bench: Workbench
+    bar: ProgressBar
+    sources: SourcesGiven
+    exports: tuple[str, ...]
+    seed: int
+    preprocessing: dict[str, Any]
+    shared: dict[str, StageOutput] = field(default_factory=dict)
+
+    def of_recipe(self, recipe: Recipe, expected: dict[str, Any] | None = None) -> LocalRun:
+        """Checked as page and API check it."""
+        run = self._asked(recipe)
+        planned = plan_stages(run)
+        done: dict[str, StageOutput] = {}
+        failed: dict[str, Any] = {}
+        for name, stage in planned.items():
+            if is_pointless(stage, planned, failed):
+                continue
+            if name in self.shared:
+                done[name] = self.shared[name]
+                continue
+            self.bar.stage(stage.title)
+            try:
+                done[name] = self.bench.stage(stage, self.sources, done, self.bar.tell)
+            except PareError as error:
+                if stage.format is None:
+                    raise
+                failed[name] = error.as_dict()
+        self.shared = {name: made for name, made in done.items() if planned[name].place[0] == ORIGINAL}
+        results = StageResults(
+            {name: made.facts for name, made in done.items()},
+            {name: files_in(made.folder) for name, made in done.items()},
+            failed,
+        )
+        checkpoint = self.sources.checkpoint
+        concluded = conclude(
+            run,
+            self.sources,
+            results,
+            name=checkpoint.name,
+            companions=files_in(checkpoint.folder),
+            expected=expected,
+        )
+        missing = {row["format"] for row in concluded["receipt"]["undelivered"]}
+        exported = [done[ExportStage.name_of(form)].folder for form in run.exports if form not in missing]
+        return LocalRun(recipe, concluded["receipt"], concluded["result"], exported)
+
+    def of_budget(self, solver: Solver, budget: Budget) -> LocalRun:
+        """Raises BudgetInvalid where it leaves the original as it is."""
+        if budget.recipe is None:
+            raise BudgetInvalid(
+                "The original itself reaches this goal, so there is nothing to do. Set another.", "goal"
+            )
+        self.bar.say(f"The budget: {expected_text(solver, budget)}.")
+        return self.of_recipe(with_versions(Recipe.read(budget.recipe)), expected_of(None, budget))
+
+    def smallest(self, solver: Solver, limits: Limits, tolerance: dict[str, float], most_runs: int) -> LocalRun:
+        """The smallest file that was within {"points" or "loss": at most}, of so many runs.
+
+        Raises BudgetInvalid where none was, or the data tells nothing of it.
+        """
+        [(kind, most)] = tolerance.items()
+        unit = POINTS if kind == "points" else solver.profile.unit
+        search = search_on(solver, limits, most, unit, most_runs)
+        probes: list[Probe] = []
+        best: LocalRun | None = None
+        while isinstance(step := next_step(search, probes), Try):
+            self.bar.say(f"Run {len(probes) + 1}: at most {byte_text(step.size_bytes)}. {step.why}")
+            found = self.of_budget(solver, best_within(solver, limits, step.size_bytes))
+            probe = probe_of(unit, found.result, found.receipt["verdict"])
+            if probe is None:
+                raise BudgetInvalid(f"The data measures nothing that a tolerance in {unit} can be held against.")
+            self.bar.say(found.receipt["verdict"]["sentence"])
+            probes.append(probe)
+            worse = found
+            if search.holds(probe) and (best is None or probe.size_bytes < best.result["size_bytes"]):
+                best, worse = found, best
+            if worse is not None:
+                worse.forget()
+        if best is None:
+            raise BudgetInvalid(f"No file within the tolerance was found. {step.why}", "tolerance")
+        self.bar.say(step.why)
+        return best
+
+    def _asked(self, recipe: Recipe) -> RunGiven:
+        facts, teacher = self.sources.checkpoint.facts, self.sources.teacher_checkpoint
+        dataset, training = named_datasets(self.sources)
+        taught = teacher.facts if teacher else None
+        prepared = check_run(facts, recipe, self.exports, dataset, training, taught, self.preprocessing)
+        for row in predict(facts, recipe).unreached:
+            self.bar.say(f"No step reaches {row.what}, {percent(row.share)} of the file: {row.why}.")
+        return RunGiven(
+            recipe=recipe,
+            exports=self.exports,
+            seed=self.seed,
+            preprocessing=prepared.model_dump(mode="json") if prepared else None,
+            task=task_of(facts, dataset, training),
+        )
