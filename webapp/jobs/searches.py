@@ -15,10 +15,8 @@ from .study_steps import Begin, Conclude
 from .workplace import Workplace
 
 
-def searched(place: Workplace, study: Study) -> Begin | Conclude | None:
+def searched(place: Workplace, study: Study) -> Begin | Conclude:
     """Raises BudgetInvalid where the profile has gone, or the options have nothing to give."""
-    if study.runs and not study.runs[-1].state.final:
-        return None
     if ended := next((run for run in study.runs if run.state is not RunState.SUCCEEDED), None):
         return _ended(study, ended)
     if study.profile is None or study.profile.facts is None:

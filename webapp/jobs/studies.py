@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, selectinload, undefer
 
@@ -32,10 +32,8 @@ from .workplace import Workplace
 log = logging.getLogger(__name__)
 
 
-def raced(place: Workplace, study: Study) -> Conclude | None:
-    """Once all have ended: the budget's run beside the uniform ones, by every metric that they share."""
-    if not all(run.state.final for run in study.runs):
-        return None
+def raced(place: Workplace, study: Study) -> Conclude:
+    """The budget's run beside the uniform ones, by every metric that they share."""
     done = [run for run in study.runs if run.state is RunState.SUCCEEDED]
     leader = next((run for run in done if (run.role or {}).get("leads")), None)
     if leader is None:
@@ -57,16 +55,21 @@ def scores_of(place: Workplace, run: Run) -> dict[str, Any]:
     return read_scores(place.files.path(files[SCORES]["digest"])) if SCORES in files else {}
 
 
-KINDS: dict[str, Callable[[Workplace, Study], Begin | Conclude | None]] = {"race": raced, "smallest": searched}
+KINDS: dict[str, Callable[[Workplace, Study], Begin | Conclude]] = {  # asked once all of its runs have ended
+    "race": raced,
+    "smallest": searched,
+}
 
 
 def advance_studies(place: Workplace, jobs: JobClient) -> None:
     """Looks at every study that is under way."""
-    going_on = select(Study.id).where(Study.state.in_((RunState.QUEUED, RunState.RUNNING)))
+    going_on = select(Study.id, Study.state).where(Study.state.in_((RunState.QUEUED, RunState.RUNNING)))
     with place.sessions() as session:
-        ids = session.scalars(going_on.order_by(Study.created_at)).all()
-    for id_ in ids:
+        found = session.execute(going_on.order_by(Study.created_at)).tuples().all()
+    for id_, state in found:
         try:
+            if state is RunState.QUEUED:
+                _begin(place, id_)
             _advance(place, jobs, id_)
         except (PareError, StoreError) as error:
             _fail(place, id_, error.as_dict())
@@ -79,21 +82,20 @@ def advance_studies(place: Workplace, jobs: JobClient) -> None:
 
 
 def _advance(place: Workplace, jobs: JobClient, id_: str) -> None:
-    parts = selectinload(Study.runs).selectinload(Run.stages), selectinload(Study.checkpoint)
-    facts = selectinload(Study.profile).options(undefer(Profile.facts))
     with place.sessions() as session:
-        study = session.get(Study, id_, options=[*parts, facts])
+        seen = _seen(session, id_)
+    if not all(state.final for _, state, _ in seen):
+        return
+    runs = selectinload(Study.runs).selectinload(Run.stages)
+    profile = selectinload(Study.profile).options(undefer(Profile.facts))
+    with place.sessions() as session:
+        study = session.get(Study, id_, options=[runs, profile, selectinload(Study.checkpoint)])
     if study is None:
         return
-    seen = _seen(study)
-    if study.state is RunState.QUEUED:
-        _begin(place, id_)
     decided = KINDS[study.kind](place, study)
-    if decided is None:
-        return
     with writing(place.sessions) as session:
         row = _open(session, id_)
-        if row is None or _seen(row) != seen:
+        if row is None or _seen(session, id_) != seen:
             return
         begun = _write(session, row, decided)
     if begun is not None:
@@ -113,9 +115,9 @@ def _write(session: Session, study: Study, decided: Begin | Conclude) -> Run | N
 
 
 def _begin(place: Workplace, id_: str) -> None:
-    with writing(place.sessions) as session:
-        if (row := _open(session, id_)) is not None:
-            row.state, row.started_at = RunState.RUNNING, row.started_at or now()
+    mine = (Study.id == id_, Study.state == RunState.QUEUED)
+    with place.sessions.begin() as session:
+        session.execute(update(Study).where(*mine).values(state=RunState.RUNNING, started_at=now()))
 
 
 def _fail(place: Workplace, id_: str, error: dict[str, Any]) -> None:
@@ -131,5 +133,7 @@ def _open(session: Session, id_: str) -> Study | None:
     return row if row is not None and not row.state.final else None
 
 
-def _seen(study: Study) -> list[tuple[str, RunState, int]]:
-    return [(run.id, run.state, run.attempt) for run in study.runs]
+def _seen(session: Session, id_: str) -> list[tuple[str, RunState, int]]:
+    """What there is to decide by: each run, its state and its attempt."""
+    runs = select(Run.id, Run.state, Run.attempt).where(Run.study_id == id_).order_by(Run.created_at, Run.id)
+    return [(run_id, state, attempt) for run_id, state, attempt in session.execute(runs)]
