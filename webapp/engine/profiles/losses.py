@@ -16,7 +16,8 @@ from .facts import LayerOptions, Option
 from .sensitivity import LayerSensitivity
 from .trials import changes, rows_apart
 
-ROWS = 256
+ROWS = 64
+NOISE_BITS, NOISE_GROUP = 3, 64  # of the rounding error that stands for any
 HEAVIEST = 0.5  # of the rows that are tried
 
 
@@ -59,6 +60,16 @@ def _some_rows(matrix: WeightMatrix, known: LayerSensitivity | None) -> tuple[Te
     middles = (edges[:-1] + edges[1:]).div(2, rounding_mode="floor")
     weights = torch.cat([torch.ones(first), edges.diff()]).double()
     return torch.cat([order[:first], rest[middles]]), weights
+
+
+def rounding_error(matrix: Tensor) -> Tensor:
+    """What plain rounding changes in a matrix (rows, columns): an error like those that options leave, but at once."""
+    columns = matrix.shape[1]
+    group = NOISE_GROUP if columns % NOISE_GROUP == 0 else columns
+    values = matrix.reshape(-1, max(group, 1))
+    scale = values.abs().amax(1, keepdim=True).clamp(min=1e-30) / (2 ** (NOISE_BITS - 1) - 0.5)
+    error: Tensor = (values / scale).round_().mul_(scale).sub_(values)
+    return error.view_as(matrix)
 
 
 def with_losses(

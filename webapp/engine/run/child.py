@@ -143,6 +143,13 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
         from webapp.engine.techniques.surgery import look_at
 
         return look_at(CheckpointFacts.model_validate(job["facts"])).model_dump(mode="json")
+    if task == "profile":
+        from .profile_job import ProfileJob
+        from .profiling import profiled
+
+        profile = ProfileJob.model_validate({name: value for name, value in job.items() if name != "task"})
+        torch.manual_seed(profile.run.seed)
+        return profiled(profile, lines).model_dump(mode="json")
     from .stages import StageJob, run_stage
 
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})

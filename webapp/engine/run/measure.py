@@ -40,7 +40,7 @@ def evaluate(
     "not_finite", which is there where there are any.
     """
     with torch.inference_mode():
-        found = _Collected(spec)
+        found = Collected(spec)
         for index, batch in enumerate(data):
             every = answers(module, spec, batch)
             found.against_targets(every[0], batch)
@@ -63,7 +63,7 @@ def evaluate_each(
     The `reference` answers each batch once.
     """
     with torch.inference_mode():
-        found = [_Collected(spec) for _ in range(len(variants) + 1)]
+        found = [Collected(spec) for _ in range(len(variants) + 1)]
         for index, batch in enumerate(data):
             expected = answers(reference, spec, batch)
             for number, (collected, variant) in enumerate(zip(found, [nullcontext, *variants], strict=True)):
@@ -79,7 +79,9 @@ def evaluate_each(
 
 
 @dataclass
-class _Collected:
+class Collected:
+    """What is measured of a module's answers, batch by batch."""
+
     spec: ArchitectureSpec
     scores: Scores = field(default_factory=dict)
     embeddings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -215,7 +217,7 @@ def choice_likelihoods(out: Tensor, batch: Batch) -> Tensor:
     return torch.stack(found)
 
 
-def _of_embeddings(found: _Collected) -> dict[str, Any]:
+def _of_embeddings(found: Collected) -> dict[str, Any]:
     from scipy.stats import spearmanr
 
     expected, out = (

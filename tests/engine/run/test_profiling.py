@@ -1,0 +1,96 @@
+"""A profile, as its child makes it: whole, or killed and gone on with."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tests import zoo
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.profiles.facts import KEPT
+from webapp.engine.progress import Silent
+from webapp.engine.run.profile_job import ProfileJob
+from webapp.engine.run.profiling import profiled
+from webapp.engine.run.stages.job import CheckpointGiven, DataGiven, DatasetGiven
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt(Silent):
+    """A report whose work is killed when it tells of its progress for that time."""
+
+    def __init__(self, at=None):
+        self.told, self.at = 0, at
+
+    def progress(self, fraction, message=""):
+        assert 0 <= fraction <= 1
+        self.told += 1
+        if self.told == self.at:
+            raise Killed
+
+
+def arrays(bench, shape, split="auto"):
+    values = np.random.default_rng(0)
+    x = values.standard_normal((200, *shape)).astype(np.float32)
+    np.savez(bench.root / "d.npz", x=x, y=values.integers(0, 10, 200))
+    return bench.dataset(bench.root / "d.npz", split), bench.out
+
+
+def text(bench):
+    words = random.Random(0)
+    return bench.dataset(bench.file("d.txt", " ".join(words.choices(zoo.WORDS[4:], k=6000)))), bench.out
+
+
+@pytest.fixture
+def job(tmp_path, bench):
+    def made(family, data=None, dtype="float32", name="scratch"):
+        (folder, facts), (about, where) = zoo.checkpoint(family, dtype), data
+        common = {"name": "a", "digest": "0" * 64}
+        checkpoint = CheckpointGiven(folder=folder, facts=facts, filename="a.pt", size_bytes=1, **common)
+        dataset = DatasetGiven(folder=where, facts=about, **common)
+        return ProfileJob(
+            checkpoint=checkpoint, dataset=dataset, run=DataGiven(), output=tmp_path, scratch=tmp_path / name
+        )
+
+    return made
+
+
+def test_every_option_has_a_loss_and_mixed_recipes_are_measured(job, bench):
+    found = profiled(job("cnn", arrays(bench, (1, 16, 16))), Silent())
+    assert (found.unit, found.task, found.samples) == ("nats", "classification", 140)
+    for layer in found.layers:
+        kept, *others = layer.options
+        assert (kept.family, kept.loss) == (KEPT, 0.0)
+        assert all(option.loss >= 0 for option in others)
+        eight, four, two = (
+            (next(option.loss for option in others if option.label.startswith(f"{bits} bits")) for bits in (8, 4, 2))
+            if layer.kind != "other"
+            else (0.0, 0.0, 0.0)
+        )
+        assert eight <= four <= two, layer.name
+    assert len(found.measured) > 2
+    losses = [one.loss for one in found.measured]
+    assert losses == sorted(losses)
+    for one in found.measured:
+        assert one.points is not None
+        assert one.loss == pytest.approx(sum(one.predicted.values()), rel=1.0)
+
+
+def test_one_that_is_killed_goes_on_and_ends_alike(job, bench):
+    data = text(bench)
+    whole, told = KilledAt(), {"exclude": {"seconds"}}
+    expected = profiled(job("gpt2", data, "bfloat16"), whole).model_dump(**told)
+    for at in (3, whole.told - 3):
+        given = job("gpt2", data, "bfloat16", f"killed at {at}")
+        with pytest.raises(Killed):
+            profiled(given, KilledAt(at))
+        again = KilledAt()
+        assert profiled(given, again).model_dump(**told) == expected
+        assert again.told < whole.told
+
+
+def test_without_samples_that_it_may_see_it_is_refused(job, bench):
+    with pytest.raises(DatasetUnfit, match="training split"):
+        profiled(job("mlp", arrays(bench, (64,), "all")), Silent())

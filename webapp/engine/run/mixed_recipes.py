@@ -1,0 +1,126 @@
+"""Mixed recipes, measured on calibration samples: how what is predicted goes with what is lost.
+
+Not the recipes themselves are run: that takes minutes. Each layer's weights are moved by an error of rounding that is
+made as large as its option's loss says, so that a measurement tells how the losses of many layers add up, and where the
+quadratic form ends; how true a technique is to its prediction is what runs tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from webapp.engine.data.batches import Batch
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.lazy import Tensor, torch
+from webapp.engine.profiles import knapsack
+from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
+from webapp.engine.profiles.losses import rounding_error
+from webapp.engine.profiles.menu import Menu
+from webapp.engine.progress import Report
+from webapp.engine.techniques.calibration.streams import answers_of_versions
+from webapp.engine.weights.model import Model
+from webapp.units import FRACTIONS
+
+from .measure import Collected
+from .metrics import METRICS, Scores
+from .worsening import LOSSES
+
+FAMILY = "Quantization"  # errors of rounding tell of no other
+MIXES = 8
+LEAST, MOST, RANGE = 0.003, 1.5, 100  # of the predicted losses that are tried, in any unit
+
+
+def measured_mixes(
+    model: Model,
+    facts: CheckpointFacts,
+    profile: ProfileFacts,
+    data: Sequence[Batch],
+    noise: Mapping[str, float],
+    report: Report,
+) -> list[Measurement]:
+    """`noise`: what `rounding_error` costs in each layer, by name."""
+    menu = Menu(profile, facts)
+    choices = _choices(menu)
+    if not choices or model.architecture is None:
+        return []
+    units = {unit.weight: unit for unit in facts.units()}
+    wanted = [_losses(profile, choice) for choice in choices]
+
+    def change(version: int, name: str, values: Tensor) -> Tensor | None:
+        unit = units.get(name)
+        loss = wanted[version - 1].get(unit.name, 0.0) if unit is not None else 0.0
+        if unit is None or loss <= 0 or noise.get(unit.name, 0.0) <= 0:
+            return None
+        layout = unit.layout
+        error = rounding_error(layout.matrix(values)) * math.sqrt(loss / noise[unit.name])
+        return layout.weight(error, tuple(values.shape))
+
+    spec = model.architecture
+    found = [Collected(spec) for _ in range(len(choices) + 1)]
+    expected: list[Tensor] = []
+    with torch.no_grad():
+        for batch, version, every in answers_of_versions(model, facts.layers, data, len(choices), change, report):
+            expected = every if version == 0 else expected
+            found[version].against_targets(every[0], data[batch])
+            found[version].against_original(expected, every, data[batch])
+    scores = [collected.finished()[0] for collected in found]
+    return list(_measurements(menu, choices, wanted, scores, noise))
+
+
+def _measurements(
+    menu: Menu,
+    choices: Sequence[list[int]],
+    wanted: Sequence[Mapping[str, float]],
+    scores: Sequence[Scores],
+    noise: Mapping[str, float],
+) -> Iterator[Measurement]:
+    metric, loss_of = LOSSES[menu.profile.unit]
+    for choice, losses, measured in zip(choices, wanted, scores[1:], strict=True):
+        predicted = sum(loss for name, loss in losses.items() if noise.get(name, 0.0) > 0)
+        loss = loss_of(measured[metric].value(metric))
+        if math.isfinite(loss):
+            points = _points(scores[0], measured, metric)
+            size = menu.size(choice)
+            yield Measurement(predicted={FAMILY: predicted}, loss=max(loss, 0.0), points=points, size_bytes=size)
+
+
+def _points(before: Scores, after: Scores, distance: str) -> float | None:
+    """By how much the metric with labels got worse; None without labels."""
+    metric = next(iter(before))
+    if metric in (distance, "agreement", "kl_divergence", "relative_error", "cosine", "not_finite"):
+        return None
+    worse = before[metric].value(metric) - after[metric].value(metric)
+    points = worse * (100 if metric in FRACTIONS else 1) * (1 if METRICS[metric].higher_is_better else -1)
+    return points if math.isfinite(points) else None
+
+
+def _choices(menu: Menu) -> list[list[int]]:
+    """Budgets with predicted losses evenly apart on a logarithmic scale, of what is rounded alone."""
+    allowed = np.array(
+        [
+            [option.family in (FAMILY, KEPT) for option in layer.options]
+            + [False] * (menu.losses.shape[1] - len(layer.options))
+            for layer in menu.profile.layers
+        ]
+    )
+    along = knapsack.path(menu.bytes, np.where(allowed, menu.losses, np.inf))
+    found: list[list[int]] = []
+    most = min(MOST, max(float(along.costs[-1]), 1e-12))
+    for target in np.geomspace(min(LEAST, most / RANGE), most, MIXES):
+        steps = int(np.abs(np.log(np.maximum(along.costs, 1e-12)) - math.log(target)).argmin())
+        choice = along.choice(steps).tolist()
+        if choice not in found and along.costs[steps] > 0:
+            found.append(choice)
+    return found
+
+
+def _losses(profile: ProfileFacts, choice: Sequence[int]) -> dict[str, float]:
+    """What each choice's layers lose; of several that are bound together none is known for itself."""
+    return {
+        layer.layers[0]: layer.options[option].loss
+        for layer, option in zip(profile.layers, choice, strict=True)
+        if len(layer.layers) == 1
+    }

@@ -1,0 +1,144 @@
+"""The child's task "profile": one pass forward and backward, what every option costs, and mixed recipes measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from webapp.engine.data.batches import Batch
+from webapp.engine.errors import DatasetUnfit
+from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import torch
+from webapp.engine.profiles.drawn_loss import DrawnLoss, unit_of
+from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
+from webapp.engine.profiles.losses import option_losses, rounding_error, with_losses
+from webapp.engine.profiles.options import layer_options
+from webapp.engine.profiles.sensitivity import LayerSensitivity
+from webapp.engine.profiles.watching import sensitivities
+from webapp.engine.progress import ProgressPart, Report
+from webapp.engine.techniques.calibration import WeightMatrix
+from webapp.engine.techniques.calibration.backward import BackwardPart, backward_parts
+from webapp.engine.techniques.calibration.samples import TEXTS
+from webapp.engine.weights.model import Model
+
+from .mixed_recipes import measured_mixes
+from .profile_job import ProfileJob
+
+SAMPLES = {"causal-lm": 4} | dict.fromkeys(TEXTS, 64)  # chunks of text, or texts, that the pass sees
+IMAGES = 256
+MIXED = {"causal-lm": 2} | dict.fromkeys(TEXTS, 32)  # that mixed recipes are measured on
+IMAGES_MIXED = 128
+CARRIED = "carried.pt"  # what is known of a tensor that a part to come uses too
+
+
+@dataclass
+class PartLosses:
+    """What was found in a part of the model, as the scratch folder keeps it: by the names of layers."""
+
+    losses: dict[str, list[float | None]] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)  # what a rounding error costs that is the same for all
+    count: float = 1.0  # of the drawn loss, known once its last part is through
+
+
+def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
+    """Raises DatasetUnfit where there is no architecture, or no sample that techniques may see."""
+    begun, facts, spec, given = time.process_time(), job.checkpoint.facts, job.spec, job.technique_data()
+    if spec is None or given is None:
+        raise DatasetUnfit(job.unavailable() or "The dataset has no training split, and a profile looks at no other.")
+    model = job.original()
+    model.architecture = spec
+    task = spec.task or ""
+    data = given.calibration(SAMPLES.get(task, IMAGES))
+    choices = layer_options(facts)
+    folder = job.scratch or job.output
+    folder.mkdir(parents=True, exist_ok=True)
+    found = _Profiling(model, facts.units(), choices, data, job.run.seed, folder).run(ProgressPart(report, 0.0, 0.7))
+    layers = with_losses(choices, found.losses)
+    tokens = sum(batch.inputs["input_ids"].numel() for batch in data if "input_ids" in batch.inputs)
+    profile = ProfileFacts(
+        unit=unit_of(spec),
+        task=spec.task,
+        samples=sum(batch.n for batch in data),
+        tokens=tokens or None,
+        layers=layers,
+    )
+    mixed = given.calibration(MIXED.get(task, IMAGES_MIXED))
+    measured = measured_mixes(model, facts, profile, mixed, found.noise, ProgressPart(report, 0.7, 1.0))
+    seconds = time.process_time() - begun
+    return profile.model_copy(update={"measured": tuple(measured), "seconds": seconds})
+
+
+class _Profiling:
+    """The losses, part by part of the model, from the last back to the first."""
+
+    def __init__(
+        self,
+        model: Model,
+        units: Sequence[LayerFacts],
+        choices: Sequence[LayerOptions],
+        data: Sequence[Batch],
+        seed: int,
+        folder: Path,
+    ) -> None:
+        assert model.architecture is not None
+        self.model, self.units, self.seed, self.data, self.folder = model, units, seed, data, folder
+        self.options = {name: choice.options for choice in choices for name in choice.layers}
+        self.loss = DrawnLoss(model.architecture, data, seed)
+        self.carried: dict[str, dict[int, LayerSensitivity]] = {}  # by tensor and part
+
+    def run(self, report: Report) -> PartLosses:
+        layers = [unit for unit in self.units if unit.kind != "other"]
+        found = self._kept()
+        for part in backward_parts(self.model, layers, self.data, self.loss, self.folder, ProgressPart(report, 0, 0.3)):
+            report.progress(0.3 + 0.7 * part.number / part.total, f"What is lost: {part.name or 'the model'}")
+            here = self._part(part, found.count)
+            found.losses |= here.losses
+            found.noise |= here.noise
+            found.count = here.count
+            torch.save(self.carried, self.folder / CARRIED)
+            _write(self.folder / f"part-{part.number}.json", vars(here))
+        return found
+
+    def _kept(self) -> PartLosses:
+        """What the parts that are done left."""
+        found, number = PartLosses(), 0
+        while (path := self.folder / f"part-{number}.json").exists():
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+            found.losses |= kept["losses"]
+            found.noise |= kept["noise"]
+            found.count = kept["count"]
+            number += 1
+        if number:
+            self.carried = torch.load(self.folder / CARRIED, weights_only=False)  # which only this class writes
+        return found
+
+    def _part(self, part: BackwardPart, count: float) -> PartLosses:
+        known = sensitivities(part, self.units, self.model.tied, self.seed)
+        count = count if part.number else self.loss.count
+        last = part.number + 1 == part.total
+        matrices = {matrix.layer.weight: matrix for matrix in part.matrices}
+        here = PartLosses(count=count)
+        for unit in self.units:
+            own = known.get(unit.weight)
+            if unit.kind == "embedding" and own is not None:
+                self.carried.setdefault(unit.weight, {})[part.number] = own
+            if unit.kind == "embedding" and last:
+                own = reduce(LayerSensitivity.joined, self.carried.get(unit.weight, {}).values(), LayerSensitivity())
+            elif unit.kind == "embedding" or own is None:
+                continue
+            matrix = matrices.get(unit.weight) or WeightMatrix(unit, unit.name, "", unit.layout, self.model)
+            here.losses[unit.name] = option_losses(matrix, own, self.options[unit.name], count)
+            if unit.shape:
+                here.noise[unit.name] = own.cost(rounding_error(matrix.floats()), count)
+        return here
+
+
+def _write(path: Path, content: Any) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content), encoding="utf8")
+    unfinished.replace(path)
