@@ -325,12 +325,14 @@ class Solver:
 
     def _front(self, along: HullPath, least_bytes: int) -> tuple[FrontPoint, ...]:
         """The least loss at sizes over the whole range, ascending; `least_bytes` are those of the path's end."""
-        wanted = np.linspace(along.weights[-1], along.weights[0], FRONT)
-        steps = np.unique(len(along.weights) - np.searchsorted(along.weights[::-1], wanted, "right"))
+        sizes = along.weights + (least_bytes - along.weights[-1])
+        # as many points where files are small as where they are large
+        wanted = np.geomspace(sizes[-1], sizes[0], FRONT).clip(sizes[-1], sizes[0])
+        steps = np.unique(len(sizes) - np.searchsorted(sizes[::-1], wanted, "right"))
         found = []
         for step in steps[::-1].tolist():
             predicted = self.predicted(along.choice(step).tolist())
             loss = self.fit.loss(self.fit.scaled(predicted), predicted)
-            size = least_bytes + round(along.weights[step] - along.weights[-1])
+            size = round(sizes[step])
             found.append(FrontPoint(size_bytes=size, loss=loss.value, low=loss.low, high=loss.high))
         return tuple(found)
