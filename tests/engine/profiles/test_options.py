@@ -86,6 +86,12 @@ def test_tied_tensors_are_one_choice(zoo):
     assert "lm_head" not in named
 
 
+def test_a_table_that_is_the_head_too_is_rounded_for_it(zoo):
+    _, facts = zoo.checkpoint("gpt2")
+    (choice,) = (each for each in layer_options(facts) if each.name == "transformer.wte")
+    assert {step.technique for option in choice.options for step in option.steps} == {"gptq_tied", "cast"}
+
+
 def facts_of(*layers):
     tensors = tuple(TensorFacts(name=layer.weight, shape=layer.shape, dtype="float32") for layer in layers)
     return CheckpointFacts(format="safetensors", tensors=tensors, layers=layers, weights_bytes=0)

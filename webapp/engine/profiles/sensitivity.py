@@ -200,7 +200,7 @@ class LayerSensitivity:
     @property
     def inputs(self) -> SampleCovariance | None:
         """What the weight is multiplied with; None where nobody sees that."""
-        return self.products[0].inputs if self.products and not self.lookups else None
+        return self.products[0].inputs if self.products else None
 
     def cost(self, change: Tensor, count: float) -> float:
         """Expected loss, in the unit of the receipt, of a change (rows, columns); `count` is the drawn loss's."""

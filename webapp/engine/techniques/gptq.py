@@ -21,6 +21,7 @@ from .rounding import Rounding, RoundingSettings
 HELD_BACK = 4  # every how many batches one is held back, to choose the damping by
 USUAL = 0.01  # damping where there are too few batches to hold any back
 TRIED = 0.05  # where settings are only tried
+AT_A_TIME = 1 << 14  # rows: those of a vocabulary would take several times its floats
 ROWS = 64  # of a matrix, that the damping is chosen by
 SINGULAR = "its inputs' covariance could not be inverted, so it was rounded to nearest"
 
@@ -166,7 +167,8 @@ class Gptq(Rounding, BlockByBlock):
 def _codes(problems: list[gptq.RoundingProblem], grid: Grid, zeros: Tensor | None, passes: int) -> tuple[Tensor, Grid]:
     """Codes and grid of a matrix whose rows are those of the problems, one below the other."""
     found, start = [], 0
-    for given in problems:
+    some = [replace(given, matrix=rows) for given in problems for rows in torch.split(given.matrix, AT_A_TIME)]
+    for given in some:
         end = start + len(given.matrix)
         own, held = grid.rows(start, end), None if zeros is None else zeros[start:end]
         found.append(refining.refined(given, gptq.rounded(given, own, held), own, held, passes))

@@ -99,9 +99,6 @@ class SequentialCalibration:
         self.row: list[str] = []
         if path is not None:
             self.row = [f"{path}.{index}." for index in range(len(list(self.module.get_submodule(path).children())))]
-            paths = [*(matrix.path for matrix in self.matrices), *(stack.layer.weight for stack in self.stacks)]
-            if not any(path.startswith(prefix) for prefix in self.row for path in paths):
-                self.row = []
 
     def blocks(self) -> Iterator[CalibrationBlock]:
         if not self.row:
@@ -119,6 +116,8 @@ class SequentialCalibration:
         before = self._before(loose)
         if before:
             yield CalibrationBlock("before the blocks", self.module, "", before, self._up_to_the_blocks(), self.masks)
+        if len(before) == len(self.matrices) and not self.stacks:
+            return
         hidden, calls = self._record(self.data)
         untouched = list(hidden) if self.originals else []
         release(self.module, [*outside, *self._inside(self.row[0])])

@@ -1,0 +1,79 @@
+"""GPTQ of a table that is embedding and head: the head's answers are nearer than after rounding to nearest."""
+
+import pytest
+import torch
+
+from tests.zoo import seeded_batches
+from webapp.engine.architectures.build import build
+from webapp.engine.data.batches import outputs
+from webapp.engine.recipe import Recipe
+from webapp.engine.run.predict import predict
+from webapp.engine.techniques import gptq
+from webapp.engine.techniques.calibration import sequential_calibration
+from webapp.engine.weights import Quantized
+
+TABLE = "transformer.wte.weight"
+
+
+def answers(model, data):
+    module = build(model)
+    with torch.no_grad():
+        return torch.cat([outputs(module, model.architecture, batch).flatten() for batch in data.batches])
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def tied(zoo, request):
+    checkpoint = zoo.checkpoint("gpt2", request.param)
+    return checkpoint, seeded_batches(checkpoint[1].architecture, 8)
+
+
+@pytest.mark.parametrize("values", [{"bits": 3}, {"bits": 4, "numbers": "fitted"}])
+def test_answers_are_nearer_than_roundings(tied, apply_steps, values):
+    checkpoint, data = tied
+    start, _ = apply_steps(checkpoint, data=data)
+    expected, errors = answers(start, data), {}
+    for name in ("weight_quantization", "gptq_tied"):
+        step = (name, {**values, "granularity": "channel"}, {"include": ["lm_head"]})
+        model, outcomes = apply_steps(checkpoint, step, data=data)
+        assert [outcome.layer for outcome in outcomes] == ["transformer.wte"]
+        assert all(outcome.ok for outcome in outcomes)
+        assert isinstance(model.weights[TABLE], Quantized)
+        errors[name] = float((answers(model, data) - expected).square().sum())
+    assert errors["gptq_tied"] < 0.9 * errors["weight_quantization"]
+
+
+def test_the_file_is_as_predicted_and_the_head_stays_tied(tied, apply_steps):
+    checkpoint, data = tied
+    settings = {"bits": 4, "granularity": "channel"}
+    model, _ = apply_steps(checkpoint, ("gptq_tied", settings), data=data)
+    recipe = Recipe.read({"steps": [{"technique": "gptq_tied", "settings": settings}]})
+    assert predict(checkpoint[1], recipe).kinds == ["dense", "quantized"]
+    assert model.tied == checkpoint[1].tied
+    assert sorted(name for name, encoded in model.weights.items() if isinstance(encoded, Quantized)) == [TABLE]
+
+
+def test_some_rows_at_a_time_give_the_same_codes(tied, apply_steps, monkeypatch):
+    checkpoint, data = tied
+    whole, _ = apply_steps(checkpoint, ("gptq_tied", {"bits": 3}), data=data)
+    monkeypatch.setattr(gptq, "AT_A_TIME", 7)
+    parts, _ = apply_steps(checkpoint, ("gptq_tied", {"bits": 3}), data=data)
+    torch.testing.assert_close(parts.weights[TABLE].decode(), whole.weights[TABLE].decode())
+
+
+def test_the_model_runs_block_by_block(tied, apply_steps, monkeypatch):
+    filled = []
+    fill = sequential_calibration.fill
+    monkeypatch.setattr(sequential_calibration, "fill", lambda *given: (filled.append(given[2]), fill(*given)))
+    checkpoint, data = tied
+    apply_steps(checkpoint, ("gptq_tied", {"bits": 4}), data=data)
+    both = [names for names in filled if all(any(f".h.{block}." in name for name in names) for block in (0, 1))]
+    assert len(filled) > 2
+    assert not both
+
+
+def test_a_table_that_is_no_head_is_left_with_the_reason(zoo, apply_steps):
+    checkpoint = zoo.checkpoint("llama")
+    data = seeded_batches(checkpoint[1].architecture)
+    _, (outcome,) = apply_steps(checkpoint, ("gptq_tied", {}), data=data)
+    assert outcome.skipped
+    assert "no head is tied to it" in outcome.note
