@@ -123,7 +123,8 @@ def test_points_follow_the_loss_and_hold_what_is_measured():
         measured = [
             measurement({"Quantization": x}, x, points=y) for x, y in zip(losses[order], flips[order], strict=True)
         ]
-        fit = PointsFit.of(PROFILE.model_copy(update={"measured": tuple(measured[:12]), "samples": 300}))
+        changes = {"measured": tuple(measured[:12]), "samples": 300, "task": "classification"}
+        fit = PointsFit.of(PROFILE.model_copy(update=changes))
         values = [fit.points(fitted().loss(each)).value for each in np.geomspace(1e-4, 2, 30)]
         assert (np.diff(values) >= 0).all()
         for one in measured[12:]:
@@ -133,6 +134,19 @@ def test_points_follow_the_loss_and_hold_what_is_measured():
         if fit.factor:
             assert fit.points(exact.model_copy(update={"value": fit.loss_within(0.5)})).value == pytest.approx(0.5)
     assert np.mean(held) >= 0.7
+
+
+def test_perplexity_follows_the_loss_as_closely_as_it_was_measured():
+    rng = np.random.default_rng(0)
+    measured = [
+        measurement({"Quantization": x}, x, points=30 * x * rng.lognormal(0, 0.05), run_id="run")
+        for x in np.geomspace(0.01, 0.3, 8)
+    ]
+    fit = PointsFit.of(PROFILE.model_copy(update={"measured": tuple(measured)}))
+    exact = fitted().loss(1.0).model_copy(update=dict.fromkeys(("value", "low", "high"), 0.1))
+    found = fit.points(exact)
+    assert found.value == pytest.approx(3, rel=0.1)
+    assert 2 < found.low < found.high < 4
 
 
 def test_points_that_nobody_measured_are_not_told():

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from webapp.engine.facts import Facts
+from webapp.engine.facts import Facts, Task
 
 from .facts import KEPT, Measurement, ProfileFacts
 
@@ -33,6 +33,8 @@ TYPICAL, TYPICAL_COUNT = 0.2, 2.0  # the deviation of a measurement before there
 HEAVY = 4.0  # degrees of freedom of the t distribution by which outliers count less
 ROUNDS = 25
 EXPONENTS = (0.5, 0.75, 1.0)  # of the loss, that points may follow: answers turn with the root of the divergence
+PERPLEXITY: tuple[Task | None, ...] = ("causal-lm", "masked-lm")  # whose points count that, and follow the loss itself
+SMOOTH = 0.01  # of the most points that were lost: the noise of a metric that is no count of samples
 TINIEST = 1e-12  # losses below are rounding of floats
 
 
@@ -170,13 +172,13 @@ class LossFit:
 class PointsFit:
     """factor · loss^exponent points are lost, give or take the samples that happen to change sides.
 
-    Of n samples each is 100 / n points, and as many change sides as points are lost at least: the variance is
-    `dispersion` · 100 / n · (points + 100 / n).
+    Of n samples each is a `step` of 100 / n points, and as many change sides as points are lost at least: the variance
+    is `dispersion` · step · (points + step). A perplexity has another step, and no least dispersion.
     """
 
     factor: float
     exponent: float
-    step: float  # points of one sample
+    step: float
     dispersion: float
     unsure: float  # variance of the factor
     freedom: float
@@ -191,7 +193,10 @@ class PointsFit:
         loss = np.array([max(one.loss, 0.0) for one in known])
         points = np.array([one.points for one in known], dtype=np.float64)
         weight = np.array([RUN_WEIGHT if one.run_id is not None else 1.0 for one in known])
-        fits = [_scaled_power(loss, points, weight, exponent, 100 / max(profile.samples, 1)) for exponent in EXPONENTS]
+        counted = profile.task not in PERPLEXITY
+        step = 100 / max(profile.samples, 1) if counted else max(SMOOTH * float(np.abs(points).max()), TINIEST)
+        exponents = EXPONENTS if counted else EXPONENTS[-1:]
+        fits = [_scaled_power(loss, points, weight, exponent, step, float(counted)) for exponent in exponents]
         return min(fits, key=lambda fit: fit.dispersion)
 
     def points(self, loss: Interval) -> Interval:
@@ -210,7 +215,9 @@ class PointsFit:
         return float((points / self.factor) ** (1 / self.exponent)) if self.factor > 0 else self.most
 
 
-def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float, step: float) -> PointsFit:
+def _scaled_power(
+    loss: Floats, points: Floats, weight: Floats, exponent: float, step: float, least: float
+) -> PointsFit:
     powers, factor = loss**exponent, 0.0
     for _ in range(5):
         precision = weight / (step * (factor * powers + step))
@@ -219,7 +226,7 @@ def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float,
     freedom = TYPICAL_COUNT + max(len(points) - 1, 0)
     dispersion = (TYPICAL_COUNT + left) / (TYPICAL_COUNT + max(float(weight.sum()) - 1, 0.0))
     unsure = dispersion / max(float(precision @ powers**2), 1e-300)
-    return PointsFit(factor, exponent, step, max(dispersion, 1.0), unsure, freedom, float(loss.max()))
+    return PointsFit(factor, exponent, step, max(dispersion, least), unsure, freedom, float(loss.max()))
 
 
 def _quantile(freedom: float) -> float:
