@@ -1,5 +1,6 @@
 """The commands of the README, as they stand there."""
 
+import json
 import os
 import re
 import shutil
@@ -41,9 +42,12 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_inspect_compress_verify_and_load(folder):
     said = {line[1]: run([sys.executable, "-m", "webapp.cli", *line[1:]], folder) for line in commands("pare")}
-    assert set(said) == {"inspect", "compress", "verify"}
+    assert set(said) == {"inspect", "profile", "compress", "verify"}
     assert "features.conv1.weight" in said["inspect"]
     assert re.search(r"accuracy", said["compress"], flags=re.IGNORECASE)
+    assert "classifier.fc2" in said["profile"]
+    expected = json.loads((folder / "small/receipt.json").read_text())["prediction"]["rows"][0]
+    assert expected["measured"] <= expected["expected"] <= 0.2 * shipped.CHECKPOINT.stat().st_size
     assert {"model.safetensors", "receipt.json", "recipe.yaml"} <= {
         path.name for path in (folder / "smaller").iterdir()
     }
@@ -58,7 +62,8 @@ def test_inspect_compress_verify_and_load(folder):
 def test_the_api_from_a_shell(folder, served):
     script = block("sh", "curl").replace("http://127.0.0.1:8000", served.url)
     said = run(["bash", "-euo", "pipefail", "-c", script], folder)
-    assert said.startswith('"succeeded"\nnull\n'), said
+    assert '"succeeded"\nnull\n' in said, said
+    assert '"says": "not larger"' in said, said
     assert (folder / "smaller.safetensors").stat().st_size < shipped.CHECKPOINT.stat().st_size / 3
 
 

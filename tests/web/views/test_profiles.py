@@ -60,7 +60,8 @@ def finished(ask, session):
 
 def test_what_was_asked_for_before_is_not_computed_again(client, ask, session):
     first = ask().json
-    assert (first["state"], first["url"]) == ("queued", f"/api/v1/profiles/{first['id']}")
+    page = f"/checkpoints/{first['checkpoint_id']}/fit?profile={first['id']}"
+    assert (first["state"], first["url"]) == ("queued", page)
     assert ask().json["id"] == first["id"]
     assert ask(seed=1).json["id"] != first["id"]
     client.post(f"/api/v1/profiles/{first['id']}/cancel")
@@ -109,7 +110,7 @@ def test_the_profiles_of_a_checkpoint_are_listed(client, ask, session):
 
 
 def test_it_is_cancelled_and_retried(client, ask):
-    address = ask().json["url"]
+    address = f"/api/v1/profiles/{ask().json['id']}"
     error_of(client.post(f"{address}/retry"), 409)
     assert client.post(f"{address}/cancel").json["state"] == "cancelled"
     assert "already ended" in error_of(client.post(f"{address}/cancel"), 409)["message"]
