@@ -26,27 +26,28 @@ class _Level:
     family: str
     choice: list[int]
     size_bytes: int
+    loss: float  # expected
 
 
 def uniform(solver: Solver, size_bytes: int, limits: Limits = ANYTHING) -> list[Uniform]:
-    """For each family the largest file within these bytes whose layers all have the same option of it.
+    """For each family the best file within these bytes, as expected, whose layers all have the same option of it.
 
     A layer without that option takes what is stored in as many bits, nearly; a locked one keeps what it has. What is
-    left of the bytes is spent on the next larger option, layer by layer from the first, so that a budget is compared
+    left of the bytes is spent on the next better option, layer by layer from the first, so that a budget is compared
     at its own size and not with a smaller file.
     """
     found = []
     levels = sorted(_levels(solver, limits), key=lambda level: level.size_bytes)
     for family in dict.fromkeys(level.family for level in levels):
         own = [level for level in levels if level.family == family]
-        place = max((n for n, level in enumerate(own) if level.size_bytes <= size_bytes), default=None)
-        if place is None:
+        fitting = [level for level in own if level.size_bytes <= size_bytes]
+        if not fitting:
             continue
-        choice, raised = own[place].choice, 0
-        title = own[place].label
-        if place + 1 < len(own):
-            choice, raised = _raised(solver, choice, own[place + 1].choice, size_bytes)
-            title += f"; {own[place + 1].label} in {raised} layer{'' if raised == 1 else 's'}" if raised else ""
+        level = min(fitting, key=lambda each: each.loss)
+        choice, title = level.choice, level.label
+        if better := next((each for each in own if each.size_bytes > size_bytes and each.loss < level.loss), None):
+            choice, raised = _raised(solver, choice, better.choice, size_bytes)
+            title += f"; {better.label} in {raised} layer{'' if raised == 1 else 's'}" if raised else ""
         found.append(Uniform(title, family, solver.answer(choice)))
     return found
 
@@ -67,7 +68,7 @@ def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
             continue
         bits = sum(option.bytes for _, option in having) / sum(layer.params for layer, _ in having)
         choice = [_nearest(layer, family, label, bits, limits) for layer in layers]
-        yield _Level(label, family, choice, solver.menu.size(choice))
+        yield _Level(label, family, choice, solver.menu.size(choice), solver.expected(choice).loss.value)
 
 
 def _allowed(layer: LayerOptions, option: Option, limits: Limits) -> bool:
@@ -77,10 +78,11 @@ def _allowed(layer: LayerOptions, option: Option, limits: Limits) -> bool:
 
 
 def _nearest(layer: LayerOptions, family: str, label: str, bytes_each: float, limits: Limits) -> int:
-    """The number of the option of this label, else of the allowed one that is stored in the most similar way."""
+    """The number of the option of this label; else of one in as many bits, nearly: of the family, where it has any."""
     if layer.name in limits.locks:
         return limits.locks[layer.name]
-    numbers = [n for n, option in enumerate(layer.options) if n == 0 or _allowed(layer, option, limits)]
+    able = [n for n, option in enumerate(layer.options) if _allowed(layer, option, limits)]
+    numbers = [0, *([n for n in able if layer.options[n].family == family] or able)]
     named = (n for n in numbers if (layer.options[n].family, layer.options[n].label) == (family, label))
     apart = {n: abs(layer.options[n].bytes / layer.params - bytes_each) for n in numbers}
     return next(named, min(numbers, key=apart.__getitem__))
