@@ -86,6 +86,19 @@ def test_runs_shift_the_level_and_narrow_the_interval():
     assert expected(after).high / expected(after).low < 0.8 * expected(before).high / expected(before).low
 
 
+def test_samples_that_judge_shift_what_runs_are_expected_to_lose():
+    rng = np.random.default_rng(2)
+    own = drawn_measurements(rng, PROFILE, 10, noise=0.05)
+    told = [one.model_copy(update={"evaluated": 4 * one.loss * rng.lognormal(0, 0.05)}) for one in own[:4]]
+    before, after = fitted(*own, samples=400), fitted(*told, *own[4:], samples=400)
+    one = own[6].predicted
+    here, there = (after.loss(after.scaled(one), one, run=run) for run in (False, True))
+    assert there.value / here.value == pytest.approx(4, rel=0.1)
+    assert here.value == pytest.approx(own[6].loss, rel=0.2)
+    unsure = before.loss(before.scaled(one), one)
+    assert there.high / there.low < 0.7 * unsure.high / unsure.low
+
+
 def test_a_family_without_a_measurement_keeps_its_scale_and_is_less_certain():
     measured = [measurement({"Quantization": x}, 2 * x) for x in np.geomspace(0.01, 1, 10)]
     fit = fitted(*measured)

@@ -64,6 +64,7 @@ class Measurement(Facts):
 
     predicted: dict[str, float]  # sum of the options' losses, by family
     loss: float
+    evaluated: float | None = None  # of one that the profile measured: its loss on samples that runs are judged by
     points: float | None = None  # by how much the metric with labels got worse: accuracy 0.01 is one point
     size_bytes: int
     run_id: str | None = None  # None: on calibration samples

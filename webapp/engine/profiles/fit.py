@@ -1,6 +1,10 @@
 """From predicted to expected loss: a monotone fit to what was measured, with an 80 % interval.
 
-    log loss = PIVOT + level + exponent · (log Σ_f scale_f · predicted_f - PIVOT)  (+ offset, of runs)
+    log loss = PIVOT + level + exponent · (log Σ_f scale_f · predicted_f - PIVOT)  (+ split, + steps)
+
+`split` is by how much samples that judge differ from those that techniques and the profile see: a model that was
+trained on the latter is surer of them. Mixed recipes that are measured on both tell. `steps` is what the steps of a run
+themselves lose more or less than they did where they were tried, which runs tell.
 
 A power law, since the quadratic form is right at small losses and bends at large ones. Each coefficient has a normal
 prior (in logarithms), so that few measurements move it no further than they can tell, and a family without any keeps
@@ -27,7 +31,8 @@ Floats = npt.NDArray[np.float64]
 
 COVERED = 0.8  # the share of measurements that intervals are to hold
 RUN_WEIGHT = 3.0  # a run is measured on the evaluation split, through the very steps: it counts as so many of ours
-LEVEL, EXPONENT, SCALE, OFFSET = 0.7, 0.2, 0.7, 0.3  # deviations of the priors, in logarithms
+LEVEL, EXPONENT, SPLIT, STEPS, SCALE = 0.7, 0.2, 0.5, 0.25, 0.7  # deviations of the priors, in logarithms
+COMMON = 4  # coefficients before the scales
 PIVOT = math.log(0.1)  # a middling loss: there the exponent says nothing of the level
 TYPICAL, TYPICAL_COUNT = 0.2, 2.0  # the deviation of a measurement before there are any, and for how many it counts
 HEAVY = 4.0  # degrees of freedom of the t distribution by which outliers count less
@@ -51,20 +56,23 @@ ZERO = Interval(value=0.0, low=0.0, high=0.0)
 
 @dataclass(frozen=True)
 class _Data:
-    """Measurements: `predicted` (n, families), `loss` (n,) as logarithms, `run` (n,) 1 where a run measured."""
+    """Measurements: `predicted` (n, families), `loss` (n,) as logarithms.
+
+    `apart` (n, 2) is 1 where it was on samples that judge, and where a run did it.
+    """
 
     predicted: Floats
     loss: Floats
-    run: Floats
+    apart: Floats
 
     @cached_property
     def weight(self) -> Floats:
-        return np.where(self.run > 0, RUN_WEIGHT, 1.0)
+        return np.where(self.apart[:, 1] > 0, RUN_WEIGHT, 1.0)
 
 
 @dataclass(frozen=True)
 class LossFit:
-    """`families` are all that a budget may choose of; `theta`: level, log exponent, offset, then their log scales."""
+    """`families` are all that a budget may choose of; `theta`: level, log exponent, split, steps, then log scales."""
 
     families: tuple[str, ...]
     theta: Floats
@@ -86,7 +94,7 @@ class LossFit:
     @cached_property
     def scales(self) -> dict[str, float]:
         """What a family's predictions are multiplied by, so that those of all families are of one kind."""
-        return dict(zip(self.families, np.exp(self.theta[3:]).tolist(), strict=True))
+        return dict(zip(self.families, np.exp(self.theta[COMMON:]).tolist(), strict=True))
 
     def scaled(self, predicted: Mapping[str, float]) -> float:
         return sum(self.scales[family] * loss for family, loss in predicted.items() if family != KEPT)
@@ -109,7 +117,8 @@ class LossFit:
             at = [self.scales[family] * predicted.get(family, 0.0) / scaled for family in self.families]
             shares = np.array(at)
         exponent = math.exp(self.theta[1])
-        slope = np.array([1.0, exponent * (math.log(scaled) - PIVOT), float(run), *(exponent * shares)])
+        bend = exponent * (math.log(scaled) - PIVOT)
+        slope = np.array([1.0, bend, float(run), float(run), *(exponent * shares)])
         unsure = float(slope @ self.covariance @ slope)
         return math.sqrt(max(unsure, 0.0) + self.deviation**2 + self.floor**2)
 
@@ -139,7 +148,7 @@ class LossFit:
         return _quantile(self.freedom)
 
     def _log_loss(self, log_sums: Floats, run: bool) -> Floats:
-        line = _line(self.theta, log_sums) + (self.theta[2] if run else 0.0)
+        line = _line(self.theta, log_sums) + (float(self.theta[2:COMMON].sum()) if run else 0.0)
         corrected = line if self.knots is None else line + np.interp(log_sums, *self.knots)
         return np.asarray(corrected, dtype=np.float64)
 
@@ -147,10 +156,10 @@ class LossFit:
         """With the isotonic correction in the share that leaves least of the measurements it has not seen."""
         if len(data.loss) < 4:
             return self
-        sums = np.log(data.predicted @ np.exp(self.theta[3:]))
+        sums = np.log(data.predicted @ np.exp(self.theta[COMMON:]))
         order = np.argsort(sums, kind="stable")
         sums, weight = sums[order], data.weight[order]
-        wanted = (data.loss - self.theta[2] * data.run)[order]
+        wanted = (data.loss - data.apart @ self.theta[2:COMMON])[order]
         line = _line(self.theta, sums)
         whole = _isotonic(wanted, weight) - line
 
@@ -237,15 +246,16 @@ def _quantile(freedom: float) -> float:
 
 
 def _usable(measured: Sequence[Measurement], families: Sequence[str]) -> _Data:
-    used = [
-        (given, one)
-        for one in measured
-        for given in ([float(one.predicted.get(family, 0.0)) for family in families],)
-        if sum(given) > TINIEST and one.loss > TINIEST and math.isfinite(one.loss + sum(given))
-    ]
-    predicted = np.array([given for given, _ in used]).reshape(len(used), len(families))
-    runs = np.array([one.run_id is not None for _, one in used], dtype=np.float64)
-    return _Data(predicted, np.array([math.log(one.loss) for _, one in used]), runs)
+    rows: list[tuple[list[float], float, tuple[float, float]]] = []
+    for one in measured:
+        given = [float(one.predicted.get(family, 0.0)) for family in families]
+        run = float(one.run_id is not None)
+        for loss, apart in ((one.loss, (run, run)), (one.evaluated, (1.0, run))):
+            if loss is not None and loss > TINIEST and sum(given) > TINIEST and math.isfinite(loss + sum(given)):
+                rows.append((given, math.log(loss), apart))
+    predicted = np.array([given for given, _, _ in rows]).reshape(len(rows), len(families))
+    marks = np.array([apart for _, _, apart in rows], dtype=np.float64).reshape(len(rows), 2)
+    return _Data(predicted, np.array([loss for _, loss, _ in rows]), marks)
 
 
 def _power_law(data: _Data, families: int) -> tuple[Floats, Floats, float, float]:
@@ -254,8 +264,8 @@ def _power_law(data: _Data, families: int) -> tuple[Floats, Floats, float, float
     Gauss-Newton steps; measurements that are far off count less at each (Student's t), and the deviation is that of
     residuals without their own measurement, r / (1 - leverage).
     """
-    prior = np.array([LEVEL, EXPONENT, OFFSET, *[SCALE] * families]) ** -2.0
-    theta, deviation = np.zeros(3 + families), TYPICAL
+    prior = np.array([LEVEL, EXPONENT, SPLIT, STEPS, *[SCALE] * families]) ** -2.0
+    theta, deviation = np.zeros(COMMON + families), TYPICAL
     covariance: Any = np.diag(1 / prior)
     trust = np.ones(len(data.loss))
     for _ in range(ROUNDS if len(data.loss) else 0):
@@ -276,11 +286,12 @@ def _power_law(data: _Data, families: int) -> tuple[Floats, Floats, float, float
 
 def _slopes(data: _Data, theta: Floats) -> tuple[Floats, Floats]:
     """(the derivatives of each prediction by the coefficients, what each measurement is above it)."""
-    exponent, parts = math.exp(theta[1]), data.predicted * np.exp(theta[3:])
+    exponent, parts = math.exp(theta[1]), data.predicted * np.exp(theta[COMMON:])
     total = parts.sum(1)
     logs = np.log(total)
-    columns = [np.ones_like(logs), exponent * (logs - PIVOT), data.run, *(exponent * parts / total[:, None]).T]
-    return np.stack(columns, 1), data.loss - _line(theta, logs) - theta[2] * data.run
+    common = [np.ones_like(logs), exponent * (logs - PIVOT), *data.apart.T]
+    slopes = np.stack([*common, *(exponent * parts / total[:, None]).T], 1)
+    return slopes, data.loss - _line(theta, logs) - data.apart @ theta[2:COMMON]
 
 
 def _line(theta: Floats, log_sums: Floats) -> Floats:
