@@ -1,11 +1,15 @@
 """The losses of a profile: what every option of every layer is expected to cost, from the sensitivities.
 
+In a row of alike blocks all options are tried in every EVERY-th; in those between TRIED of each family, from which the
+others follow: what one option loses beside another of its family is much the same in neighbours.
+
 A matrix with more than ROWS outputs is tried on some of them where a technique works on each row for itself: on those
 that weigh most, and evenly on the rest in the order of their weight, as if the rows' errors were independent.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from webapp.engine.lazy import Tensor, torch
@@ -14,22 +18,63 @@ from webapp.engine.weights.memory import release_freed_memory
 
 from .facts import LayerOptions, Option
 from .sensitivity import LayerSensitivity
-from .trials import changes, rows_apart
+from .trials import Chain, changes, rows_apart
+
+Losses = Sequence[float | None]  # in the order of a layer's options
 
 ROWS = 64
+EVERY, TRIED = 10, 1
 NOISE_BITS, NOISE_GROUP = 3, 64  # of the rounding error that stands for any
 HEAVIEST = 0.5  # of the rows that are tried
 
 
 def option_losses(
-    matrix: WeightMatrix, known: LayerSensitivity | None, options: Sequence[Option], count: float
-) -> list[float | None]:
+    matrix: WeightMatrix,
+    known: LayerSensitivity | None,
+    options: Sequence[Option],
+    count: float,
+    neighbour: Losses | None = None,
+) -> Losses:
     """Of one layer, in the order of its options; None: the option cannot be done to its values.
 
-    Where no sample reached the layer nothing is lost.
+    Where no sample reached the layer nothing is lost. `neighbour`: of an alike layer, which tells of what is not tried.
     """
-    losses: list[float | None] = [None if option.steps else 0.0 for option in options]
-    chains = [option.steps for option in options]
+    groups = _by_family(options, neighbour) if neighbour is not None and len(neighbour) == len(options) else []
+    tried = {index for group in groups for index in _spread(group)} if groups else set(range(len(options)))
+    chains = [option.steps if index in tried else () for index, option in enumerate(options)]
+    losses = _tried_losses(matrix, known, chains, count)
+    for group in groups:
+        at_hand = [index for index in group if losses[index]]
+        for index in group:
+            if index not in tried and neighbour is not None and at_hand:
+                like = min(at_hand, key=lambda other: abs(math.log(_loss(neighbour, other) / _loss(neighbour, index))))
+                losses[index] = _loss(losses, like) * _loss(neighbour, index) / _loss(neighbour, like)
+    return [0.0 if not option.steps else loss for option, loss in zip(options, losses, strict=True)]
+
+
+def _by_family(options: Sequence[Option], neighbour: Losses) -> list[list[int]]:
+    """The options that lose something of an alike layer, of each family in the order of that."""
+    found: dict[str, list[int]] = {}
+    for index in sorted((i for i, loss in enumerate(neighbour) if loss), key=lambda i: _loss(neighbour, i)):
+        found.setdefault(options[index].family, []).append(index)
+    return list(found.values())
+
+
+def _spread(group: list[int]) -> list[int]:
+    """TRIED of them, evenly."""
+    return [group[(2 * number + 1) * len(group) // (2 * TRIED)] for number in range(TRIED)]
+
+
+def _loss(losses: Losses, index: int) -> float:
+    found = losses[index]
+    assert found
+    return found
+
+
+def _tried_losses(
+    matrix: WeightMatrix, known: LayerSensitivity | None, chains: Sequence[Chain], count: float
+) -> list[float | None]:
+    losses: list[float | None] = [None] * len(chains)
     inputs = known.inputs if known is not None else None
     inputs = inputs if inputs is not None and inputs.count else None
     with torch.no_grad():
@@ -72,9 +117,7 @@ def rounding_error(matrix: Tensor) -> Tensor:
     return error.view_as(matrix)
 
 
-def with_losses(
-    choices: Sequence[LayerOptions], losses: Mapping[str, Sequence[float | None]]
-) -> tuple[LayerOptions, ...]:
+def with_losses(choices: Sequence[LayerOptions], losses: Mapping[str, Losses]) -> tuple[LayerOptions, ...]:
     """The options with what they cost, by name of the layers that each binds; what cannot be done leaves."""
     found = []
     for choice in choices:

@@ -16,7 +16,7 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.profiles.drawn_loss import DrawnLoss, unit_of
 from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
-from webapp.engine.profiles.losses import option_losses, rounding_error, with_losses
+from webapp.engine.profiles.losses import EVERY, Losses, option_losses, rounding_error, with_losses
 from webapp.engine.profiles.options import layer_options
 from webapp.engine.profiles.sensitivity import LayerSensitivity
 from webapp.engine.profiles.watching import sensitivities
@@ -31,8 +31,7 @@ from .profile_job import ProfileJob
 
 SAMPLES = {"causal-lm": 4} | dict.fromkeys(TEXTS, 64)  # chunks of text, or texts, that the pass sees
 IMAGES = 256
-MIXED = {"causal-lm": 2} | dict.fromkeys(TEXTS, 32)  # that mixed recipes are measured on
-IMAGES_MIXED = 128
+MIXED = 4  # every how many batches of text mixed recipes are measured on one; of the rest on all
 CARRIED = "carried.pt"  # what is known of a tensor that a part to come uses too
 
 
@@ -40,8 +39,9 @@ CARRIED = "carried.pt"  # what is known of a tensor that a part to come uses too
 class PartLosses:
     """What was found in a part of the model, as the scratch folder keeps it: by the names of layers."""
 
-    losses: dict[str, list[float | None]] = field(default_factory=dict)
+    losses: dict[str, Losses] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)  # what a rounding error costs that is the same for all
+    like: dict[str, Losses] = field(default_factory=dict)  # of a block in which all was tried, by names within blocks
     count: float = 1.0  # of the drawn loss, known once its last part is through
 
 
@@ -67,7 +67,7 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
         tokens=tokens or None,
         layers=layers,
     )
-    mixed = given.calibration(MIXED.get(task, IMAGES_MIXED))
+    mixed = data[::MIXED] if tokens else data
     measured = measured_mixes(model, facts, profile, mixed, found.noise, ProgressPart(report, 0.7, 1.0))
     seconds = time.process_time() - begun
     return profile.model_copy(update={"measured": tuple(measured), "seconds": seconds})
@@ -96,9 +96,10 @@ class _Profiling:
         found = self._kept()
         for part in backward_parts(self.model, layers, self.data, self.loss, self.folder, ProgressPart(report, 0, 0.3)):
             report.progress(0.3 + 0.7 * part.number / part.total, f"What is lost: {part.name or 'the model'}")
-            here = self._part(part, found.count)
+            here = self._part(part, found)
             found.losses |= here.losses
             found.noise |= here.noise
+            found.like |= here.like
             found.count = here.count
             torch.save(self.carried, self.folder / CARRIED)
             _write(self.folder / f"part-{part.number}.json", vars(here))
@@ -111,18 +112,20 @@ class _Profiling:
             kept: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
             found.losses |= kept["losses"]
             found.noise |= kept["noise"]
+            found.like |= kept["like"]
             found.count = kept["count"]
             number += 1
         if number:
             self.carried = torch.load(self.folder / CARRIED, weights_only=False)  # which only this class writes
         return found
 
-    def _part(self, part: BackwardPart, count: float) -> PartLosses:
+    def _part(self, part: BackwardPart, found: PartLosses) -> PartLosses:
         known = sensitivities(part, self.units, self.model.tied, self.seed)
-        count = count if part.number else self.loss.count
+        count = found.count if part.number else self.loss.count
         last = part.number + 1 == part.total
         matrices = {matrix.layer.weight: matrix for matrix in part.matrices}
         here = PartLosses(count=count)
+        whole = not part.prefix or part.number % EVERY == 1
         for unit in self.units:
             own = known.get(unit.weight)
             if unit.kind == "embedding" and own is not None:
@@ -132,7 +135,11 @@ class _Profiling:
             elif unit.kind == "embedding" or own is None:
                 continue
             matrix = matrices.get(unit.weight) or WeightMatrix(unit, unit.name, "", unit.layout, self.model)
-            here.losses[unit.name] = option_losses(matrix, own, self.options[unit.name], count)
+            within = unit.name.removeprefix(part.prefix)
+            neighbour = None if whole else found.like.get(within)
+            here.losses[unit.name] = option_losses(matrix, own, self.options[unit.name], count, neighbour)
+            if part.prefix and neighbour is None:
+                here.like[within] = here.losses[unit.name]
             if unit.shape:
                 here.noise[unit.name] = own.cost(rounding_error(matrix.floats()), count)
         return here
