@@ -40,6 +40,7 @@ ROUNDS = 25
 EXPONENTS = (0.5, 0.75, 1.0)  # of the loss, that points may follow: answers turn with the root of the divergence
 PERPLEXITY: tuple[Task | None, ...] = ("causal-lm", "masked-lm")  # whose points count that, and follow the loss itself
 SMOOTH = 0.01  # of the most points that were lost: the noise of a metric that is no count of samples
+TOKENS = 32  # of running text that tell as much as a sample by itself
 TINIEST = 1e-12  # losses below are rounding of floats
 
 
@@ -88,7 +89,8 @@ class LossFit:
         families = sorted(options.union(*(one.predicted for one in profile.measured)) - {KEPT})
         data = _usable(profile.measured, families)
         theta, covariance, deviation, freedom = _power_law(data, len(families))
-        fit = cls(tuple(families), theta, covariance, deviation, freedom, 1 / math.sqrt(max(profile.samples, 1)))
+        seen = (profile.tokens or 0) // TOKENS if profile.task == "causal-lm" else profile.samples
+        fit = cls(tuple(families), theta, covariance, deviation, freedom, 1 / math.sqrt(max(seen, 1)))
         return fit._corrected(data)
 
     @cached_property

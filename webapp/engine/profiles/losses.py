@@ -22,7 +22,7 @@ from .trials import Chain, changes, rows_apart
 
 Losses = Sequence[float | None]  # in the order of a layer's options
 
-ROWS = 64
+ROWS, SHARE = 64, 1 / 64  # that are tried: so many, or that share of more
 EVERY, TRIED = 10, 1
 NOISE_BITS, NOISE_GROUP = 3, 64  # of the rounding error that stands for any
 HEAVIEST = 0.5  # of the rows that are tried
@@ -96,12 +96,13 @@ def _tried_losses(
 def _some_rows(matrix: WeightMatrix, known: LayerSensitivity | None) -> tuple[Tensor | None, Tensor]:
     """(the rows (n,) that stand for all, how many each stands for); None where all are tried."""
     length = matrix.layout.rows(matrix.encoded.shape)
-    if known is None or length <= ROWS or matrix.groups > 1:
+    count = max(ROWS, int(SHARE * length))
+    if known is None or length <= count or matrix.groups > 1:
         return None, torch.empty(0)
     order = known.weight_of_rows(matrix.floats()).argsort(descending=True, stable=True)
-    first = int(ROWS * HEAVIEST)
+    first = int(count * HEAVIEST)
     rest = order[first:]
-    edges = torch.linspace(0, len(rest), ROWS - first + 1).round().long()
+    edges = torch.linspace(0, len(rest), count - first + 1).round().long()
     middles = (edges[:-1] + edges[1:]).div(2, rounding_mode="floor")
     weights = torch.cat([torch.ones(first), edges.diff()]).double()
     return torch.cat([order[:first], rest[middles]]), weights
