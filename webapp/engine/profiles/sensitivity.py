@@ -7,6 +7,10 @@ all at once, so the places of a sample do not just add up: what the inputs of a 
 covariance of the gradients' sum over its places ("reduce" of Eschenhagen et al. 2023,
 https://arxiv.org/abs/2311.00636), what sets them apart with that of each gradient ("expand").
 
+A technique that fits a change to inputs fits it to the samples it sees: on others the change costs more, several times
+as much where a weight has more columns than there were samples. So the inputs of every second batch are held back from
+trials. What a change costs lies between its costs on both, for a run sees more samples than a profile does.
+
 Sampled are: of a convolution PLACES of each image; of outputs wider than WIDEST random signed sums of the gradients
 (SKETCH of them), whose outer products are G on average. Biases and norms, and matrices whose inputs nobody sees, have
 the squares of their gradients alone.
@@ -15,6 +19,7 @@ the squares of their gradients alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +29,7 @@ from webapp.engine.techniques.calibration import Covariance
 
 WIDEST = 256  # outputs whose covariance is kept whole
 SKETCH = 128  # signed sums of the gradients at wider ones
+HELD = 0.6  # the share of inputs held back in what a change costs, between 1/2 (runs see all there is) and 1
 PLACES = 128  # of a sample of a convolution, evenly
 
 
@@ -92,10 +98,12 @@ class SampleCovariance(Covariance):
 
 
 class MatrixSensitivity:
-    """Of one product with a matrix; `inputs` may be shared by those that read the same."""
+    """Of one product with a matrix; `inputs` may be shared by those that read the same, like those `held` back."""
 
-    def __init__(self, inputs: SampleCovariance, groups: int, outputs: int, seed: int, image: bool) -> None:
-        self.inputs, self.image = inputs, image
+    def __init__(
+        self, inputs: SampleCovariance, held: SampleCovariance, groups: int, outputs: int, seed: int, image: bool
+    ) -> None:
+        self.inputs, self.held, self.image = inputs, held, image
         self.each, self.summed = Directions(groups, outputs, seed), Directions(groups, outputs, seed + 1)
         self.places = False  # whether any sample has more than one
 
@@ -113,17 +121,31 @@ class MatrixSensitivity:
 
     def quadratic(self, change: Tensor) -> float:
         """tr(G ΔW H ΔWᵀ) of a change (outputs, columns), summed over all samples."""
-        groups = len(self.inputs.sums)
-        change = change.float().reshape(groups, -1, change.shape[1])
-        total = _trace(self.summed.rows() @ change, self.inputs.common)
-        return total + (_trace(self.each.rows() @ change, self.inputs.apart) if self.places else 0.0)
+        change = change.float().reshape(self.inputs.groups, -1, change.shape[1])
+        summed = self.summed.rows() @ change
+        each = self.each.rows() @ change if self.places else None
+
+        def of(inputs: SampleCovariance) -> Tensor:
+            total = _trace(summed, inputs.common)
+            return total if each is None else total + _trace(each, inputs.apart)
+
+        return float(self._between(of))
 
     def per_row(self, change: Tensor, rows: Tensor) -> Tensor:
         """(rows,): the same of changes (rows, columns) of these outputs of one group, each for itself; float64."""
-        found = _row_traces(change, self.inputs.common[0]) * self.summed.diagonal[rows]
-        if self.places:
-            found += _row_traces(change, self.inputs.apart[0]) * self.each.diagonal[rows]
-        return found
+
+        def of(inputs: SampleCovariance) -> Tensor:
+            total = _row_traces(change, inputs.common[0]) * self.summed.diagonal[rows]
+            if not self.places:
+                return total
+            return total + _row_traces(change, inputs.apart[0]) * self.each.diagonal[rows]
+
+        return self._between(of)
+
+    def _between(self, cost: Callable[[SampleCovariance], Tensor]) -> Tensor:
+        """Of what a change costs on the inputs that trials see and on those held back, if any."""
+        seen = cost(self.inputs).clamp(min=0)
+        return seen ** (1 - HELD) * cost(self.held).clamp(min=0) ** HELD if self.held.count else seen
 
     @property
     def diagonal(self) -> Tensor:
@@ -140,8 +162,8 @@ def some_places(rows: Tensor) -> Tensor:
     return rows[:, :: max(1, -(-rows.shape[1] // PLACES))]
 
 
-def _trace(moved: Tensor, covariance: Tensor) -> float:
-    return float(((moved @ covariance) * moved).sum(dtype=torch.float64))
+def _trace(moved: Tensor, covariance: Tensor) -> Tensor:
+    return ((moved @ covariance) * moved).sum(dtype=torch.float64)
 
 
 @dataclass

@@ -31,7 +31,8 @@ class _PartWatch:
         self.found: Known = {}
         self.mask: Tensor | None = None
         self.leaders: dict[str, str] = {}  # whose inputs a matrix shares
-        self.inputs: dict[str, SampleCovariance] = {}
+        self.inputs: dict[str, tuple[SampleCovariance, SampleCovariance]] = {}  # seen by trials, and held back
+        self.batch = 0
         self.products: dict[str, MatrixSensitivity] = {}
         self.seen: list[tuple[Tensor, tuple[Any, ...], str]] = []  # the inputs of this batch, and who was given them
         self.taken: set[str] = set()  # parameters whose products are seen
@@ -44,6 +45,7 @@ class _PartWatch:
             for index, go in enumerate(self.part.passes):
                 mask = self.part.masks[index]
                 self.mask = None if mask is None or bool(mask.all()) else mask.bool()
+                self.batch = index
                 self.seen.clear()
                 go()
                 self._take_squares()
@@ -111,13 +113,14 @@ class _PartWatch:
             valid = self.mask if _of_tokens(x, self.mask) and not convolves else None
             if self._leader(path, part, x) == path:
                 if path not in self.inputs:
-                    self.inputs[path] = SampleCovariance(groups, columns_of(part))
+                    columns = columns_of(part)
+                    self.inputs[path] = SampleCovariance(groups, columns), SampleCovariance(groups, columns)
                 for some in _in_places(part, x, groups):
-                    self.inputs[path].add_samples(some, valid)
-            inputs = self.inputs[self.leaders[path]]
+                    self.inputs[path][self.batch % 2].add_samples(some, valid)
+            inputs, held = self.inputs[self.leaders[path]]
             axis = 1 if convolves else -1
             if path not in self.products:
-                made = MatrixSensitivity(inputs, groups, output.shape[axis] // groups, seed, convolves)
+                made = MatrixSensitivity(inputs, held, groups, output.shape[axis] // groups, seed, convolves)
                 self.products[path] = made
                 self._sensitivity(layer).products.append(made)
             return lambda gradient: self.products[path].add(_gradients(part, gradient, groups), valid)
