@@ -111,6 +111,8 @@ def test_the_page_shows_each_run_beside_what_was_expected_and_marks_the_answer(c
         assert "no" in page.text
         assert "Because." in page.text
     assert "Budget is better" in Page(client.get("/studies").text).text
+    assert Page(client.get(f"/runs/{study.runs[0].id}").text).of("a", href=f"/studies/{study.id}")
+    assert client.get(f"/api/v1/runs/{study.runs[0].id}").json["study_id"] == study.id
 
 
 def test_it_is_cancelled_as_one(client, session):
