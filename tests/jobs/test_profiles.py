@@ -6,6 +6,7 @@ import pytest
 
 from tests.jobs.bench import Bench
 from tests.postgresql import fresh_database
+from webapp.engine.profiles.facts import Measurement
 from webapp.jobs.errors import JobMissing, JobNotRetryable
 from webapp.store.models import Profile, Run, RunState
 
@@ -29,9 +30,13 @@ def scratch(bench):
 def test_it_tells_how_far_it_is_and_what_it_found(any_bench, tmp_path):
     bench = any_bench
     bench.start_worker()
-    id_ = bench.profile(["progress", 0.25], ["wait_for", str(tmp_path / "go")], seed=3)
+    script = [["progress", 0.25], ["wait_for", str(tmp_path / "more")], ["progress", 0.75]]
+    id_ = bench.profile(*script, ["wait_for", str(tmp_path / "go")], seed=3)
     row = bench.until(lambda: (found := bench.get(Profile, id_)).progress and found)
     assert (row.state, row.progress, row.message, row.facts) == (RunState.RUNNING, 0.25, "at 0.25", None)
+    assert row.seconds_left is None  # the first quarter may have been there from an earlier attempt
+    (tmp_path / "more").touch()
+    row = bench.until(lambda: (found := bench.get(Profile, id_)).progress > 0.5 and found)
     assert row.seconds_left > 0
     (tmp_path / "go").touch()
     row = bench.ended(id_, Profile)
@@ -105,7 +110,7 @@ def test_a_run_that_it_foretold_joins_its_measurements_once(bench):
     profile = bench.profile(queue=False, state=RunState.SUCCEEDED, measured=[earlier])
     expected = {"profile_id": profile, "size_bytes": 2, "loss": {"unit": "nats"}, "predicted": {"Pruning": 0.25}}
     run = bench.run({"stages": {"a": [["write", "a"]], "export-onnx": [["refuse", "no"]]}}, expected=expected)
-    measured = {"predicted": {"Pruning": 0.25}, "loss": 0.5, "points": None, "size_bytes": 1, "run_id": run}
+    measured = Measurement(predicted={"Pruning": 0.25}, loss=0.5, size_bytes=1, run_id=run).model_dump(mode="json")
     assert bench.ended(run).state is RunState.SUCCEEDED
     assert bench.get(Profile, profile).measured == [earlier, measured]
     bench.jobs.retry_run(run)

@@ -51,7 +51,7 @@ def _columns(rows: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
     return {"x": [x for x, _ in rows], "values": columns}
 
 
-@dataclass(frozen=True)
+@dataclass
 class JobProgress:
     """Of one attempt at a run or a profile."""
 
@@ -60,6 +60,7 @@ class JobProgress:
     id: str
     attempt: int
     started_at: datetime = field(default_factory=now, kw_only=True)
+    found_done: float | None = field(default=None, init=False)  # what an earlier attempt, or child, had left
 
     def tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = ()) -> None:
         """Notes progress, log lines and points of curves. What cannot be noted now (a busy database) is only logged."""
@@ -85,7 +86,9 @@ class JobProgress:
 
     def seconds_left(self, fraction: float) -> float | None:
         """None while too little was computed to tell."""
-        return _left((now() - self.started_at).total_seconds(), fraction, fraction)
+        if self.found_done is None:
+            self.found_done, self.started_at = fraction, now()
+        return _left((now() - self.started_at).total_seconds(), fraction - self.found_done, fraction)
 
     def _keep(self, session: Session, lines: list[str], points: Sequence[CurvePoint]) -> None:
         """Has nowhere to keep them: the worker's log has the lines."""
@@ -93,7 +96,7 @@ class JobProgress:
             log.info("%s %s: %s", self.table.__name__, self.id, line)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunProgress(JobProgress):
     """Of one stage. `weights` are those of all stages."""
 
