@@ -1,5 +1,7 @@
 """What a budget may choose from: each option fits its layer, saves bytes, and leaves it as large as it says."""
 
+from itertools import pairwise
+
 import pytest
 
 from webapp.engine.facts import CheckpointFacts, LayerFacts, TensorFacts
@@ -8,9 +10,10 @@ from webapp.engine.profiles.options import VECTORS, layer_options
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import needs_of
+from webapp.engine.techniques.base import LARGE
 from webapp.units import percent
 
-MOST = 28  # options of a layer: a budget is solved while a slider moves
+MOST, MOST_OF_LARGE = 28, 100  # options of a layer: a budget is solved while a slider moves
 
 
 def recipe_of(option, layers):
@@ -27,7 +30,8 @@ def test_every_tensor_is_in_one_choice_and_every_option_is_a_recipe_that_saves(z
     for choice in choices:
         first, *others = choice.options
         assert (first.family, first.steps) == (KEPT, ())
-        assert len(choice.options) <= MOST
+        large = first.bytes > LARGE * sum(tensor.bytes for tensor in facts.tensors)
+        assert len(choice.options) <= (MOST_OF_LARGE if large else MOST)
         assert len({option.label for option in choice.options}) == len(choice.options)
         for option in others:
             assert option.bytes < first.bytes
@@ -89,7 +93,7 @@ def test_tied_tensors_are_one_choice(zoo):
 def test_a_table_that_is_the_head_too_is_rounded_for_it(zoo):
     _, facts = zoo.checkpoint("gpt2")
     (choice,) = (each for each in layer_options(facts) if each.name == "transformer.wte")
-    assert {step.technique for option in choice.options for step in option.steps} == {"gptq_tied", "cast"}
+    assert {step.technique for option in choice.options for step in option.steps} == {"gptq", "cast"}
 
 
 def facts_of(*layers):
@@ -136,7 +140,8 @@ def test_groups_are_not_wider_than_rows(zoo):
     spec = zoo.checkpoint("mlp")[1].architecture
     (choice,) = layer_options(facts_of(layer_of("linear", (64, 48))).model_copy(update={"architecture": spec}))
     rounded = [step.settings for option in choice.options for step in option.steps if step.technique == "gptq"]
-    assert {each["granularity"] for each in rounded} == {"channel"}
+    assert {each["group_size"] < 48 for each in rounded if each["granularity"] == "group"} == {True}
+    assert "channel" in {each["granularity"] for each in rounded}
 
 
 ADDED = """
@@ -147,9 +152,23 @@ class Halves(MagnitudePruning):
     name = "halves"
     title = "Halves"
 
-    def options(self, layer, plan):
+    def options(self, layer, plan, share):
         return () if plan.pruned or plan.factors else [{"sparsity": 0.9}]
 """
+
+
+def test_a_large_layer_has_finer_steps(zoo):
+    """Between two of its sizes lies nothing that the file can have, so they are near each other."""
+    spec = zoo.checkpoint("mlp")[1].architecture
+    small = [
+        layer_of("linear", (256, 256)).model_copy(update={"name": f"{n}", "weight": f"{n}.weight"}) for n in range(12)
+    ]
+    coarse = layer_options(facts_of(*small).model_copy(update={"architecture": spec}))[0]
+    fine = layer_options(facts_of(layer_of("linear", (256, 256))).model_copy(update={"architecture": spec}))[0]
+    assert {option.label for option in coarse.options} < {option.label for option in fine.options}
+    rounded = [option.bytes for option in fine.options if option.family == "Quantization"]
+    sizes = [size for size in rounded if 2 < 8 * size / fine.params < 7]
+    assert all(after > 0.92 * before for before, after in pairwise(sizes))
 
 
 def test_a_technique_that_is_added_takes_part(zoo, plug_ins):

@@ -20,7 +20,7 @@ from webapp.engine.techniques.calibration import TechniqueData
 from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import read_model, write_model
 
-OTHERS = {"layer_drop": "llama", "smaller_student": "llama", "gptq_tied": "gpt2"}  # for what no chain of layers has
+OF_BLOCKS = ("layer_drop", "smaller_student")  # that cut what a chain of layers does not have
 SOME = ("dense", "4 bits", "low rank", "pruned")
 QUICK = {"epochs": 1, "batch_size": 16, "precision": "float32"}  # of those that train
 
@@ -32,7 +32,7 @@ def settings_of(name):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", techniques())
 def test_on_every_form_it_is_refused_or_the_file_is_as_predicted(zoo, tmp_path, name, dtype):
-    family, forms, refused = OTHERS.get(name, "mlp"), SOME if name in OTHERS else FORMS, []
+    family, forms, refused = ("llama", SOME, []) if name in OF_BLOCKS else ("mlp", FORMS, [])
     facts = with_structure(zoo.checkpoint(family, dtype)[1])
     spec = facts.architecture
     data = TechniqueData(blobs(48), spec, None) if family == "mlp" else seeded_batches(spec)

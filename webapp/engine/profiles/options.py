@@ -34,62 +34,65 @@ def layer_options(facts: CheckpointFacts, data: bool = True) -> tuple[LayerOptio
 
     `data`: there are calibration samples. Tied tensors are one choice, and so are all vectors of a dtype.
     """
-    missing: frozenset[Need] = frozenset() if data else DATA_NEEDS
-    if facts.architecture is None:
-        missing |= {"architecture"}
-    able = [found for found in techniques().values() if found.family != "Training"]
-    able.sort(key=lambda found: "calibration" not in found.needs)  # of two with one result, the one that looks at data
+    offers = _Offers(facts, data)
     choices, vectors = [], dict[str, list[LayerFacts]]()
     for layer in facts.units():
         tensor = facts.tensor(layer.weight)
         if layer.kind == "other":
             vectors.setdefault(tensor.dtype, []).append(layer)
         else:
-            plan = DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros)
-            choices.append(_choice(layer, [layer], plan, able, missing))
+            choices.append(offers.choice(layer, [layer], DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros)))
     for dtype, layers in vectors.items():
         size = sum(layer.size for layer in layers)
         name = f"{VECTORS} of {dtype}" if len(vectors) > 1 else VECTORS
         together = LayerFacts(name=name, weight=name, kind="other", shape=(size,))
-        choices.append(_choice(together, layers, DensePlan((size,), dtype), able, missing))
+        choices.append(offers.choice(together, layers, DensePlan((size,), dtype)))
     return tuple(choices)
 
 
-def _choice(
-    layer: LayerFacts, bound: list[LayerFacts], plan: StoragePlan, able: list[Technique], missing: frozenset[Need]
-) -> LayerOptions:
-    chains = _longer(layer, _Made(plan), able, missing)
-    found = [chain.option for chain in chains if chain.plan.bytes < plan.bytes]
-    return LayerOptions(
-        name=layer.name,
-        layers=tuple(each.name for each in bound),
-        kind=layer.kind,
-        shape=() if layer.kind == "other" else layer.shape,
-        params=layer.size,
-        options=(_Made(plan).option, *sorted(found, key=lambda option: (-option.bytes, option.label))),
-    )
+class _Offers:
+    """What the techniques offer for the layers of a checkpoint."""
 
+    def __init__(self, facts: CheckpointFacts, data: bool) -> None:
+        self.total = sum(tensor.bytes for tensor in facts.tensors)
+        self.missing: frozenset[Need] = frozenset() if data else DATA_NEEDS
+        if facts.architecture is None:
+            self.missing |= {"architecture"}
+        able = [found for found in techniques().values() if found.family != "Training"]
+        self.able = sorted(able, key=lambda found: "calibration" not in found.needs)  # who looks at data comes first
 
-def _longer(layer: LayerFacts, chain: _Made, able: list[Technique], missing: frozenset[Need]) -> Iterator[_Made]:
-    """What the techniques can make of what a chain leaves, in fewer bytes; of two with one result, the first."""
-    if len(chain.steps) == MOST_STEPS:
-        return
-    made: dict[StoragePlan, Technique] = {}
-    for technique in able:
-        if layer.kind not in technique.layers or technique.refuses(chain.plan):
-            continue
-        for given in technique.options(layer, chain.plan):
-            settings = technique.Settings.model_validate(dict(given))
-            try:
-                plan = technique.plan(layer, chain.plan, settings)
-            except Skip:
+    def choice(self, layer: LayerFacts, bound: list[LayerFacts], plan: StoragePlan) -> LayerOptions:
+        chains = self._longer(layer, _Made(plan), plan.bytes / max(self.total, 1))
+        found = [chain.option for chain in chains if chain.plan.bytes < plan.bytes]
+        return LayerOptions(
+            name=layer.name,
+            layers=tuple(each.name for each in bound),
+            kind=layer.kind,
+            shape=() if layer.kind == "other" else layer.shape,
+            params=layer.size,
+            options=(_Made(plan).option, *sorted(found, key=lambda option: (-option.bytes, option.label))),
+        )
+
+    def _longer(self, layer: LayerFacts, chain: _Made, share: float) -> Iterator[_Made]:
+        """What the techniques can make of what a chain leaves, in fewer bytes; of two with one result, the first."""
+        if len(chain.steps) == MOST_STEPS:
+            return
+        made: dict[StoragePlan, Technique] = {}
+        for technique in self.able:
+            if layer.kind not in technique.layers or technique.refuses(chain.plan):
                 continue
-            lacks = missing & technique.needs_for(settings)
-            if lacks or plan.bytes >= chain.plan.bytes or made.setdefault(plan, technique) is not technique:
-                continue
-            step = OptionStep(technique=technique.name, settings=dict(given))
-            family = technique.family if chain.family == KEPT else chain.family
-            longer = _Made(plan, (*chain.steps, step), (*chain.labels, technique.named(settings)), family)
-            yield longer
-            if plan.pruned or plan.factors:
-                yield from _longer(layer, longer, able, missing)
+            for given in technique.options(layer, chain.plan, share):
+                settings = technique.Settings.model_validate(dict(given))
+                try:
+                    plan = technique.plan(layer, chain.plan, settings)
+                except Skip:
+                    continue
+                lacks = self.missing & technique.needs_for(settings)
+                if lacks or plan.bytes >= chain.plan.bytes or made.setdefault(plan, technique) is not technique:
+                    continue
+                step = OptionStep(technique=technique.name, settings=dict(given))
+                family = technique.family if chain.family == KEPT else chain.family
+                longer = _Made(plan, (*chain.steps, step), (*chain.labels, technique.named(settings)), family)
+                yield longer
+                if plan.pruned or plan.factors:
+                    yield from self._longer(layer, longer, share)

@@ -30,6 +30,7 @@ MATRICES = frozenset({"linear", "conv", "recurrent", "experts"})  # kinds of lay
 
 
 LEFT, NOTHING = "left as it is", "nothing"
+LARGE = 0.25  # of the file
 MISSED = 0.1  # of what was asked: as far off as a share may be and still count as reached
 
 
@@ -158,10 +159,11 @@ class Technique(ABC):
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         """Changes the model's weights and says what was done to each of `context.layers`."""
 
-    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+    def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
         """The settings among which a budget may choose for a layer whose weight is in this form; none unless said.
 
         Each names the same settings; those that are left out have their defaults. What is offered, `trials` can try.
+        `share` of the file is the layer: the steps of one that is LARGE are steps of the file, and are finer.
         """
         return ()
 

@@ -43,7 +43,7 @@ class Cast(LayerByLayer):
             raise Skip(f"its values are {settings.dtype} already")
         return replace(plan, dtype=settings.dtype)
 
-    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+    def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
         if isinstance(plan, DensePlan) and not plan.pruned and plan.dtype in ("float32", "float64"):
             yield from ({"dtype": dtype} for dtype in ("float16", "bfloat16"))
 

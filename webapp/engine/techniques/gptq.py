@@ -10,11 +10,13 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import gptq, grids, quantizers, refining
 from webapp.engine.math.quantizers import Grid
-from webapp.engine.recipe import setting
+from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
+from webapp.engine.techniques.calibration.tied_heads import head_of
 from webapp.engine.weights import Dense, Encoded, Quantized, StoragePlan
+from webapp.engine.weights.model import Model
 
-from .base import Context, Outcome, calibration_samples
+from .base import MATRICES, Context, Outcome, Skip, calibration_samples
 from .calibration import Covariance, Statistic, WeightMatrix
 from .rounding import Rounding, RoundingSettings
 
@@ -23,6 +25,7 @@ USUAL = 0.01  # damping where there are too few batches to hold any back
 TRIED = 0.05  # where settings are only tried
 AT_A_TIME = 1 << 14  # rows: those of a vocabulary would take several times its floats
 ROWS = 64  # of a matrix, that the damping is chosen by
+LOOKED_UP = "it is no head too, and what is only looked up needs no calibration: weight_quantization rounds it"
 SINGULAR = "its inputs' covariance could not be inverted, so it was rounded to nearest"
 
 
@@ -54,9 +57,12 @@ class Gptq(Rounding, BlockByBlock):
     family = "Quantization"
     summary = (
         "Rounds weights to 8- to 2-bit codes so that each layer's outputs change least on calibration data; "
-        "the most accurate of the roundings, at a few minutes for 100 million weights."
+        "the most accurate of the roundings, at a few minutes for 100 million weights. Of embeddings it rounds those "
+        "that are the head too."
     )
     paper = "https://arxiv.org/abs/2210.17323"
+    version = 2
+    layers = MATRICES | {"embedding"}
     statistic = HeldBack
 
     without_data = "so it was rounded to nearest"
@@ -114,10 +120,27 @@ class Gptq(Rounding, BlockByBlock):
             matrix.layer.name, self.asked(matrix.layer, settings), done.plan.label, not note, note=note
         )
 
-    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
-        if layer.kind == "recurrent":  # its inputs are not seen
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
+        if layer.kind == "embedding" and not layer.aliases:
+            raise Skip(LOOKED_UP)
+        return super().plan(layer, plan, settings)
+
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
+        """An embedding that is the head too is rounded for what the head multiplies it with."""
+        seen = {layer: head_of(model, layer) if layer.kind == "embedding" else layer for layer in context.layers}
+        asked = [layer for layer in seen.values() if layer is not None]
+        outcomes = iter(super().apply(model, settings, replace(context, layers=asked)) if asked else ())
+        return [
+            Outcome.left(layer.name, self.asked(layer, settings.of(layer)), LOOKED_UP)
+            if product is None
+            else replace(next(outcomes), layer=layer.name)
+            for layer, product in seen.items()
+        ]
+
+    def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
+        if layer.kind == "recurrent" or (layer.kind == "embedding" and not layer.aliases):  # its inputs are not seen
             return
-        for given in self.menu(layer, plan):
+        for given in self.menu(layer, plan, share):
             if given["numbers"] != "fitted" or not layer.stacked:  # experts share one table of levels
                 yield given
 

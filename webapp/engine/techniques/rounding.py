@@ -10,7 +10,7 @@ from webapp.engine.math.grids import NumberFormat, QuantizationScheme
 from webapp.engine.recipe import TechniqueSettings, setting
 from webapp.engine.weights import Encoded, Quantized, QuantizedPlan, StoragePlan
 
-from .base import Outcome, Technique
+from .base import LARGE, Outcome, Technique
 from .calibration import WeightMatrix
 
 MENU: Sequence[tuple[int, NumberFormat, int]] = (  # bits, numbers, group size: what a budget may choose from
@@ -26,6 +26,11 @@ MENU: Sequence[tuple[int, NumberFormat, int]] = (  # bits, numbers, group size: 
     (3, "fitted", 256),
     (2, "fitted", 128),
     (2, "fitted", 256),
+)
+FINER: Sequence[tuple[int, NumberFormat, int]] = (  # for a large layer too: some per cent of its bytes apart
+    *((bits, "fitted", group) for bits in (6, 5, 4, 3, 2) for group in (16, 20, 24, 32, 40, 48, 64, 96)),
+    *((6, "fitted", group) for group in (8, 12)),
+    *((bits, "int", 32) for bits in (8, 6, 4, 3, 2)),
 )
 PRUNED: Sequence[tuple[int, NumberFormat, int]] = ((4, "fitted", 128),)
 FACTORED: Sequence[tuple[int, NumberFormat, int]] = ((6, "fitted", 128),)  # an error in one factor is multiplied
@@ -100,14 +105,14 @@ class Rounding(Technique):
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
         return plan.mapped(lambda simple: QuantizedPlan.of(simple, settings.scheme, layer.layout))
 
-    def menu(self, layer: LayerFacts, plan: StoragePlan) -> Iterator[dict[str, Any]]:
+    def menu(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterator[dict[str, Any]]:
         """Settings for the `options` of a technique that rounds."""
         if self.refuses(plan):
             return
         if plan.factors:
             menu = FACTORED if plan.params <= LARGEST_FACTORS * plan.size else ()
         else:
-            menu = PRUNED if plan.pruned else MENU
+            menu = PRUNED if plan.pruned else (*MENU, *FINER) if share > LARGE else MENU
         columns = min(leaf.size // max(layer.layout.rows(leaf.shape), 1) for leaf in plan.leaves)
         told = set()
         for bits, numbers, group in menu:

@@ -11,11 +11,12 @@ from webapp.engine.math import admm, masks, obs
 from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded, StoragePlan
 
-from .base import Context, Outcome
+from .base import LARGE, Context, Outcome
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
 from .calibration import Covariance, WeightMatrix
 
 SPARSITIES = (0.3, 0.5, 0.7)  # that a budget may choose from
+FINER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of a large layer
 DESCENTS = 5  # conjugate gradient steps on the mask that was found
 
 
@@ -68,10 +69,10 @@ class SparseGPT(CalibratedPruning):
         encoded = Dense(matrix.shaped(pruned), zeros_wanted=True)
         return encoded, self.result(matrix, encoded, settings, share, max(notes))
 
-    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+    def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
         if layer.kind == "recurrent" or plan.factors or plan.pruned or self.refuses(plan):
             return
-        for sparsity in SPARSITIES:
+        for sparsity in FINER if share > LARGE else SPARSITIES:
             yield {"sparsity": sparsity, "pattern": "unstructured"}
         if not layer.layout.inputs(plan.shape) % 4:
             yield {"sparsity": 0.5, "pattern": "2:4"}

@@ -37,8 +37,8 @@ class WeightQuantization(Rounding, LayerByLayer):
             per_layer=True,
         )
 
-    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
-        return self.menu(layer, plan)
+    def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
+        return self.menu(layer, plan, share)
 
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
         def rounded(simple: Encoded) -> Encoded:

@@ -12,7 +12,7 @@ from webapp.engine.lazy import torch
 from webapp.engine.math import ranks, whitening
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, Skip, Technique, missed
+from webapp.engine.techniques.base import LARGE, MATRICES, Context, Need, Outcome, Skip, Technique, missed
 from webapp.engine.techniques.calibration import Covariance, WeightMatrix
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
 from webapp.engine.weights import Encoded, StoragePlan
@@ -27,6 +27,7 @@ UNFACTORED = {
     "experts": "the operator that runs the experts takes whole matrices only",
 }
 RATIOS = (0.7, 0.4)  # that a budget may choose from
+FINER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)  # of a large layer
 SURVEY = 0.25  # of the samples, and about of the time: enough to say what each rank of each layer would lose
 
 
@@ -139,9 +140,9 @@ class LowRank(Technique):
         form = _form(layer, settings)
         return form.plan(plan, _chosen(form, settings))
 
-    def options(self, layer: LayerFacts, plan: StoragePlan) -> Iterable[Mapping[str, Any]]:
+    def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
         if not self.refuses(plan):
-            yield from ({"method": "whitened", "ratio": ratio} for ratio in RATIOS)
+            yield from ({"method": "whitened", "ratio": ratio} for ratio in (FINER if share > LARGE else RATIOS))
 
     def named(self, settings: Any) -> str:
         return f"{percent(settings.ratio, 0)} of its parameters in factors"
