@@ -51,19 +51,18 @@ export function layerMap(known, decide) {
       if (shown[number] === now) return;
       shown[number] = now;
       const place = places[number];
-      place.textContent = bits(number).toFixed(1);
+      place.textContent = bits(number).toFixed(1) + ("wide" in place.dataset ? ` · ${chosen.label}` : "");
       place.dataset.level = level(bits(number));
       place.toggleAttribute("data-locked", name in locks);
       place.setAttribute("aria-label", `${name}: ${told(number).slice(0, 2).join(", ")}`);
       fill(rows[number], chosen, number);
     });
-    if (opened !== null) {
-      mark();
-      const { size_bytes: size, expected } = answer;
-      const was = forecast.expected.loss.value;
-      at("options-forecast").textContent =
-        `The file: ${bytes(size)}, expected loss ${significant(expected.loss.value)} ${unit}` + (significant(was) === significant(expected.loss.value) ? "." : `; it was ${significant(was)}.`);
-    }
+    if (opened !== null) mark();
+  }
+
+  function foretold() {
+    const [was, now] = [forecast, answer].map(({ expected }) => significant(expected.loss.value));
+    return `The file: ${bytes(answer.size_bytes)}, expected loss ${now} ${unit}${was === now ? "." : `; it was ${was}.`}`;
   }
 
   function fill(row, chosen, number) {
@@ -153,7 +152,6 @@ export function layerMap(known, decide) {
     tip.hidden = true;
     at("options-title").textContent = layer.name;
     at("options-facts").textContent = [layer.shape.join(" × "), `${layer.params.toLocaleString("en-US")} parameters`, `${bytes(layer.bytes)} now`].filter(Boolean).join(", ");
-    at("options-forecast").textContent = "";
     const order = layer.options.map((_, index) => index).sort((a, b) => layer.options[b][1] - layer.options[a][1]);
     at("options-rows").replaceChildren(
       ...order.map((index) => {
@@ -182,6 +180,7 @@ export function layerMap(known, decide) {
       row.querySelector("input").checked = chosen;
     }
     at("options-unlock").disabled = !locked;
+    at("options-forecast").textContent = foretold();
   }
 
   dialog.addEventListener("change", ({ target }) => decide(layers[opened].name, Number(target.value)));

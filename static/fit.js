@@ -86,7 +86,7 @@ function show(found) {
   }
   at("forecast-bits").textContent = ((8 * size) / known.params).toFixed(2);
   at("mini").textContent = `${bytes(size)}, ${significant(expected.loss.value)} ${known.loss_unit}`;
-  if (!bySize) form.elements.size.value = rounded(size);
+  if (!bySize && document.activeElement !== form.elements.size) form.elements.size.value = rounded(size);
   if (!bySize || document.activeElement !== slider) slider.value = stepOf(bySize ? number(form.elements.size) * known.unit_bytes : size);
   slider.setAttribute("aria-valuetext", `${form.elements.size.value} ${known.unit}`);
   showLocks();

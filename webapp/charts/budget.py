@@ -175,6 +175,7 @@ def against(points: Sequence[Point], name: str, look: int) -> go.Scatter:
         mode="markers",
         marker={"size": 10, "color": COLOURS[look], "symbol": SYMBOLS[look], "line": {"width": 1, "color": "#FFFFFF"}},
         name=name,
+        cliponaxis=False,
         customdata=[
             [
                 short(p["name"], 48),

@@ -117,6 +117,7 @@ def test_the_budget_of_the_middle_is_shown_with_every_layer(client, profile):
     assert data["least_bytes"] < shown["size_bytes"] < data["original_bytes"]
     assert [place["data-layer"] for place in page.of("td", _class="place")] == ["0", "1", "2", "3", "4"]
     assert page.of("table", role="grid", id="map")
+    assert f"· {shown['layers'][2]['label']}" in page.text
     for chosen, layer in zip(shown["layers"], data["layers"], strict=True):
         label, size, _ = layer["options"][chosen["option"]]
         assert (chosen["label"], chosen["bytes"]) == (label, size)

@@ -33,7 +33,8 @@ from . import run_builder
 
 blueprint = Blueprint("fit", __name__, url_prefix="/checkpoints/<id>/fit")
 
-LEVELS = {0: "≤ 1", 1.5: "2", 2.5: "3", 3.5: "4", 4.6: "5", 5.6: "6", 6.6: "8", 9: "16", 17: "32"}  # bits: from, called
+# The colours of the map: bits per weight from which each begins, and what it is called.
+LEVELS = {0: "≤ 1", 1.5: "2", 2.5: "3", 3.5: "4", 4.6: "5", 5.6: "6", 6.6: "8", 10: "16", 17: "32"}
 
 
 @dataclass(frozen=True)
