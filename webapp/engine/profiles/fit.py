@@ -32,6 +32,7 @@ Floats = npt.NDArray[np.float64]
 COVERED = 0.8  # the share of measurements that intervals are to hold
 RUN_WEIGHT = 3.0  # a run is measured on the evaluation split, through the very steps: it counts as so many of ours
 LEVEL, EXPONENT, SPLIT, STEPS, SCALE = 0.7, 0.2, 0.5, 0.25, 0.7  # deviations of the priors, in logarithms
+MORE = 0.15  # by which steps usually lose more than they did where they were tried: what they learnt were those samples
 COMMON = 4  # coefficients before the scales
 PIVOT = math.log(0.1)  # a middling loss: there the exponent says nothing of the level
 TYPICAL, TYPICAL_COUNT = 0.2, 2.0  # the deviation of a measurement before there are any, and for how many it counts
@@ -89,7 +90,8 @@ class LossFit:
         families = sorted(options.union(*(one.predicted for one in profile.measured)) - {KEPT})
         data = _usable(profile.measured, families)
         theta, covariance, deviation, freedom = _power_law(data, len(families))
-        seen = (profile.tokens or 0) // TOKENS if profile.task == "causal-lm" else profile.samples
+        text = (profile.tokens or 0) // TOKENS if profile.task == "causal-lm" else 0
+        seen = max(profile.samples, text)
         fit = cls(tuple(families), theta, covariance, deviation, freedom, 1 / math.sqrt(max(seen, 1)))
         return fit._corrected(data)
 
@@ -267,14 +269,15 @@ def _power_law(data: _Data, families: int) -> tuple[Floats, Floats, float, float
     residuals without their own measurement, r / (1 - leverage).
     """
     prior = np.array([LEVEL, EXPONENT, SPLIT, STEPS, *[SCALE] * families]) ** -2.0
-    theta, deviation = np.zeros(COMMON + families), TYPICAL
+    usual = np.array([0.0, 0.0, 0.0, MORE, *[0.0] * families])
+    theta, deviation = usual, TYPICAL
     covariance: Any = np.diag(1 / prior)
     trust = np.ones(len(data.loss))
     for _ in range(ROUNDS if len(data.loss) else 0):
         jacobian, residual = _slopes(data, theta)
         precision = data.weight * trust / max(deviation, 1e-4) ** 2
         covariance = np.linalg.inv(jacobian.T @ (precision[:, None] * jacobian) + np.diag(prior))
-        step = covariance @ (jacobian.T @ (precision * residual) - prior * theta)
+        step = covariance @ (jacobian.T @ (precision * residual) - prior * (theta - usual))
         theta = theta + step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
         jacobian, residual = _slopes(data, theta)
         leverage = np.minimum(precision * np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian), 0.9)
