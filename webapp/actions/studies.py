@@ -46,7 +46,7 @@ class SmallestAsked(BaseModel, extra="forbid"):
         False, description="The whole 95 % interval has to be within the tolerance, not the measured value alone."
     )
     most_runs: int = Field(8, ge=1, le=50)
-    most_minutes: float = Field(60, gt=0, le=10_080, description="No run is begun that would end after it.")
+    most_minutes: float = Field(10, gt=0, le=10_080, description="No run is begun that would end after it.")
 
     @model_validator(mode="after")
     def _one_tolerance(self) -> SmallestAsked:

@@ -63,7 +63,7 @@ def _points(rows: Sequence[Row], what: str, size: str, divisor: float, label: st
         y=[row[what]["value"] for row in rows],
         mode="markers+text" if measured else "markers",
         text=[short(row["name"]) for row in rows],
-        textposition="top center",
+        textposition="middle right",
         textfont={"size": 11},
         cliponaxis=False,
         name=label,
