@@ -6,8 +6,9 @@ import torch
 from tests.zoo import seeded_batches
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs
+from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.predict import predict
+from webapp.engine.run.predict import match_layers, predict
 from webapp.engine.techniques import gptq
 from webapp.engine.techniques.calibration import sequential_calibration
 from webapp.engine.weights import Quantized
@@ -34,7 +35,7 @@ def test_answers_are_nearer_than_roundings(tied, apply_steps, values):
     start, _ = apply_steps(checkpoint, data=data)
     expected, errors = answers(start, data), {}
     for name in ("weight_quantization", "gptq"):
-        step = (name, {**values, "granularity": "channel"}, {"include": ["lm_head"]})
+        step = (name, {**values, **({"tied": True} if name == "gptq" else {})}, {"include": ["lm_head"]})
         model, outcomes = apply_steps(checkpoint, step, data=data)
         assert [outcome.layer for outcome in outcomes] == ["transformer.wte"]
         assert all(outcome.ok for outcome in outcomes)
@@ -45,7 +46,7 @@ def test_answers_are_nearer_than_roundings(tied, apply_steps, values):
 
 def test_the_file_is_as_predicted_and_the_head_stays_tied(tied, apply_steps):
     checkpoint, data = tied
-    settings = {"bits": 4, "granularity": "channel"}
+    settings = {"bits": 4, "granularity": "channel", "tied": True}
     model, _ = apply_steps(checkpoint, ("gptq", settings, ONLY), data=data)
     recipe = Recipe.read({"steps": [{"technique": "gptq", "settings": settings, "layers": ONLY}]})
     assert predict(checkpoint[1], recipe).kinds == ["dense", "quantized"]
@@ -55,9 +56,9 @@ def test_the_file_is_as_predicted_and_the_head_stays_tied(tied, apply_steps):
 
 def test_some_rows_at_a_time_give_the_same_codes(tied, apply_steps, monkeypatch):
     checkpoint, data = tied
-    whole, _ = apply_steps(checkpoint, ("gptq", {"bits": 3}, ONLY), data=data)
+    whole, _ = apply_steps(checkpoint, ("gptq", {"bits": 3, "tied": True}, ONLY), data=data)
     monkeypatch.setattr(gptq, "AT_A_TIME", 7)
-    parts, _ = apply_steps(checkpoint, ("gptq", {"bits": 3}, ONLY), data=data)
+    parts, _ = apply_steps(checkpoint, ("gptq", {"bits": 3, "tied": True}, ONLY), data=data)
     torch.testing.assert_close(parts.weights[TABLE].decode(), whole.weights[TABLE].decode())
 
 
@@ -66,15 +67,30 @@ def test_the_model_runs_block_by_block(tied, apply_steps, monkeypatch):
     fill = sequential_calibration.fill
     monkeypatch.setattr(sequential_calibration, "fill", lambda *given: (filled.append(given[2]), fill(*given)))
     checkpoint, data = tied
-    apply_steps(checkpoint, ("gptq", {"bits": 4}, ONLY), data=data)
+    apply_steps(checkpoint, ("gptq", {"bits": 4, "tied": True}, ONLY), data=data)
     both = [names for names in filled if all(any(f".h.{block}." in name for name in names) for block in (0, 1))]
     assert len(filled) > 2
     assert not both
 
 
+def test_a_step_is_not_for_it_unless_that_is_asked(tied, apply_steps):
+    checkpoint, data = tied
+    model, outcomes = apply_steps(checkpoint, ("gptq", {"bits": 4}), data=data)
+    assert not isinstance(model.weights[TABLE], Quantized)
+    assert "transformer.wte" not in {outcome.layer for outcome in outcomes}
+    model, outcomes = apply_steps(checkpoint, ("gptq", {"bits": 4}, {}, {"lm_head": {"tied": True}}), data=data)
+    assert isinstance(model.weights[TABLE], Quantized)
+    facts, step = checkpoint[1], {"technique": "gptq", "settings": {}, "layers": ONLY}
+    with pytest.raises(RecipeInvalid, match=r"matches transformer\.wte, which this step leaves out"):
+        predict(facts, Recipe.read({"steps": [step]}))
+    for wanted in (False, True):
+        matched = match_layers(facts, Recipe.read({"steps": [{**step, "settings": {"tied": wanted}}]}).steps[0])
+        assert matched.selected == ["transformer.wte"] * wanted
+
+
 def test_a_table_that_is_no_head_is_left_with_the_reason(zoo, apply_steps):
     checkpoint = zoo.checkpoint("llama")
     data = seeded_batches(checkpoint[1].architecture)
-    _, (outcome,) = apply_steps(checkpoint, ("gptq", {}, {"include": ["model.embed_tokens"]}), data=data)
+    _, (outcome,) = apply_steps(checkpoint, ("gptq", {"tied": True}, {"include": ["model.embed_tokens"]}), data=data)
     assert outcome.skipped
     assert "it is no head too" in outcome.note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -186,7 +187,9 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
     """What each pattern of a step matches, for the form. Raises RecipeInvalid for an unknown technique only."""
     found = technique(step.technique, step.version, f"steps.{position}.technique")
     layers = [layer for layer in facts.units() if layer.kind in found.layers]
-
+    with suppress(RecipeInvalid):
+        _, settings = understood(step, position)
+        layers = [layer for layer in layers if found.works_on(layer, settings.of(layer))]
     selected = select_layers(layers, step.layers)
     deciding = StepSettings(None, tuple((pattern, pattern) for pattern in step.overrides))
     decided = [(layer.name, deciding.of(layer)) for layer in selected]
@@ -287,7 +290,7 @@ def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedS
     if "architecture" in found.needs_for(settings.own) and facts.architecture is None:
         raise RecipeInvalid(f"{found.title} needs an architecture. {facts.weights_only_because}", f"{where}.technique")
     everything = facts.units()
-    layers = [layer for layer in everything if layer.kind in found.layers]
+    layers = [layer for layer in everything if found.works_on(layer, settings.of(layer))]
     if not layers:
         kinds = ", ".join(sorted(found.layers))
         raise RecipeInvalid(

@@ -119,6 +119,10 @@ class Technique(ABC):
         """What a step with these settings of its own needs; `needs` is what the technique may need at most."""
         return self.needs
 
+    def works_on(self, layer: LayerFacts, settings: Any) -> bool:
+        """Whether a step with these settings is for the layer, where its patterns match it."""
+        return layer.kind in self.layers
+
     def refuses(self, plan: StoragePlan) -> str | None:
         """Why a weight that earlier steps left in this form cannot be taken: the order makes no sense."""
         return None

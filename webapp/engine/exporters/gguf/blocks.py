@@ -17,13 +17,13 @@ from typing import Literal
 
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.quantizers import LARGEST_HALF
-from webapp.engine.weights import Dense, Encoded, Quantized, half_dtype
+from webapp.engine.weights import Dense, Encoded, Quantized, dtype_of, half_dtype
 
 BLOCK = 32
 ZERO_POINTS = 4  # bits up to which there are any
 Kind = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 ROW_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q4_1": 20 / 32}
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def choose(encoded: Encoded) -> Choice:
 def packed(encoded: Encoded, choice: Choice) -> Tensor:
     """The rows as bytes: uint8 (out, bytes a row); of a vector each value is a row."""
     if choice.kind in DTYPES:
-        values = encoded.decode().to(DTYPES[choice.kind]).contiguous()
+        values = encoded.decode().to(dtype_of(DTYPES[choice.kind])).contiguous()
         return values.view(torch.uint8).reshape(len(values), -1)
     if not choice.codes:
         import gguf
@@ -91,7 +91,7 @@ def rounded(encoded: Encoded, choice: Choice) -> Encoded:
     """The weight with the values that the kind leaves it, worked out without what writes the file."""
     values = encoded.decode().float()
     if choice.kind in DTYPES:
-        values = values.to(DTYPES[choice.kind]).float()
+        values = values.to(dtype_of(DTYPES[choice.kind])).float()
     elif choice.kind == "Q4_1":
         assert isinstance(encoded, Quantized)
         codes, scale, low = _units(encoded, choice.kind)
