@@ -9,7 +9,7 @@ const known = JSON.parse(at("fit-data").textContent);
 const slider = at("slider");
 const whole = new Intl.NumberFormat("en-US");
 const STEPS = Number(slider.max);
-const RANGE = Math.log(known.original_bytes / known.least_bytes);
+const RANGE = Math.log(known.original_bytes / known.least_bytes) || 1; // there may be nothing to choose
 
 // Equal steps of the slider are equal factors of the size.
 const sizeAt = (step) => known.least_bytes * Math.exp((RANGE * step) / STEPS);

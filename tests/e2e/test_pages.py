@@ -15,6 +15,8 @@ PAGES = {
     "checkpoints": "/checkpoints",
     "checkpoint-upload": "/checkpoints/new",
     "checkpoint": "/checkpoints/{checkpoint}",
+    "fit-new": "/checkpoints/{checkpoint}/fit?new=1",
+    "fit": "/checkpoints/{checkpoint}/fit",
     "datasets": "/datasets",
     "dataset-upload": "/datasets/new",
     "dataset": "/datasets/{dataset}",
@@ -38,11 +40,14 @@ README = {"readme-run": "run", "readme-compare": "compare"}
 def places(api, samples, runs, with_onnx) -> dict[str, str]:
     deployed = api.post("/deployments", {"run_id": with_onnx, "name": "shown"})["name"]
     api.wait(f"/deployments/{deployed}", lambda row: row["state"] == "ready")
+    checkpoint, dataset = samples["digits_cnn.safetensors"], samples["digits.npz"]
+    profile = api.post("/profiles", {"checkpoint_id": checkpoint, "dataset_id": dataset})["id"]
+    api.wait(f"/profiles/{profile}", lambda row: row["state"] == "succeeded")
     return {
         "deployment": deployed,
         "deployable": with_onnx,
-        "checkpoint": samples["digits_cnn.safetensors"],
-        "dataset": samples["digits.npz"],
+        "checkpoint": checkpoint,
+        "dataset": dataset,
         "run": runs[0],
         "other": runs[1],
         "trained": runs[2],

@@ -175,6 +175,8 @@ def test_families_that_are_off_and_locks_are_held_to(client, profile):
         ({"size": "nan"}, "The size is not a number"),
         ({"size": "-3"}, "greater than 0"),
         ({"tolerance": "x"}, "The loss is not a number"),
+        ({"exports": ["onnx"] * 9}, "At most 8"),
+        ({"exports": ["nothing"]}, "nothing"),
         ({"locks": "{"}, "The locks are not a JSON object"),
         ({"locks": '{"nowhere": 1}'}, "nowhere"),
         ({"locks": '{"classifier.fc1": 99}'}, "99"),
@@ -218,6 +220,16 @@ def test_what_is_as_large_as_the_original_is_not_run(client, session, profile):
     assert not session.query(Run).all()
 
 
+def test_a_model_of_which_nothing_can_be_made_smaller_has_its_page(client, session, dataset):
+    profile = seed_profile(session, dataset=dataset)
+    layers = [layer | {"options": layer["options"][:1]} for layer in profile.facts["layers"]]
+    profile.facts = profile.facts | {"layers": layers, "measured": []}
+    session.commit()
+    data = data_of(client.get(address(profile)))
+    assert data["answer"]["size_bytes"] <= data["original_bytes"]
+    assert "Nothing was measured yet." in client.get(address(profile)).text
+
+
 def test_the_recipe_opens_in_the_builder(client, profile):
     answer = client.post(f"{address(profile)}/recipe", data=sent(profile))
     assert answer.status_code == 200
@@ -231,6 +243,8 @@ def test_a_profile_of_another_checkpoint_is_not_taken(client, session, profile):
     other = seed_checkpoint(session)
     assert client.get(f"/checkpoints/{other.id}/fit?profile={profile.id}").status_code == 404
     assert client.post(f"/checkpoints/{other.id}/fit/run", data=sent(profile)).status_code == 404
+    for asked in ("cancel", "retry"):
+        assert client.post(f"/checkpoints/{other.id}/fit/profiles/{profile.id}/{asked}").status_code == 404
 
 
 def test_other_data_can_be_chosen_and_earlier_profiles_are_listed(client, profile, dataset):

@@ -37,6 +37,9 @@ blueprint = Blueprint("fit", __name__, url_prefix="/checkpoints/<id>/fit")
 LEVELS = {0: "≤ 1", 1.5: "2", 2.5: "3", 3.5: "4", 4.6: "5", 5.6: "6", 6.6: "8", 10: "16", 17: "32"}
 
 
+MOST = 8  # families, and formats, that are named at once
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the form holds; numbers as they were typed."""
@@ -57,14 +60,11 @@ class Asked:
             locks = None
         if not isinstance(locks, dict) or not all(isinstance(option, int) for option in locks.values()):
             raise BudgetInvalid("The locks are not a JSON object of option numbers.", "locks")
-        return cls(
-            form.get("size", "").strip(),
-            form.get("tolerance", "").strip(),
-            form.get("tolerance_in", "loss"),
-            form.getlist("families"),
-            form.getlist("exports"),
-            locks,
-        )
+        families, exports = form.getlist("families"), form.getlist("exports")
+        if len(families) > MOST or len(exports) > MOST:
+            raise BudgetInvalid(f"At most {MOST} families and {MOST} formats can be named.", "exports")
+        size, tolerance = form.get("size", "").strip(), form.get("tolerance", "").strip()
+        return cls(size, tolerance, form.get("tolerance_in", "loss"), families, exports, locks)
 
     def budget(self, profile_id: str, unit_bytes: float) -> AskedBudget:
         """Raises BudgetInvalid."""
@@ -121,13 +121,13 @@ def profile(id: str) -> ResponseReturnValue:
 
 @blueprint.post("/profiles/<profile_id>/cancel")
 def cancel(id: str, profile_id: str) -> ResponseReturnValue:
-    cancel_profile(db.session, services().jobs, row_of(Profile, profile_id))
+    cancel_profile(db.session, services().jobs, owned(db.get_or_abort(Checkpoint, id), profile_id))
     return redirect(url_for("fit.show", id=id, profile=profile_id))
 
 
 @blueprint.post("/profiles/<profile_id>/retry")
 def retry(id: str, profile_id: str) -> ResponseReturnValue:
-    retry_profile(db.session, services().jobs, row_of(Profile, profile_id))
+    retry_profile(db.session, services().jobs, owned(db.get_or_abort(Checkpoint, id), profile_id))
     return redirect(url_for("fit.show", id=id, profile=profile_id))
 
 
@@ -227,13 +227,13 @@ def start_page(checkpoint: Checkpoint, error: PareError | None = None) -> str:
 def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, error: PareError | None = None) -> str:
     """`form` is what was sent; without it the goal lies half-way, in factors, between the smallest and the original."""
     solver = solver_for(profile)
-    known, original = solver.profile, solver.facts.weights_bytes
+    known, least = solver.profile, solver.smallest()
+    original = max(least, solver.facts.weights_bytes)
     unit_bytes, unit = byte_unit(original)
-    least = solver.smallest()
-    middle = f"{max(math.sqrt(least * original), least) / unit_bytes:.4g}"
+    middle = max(least, round(math.sqrt(least * original)))
     families = [family for family in solver.fit.families if family in offered(known)]
-    asked = Asked(middle, "", "points" if solver.points_fit else "loss", families, [], {})
-    answer = solver.solve(asked.goal(unit_bytes))
+    asked = Asked(f"{middle / unit_bytes:.4g}", "", "points" if solver.points_fit else "loss", families, [], {})
+    answer = solver.solve(BudgetGoal(bytes=middle))
     if form is not None:
         try:
             asked = Asked.of(form)
@@ -303,12 +303,12 @@ def measured_by(solver: Solver) -> tuple[list[dict[str, Any]], list[dict[str, An
     names = dict(db.session.execute(select(Run.id, Run.name).where(Run.id.in_(ids))).tuples().all())
     trials: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
-    for number_, each in enumerate(solver.profile.measured, 1):
+    for place, each in enumerate(solver.profile.measured, 1):
         run = each.run_id
         loss = solver.fit.loss(solver.fit.scaled(each.predicted), each.predicted, run is not None)
         (runs if run else trials).append(
             {
-                "name": names.get(run, "A run that was deleted") if run else f"Trial {number_}",
+                "name": names.get(run, "A run that was deleted") if run else f"Trial {place}",
                 "run": run if run in names else None,
                 "size_bytes": each.size_bytes,
                 "loss": each.loss,
