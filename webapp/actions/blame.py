@@ -123,8 +123,9 @@ def measure_blame(session: Session, jobs: BlameQueue, run: Run, layers: Sequence
         raise Conflict(f"The run {run.name} is {run.state}; wait until it is done.")
     if not (run.result or {}).get("metrics"):
         raise Conflict(f"The run {run.name} measured no quality, so what a layer costs cannot be measured either.")
-    expected = [row.name for row in sorted(found.layers, key=lambda row: -(row.expected or 0)) if row.expected]
-    jobs.blame_run(run.id, list(layers) or expected[:WORST])
+    worst = sorted(found.layers, key=lambda row: -(row.expected or 0.0))[:WORST]
+    known = any(row.expected for row in worst)  # else those whose weights moved furthest
+    jobs.blame_run(run.id, list(layers) or [row.name for row in worst if known])
     session.expire(run)
 
 

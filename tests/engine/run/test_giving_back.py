@@ -2,9 +2,13 @@
 
 import pytest
 
+from tests import zoo
 from tests.engine.profiles.drawn_profiles import drawn_facts, drawn_profile
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.profiles.budget import BudgetGoal, Solver
+from webapp.engine.profiles.facts import ProfileFacts
+from webapp.engine.profiles.options import layer_options
+from webapp.engine.profiles.recipes import RecipeWriter
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.giving_back import choice_of, without_layers
 from webapp.engine.run.predict import predict, prepare
@@ -26,6 +30,17 @@ def test_what_a_budget_chose_is_read_off_its_recipe(solver, ratio):
         for layer, one, other in zip(solver.profile.layers, choice, told, strict=True)
     ]
     assert all(same)
+
+
+@pytest.mark.parametrize("family", ["cnn", "llama"])
+def test_every_option_that_there_is_is_read_off_its_recipe(family):
+    _, facts = zoo.checkpoint(family)
+    profile = ProfileFacts(unit="nats", samples=1, layers=layer_options(facts))
+    writer = RecipeWriter(facts)
+    for place in (0, len(profile.layers) // 2, len(profile.layers) - 1):
+        for number, option in enumerate(profile.layers[place].options[1:], 1):
+            asked = [number if n == place else 0 for n in range(len(profile.layers))]
+            assert choice_of(profile, facts, writer.recipe(profile, asked)) == asked, option.label
 
 
 def test_a_recipe_that_the_profile_does_not_know_has_no_options(solver):

@@ -107,7 +107,7 @@ def _drafts(chosen: Iterable[tuple[str, Option]]) -> list[_Draft]:
     found: dict[tuple[str, str], _Draft] = {}
     for name, option in chosen:
         for step in option.steps:
-            shared, own = _apart(step.technique, json.dumps(step.settings))
+            shared, own = apart(step.technique, json.dumps(step.settings))
             draft = found.setdefault((step.technique, shared), _Draft(technique(step.technique), shared))
             draft.layers[name] = own
             draft.said.update(step.settings)
@@ -115,7 +115,7 @@ def _drafts(chosen: Iterable[tuple[str, Option]]) -> list[_Draft]:
 
 
 @lru_cache(4096)
-def _apart(name: str, settings: str) -> tuple[str, str]:
+def apart(name: str, settings: str) -> tuple[str, str]:
     """As JSON the settings of a step that its layers share, and those that an override can change, if they count."""
     kind = technique(name).Settings
     whole = kind.model_validate_json(settings).model_dump(mode="json")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from glob import escape
 from typing import Any
 
 from webapp.engine.errors import RecipeInvalid, some
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.facts import OptionStep, ProfileFacts
+from webapp.engine.profiles.recipes import apart
 from webapp.engine.recipe import Recipe, Step, matches
-from webapp.engine.techniques import technique
 
 from .predict import PreparedStep, prepare
 
@@ -57,8 +57,8 @@ def choice_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> 
     done: dict[str, list[tuple[str, str]]] = {}
     for step in prepare(facts, recipe):
         for layer in step.layers:
-            settings = json.dumps(step.settings.of(layer).model_dump(mode="json"), sort_keys=True)
-            done.setdefault(layer.name, []).append((step.technique.name, settings))
+            settings = step.settings.of(layer).model_dump(mode="json")
+            done.setdefault(layer.name, []).append(_counted(step.technique.name, settings))
     found: list[int | None] = []
     for choice in profile.layers:
         asked = {tuple(done.get(name, ())) for name in choice.layers}
@@ -68,5 +68,9 @@ def choice_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> 
 
 
 def _said(step: OptionStep) -> tuple[str, str]:
-    settings = technique(step.technique).Settings.model_validate(step.settings).model_dump(mode="json")
-    return step.technique, json.dumps(settings, sort_keys=True)
+    return _counted(step.technique, step.settings)
+
+
+def _counted(technique: str, settings: Mapping[str, Any]) -> tuple[str, str]:
+    """The settings that count where the others have these values, in one form for all who mean the same."""
+    return technique, " ".join(apart(technique, json.dumps(settings)))
