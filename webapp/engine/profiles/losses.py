@@ -4,7 +4,8 @@ In a row of alike blocks all options are tried in every EVERY-th; in those betwe
 others follow: what one option loses beside another of its family is much the same in neighbours.
 
 A matrix with more than ROWS outputs is tried on some of them where a technique works on each row for itself: on those
-that weigh most, and evenly on the rest in the order of their weight, as if the rows' errors were independent.
+that weigh most, and of the rest on those that a sample by weight finds, as if the rows' errors were independent. Most
+rows of a table are looked up by no sample and weigh nothing, so each stands for as much weight, not for as many rows.
 """
 
 from __future__ import annotations
@@ -99,13 +100,17 @@ def _some_rows(matrix: WeightMatrix, known: LayerSensitivity | None) -> tuple[Te
     count = max(ROWS, int(SHARE * length))
     if known is None or length <= count or matrix.groups > 1:
         return None, torch.empty(0)
-    order = known.weight_of_rows(matrix.floats()).argsort(descending=True, stable=True)
-    first = int(count * HEAVIEST)
-    rest = order[first:]
-    edges = torch.linspace(0, len(rest), count - first + 1).round().long()
-    middles = (edges[:-1] + edges[1:]).div(2, rounding_mode="floor")
-    weights = torch.cat([torch.ones(first), edges.diff()]).double()
-    return torch.cat([order[:first], rest[middles]]), weights
+    weight = known.weight_of_rows(matrix.floats()).double()
+    order = weight.argsort(descending=True, stable=True)
+    first, rest = order[: int(count * HEAVIEST)], order[int(count * HEAVIEST) :]
+    mass = weight[rest].cumsum(0)
+    if not mass[-1] > 0:
+        return first, torch.ones(len(first), dtype=torch.float64)
+    each = mass[-1] / (count - len(first))
+    places = torch.searchsorted(mass, (torch.arange(count - len(first)).double() + 0.5) * each)
+    drawn, times = torch.unique(rest[places.clamp(max=len(rest) - 1)], return_counts=True)
+    stands_for = times * each / weight[drawn]
+    return torch.cat([first, drawn]), torch.cat([torch.ones(len(first), dtype=torch.float64), stands_for])
 
 
 def rounding_error(matrix: Tensor) -> Tensor:
