@@ -13,7 +13,7 @@ from webapp.engine.techniques import needs_of
 from webapp.engine.techniques.base import LARGE
 from webapp.units import percent
 
-MOST, MOST_OF_LARGE = 28, 100  # options of a layer: a budget is solved while a slider moves
+MOST, MOST_OF_LARGE = 28, 140  # options of a layer: a budget is solved while a slider moves
 
 
 def recipe_of(option, layers):

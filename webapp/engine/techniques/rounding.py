@@ -34,6 +34,9 @@ FINER: Sequence[tuple[int, NumberFormat, int]] = (  # for a large layer too: som
 )
 PRUNED: Sequence[tuple[int, NumberFormat, int]] = ((4, "fitted", 128),)
 FACTORED: Sequence[tuple[int, NumberFormat, int]] = ((6, "fitted", 128),)  # an error in one factor is multiplied
+FINER_FACTORED: Sequence[tuple[int, NumberFormat, int]] = tuple(
+    (bits, "fitted", group) for bits in (6, 5, 4) for group in (32, 128)
+)
 LARGEST_FACTORS = 0.5  # of the weight's values: more of them are better rounded without being factored
 FORMAT_LABELS = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
 
@@ -110,7 +113,8 @@ class Rounding(Technique):
         if self.refuses(plan):
             return
         if plan.factors:
-            menu = FACTORED if plan.params <= LARGEST_FACTORS * plan.size else ()
+            menu = FINER_FACTORED if share > LARGE else FACTORED
+            menu = menu if plan.params <= LARGEST_FACTORS * plan.size else ()
         else:
             menu = PRUNED if plan.pruned else (*MENU, *FINER) if share > LARGE else MENU
         columns = min(leaf.size // max(layer.layout.rows(leaf.shape), 1) for leaf in plan.leaves)

@@ -27,7 +27,7 @@ UNFACTORED = {
     "experts": "the operator that runs the experts takes whole matrices only",
 }
 RATIOS = (0.7, 0.4)  # that a budget may choose from
-FINER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)  # of a large layer
+FINER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)  # of a large layer
 SURVEY = 0.25  # of the samples, and about of the time: enough to say what each rank of each layer would lose
 
 
