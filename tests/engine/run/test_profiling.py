@@ -31,10 +31,10 @@ class KilledAt(Silent):
             raise Killed
 
 
-def arrays(bench, shape, split="auto"):
+def arrays(bench, shape, split="auto", n=200):
     values = np.random.default_rng(0)
-    x = values.standard_normal((200, *shape)).astype(np.float32)
-    np.savez(bench.root / "d.npz", x=x, y=values.integers(0, 10, 200))
+    x = values.standard_normal((n, *shape)).astype(np.float32)
+    np.savez(bench.root / "d.npz", x=x, y=values.integers(0, 10, n))
     return bench.dataset(bench.root / "d.npz", split), bench.out
 
 
@@ -45,13 +45,20 @@ def text(bench):
 
 @pytest.fixture
 def job(tmp_path, bench):
-    def made(family, data=None, dtype="float32", name="scratch"):
-        (folder, facts), (about, where) = zoo.checkpoint(family, dtype), data
+    def made(family, data=None, dtype="float32", name="scratch", second=None):
+        folder, facts = zoo.checkpoint(family, dtype)
         common = {"name": "a", "digest": "0" * 64}
         checkpoint = CheckpointGiven(folder=folder, facts=facts, filename="a.pt", size_bytes=1, **common)
-        dataset = DatasetGiven(folder=where, facts=about, **common)
+        dataset, training = (
+            given and DatasetGiven(folder=given[1], facts=given[0], **common) for given in (data, second)
+        )
         return ProfileJob(
-            checkpoint=checkpoint, dataset=dataset, run=DataGiven(), output=tmp_path, scratch=tmp_path / name
+            checkpoint=checkpoint,
+            dataset=dataset,
+            training_dataset=training,
+            run=DataGiven(),
+            output=tmp_path,
+            scratch=tmp_path / name,
         )
 
     return made
@@ -94,3 +101,25 @@ def test_one_that_is_killed_goes_on_and_ends_alike(job, bench):
 def test_without_samples_that_it_may_see_it_is_refused(job, bench):
     with pytest.raises(DatasetUnfit, match="training split"):
         profiled(job("mlp", arrays(bench, (64,), "all")), Silent())
+
+
+def test_what_fits_the_only_samples_that_there_are_is_not_free(job, bench):
+    """Factors of rank 12 answer to 4 rows of 64 numbers as the weight does, but to no other row."""
+    few, many = (
+        profiled(job("mlp", arrays(bench, (64,), n=n), name=f"of {n}"), Silent()).layers[0].options for n in (6, 200)
+    )
+    factors = [(a.loss, b.loss) for a, b in zip(few, many, strict=True) if a.family == "Low rank"]
+    assert factors
+    assert all(loss > usual / 10 for loss, usual in factors)
+
+
+def test_a_single_sample_is_refused(job, bench):
+    bench.file("d.txt", "the cat sat " * 8)
+    with pytest.raises(DatasetUnfit, match="only one"):
+        profiled(job("gpt2", (bench.dataset(bench.root / "d.txt"), bench.out)), Silent())
+
+
+def test_a_second_dataset_that_only_evaluates_is_refused(job, bench):
+    with pytest.raises(DatasetUnfit, match="none is left") as refused:
+        profiled(job("mlp", arrays(bench, (64,), "all"), second=arrays(bench, (64,))), Silent())
+    assert refused.value.field == "training_dataset_id"

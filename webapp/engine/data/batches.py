@@ -51,12 +51,17 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """Its first samples; padding that only the others needed is cut off."""
-        inputs = {name: tensor[:count] for name, tensor in self.inputs.items()}
+        return self.part(0, count)
+
+    def part(self, start: int, end: int) -> Batch:
+        """Its samples from `start` to before `end`, like `first`."""
+        inputs = {name: tensor[start:end] for name, tensor in self.inputs.items()}
         mask = inputs.get("attention_mask")
         if mask is not None and mask.shape[0]:
             longest = int(mask.sum(-1).max())
             inputs = {name: tensor[:, :longest] for name, tensor in inputs.items()}
-        return Batch(inputs, None if self.targets is None else self.targets[:count], min(count, self.n))
+        targets = None if self.targets is None else self.targets[start:end]
+        return Batch(inputs, targets, min(end, self.n) - start)
 
 
 def batches(

@@ -145,7 +145,7 @@ class MatrixSensitivity:
     def _between(self, cost: Callable[[SampleCovariance], Tensor]) -> Tensor:
         """Of what a change costs on the inputs that trials see and on those held back, if any."""
         seen = cost(self.inputs).clamp(min=0)
-        return seen ** (1 - HELD) * cost(self.held).clamp(min=0) ** HELD if self.held.count else seen
+        return (1 - HELD) * seen + HELD * cost(self.held).clamp(min=0) if self.held.count else seen
 
     @property
     def diagonal(self) -> Tensor:

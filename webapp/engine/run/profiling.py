@@ -53,7 +53,7 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
     model = job.original()
     model.architecture = spec
     task = spec.task or ""
-    data = given.calibration(SAMPLES.get(task, IMAGES))
+    data = _tried_and_held_back(given.calibration(SAMPLES.get(task, IMAGES)))
     choices = layer_options(facts)
     folder = job.scratch or job.output
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +71,19 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
     measured = measured_mixes(model, facts, profile, mixed, found.noise, ProgressPart(report, 0.7, 1.0))
     seconds = time.process_time() - begun
     return profile.model_copy(update={"measured": tuple(measured), "seconds": seconds})
+
+
+def _tried_and_held_back(data: list[Batch]) -> list[Batch]:
+    """At least two batches, for what fits the samples of one is priced by the other. Raises DatasetUnfit."""
+    if len(data) > 1:
+        return data
+    count = sum(batch.n for batch in data)
+    if count < 2:
+        raise DatasetUnfit(
+            "A profile tries on some samples what it prices on others, and the training split has "
+            f"{'only one' if count else 'none'}; use a larger dataset, or a longer text."
+        )
+    return [data[0].part(0, count // 2), data[0].part(count // 2, count)]
 
 
 class _Profiling:

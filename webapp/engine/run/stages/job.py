@@ -16,6 +16,7 @@ from webapp.engine.data.images import Images
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.data.questions import Questions
 from webapp.engine.data.tasks import for_task, resolved
+from webapp.engine.errors import DatasetUnfit
 from webapp.engine.exporters import with_always
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
@@ -149,6 +150,12 @@ class ModelJob(SourcesGiven):
         samples = open_dataset(given.folder, given.facts, self.preprocessing(), spec).training()
         if self.training_dataset is not None and self.dataset is not None:
             samples = without(samples, open_dataset(self.dataset.folder, self.dataset.facts).evaluation())
+            if not isinstance(samples, Text) and not len(samples):
+                raise DatasetUnfit(
+                    f"Every sample of {self.training_dataset.name} is among those of {self.dataset.name} that "
+                    "evaluate, so none is left to learn from; choose another second dataset.",
+                    "training_dataset_id",
+                )
         if isinstance(samples, Questions):
             samples = Text(samples.answered())
         return TechniqueData(samples, spec, self.tokenizer())
