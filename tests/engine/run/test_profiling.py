@@ -83,6 +83,9 @@ def test_every_option_has_a_loss_and_mixed_recipes_are_measured(job, bench):
     for one in found.measured:
         assert one.points is not None
         assert one.loss == pytest.approx(sum(one.predicted.values()), rel=1.0)
+    judged = [one for one in found.measured if one.evaluated is not None]
+    assert 1 < len(judged) < len(found.measured)
+    assert all(one.evaluated == pytest.approx(one.loss, rel=1.0) for one in judged)  # a model that was never trained
 
 
 def test_one_that_is_killed_goes_on_and_ends_alike(job, bench):

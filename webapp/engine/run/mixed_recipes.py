@@ -2,7 +2,9 @@
 
 Not the recipes themselves are run: that takes minutes. Each layer's weights are moved by an error of rounding that is
 made as large as its option's loss says, so that a measurement tells how the losses of many layers add up, and where the
-quadratic form ends; how true a technique is to its prediction is what runs tell.
+quadratic form ends; how true a technique is to its prediction is what runs tell. Some of them are measured on samples
+that judge runs as well, for a model is surer of those that it was trained on: they tell what to expect, and nothing is
+chosen by them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from webapp.engine.profiles import knapsack
 from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
 from webapp.engine.profiles.losses import rounding_error
 from webapp.engine.profiles.menu import Menu
-from webapp.engine.progress import Report
+from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.techniques.calibration.streams import answers_of_versions
 from webapp.engine.weights.model import Model
 from webapp.units import FRACTIONS
@@ -30,6 +32,7 @@ from .worsening import LOSSES
 
 FAMILY = "Quantization"  # errors of rounding tell of no other
 MIXES = 8
+JUDGED = 3  # every how many of them one is measured on samples that judge
 LEAST, MOST, RANGE = 0.003, 1.5, 100  # of the predicted losses that are tried, in any unit
 
 
@@ -38,16 +41,34 @@ def measured_mixes(
     facts: CheckpointFacts,
     profile: ProfileFacts,
     data: Sequence[Batch],
+    judging: Sequence[Batch],
     noise: Mapping[str, float],
     report: Report,
 ) -> list[Measurement]:
-    """`noise`: what `rounding_error` costs in each layer, by name."""
+    """On `data`, and some of them on `judging`. `noise`: what `rounding_error` costs in each layer, by name."""
     menu = Menu(profile, facts)
     choices = _choices(menu)
     if not choices or model.architecture is None:
         return []
-    units = {unit.weight: unit for unit in facts.units()}
     wanted = [_losses(profile, choice) for choice in choices]
+    parts = ProgressPart(report, 0.0, 0.8), ProgressPart(report, 0.8, 1.0)
+    scores = _scores(model, facts, data, wanted, noise, parts[0])
+    judged = _scores(model, facts, judging, wanted[::JUDGED], noise, parts[1])
+    return list(_measurements(menu, choices, wanted, scores, judged, noise))
+
+
+def _scores(
+    model: Model,
+    facts: CheckpointFacts,
+    data: Sequence[Batch],
+    wanted: Sequence[Mapping[str, float]],
+    noise: Mapping[str, float],
+    report: Report,
+) -> list[Scores]:
+    """Of the model as it is, and then with each of these losses in its layers; none without data."""
+    spec, units = model.architecture, {unit.weight: unit for unit in facts.units()}
+    if spec is None or not data:
+        return []
 
     def change(version: int, name: str, values: Tensor) -> Tensor | None:
         unit = units.get(name)
@@ -58,16 +79,14 @@ def measured_mixes(
         error = rounding_error(layout.matrix(values)) * math.sqrt(loss / noise[unit.name])
         return layout.weight(error, tuple(values.shape))
 
-    spec = model.architecture
-    found = [Collected(spec) for _ in range(len(choices) + 1)]
+    found = [Collected(spec) for _ in range(len(wanted) + 1)]
     expected: list[Tensor] = []
     with torch.no_grad():
-        for batch, version, every in answers_of_versions(model, facts.layers, data, len(choices), change, report):
+        for batch, version, every in answers_of_versions(model, facts.layers, data, len(wanted), change, report):
             expected = every if version == 0 else expected
             found[version].against_targets(every[0], data[batch])
             found[version].against_original(expected, every, data[batch])
-    scores = [collected.finished()[0] for collected in found]
-    return list(_measurements(menu, choices, wanted, scores, noise))
+    return [collected.finished()[0] for collected in found]
 
 
 def _measurements(
@@ -75,16 +94,25 @@ def _measurements(
     choices: Sequence[list[int]],
     wanted: Sequence[Mapping[str, float]],
     scores: Sequence[Scores],
+    judged: Sequence[Scores],
     noise: Mapping[str, float],
 ) -> Iterator[Measurement]:
     metric, loss_of = LOSSES[menu.profile.unit]
-    for choice, losses, measured in zip(choices, wanted, scores[1:], strict=True):
+    evaluated = {number * JUDGED: loss_of(found[metric].value(metric)) for number, found in enumerate(judged[1:])}
+    for number, (choice, losses, measured) in enumerate(zip(choices, wanted, scores[1:], strict=True)):
         predicted = sum(loss for name, loss in losses.items() if noise.get(name, 0.0) > 0)
         loss = loss_of(measured[metric].value(metric))
         if math.isfinite(loss):
             points = _points(scores[0], measured, metric)
             size = menu.size(choice)
-            yield Measurement(predicted={FAMILY: predicted}, loss=max(loss, 0.0), points=points, size_bytes=size)
+            there = evaluated.get(number, math.nan)
+            yield Measurement(
+                predicted={FAMILY: predicted},
+                loss=max(loss, 0.0),
+                evaluated=max(there, 0.0) if math.isfinite(there) else None,
+                points=points,
+                size_bytes=size,
+            )
 
 
 def _points(before: Scores, after: Scores, distance: str) -> float | None:

@@ -7,7 +7,7 @@ from .stages.job import DataGiven, ModelJob
 
 
 class ProfileJob(ModelJob):
-    """The child's task "profile". Its samples are those that a run's techniques see, never those that judge."""
+    """The child's task "profile". What options cost is found on samples that techniques see, and none that judge."""
 
 
 def profile_key(asked: DataGiven, sources: SourceDigests) -> str:

@@ -32,6 +32,7 @@ from .profile_job import ProfileJob
 SAMPLES = {"causal-lm": 4} | dict.fromkeys(TEXTS, 64)  # chunks of text, or texts, that the pass sees
 IMAGES = 256
 MIXED = 4  # every how many batches of text mixed recipes are measured on one; of the rest on all
+JUDGED = 0.1  # the share of the samples which judge runs that tell what to expect of one
 CARRIED = "carried.pt"  # what is known of a tensor that a part to come uses too
 
 
@@ -68,7 +69,8 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
         layers=layers,
     )
     mixed = data[::MIXED] if tokens else data
-    measured = measured_mixes(model, facts, profile, mixed, found.noise, ProgressPart(report, 0.7, 1.0))
+    judging = job.evaluation(JUDGED) if job.dataset is not None else ()
+    measured = measured_mixes(model, facts, profile, mixed, judging, found.noise, ProgressPart(report, 0.7, 1.0))
     seconds = time.process_time() - begun
     return profile.model_copy(update={"measured": tuple(measured), "seconds": seconds})
 
