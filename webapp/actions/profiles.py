@@ -13,6 +13,7 @@ from webapp.engine.run.checks import check_profile, task_of
 from webapp.engine.run.profile_job import profile_key
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.job import DataGiven
+from webapp.store.database import begin_writing
 from webapp.store.digests import normalised_digest
 from webapp.store.models import Checkpoint, Dataset, Profile, RunState, now
 
@@ -66,10 +67,13 @@ def create_profile(session: Session, jobs: ProfileQueue, asked: ProfileRequest) 
         key=profile_key(DataGiven.model_validate(given), digests),
         **given,
     )
+    begin_writing(session)  # of two that ask at once, the second finds the first one's
+    session.execute(select(Checkpoint.id).where(Checkpoint.id == checkpoint.id).with_for_update())
     found = list(session.scalars(select(Profile).where(Profile.key == row.key, Profile.state.in_(THERE))))
     ids = ("checkpoint_id", "dataset_id", "training_dataset_id")
     for other in found:
         if all(getattr(other, name) == getattr(row, name) for name in ids):
+            session.commit()
             return other
     if same := next((other for other in found if other.state is RunState.SUCCEEDED), None):  # of another upload
         row.facts, row.measured = same.facts, [*same.measured]

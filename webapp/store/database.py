@@ -106,9 +106,14 @@ def writing(sessions: sessionmaker[Session]) -> Iterator[Session]:
     On PostgreSQL read with `with_for_update` what the writes depend on. Commits at the end, rolls back on an error.
     """
     with sessions.begin() as session:
-        if session.get_bind().dialect.name == "sqlite":
-            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        begin_writing(session)
         yield session
+
+
+def begin_writing(session: Session) -> None:
+    """From here on what the session reads and writes is one, as in `writing`. It has written nothing yet."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def clock(session: Session) -> datetime:

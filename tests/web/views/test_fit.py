@@ -148,6 +148,13 @@ def test_without_scripts_a_size_is_shown_and_kept(client, profile):
     assert Page(answer.text).of("input", id="size")[0]["value"] == "100"
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "1e308", "1e999", "60 MB"])
+def test_a_size_that_is_none_is_told(client, profile, size):
+    answer = client.post(address(profile), data=sent(profile, size=size))
+    assert "hidden" not in Page(answer.text).of("div", id="budget-error")[0]
+    assert Page(answer.text).of("input", id="size")[0]["value"] == size
+
+
 def test_a_tolerance_gives_the_smallest_file_within_it(client, profile):
     found = data_of(client.post(address(profile), data=sent(profile, tolerance="0.01", tolerance_in="loss")))["answer"]
     assert 0 < found["expected"]["loss"]["value"] <= 0.01

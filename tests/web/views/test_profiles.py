@@ -1,9 +1,13 @@
 """Profiles and budgets by the API: asked for once, found again, listed with what they know, and solved on."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 
 from tests.web.views.api_errors import error_of
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
+from webapp.actions import profiles
 from webapp.store.models import Profile, Run, RunState
 
 MEASURED = {"predicted": {"Quantization": 0.25}, "loss": 0.3, "size_bytes": 3000}
@@ -70,6 +74,23 @@ def test_what_was_asked_for_before_is_not_computed_again(client, ask, session):
     session.get(Profile, again["id"]).state = RunState.FAILED
     session.commit()
     assert ask().json["id"] not in (first["id"], again["id"])
+
+
+def test_those_who_ask_at_the_same_instant_get_the_same_profile(app, ids, monkeypatch):
+    met, key = Barrier(8), profiles.profile_key
+
+    def key_of_all_at_once(*given):
+        met.wait(10)
+        return key(*given)
+
+    def ask(asked):
+        return app.test_client().post("/api/v1/profiles", json=asked).json["id"]
+
+    monkeypatch.setattr(profiles, "profile_key", key_of_all_at_once)
+    with ThreadPoolExecutor(met.parties) as threads:
+        for seed in range(8):
+            found = threads.map(ask, [ids | {"seed": seed}] * 8)
+            assert len(set(found)) == 1
 
 
 def test_the_same_content_uploaded_again_has_the_same_profile_at_once(ask, finished, session):
@@ -171,6 +192,7 @@ def test_families_locks_and_formats_bound_what_may_be_chosen(solve):
     ("goal", "code", "field"),
     [
         ({"bytes": 10}, "budget_invalid", "goal"),
+        ({"bytes": 10**400}, "body_invalid", "goal.bytes"),
         ({"loss": 1, "points": 1}, "body_invalid", "goal"),
         ({"points": 0.5}, "budget_invalid", "goal.points"),
         ({}, "body_invalid", "goal"),

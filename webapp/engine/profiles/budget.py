@@ -33,7 +33,7 @@ REMEMBERED = 16  # limits, for a slider that moves
 class BudgetGoal(Facts):
     """A size, a tolerance, or both: then the best within both."""
 
-    bytes: int | None = Field(None, gt=0, description="Of Pare's file, at most.")
+    bytes: int | None = Field(None, gt=0, lt=2**63, description="Of Pare's file, at most.")
     ratio: float | None = Field(None, gt=0, description="Of the original file: 0.25 and 4 are both a quarter of it.")
     loss: float | None = Field(None, ge=0, description="Expected, at most, in the profile's unit.")
     points: float | None = Field(None, ge=0, description="Of the metric with labels, at most: 0.5 is half a per cent.")

@@ -74,7 +74,7 @@ class Asked:
         """Raises BudgetInvalid."""
         if self.tolerance:
             return BudgetGoal.read({self.tolerance_in: number(self.tolerance, "The loss")})
-        return BudgetGoal.read({"bytes": int(number(self.size, "The size") * unit_bytes)})
+        return BudgetGoal.read({"bytes": number(self.size, "The size") * unit_bytes // 1})
 
 
 def number(typed: str, what: str) -> float:
