@@ -72,7 +72,7 @@ def test_what_most_have_is_the_step_s_own_and_a_column_needs_one_override():
         {
             "technique": "gptq",
             "settings": {"bits": 4, "group_size": 32},
-            "layers": {"include": ["model.*"], "exclude": []},
+            "layers": {"include": ["model.layers.*"], "exclude": []},
             "overrides": {"*.down_proj": {"bits": 5}, "model.layers.3.*": {"bits": 8}},
         }
     ]
