@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from webapp.engine.lazy import Tensor, torch
 
 from .grids import QuantizationScheme, fit_grid
-from .quantizers import Grid, codes_of, dequantize, nearest_units, quantize
+from .quantizers import Grid, codes_of, dequantize, nearest_units, nearest_values, quantize
 
 BLOCK = 128  # columns whose errors reach the columns after them in one product
 DAMPINGS = (0.01, 0.05, 0.25)  # to choose from
@@ -124,7 +124,7 @@ def expected(given: RoundingProblem, grid: Grid) -> Tensor:
     That is as large, and as random, as what rounding to nearest takes away, and is taken from there; so the values
     are not on the grid, and their error (E U) H (E U)^T = E E^T is that of the codes, within a few per cent.
     """
-    away = dequantize(quantize(given.matrix, grid), grid) - given.matrix
+    away = nearest_values(given.matrix, grid) - given.matrix
     errors = away[:, given.order] / given.factor.diagonal()
     found = given.matrix.clone()
     found[:, given.order] += errors @ given.factor

@@ -9,7 +9,7 @@ from typing import Literal
 
 from webapp.engine.lazy import Tensor, torch
 
-from .quantizers import Grid, codes_of, grouped, nearest_units, stored_scale
+from .quantizers import Grid, grouped, nearest_units, stored_scale
 
 NumberFormat = Literal["int", "normal", "fitted"]
 
@@ -171,8 +171,8 @@ def _fitted(matrix: Tensor, scheme: QuantizationScheme, levels: Tensor, weights:
     values = grouped(matrix[:: max(1, matrix.numel() // SAMPLE)], scheme.group)
     counts = (torch.ones_like(values[:1]) if weights is None else weights).expand_as(values).reshape(-1)
     for _ in range(LLOYD_ROUNDS):
-        scale, zero = _searched(values, scheme, levels, weights)
+        scale, _ = _searched(values, scheme, levels, weights)
         scale = stored_scale(scale).float()[..., None].expand_as(values)
-        codes = codes_of(nearest_units(values / scale, zero, 0, levels), zero, levels).long()
+        codes = torch.bucketize(values / scale, (levels[1:] + levels[:-1]) / 2)
         levels = moved_levels(levels, codes.reshape(-1), values.reshape(-1), scale.reshape(-1), counts)
     return levels

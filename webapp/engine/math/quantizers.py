@@ -114,6 +114,14 @@ def dequantize(codes: Tensor, grid: Grid) -> Tensor:
     return (units * grid.scale.float()[..., None]).reshape(rows, -1)[:, :columns]
 
 
+def nearest_values(matrix: Tensor, grid: Grid) -> Tensor:
+    """What the nearest codes of a float32 matrix (rows, columns) decode to, without the codes."""
+    rows, columns = matrix.shape
+    scale = grid.scale.float()[..., None]
+    units = nearest_units(grouped(matrix, grid.group) / scale, grid.zero[..., None], grid.top, grid.levels)
+    return (units * scale).reshape(rows, -1)[:, :columns]
+
+
 def zero_codes(grid: Grid, columns: int) -> Tensor:
     """The code that means zero at every place: uint8, broadcastable to (rows, columns)."""
     return grid.across(grid.zero, columns).to(torch.uint8)
