@@ -22,6 +22,7 @@ from webapp.engine.weights.safetensors import read_header
 from .metrics import Samples, Scores, shown
 
 Variant = Callable[[], AbstractContextManager[None]]
+VALUES_AT_ONCE = 1 << 20  # whose divergence is computed: those of a vocabulary would take several times the answers
 MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 
 
@@ -75,7 +76,7 @@ def evaluate_each(
                 report.progress(
                     done, f"Evaluating: batch {index + 1} of {len(data)}, model {number + 1} of {len(found)}"
                 )
-        return [collected.finished()[0] for collected in found]
+        return [collected.summed() for collected in found]
 
 
 @dataclass
@@ -158,8 +159,10 @@ class Collected:
     def add_divergence(self, expected: Tensor, out: Tensor, batch: Batch) -> None:
         expected, out = (distributions(self.spec.task, side) for side in (expected, out))
         same = (expected.argmax(-1) == out.argmax(-1)) & ~_no_number(out).any(-1)
-        log_p, log_q = torch.log_softmax(expected, -1), torch.log_softmax(out, -1)
-        kl, agree = _divergence(log_p, log_q).reshape(len(out), -1), same.double().reshape(len(out), -1)
+        rows = max(1, VALUES_AT_ONCE // out.shape[-1])
+        some = zip(*(torch.split(side.flatten(0, -2), rows) for side in (expected, out)), strict=True)
+        each = [_divergence(torch.log_softmax(p, -1), torch.log_softmax(q, -1)) for p, q in some]
+        kl, agree = torch.cat(each).reshape(len(out), -1), same.double().reshape(len(out), -1)
         real = counted(self.spec.task, batch.inputs, out).double()
         counts = real.sum(-1).tolist()
         self.add("kl_divergence", kl.where(real > 0, 0.0).sum(-1).tolist(), counts)
@@ -175,13 +178,21 @@ class Collected:
         self.add("relative_error", apart.tolist(), whole.tolist())
 
     def finished(self) -> tuple[Scores, dict[str, Any]]:
+        """The scores, and what is no mean over samples."""
+        scores = self.summed()
+        return scores, _of_embeddings(self) if self.embeddings else {}
+
+    def summed(self) -> Scores:
         if self.numbers:
             self._explain()
         if "relative_error" in self.scores:  # after what the targets tell
             self.scores["relative_error"] = self.scores.pop("relative_error")
         if any(self.broken):
             self.add("not_finite", map(float, self.broken), [1.0] * len(self.broken))
-        return self.scores, _of_embeddings(self) if self.embeddings else {}
+        if self.embeddings:
+            expected, out = _directions(self.embeddings)
+            self.add("cosine", (expected * out).sum(-1).tolist(), [1.0] * len(out))
+        return self.scores
 
     def _explain(self) -> None:
         """R²: the squared errors over the targets' squared distance from their mean, for each column."""
@@ -217,14 +228,19 @@ def choice_likelihoods(out: Tensor, batch: Batch) -> Tensor:
     return torch.stack(found)
 
 
+def _directions(embeddings: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(n, width) float64 of the original's and the module's, each of length one."""
+    expected, out = (
+        torch.nn.functional.normalize(torch.cat(side).double().flatten(1), dim=-1)
+        for side in zip(*embeddings, strict=True)
+    )
+    return expected, out
+
+
 def _of_embeddings(found: Collected) -> dict[str, Any]:
     from scipy.stats import spearmanr
 
-    expected, out = (
-        torch.nn.functional.normalize(torch.cat(side).double().flatten(1), dim=-1)
-        for side in zip(*found.embeddings, strict=True)
-    )
-    found.add("cosine", (expected * out).sum(-1).tolist(), [1.0] * len(out))
+    expected, out = _directions(found.embeddings)
     if len(out) < 3 or not bool(out.isfinite().all() and expected.isfinite().all()):
         return {}
     upper = torch.triu_indices(len(out), len(out), 1)

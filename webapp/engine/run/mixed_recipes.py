@@ -70,23 +70,25 @@ def _scores(
     if spec is None or not data:
         return []
 
-    def change(version: int, name: str, values: Tensor) -> Tensor | None:
+    def errors(name: str, values: Tensor) -> Tensor | None:
         unit = units.get(name)
-        loss = wanted[version - 1].get(unit.name, 0.0) if unit is not None else 0.0
-        if unit is None or loss <= 0 or noise.get(unit.name, 0.0) <= 0:
+        if unit is None or noise.get(unit.name, 0.0) <= 0:
             return None
-        layout = unit.layout
-        error = rounding_error(layout.matrix(values)) * math.sqrt(loss / noise[unit.name])
-        return layout.weight(error, tuple(values.shape))
+        return unit.layout.weight(rounding_error(unit.layout.matrix(values)), tuple(values.shape))
+
+    def shares(version: int, name: str) -> float:
+        unit = units[name]
+        return math.sqrt(max(wanted[version - 1].get(unit.name, 0.0), 0.0) / noise[unit.name])
 
     found = [Collected(spec) for _ in range(len(wanted) + 1)]
     expected: list[Tensor] = []
     with torch.no_grad():
-        for batch, version, every in answers_of_versions(model, facts.layers, data, len(wanted), change, report):
+        versions = answers_of_versions(model, facts.layers, data, len(wanted), errors, shares, report)
+        for batch, version, every in versions:
             expected = every if version == 0 else expected
             found[version].against_targets(every[0], data[batch])
             found[version].against_original(expected, every, data[batch])
-    return [collected.finished()[0] for collected in found]
+    return [collected.summed() for collected in found]
 
 
 def _measurements(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 from webapp.engine.architectures.build import release
 from webapp.engine.data.batches import Batch, answers
@@ -15,36 +14,51 @@ from webapp.engine.weights.model import Model
 
 from .sequential_calibration import BlockCall, SequentialCalibration, run_block
 
-Change = Callable[[int, str, Tensor], Tensor | None]  # (version, tensor's name, its values): what is added to it
+Errors = Callable[[str, Tensor], Tensor | None]  # (tensor's name, its values): what may be added to it
+Shares = Callable[[int, str], float]  # (version, tensor's name): how many times that is added
+Moved = list[tuple[str, Tensor, Tensor, Tensor]]  # a tensor's name, the module's own, its values as they are, the error
 
 
 def answers_of_versions(
-    model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], versions: int, change: Change, report: Report
+    model: Model,
+    layers: Sequence[LayerFacts],
+    data: Sequence[Batch],
+    versions: int,
+    errors: Errors,
+    shares: Shares,
+    report: Report,
 ) -> Iterator[tuple[int, int, list[Tensor]]]:
     """(batch, version, answers) of each batch in all versions, 0 the model as it is and 1 to `versions` as changed.
 
     A model without a row of blocks runs as a whole.
     """
-    yield from _Streams(model, layers, data, change).answers(versions, report)
+    yield from _Streams(model, layers, data, errors, shares).answers(versions, report)
 
 
 class _Streams(SequentialCalibration):
-    def __init__(self, model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], change: Change) -> None:
+    def __init__(
+        self, model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], errors: Errors, shares: Shares
+    ) -> None:
         super().__init__(model, layers, data, False)
-        self.change = change
+        self.errors, self.shares = errors, shares
         self.hidden: list[list[Tensor]] = []  # by version and batch
 
     def answers(self, versions: int, report: Report) -> Iterator[tuple[int, int, list[Tensor]]]:
-        every = range(versions + 1)
         if self.row:
             self._through(versions, report)
         outside = self._outside() if self.row else list(self.module.state_dict())
         self._fill(outside)
-        for batch in range(len(self.data)):
-            report.progress((len(self.row) + 1) / (len(self.row) + 2), f"Answers to batch {batch + 1}")
-            for version in every:
-                with self._changed(version, outside), torch.inference_mode():
-                    yield batch, version, self._answered(batch, version)
+        moved = self._moved(outside)
+        total = len(self.data) * (versions + 1)
+        for number in range(total):
+            batch, version = divmod(number, versions + 1)
+            done = (len(self.row) + number / total) / (len(self.row) + 1)
+            report.progress(done, f"Mixed recipes: answers to batch {batch + 1} of {len(self.data)}")
+            self._move(version, moved)
+            with torch.inference_mode():
+                found = self._answered(batch, version)
+            yield batch, version, found
+            del found  # the next are as large
         release(self.module, outside)
 
     def _through(self, versions: int, report: Report) -> None:
@@ -52,19 +66,25 @@ class _Streams(SequentialCalibration):
         outside = [*self._outside(), *self._inside(self.row[0])]
         self._fill(outside)
         calls: list[list[BlockCall]] = []
+        moved = self._moved(self._outside())
         for version in range(versions + 1):
-            with self._changed(version, self._outside()):
-                hidden, calls = self._record(self.data)
+            self._move(version, moved)
+            hidden, calls = self._record(self.data)
             self.hidden.append(hidden)
+        del moved
         release(self.module, outside)
         for index, prefix in enumerate(self.row):
-            report.progress(index / (len(self.row) + 2), f"Mixed recipes: block {index + 1} of {len(self.row)}")
             own = self._inside(prefix)
             self._fill(own)
+            moved = self._moved(own)
             part = self.module.get_submodule(prefix[:-1])
             for version, hidden in enumerate(self.hidden):
-                with self._changed(version, own), torch.no_grad():
+                done = (index + version / len(self.hidden)) / (len(self.row) + 1)
+                report.progress(done, f"Mixed recipes: block {index + 1} of {len(self.row)}")
+                self._move(version, moved)
+                with torch.no_grad():
                     hidden[:] = [run_block(part, hidden, i, calls[index][i])() for i in range(len(self.data))]
+            del moved
             release(self.module, own)
             release_freed_memory()
 
@@ -75,20 +95,20 @@ class _Streams(SequentialCalibration):
         with self._standing_in([lambda *_, **__: self._returned(hidden, batch)] * len(self.row)):
             return answers(self.module, self.spec, self.data[batch])
 
-    @contextmanager
-    def _changed(self, version: int, names: Sequence[str]) -> Iterator[None]:
-        """The module with the weights of a version, and then as it was; tied tensors change once."""
-        before: list[tuple[Tensor, Tensor]] = []
-        state = self.module.state_dict() if version else {}
-        for name in names if version else ():
-            if name not in self.model.tied:
-                value = state[name]
-                added = None if value.is_meta else self.change(version, name, value)
-                if added is not None:
-                    before.append((value, value.clone()))
-                    value += added
-        try:
-            yield
-        finally:
-            for value, old in before:
-                value.copy_(old)
+    def _moved(self, names: Sequence[str]) -> Moved:
+        """Those of the module's tensors that versions change; tied ones once."""
+        state, found = self.module.state_dict(), []
+        for name in names:
+            if name not in self.model.tied and not state[name].is_meta:
+                error = self.errors(name, state[name])
+                if error is not None:
+                    found.append((name, state[name], state[name].clone(), error))
+        return found
+
+    def _move(self, version: int, moved: Moved) -> None:
+        """Gives the module the weights of a version."""
+        for name, own, before, error in moved:
+            if version:
+                torch.add(before, error, alpha=self.shares(version, name), out=own)
+            else:
+                own.copy_(before)
