@@ -48,7 +48,7 @@ function count() {
 document.addEventListener("change", count);
 
 // A table that goes on beyond an edge fades towards it.
-const edges = new ResizeObserver((entries) => entries.forEach(({ target }) => fade(target.closest(".table-scroll"))));
+const edges = new ResizeObserver((entries) => entries.forEach(({ target }) => target.isConnected && fade(target.closest(".table-scroll"))));
 function fade(place) {
   const { scrollLeft, scrollTop, scrollWidth, scrollHeight, clientWidth, clientHeight } = place;
   place.classList.toggle("more-left", scrollLeft > 1);

@@ -27,12 +27,12 @@ def measured_text(value: float | None, metric: str, digits: int = 2) -> str:
     """A metric's value, in per cent where it is a share; None is what NaN and infinity are kept as."""
     if value is None:
         return "not finite"
-    return percent(value, digits) if metric in FRACTIONS else f"{value:.4g}"
+    return percent(value, digits) if metric in FRACTIONS else significant(value, ".4g")
 
 
-def significant(value: float) -> str:
+def significant(value: float, form: str = ".3g") -> str:
     """Three digits of what may be tiny: "0.213", "1.08e-5"."""
-    return f"{value:.3g}".replace("e-0", "e-")
+    return f"{value:{form}}".replace("e-0", "e-")
 
 
 def lowered(title: str) -> str:

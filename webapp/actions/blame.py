@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from webapp.engine.errors import RecipeInvalid, quoted
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Solver
 from webapp.engine.recipe import Recipe
@@ -116,13 +117,16 @@ def _expected(
 def measure_blame(session: Session, jobs: BlameQueue, run: Run, layers: Sequence[str] = ()) -> None:
     """Has these layers given back one by one and measured; without any, the ten that are expected to cost most.
 
-    Raises Conflict where the run has no result, is under way, or measured nothing.
+    Raises Conflict where the run has no result, is under way, or measured nothing, and RecipeInvalid where no step
+    works on one of them.
     """
     found = blame_of(session, run)
     if not run.state.final:
         raise Conflict(f"The run {run.name} is {run.state}; wait until it is done.")
     if not (run.result or {}).get("metrics"):
         raise Conflict(f"The run {run.name} measured no quality, so what a layer costs cannot be measured either.")
+    if unknown := sorted({*layers} - {row.name for row in found.layers}):
+        raise RecipeInvalid(f"No step works on {quoted(unknown[0])}, so there is nothing to give back.", "layers")
     worst = sorted(found.layers, key=lambda row: -(row.expected or 0.0))[:WORST]
     known = any(row.expected for row in worst)  # else those whose weights moved furthest
     jobs.blame_run(run.id, list(layers) or [row.name for row in worst if known])

@@ -9,7 +9,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.run.budgets import best_within, expected_of, limits_of, probe_of, search_on, solver_of
 from webapp.engine.techniques import with_versions
 from webapp.store.models import Run, RunState, Study, now
-from webapp.units import byte_text
+from webapp.units import byte_text, significant
 
 from .study_steps import Begin, Conclude
 from .workplace import Workplace
@@ -55,14 +55,15 @@ def _seconds_left(study: Study) -> float:
 
 def _probe(study: Study, budget: Budget, step: Try) -> Begin:
     number = len(study.runs) + 1
-    title = f"Probe {number}: at most {byte_text(step.size_bytes)}"
+    asked_bytes = max(step.size_bytes, budget.size_bytes)  # there may be no file as small
+    title = f"Probe {number}: at most {byte_text(asked_bytes)}"
     assert study.profile_id is not None
     return Begin(
         {
             "name": f"{study.checkpoint.name}: {title}"[:200],
             "recipe": with_versions(Recipe.read(budget.recipe)).as_dict(),
             "expected": expected_of(study.profile_id, budget),
-            "role": {"title": title, "why": step.why, "asked_bytes": step.size_bytes},
+            "role": {"title": title, "why": step.why, "asked_bytes": asked_bytes},
         }
     )
 
@@ -74,8 +75,9 @@ def _concluded(study: Study, stop: Stop) -> Conclude:
     probe, unit = probed(study, run), study.question["unit"]
     sure = ""
     if probe.high is not None and probe.high > study.question["tolerance"]:
-        sure = f" The interval reaches to {probe.high:.3g}: on these samples it is not certain."
-    found = f"The smallest file within the tolerance has {byte_text(probe.size_bytes)}, {probe.worse:.3g} {unit} worse."
+        sure = f" The interval reaches to {significant(probe.high)}: on these samples it is not certain."
+    worse = f"{significant(probe.worse)} {unit} worse"
+    found = f"The smallest file within the tolerance has {byte_text(probe.size_bytes)}, {worse}."
     return Conclude({"winner": run.id, "sentence": f"{found}{sure} {stop.why}"})
 
 

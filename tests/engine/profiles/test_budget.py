@@ -128,7 +128,7 @@ def test_what_cannot_be_reached_is_said_with_what_stands_in_the_way(solver):
         solver.solve(BudgetGoal(bytes=20_000), Limits(families=["Low rank"]))
     worst = max(range(24), key=lambda number: solver.profile.layers[3].options[number].loss)
     with pytest.raises(
-        BudgetInvalid, match=r"The least expected loss .* nats, and 1e-09 nats is asked; without the locks 0 nats"
+        BudgetInvalid, match=r"The least expected loss .* nats, and 1e-9 nats is asked; without the locks 0 nats"
     ):
         solver.solve(BudgetGoal(loss=1e-9), Limits(locks={solver.profile.layers[3].name: worst}))
     with pytest.raises(BudgetInvalid, match="allow a larger file or a larger loss"):

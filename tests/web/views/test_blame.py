@@ -76,6 +76,8 @@ def test_what_was_measured_comes_first_and_is_told_with_its_interval(client, ses
 
 def test_the_ten_worst_are_measured_unless_others_are_named(client, session, fitted):
     rows = client.get(f"/api/v1/runs/{fitted.id}/blame").json["layers"]
+    unknown = client.post(f"/api/v1/runs/{fitted.id}/blame", json={"layers": [rows[0]["name"], "nothing"]})
+    assert error_of(unknown, 422)["field"] == "layers"
     assert client.post(f"/api/v1/runs/{fitted.id}/blame", json={}).status_code == 202
     session.expire_all()
     assert fitted.state is RunState.QUEUED

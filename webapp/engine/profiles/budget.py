@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from webapp.engine.errors import BudgetInvalid, quoted, some
 from webapp.engine.facts import CheckpointFacts, Facts
 from webapp.engine.recipe import invalid
-from webapp.units import byte_text
+from webapp.units import byte_text, significant
 
 from .facts import KEPT, LayerOptions, LossUnit, Option, ProfileFacts
 from .fit import Interval, LossFit, PointsFit
@@ -321,7 +321,7 @@ class Solver:
         return self.points_fit.loss_within(goal.points)
 
     def _text(self, loss: float) -> str:
-        return f"{loss:.3g} {self.profile.unit}"
+        return f"{significant(loss)} {self.profile.unit}"
 
     def _front(self, along: HullPath, least_bytes: int) -> tuple[FrontPoint, ...]:
         """The least loss at sizes over the whole range, ascending; `least_bytes` are those of the path's end."""

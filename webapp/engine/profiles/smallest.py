@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from webapp.units import byte_text
+from webapp.units import byte_text, significant
 
 FINE = 0.02  # of the size: a bracket this narrow is not narrowed further
 COARSE = 0.1  # the same, where the intervals of both its ends reach over the tolerance
@@ -58,7 +58,7 @@ class Search:
         return within(probe, self.tolerance, self.certain)
 
     def shown(self, value: float) -> str:
-        return f"{value:.3g} {self.unit}"
+        return f"{significant(value)} {self.unit}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.units import FRACTIONS, percent
+from webapp.units import FRACTIONS, percent, significant
 
 RESAMPLES = 2000
 AT_ONCE = 100_000  # numbers drawn
@@ -116,7 +116,7 @@ def number_text(value: float | None, metric: str) -> str:
         if 0.001 <= abs(value) < 10 or value == 0
         else f"{value:,.2f}"
         if abs(value) >= 10
-        else f"{value:.3g}"
+        else significant(value)
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.units import FRACTIONS, lowered
+from webapp.units import FRACTIONS, lowered, significant
 
 from .metrics import METRICS, Scores, difference, number_text
 
@@ -59,5 +59,5 @@ def _interval(metric: str, row: Mapping[str, Any]) -> str:
     if row["ci95"] is None:
         return ""
     scale, unit = (100, " points") if metric in FRACTIONS else (1, "")
-    low, high = (f"{scale * end:+.3g}" for end in row["ci95"])
+    low, high = (significant(scale * end, "+.3g") for end in row["ci95"])
     return f" (95 % CI of the paired difference {low} to {high}{unit})"
