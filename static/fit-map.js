@@ -175,7 +175,7 @@ export function layerMap(known, decide) {
   function mark() {
     const locked = layers[opened].name in locks;
     for (const row of at("options-rows").rows) {
-      const chosen = Number(row.dataset.option) === option(opened);
+      const chosen = Number(row.dataset.option) === (locks[layers[opened].name] ?? option(opened));
       row.classList.toggle("chosen", chosen);
       row.querySelector("input").checked = chosen;
     }
@@ -183,7 +183,8 @@ export function layerMap(known, decide) {
     at("options-forecast").textContent = foretold();
   }
 
-  dialog.addEventListener("change", ({ target }) => decide(layers[opened].name, Number(target.value)));
+  // A click, for what the budget chose already can be decided too; the arrow keys click as well.
+  at("options-rows").addEventListener("click", ({ target }) => target.name === "option" && decide(layers[opened].name, Number(target.value)));
   at("options-unlock").addEventListener("click", () => decide(layers[opened].name, null));
   dialog.addEventListener("click", ({ target }) => (target === dialog || target.closest("[data-close]")) && dialog.close());
   dialog.addEventListener("close", () => {

@@ -66,7 +66,9 @@ function fault(message) {
   at("budget-error").querySelector("p").textContent = message;
   at("forecast").classList.toggle("stale", Boolean(message));
   at("run").disabled = Boolean(message);
-  if (message) at("mini").textContent = "This budget cannot be met.";
+  if (!message) return;
+  at("mini").textContent = "This budget cannot be met.";
+  at("options-forecast").textContent = message;
 }
 
 function show(found) {
@@ -92,6 +94,13 @@ function show(found) {
   showLocks();
   showFront(JSON.stringify(before.front) !== JSON.stringify(answer.front));
   map.show(answer, locks);
+}
+
+// What was decided is shown at once, for the budget may be one that cannot be met.
+function redrawn() {
+  showLocks();
+  map.show(answer, locks);
+  ask();
 }
 
 function showLocks() {
@@ -158,7 +167,7 @@ function bring({ fields, families, exports, locks: kept }) {
 
 const map = layerMap(known, (name, option) => {
   locks = Object.fromEntries(Object.entries({ ...locks, [name]: option }).filter(([, chosen]) => chosen !== null));
-  ask();
+  redrawn();
 });
 form.querySelector("[data-without-script]").hidden = true;
 slider.hidden = false;
@@ -182,7 +191,7 @@ form.addEventListener("keydown", (event) => {
 });
 at("unlock-all").addEventListener("click", () => {
   locks = {};
-  ask();
+  redrawn();
 });
 document.querySelector("[data-figure=figure-front]").on?.("plotly_click", ({ points: [point] }) => {
   if (point.data.meta === "front") resize(point.x * JSON.parse(at("figure-front").textContent).layout.meta.bytes);
