@@ -22,7 +22,7 @@ from webapp.engine.weights.safetensors import read_header
 from .metrics import Samples, Scores, shown
 
 Variant = Callable[[], AbstractContextManager[None]]
-VALUES_AT_ONCE = 1 << 20  # whose divergence is computed: those of a vocabulary would take several times the answers
+VALUES_AT_ONCE = 1 << 18  # whose divergence is computed: those of a vocabulary would take several times the answers
 MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 
 
@@ -158,7 +158,7 @@ class Collected:
 
     def add_divergence(self, expected: Tensor, out: Tensor, batch: Batch) -> None:
         expected, out = (distributions(self.spec.task, side) for side in (expected, out))
-        same = (expected.argmax(-1) == out.argmax(-1)) & ~_no_number(out).any(-1)
+        same = (expected.argmax(-1) == out.argmax(-1)) & ~_no_number(out)
         rows = max(1, VALUES_AT_ONCE // out.shape[-1])
         some = zip(*(torch.split(side.flatten(0, -2), rows) for side in (expected, out)), strict=True)
         each = [_divergence(torch.log_softmax(p, -1), torch.log_softmax(q, -1)) for p, q in some]
@@ -205,16 +205,23 @@ class Collected:
 def _broken(out: Tensor) -> Tensor:
     """(B,) whether a sample's answer holds NaN or infinity; minus infinity may stand for what a model rules out."""
     flat = out.flatten(1)
-    return _no_number(flat).any(1) | (flat == -torch.inf).all(1)
+    return _no_number(flat) | (flat == -torch.inf).all(1) if _doubtful(flat) else flat.new_zeros(len(flat)).bool()
 
 
 def _no_number(out: Tensor) -> Tensor:
-    return out.isnan() | (out == torch.inf)
+    """(...,) whether there is NaN or infinity along the last axis."""
+    return (out.isnan() | (out == torch.inf)).any(-1) if _doubtful(out) else out.new_zeros(out.shape[:-1]).bool()
+
+
+def _doubtful(out: Tensor) -> bool:
+    """Whether anything may be no finite number: a sum, which is quick, tells where nothing is."""
+    return not bool(out.sum().isfinite())
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL over the last axis, in nats; what has no probability adds nothing."""
-    return (log_p.exp() * (log_p - log_q)).where(log_p > -torch.inf, log_p.new_zeros(()) * log_p.exp()).sum(-1).double()
+    p = log_p.exp()
+    return (p * (log_p - log_q)).where(log_p > -torch.inf, p).sum(-1).double()
 
 
 def choice_likelihoods(out: Tensor, batch: Batch) -> Tensor:
