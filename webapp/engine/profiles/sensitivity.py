@@ -19,7 +19,7 @@ the squares of their gradients alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +63,6 @@ class Directions:
     def diagonal(self) -> Tensor:
         """(width,) of the sum of the outer products, in the first group."""
         return self.sums[0].diagonal() if self.exact else self.sums[0].square().mean(0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing is added to what was kept."""
-        return {name: value for name, value in vars(self).items() if name != "_generator"}
 
 
 class SampleCovariance(Covariance):
@@ -267,3 +263,31 @@ class LayerSensitivity:
     def _flat_squares(self) -> Tensor:
         assert self.squares is not None
         return self.layout.matrix(self.squares) if self.squares.dim() else self.squares.reshape(1, 1)
+
+
+_KEPT: Sequence[type] = (LayerSensitivity, Layout, Directions, SampleCovariance, MatrixSensitivity, Lookups)
+_ANEW = ("_generator", "shared")  # nothing is added to what was kept
+
+
+def as_kept(value: Any) -> Any:
+    """What is known of a layer as tensors, numbers, lists and dictionaries: to be read again, no pickle has to run."""
+    if isinstance(value, list):
+        return [as_kept(each) for each in value]
+    if isinstance(value, tuple(_KEPT)):
+        inner = {name: as_kept(each) for name, each in vars(value).items() if name not in _ANEW}
+        return {"part": type(value).__name__, **inner}
+    return value
+
+
+def from_kept(value: Any) -> Any:
+    """The inverse of `as_kept`."""
+    if isinstance(value, list):
+        return [from_kept(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    part: Any = next(each for each in _KEPT if each.__name__ == value["part"])
+    found = part.__new__(part)
+    vars(found).update({name: from_kept(each) for name, each in value.items() if name != "part"})
+    if isinstance(found, SampleCovariance):
+        found.shared = {}
+    return found

@@ -18,7 +18,7 @@ from webapp.engine.profiles.drawn_loss import DrawnLoss, unit_of
 from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
 from webapp.engine.profiles.losses import EVERY, Losses, option_losses, rounding_error, with_losses
 from webapp.engine.profiles.options import layer_options
-from webapp.engine.profiles.sensitivity import LayerSensitivity
+from webapp.engine.profiles.sensitivity import LayerSensitivity, as_kept, from_kept
 from webapp.engine.profiles.watching import sensitivities
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.techniques.calibration import WeightMatrix
@@ -31,9 +31,9 @@ from .profile_job import ProfileJob
 
 SAMPLES = {"causal-lm": 4} | dict.fromkeys(TEXTS, 64)  # chunks of text, or texts, that the pass sees
 IMAGES = 256
+PASSES = 0.4  # of the time that a part of the model takes
 MIXED = 4  # every how many batches of text mixed recipes are measured on one; of the rest on all
 JUDGED = 0.1  # the share of the samples which judge runs that tell what to expect of one
-CARRIED = "carried.pt"  # what is known of a tensor that a part to come uses too
 
 
 @dataclass
@@ -110,13 +110,14 @@ class _Profiling:
         layers = [unit for unit in self.units if unit.kind != "other"]
         found = self._kept()
         for part in backward_parts(self.model, layers, self.data, self.loss, self.folder, ProgressPart(report, 0, 0.3)):
-            report.progress(0.3 + 0.7 * part.number / part.total, f"What is lost: {part.name or 'the model'}")
-            here = self._part(part, found)
+            span = (0.3 + 0.7 * (part.number + end) / part.total for end in (0, 1))
+            here = self._part(part, found, ProgressPart(report, *span))
             found.losses |= here.losses
             found.noise |= here.noise
             found.like |= here.like
             found.count = here.count
-            torch.save(self.carried, self.folder / CARRIED)
+            carried = {name: as_kept(by[part.number]) for name, by in self.carried.items() if part.number in by}
+            _write_carried(self.folder / f"part-{part.number}.pt", carried)
             _write(self.folder / f"part-{part.number}.json", vars(here))
         return found
 
@@ -129,20 +130,26 @@ class _Profiling:
             found.noise |= kept["noise"]
             found.like |= kept["like"]
             found.count = kept["count"]
+            carried = torch.load(path.with_suffix(".pt"), weights_only=True)
+            for name, own in carried.items():
+                self.carried.setdefault(name, {})[number] = from_kept(own)
             number += 1
-        if number:
-            self.carried = torch.load(self.folder / CARRIED, weights_only=False)  # which only this class writes
         return found
 
-    def _part(self, part: BackwardPart, found: PartLosses) -> PartLosses:
+    def _part(self, part: BackwardPart, found: PartLosses, report: Report) -> PartLosses:
+        report.progress(0.0, f"What is lost: {part.name or 'the model'}")
         known = sensitivities(part, self.units, self.model.tied, self.seed)
         count = found.count if part.number else self.loss.count
         last = part.number + 1 == part.total
         matrices = {matrix.layer.weight: matrix for matrix in part.matrices}
         here = PartLosses(count=count)
         whole = not part.prefix or part.number % EVERY == 1
+        reached = [unit for unit in self.units if unit.weight in known]
         for unit in self.units:
             own = known.get(unit.weight)
+            if own is not None:
+                share = reached.index(unit) / len(reached)
+                report.progress(PASSES + (1 - PASSES) * share, f"What is lost: {unit.name}")
             if unit.kind == "embedding" and own is not None:
                 self.carried.setdefault(unit.weight, {})[part.number] = own
             if unit.kind == "embedding" and last:
@@ -163,4 +170,11 @@ class _Profiling:
 def _write(path: Path, content: Any) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content), encoding="utf8")
+    unfinished.replace(path)
+
+
+def _write_carried(path: Path, content: dict[str, Any]) -> None:
+    """What is known here of tensors that a part to come uses too."""
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(content, unfinished)
     unfinished.replace(path)
