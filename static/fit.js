@@ -38,7 +38,8 @@ function ask() {
 // One question at a time: what changes meanwhile is asked as soon as the answer is there.
 async function send() {
   frame = 0;
-  if (Object.values(goal()).some((value) => !Number.isFinite(value))) return fault(`The ${bySize ? "size" : "loss"} is not a number.`);
+  const [wanted] = Object.values(goal());
+  if (!Number.isFinite(wanted) || wanted < 0 || (bySize && !wanted)) return fault(bySize ? "The size is to be a number above 0." : "The loss is to be a number, and not below 0.");
   const question = JSON.stringify({ profile_id: known.profile, goal: goal(), families: ticked("families"), exports: ticked("exports"), locks });
   if (underWay || question === asked) return;
   underWay = true;

@@ -217,6 +217,22 @@ def test_a_race_ends_with_its_last_run_and_marks_the_better_one(place):
     rows = study.conclusion["by_metric"]["kl_divergence"]["rows"]
     assert list(rows) == [runs["4 bits"]]
     assert rows[runs["4 bits"]]["verdict"] == "better"
+    assert study.conclusion["sentence"].endswith("Without a result: “rank 25 %”.")
+
+
+def test_a_race_goes_on_with_a_run_that_is_tried_again(place):
+    study_id, runs = race(place, "Budget", "4 bits")
+    place.end(runs["Budget"], 0.0, state=RunState.FAILED)
+    place.end(runs["4 bits"], 0.4, scores=[0.1 * (n % 7) + 0.1 + 0.01 * (n % 3) for n in range(200)])
+    place.look()
+    assert place.get(study_id).state is RunState.SUCCEEDED
+    place.bench.jobs.retry_run(runs["Budget"])
+    place.look()
+    study = place.get(study_id)
+    assert (study.state, study.conclusion) == (RunState.RUNNING, None)
+    place.end(runs["Budget"], 0.3, scores=[0.1 * (n % 7) for n in range(200)])
+    place.look()
+    assert place.get(study_id).conclusion["winner"] == runs["Budget"]
 
 
 def test_a_budget_that_lost_is_said_to_have_lost(place):

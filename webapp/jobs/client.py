@@ -68,7 +68,7 @@ class JobClient:
         """Starts a failed or cancelled run again; stages that are done stay done. Raises JobMissing, JobNotRetryable.
 
         Of one that succeeded, the stages of `format`, or of all formats that failed, are done anew and no others. A
-        run that is already queued or running again stays as it is.
+        run that is already queued or running again stays as it is. A study that had ended without it goes on.
         """
         with writing(self._sessions) as session:
             run = _existing(session, RUN, run_id, lock=True)
@@ -82,6 +82,9 @@ class JobClient:
                     for stage in run.stages
                     if format_of(stage.name) in failed or not (stage.state in done or failed)
                 ]
+                if run.study is not None and run.state != RunState.SUCCEEDED and run.study.state == RunState.SUCCEEDED:
+                    study = run.study
+                    study.state, study.message, study.conclusion, study.finished_at = RunState.RUNNING, "", None, None
                 _begin_again(run, again)
         self.enqueue_run(run_id)
 

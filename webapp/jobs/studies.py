@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, selectinload, undefer
 
-from webapp.engine.errors import PareError
+from webapp.engine.errors import PareError, some
 from webapp.engine.exporters import measured
 from webapp.engine.run.race import Entrant, judged
 from webapp.engine.run.stages.baseline import SCORES, read_scores
@@ -44,8 +44,10 @@ def raced(place: Workplace, study: Study) -> Conclude:
     by_metric = {metric: judged(metric, leader.id, entrants, leader.seed) for metric in metrics}
     if not by_metric:
         return Conclude({"winner": None, "sentence": "Nothing was measured, so there is nothing to compare."})
-    decides = by_metric[metrics[0]]
-    return Conclude({"winner": decides["winner"], "sentence": decides["sentence"], "by_metric": by_metric})
+    decides, sentence = by_metric[metrics[0]], by_metric[metrics[0]]["sentence"]
+    if lacking := [f"“{(run.role or {})['title']}”" for run in study.runs if run not in done]:
+        sentence += f" Without a result: {some(lacking)}."
+    return Conclude({"winner": decides["winner"], "sentence": sentence, "by_metric": by_metric})
 
 
 def scores_of(place: Workplace, run: Run) -> dict[str, Any]:

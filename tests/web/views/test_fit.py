@@ -178,10 +178,10 @@ def test_families_that_are_off_and_locks_are_held_to(client, profile):
     ("asked", "said"),
     [
         ({"size": "1"}, "smallest file"),
-        ({"size": "abc"}, "The size is not a number: 'abc'."),
-        ({"size": "nan"}, "The size is not a number"),
+        ({"size": "abc"}, "The size is to be a number, and not below 0: 'abc'."),
+        ({"size": "nan"}, "The size is to be a number"),
         ({"size": "-3"}, "greater than 0"),
-        ({"tolerance": "x"}, "The loss is not a number"),
+        ({"tolerance": "x"}, "The loss is to be a number"),
         ({"exports": ["onnx"] * 9}, "At most 8"),
         ({"exports": ["nothing"]}, "nothing"),
         ({"locks": "{"}, "The locks are not a JSON object"),

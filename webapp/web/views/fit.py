@@ -82,8 +82,8 @@ def number(typed: str, what: str) -> float:
         found = float(typed.replace(",", "."))
     except ValueError:
         found = math.nan
-    if not math.isfinite(found):
-        raise BudgetInvalid(f"{what} is not a number: {typed[:40]!r}.", "goal")
+    if not (math.isfinite(found) and found >= 0):
+        raise BudgetInvalid(f"{what} is to be a number, and not below 0: {typed[:40]!r}.", "goal")
     return found
 
 
