@@ -24,6 +24,7 @@ from .errors import Conflict
 from .run_requests import RunQueue, RunRequest, checked_run, printable
 from .sharing import shares_of_study
 
+LABELS_OF_THEIR_OWN = ("text", "multiple-choice")  # kinds of datasets
 TEMPLATE = ("dataset_id", "training_dataset_id", "exports", "seed", "preprocessing", "task")  # columns all runs share
 
 
@@ -118,7 +119,9 @@ def _smallest(
     wanted = asked.smallest
     assert wanted is not None
     budget = solver.solve(BudgetGoal(bytes=solver.smallest(limits)), limits)
-    if wanted.points is not None and budget.expected.points is None:
+    facts = profile.dataset.facts or {} if profile.dataset else {}
+    counted = facts.get("kind") in LABELS_OF_THEIR_OWN or facts.get("targets") or facts.get("labels")
+    if wanted.points is not None and (budget.expected.points is None or not counted):
         unit = solver.profile.unit
         raise BudgetInvalid(
             f"The data has no labels to count points by; give the tolerance as a loss, in {unit}.", "smallest.points"

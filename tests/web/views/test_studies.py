@@ -7,6 +7,8 @@ from sqlalchemy import func, select
 
 from tests.web.views.api_errors import error_of
 from tests.web.views.page import Page
+from tests.web.views.seeded import seed_dataset
+from tests.web.views.seeded_profile import seed_profile as seed_digits_profile
 from tests.web.views.seeded_studies import FACTS, seed_profile, seed_study
 from webapp.store.models import Run, RunState, Study
 
@@ -56,6 +58,20 @@ def test_a_study_that_cannot_be_begins_no_run(client, session, profile):
         assert (error["code"], words in error["message"]) == (code, True), error
     assert (count(session, Run), count(session, Study)) == (0, 0)
     error_of(client.post("/api/v1/studies", json={"profile_id": "2" * 12, "smallest": {"loss": 1}}), 404)
+
+
+def test_points_are_not_asked_of_samples_without_labels(client, session):
+    dataset = seed_dataset(session, shape=(1, 8, 8))
+    profile = seed_digits_profile(session, dataset=dataset)
+    measured = [each | {"points": 0.2} for each in profile.facts["measured"]]
+    profile.facts = profile.facts | {"measured": measured}  # on samples of a second dataset
+    facts, dataset.facts = dataset.facts, dataset.facts | {"labels": None}
+    session.commit()
+    asked = {"profile_id": profile.id, "smallest": {"points": 0.5}}
+    assert "no labels" in error_of(client.post("/api/v1/studies", json=asked), 422)["message"]
+    dataset.facts = facts
+    session.commit()
+    assert client.post("/api/v1/studies", json=asked).status_code == 202
 
 
 def test_a_profile_that_is_not_done_has_no_studies(client, session):

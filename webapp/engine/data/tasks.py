@@ -62,7 +62,7 @@ def with_task(facts: CheckpointFacts, asked: str | None) -> CheckpointFacts:
         return facts.model_copy(update={"architecture": own})
     task = named(asked, spec)
     if spec is None:
-        because = facts.weights_only_because or "its architecture is not known"
+        because = (facts.weights_only_because or "its architecture is not known").rstrip(".")
         raise TaskUnfit(f"This checkpoint is weights only ({because}), so nothing can be asked of it.", "task")
     if (reason := why_not(spec, task)) is not None:
         raise TaskUnfit(f"{spec.title} cannot be used as {_article(task)}: {reason}.", "task")

@@ -66,7 +66,7 @@ def check_profile(
     """
     spec, seen = facts.architecture, training or dataset
     if spec is None:
-        because = facts.weights_only_because or "unknown"
+        because = (facts.weights_only_because or "unknown").rstrip(".")
         raise ProfileUnfit(
             f"This checkpoint is weights only ({because}), so it cannot be run, and nothing tells what its layers are "
             "worth.",
