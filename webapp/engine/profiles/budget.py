@@ -18,7 +18,7 @@ from webapp.engine.recipe import invalid
 from webapp.units import byte_text, significant
 
 from .facts import KEPT, LayerOptions, LossUnit, Option, ProfileFacts
-from .fit import Interval, LossFit, PointsFit
+from .fit import TINIEST, Interval, LossFit, PointsFit
 from .knapsack import HullPath, Whole, cheapest, path, total
 from .menu import Floats, Menu
 from .recipes import RecipeWriter
@@ -177,9 +177,10 @@ class Solver:
         """What a run of this choice will lose."""
         predicted = self.predicted(choice)
         scaled = self.fit.scaled(predicted)
-        loss = self.fit.loss(scaled, predicted)
+        alone = self._alone(choice)
+        loss = self.fit.loss(scaled, predicted, alone=alone)
         points = None if self.points_fit is None else self.points_fit.points(loss)
-        chance = None if tolerance is None else self.fit.chance(tolerance, scaled, predicted)
+        chance = None if tolerance is None else self.fit.chance(tolerance, scaled, predicted, alone)
         return Expected(loss=ExpectedLoss(**dict(loss), unit=self.profile.unit), points=points, chance=chance)
 
     def predicted(self, choice: Sequence[int]) -> dict[str, float]:
@@ -187,6 +188,16 @@ class Solver:
         taken = self._family[self._every, choice], self.menu.losses[self._every, choice]
         sums = np.bincount(taken[0], taken[1], len(self.fit.families) + 1)[1:]
         return dict(zip(self.fit.families, sums.tolist(), strict=True))
+
+    def _alone(self, choice: Sequence[int]) -> float:
+        """How far the expected loss is that of few layers: 1 where it is that of one, 1 / n of n alike."""
+        losses = self.menu.losses[self._every, choice] * self._scales[self._family[self._every, choice]]
+        return float(losses @ losses) / max(float(losses.sum()), TINIEST) ** 2
+
+    @cached_property
+    def _scales(self) -> Floats:
+        """By the places of `_family`."""
+        return np.array([1.0, *(self.fit.scales[family] for family in self.fit.families)])
 
     @cached_property
     def _every(self) -> Whole:
@@ -239,9 +250,8 @@ class Solver:
         if unknown := sorted(set(names) - {KEPT, *self.fit.families}):
             there = some(self.fit.families)
             raise BudgetInvalid(f"The profile has no family {quoted(unknown[0])}; it has {there}.", "families")
-        scales = np.array([1.0, *(self.fit.scales[family] for family in self.fit.families)])
         on = np.array([True, *(family in names for family in self.fit.families)])
-        scaled = scales[self._family] * self.menu.losses
+        scaled = self._scales[self._family] * self.menu.losses
         costs = np.where(on[self._family], scaled, np.inf)
         if limits.holds is not None:
             for row, layer in enumerate(self.profile.layers):
@@ -331,8 +341,9 @@ class Solver:
         steps = np.unique(len(sizes) - np.searchsorted(sizes[::-1], wanted, "right"))
         found = []
         for step in steps[::-1].tolist():
-            predicted = self.predicted(along.choice(step).tolist())
-            loss = self.fit.loss(self.fit.scaled(predicted), predicted)
+            choice = along.choice(step).tolist()
+            predicted = self.predicted(choice)
+            loss = self.fit.loss(self.fit.scaled(predicted), predicted, alone=self._alone(choice))
             size = round(sizes[step])
             found.append(FrontPoint(size_bytes=size, loss=loss.value, low=loss.low, high=loss.high))
         return tuple(found)

@@ -21,13 +21,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from webapp.engine.facts import Facts, Task
 
 from .facts import KEPT, Measurement, ProfileFacts
-
-Floats = npt.NDArray[np.float64]
+from .knapsack import Floats, Whole
 
 COVERED = 0.8  # the share of measurements that intervals are to hold
 RUN_WEIGHT = 3.0  # a run is measured on the evaluation split, through the very steps: it counts as so many of ours
@@ -36,6 +34,7 @@ MORE = 0.15  # by which steps usually lose more than they did where they were tr
 COMMON = 4  # coefficients before the scales
 PIVOT = math.log(0.1)  # a middling loss: there the exponent says nothing of the level
 TYPICAL, TYPICAL_COUNT = 0.2, 2.0  # the deviation of a measurement before there are any, and for how many it counts
+LAYER = 0.55  # deviation of what one layer loses from what is predicted of it: many make up for each other
 HEAVY = 4.0  # degrees of freedom of the t distribution by which outliers count less
 ROUNDS = 25
 EXPONENTS = (0.5, 0.75, 1.0)  # of the loss, that points may follow: answers turn with the root of the divergence
@@ -103,18 +102,23 @@ class LossFit:
     def scaled(self, predicted: Mapping[str, float]) -> float:
         return sum(self.scales[family] * loss for family, loss in predicted.items() if family != KEPT)
 
-    def loss(self, scaled: float, predicted: Mapping[str, float] | None = None, run: bool = True) -> Interval:
+    def loss(
+        self, scaled: float, predicted: Mapping[str, float] | None = None, run: bool = True, alone: float = 0.0
+    ) -> Interval:
         """What a run will lose whose options' losses, scaled, add up to `scaled`; not `run`: on the profile's samples.
 
-        `predicted` says of which families: the interval is wider where little is known of them.
+        `predicted` says of which families: the interval is wider where little is known of them, and where the sum is
+        that of few layers. `alone`: the sum of the squares of the layers' losses over the square of their sum.
         """
         if scaled <= 0:
             return ZERO
         middle = self._log_loss(np.array([math.log(scaled)]), run)[0]
-        reach = self.spread(scaled, predicted, run) * self._reach
+        reach = self.spread(scaled, predicted, run, alone) * self._reach
         return Interval(value=math.exp(middle), low=math.exp(middle - reach), high=math.exp(middle + reach))
 
-    def spread(self, scaled: float, predicted: Mapping[str, float] | None = None, run: bool = True) -> float:
+    def spread(
+        self, scaled: float, predicted: Mapping[str, float] | None = None, run: bool = True, alone: float = 0.0
+    ) -> float:
         """The deviation of what is measured around `loss`, in logarithms."""
         shares = np.zeros(len(self.families))
         if predicted:
@@ -124,16 +128,16 @@ class LossFit:
         bend = exponent * (math.log(scaled) - PIVOT)
         slope = np.array([1.0, bend, float(run), float(run), *(exponent * shares)])
         unsure = float(slope @ self.covariance @ slope)
-        return math.sqrt(max(unsure, 0.0) + self.deviation**2 + self.floor**2)
+        return math.sqrt(max(unsure, 0.0) + self.deviation**2 + self.floor**2 + LAYER**2 * alone)
 
-    def chance(self, tolerance: float, scaled: float, predicted: Mapping[str, float]) -> float:
+    def chance(self, tolerance: float, scaled: float, predicted: Mapping[str, float], alone: float = 0.0) -> float:
         """How likely a run loses at most `tolerance`."""
         from scipy.special import stdtr
 
         if scaled <= 0:
             return 1.0
         off = math.log(max(tolerance, TINIEST) / self.loss(scaled).value)
-        return float(stdtr(self.freedom, off / self.spread(scaled, predicted)))
+        return float(stdtr(self.freedom, off / self.spread(scaled, predicted, alone=alone)))
 
     def sum_within(self, tolerance: float) -> float:
         """The largest scaled sum whose expected loss is at most `tolerance`."""
@@ -158,12 +162,14 @@ class LossFit:
 
     def _corrected(self, data: _Data) -> LossFit:
         """With the isotonic correction in the share that leaves least of the measurements it has not seen."""
-        if len(data.loss) < 4:
+        # what was measured at one place, on the samples of both splits for one, is one measurement there
+        logs = np.round(np.log(data.predicted @ np.exp(self.theta[COMMON:])), 6)
+        found: tuple[Floats, Whole] = np.unique(logs, return_inverse=True)
+        sums, place = found
+        if len(sums) < 4:
             return self
-        sums = np.log(data.predicted @ np.exp(self.theta[COMMON:]))
-        order = np.argsort(sums, kind="stable")
-        sums, weight = sums[order], data.weight[order]
-        wanted = (data.loss - data.apart @ self.theta[2:COMMON])[order]
+        weight: Floats = np.bincount(place, data.weight).astype(np.float64)
+        wanted = np.bincount(place, data.weight * (data.loss - data.apart @ self.theta[2:COMMON])) / weight
         line = _line(self.theta, sums)
         whole = _isotonic(wanted, weight) - line
 
@@ -177,7 +183,8 @@ class LossFit:
         share = min(left, key=lambda each: (left[each], each))
         if not share:
             return self
-        deviation = min(self.deviation, _deviation(wanted - line - share * others, weight))
+        residuals = (data.loss - data.apart @ self.theta[2:COMMON]) - (line + share * others)[place]
+        deviation = min(self.deviation, _deviation(residuals, data.weight))
         return replace(self, knots=(sums, share * whole), deviation=deviation)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from functools import cache, cached_property, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.techniques import Skip, technique
@@ -15,8 +14,7 @@ from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.artifact import predicted_size
 
 from .facts import OptionStep, ProfileFacts
-
-Floats = npt.NDArray[np.float64]
+from .knapsack import Floats
 
 
 class Menu:
