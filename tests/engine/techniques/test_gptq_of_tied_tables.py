@@ -94,3 +94,15 @@ def test_a_table_that_is_no_head_is_left_with_the_reason(zoo, apply_steps):
     _, (outcome,) = apply_steps(checkpoint, ("gptq", {"tied": True}, {"include": ["model.embed_tokens"]}), data=data)
     assert outcome.skipped
     assert "it is no head too" in outcome.note
+
+
+def test_a_table_under_two_names_that_is_no_head_is_rounded_as_predicted(zoo, bench, given_batches, apply_steps):
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "vocab_size": 40}
+    zoo.build_tiny("T5EncoderModel", "t5", **sizes).save_pretrained(bench.root / "t5")
+    facts = bench.checkpoint(bench.zip_folder(bench.root / "t5"))
+    (table,) = (layer for layer in facts.layers if layer.kind == "embedding" and layer.aliases)
+    settings = {"bits": 4, "granularity": "channel", "tied": True}
+    step = ("gptq", settings, {"include": [table.name]})
+    model, (outcome,) = apply_steps((bench.out, facts), step, data=given_batches(facts.architecture))
+    assert "rounded to nearest" in outcome.note
+    assert model.weights[table.weight].plan.bits == 4

@@ -25,6 +25,7 @@ USUAL = 0.01  # damping where there are too few batches to hold any back
 TRIED = 0.05  # where settings are only tried
 AT_A_TIME = 1 << 14  # rows: those of a vocabulary would take several times its floats
 ROWS = 64  # of a matrix, that the damping is chosen by
+NO_HEAD = "nothing is multiplied with it, so it was rounded to nearest"
 LOOKED_UP = "it is no head too, and what is only looked up needs no calibration: weight_quantization rounds it"
 SINGULAR = "its inputs' covariance could not be inverted, so it was rounded to nearest"
 
@@ -139,11 +140,19 @@ class Gptq(Rounding, BlockByBlock):
         asked = [layer for layer in seen.values() if layer is not None]
         outcomes = iter(super().apply(model, settings, replace(context, layers=asked)) if asked else ())
         return [
-            Outcome.left(layer.name, self.asked(layer, settings.of(layer)), LOOKED_UP)
-            if product is None
-            else replace(next(outcomes), layer=layer.name)
+            replace(next(outcomes), layer=layer.name)
+            if product is not None
+            else self._table(model, layer, settings.of(layer))
             for layer, product in seen.items()
         ]
+
+    def _table(self, model: Model, layer: LayerFacts, settings: Any) -> Outcome:
+        """One that nothing is multiplied with: it shares its values with another, or it is left as it is."""
+        if not layer.aliases:
+            return Outcome.left(layer.name, self.asked(layer, settings), LOOKED_UP)
+        matrix = WeightMatrix(layer, layer.name, "", layer.layout, model)
+        matrix.keep(self.plainly(matrix, settings))
+        return self.told(matrix, matrix.encoded, settings, NO_HEAD)
 
     def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
         table = layer.kind == "embedding"
