@@ -1,15 +1,15 @@
 """Forward through a model and back again, block by block: only one block is in memory, in both directions.
 
-The hidden states between the blocks lie in a file, and so do the gradients of the part that was last gone back
+The hidden states between the blocks lie in files, and so do the gradients of the part that was last gone back
 through, so that a process that is killed goes on from there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from webapp.engine.weights.model import Model
 from .matrices import WeightMatrix
 from .sequential_calibration import BlockCall, SequentialCalibration, run_block
 
-STATES, GRADIENTS = "states.bin", "gradients.pt"
+GRADIENTS = "gradients.pt"
 
 
 class Loss(Protocol):
@@ -72,37 +72,30 @@ class _Arrived(Exception):
 
 
 class _States:
-    """The inputs (B, ..., hidden) of every block for every batch, and what the last puts out, in one file."""
+    """The inputs (B, ..., hidden) of every block for every batch, and what the last puts out: a file for each block."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.shapes = path, list[torch.Size]()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    @property
-    def values(self) -> int:
-        return sum(shape.numel() for shape in self.shapes)
+    def _path(self, block: int) -> Path:
+        return self.folder / f"states-{block}.pt"
 
-    def begin(self, hidden: Sequence[Tensor]) -> None:
-        self.shapes = [x.shape for x in hidden]
-
-    def add(self, hidden: Sequence[Tensor]) -> None:
-        with self.path.open("ab") as file:
-            for x in hidden:
-                x.contiguous().numpy().tofile(file)
+    def keep(self, block: int, hidden: Sequence[Tensor]) -> None:
+        _save([x.contiguous() for x in hidden], self._path(block))
 
     def count(self) -> int:
-        """How many blocks' inputs are there as a whole; a piece of another one is cut off."""
-        if not self.path.exists():
-            return 0
-        found = self.path.stat().st_size // (4 * self.values)
-        os.truncate(self.path, found * 4 * self.values)
-        return found
+        """How many blocks' inputs are there."""
+        return next(block for block in count() if not self._path(block).exists())
 
     def of(self, block: int, batch: int) -> Tensor:
-        import numpy as np
+        found: Tensor = torch.load(self._path(block), mmap=True, weights_only=True)[batch]
+        return found.clone()
 
-        start = block * self.values + sum(shape.numel() for shape in self.shapes[:batch])
-        shape = self.shapes[batch]
-        return torch.from_numpy(np.fromfile(self.path, np.float32, shape.numel(), offset=4 * start)).view(shape)
+
+def _save(content: Any, path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(content, unfinished)
+    unfinished.replace(path)
 
 
 class _Backward(SequentialCalibration):
@@ -117,8 +110,7 @@ class _Backward(SequentialCalibration):
         before = self._before(loose)
         hidden, calls = self._record(self.data)
         release(self.module, outside)
-        states = _States(folder / STATES)
-        states.begin(hidden)
+        states = _States(folder)
         self._forward(states, hidden, calls, report)
         done, gradients = self._reached(folder)
         if done < 1:
@@ -155,7 +147,7 @@ class _Backward(SequentialCalibration):
         """Fills the states that are not there yet."""
         there = states.count()
         if not there:
-            states.add(hidden)
+            states.keep(0, hidden)
             there = 1
         for index, prefix in enumerate(self.row):
             if index + 1 < there:
@@ -164,8 +156,8 @@ class _Backward(SequentialCalibration):
             self._fill(self._inside(prefix))
             part = self.module.get_submodule(prefix[:-1])
             with torch.no_grad():
-                for batch, call in enumerate(calls[index]):
-                    states.add([run_block(part, [states.of(index, batch)], 0, call)()])
+                before = [states.of(index, batch) for batch in range(len(self.data))]
+                states.keep(index + 1, [run_block(part, before, i, call)() for i, call in enumerate(calls[index])])
             release(self.module, self._inside(prefix))
 
     def _wholly(self, loss: Loss) -> list[Callable[[], None]]:
@@ -237,9 +229,7 @@ class _Backward(SequentialCalibration):
 
     def _keep(self, folder: Path, done: int, gradients: list[Tensor]) -> None:
         """How many parts are done, and the gradients that the next begins from."""
-        unfinished = folder / f"{GRADIENTS}.unfinished"
-        torch.save({"done": done, "gradients": gradients}, unfinished)
-        unfinished.replace(folder / GRADIENTS)
+        _save({"done": done, "gradients": gradients}, folder / GRADIENTS)
 
     def _reached(self, folder: Path) -> tuple[int, list[Tensor]]:
         path = folder / GRADIENTS
