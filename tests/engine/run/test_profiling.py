@@ -4,14 +4,17 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 from tests import zoo
 from webapp.engine.errors import DatasetUnfit
+from webapp.engine.profiles.budget import BudgetGoal, Solver
 from webapp.engine.profiles.facts import KEPT
 from webapp.engine.progress import Silent
 from webapp.engine.run.profile_job import ProfileJob
 from webapp.engine.run.profiling import profiled
 from webapp.engine.run.stages.job import CheckpointGiven, DataGiven, DatasetGiven
+from webapp.engine.weights.artifact import write_model
 
 
 class Killed(Exception):
@@ -31,10 +34,10 @@ class KilledAt(Silent):
             raise Killed
 
 
-def arrays(bench, shape, split="auto", n=200):
+def arrays(bench, shape, split="auto", n=200, classes=10):
     values = np.random.default_rng(0)
     x = values.standard_normal((n, *shape)).astype(np.float32)
-    np.savez(bench.root / "d.npz", x=x, y=values.integers(0, 10, n))
+    np.savez(bench.root / "d.npz", x=x, y=values.integers(0, classes, n))
     return bench.dataset(bench.root / "d.npz", split), bench.out
 
 
@@ -126,3 +129,55 @@ def test_a_second_dataset_that_only_evaluates_is_refused(job, bench):
     with pytest.raises(DatasetUnfit, match="none is left") as refused:
         profiled(job("mlp", arrays(bench, (64,), "all"), second=arrays(bench, (64,))), Silent())
     assert refused.value.field == "training_dataset_id"
+
+
+def test_a_model_whose_blocks_change_the_shape_of_what_they_are_given(bench, tmp_path):
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 2}
+    zoo.build_tiny("ResNetForImageClassification", "resnet", **sizes).save_pretrained(bench.root / "resnet")
+    facts = bench.checkpoint(bench.zip_folder(bench.root / "resnet"))
+    common = {"name": "a", "digest": "0" * 64}
+    checkpoint = CheckpointGiven(folder=bench.out, facts=facts, filename="a.zip", size_bytes=1, **common)
+    about, where = arrays(bench, (3, 16, 16), n=20, classes=2)
+    dataset = DatasetGiven(folder=where, facts=about, **common)
+    given = ProfileJob(checkpoint=checkpoint, dataset=dataset, run=DataGiven(), output=tmp_path, scratch=tmp_path / "s")
+    found = profiled(given, Silent())
+    assert all(any(option.loss > 0 for option in layer.options) for layer in found.layers if layer.kind == "conv")
+
+
+def test_no_file_is_larger_than_promised_where_scales_are_beyond_float16(inspected, bench, tmp_path):
+    """A row of tiny weights makes all scales of its matrix float32."""
+    torch.manual_seed(0)
+    module = zoo.mlp()
+    with torch.no_grad():
+        module[0].weight[3] *= 1e-6
+    folder, facts = inspected(module)
+    common = {"name": "a", "digest": "0" * 64}
+    checkpoint = CheckpointGiven(folder=folder, facts=facts, filename="a.pt", size_bytes=1, **common)
+    about, where = arrays(bench, (64,))
+    dataset = DatasetGiven(folder=where, facts=about, **common)
+    given = ProfileJob(checkpoint=checkpoint, dataset=dataset, run=DataGiven(), output=tmp_path, scratch=tmp_path / "s")
+    solver = Solver(profiled(given, Silent()), facts)
+    for size in (solver.smallest(), 6000):
+        budget = solver.solve(BudgetGoal(bytes=size))
+        steps = [
+            (step["technique"], step["settings"], step["layers"], step.get("overrides", {}))
+            for step in budget.recipe["steps"]
+        ]
+        model, _ = zoo.apply_steps((folder, facts), *steps, data=given.technique_data())
+        assert write_model(model, tmp_path / "model.safetensors") <= budget.size_bytes <= size
+
+
+def test_a_weight_that_is_used_without_its_module_is_not_free(bench, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 40, "state_size": 4}
+    model = zoo.build_tiny("MambaForCausalLM", "mamba", **sizes)
+    model.save_pretrained(bench.root / "mamba")
+    zoo.write_tokenizer(bench.root / "mamba")
+    facts = bench.checkpoint(bench.zip_folder(bench.root / "mamba"))
+    common = {"name": "a", "digest": "0" * 64}
+    checkpoint = CheckpointGiven(folder=bench.out, facts=facts, filename="a.zip", size_bytes=1, **common)
+    about, where = text(bench)
+    dataset = DatasetGiven(folder=where, facts=about, **common)
+    given = ProfileJob(checkpoint=checkpoint, dataset=dataset, run=DataGiven(), output=tmp_path, scratch=tmp_path / "s")
+    layers = profiled(given, Silent()).layers
+    unused = [layer.name for layer in layers if layer.kind != "other" and not any(o.loss for o in layer.options)]
+    assert not unused

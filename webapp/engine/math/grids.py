@@ -9,7 +9,7 @@ from typing import Literal
 
 from webapp.engine.lazy import Tensor, torch
 
-from .quantizers import Grid, grouped, nearest_units, stored_scale
+from .quantizers import LARGEST_HALF, SMALLEST_HALF, Grid, grouped, nearest_units, stored_scale
 
 NumberFormat = Literal["int", "normal", "fitted"]
 
@@ -84,6 +84,20 @@ def fit_grid(matrix: Tensor, scheme: QuantizationScheme, weights: Tensor | None 
     if levels is not None or scheme.symmetric:
         return Grid(scheme.bits, scheme.group, scale, None, levels)
     return Grid(scheme.bits, scheme.group, scale, torch.cat([zero for _, zero in found]).to(torch.uint8))
+
+
+def may_be_wide(matrix: Tensor, scheme: QuantizationScheme) -> bool:
+    """Whether a scale for a float32 matrix (rows, columns) may be none of float16's: then all of them are float32."""
+    scheme = scheme.fitting(matrix.shape[1])
+    least, most = 1.0, 1.0
+    for part in _chunks(matrix, scheme.group):
+        size = part.abs().amax(-1)
+        most = max(most, float(size.max()) if size.numel() else 0.0)
+        size = size[size > 0]
+        least = min(least, float(size.min()) if size.numel() else 1.0)
+    steps = 1 if scheme.numbers != "int" else 2 ** (scheme.bits - 1)
+    least_share = SHRINKS[-1] if scheme.search else 1.0
+    return least * least_share / (steps if scheme.symmetric else 2 * steps) < SMALLEST_HALF or most > LARGEST_HALF
 
 
 def _chunks(matrix: Tensor, group: int) -> Iterator[Tensor]:

@@ -123,18 +123,24 @@ def rounding_error(matrix: Tensor) -> Tensor:
     return error.view_as(matrix)
 
 
-def with_losses(choices: Sequence[LayerOptions], losses: Mapping[str, Losses]) -> tuple[LayerOptions, ...]:
-    """The options with what they cost, by name of the layers that each binds; what cannot be done leaves."""
+def with_losses(
+    choices: Sequence[LayerOptions], losses: Mapping[str, Losses], most: Mapping[str, Sequence[int]]
+) -> tuple[LayerOptions, ...]:
+    """The options with what they cost, by name of the layers that each binds; what cannot be done leaves.
+
+    `most`: the bytes of a layer's options, where they may be more than its shape tells.
+    """
     found = []
     for choice in choices:
         known = [losses[name] for name in choice.layers if name in losses]
         sums = [
-            None if all(each is None for each in column) else sum(each for each in column if each is not None)
+            None if None in column else sum(each for each in column if each is not None)
             for column in zip(*known, strict=True)
         ] or [0.0] * len(choice.options)
+        sizes = most.get(choice.name) or [option.bytes for option in choice.options]
         options = tuple(
-            option.model_copy(update={"loss": loss})
-            for option, loss in zip(choice.options, sums, strict=True)
+            option.model_copy(update={"loss": loss, "bytes": size})
+            for option, loss, size in zip(choice.options, sums, sizes, strict=True)
             if loss is not None
         )
         found.append(choice.model_copy(update={"options": options}))

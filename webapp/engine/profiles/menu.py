@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 
 import numpy as np
@@ -12,6 +13,7 @@ from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.techniques import Skip, technique
 from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.artifact import predicted_size
+from webapp.engine.weights.quantized import QuantizedPlan
 
 from .facts import OptionStep, ProfileFacts
 from .knapsack import Floats
@@ -58,7 +60,8 @@ class Menu:
         for layer in self.profile.layers:
             own = [units[name] for name in layer.layers]
             keyed = [(option.steps, json.dumps([s.model_dump() for s in option.steps])) for option in layer.options]
-            rows.append([{unit.weight: stored(unit, *steps) for unit in own} for steps in keyed])
+            plans = [{unit.weight: stored(unit, *steps) for unit in own} for steps in keyed]
+            rows.append([_of_size(option.bytes, found) for option, found in zip(layer.options, plans, strict=True)])
         return rows
 
     @cached_property
@@ -104,6 +107,20 @@ def planned(unit: LayerFacts, plan: StoragePlan, steps: Iterable[OptionStep]) ->
         except Skip:
             continue
     return plan
+
+
+def in_wide_scales(plan: StoragePlan) -> StoragePlan:
+    """With float32 scales in the place of float16's."""
+    return plan.mapped(lambda leaf: replace(leaf, scale_dtype="float32") if isinstance(leaf, QuantizedPlan) else leaf)
+
+
+def _of_size(size: int, plans: dict[str, StoragePlan]) -> dict[str, StoragePlan]:
+    """The plans of an option of that many bytes: whoever looked at the values may know that they need wide scales."""
+    if sum(plan.bytes for plan in plans.values()) < size:
+        wide = {name: in_wide_scales(plan) for name, plan in plans.items()}
+        if sum(plan.bytes for plan in wide.values()) == size:
+            return wide
+    return plans
 
 
 @cache

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from webapp.engine.lazy import Tensor
-from webapp.engine.profiles.facts import OptionStep
+from webapp.engine.math.grids import QuantizationScheme, may_be_wide
+from webapp.engine.profiles.facts import Option, OptionStep
+from webapp.engine.profiles.menu import in_wide_scales, planned
 from webapp.engine.techniques import technique
 from webapp.engine.techniques.calibration import Covariance, WeightMatrix
+from webapp.engine.techniques.rounding import Rounding
 from webapp.engine.weights import Composite, Encoded
 
 Chain = Sequence[OptionStep]
@@ -28,6 +32,27 @@ def changes(matrix: WeightMatrix, inputs: Covariance | None, chains: Sequence[Ch
     for index, encoded in _tried(matrix, inputs, list(enumerate(chains))):
         after = matrix.layout.matrix(encoded.decode().float())
         yield index, after - before
+
+
+def bytes_at_most(matrix: WeightMatrix, options: Sequence[Option]) -> list[int]:
+    """Of each option, in the order given. A plan knows shapes alone, and takes scales for float16; a group of tiny or
+    of huge values makes all of them float32."""
+    unit, before, values = matrix.layer, matrix.encoded.plan, matrix.floats()
+    wide: dict[QuantizationScheme, bool] = {}
+    found = []
+    for option in options:
+        more = 0
+        for name, settings in ((step.technique, step.settings) for step in option.steps[-1:]):
+            kind = technique(name)
+            if isinstance(kind, Rounding):
+                given: Any = kind.Settings.model_validate(settings)
+                scheme = given.scheme
+                if scheme not in wide:
+                    wide[scheme] = may_be_wide(values, scheme)
+                plan = planned(unit, before, option.steps)
+                more = in_wide_scales(plan).bytes - plan.bytes if wide[scheme] else 0
+        found.append(option.bytes + more)
+    return found
 
 
 def _tried(

@@ -35,7 +35,7 @@ class _PartWatch:
         self.batch = 0
         self.products: dict[str, MatrixSensitivity] = {}
         self.seen: list[tuple[Tensor, tuple[Any, ...], str]] = []  # the inputs of this batch, and who was given them
-        self.taken: set[str] = set()  # parameters whose products are seen
+        self.taken: set[str] = set()  # parameters whose products or lookups were seen
         self.handles: list[Any] = []
 
     def run(self) -> None:
@@ -65,10 +65,9 @@ class _PartWatch:
                     self._watch_lookup(inner, path, layer)
                 elif isinstance(inner, nn.Linear):
                     self._watch_product(path, layer, 1)
-        taken = {id(parameter) for name, parameter in self._parameters() if name in self.taken}
         for name, parameter in self._parameters():
-            free = id(parameter) not in taken and parameter.is_floating_point() and not parameter.is_meta
-            parameter.requires_grad_(free and self._stored(name) in self.units)
+            there = parameter.is_floating_point() and not parameter.is_meta
+            parameter.requires_grad_(there and self._stored(name) in self.units)
 
     def _inner(self, path: str) -> nn.Module | None:
         if not path.startswith(self.part.prefix):
@@ -105,10 +104,10 @@ class _PartWatch:
         part = self._inner(path)
         if part is None:
             return
-        self.taken.add(f"{path}.weight")
         seed = zlib.crc32(f"{self.seed} {path}".encode())
 
         def hook(x: Tensor, output: Tensor) -> Callable[[Tensor], None]:
+            self.taken.add(f"{path}.weight")
             convolves = isinstance(part, nn.modules.conv._ConvNd)
             valid = self.mask if _of_tokens(x, self.mask) and not convolves else None
             if self._leader(path, part, x) == path:
@@ -137,10 +136,10 @@ class _PartWatch:
         return self.leaders[path]
 
     def _watch_lookup(self, part: nn.Embedding, path: str, layer: LayerFacts) -> None:
-        self.taken.add(f"{path}.weight")
         lookups = Lookups()
 
         def hook(ids: Tensor, output: Tensor) -> Callable[[Tensor], None]:
+            self.taken.add(f"{path}.weight")
             valid = self.mask if self.mask is not None and ids.shape == self.mask.shape else None
             flat = ids.reshape(len(ids), -1) if ids.dim() > 1 else ids.reshape(1, -1)
 
@@ -154,8 +153,15 @@ class _PartWatch:
         self._hook(part, hook)
 
     def _take_squares(self) -> None:
-        """Of the gradients of all parameters whose products are not seen, batch by batch."""
+        """Of the gradients of all parameters whose products are not seen, batch by batch.
+
+        Whether a module is called, or its parent takes the weight (as in Mamba), the first batch tells.
+        """
+        taken = {id(parameter) for name, parameter in self._parameters() if name in self.taken}
         for name, parameter in self._parameters():
+            if id(parameter) in taken:
+                parameter.requires_grad_(False)
+                parameter.grad = None
             if parameter.grad is None:
                 continue
             squares, stored = parameter.grad.square(), self._stored(name)

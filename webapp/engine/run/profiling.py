@@ -19,6 +19,7 @@ from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
 from webapp.engine.profiles.losses import EVERY, Losses, option_losses, rounding_error, with_losses
 from webapp.engine.profiles.options import layer_options
 from webapp.engine.profiles.sensitivity import LayerSensitivity, as_kept, from_kept
+from webapp.engine.profiles.trials import bytes_at_most
 from webapp.engine.profiles.watching import sensitivities
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.techniques.calibration import WeightMatrix
@@ -41,6 +42,7 @@ class PartLosses:
     """What was found in a part of the model, as the scratch folder keeps it: by the names of layers."""
 
     losses: dict[str, Losses] = field(default_factory=dict)
+    most: dict[str, list[int]] = field(default_factory=dict)  # the bytes that options may take
     noise: dict[str, float] = field(default_factory=dict)  # what a rounding error costs that is the same for all
     like: dict[str, Losses] = field(default_factory=dict)  # of a block in which all was tried, by names within blocks
     count: float = 1.0  # of the drawn loss, known once its last part is through
@@ -59,7 +61,7 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
     folder = job.scratch or job.output
     folder.mkdir(parents=True, exist_ok=True)
     found = _Profiling(model, facts.units(), choices, data, job.run.seed, folder).run(ProgressPart(report, 0.0, 0.7))
-    layers = with_losses(choices, found.losses)
+    layers = with_losses(choices, found.losses, found.most)
     tokens = sum(batch.inputs["input_ids"].numel() for batch in data if "input_ids" in batch.inputs)
     profile = ProfileFacts(
         unit=unit_of(spec),
@@ -113,6 +115,7 @@ class _Profiling:
             span = (0.3 + 0.7 * (part.number + end) / part.total for end in (0, 1))
             here = self._part(part, found, ProgressPart(report, *span))
             found.losses |= here.losses
+            found.most |= here.most
             found.noise |= here.noise
             found.like |= here.like
             found.count = here.count
@@ -127,6 +130,7 @@ class _Profiling:
         while (path := self.folder / f"part-{number}.json").exists():
             kept: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
             found.losses |= kept["losses"]
+            found.most |= kept["most"]
             found.noise |= kept["noise"]
             found.like |= kept["like"]
             found.count = kept["count"]
@@ -146,15 +150,17 @@ class _Profiling:
         whole = not part.prefix or part.number % EVERY == 1
         reached = [unit for unit in self.units if unit.weight in known]
         for unit in self.units:
-            own = known.get(unit.weight)
+            own, shared = known.get(unit.weight), unit.kind == "embedding" or bool(unit.aliases)
             if own is not None:
                 share = reached.index(unit) / len(reached)
                 report.progress(PASSES + (1 - PASSES) * share, f"What is lost: {unit.name}")
-            if unit.kind == "embedding" and own is not None:
+            if shared and own is not None:
                 self.carried.setdefault(unit.weight, {})[part.number] = own
-            if unit.kind == "embedding" and last:
+            if shared and last:
                 own = reduce(LayerSensitivity.joined, self.carried.get(unit.weight, {}).values(), LayerSensitivity())
-            elif unit.kind == "embedding" or own is None:
+            elif last and own is None and unit.name not in found.losses:
+                own = LayerSensitivity()  # no sample reached it
+            elif shared or own is None:
                 continue
             matrix = matrices.get(unit.weight) or WeightMatrix(unit, unit.name, "", unit.layout, self.model)
             within = unit.name.removeprefix(part.prefix)
@@ -162,6 +168,8 @@ class _Profiling:
             here.losses[unit.name] = option_losses(matrix, own, self.options[unit.name], count, neighbour)
             if part.prefix and neighbour is None:
                 here.like[within] = here.losses[unit.name]
+            if unit.kind != "other":
+                here.most[unit.name] = bytes_at_most(matrix, self.options[unit.name])
             if unit.shape:
                 here.noise[unit.name] = own.cost(rounding_error(matrix.floats()), count)
         return here
