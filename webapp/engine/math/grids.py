@@ -67,15 +67,18 @@ class QuantizationScheme:
         return replace(self, group=self.group if self.group < columns else 0)
 
 
-def fit_grid(matrix: Tensor, scheme: QuantizationScheme, weights: Tensor | None = None) -> Grid:
-    """The grid for a float32 matrix (rows, columns). `weights` (columns,): how much an error in each column counts."""
+def fit_grid(matrix: Tensor, scheme: QuantizationScheme, weights: Tensor | None = None, sample: int = SAMPLE) -> Grid:
+    """The grid for a float32 matrix (rows, columns). `weights` (columns,): how much an error in each column counts.
+
+    `sample`: about how many values levels are fitted to.
+    """
     scheme = scheme.fitting(matrix.shape[1])
     counts = None if weights is None else grouped((weights / weights.amax().clamp(min=1e-30))[None], scheme.group)
     levels = None
     if scheme.numbers != "int":
         levels = normal_levels(scheme.bits)
         if scheme.numbers == "fitted":
-            levels = _fitted(matrix, scheme, levels, counts)
+            levels = _fitted(matrix[:: max(1, matrix.numel() // sample)], scheme, levels, counts)
     found = [
         _searched(part, scheme, levels, counts) if scheme.search else _spanning(part, scheme, levels)
         for part in _chunks(matrix, scheme.group)
@@ -181,8 +184,8 @@ def _looked_up(ratios: Tensor, table: Tensor) -> Tensor:
 
 
 def _fitted(matrix: Tensor, scheme: QuantizationScheme, levels: Tensor, weights: Tensor | None) -> Tensor:
-    """Levels for this matrix, by Lloyd's method on some of its rows: scales and levels take turns."""
-    values = grouped(matrix[:: max(1, matrix.numel() // SAMPLE)], scheme.group)
+    """Levels for this matrix, by Lloyd's method: scales and levels take turns."""
+    values = grouped(matrix, scheme.group)
     counts = (torch.ones_like(values[:1]) if weights is None else weights).expand_as(values).reshape(-1)
     for _ in range(LLOYD_ROUNDS):
         scale, _ = _searched(values, scheme, levels, weights)

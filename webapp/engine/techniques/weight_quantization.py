@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
+from webapp.engine.math.grids import fit_grid
+from webapp.engine.math.quantizers import nearest_values
 from webapp.engine.recipe import setting
-from webapp.engine.weights import Encoded, Quantized, StoragePlan
+from webapp.engine.weights import Dense, Encoded, Quantized, StoragePlan
 
 from .base import MATRICES, LayerByLayer, Outcome
+from .calibration import Covariance, WeightMatrix
 from .rounding import Rounding, RoundingSettings
+
+TRIED = 1 << 14  # values that levels are fitted to where settings are only tried
 
 
 class WeightQuantization(Rounding, LayerByLayer):
@@ -47,3 +52,12 @@ class WeightQuantization(Rounding, LayerByLayer):
 
         done = encoded.mapped(rounded)
         return done, Outcome(layer.name, self.asked(layer, settings), done.plan.label)
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        """With levels that are fitted to fewer values."""
+        whole, encoded = matrix.floats(), matrix.encoded
+        for settings in choices:
+            values = nearest_values(whole, fit_grid(whole, settings.scheme, sample=TRIED))
+            yield Dense(matrix.layout.weight(values, encoded.shape).contiguous(), zeros_wanted=encoded.plan.pruned)
