@@ -314,7 +314,8 @@ def invalid(error: ValidationError, prefix: str) -> RecipeInvalid:
     shown = f" (it is {json.dumps(given)[:80]})" if given is None or isinstance(given, str | int | float) else ""
     if first["type"] in KINDS:
         return RecipeInvalid(f"`{field}` must be {KINDS[first['type']]}{shown}.", field)
-    what = first["msg"][:1].lower() + first["msg"][1:]
+    said = first["msg"].removeprefix("Value error, ")
+    what = said[:1].lower() + said[1:]
     if first["type"] == "extra_forbidden":
         return RecipeInvalid(f"`{field}` is not a setting that exists; remove it.", field)
     if first["type"] == "missing":

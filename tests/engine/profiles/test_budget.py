@@ -151,6 +151,7 @@ def test_a_goal_that_says_nothing_is_refused(goal):
     with pytest.raises(BudgetInvalid) as caught:
         BudgetGoal.read(goal)
     assert caught.value.field.startswith("goal")
+    assert "alue error" not in caught.value.message
 
 
 def test_limits_that_name_what_is_not_there_are_refused(solver):
