@@ -131,10 +131,12 @@ class MatrixSensitivity:
         """(rows,): the same of changes (rows, columns) of these outputs of one group, each for itself; float64."""
 
         def of(inputs: SampleCovariance) -> Tensor:
-            total = _row_traces(change, inputs.common[0]) * self.summed.diagonal[rows]
-            if not self.places:
-                return total
-            return total + _row_traces(change, inputs.apart[0]) * self.each.diagonal[rows]
+            common = _row_traces(change, inputs.common_sums[0])
+            total = common * self.summed.diagonal[rows]
+            if self.places:
+                apart = (_row_traces(change, inputs.sums[0]) - common).clamp(min=0)
+                total += apart * self.each.diagonal[rows]
+            return total / max(inputs.count, 1)
 
         return self._between(of)
 
