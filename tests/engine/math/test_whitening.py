@@ -67,3 +67,14 @@ def test_a_covariance_without_a_root_falls_back_and_says_so():
     made = whitening.target(torch.ones(2, 3).double(), found, product)
     assert torch.allclose(made[:, :2], torch.ones(2, 2).double(), atol=0.01)
     assert made.isfinite().all()
+
+
+def test_what_rounding_left_of_inputs_that_are_all_alike_is_damped():
+    x = torch.full((140, 48), 0.1) + 1e-7 * torch.randn(140, 48, generator=torch.Generator().manual_seed(0))
+    sums = (x.t() @ x).double()
+    noise = 2.0**-22 * float(sums.trace())
+    mean = x.mean(0).double()
+    found = whitening.metric(sums.addr(mean, mean, alpha=-140), noise=noise)
+    weight = torch.ones(3, 48, dtype=torch.float64)
+    assert float(whitening.target(weight, found, found.root @ found.root.t()).abs().max()) < 3
+    assert found.damping == noise

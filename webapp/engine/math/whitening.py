@@ -30,15 +30,16 @@ class InputMetric:
         return answers @ self.inverse.t() @ self.inverse
 
 
-def metric(sums: Tensor, share: float = DAMPING) -> InputMetric:
+def metric(sums: Tensor, share: float = DAMPING, noise: float = 0.0) -> InputMetric:
     """From x^T x (n, n): its Cholesky factor, or of a matrix that has none the root of its clamped eigenvalues.
 
+    `noise`: how far its eigenvalues are off by rounding, where little is left of large sums; the damping is not below.
     Inputs that are all zero, or no numbers, are given the plain metric.
     """
     covariance = sums.to(torch.float64, copy=True)
     if not bool(covariance.isfinite().all()):
         return InputMetric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs held NaN or infinity")
-    damping = share * float(covariance.diagonal().mean())
+    damping = max(share * float(covariance.diagonal().mean()), noise)
     if damping <= 0:
         return InputMetric(torch.eye(len(sums), dtype=torch.float64), 0.0, note="its inputs were all zero")
     covariance.diagonal().add_(damping)
@@ -46,7 +47,8 @@ def metric(sums: Tensor, share: float = DAMPING) -> InputMetric:
     if not info:
         return InputMetric(root, damping)
     values, vectors = torch.linalg.eigh(covariance)
-    values = values.clamp(min=LEAST * float(values[-1])).sqrt()
+    least = max(damping, LEAST * float(values[-1]))  # but for rounding none is less than the damping
+    values = values.clamp(min=least).sqrt()
     note = "the covariance of its inputs has no Cholesky factor, so its eigenvalues were clamped"
     return InputMetric(vectors * values, damping, (vectors / values).t().contiguous(), note)
 

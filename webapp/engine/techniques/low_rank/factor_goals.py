@@ -22,6 +22,7 @@ from webapp.engine.techniques.calibration import (
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 
+ROUNDING = 2.0**-22  # of sums in float32, beside their trace
 TRIALS = 4  # batches on which the effect of one layer's factors on its block is measured
 
 
@@ -103,11 +104,12 @@ class _Inputs:
         self.mean = found.total[0].double() / found.count
         self.original_mean = crossed.original_total[0].double() / found.count if crossed else self.mean
         sums, self.cross = found.sums[0].double(), crossed.cross[0].double() if crossed else None
+        noise = ROUNDING * float(sums.diagonal().sum()) if centred else 0.0
         if centred:
             sums.addr_(self.mean, self.mean, alpha=-found.count)
             if self.cross is not None:
                 self.cross.addr_(self.mean, self.original_mean, alpha=-found.count)
-        self.metric = whitening.metric(sums)
+        self.metric = whitening.metric(sums, noise=noise)
 
 
 def _goal(
