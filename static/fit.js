@@ -88,6 +88,8 @@ function show(found) {
     at("forecast-points-interval").textContent = `${expected.points.low.toFixed(2)} to ${expected.points.high.toFixed(2)}`;
   }
   at("forecast-bits").textContent = ((8 * size) / known.params).toFixed(2);
+  at("forecast-cuts-row").hidden = !answer.cuts.length;
+  at("forecast-cuts").textContent = answer.cuts.map((cut) => `${cut.unit}: ${cut.label}`).join("; ");
   at("mini").textContent = `${bytes(size)}, ${significant(expected.loss.value)} ${known.loss_unit}`;
   if (!bySize && document.activeElement !== form.elements.size) form.elements.size.value = rounded(size);
   if (!bySize || document.activeElement !== slider) slider.value = stepOf(bySize ? number(form.elements.size) * known.unit_bytes : size);

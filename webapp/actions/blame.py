@@ -13,7 +13,7 @@ from webapp.engine.errors import RecipeInvalid, quoted
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Solver
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.giving_back import choice_of, without_layers
+from webapp.engine.run.giving_back import choice_of, cuts_of, without_layers
 from webapp.engine.run.metrics import METRICS
 from webapp.engine.run.predict import prepare
 from webapp.engine.run.stages.blame import WORST, BlameStage
@@ -111,7 +111,8 @@ def _expected(
         for name in layer.layers:
             if number is not None:
                 found[name] = layer.options[number].label, share * scaled[layer.name] / len(layer.layers)
-    return found, (total if None not in choice else None), solver
+    uncut = cuts_of(solver.profile, facts, recipe) == []
+    return found, (total if uncut and None not in choice else None), solver
 
 
 def measure_blame(session: Session, jobs: BlameQueue, run: Run, layers: Sequence[str] = ()) -> None:

@@ -80,6 +80,9 @@ def test_every_option_has_a_loss_and_mixed_recipes_are_measured(job, bench):
             else (0.0, 0.0, 0.0)
         )
         assert eight <= four <= two, layer.name
+    (cut,) = found.cuts
+    assert cut.unit == "channels of 2"
+    assert 0 < cut.loss < 1
     assert len(found.measured) > 2
     losses = [one.loss for one in found.measured]
     assert losses == sorted(losses)

@@ -82,8 +82,10 @@ def held_in(facts: CheckpointFacts, asked: Sequence[str]) -> Callable[[LayerOpti
         key = (layer.kind, layer.shape, option.label)
         if key not in found:
             unit = units[layer.layers[0]]
-            tensor = facts.tensor(unit.weight)
-            plan = planned(unit, DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros), option.steps)
+            tensor, shape = facts.tensor(unit.weight), layer.shape or unit.shape  # of a layer that is cut another
+            before = DensePlan(shape, tensor.dtype, zeros=tensor.zeros if shape == tensor.shape else 0)
+            unit = unit.model_copy(update={"shape": shape})
+            plan = planned(unit, before, option.steps)
             found[key] = all(form.holds(unit, plan) for form in forms)
         return found[key]
 

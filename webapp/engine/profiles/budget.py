@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -14,16 +17,22 @@ from pydantic import Field, ValidationError, model_validator
 
 from webapp.engine.errors import BudgetInvalid, quoted, some
 from webapp.engine.facts import CheckpointFacts, Facts
-from webapp.engine.recipe import invalid
+from webapp.engine.recipe import Recipe, invalid
+from webapp.engine.techniques import Skip
+from webapp.engine.weights import StoragePlan
 from webapp.units import byte_text, significant
 
-from .facts import KEPT, LayerOptions, LossUnit, Option, ProfileFacts
+from .cuts import by_unit, cut_facts, cut_profile, touched
+from .facts import KEPT, Cut, LayerOptions, LossUnit, Option, ProfileFacts
 from .fit import TINIEST, Interval, LossFit, PointsFit
 from .knapsack import HullPath, Whole, cheapest, path, total
 from .menu import Floats, Menu
 from .recipes import RecipeWriter
 
 FRONT = 40  # points of the chart
+CUT_SIZES = 6  # over the whole range, at which it is looked for the best cuts
+MOST_CUT, UNITS = 32, 6  # combinations of cuts that are looked at, of the largest units
+TRIED = 3  # of them for a goal
 TRIES = 6  # at the exact size
 MARGIN = 1e-4  # of the goal, left at the first try for what a header may grow
 FINE = 5e-4  # of the goal: nearer to it nobody looks
@@ -82,6 +91,13 @@ class Chosen(Facts):
     loss: float
 
 
+class ChosenCut(Facts):
+    unit: str
+    label: str
+    family: str
+    loss: float
+
+
 class FrontPoint(Facts):
     size_bytes: int
     loss: float
@@ -96,6 +112,7 @@ class Budget(Facts):
     size_bytes: int
     expected: Expected
     layers: tuple[Chosen, ...]
+    cuts: tuple[ChosenCut, ...] = ()
     front: tuple[FrontPoint, ...]
 
 
@@ -119,59 +136,219 @@ class _Allowed:
     path: HullPath
     least: list[int]  # the choice of the smallest file
     least_bytes: int
-    front: tuple[FrontPoint, ...]
 
 
 class Solver:
     """Budgets on one profile. What no goal changes is remembered: keep it for as long as the profile is asked.
 
-    A profile with more measurements has other fits, and needs another solver.
+    A profile with more measurements has other fits, and needs another solver. What cuts leave of a model is a profile
+    too (`cuts.cut_profile`), with a solver of its own that this one asks: `after` is the recipe of what came before.
     """
 
-    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts) -> None:
-        self.profile, self.facts = profile, facts
+    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, after: Recipe | None = None) -> None:
+        self.profile, self.facts, self.after = profile, facts, after
         self.menu, self.fit, self.points_fit = Menu(profile, facts), LossFit.of(profile), PointsFit.of(profile)
         self._writer = RecipeWriter(facts)
         self._rows = {layer.name: row for row, layer in enumerate(profile.layers)}
         self._remembered: OrderedDict[bytes, _Allowed] = OrderedDict()
         self._remembering = Lock()  # the web process asks from many threads
+        self._cut: dict[str, Solver | None] = {}
+        self._fronts: OrderedDict[bytes, tuple[FrontPoint, ...]] = OrderedDict()
+        self._plans: dict[tuple[object, ...], StoragePlan | None] = {}
+        self._candidates: OrderedDict[bytes, tuple[Solver, ...]] = OrderedDict()
 
     def solve(self, goal: BudgetGoal, limits: Limits = ANYTHING) -> Budget:
         """The options with the least expected loss within a size, else with the least size within a tolerance.
 
         Raises BudgetInvalid with the least that can be reached and with what stands in the way.
         """
-        allowed = self._allowed(limits)
         size, loss = goal.size(self.facts.weights_bytes), self._tolerance(goal)
-        if size is not None:
-            choice = self._best(allowed, limits, size)
-        else:
-            assert loss is not None
-            choice = self._smallest(allowed, limits, loss)
-        if size is not None and loss is not None and (least := self.expected(choice).loss.value) > loss:
+        solver, choice = self._solved(limits, size, loss)
+        if size is not None and loss is not None and (least := solver.expected(choice).loss.value) > loss:
             raise BudgetInvalid(
                 f"Within {byte_text(size)} the expected loss is at least {self._text(least)}, and "
                 f"{self._text(loss)} is asked; allow a larger file or a larger loss.",
                 "goal",
             )
-        return self.answer(choice, loss, allowed.front)
+        return solver.answer(choice, loss, self._whole_front(limits))
+
+    def _solved(self, limits: Limits, size: int | None, loss: float | None) -> tuple[Solver, list[int]]:
+        """The best choice, and whose: the solver's of a profile after cuts, or this one's."""
+        solvers = self._worth(limits)
+        if size is None:
+            assert loss is not None
+            reaching = [each for each in solvers if each._bytes_within(limits, loss) < math.inf]
+            able = sorted(reaching, key=lambda each: each._bytes_within(limits, loss))[:TRIED] or [self]
+            found = [(each, each._smallest(each._allowed(limits), limits, loss)) for each in able]
+            return min(found, key=lambda one: one[0].menu.size(one[1]))
+        if (least := self.smallest(limits)) > size:
+            raise BudgetInvalid(
+                f"The smallest file that is possible here has {byte_text(least)}, and {byte_text(size)} "
+                f"are asked{self._freed(limits, self.smallest, byte_text)}.",
+                "goal",
+            )
+        fitting = [each for each in solvers if each._allowed(limits).least_bytes <= size]
+        able = sorted(fitting, key=lambda each: each._loss_within(limits, size))[:TRIED]
+        found = [(each, each._best(each._allowed(limits), size)) for each in able]
+        return min(found, key=lambda one: total(one[0]._allowed(limits).costs, np.array(one[1])))
+
+    def _worth(self, limits: Limits) -> tuple[Solver, ...]:
+        """This solver, and those after the cuts that are the best at some size, as coordinate descent finds them.
+
+        It looks at no more than MOST_CUT combinations of the UNITS with most bytes: each is a profile of its own.
+        """
+        units = self._units(limits)
+        if not units:
+            return (self,)
+        key = self.costs(limits).tobytes() + _named(cuts[0] for cuts in units).encode()
+        with self._remembering:
+            if key in self._candidates:
+                return self._candidates[key]
+        looked: dict[str, Solver] = {_named(()): self}
+
+        def solver_after(taken: tuple[Cut | None, ...]) -> Solver | None:
+            cuts = tuple(cut for cut in taken if cut is not None)
+            name = _named(cuts)
+            if name not in looked and len(looked) < MOST_CUT and (found := self.without(cuts)) is not None:
+                looked[name] = found
+            return looked.get(name)
+
+        def descended(taken: tuple[Cut | None, ...], cost: Callable[[Solver], float]) -> tuple[Cut | None, ...]:
+            at = solver_after(taken)
+            least = math.inf if at is None else cost(at)
+            better = True
+            while better:
+                better = False
+                for place, cuts in enumerate(units):
+                    for cut in (None, *cuts):
+                        other = (*taken[:place], cut, *taken[place + 1 :])
+                        if (there := solver_after(other)) is not None and (now := cost(there)) < least:
+                            taken, least, better = other, now, True
+            return taken
+
+        smallest = descended(
+            tuple(min(cuts, key=lambda cut: -cut.loss) for cuts in units),
+            lambda solver: solver._allowed(limits).least_bytes,
+        )
+        end = solver_after(smallest) or self
+        sizes = np.geomspace(self.facts.weights_bytes, end._allowed(limits).least_bytes, CUT_SIZES + 1)[1:]
+        taken: tuple[Cut | None, ...] = (None,) * len(units)
+        for size in sizes.tolist():
+            taken = descended(taken, lambda solver, size=size: solver._loss_within(limits, size))  # type: ignore[misc]
+        found = tuple(looked.values())
+        with self._remembering:
+            self._candidates[key] = found
+            if len(self._candidates) > REMEMBERED:
+                self._candidates.popitem(last=False)
+        return found
+
+    def _units(self, limits: Limits) -> list[list[Cut]]:
+        """The cuts that may be taken, by unit, the units that most layers' bytes hang on first."""
+        found: list[tuple[int, list[Cut]]] = []
+        for unit, cuts in by_unit(self.profile).items():
+            if limits.families is None or cuts[0].family in limits.families:
+                reached = self._reached[unit]
+                if reached and not reached & limits.locks.keys():
+                    size = sum(self.profile.layers[self._rows[name]].options[0].bytes for name in reached)
+                    found.append((size, cuts))
+        return [cuts for _, cuts in sorted(found, key=lambda one: -one[0])[:UNITS]]
+
+    @cached_property
+    def _reached(self) -> dict[str, frozenset[str]]:
+        """By unit the names of the layers that its cuts change; none where they cannot be done."""
+        found = {}
+        for unit, cuts in by_unit(self.profile).items():
+            try:
+                found[unit] = frozenset(touched(self.facts, self.profile, cuts[0]))
+            except Skip:
+                found[unit] = frozenset()
+        return found
+
+    def _loss_within(self, limits: Limits, size: float) -> float:
+        """About the least scaled loss within a size, from the path alone; infinite where nothing is as small."""
+        allowed = self._allowed(limits)
+        along, steps = allowed.path, allowed.path.within(size - allowed.least_bytes + float(allowed.path.weights[-1]))
+        if steps is None:
+            return math.inf
+        if not steps:
+            return float(along.costs[0])
+        spare = size - allowed.least_bytes + float(along.weights[-1] - along.weights[steps])
+        return float(along.costs[steps] - along.slopes[steps - 1] * spare)
+
+    def _bytes_within(self, limits: Limits, loss: float) -> float:
+        """About the least bytes within an expected loss, from the path alone."""
+        allowed = self._allowed(limits)
+        steps = int(np.searchsorted(allowed.path.costs, self.fit.sum_within(loss), "right")) - 1
+        if steps < 0:
+            return math.inf
+        return float(allowed.path.weights[steps] - allowed.path.weights[-1] + allowed.least_bytes)
+
+    def _whole_front(self, limits: Limits) -> tuple[FrontPoint, ...]:
+        """The least loss at sizes over the whole range, ascending; with cuts where they lose less."""
+        solvers = self._worth(limits)
+        key = self.costs(limits).tobytes() + bytes(len(solvers))
+        with self._remembering:
+            if key in self._fronts:
+                return self._fronts[key]
+        found = self._front(limits)
+        if len(solvers) > 1:
+            least = min(each._allowed(limits).least_bytes for each in solvers)
+            points = []
+            for size in np.geomspace(least, max(found[-1].size_bytes, least), FRONT).tolist():
+                best = min(solvers, key=lambda each, size=size: each._loss_within(limits, size))  # type: ignore[misc]
+                along, ends = best._allowed(limits).path, best._allowed(limits).least_bytes
+                steps = along.within(size - ends + float(along.weights[-1]))
+                points.append(best._point(along, len(along.rows) if steps is None else steps, ends))
+            found = (*(one for one, after in pairwise(points) if after.loss < one.loss), points[-1])
+        with self._remembering:
+            self._fronts[key] = found
+            if len(self._fronts) > REMEMBERED:
+                self._fronts.popitem(last=False)
+        return found
 
     def answer(
         self, choice: Sequence[int], tolerance: float | None = None, front: tuple[FrontPoint, ...] = ()
     ) -> Budget:
         """This choice, whoever made it, as a budget is told."""
         recipe = self._writer.recipe(self.profile, choice)
+        steps = [step for made in (self.after, recipe) if made is not None for step in made.steps]
+        cuts = [layer for layer in self.profile.layers if not layer.layers]
         return Budget(
-            recipe=None if recipe is None else recipe.as_dict(),
+            recipe=Recipe(steps=tuple(steps)).as_dict() if steps else None,
             size_bytes=self.menu.size(choice),
             expected=self.expected(choice, tolerance),
             layers=tuple(self._told(choice)),
+            cuts=tuple(
+                ChosenCut(unit=cut.name, label=made.label, family=made.family, loss=made.loss)
+                for cut in cuts
+                for made in cut.options
+            ),
             front=front,
         )
 
+    def without(self, cuts: Sequence[Cut]) -> Solver | None:
+        """The solver of what these cuts leave; None where they cannot be done together.
+
+        Its choices have one place more for each cut, which is 0.
+        """
+        key = _named(cuts)
+        if key not in self._cut:
+            found = None
+            try:
+                left = cut_facts(self.facts, cuts)
+            except Skip:
+                pass
+            else:
+                smaller = cut_profile(self.profile, self.facts, cuts, left, self._plans)
+                found = Solver(smaller, left, self._writer.cutting(cuts))
+                found.menu.known = self.menu.known
+                found.fit, found.points_fit = self.fit, self.points_fit
+            self._cut[key] = found
+        return self._cut[key]
+
     def smallest(self, limits: Limits = ANYTHING) -> int:
         """The bytes of the smallest file that is possible."""
-        return self._allowed(limits).least_bytes
+        return min(each._allowed(limits).least_bytes for each in self._worth(limits))
 
     def expected(self, choice: Sequence[int], tolerance: float | None = None) -> Expected:
         """What a run of this choice will lose."""
@@ -214,6 +391,8 @@ class Solver:
 
     def _told(self, choice: Sequence[int]) -> Iterator[Chosen]:
         for layer, number in zip(self.profile.layers, choice, strict=True):
+            if not layer.layers:  # a cut
+                continue
             option = layer.options[number]
             yield Chosen.model_construct(
                 name=layer.name,
@@ -234,7 +413,7 @@ class Solver:
         along = path(self.menu.bytes, costs)
         least: list[int] = along.choice(len(along.rows)).tolist()
         exact = self.menu.size(least)
-        found = _Allowed(costs, along, least, exact, self._front(along, exact))
+        found = _Allowed(costs, along, least, exact)
         with self._remembering:
             self._remembered[key] = found
             if len(self._remembered) > REMEMBERED:
@@ -268,14 +447,8 @@ class Solver:
             costs[locked, number] = scaled[locked, number]
         return costs
 
-    def _best(self, allowed: _Allowed, limits: Limits, size: int) -> list[int]:
-        """The choice with the least loss within a size."""
-        if allowed.least_bytes > size:
-            raise BudgetInvalid(
-                f"The smallest file that is possible here has {byte_text(allowed.least_bytes)}, and {byte_text(size)} "
-                f"are asked{self._freed(limits, self.smallest, byte_text)}.",
-                "goal",
-            )
+    def _best(self, allowed: _Allowed, size: int) -> list[int]:
+        """The choice with the least loss within a size that some choice is in."""
         best = allowed.least
         limit = float((1 - MARGIN) * size - allowed.least_bytes + allowed.path.weights[-1])
         for _ in range(TRIES):
@@ -333,17 +506,23 @@ class Solver:
     def _text(self, loss: float) -> str:
         return f"{significant(loss)} {self.profile.unit}"
 
-    def _front(self, along: HullPath, least_bytes: int) -> tuple[FrontPoint, ...]:
-        """The least loss at sizes over the whole range, ascending; `least_bytes` are those of the path's end."""
+    def _front(self, limits: Limits) -> tuple[FrontPoint, ...]:
+        """Without cuts."""
+        along, least_bytes = self._allowed(limits).path, self._allowed(limits).least_bytes
         sizes = along.weights + (least_bytes - along.weights[-1])
         # as many points where files are small as where they are large
         wanted = np.geomspace(sizes[-1], sizes[0], FRONT).clip(sizes[-1], sizes[0])
         steps = np.unique(len(sizes) - np.searchsorted(sizes[::-1], wanted, "right"))
-        found = []
-        for step in steps[::-1].tolist():
-            choice = along.choice(step).tolist()
-            predicted = self.predicted(choice)
-            loss = self.fit.loss(self.fit.scaled(predicted), predicted, alone=self._alone(choice))
-            size = round(sizes[step])
-            found.append(FrontPoint(size_bytes=size, loss=loss.value, low=loss.low, high=loss.high))
-        return tuple(found)
+        return tuple(self._point(along, step, least_bytes) for step in steps[::-1].tolist())
+
+    def _point(self, along: HullPath, step: int, least_bytes: int) -> FrontPoint:
+        """After so many steps; `least_bytes` are those of the path's end."""
+        choice = along.choice(step).tolist()
+        predicted = self.predicted(choice)
+        loss = self.fit.loss(self.fit.scaled(predicted), predicted, alone=self._alone(choice))
+        size = round(float(along.weights[step] - along.weights[-1]) + least_bytes)
+        return FrontPoint(size_bytes=size, loss=loss.value, low=loss.low, high=loss.high)
+
+
+def _named(cuts: Iterable[Cut]) -> str:
+    return json.dumps([(cut.unit, cut.label) for cut in cuts])

@@ -47,15 +47,13 @@ class LayerOptions(Facts):
 
 
 class Cut(Facts):
-    """Channels, heads or blocks that leave, and with them a share of every layer that they run through."""
+    """Channels or neurons that leave, and with them a share of every layer that they run through."""
 
-    unit: str  # at most one of a unit's cuts can be chosen: "model.layers.7", "neurons of all blocks"
-    label: str  # "20 % of the neurons"
+    unit: str  # at most one of a unit's cuts can be chosen: "channels of conv1"
+    label: str  # "20 % removed"
+    family: str
     step: OptionStep
     layers: tuple[str, ...]  # that the step is for
-    shares: dict[
-        str, float
-    ]  # of its values that each bound layer keeps, by the name of its `LayerOptions`; 0: it leaves
     loss: float
 
 

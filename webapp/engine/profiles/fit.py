@@ -86,6 +86,7 @@ class LossFit:
     @classmethod
     def of(cls, profile: ProfileFacts) -> LossFit:
         options = {option.family for layer in profile.layers for option in layer.options}
+        options |= {cut.family for cut in profile.cuts}
         families = sorted(options.union(*(one.predicted for one in profile.measured)) - {KEPT})
         data = _usable(profile.measured, families)
         theta, covariance, deviation, freedom = _power_law(data, len(families))

@@ -24,6 +24,7 @@ class Menu:
 
     def __init__(self, profile: ProfileFacts, facts: CheckpointFacts) -> None:
         self.profile, self.facts = profile, facts
+        self.known: dict[tuple[object, ...], StoragePlan] = {}  # plans, which menus of one checkpoint may share
         self._sized = lru_cache(64)(self._size)
 
     @cached_property
@@ -47,7 +48,7 @@ class Menu:
     def plans(self) -> list[list[dict[str, StoragePlan]]]:
         """How the tensors of each layer are stored under each option, by their names."""
         units, dense = {unit.name: unit for unit in self.facts.units()}, self._dense
-        found: dict[tuple[object, ...], StoragePlan] = {}
+        found = self.known
 
         def stored(unit: LayerFacts, steps: Sequence[OptionStep], key: str) -> StoragePlan:
             before = dense[unit.weight]

@@ -13,7 +13,7 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import LayerPatterns, Recipe, Step
 from webapp.engine.techniques import Technique, technique
 
-from .facts import Option, ProfileFacts
+from .facts import Cut, OptionStep, ProfileFacts
 from .patterns import Patterns
 
 FAMILIES = ("Low rank", "Pruning", "Quantization")  # in the order of a recipe: each takes what those before leave
@@ -51,7 +51,14 @@ class RecipeWriter:
             for layer, number in zip(profile.layers, choice, strict=True)
             for name in layer.layers
         ]
-        drafts = sorted(_drafts(chosen), key=lambda draft: draft.place)
+        return self._written((name, step) for name, option in chosen for step in option.steps)
+
+    def cutting(self, cuts: Iterable[Cut]) -> Recipe | None:
+        """What makes these cuts."""
+        return self._written((name, cut.step) for cut in cuts for name in cut.layers)
+
+    def _written(self, steps: Iterable[tuple[str, OptionStep]]) -> Recipe | None:
+        drafts = sorted(_drafts(steps), key=lambda draft: draft.place)
         return Recipe(steps=tuple(map(self._step, drafts))) if drafts else None
 
     def _step(self, draft: _Draft) -> Step:
@@ -103,14 +110,13 @@ class RecipeWriter:
                 yield pattern, text
 
 
-def _drafts(chosen: Iterable[tuple[str, Option]]) -> list[_Draft]:
+def _drafts(steps: Iterable[tuple[str, OptionStep]]) -> list[_Draft]:
     found: dict[tuple[str, str], _Draft] = {}
-    for name, option in chosen:
-        for step in option.steps:
-            shared, own = apart(step.technique, json.dumps(step.settings))
-            draft = found.setdefault((step.technique, shared), _Draft(technique(step.technique), shared))
-            draft.layers[name] = own
-            draft.said.update(step.settings)
+    for name, step in steps:
+        shared, own = apart(step.technique, json.dumps(step.settings))
+        draft = found.setdefault((step.technique, shared), _Draft(technique(step.technique), shared))
+        draft.layers[name] = own
+        draft.said.update(step.settings)
     return list(found.values())
 
 

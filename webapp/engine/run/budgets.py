@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
 from webapp.engine.profiles.smallest import Probe, Search
 from webapp.engine.recipe import Recipe
 
-from .giving_back import choice_of
+from .giving_back import choice_of, cuts_of
 from .worsening import LOSSES, POINTS, lost, points_lost
 
 
@@ -38,6 +39,8 @@ def expected_of(profile_id: str | None, budget: Budget) -> dict[str, Any]:
     for layer in budget.layers:
         if layer.family != KEPT:
             predicted[layer.family] = predicted.get(layer.family, 0.0) + layer.loss
+    for cut in budget.cuts:
+        predicted[cut.family] = predicted.get(cut.family, 0.0) + cut.loss
     return _kept(profile_id, budget.size_bytes, budget.expected, predicted)
 
 
@@ -46,7 +49,13 @@ def foretold(profile_id: str, solver: Solver, recipe: Recipe) -> dict[str, Any] 
     choice = [number for number in choice_of(solver.profile, solver.facts, recipe) if number is not None]
     if len(choice) < len(solver.profile.layers):
         return None
-    return _kept(profile_id, solver.menu.size(choice), solver.expected(choice), solver.predicted(choice))
+    cuts = cuts_of(solver.profile, solver.facts, recipe)
+    left = None if cuts is None else solver.without(cuts) if cuts else solver
+    if cuts is None or left is None:
+        return None
+    choice = [*choice, *[0] * len(cuts)]
+    known = math.isfinite(sum(left.predicted(choice).values()))
+    return expected_of(profile_id, left.answer(choice)) if known else None
 
 
 def best_within(solver: Solver, limits: Limits, size_bytes: int) -> Budget:

@@ -9,7 +9,7 @@ from typing import Any
 
 from webapp.engine.errors import RecipeInvalid, some
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.profiles.facts import OptionStep, ProfileFacts
+from webapp.engine.profiles.facts import Cut, OptionStep, ProfileFacts
 from webapp.engine.profiles.recipes import apart
 from webapp.engine.recipe import Recipe, Step, matches
 
@@ -53,9 +53,15 @@ def _without(step: Step, done: PreparedStep, layers: Collection[str]) -> dict[st
 
 
 def choice_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> list[int | None]:
-    """The number of the option that the recipe gives each of the profile's layers; None where it has no such option."""
+    """The number of the option that the recipe gives each of the profile's layers; None where it has no such option.
+
+    Beside its cuts: `cuts_of`.
+    """
     done: dict[str, list[tuple[str, str]]] = {}
+    cutting = {cut.step.technique for cut in profile.cuts}
     for step in prepare(facts, recipe):
+        if step.technique.name in cutting:
+            continue
         for layer in step.layers:
             settings = step.settings.of(layer).model_dump(mode="json")
             done.setdefault(layer.name, []).append(_counted(step.technique.name, settings))
@@ -65,6 +71,23 @@ def choice_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> 
         options = (n for n, option in enumerate(choice.options) if {tuple(map(_said, option.steps))} == asked)
         found.append(next(options, None))
     return found
+
+
+def cuts_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> list[Cut] | None:
+    """The profile's cuts that the recipe makes; None where it cuts otherwise."""
+    cutting = {cut.step.technique for cut in profile.cuts}
+    done: set[tuple[str, tuple[str, str]]] = set()
+    for step in prepare(facts, recipe):
+        if step.technique.name in cutting:
+            each = ((layer.name, step.settings.of(layer).model_dump(mode="json")) for layer in step.layers)
+            done |= {(name, _counted(step.technique.name, settings)) for name, settings in each}
+    found = []
+    for cut in profile.cuts:
+        own = {(name, _said(cut.step)) for name in cut.layers}
+        if own <= done:
+            found.append(cut)
+            done -= own
+    return None if done else found
 
 
 def _said(step: OptionStep) -> tuple[str, str]:

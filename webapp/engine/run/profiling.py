@@ -14,6 +14,8 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
+from webapp.engine.profiles.cut_losses import cut_losses, with_cut_losses
+from webapp.engine.profiles.cuts import Offered, offered
 from webapp.engine.profiles.drawn_loss import DrawnLoss, unit_of
 from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
 from webapp.engine.profiles.losses import EVERY, Losses, option_losses, rounding_error, with_losses
@@ -25,6 +27,7 @@ from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.techniques.calibration import WeightMatrix
 from webapp.engine.techniques.calibration.backward import BackwardPart, backward_parts
 from webapp.engine.techniques.calibration.samples import TEXTS
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.model import Model
 
 from .mixed_recipes import measured_mixes
@@ -45,22 +48,35 @@ class PartLosses:
     most: dict[str, list[int]] = field(default_factory=dict)  # the bytes that options may take
     noise: dict[str, float] = field(default_factory=dict)  # what a rounding error costs that is the same for all
     like: dict[str, Losses] = field(default_factory=dict)  # of a block in which all was tried, by names within blocks
+    cuts: dict[str, list[float]] = field(default_factory=dict)  # by number, of each group that was tried
     count: float = 1.0  # of the drawn loss, known once its last part is through
+
+    def learn(self, more: PartLosses) -> None:
+        self.losses |= more.losses
+        self.most |= more.most
+        self.noise |= more.noise
+        self.like |= more.like
+        for number, losses in more.cuts.items():
+            self.cuts.setdefault(number, []).extend(losses)
+        self.count = more.count
 
 
 def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
     """Raises DatasetUnfit where there is no architecture, or no sample that techniques may see."""
-    begun, facts, spec, given = time.process_time(), job.checkpoint.facts, job.spec, job.technique_data()
+    begun, spec, given = time.process_time(), job.spec, job.technique_data()
+    facts = with_structure(job.checkpoint.facts)
     if spec is None or given is None:
         raise DatasetUnfit(job.unavailable() or "The dataset has no training split, and a profile looks at no other.")
     model = job.original()
     model.architecture = spec
     task = spec.task or ""
     data = _tried_and_held_back(given.calibration(SAMPLES.get(task, IMAGES)))
-    choices = layer_options(facts)
+    choices, offers = layer_options(facts), offered(facts)
     folder = job.scratch or job.output
     folder.mkdir(parents=True, exist_ok=True)
-    found = _Profiling(model, facts.units(), choices, data, job.run.seed, folder).run(ProgressPart(report, 0.0, 0.7))
+    found = _Profiling(model, facts.units(), choices, offers, data, job.run.seed, folder).run(
+        ProgressPart(report, 0.0, 0.7)
+    )
     layers = with_losses(choices, found.losses, found.most)
     tokens = sum(batch.inputs["input_ids"].numel() for batch in data if "input_ids" in batch.inputs)
     profile = ProfileFacts(
@@ -69,6 +85,7 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
         samples=sum(batch.n for batch in data),
         tokens=tokens or None,
         layers=layers,
+        cuts=with_cut_losses(facts, offers, found.cuts),
     )
     mixed = data[::MIXED] if tokens else data
     judging = job.evaluation(JUDGED) if job.dataset is not None else ()
@@ -98,6 +115,7 @@ class _Profiling:
         model: Model,
         units: Sequence[LayerFacts],
         choices: Sequence[LayerOptions],
+        offers: Sequence[Offered],
         data: Sequence[Batch],
         seed: int,
         folder: Path,
@@ -105,6 +123,7 @@ class _Profiling:
         assert model.architecture is not None
         self.model, self.units, self.seed, self.data, self.folder = model, units, seed, data, folder
         self.options = {name: choice.options for choice in choices for name in choice.layers}
+        self.offers = offers
         self.loss = DrawnLoss(model.architecture, data, seed)
         self.carried: dict[str, dict[int, LayerSensitivity]] = {}  # by tensor and part
 
@@ -114,11 +133,7 @@ class _Profiling:
         for part in backward_parts(self.model, layers, self.data, self.loss, self.folder, ProgressPart(report, 0, 0.3)):
             span = (0.3 + 0.7 * (part.number + end) / part.total for end in (0, 1))
             here = self._part(part, found, ProgressPart(report, *span))
-            found.losses |= here.losses
-            found.most |= here.most
-            found.noise |= here.noise
-            found.like |= here.like
-            found.count = here.count
+            found.learn(here)
             carried = {name: as_kept(by[part.number]) for name, by in self.carried.items() if part.number in by}
             _write_carried(self.folder / f"part-{part.number}.pt", carried)
             _write(self.folder / f"part-{part.number}.json", vars(here))
@@ -129,11 +144,7 @@ class _Profiling:
         found, number = PartLosses(), 0
         while (path := self.folder / f"part-{number}.json").exists():
             kept: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-            found.losses |= kept["losses"]
-            found.most |= kept["most"]
-            found.noise |= kept["noise"]
-            found.like |= kept["like"]
-            found.count = kept["count"]
+            found.learn(PartLosses(**kept))
             carried = torch.load(path.with_suffix(".pt"), weights_only=True)
             for name, own in carried.items():
                 self.carried.setdefault(name, {})[number] = from_kept(own)
@@ -172,6 +183,8 @@ class _Profiling:
                 here.most[unit.name] = bytes_at_most(matrix, self.options[unit.name])
             if unit.shape:
                 here.noise[unit.name] = own.cost(rounding_error(matrix.floats()), count)
+        if not part.prefix:
+            here.cuts = cut_losses(self.offers, part.matrices, known, count)
         return here
 
 

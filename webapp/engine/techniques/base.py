@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from webapp.engine.architectures.reshape import Plans, ShapeChange
 from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.facts import CheckpointFacts, Group, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
@@ -41,6 +41,19 @@ def calibration_samples() -> Any:
 
 class Skip(Exception):
     """This layer stays as it is, and why: a sentence for the receipt."""
+
+
+@dataclass(frozen=True)
+class CutOffer:
+    """Channels that may leave: `kept` says how many each group keeps, with these settings and the groups' makers.
+
+    Of the offers of one `unit` at most one can be taken.
+    """
+
+    unit: str  # "channels of conv1"
+    label: str  # "20 % removed"
+    settings: Mapping[str, Any]
+    kept: Mapping[Group, int]
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,10 @@ class Technique(ABC):
         Each names the same settings; those that are left out have their defaults. What is offered, `trials` can try.
         `share` of the file is the layer: the steps of one that is LARGE are steps of the file, and are finer.
         """
+        return ()
+
+    def cuts(self, facts: CheckpointFacts) -> Iterable[CutOffer]:
+        """What a budget may cut out of the shapes of a model; nothing unless said."""
         return ()
 
     def named(self, settings: Any) -> str:

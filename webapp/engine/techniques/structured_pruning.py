@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,9 +19,10 @@ from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
 from webapp.units import percent
 
-from .base import LEFT, Context, Need, Outcome, Skip, Technique, calibration_samples, missed
+from .base import LEFT, Context, CutOffer, Need, Outcome, Skip, Technique, calibration_samples, missed
 from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
 
+CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)  # ratios that a budget may choose
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
 BLIND = "calibration does not follow these channels, so their weights alone decided"
 UNEVEN = f"each keeps {percent(LEAST_KEPT, 0)} and a multiple of what is set"
@@ -100,6 +101,21 @@ class StructuredPruning(Technique):
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
         asked = self.chosen(facts, layers, settings)
         return narrower(facts, {group: kept_of(group, own) for group, own in asked.items()})
+
+    def cuts(self, facts: CheckpointFacts) -> Iterator[CutOffer]:
+        """Of each group for itself; not in transformers' models, whose blocks are all as wide."""
+        structure, names = facts.structure, {layer.weight: layer.name for layer in facts.layers}
+        for group in structure.groups if structure is not None else ():
+            if group.key or not group.adjusted or not group.makers <= names.keys():
+                continue
+            before = {group.width}
+            for ratio in CUTS:
+                given = {"ratio": ratio, "importance": "reconstruction"}
+                kept = kept_of(group, self.Settings.model_validate(given))
+                if kept not in before:
+                    before.add(kept)
+                    unit = f"{group.kind} of {names[min(group.makers)]}"
+                    yield CutOffer(unit, f"{percent(1 - kept / group.width, 0)} removed", given, {group: kept})
 
     def chosen(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> dict[Group, Any]:
         """The groups whose makers are all among the layers, with the settings of these.

@@ -144,15 +144,19 @@ def from_gradients(model: Model, found: Gradients, group: Group) -> Tensor:
 class ReadingLayers:
     """The layers that read a group's channels, with the statistics of what they are given."""
 
-    def __init__(self, block: CalibrationBlock, group: Group, statistics: Mapping[str, Covariance]) -> None:
+    def __init__(self, group: Group, matrices: Sequence[WeightMatrix], statistics: Sequence[Covariance]) -> None:
+        """One matrix and its inputs for each member that reads."""
+        self.group, self.members = group, group.of_role("reads")
+        self.matrices, self.statistics = matrices, statistics
+
+    @classmethod
+    def in_block(cls, block: CalibrationBlock, group: Group, statistics: Mapping[str, Covariance]) -> ReadingLayers:
         """statistics by matrix; those that are missing are collected."""
-        self.group = group
-        self.members = group.of_role("reads")
         by_weight = {matrix.layer.weight: matrix for matrix in block.matrices if not matrix.side}
-        self.matrices: list[WeightMatrix] = [by_weight[member.tensor] for member in self.members]
-        missing = [matrix for matrix in self.matrices if matrix.path not in statistics]
+        matrices = [by_weight[member.tensor] for member in group.of_role("reads")]
+        missing = [matrix for matrix in matrices if matrix.path not in statistics]
         found = {**statistics, **(block.collect(missing, Covariance) if missing else {})}
-        self.statistics = [found[matrix.path] for matrix in self.matrices]
+        return cls(group, matrices, [found[matrix.path] for matrix in matrices])
 
     def columns(self, member: Member, matrix: WeightMatrix) -> Tensor:
         """(width, k): the columns of the matrix that each channel feeds."""
@@ -186,9 +190,12 @@ class ReadingLayers:
             total += elimination.costs(self.columns(member, matrix)[chosen])
         return total
 
-    def eliminate(self, eliminations: Sequence[Elimination], count: int) -> Tensor:
-        """Takes the `count` channels that cost least away, in rounds; returns those that stay, ascending."""
-        alive, left = torch.arange(self.group.width), count
+    def eliminate(self, eliminations: Sequence[Elimination], count: int, alive: Tensor | None = None) -> Tensor:
+        """Takes the `count` channels that cost least away, in rounds; returns those that stay, ascending.
+
+        `alive`: those that are still there, where some have left.
+        """
+        alive, left = torch.arange(self.group.width) if alive is None else alive, count
         for round_ in range(ROUNDS, 0, -1):
             now = -(-left // round_)
             if now:
@@ -278,7 +285,7 @@ class Surgery:
                 yield from self._staged(block)
             elif not block.name:
                 for group in self._adjusted:
-                    yield block, group, ReadingLayers(block, self._now[group], {})
+                    yield block, group, ReadingLayers.in_block(block, self._now[group], {})
 
     def _staged(self, block: CalibrationBlock) -> Iterator[tuple[CalibrationBlock, Group, ReadingLayers]]:
         inside = [group for group in self._adjusted if all(m.tensor.startswith(block.prefix) for m in group.members)]
@@ -286,7 +293,7 @@ class Surgery:
             here = {matrix.layer.weight for matrix in stage}
             for group in inside:
                 if here & {member.tensor for member in group.of_role("reads")}:
-                    yield block, group, ReadingLayers(block, self._now[group], statistics)
+                    yield block, group, ReadingLayers.in_block(block, self._now[group], statistics)
 
 
 def _most(scores: Tensor, count: int) -> Tensor:

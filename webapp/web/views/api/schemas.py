@@ -347,7 +347,7 @@ class ProfileAnswer(ProfileSummary):
     seconds: float | None = Field(None, description="That it took.")
     measured: list[Measurement] = Field([], description="Recipes that were measured, by the profile or by runs since.")
     layers: list[LayerOptions] | None = Field(None, description="With ?layers=1: what may be done to each layer.")
-    cuts: list[Cut] | None = Field(None, description="With ?layers=1: channels, heads and blocks that may leave.")
+    cuts: list[Cut] | None = Field(None, description="With ?layers=1: channels and neurons that may leave.")
 
 
 class ProfilesQuery(PageQuery):
