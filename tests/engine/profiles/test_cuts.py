@@ -66,8 +66,10 @@ def test_the_written_file_of_a_budget_with_cuts_is_the_one_that_was_promised(
 
 
 def test_the_best_of_every_combination_of_cuts_is_found(checkpoint):
-    _, facts = checkpoint("cnn")
+    _, facts = checkpoint("deep_mlp")
     profile = drawn(facts)
+    some = list(dict.fromkeys(cut.unit for cut in profile.cuts))[:2]
+    profile = profile.model_copy(update={"cuts": tuple(cut for cut in profile.cuts if cut.unit in some)})
     solver = Solver(profile, facts)
     units = {}
     for cut in profile.cuts:

@@ -31,7 +31,8 @@ from .recipes import RecipeWriter
 
 FRONT = 40  # points of the chart
 CUT_SIZES = 6  # over the whole range, at which it is looked for the best cuts
-MOST_CUT, UNITS = 32, 6  # combinations of cuts that are looked at, of the largest units
+MOST_CUT, UNITS = 64, 6  # combinations of cuts that are looked at, of the largest units
+NEAR = 2  # steps of a unit's cuts, at a time
 TRIED = 3  # of them for a goal
 TRIES = 6  # at the exact size
 MARGIN = 1e-4  # of the goal, left at the first try for what a header may grow
@@ -220,21 +221,19 @@ class Solver:
             while better:
                 better = False
                 for place, cuts in enumerate(units):
-                    for cut in (None, *cuts):
+                    every = (None, *cuts)
+                    now_at = next(number for number, cut in enumerate(every) if cut is taken[place])
+                    for cut in every[max(0, now_at - NEAR) : now_at + NEAR + 1]:
                         other = (*taken[:place], cut, *taken[place + 1 :])
                         if (there := solver_after(other)) is not None and (now := cost(there)) < least:
                             taken, least, better = other, now, True
             return taken
 
-        smallest = descended(
-            tuple(min(cuts, key=lambda cut: -cut.loss) for cuts in units),
-            lambda solver: solver._allowed(limits).least_bytes,
-        )
-        end = solver_after(smallest) or self
-        sizes = np.geomspace(self.facts.weights_bytes, end._allowed(limits).least_bytes, CUT_SIZES + 1)[1:]
+        end = self._allowed(limits).least_bytes
         taken: tuple[Cut | None, ...] = (None,) * len(units)
-        for size in sizes.tolist():
+        for size in np.geomspace(self.facts.weights_bytes, end, CUT_SIZES).tolist():
             taken = descended(taken, lambda solver, size=size: solver._loss_within(limits, size))  # type: ignore[misc]
+        descended(taken, lambda solver: solver._allowed(limits).least_bytes)
         found = tuple(looked.values())
         with self._remembering:
             self._candidates[key] = found
