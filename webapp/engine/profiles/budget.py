@@ -229,7 +229,8 @@ class Solver:
                             taken, least, better = other, now, True
             return taken
 
-        end = self._allowed(limits).least_bytes
+        most = solver_after(tuple(max(cuts, key=lambda cut: cut.loss) for cuts in units)) or self
+        end = min(each._allowed(limits).least_bytes for each in (self, most))
         taken: tuple[Cut | None, ...] = (None,) * len(units)
         for size in np.geomspace(self.facts.weights_bytes, end, CUT_SIZES).tolist():
             taken = descended(taken, lambda solver, size=size: solver._loss_within(limits, size))  # type: ignore[misc]
