@@ -68,7 +68,7 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
     upload(page, "Checkpoints", checkpoint)
 
     # a recipe of two steps, whose size is told before anything runs
-    page.get_by_role("link", name="Build a recipe").click()
+    page.get_by_role("link", name="Build a recipe", exact=True).click()
     page.get_by_label("Dataset", exact=True).select_option(label=dataset.name)
     clear_recipe(page)
     page.locator("[data-add=magnitude_pruning]").click()
