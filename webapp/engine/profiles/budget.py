@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -129,6 +129,29 @@ class Limits:
 ANYTHING = Limits()
 
 
+Kept = TypeVar("Kept")
+
+
+class _Latest(Generic[Kept]):
+    """What was worked out last, by key, at most REMEMBERED of it. The web process asks from many threads."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, Kept] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, key: bytes, make: Callable[[], Kept]) -> Kept:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = make()
+        with self._lock:
+            self._kept[key] = found
+            if len(self._kept) > REMEMBERED:
+                self._kept.popitem(last=False)
+        return found
+
+
 @dataclass(frozen=True)
 class _Allowed:
     """What limits leave: `costs` (layers, options), scaled losses, infinite where an option may not be chosen."""
@@ -151,12 +174,11 @@ class Solver:
         self.menu, self.fit, self.points_fit = Menu(profile, facts), LossFit.of(profile), PointsFit.of(profile)
         self._writer = RecipeWriter(facts)
         self._rows = {layer.name: row for row, layer in enumerate(profile.layers)}
-        self._remembered: OrderedDict[bytes, _Allowed] = OrderedDict()
-        self._remembering = Lock()  # the web process asks from many threads
+        self._remembered = _Latest[_Allowed]()
         self._cut: dict[str, Solver | None] = {}
-        self._fronts: OrderedDict[bytes, tuple[FrontPoint, ...]] = OrderedDict()
+        self._fronts = _Latest[tuple[FrontPoint, ...]]()
         self._plans: dict[tuple[object, ...], StoragePlan | None] = {}
-        self._candidates: OrderedDict[bytes, tuple[Solver, ...]] = OrderedDict()
+        self._candidates = _Latest[tuple[Solver, ...]]()
 
     def solve(self, goal: BudgetGoal, limits: Limits = ANYTHING) -> Budget:
         """The options with the least expected loss within a size, else with the least size within a tolerance.
@@ -202,9 +224,9 @@ class Solver:
         if not units:
             return (self,)
         key = self.costs(limits).tobytes() + _named(cuts[0] for cuts in units).encode()
-        with self._remembering:
-            if key in self._candidates:
-                return self._candidates[key]
+        return self._candidates.of(key, lambda: self._best_after_cuts(limits, units))
+
+    def _best_after_cuts(self, limits: Limits, units: Sequence[Sequence[Cut]]) -> tuple[Solver, ...]:
         looked: dict[str, Solver] = {_named(()): self}
 
         def solver_after(taken: tuple[Cut | None, ...]) -> Solver | None:
@@ -235,12 +257,7 @@ class Solver:
         for size in np.geomspace(self.facts.weights_bytes, end, CUT_SIZES).tolist():
             taken = descended(taken, lambda solver, size=size: solver._loss_within(limits, size))  # type: ignore[misc]
         descended(taken, lambda solver: solver._allowed(limits).least_bytes)
-        found = tuple(looked.values())
-        with self._remembering:
-            self._candidates[key] = found
-            if len(self._candidates) > REMEMBERED:
-                self._candidates.popitem(last=False)
-        return found
+        return tuple(looked.values())
 
     def _units(self, limits: Limits) -> list[list[Cut]]:
         """The cuts that may be taken, by unit, the units that most layers' bytes hang on first."""
@@ -287,24 +304,20 @@ class Solver:
         """The least loss at sizes over the whole range, ascending; with cuts where they lose less."""
         solvers = self._worth(limits)
         key = self.costs(limits).tobytes() + bytes(len(solvers))
-        with self._remembering:
-            if key in self._fronts:
-                return self._fronts[key]
+        return self._fronts.of(key, lambda: self._front_of(solvers, limits))
+
+    def _front_of(self, solvers: Sequence[Solver], limits: Limits) -> tuple[FrontPoint, ...]:
         found = self._front(limits)
-        if len(solvers) > 1:
-            least = min(each._allowed(limits).least_bytes for each in solvers)
-            points = []
-            for size in np.geomspace(least, max(found[-1].size_bytes, least), FRONT).tolist():
-                best = min(solvers, key=lambda each, size=size: each._loss_within(limits, size))  # type: ignore[misc]
-                along, ends = best._allowed(limits).path, best._allowed(limits).least_bytes
-                steps = along.within(size - ends + float(along.weights[-1]))
-                points.append(best._point(along, len(along.rows) if steps is None else steps, ends))
-            found = (*(one for one, after in pairwise(points) if after.loss < one.loss), points[-1])
-        with self._remembering:
-            self._fronts[key] = found
-            if len(self._fronts) > REMEMBERED:
-                self._fronts.popitem(last=False)
-        return found
+        if len(solvers) == 1:
+            return found
+        least = min(each._allowed(limits).least_bytes for each in solvers)
+        points = []
+        for size in np.geomspace(least, max(found[-1].size_bytes, least), FRONT).tolist():
+            best = min(solvers, key=lambda each, size=size: each._loss_within(limits, size))  # type: ignore[misc]
+            along, ends = best._allowed(limits).path, best._allowed(limits).least_bytes
+            steps = along.within(size - ends + float(along.weights[-1]))
+            points.append(best._point(along, len(along.rows) if steps is None else steps, ends))
+        return (*(one for one, after in pairwise(points) if after.loss < one.loss), points[-1])
 
     def answer(
         self, choice: Sequence[int], tolerance: float | None = None, front: tuple[FrontPoint, ...] = ()
@@ -405,20 +418,13 @@ class Solver:
 
     def _allowed(self, limits: Limits) -> _Allowed:
         costs = self.costs(limits)
-        key = costs.tobytes()
-        with self._remembering:
-            if key in self._remembered:
-                self._remembered.move_to_end(key)
-                return self._remembered[key]
-        along = path(self.menu.bytes, costs)
-        least: list[int] = along.choice(len(along.rows)).tolist()
-        exact = self.menu.size(least)
-        found = _Allowed(costs, along, least, exact)
-        with self._remembering:
-            self._remembered[key] = found
-            if len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
-        return found
+
+        def found() -> _Allowed:
+            along = path(self.menu.bytes, costs)
+            least: list[int] = along.choice(len(along.rows)).tolist()
+            return _Allowed(costs, along, least, self.menu.size(least))
+
+        return self._remembered.of(costs.tobytes(), found)
 
     def costs(self, limits: Limits) -> Floats:
         """(layers, options) losses, scaled; infinite where an option may not be chosen.
