@@ -15,7 +15,7 @@ from webapp.engine.profiles.smallest import Probe
 from webapp.engine.profiles.smallest import within as is_within
 from webapp.engine.profiles.uniform import uniform
 from webapp.engine.run.budgets import expected_of, limits_of
-from webapp.engine.run.worsening import POINTS, Worsening, lost, points_lost
+from webapp.engine.run.worsening import POINTS, Worsening, worsened
 from webapp.store.models import Profile, Run, Study, now
 from webapp.units import byte_text
 
@@ -246,9 +246,7 @@ def rows_of(study: Study) -> list[StudyRow]:
 def _measured(run: Run, unit: str) -> Worsening | None:
     if run.result is None or run.receipt is None or not unit:
         return None
-    if unit == POINTS:
-        return points_lost(run.receipt["verdict"])
-    return lost(unit, run.result["metrics"])
+    return worsened(unit, run.result["metrics"], run.receipt["verdict"])
 
 
 def progress_of(study: Study) -> float:

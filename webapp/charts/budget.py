@@ -54,17 +54,7 @@ def budget_front(
     divisor, size_unit = byte_axis(row["size_bytes"] for row in rows)
     x = [row["size_bytes"] / divisor for row in rows]
     traces = [
-        go.Scatter(
-            x=x + x[::-1],
-            y=[row["high"] for row in rows] + [max(row["low"], floor or 0) for row in rows[::-1]],
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=BAND,
-            hoverinfo="skip",
-            name="80 % interval",
-            meta="band",
-        ),
+        _band(x, [row["low"] for row in rows], [row["high"] for row in rows], floor or 0),
         go.Scatter(
             x=x,
             y=[row["loss"] for row in rows],
@@ -136,16 +126,7 @@ def predicted_against_measured(points: Sequence[Point], unit: str) -> go.Figure:
     kind = axis_type(ends)
     x = [p["expected"] for p in known]
     traces = [
-        go.Scatter(
-            x=x + x[::-1],
-            y=[p["high"] for p in known] + [p["low"] for p in known[::-1]],
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=BAND,
-            hoverinfo="skip",
-            name="80 % interval",
-        ),
+        _band(x, [p["low"] for p in known], [p["high"] for p in known]),
         go.Scatter(
             x=ends,
             y=ends,
@@ -186,4 +167,19 @@ def against(points: Sequence[Point], name: str, look: int) -> go.Scatter:
         ],
         hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>Predicted: %{x:.3g} (80 %: %{customdata[2]})"
         "<br>Measured: %{y:.3g}<extra></extra>",
+    )
+
+
+def _band(x: Sequence[float], low: Sequence[float], high: Sequence[float], floor: float = 0.0) -> go.Scatter:
+    """The 80 % interval along x, cut at a floor that a logarithmic axis can show."""
+    return go.Scatter(
+        x=[*x, *x[::-1]],
+        y=[*high, *(max(end, floor) for end in low[::-1])],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=BAND,
+        hoverinfo="skip",
+        name="80 % interval",
+        meta="band",
     )

@@ -15,7 +15,7 @@ from webapp.engine.profiles.smallest import Probe, Search
 from webapp.engine.recipe import Recipe
 
 from .giving_back import choice_of, cuts_of
-from .worsening import LOSSES, POINTS, lost, points_lost
+from .worsening import LOSSES, POINTS, worsened
 
 
 def solver_of(profile: Mapping[str, Any], runs: Iterable[Any], checkpoint: Mapping[str, Any]) -> Solver:
@@ -83,7 +83,7 @@ def search_on(
 
 def probe_of(unit: str, result: Mapping[str, Any], verdict: Mapping[str, Any]) -> Probe | None:
     """What a run measured; None where that is nothing that the unit is about."""
-    found = points_lost(verdict) if unit == POINTS else lost(unit, result["metrics"])  # type: ignore[arg-type]
+    found = worsened(unit, result["metrics"], verdict)
     return None if found is None else Probe(result["size_bytes"], found.value, found.low, found.high)
 
 

@@ -50,3 +50,8 @@ def points_lost(verdict: Mapping[str, Any]) -> Worsening | None:
     scale = (100 if metric in FRACTIONS else 1) * (-1 if METRICS[metric].higher_is_better else 1)
     ends = sorted(scale * end + 0.0 for end in verdict["ci95"]) if verdict["ci95"] else (None, None)
     return Worsening(scale * verdict["difference"] + 0.0, *ends)  # no minus zero
+
+
+def worsened(unit: str, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> Worsening | None:
+    """In POINTS or in a profile's unit; None where nothing was measured in it."""
+    return points_lost(verdict) if unit == POINTS else lost(unit, metrics)  # type: ignore[arg-type]
