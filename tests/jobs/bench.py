@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,22 @@ class Bench:
         if worker.poll() is None:
             os.kill(worker.pid, by)
         return worker.wait()
+
+    def freeze(self, worker: Fork) -> None:
+        """Stops it, until SIGCONT, where it does not hold the lock of the database, for which all others would wait."""
+
+        def without_the_lock() -> bool:
+            os.kill(worker.pid, signal.SIGSTOP)
+            until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+            try:
+                with contextlib.closing(sqlite3.connect(str(self.engine.url.database), timeout=0.5)) as database:
+                    database.execute("BEGIN IMMEDIATE")
+                return True
+            except sqlite3.OperationalError:
+                os.kill(worker.pid, signal.SIGCONT)
+                return False
+
+        self.until(without_the_lock)
 
     def upload(self, kind: str, filename: str, content: bytes) -> str:
         digest, size_bytes = self.files.receive(io.BytesIO(content), 10**9)
