@@ -15,7 +15,12 @@ const RANGE = Math.log(known.original_bytes / known.least_bytes) || 1; // there 
 const sizeAt = (step) => known.least_bytes * Math.exp((RANGE * step) / STEPS);
 const stepOf = (size) => Math.round((STEPS * Math.log(size / known.least_bytes)) / RANGE);
 const range = ({ low, high }) => `${significant(low)} to ${significant(high)}`;
-const rounded = (size) => Number((size / known.unit_bytes).toPrecision(4)); // as the field shows it, so that both agree
+
+// As the field shows it: four digits, rounded up, for the file may have no more than is typed.
+function rounded(size) {
+  const digit = 10 ** (Math.floor(Math.log10(size / known.unit_bytes)) - 3);
+  return Number((Math.ceil(size / known.unit_bytes / digit - 1e-6) * digit).toPrecision(4));
+}
 
 let { locks, answer } = known;
 let bySize = form.elements.tolerance.value.trim() === "";

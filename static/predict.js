@@ -14,7 +14,7 @@ export function bytes(size) {
 }
 
 // Three digits of what may be tiny.
-export const significant = (value) => (value !== 0 && value < 0.0001 ? value.toExponential(2) : String(Number(value.toPrecision(3))));
+export const significant = (value) => (value !== 0 && value < 0.0001 ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(3))));
 
 const percent = (share) => `${(share * 100).toFixed(1)} %`;
 

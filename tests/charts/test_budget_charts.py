@@ -53,11 +53,11 @@ def test_losses_that_are_alike_have_an_axis_from_nothing():
     assert figure.layout.yaxis.title.text.startswith("Cosine distance")
 
 
-def test_what_was_measured_lies_on_the_front():
-    figure = charts.budget_front(FRONT, CHOSEN, "nats", [point(0.3, 0.2, "r1")], [point(0.5, 0.4)])
+def test_what_runs_measured_lies_beside_the_front():
+    figure = charts.budget_front(FRONT, CHOSEN, "nats", [point(0.3, 0.2, "r1")])
     by_name = {each.name: each for each in figure.data}
     assert list(by_name["Measured by runs"].x) == [25]
-    assert list(by_name["Measured by the profile"].y) == [0.5]
+    assert list(by_name["Measured by runs"].y) == [0.3]
     assert by_name["Measured by runs"].customdata[0][0] == "&lt;b&gt;bold&lt;/b&gt;"
 
 

@@ -36,10 +36,8 @@ DECADES = 5  # that the loss spans at most in a chart; what is below is as good 
 BAND = "rgba(0, 114, 178, 0.22)"  # of the colour of the line in it
 
 
-def budget_front(
-    front: Sequence[Forecast], chosen: Forecast, unit: str, runs: Sequence[Point] = (), trials: Sequence[Point] = ()
-) -> go.Figure:
-    """The least loss expected for each size, with its interval; `chosen` on it, and what was measured.
+def budget_front(front: Sequence[Forecast], chosen: Forecast, unit: str, runs: Sequence[Point] = ()) -> go.Figure:
+    """The least loss expected for each size, with its interval; `chosen` on it, and what runs measured.
 
     The traces' `meta` name them, so that a page can move them: band, front, chosen. The layout's `meta` has the bytes
     of a unit of the x axis, and the `floor` of the y axis where that is logarithmic.
@@ -47,7 +45,7 @@ def budget_front(
     title = "Expected loss for each size"
     if not front:
         return nothing_to_show(title, "No option of any layer is left to choose from.")
-    losses = [row["loss"] for row in (*front, *runs, *trials) if row["loss"] > 0]
+    losses = [row["loss"] for row in (*front, *runs) if row["loss"] > 0]
     kind = axis_type(losses)
     floor = max(min(losses), max(losses) / 10**DECADES) / 2 if kind == "log" else None
     rows = sorted((row for row in front if row["loss"] >= (floor or 0)), key=lambda row: row["size_bytes"])
@@ -66,8 +64,7 @@ def budget_front(
             hovertemplate=f"<b>%{{x:.4~r}} {size_unit[:2]}</b><br>Expected loss: %{{y:.3g}}<br>"
             "80 % interval: %{customdata[0]:.3g} to %{customdata[1]:.3g}<extra></extra>",
         ),
-        measured(trials, "Measured by the profile", 2, divisor),
-        measured(runs, "Measured by runs", 1, divisor),
+        measured(runs, divisor),
         go.Scatter(
             x=[chosen["size_bytes"] / divisor],
             y=[chosen["loss"]],
@@ -92,14 +89,14 @@ def budget_front(
     )
 
 
-def measured(points: Sequence[Point], name: str, look: int, divisor: float) -> go.Scatter:
+def measured(runs: Sequence[Point], divisor: float) -> go.Scatter:
     return go.Scatter(
-        x=[point["size_bytes"] / divisor for point in points],
-        y=[point["loss"] for point in points],
+        x=[run["size_bytes"] / divisor for run in runs],
+        y=[run["loss"] for run in runs],
         mode="markers",
-        marker={"size": 9, "color": COLOURS[look], "symbol": SYMBOLS[look], "line": {"width": 1, "color": "#FFFFFF"}},
-        name=name,
-        customdata=[[whole(point["name"]), byte_text(point["size_bytes"])] for point in points],
+        marker={"size": 9, "color": COLOURS[1], "symbol": SYMBOLS[1], "line": {"width": 1, "color": "#FFFFFF"}},
+        name="Measured by runs",
+        customdata=[[whole(run["name"]), byte_text(run["size_bytes"])] for run in runs],
         hovertemplate="<b>%{customdata[0]}</b><br>Measured loss: %{y:.3g}<br>File: %{customdata[1]}<extra></extra>",
     )
 

@@ -102,7 +102,24 @@ def test_a_profile_that_ended_without_a_result_says_so_and_can_be_tried_again(cl
     assert page.of("form", action=f"{address(profile)}/profiles/{profile.id}/retry")
 
 
-def test_the_budget_of_the_middle_is_shown_with_every_layer(client, profile):
+@pytest.mark.parametrize(("points", "unit", "said"), [(10.0, "points", "half a point"), (None, "loss", "0.05 nats")])
+def test_the_page_begins_with_the_smallest_file_that_loses_little(client, session, profile, points, unit, said):
+    measured = [{**each, "points": points and points * each["loss"]} for each in profile.facts["measured"]]
+    profile.facts = profile.facts | {"measured": measured}
+    session.commit()
+    answer = client.get(address(profile))
+    assert f"the smallest file that is expected to lose at most {said}." in Page(answer.text).text
+    found, most = data_of(answer)["answer"], 0.5 if unit == "points" else 0.05
+    assert 0 < found["expected"][unit]["value"] <= most
+    size = 1000 * float(Page(answer.text).of("input", id="size")[0]["value"])  # what is typed there has room for it
+    assert found["size_bytes"] <= size < 1.001 * found["size_bytes"]
+    smaller = data_of(client.post(address(profile), data=sent(profile, size=f"{0.9 * size / 1000}")))["answer"]
+    assert smaller["expected"][unit]["value"] > most
+    same = data_of(client.post(address(profile), data=sent(profile, size=f"{size / 1000}")))["answer"]
+    assert same["expected"][unit]["value"] == pytest.approx(found["expected"][unit]["value"], rel=0.05)
+
+
+def test_a_budget_is_shown_with_every_layer(client, profile):
     answer = client.get(address(profile))
     assert answer.status_code == 200
     page, data = Page(answer.text), data_of(answer)

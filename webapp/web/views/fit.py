@@ -22,7 +22,7 @@ from webapp.actions.studies import RaceAsked, StudyRequest, start_study
 from webapp.engine.errors import BudgetInvalid, PareError
 from webapp.engine.exporters import exporters
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
-from webapp.engine.profiles.facts import KEPT, LayerOptions, ProfileFacts
+from webapp.engine.profiles.facts import KEPT, LayerOptions, LossUnit, ProfileFacts
 from webapp.engine.recipe import Recipe
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, RunState, UploadState
 from webapp.units import byte_unit
@@ -36,8 +36,9 @@ blueprint = Blueprint("fit", __name__, url_prefix="/checkpoints/<id>/fit")
 # The colours of the map: bits per weight from which each begins, and what it is called.
 LEVELS = {0: "≤ 1", 1.5: "2", 2.5: "3", 3.5: "4", 4.6: "5", 5.6: "6", 6.6: "8", 10: "16", 17: "32"}
 
-
 MOST = 8  # families, and formats, that are named at once
+SMALL_LOSS: dict[LossUnit, float] = {"nats": 0.05, "cosine distance": 0.01, "squared error": 0.01}  # of a loss
+HALF_A_POINT = BudgetGoal(points=0.5)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Asked:
         """Raises BudgetInvalid."""
         if self.tolerance:
             return BudgetGoal.read({self.tolerance_in: number(self.tolerance, "The loss")})
-        return BudgetGoal.read({"bytes": number(self.size, "The size") * unit_bytes // 1})
+        return BudgetGoal.read({"bytes": round(number(self.size, "The size") * unit_bytes, 0)})  # may be infinite
 
 
 def number(typed: str, what: str) -> float:
@@ -225,15 +226,16 @@ def start_page(checkpoint: Checkpoint, error: PareError | None = None) -> str:
 
 
 def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, error: PareError | None = None) -> str:
-    """`form` is what was sent; without it the goal lies half-way, in factors, between the smallest and the original."""
+    """`form` is what was sent; without it the page begins at the smallest file that is expected to lose little."""
     solver = solver_for(profile)
     known, least = solver.profile, solver.smallest()
     original = max(least, solver.facts.weights_bytes)
     unit_bytes, unit = byte_unit(original)
-    middle = max(least, round(math.sqrt(least * original)))
     families = [family for family in solver.fit.families if family in offered(known)]
-    asked = Asked(f"{middle / unit_bytes:.4g}", "", "points" if solver.points_fit else "loss", families, [], {})
-    answer = solver.solve(BudgetGoal(bytes=middle))
+    begins, little = first_goal(solver)
+    answer = solver.solve(begins)
+    size = size_text(answer.size_bytes, unit_bytes)
+    asked = Asked(size, "", "points" if solver.points_fit else "loss", families, [], {})
     if form is not None:
         try:
             asked = Asked.of(form)
@@ -247,6 +249,8 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
         checkpoint=checkpoint,
         profile=profile,
         asked=asked,
+        size=asked.size or size_text(answer.size_bytes, unit_bytes),
+        little=little,
         answer=answer,
         error=error,
         families=families,
@@ -254,7 +258,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
         layers=layers,
         map=layer_map([layer["name"] for layer in layers]),
         levels=LEVELS,
-        front=charts.budget_front(*front_of(answer), known.unit, runs, trials),
+        front=charts.budget_front(*front_of(answer), known.unit, runs),
         held=charts.predicted_against_measured([*trials, *runs], known.unit),
         measured=[*runs, *trials],
         loss_title=charts.LOSS_TITLES[known.unit],
@@ -278,6 +282,20 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
             "answer": answer.model_dump(mode="json", exclude={"recipe"}),
         },
     )
+
+
+def first_goal(solver: Solver) -> tuple[BudgetGoal, str]:
+    """What the page begins with, and in words. Points of a regression are its target's own unit, and say nothing."""
+    if solver.points_fit is not None and solver.profile.task != "regression":
+        return HALF_A_POINT, "half a point"
+    unit = solver.profile.unit
+    return BudgetGoal(loss=SMALL_LOSS[unit]), f"{SMALL_LOSS[unit]} {unit}"
+
+
+def size_text(size_bytes: int, unit_bytes: int) -> str:
+    """Four digits, rounded up: what is typed is the most that the file may have."""
+    digit = 10.0 ** (math.floor(math.log10(size_bytes / unit_bytes)) - 3)
+    return f"{math.ceil(size_bytes / unit_bytes / digit - 1e-6) * digit:.4g}"
 
 
 def shown(layer: LayerOptions, solver: Solver) -> dict[str, Any]:
