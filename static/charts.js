@@ -39,6 +39,9 @@ function colours(printing) {
   };
 }
 
+const FEW_TICKS = 6; // that a narrow logarithmic axis has room for
+const isTen = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-6;
+const tens = ({ tickvals, ticktext }) => ({ tickvals: tickvals.filter(isTen), ticktext: ticktext.filter((_, at) => isTen(tickvals[at])) });
 const shorter = (name) => (name.length > 15 && !name.includes("&") ? `${name.slice(0, 7)}…${name.slice(-7)}` : name);
 
 function themed(figure, width, printing) {
@@ -54,6 +57,7 @@ function themed(figure, width, printing) {
     if (!/^[xy]axis\d*$/.test(name)) continue;
     const axis = layout[name];
     Object.assign(axis, { gridcolor: quiet, linecolor: quiet, zerolinecolor: quiet, tickcolor: quiet });
+    if (narrow && axis.type === "log" && axis.tickvals?.length > FEW_TICKS) Object.assign(axis, tens(axis));
     if (narrow && axis.ticktext) axis.ticktext = axis.ticktext.map(shorter);
     if (axis.title?.text) axis.title.font = { size: narrow ? 11 : 13 };
   }

@@ -94,7 +94,10 @@ function show(found) {
   }
   at("forecast-bits").textContent = ((8 * size) / known.params).toFixed(2);
   at("forecast-cuts-row").hidden = !answer.cuts.length;
-  at("forecast-cuts").textContent = answer.cuts.map((cut) => `${cut.unit}: ${cut.label}`).join("; ");
+  at("forecast-cuts").replaceChildren(...answer.cuts.map((cut) => Object.assign(document.createElement("span"), { textContent: `${cut.unit}: ${cut.label}` })));
+  const raced = answer.uniform_bytes !== null && size >= answer.uniform_bytes;
+  at("run-help").querySelector("[data-raced]").hidden = !raced;
+  at("run-help").querySelector("[data-alone]").hidden = raced;
   at("mini").textContent = `${bytes(size)}, ${significant(expected.loss.value)} ${known.loss_unit}`;
   if (!bySize && document.activeElement !== form.elements.size) form.elements.size.value = rounded(size);
   if (!bySize || document.activeElement !== slider) slider.value = stepOf(bySize ? number(form.elements.size) * known.unit_bytes : size);

@@ -193,7 +193,7 @@ def test_a_study_whose_profile_is_gone_says_so(place):
 
 
 def race(place, *titles):
-    study_id = place.study("race", size_bytes=1000)
+    study_id = place.study("race", size_bytes=1000, others=len(titles) - 1)
     with place.bench.sessions.begin() as session:
         for title in titles:
             role = {"title": title} | ({"leads": True} if title == "Budget" else {})
@@ -244,6 +244,15 @@ def test_a_budget_that_lost_is_said_to_have_lost(place):
     study = place.get(study_id)
     assert study.conclusion["winner"] == runs["4 bits"]
     assert study.conclusion["sentence"].startswith("Budget lost to “4 bits”")
+
+
+def test_a_budget_beside_which_nothing_uniform_is_as_small_is_said_to_have_run_alone(place):
+    study_id, runs = race(place, "Budget")
+    place.end(runs["Budget"], 0.3, scores=[0.1, 0.2])
+    place.look()
+    study = place.get(study_id)
+    assert (study.state, study.conclusion["winner"]) == (RunState.SUCCEEDED, None)
+    assert study.conclusion["sentence"].startswith("No uniform recipe gives a file that is as small")
 
 
 def test_without_the_budgets_run_there_is_nothing_to_say(place):

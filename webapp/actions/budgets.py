@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
+from webapp.engine.profiles.budget import ANYTHING, Budget, BudgetGoal, Limits, Solver
+from webapp.engine.profiles.uniform import least_uniform
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.budgets import foretold, limits_of, solver_of
 from webapp.store.models import Profile, Run, RunState
@@ -97,12 +98,24 @@ def expected_by_profile(session: Session, run: Run) -> dict[str, Any] | None:
     return profile and foretold(profile.id, solver_for(profile), Recipe.read(run.recipe))
 
 
-def solve_budget(session: Session, asked: BudgetRequest) -> Budget:
+class RacedBudget(Budget):
+    uniform_bytes: int | None = Field(
+        description="Of the smallest recipe that treats all layers alike; a smaller budget is raced against none."
+    )
+
+
+def solve_budget(session: Session, asked: BudgetRequest) -> RacedBudget:
     """Raises NotFound, Conflict, BudgetInvalid, or RecipeInvalid for a format that the checkpoint cannot have."""
     return solved(profile_to_ask(session, asked.profile_id), asked, asked.exports)
 
 
-def solved(profile: Profile, asked: AskedBudget, exports: list[str]) -> Budget:
+def solved(profile: Profile, asked: AskedBudget, exports: list[str]) -> RacedBudget:
     """Raises BudgetInvalid, or RecipeInvalid for a format that the checkpoint cannot have."""
     solver = solver_for(profile)
-    return solver.solve(asked.goal, limits_of(solver.facts, asked.families, asked.locks, exports))
+    return solved_on(solver, asked.goal, limits_of(solver.facts, asked.families, asked.locks, exports))
+
+
+def solved_on(solver: Solver, goal: BudgetGoal, limits: Limits = ANYTHING) -> RacedBudget:
+    """Raises BudgetInvalid."""
+    found = solver.solve(goal, limits)
+    return RacedBudget.model_construct(**dict(found), uniform_bytes=least_uniform(solver, limits))

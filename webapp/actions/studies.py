@@ -105,10 +105,9 @@ def _race(
     for other in uniform(solver, budget.size_bytes, limits):
         if other.budget.recipe is not None:
             runs.append(_run(session, profile, asked, other.budget, {"title": other.title}))
-    if len(runs) == 1:
-        raise BudgetInvalid("No uniform recipe gives a file that is as small, so there is nothing to race.", "race")
     name = f"{profile.checkpoint.name} at {byte_text(budget.size_bytes)}"
     question = {"goal": asked.race.goal.model_dump(exclude_none=True), "size_bytes": budget.size_bytes}
+    question["others"] = len(runs) - 1
     return _study(profile, asked, "race", name, question, runs[0]), runs
 
 

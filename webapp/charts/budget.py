@@ -51,6 +51,8 @@ def budget_front(front: Sequence[Forecast], chosen: Forecast, unit: str, runs: S
     rows = sorted((row for row in front if row["loss"] >= (floor or 0)), key=lambda row: row["size_bytes"])
     divisor, size_unit = byte_axis(row["size_bytes"] for row in rows)
     x = [row["size_bytes"] / divisor for row in rows]
+    across = axis(f"Size of the file ({size_unit})", type=axis_type(x))
+    across |= log_ticks(x) if across["type"] == "log" else {}
     traces = [
         _band(x, [row["low"] for row in rows], [row["high"] for row in rows], floor or 0),
         go.Scatter(
@@ -84,7 +86,7 @@ def budget_front(front: Sequence[Forecast], chosen: Forecast, unit: str, runs: S
         title,
         height=360,
         meta={"bytes": divisor, "floor": floor},
-        xaxis=axis(f"Size of the file ({size_unit})"),
+        xaxis=across,
         yaxis=up,
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from webapp.units import significant
+
 # Okabe and Ito's palette, told apart by people with any colour vision; its yellow and black are left out because one
 # vanishes on white and the other on dark paper. Marker symbols differ too, so no chart relies on colour alone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -26,7 +28,7 @@ def figure(traces: Iterable[Any], title: str, **layout: Any) -> go.Figure:
         "colorway": list(COLOURS),
         "margin": {"l": 64, "r": 24, "t": 56, "b": 56},
         "hoverlabel": {"align": "left", "namelength": -1},
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
     }
     for axis in (layout.get("xaxis"), layout.get("yaxis")):
         if axis and "title" in axis:
@@ -127,7 +129,7 @@ def log_ticks(values: Sequence[float]) -> dict[str, Any]:
     if high - low > 3:
         return {"exponentformat": "power", "dtick": math.ceil((high - low) / 8)}
     at = [step * 10.0**power for power in range(low, high + 1) for step in (1, 2, 5)]
-    return {"tickvals": at, "ticktext": [f"{value:,.6g}" for value in at]}
+    return {"tickvals": at, "ticktext": [significant(value, ",.6g") for value in at]}
 
 
 def row_height(rows: int, each: int = 26, rest: int = 150, least: int = 260, most: int = 4000) -> int:

@@ -38,13 +38,15 @@ def study_runs(rows: Sequence[Row], unit: str, tolerance: float | None = None) -
     hoped = [row for row in rows if row["expected"]]
     if not done and not hoped:
         return nothing_to_show(title, "Nothing is known of its runs yet.")
-    divisor, name = byte_axis([row["size_bytes"] or row["expected_bytes"] for row in (*done, *hoped)])
+    sizes = [row["size_bytes"] or row["expected_bytes"] for row in (*done, *hoped)]
+    divisor, name = byte_axis(sizes)
+    place = divisor, (min(sizes) + max(sizes)) / 2 / divisor
     traces = []
     if hoped:
-        traces.append(_points(hoped, "expected", "expected_bytes", divisor, "Expected, 80 % interval", BASELINE_COLOUR))
+        traces.append(_points(hoped, "expected", "expected_bytes", *place, "Expected, 80 % interval", BASELINE_COLOUR))
     for chosen, label, colour in ((False, "Measured, 95 % interval", COLOURS[0]), (True, "The answer", COLOURS[2])):
         if own := [row for row in done if bool(row["wins"]) == chosen]:
-            traces.append(_points(own, "measured", "size_bytes", divisor, label, colour))
+            traces.append(_points(own, "measured", "size_bytes", *place, label, colour))
     values = [row["measured"]["value"] for row in done] + [row["expected"]["value"] for row in hoped]
     up = axis(TITLES.get(unit, "Loss"), type=axis_type(values))
     up |= log_ticks(values) if up["type"] == "log" else {}
@@ -52,18 +54,22 @@ def study_runs(rows: Sequence[Row], unit: str, tolerance: float | None = None) -
     return figure(traces, title, height=420, xaxis=axis(f"File size ({name})"), yaxis=up, **_marked(lines))
 
 
-def _points(rows: Sequence[Row], what: str, size: str, divisor: float, label: str, colour: str) -> go.Scatter:
+def _points(
+    rows: Sequence[Row], what: str, size: str, divisor: float, middle: float, label: str, colour: str
+) -> go.Scatter:
+    """`middle` of the x axis: beyond it names stand on the left, where there is room for them."""
+
     def end(row: Row, side: str) -> float:
         value, other = row[what]["value"], row[what].get(side)
         return 0.0 if other is None else abs(other - value)
 
-    measured = what == "measured"
+    measured, x = what == "measured", [row[size] / divisor for row in rows]
     return go.Scatter(
-        x=[row[size] / divisor for row in rows],
+        x=x,
         y=[row[what]["value"] for row in rows],
         mode="markers+text" if measured else "markers",
         text=[short(row["name"]) for row in rows],
-        textposition="middle right",
+        textposition=["middle left" if at > middle else "middle right" for at in x],
         textfont={"size": 11},
         cliponaxis=False,
         name=label,

@@ -45,6 +45,8 @@ def raced(place: Workplace, study: Study) -> Conclude:
     if not by_metric:
         return Conclude({"winner": None, "sentence": "Nothing was measured, so there is nothing to compare."})
     decides, sentence = by_metric[metrics[0]], by_metric[metrics[0]]["sentence"]
+    if not study.question.get("others", True):
+        sentence = ALONE
     if lacking := [f"“{(run.role or {})['title']}”" for run in study.runs if run not in done]:
         sentence += f" Without a result: {some(lacking)}."
     return Conclude({"winner": decides["winner"], "sentence": sentence, "by_metric": by_metric})
@@ -56,6 +58,8 @@ def scores_of(place: Workplace, run: Run) -> dict[str, Any]:
     files = next((stage.files for stage in run.stages if stage.name == name), {})
     return read_scores(place.files.path(files[SCORES]["digest"])) if SCORES in files else {}
 
+
+ALONE = "No uniform recipe gives a file that is as small, so the budget ran alone: its receipt says how it did."
 
 KINDS: dict[str, Callable[[Workplace, Study], Begin | Conclude]] = {  # asked once all of its runs have ended
     "race": raced,

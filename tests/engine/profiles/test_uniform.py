@@ -5,7 +5,7 @@ import pytest
 from tests.engine.profiles.drawn_profiles import drawn_facts, drawn_profile
 from webapp.engine.profiles.budget import BudgetGoal, Limits, Solver
 from webapp.engine.profiles.facts import KEPT
-from webapp.engine.profiles.uniform import uniform
+from webapp.engine.profiles.uniform import least_uniform, uniform
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
 
@@ -47,5 +47,12 @@ def test_locks_and_families_hold_for_them_too(solver):
     assert {layer.family for layer in chosen.values()} <= {"Quantization", KEPT}
 
 
-def test_where_nothing_uniform_fits_there_is_none(solver):
-    assert uniform(solver, 1) == []
+@pytest.mark.parametrize("limits", [Limits(), Limits(families=["Pruning"])])
+def test_below_the_smallest_of_them_there_is_none(solver, limits):
+    least = least_uniform(solver, limits)
+    assert [each.budget.size_bytes for each in uniform(solver, least, limits)] == [least]
+    assert uniform(solver, least - 1, limits) == []
+
+
+def test_where_all_is_locked_or_off_there_is_none(solver):
+    assert least_uniform(solver, Limits(families=[])) is None

@@ -231,11 +231,16 @@ def test_a_budget_is_raced_against_uniform_recipes_of_its_bytes(client, session,
 
 def test_a_budget_beside_which_there_is_nothing_uniform_is_run_alone(client, session, profile):
     by_hand = sent(profile, size="650", families=[], locks='{"classifier.fc1": 3}')
+    before, raced = (Page(client.post(address(profile), data=data).text) for data in (by_hand, sent(profile)))
+    for page, alone in ((before, True), (raced, False)):
+        assert ("hidden" in page.of("span", data_raced="")[0]) == alone
+        assert ("hidden" in page.of("span", data_alone="")[0]) != alone
     answer = client.post(f"{address(profile)}/run", data=by_hand)
-    (run,) = session.query(Run).all()
-    assert answer.location == f"/runs/{run.id}"
+    (study,) = session.query(Study).all()
+    assert answer.location == f"/studies/{study.id}"
+    (run,) = study.runs
     assert run.expected["profile_id"] == profile.id
-    assert not session.query(Study).all()
+    assert "so the budget runs alone" in Page(client.get(answer.location).text).text
 
 
 def test_what_is_as_large_as_the_original_is_not_run(client, session, profile):

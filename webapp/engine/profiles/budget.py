@@ -179,6 +179,7 @@ class Solver:
         self._fronts = _Latest[tuple[FrontPoint, ...]]()
         self._plans: dict[tuple[object, ...], StoragePlan | None] = {}
         self._candidates = _Latest[tuple[Solver, ...]]()
+        self.least_uniform = _Latest[int | None]()  # by `uniform.least_uniform`
 
     def solve(self, goal: BudgetGoal, limits: Limits = ANYTHING) -> Budget:
         """The options with the least expected loss within a size, else with the least size within a tolerance.

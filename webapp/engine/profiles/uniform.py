@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from .budget import ANYTHING, Budget, Limits, Solver
@@ -52,22 +53,37 @@ def uniform(solver: Solver, size_bytes: int, limits: Limits = ANYTHING) -> list[
     return found
 
 
+def least_uniform(solver: Solver, limits: Limits = ANYTHING) -> int | None:
+    """The bytes of the smallest of all uniform recipes: a budget below them is raced against none."""
+
+    def found() -> int | None:
+        return min((level.size_bytes for level in _levels(solver, limits)), default=None)
+
+    return solver.least_uniform.of(solver.costs(limits).tobytes(), found)
+
+
 def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
     """Every option that more than half of the layers of its family have, everywhere."""
     layers = solver.profile.layers
-    names = dict.fromkeys((o.family, o.label) for layer in layers for o in layer.options if _allowed(layer, o, limits))
-    for family, label in names:
-        own = [layer for layer in layers if any(option.family == family for option in layer.options)]
+    named = [{(option.family, option.label): n for n, option in enumerate(layer.options)} for layer in layers]
+    able = [
+        {name: n for name, n in names.items() if _allowed(layer, layer.options[n], limits)}
+        for layer, names in zip(layers, named, strict=True)
+    ]
+    has_any = Counter(family for names in named for family in {family for family, _ in names})
+    for family, label in dict.fromkeys(name for names in able for name in names):
         having = [
-            (layer, option)
-            for layer in own
-            for option in layer.options
-            if (option.family, option.label) == (family, label)
+            (layer.options[names[family, label]].bytes, layer.params)
+            for layer, names in zip(layers, named, strict=True)
+            if (family, label) in names
         ]
-        if 2 * len(having) <= len(own):
+        if 2 * len(having) <= has_any[family]:
             continue
-        bits = sum(option.bytes for _, option in having) / sum(layer.params for layer, _ in having)
-        choice = [_nearest(layer, family, label, bits, limits) for layer in layers]
+        stored, params = map(sum, zip(*having, strict=True))
+        choice = []
+        for layer, names in zip(layers, able, strict=True):
+            number = limits.locks.get(layer.name, names.get((family, label)))
+            choice.append(_nearest(layer, names.values(), family, stored / params) if number is None else number)
         yield _Level(label, family, choice, solver.menu.size(choice), solver.expected(choice).loss.value)
 
 
@@ -77,15 +93,10 @@ def _allowed(layer: LayerOptions, option: Option, limits: Limits) -> bool:
     return limits.holds is None or limits.holds(layer, option)
 
 
-def _nearest(layer: LayerOptions, family: str, label: str, bytes_each: float, limits: Limits) -> int:
-    """The number of the option of this label; else of one in as many bits, nearly: of the family, where it has any."""
-    if layer.name in limits.locks:
-        return limits.locks[layer.name]
-    able = [n for n, option in enumerate(layer.options) if _allowed(layer, option, limits)]
+def _nearest(layer: LayerOptions, able: Collection[int], family: str, bytes_each: float) -> int:
+    """The number of an option in as many bits, nearly: of the family, where it is able to have any."""
     numbers = [0, *([n for n in able if layer.options[n].family == family] or able)]
-    named = (n for n in numbers if (layer.options[n].family, layer.options[n].label) == (family, label))
-    apart = {n: abs(layer.options[n].bytes / layer.params - bytes_each) for n in numbers}
-    return next(named, min(numbers, key=apart.__getitem__))
+    return min(numbers, key=lambda n: abs(layer.options[n].bytes / layer.params - bytes_each))
 
 
 def _raised(solver: Solver, low: list[int], high: list[int], size_bytes: int) -> tuple[list[int], int]:

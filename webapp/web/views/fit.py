@@ -13,11 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from webapp import charts
-from webapp.actions.budgets import AskedBudget, profile_to_ask, solved, solver_for
+from webapp.actions.budgets import AskedBudget, profile_to_ask, solved, solved_on, solver_for
 from webapp.actions.compatibility import best_of, incompatible_formats, unprofilable_datasets
 from webapp.actions.errors import NotFound
 from webapp.actions.profiles import ProfileRequest, cancel_profile, create_profile, retry_profile
-from webapp.actions.run_requests import RunRequest, create_run
 from webapp.actions.studies import RaceAsked, StudyRequest, start_study
 from webapp.engine.errors import BudgetInvalid, PareError
 from webapp.engine.exporters import exporters
@@ -140,10 +139,18 @@ def start(id: str) -> ResponseReturnValue:
     try:
         asked = Asked.of(request.form)
         budget = asked.budget(profile.id, unit_of(profile))
-        return redirect(started(profile, budget, asked.exports))
+        race = StudyRequest(
+            profile_id=profile.id,
+            race=RaceAsked(goal=budget.goal),
+            families=budget.families,
+            locks=budget.locks,
+            exports=asked.exports,
+        )
+        study = start_study(db.session, services().jobs, race)
     except PareError as error:
         db.session.rollback()
         return budget_page(checkpoint, profile, request.form, error), error.status
+    return redirect(url_for("studies.show", id=study.id))
 
 
 @blueprint.post("/recipe")
@@ -158,24 +165,6 @@ def build(id: str) -> ResponseReturnValue:
         return budget_page(checkpoint, profile, request.form, error), error.status
     recipe = Recipe.read(budget.recipe or {"version": 2, "steps": []})
     return run_builder.opened(checkpoint.id, profile.dataset_id, recipe, asked.exports)
-
-
-def started(profile: Profile, budget: AskedBudget, exports: list[str]) -> str:
-    """The address of the study, or of the run. Raises PareError."""
-    raced = StudyRequest(
-        profile_id=profile.id,
-        race=RaceAsked(goal=budget.goal),
-        families=budget.families,
-        locks=budget.locks,
-        exports=exports,
-    )
-    try:
-        return url_for("studies.show", id=start_study(db.session, services().jobs, raced).id)
-    except BudgetInvalid as error:
-        if error.field != "race":
-            raise
-    asked = RunRequest(checkpoint_id=profile.checkpoint_id, budget=budget, exports=exports)
-    return url_for("runs.show", id=create_run(db.session, services().jobs, asked).id)
 
 
 def unit_of(profile: Profile) -> int:
@@ -233,7 +222,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
     unit_bytes, unit = byte_unit(original)
     families = [family for family in solver.fit.families if family in offered(known)]
     begins, little = first_goal(solver)
-    answer = solver.solve(begins)
+    answer = solved_on(solver, begins)
     size = size_text(answer.size_bytes, unit_bytes)
     asked = Asked(size, "", "points" if solver.points_fit else "loss", families, [], {})
     if form is not None:

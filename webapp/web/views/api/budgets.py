@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from webapp.actions import budgets
-from webapp.actions.budgets import BudgetRequest
-from webapp.engine.profiles.budget import Budget
+from webapp.actions.budgets import BudgetRequest, RacedBudget
 from webapp.web.extensions import db
 
 from .endpoints import endpoint
@@ -17,5 +16,5 @@ from .endpoints import endpoint
     errors=(404, 409),
     example="""--json '{"profile_id": "ID", "goal": {"ratio": 0.25}}'""",
 )
-def solve_budget(body: BudgetRequest) -> Budget:
+def solve_budget(body: BudgetRequest) -> RacedBudget:
     return budgets.solve_budget(db.session, body)
