@@ -168,7 +168,7 @@ def solve(client, finished):
 
 def test_a_budget_is_answered_with_its_recipe_its_bytes_and_what_it_is_expected_to_lose(solve):
     found = solve(goal={"bytes": 5000}).json
-    assert set(found) == {"recipe", "size_bytes", "expected", "layers", "cuts", "front"}
+    assert set(found) == {"recipe", "size_bytes", "expected", "layers", "cuts", "front", "uniform_bytes"}
     assert found["size_bytes"] <= 5000
     loss = found["expected"]["loss"]
     assert 0 < loss["low"] < loss["value"] < loss["high"]
