@@ -38,7 +38,7 @@ export function layerMap(known, decide) {
     return [
       `${chosen.label}${layers[number].name in locks ? ", decided by you" : ""}`,
       `${bytes(chosen.bytes)} of ${bytes(layers[number].bytes)}, ${bits(number).toFixed(2)} bits per weight`,
-      `loss ${significant(cost(number))} ${unit}${share}`,
+      layers[number].unreached ? "no sample reached it: it costs nothing on this data" : `loss ${significant(cost(number))} ${unit}${share}`,
     ];
   }
 
@@ -76,7 +76,7 @@ export function layerMap(known, decide) {
     put("bits", bits(number).toFixed(2), bits(number));
     put("bytes", bytes(chosen.bytes), chosen.bytes);
     put("saved", bytes(saved), saved);
-    put("loss", significant(cost(number)), cost(number));
+    put("loss", layers[number].unreached ? "not reached" : significant(cost(number)), cost(number));
   }
 
   // ---- the tip ----
@@ -169,7 +169,7 @@ export function layerMap(known, decide) {
     );
     mark();
     dialog.showModal();
-    at("options-rows").querySelector(":checked")?.closest("tr").scrollIntoView({ block: "nearest" });
+    at("options-rows").querySelector(":checked")?.closest("tr").scrollIntoView({ block: "center" });
   }
 
   function mark() {

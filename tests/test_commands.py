@@ -76,15 +76,24 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
 
 
 @pytest.fixture
-def profiled(monkeypatch):
+def unreached() -> set[str]:
+    """Names of layers that no sample reaches."""
+    return set()
+
+
+@pytest.fixture
+def profiled(monkeypatch, unreached):
     """A profile in which a layer's loss is the square of the share that it loses, whatever the option."""
 
     def profile(self, asked, sources, tell):
-        def weighed(option, kept):
-            return option.model_copy(update={"loss": (1 - option.bytes / kept.bytes) ** 2 / 10})
+        def weighed(option, kept, layer):
+            lost = 0.0 if layer.name in unreached else (1 - option.bytes / kept.bytes) ** 2 / 10
+            return option.model_copy(update={"loss": lost})
 
         layers = [
-            layer.model_copy(update={"options": tuple(weighed(each, layer.options[0]) for each in layer.options)})
+            layer.model_copy(
+                update={"options": tuple(weighed(each, layer.options[0], layer) for each in layer.options)}
+            )
             for layer in layer_options(sources.checkpoint.facts)
         ]
         return ProfileFacts(unit="nats", samples=70, layers=tuple(layers), seconds=1.0)
@@ -139,6 +148,16 @@ def test_a_profile_is_printed_as_a_table_or_as_json(given, profiled):
     printed = json.loads(call(*asked, "--json").rpartition("\nexit 0")[0])
     assert [layer["name"] for layer in printed["layers"]] == ["0", "2", "vectors"]
     assert printed["front"][0]["size_bytes"] < printed["front"][-1]["size_bytes"]
+
+
+def test_layers_that_no_sample_reached_are_named_as_what_a_budget_shrinks_first(given, profiled, unreached):
+    asked = ("profile", given / "mlp.pt", "--data", given / "data.npz")
+    assert "No sample" not in call(*asked)
+    unreached.add("0")
+    said = call(*asked)
+    assert "No sample reached 0: whatever is done there costs nothing on this data" in said
+    assert "0 (no sample reached it)" in said
+    assert "No sample reached 0:" in by_budget(given, "--size", "2kB")
 
 
 @pytest.mark.parametrize(

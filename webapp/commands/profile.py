@@ -49,7 +49,8 @@ def _layer_row(layer: LayerOptions) -> tuple[str, ...]:
     kept, others = layer.options[0], [option for option in layer.options if option.family != KEPT]
     halved = min((one for one in others if 2 * one.bytes <= kept.bytes), key=lambda one: one.loss, default=None)
     least = min(others, key=lambda one: (one.bytes, one.loss), default=None)
-    return layer.name, f"{kept.bytes:,}", str(len(others)), *_told(halved), *_sized(least)
+    name = f"{layer.name} (no sample reached it)" if layer.unreached else layer.name
+    return name, f"{kept.bytes:,}", str(len(others)), *_told(halved), *_sized(least)
 
 
 def _told(option: Option | None) -> tuple[str, str]:

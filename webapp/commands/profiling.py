@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from webapp.engine.errors import BudgetInvalid
+from webapp.engine.errors import BudgetInvalid, some
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
 from webapp.engine.profiles.facts import ProfileFacts
 from webapp.engine.run.checks import check_profile, task_of
@@ -56,7 +56,13 @@ def profiled(
         task=task_of(facts, dataset, training),
     )
     bar.stage("Profiling")
-    return bench.profile(asked, sources, bar.tell)
+    found = bench.profile(asked, sources, bar.tell)
+    if unreached := [layer.name for layer in found.layers if layer.unreached]:
+        bar.say(
+            f"No sample reached {some(unreached)}: whatever is done there costs nothing on this data, so a budget "
+            "shrinks it first."
+        )
+    return found
 
 
 def goal_of(size: int | None, ratio: float | None, tolerance: dict[str, float] | None) -> BudgetGoal | None:

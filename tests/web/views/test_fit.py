@@ -140,6 +140,63 @@ def test_a_budget_is_shown_with_every_layer(client, profile):
         assert (chosen["label"], chosen["bytes"]) == (label, size)
     assert page.of("script", id="figure-front")
     assert page.of("script", id="figure-held")
+    assert "No sample reached" not in page.text
+
+
+def test_a_layer_that_no_sample_reached_is_said_to_be_shrunk_first(client, session, profile):
+    layers = [{**layer, "options": [*layer["options"]]} for layer in profile.facts["layers"]]
+    layers[2]["options"] = [{**option, "loss": 0.0} for option in layers[2]["options"]]
+    profile.facts = profile.facts | {"layers": layers}
+    session.commit()
+    page = Page(client.get(address(profile)).text)
+    assert "No sample reached classifier.fc1: whatever is done there costs nothing on this data" in page.text
+    assert [place["data-layer"] for place in page.of("td", data_unreached="")] == ["2"]
+    assert page.text.count("not reached") == 1
+
+
+def test_the_profile_that_saw_most_samples_is_opened_and_another_can_be_chosen(client, session, dataset, profile):
+    def another(samples, **more):
+        facts = profile.facts | {"samples": samples}
+        row = {"checkpoint_id": profile.checkpoint_id, "state": RunState.SUCCEEDED, "facts": facts} | more
+        session.add(made := Profile(key="k" * 64, dataset_id=dataset.id, **row))
+        session.commit()
+        return made
+
+    def opened():
+        return Page(client.get(address(profile)).text)
+
+    seen = profile.facts["samples"]
+    assert "profiles" not in opened().text
+    another(seen - 1)
+    assert opened().of("input", name="profile")[0]["value"] == profile.id
+    assert f"on {seen} samples" in opened().text
+    assert "one of 2 profiles" in opened().text
+    equal, failed = another(seen), another(0, state=RunState.FAILED, facts=None)
+    assert opened().of("input", name="profile")[0]["value"] == equal.id
+    choice = Page(client.get(f"{address(profile)}?new=1").text)
+    assert [f"{seen - 1}" in choice.text, f"{seen}" in choice.text] == [True, True]
+    for row in (profile, equal, failed):
+        assert choice.of("a", href=f"{address(profile)}?profile={row.id}")
+
+
+def test_another_dataset_can_calibrate(client, session):
+    checkpoint, dataset = seed_checkpoint(session), seed_dataset(session)
+    other, unfit = seed_dataset(session, "more.npz"), seed_dataset(session, "wide.npz", shape=(7,))
+    dataset.facts = dataset.facts | {"training": None}
+    session.commit()
+    page = Page(client.get(f"/checkpoints/{checkpoint.id}/fit").text)
+    offered = {option["value"] for option in page.of("option")}
+    assert "disabled" not in page.of("option", value=dataset.id)[0]  # others calibrate for it
+    assert "disabled" in page.of("option", value=unfit.id)[0]
+    assert offered == {"", dataset.id, other.id, unfit.id}
+    assert len(page.of("option", value=other.id)) == 2
+    address = f"/checkpoints/{checkpoint.id}/fit/profiles"
+    alone = client.post(address, data={"dataset": dataset.id, "training_dataset": ""})
+    assert "or a second dataset to calibrate on" in Page(alone.text).text
+    made = client.post(address, data={"dataset": dataset.id, "training_dataset": other.id})
+    assert made.status_code == 302
+    (row,) = session.query(Profile).all()
+    assert (row.dataset_id, row.training_dataset_id) == (dataset.id, other.id)
 
 
 def test_blocks_are_rows_and_matrices_columns(client, session, dataset):

@@ -45,6 +45,11 @@ class LayerOptions(Facts):
     params: int
     options: tuple[Option, ...]  # the first leaves it as it is, at no loss
 
+    @property
+    def unreached(self) -> bool:
+        """Whether no sample came through it, so that nothing that is done to it costs anything."""
+        return len(self.options) > 1 and not any(option.loss for option in self.options)
+
 
 class Cut(Facts):
     """Channels or neurons that leave, and with them a share of every layer that they run through."""

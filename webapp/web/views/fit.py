@@ -9,16 +9,16 @@ from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
 from webapp import charts
 from webapp.actions.budgets import AskedBudget, profile_to_ask, solved, solved_on, solver_for
-from webapp.actions.compatibility import best_of, incompatible_formats, unprofilable_datasets
+from webapp.actions.compatibility import best_of, incompatible_datasets, incompatible_formats, unprofilable_datasets
 from webapp.actions.errors import NotFound
 from webapp.actions.profiles import ProfileRequest, cancel_profile, create_profile, retry_profile
 from webapp.actions.studies import RaceAsked, StudyRequest, start_study
-from webapp.engine.errors import BudgetInvalid, PareError
+from webapp.engine.errors import BudgetInvalid, PareError, some
 from webapp.engine.exporters import exporters
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
 from webapp.engine.profiles.facts import KEPT, LayerOptions, LossUnit, ProfileFacts
@@ -89,7 +89,7 @@ def number(typed: str, what: str) -> float:
 
 @blueprint.get("")
 def show(id: str) -> ResponseReturnValue:
-    """The newest profile that is of use, `?profile=ID`, or with `?new=1` the choice of data for another."""
+    """The profile that saw most, `?profile=ID`, or with `?new=1` the choice of another, or of data for one."""
     checkpoint = db.get_or_abort(Checkpoint, id)
     if checkpoint.state != UploadState.READY:
         return redirect(url_for("checkpoints.show", id=id))
@@ -112,7 +112,8 @@ def solve(id: str) -> ResponseReturnValue:
 def profile(id: str) -> ResponseReturnValue:
     checkpoint = db.get_or_abort(Checkpoint, id)
     try:
-        asked = ProfileRequest(checkpoint_id=id, dataset_id=request.form.get("dataset") or None)
+        chosen = {f"{name}_id": request.form.get(name) or None for name in ("dataset", "training_dataset")}
+        asked = ProfileRequest(checkpoint_id=id, **chosen)
         made = create_profile(db.session, services().jobs, asked)
     except PareError as error:
         return start_page(checkpoint, error), error.status
@@ -164,7 +165,7 @@ def build(id: str) -> ResponseReturnValue:
     except PareError as error:
         return budget_page(checkpoint, profile, request.form, error), error.status
     recipe = Recipe.read(budget.recipe or {"version": 2, "steps": []})
-    return run_builder.opened(checkpoint.id, profile.dataset_id, recipe, asked.exports)
+    return run_builder.opened(profile, recipe, asked.exports)
 
 
 def unit_of(profile: Profile) -> int:
@@ -177,12 +178,18 @@ def offered(profile: ProfileFacts) -> set[str]:
 
 
 def profile_of(checkpoint: Checkpoint) -> Profile | None:
-    """The one that the address names, else the newest that is done, else the newest."""
+    """The one that the address names, else of those that are done the one that saw most samples, else the newest."""
     if asked := request.args.get("profile"):
         return owned(checkpoint, asked)
     newest = select(Profile).where(Profile.checkpoint_id == checkpoint.id).order_by(Profile.created_at.desc())
-    done = db.session.scalars(newest.where(Profile.state == RunState.SUCCEEDED).limit(1)).first()
+    most = newest.order_by(None).order_by(samples_seen().desc(), Profile.created_at.desc())
+    done = db.session.scalars(most.where(Profile.state == RunState.SUCCEEDED).limit(1)).first()
     return done or db.session.scalars(newest.limit(1)).first()
+
+
+def samples_seen() -> Any:
+    """A column: by a profile that is done."""
+    return Profile.facts["samples"].as_integer()
 
 
 def asked_profile(checkpoint: Checkpoint) -> Profile:
@@ -199,18 +206,23 @@ def owned(checkpoint: Checkpoint, id_: str) -> Profile:
 
 
 def start_page(checkpoint: Checkpoint, error: PareError | None = None) -> str:
-    fit = unprofilable_datasets(db.session, checkpoint)
-    names = dict(db.session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(fit))).tuples().all())
+    fit, alike = (which(db.session, checkpoint) for which in (unprofilable_datasets, incompatible_datasets))
+    rows = {row.id: row for row in db.session.scalars(select(Dataset).where(Dataset.id.in_(fit)))}
+    training = {id_: row.name for id_, row in rows.items() if alike[id_] is None and (row.facts or {}).get("training")}
+    lacking = {id_ for id_ in rows if alike[id_] is None and id_ not in training}  # which others can calibrate for
     first = best_of(db.session, fit)
-    profiles = select(Profile).where(Profile.checkpoint_id == checkpoint.id).order_by(Profile.created_at.desc())
+    profiles = select(Profile, samples_seen()).where(Profile.checkpoint_id == checkpoint.id)
+    named = (joinedload(which).load_only(Dataset.name) for which in (Profile.dataset, Profile.training_dataset))
     return render_template(
         "fit/start.html",
         checkpoint=checkpoint,
         error=error,
         why_not=(checkpoint.facts or {}).get("weights_only_because"),
-        datasets=[(id_, names[id_], reason) for id_, reason in fit.items()],
+        datasets=[(id_, rows[id_].name, None if id_ in lacking and training else why) for id_, why in fit.items()],
+        training=training,
+        lacking=lacking,
         chosen=request.form.get("dataset") or request.args.get("dataset") or (first.id if first else None),
-        profiles=db.session.scalars(profiles.options(joinedload(Profile.dataset).load_only(Dataset.name))).all(),
+        profiles=db.session.execute(profiles.options(*named).order_by(Profile.created_at.desc())).tuples().all(),
     )
 
 
@@ -218,6 +230,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
     """`form` is what was sent; without it the page begins at the smallest file that is expected to lose little."""
     solver = solver_for(profile)
     known, least = solver.profile, solver.smallest()
+    mine = (Profile.checkpoint_id == checkpoint.id, Profile.state == RunState.SUCCEEDED)
     original = max(least, solver.facts.weights_bytes)
     unit_bytes, unit = byte_unit(original)
     families = [family for family in solver.fit.families if family in offered(known)]
@@ -237,6 +250,8 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
         "fit/show.html",
         checkpoint=checkpoint,
         profile=profile,
+        known=known,
+        profiles=db.session.scalar(select(func.count(Profile.id)).where(*mine)),
         asked=asked,
         size=asked.size or size_text(answer.size_bytes, unit_bytes),
         little=little,
@@ -246,6 +261,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
         formats=formats_of(checkpoint),
         layers=layers,
         map=layer_map([layer["name"] for layer in layers]),
+        unreached=some([layer.name for layer in known.layers if layer.unreached]),
         levels=LEVELS,
         front=charts.budget_front(*front_of(answer), known.unit, runs),
         held=charts.predicted_against_measured([*trials, *runs], known.unit),
@@ -294,6 +310,7 @@ def shown(layer: LayerOptions, solver: Solver) -> dict[str, Any]:
         "shape": layer.shape,
         "params": layer.params,
         "bytes": layer.options[0].bytes,
+        "unreached": layer.unreached,
         "options": [[o.label, o.bytes, solver.fit.scales.get(o.family, 1.0) * o.loss] for o in layer.options],
     }
 

@@ -23,7 +23,7 @@ from webapp.engine.exporters import exporters as formats
 from webapp.engine.facts import DatasetFacts
 from webapp.engine.recipe import LayerPatterns, Recipe, Step, lines_named
 from webapp.engine.techniques import techniques
-from webapp.store.models import Checkpoint, Dataset, Run, UploadState
+from webapp.store.models import Checkpoint, Dataset, Profile, Run, UploadState
 from webapp.units import byte_text
 from webapp.web.extensions import db, services
 from webapp.web.forms import RunForm, setting_rows
@@ -101,12 +101,12 @@ def new() -> str:
     return page(form, source=source)
 
 
-def opened(checkpoint_id: str, dataset_id: str | None, recipe: Recipe, exports: Iterable[str]) -> str:
-    """The builder with a recipe that was made elsewhere."""
+def opened(profile: Profile, recipe: Recipe, exports: Iterable[str]) -> str:
+    """The builder with a recipe that was made on a profile, and its data."""
     form = RunForm(formdata=None)
     offer(form)
-    form.checkpoint.data, form.dataset.data = checkpoint_id, dataset_id or ""
-    form.exports.data = list(exports)
+    form.checkpoint.data, form.dataset.data = profile.checkpoint_id, profile.dataset_id or ""
+    form.training_dataset.data, form.exports.data = profile.training_dataset_id or "", list(exports)
     form.recipe.data = as_text(recipe)
     return page(form)
 
