@@ -13,6 +13,7 @@ from webapp.engine.techniques.calibration import Covariance, WeightMatrix
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
+DONE = 8  # options that are done too, which takes longer
 SPEC = ArchitectureSpec(family="sequential", title="a layer", task=None, config={})
 
 
@@ -32,13 +33,15 @@ def posed(shape, dtype=torch.float32, kind="linear", **more):
     return matrix, inputs
 
 
-def choices_of(matrix):
+def choices_of(matrix, large=False):
+    """Of a layer that is all of its model, or a small share of it, which has fewer."""
     layer, dtype = matrix.layer, str(matrix.encoded.dtype).removeprefix("torch.")
     tensor = TensorFacts(name=layer.weight, shape=layer.shape, dtype=dtype)
+    rest = () if large else (TensorFacts(name="rest", shape=(1000, *layer.shape), dtype=dtype),)
     facts = CheckpointFacts(
-        format="safetensors", tensors=(tensor,), layers=(layer,), weights_bytes=0, architecture=SPEC
+        format="safetensors", tensors=(tensor, *rest), layers=(layer,), weights_bytes=0, architecture=SPEC
     )
-    (choice,) = layer_options(facts)
+    (choice,) = (each for each in layer_options(facts) if each.name == layer.name)
     return choice.options[1:]
 
 
@@ -71,18 +74,20 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("case", SHAPES)
 def test_every_option_is_tried_and_loses_about_what_it_really_does(case):
-    matrix, inputs = posed(**case)
-    options = choices_of(matrix)
+    matrix, inputs = posed(**SHAPES[case])
+    options = choices_of(matrix, large=case == "bfloat16")
     found = dict(changes(matrix, inputs, [option.steps for option in options]))
     assert len(found) == len(options)
+    alone = [index for index, option in enumerate(options) if len(option.steps) == 1]
+    done = alone[:: -(-len(alone) // DONE)]
     for index, option in enumerate(options):
         assert found[index].shape == matrix.floats().shape
         tried = lost(found[index], matrix, inputs)
         assert 0 < tried < 1, option.label
-        (step, *rest) = option.steps
-        if not rest and step.technique in ("gptq", "sparsegpt"):
+        step = option.steps[0]
+        if index in done and step.technique in ("gptq", "sparsegpt"):
             assert 0.6 < tried / really_lost(matrix, inputs, step) < 2, option.label
 
 

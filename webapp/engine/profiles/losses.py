@@ -1,7 +1,8 @@
 """The losses of a profile: what every option of every layer is expected to cost, from the sensitivities.
 
-In a row of alike blocks all options are tried in every EVERY-th; in those between TRIED of each family, from which the
-others follow: what one option loses beside another of its family is much the same in neighbours.
+In a row of alike blocks all options are tried in every EVERY-th; in those between one of each family, from which the
+others follow: what one option loses beside another is much the same in neighbours. What looks at a matrix as a whole
+(low rank) takes longer than all that works row by row, and is tried in every WHOLE-th of these alone.
 
 A matrix with more than ROWS outputs is tried on some of them where a technique works on each row for itself: on those
 that weigh most, and of the rest on those that a sample by weight finds, as if the rows' errors were independent. Most
@@ -24,7 +25,7 @@ from .trials import Chain, changes, rows_apart
 Losses = Sequence[float | None]  # in the order of a layer's options
 
 ROWS, SHARE = 64, 1 / 64  # that are tried: so many, or that share of more
-EVERY, TRIED = 10, 1
+EVERY, WHOLE = 10, 3
 NOISE_BITS, NOISE_GROUP = 3, 64  # of the rounding error that stands for any
 HEAVIEST = 0.5  # of the rows that are tried
 
@@ -35,17 +36,21 @@ def option_losses(
     options: Sequence[Option],
     count: float,
     neighbour: Losses | None = None,
+    row_by_row: bool = False,
 ) -> Losses:
     """Of one layer, in the order of its options; None: the option cannot be done to its values.
 
-    Where no sample reached the layer nothing is lost. `neighbour`: of an alike layer, which tells of what is not tried.
+    Where no sample reached the layer nothing is lost. `neighbour`: of an alike layer, which tells of what is not tried;
+    that is all but one option of each family, and with `row_by_row` also what looks at a matrix as a whole.
     """
     groups = _by_family(options, neighbour) if neighbour is not None and len(neighbour) == len(options) else []
-    tried = {index for group in groups for index in _spread(group)} if groups else set(range(len(options)))
+    middles = [group[len(group) // 2] for group in groups]
+    tried = {index for index in middles if not row_by_row or rows_apart(options[index].steps)}
+    tried = tried or set(range(len(options)))
     chains = [option.steps if index in tried else () for index, option in enumerate(options)]
     losses = _tried_losses(matrix, known, chains, count)
     for group in groups:
-        at_hand = [index for index in group if losses[index]]
+        at_hand = [index for index in group if losses[index]] if tried & {*group} else [i for i in tried if losses[i]]
         for index in group:
             if index not in tried and neighbour is not None and at_hand:
                 like = min(at_hand, key=lambda other: abs(math.log(_loss(neighbour, other) / _loss(neighbour, index))))
@@ -59,11 +64,6 @@ def _by_family(options: Sequence[Option], neighbour: Losses) -> list[list[int]]:
     for index in sorted((i for i, loss in enumerate(neighbour) if loss), key=lambda i: _loss(neighbour, i)):
         found.setdefault(options[index].family, []).append(index)
     return list(found.values())
-
-
-def _spread(group: list[int]) -> list[int]:
-    """TRIED of them, evenly."""
-    return [group[(2 * number + 1) * len(group) // (2 * TRIED)] for number in range(TRIED)]
 
 
 def _loss(losses: Losses, index: int) -> float:

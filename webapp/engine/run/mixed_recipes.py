@@ -31,7 +31,7 @@ from .metrics import METRICS, Scores
 from .worsening import LOSSES
 
 FAMILY = "Quantization"  # errors of rounding tell of no other
-MIXES = 8
+MIXES = 6
 JUDGED = 3  # every how many of them one is measured on samples that judge
 LEAST, MOST, RANGE = 0.003, 1.5, 100  # of the predicted losses that are tried, in any unit
 

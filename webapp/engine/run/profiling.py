@@ -18,7 +18,7 @@ from webapp.engine.profiles.cut_losses import cut_losses, with_cut_losses
 from webapp.engine.profiles.cuts import Offered, offered
 from webapp.engine.profiles.drawn_loss import DrawnLoss, unit_of
 from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
-from webapp.engine.profiles.losses import EVERY, Losses, option_losses, rounding_error, with_losses
+from webapp.engine.profiles.losses import EVERY, WHOLE, Losses, option_losses, rounding_error, with_losses
 from webapp.engine.profiles.options import layer_options
 from webapp.engine.profiles.sensitivity import LayerSensitivity, as_kept, from_kept
 from webapp.engine.profiles.trials import bytes_at_most
@@ -37,7 +37,7 @@ SAMPLES = {"causal-lm": 4} | dict.fromkeys(TEXTS, 64)  # chunks of text, or text
 IMAGES = 256
 PASSES = 0.4  # of the time that a part of the model takes
 MIXED = 4  # every how many batches of text mixed recipes are measured on one; of the rest on all
-JUDGED = 0.1  # the share of the samples which judge runs that tell what to expect of one
+JUDGED = 0.05  # the share of the samples which judge runs that tell what to expect of one
 
 
 @dataclass
@@ -176,9 +176,11 @@ class _Profiling:
             matrix = matrices.get(unit.weight) or WeightMatrix(unit, unit.name, "", unit.layout, self.model)
             within = unit.name.removeprefix(part.prefix)
             neighbour = None if whole else found.like.get(within)
-            here.losses[unit.name] = option_losses(matrix, own, self.options[unit.name], count, neighbour)
+            row_by_row = part.number % WHOLE != 1
+            losses = option_losses(matrix, own, self.options[unit.name], count, neighbour, row_by_row)
+            here.losses[unit.name] = losses
             if part.prefix and neighbour is None:
-                here.like[within] = here.losses[unit.name]
+                here.like[within] = losses
             if unit.kind != "other":
                 here.most[unit.name] = bytes_at_most(matrix, self.options[unit.name])
             if unit.shape:
