@@ -135,7 +135,11 @@ class Bench:
 
     def until(self, what):
         """Waits for a truth; returns it."""
-        return until(what, said=lambda: f"the workers said:\n{Path(self.log.name).read_text()[-3000:]}")
+        return until(what, said=lambda: f"the workers said:\n{self.said()[-3000:]}")
+
+    def said(self) -> str:
+        """What the workers have logged."""
+        return Path(self.log.name).read_text()
 
     def ended(self, id: str, table: type = Run):
         self.until(lambda: self.get(table, id).state.final)

@@ -76,6 +76,7 @@ def test_cancelling_kills_the_child_and_a_retry_goes_on_with_what_it_kept(bench,
     bench.until(lambda: not scratch(bench))
     with pytest.raises(JobNotRetryable, match="has succeeded"):
         bench.jobs.retry_profile(id_)
+    assert "Traceback" not in bench.said(), "a cancel is no error"
 
 
 def test_a_killed_worker_s_profile_is_gone_on_with(any_bench, tmp_path):

@@ -165,6 +165,8 @@ def test_cancelling_kills_the_child_within_three_seconds_and_a_retry_goes_on_fro
         return time.monotonic() - asked
 
     within(CANCELLED_WITHIN_SECONDS, cancelled)
+    queued = bench.run({"stages": slow, "ledger": str(tmp_path / "ledger")}, checkpoint_id)
+    bench.jobs.cancel_run(queued)
     begun = ledger(tmp_path / "ledger")
     assert begun[:3] == ["a", "b", "c"]
     with bench.sessions.begin() as session:
@@ -173,6 +175,8 @@ def test_cancelling_kills_the_child_within_three_seconds_and_a_retry_goes_on_fro
     run = bench.ended(run_id)
     assert run.state is RunState.SUCCEEDED
     assert ledger(tmp_path / "ledger") == [*begun, "c"]
+    assert bench.get(Run, queued).state is RunState.CANCELLED
+    assert "Traceback" not in bench.said(), "a cancel is no error"
 
 
 def test_what_an_earlier_run_made_is_reused(bench, tmp_path):

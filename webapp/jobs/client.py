@@ -154,13 +154,11 @@ class JobClient:
             row = _existing(session, kind, id, lock=True)
             if row.state.final:
                 return
-            end_job(row, RunState.CANCELLED, "Cancelled")
-        with queue_may_fail("cancelled"):  # the worker looks at the row itself
-            self._connected().cancel_workflow(kind.workflow_id(id, row.attempt))
+            end_job(row, RunState.CANCELLED, "Cancelled")  # its workflow looks at the row, and ends as any other
 
     def _enqueue(self, workflow: str, queue: str, workflow_id: str, *arguments: str | int) -> None:
         options: EnqueueOptions = {"workflow_name": workflow, "queue_name": queue, "workflow_id": workflow_id}
-        with queue_may_fail("queued"):  # workers queue what waits and has no workflow
+        with queue_may_fail():  # workers queue what waits and has no workflow
             self._connected().enqueue(options, *arguments)
 
     def _connected(self) -> DBOSClient:
@@ -210,12 +208,12 @@ def _end_stages(run: Run, state: RunState, error: dict[str, Any] | None) -> None
 
 
 @contextmanager
-def queue_may_fail(done: str) -> Iterator[None]:
+def queue_may_fail() -> Iterator[None]:
     """What the rows say will be done without the queue's knowing it now: its database is full, or does not answer."""
     try:
         yield
     except DBAPIError as error:
-        log.warning("The job system could not be told that something was %s: %s", done, error.orig)
+        log.warning("The job system could not be told that something was queued: %s", error.orig)
 
 
 def _existing(session: Session, kind: JobKind, id: str, lock: bool = False) -> Any:
