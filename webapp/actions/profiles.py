@@ -67,14 +67,10 @@ def create_profile(session: Session, jobs: ProfileQueue, asked: ProfileRequest) 
         key=profile_key(DataGiven.model_validate(given), digests),
         **given,
     )
-    begin_writing(session)  # of two that ask at once, the second finds the first one's
-    session.execute(select(Checkpoint.id).where(Checkpoint.id == checkpoint.id).with_for_update())
-    found = list(session.scalars(select(Profile).where(Profile.key == row.key, Profile.state.in_(THERE))))
-    ids = ("checkpoint_id", "dataset_id", "training_dataset_id")
-    for other in found:
-        if all(getattr(other, name) == getattr(row, name) for name in ids):
-            session.commit()
-            return other
+    found, twin = _there(session, row)
+    if twin is not None:
+        session.commit()
+        return twin
     if same := next((other for other in found if other.state is RunState.SUCCEEDED), None):  # of another upload
         row.facts, row.measured = same.facts, [*same.measured]
         row.state, row.progress, row.message, row.finished_at = RunState.SUCCEEDED, 1.0, same.message, now()
@@ -85,6 +81,19 @@ def create_profile(session: Session, jobs: ProfileQueue, asked: ProfileRequest) 
     return row
 
 
+def _there(session: Session, row: Profile) -> tuple[list[Profile], Profile | None]:
+    """What is known of the same content or under way, and that of the very same rows; begins to write.
+
+    Of two that ask at once, the second finds the first one's.
+    """
+    begin_writing(session)
+    session.execute(select(Checkpoint.id).where(Checkpoint.id == row.checkpoint_id).with_for_update())
+    found = list(session.scalars(select(Profile).where(Profile.key == row.key, Profile.state.in_(THERE))))
+    ids = ("checkpoint_id", "dataset_id", "training_dataset_id")
+    alike = (other for other in found if all(getattr(other, name) == getattr(row, name) for name in ids))
+    return found, next(alike, None)
+
+
 def cancel_profile(session: Session, jobs: ProfileQueue, profile: Profile) -> None:
     """Raises Conflict where it has already ended."""
     if profile.state.final:
@@ -93,9 +102,17 @@ def cancel_profile(session: Session, jobs: ProfileQueue, profile: Profile) -> No
     session.expire(profile)
 
 
-def retry_profile(session: Session, jobs: ProfileQueue, profile: Profile) -> None:
-    """Raises Conflict where there is nothing to retry."""
+def retry_profile(session: Session, jobs: ProfileQueue, profile: Profile) -> Profile:
+    """The profile itself, or the same one where it was asked for anew meanwhile.
+
+    Raises Conflict where there is nothing to retry.
+    """
     if profile.state not in (RunState.FAILED, RunState.CANCELLED):
         raise Conflict(f"The profile is {profile.state}; only one that failed or was cancelled can be retried.")
+    _, twin = _there(session, profile)
+    session.commit()
+    if twin is not None:
+        return twin
     jobs.retry_profile(profile.id)
     session.expire(profile)
+    return profile

@@ -139,6 +139,24 @@ def test_it_is_cancelled_and_retried(client, ask):
     assert (again.status_code, again.json["state"], again.json["attempt"]) == (202, "queued", 2)
 
 
+@pytest.mark.parametrize("state", [RunState.QUEUED, RunState.SUCCEEDED])
+def test_a_retry_of_one_that_was_asked_for_anew_leads_to_the_new_one(client, ask, session, state):
+    first = ask().json["id"]
+    client.post(f"/api/v1/profiles/{first}/cancel")
+    anew = session.get(Profile, ask().json["id"])
+    if state is RunState.SUCCEEDED:
+        anew.facts, anew.state = FACTS, state
+        session.commit()
+    again = client.post(f"/api/v1/profiles/{first}/retry")
+    assert (again.status_code, again.json["id"], again.json["state"]) == (202, anew.id, state.value)
+    page = client.post(f"/checkpoints/{anew.checkpoint_id}/fit/profiles/{first}/retry")
+    assert page.location.endswith(f"?profile={anew.id}")
+    assert client.get(f"/api/v1/profiles/{first}").json["state"] == "cancelled"
+    session.delete(session.get(Profile, anew.id))
+    session.commit()
+    assert client.post(f"/api/v1/profiles/{first}/retry").json["id"] == first
+
+
 def test_a_checkpoint_and_data_that_give_no_profile_are_told_why(client, ask, ids, session):
     assert error_of(ask(404, checkpoint_id="nothing"), 404)["field"] == "checkpoint_id"
     error = error_of(ask(422, dataset_id=None), 422)

@@ -128,8 +128,9 @@ def cancel(id: str, profile_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/profiles/<profile_id>/retry")
 def retry(id: str, profile_id: str) -> ResponseReturnValue:
-    retry_profile(db.session, services().jobs, owned(db.get_or_abort(Checkpoint, id), profile_id))
-    return redirect(url_for("fit.show", id=id, profile=profile_id))
+    profile = owned(db.get_or_abort(Checkpoint, id), profile_id)
+    goes_on = retry_profile(db.session, services().jobs, profile)
+    return redirect(url_for("fit.show", id=id, profile=goes_on.id))
 
 
 @blueprint.post("/run")

@@ -46,11 +46,9 @@ def cancel_profile(id: str) -> schemas.ProfileAnswer:
 @endpoint(
     "POST",
     "/profiles/<id>/retry",
-    "Start a failed or cancelled profile again, with what it has kept",
+    "Start a failed or cancelled profile again, with what it has kept, unless the same was asked for anew meanwhile",
     status=202,
     errors=(409,),
 )
 def retry_profile(id: str) -> schemas.ProfileAnswer:
-    row = row_of(Profile, id)
-    profiles.retry_profile(db.session, services().jobs, row)
-    return profile_answer(row)
+    return profile_answer(profiles.retry_profile(db.session, services().jobs, row_of(Profile, id)))
