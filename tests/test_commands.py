@@ -12,11 +12,13 @@ from torch import nn
 
 from tests.engine.drawn import tone
 from webapp.cli import pare
+from webapp.commands import local_runs
 from webapp.commands.workbench import Workbench
 from webapp.engine import load
 from webapp.engine.errors import PareError
 from webapp.engine.profiles.facts import ProfileFacts
 from webapp.engine.profiles.options import layer_options
+from webapp.engine.profiles.smallest import Probe
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
 from webapp.jobs.child import ENGINE_CHILD
@@ -148,6 +150,14 @@ def test_a_profile_is_printed_as_a_table_or_as_json(given, profiled):
     printed = json.loads(call(*asked, "--json").rpartition("\nexit 0")[0])
     assert [layer["name"] for layer in printed["layers"]] == ["0", "2", "vectors"]
     assert printed["front"][0]["size_bytes"] < printed["front"][-1]["size_bytes"]
+
+
+def test_where_no_run_keeps_the_tolerance_that_is_said(given, profiled, monkeypatch):
+    monkeypatch.setattr(local_runs, "probe_of", lambda unit, result, verdict: Probe(result["size_bytes"], 9.0))
+    asked = ("--data", given / "data.npz", "--out", given / "out", "--tolerance", "0.02", "--runs", "2")
+    said = str(CliRunner().invoke(pare, ["compress", *map(str, [given / "mlp.pt", *asked])]).exception)
+    assert "No file within the tolerance was found. 2 runs were measured, as many as were asked for." in said
+    assert not (given / "out").exists()
 
 
 def test_layers_that_no_sample_reached_are_named_as_what_a_budget_shrinks_first(given, profiled, unreached):

@@ -132,6 +132,14 @@ def test_the_smallest_file_within_a_tolerance_is_found_and_each_probe_says_why(p
     assert study.conclusion["sentence"].startswith("The smallest file within the tolerance has ")
 
 
+def test_where_nothing_that_was_measured_is_within_the_tolerance_that_is_the_answer(place):
+    study = searched(place, smallest(place, most_runs=3), lambda size_bytes: 5.0)
+    assert (study.state, study.conclusion["winner"]) == (RunState.SUCCEEDED, None)
+    assert study.conclusion["sentence"].startswith("No file within the tolerance was found. ")
+    sizes = [run.result["size_bytes"] for run in study.runs]
+    assert sizes == sorted(sizes)  # each is tried for the one before it lost too much
+
+
 def test_two_workers_that_look_at_once_begin_one_run(place):
     study_id = smallest(place)
     from webapp.jobs import studies

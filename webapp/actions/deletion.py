@@ -28,7 +28,8 @@ def delete_dataset(session: Session, dataset: Dataset) -> None:
 
 
 def delete_run(session: Session, run: Run) -> None:
-    """Its shares are revoked, comparisons that were shared say that it is gone, its forks and its profile forget it.
+    """Its shares are revoked; comparisons that were shared, and a study that it won, say that it is gone; its forks and
+    its profile forget it.
 
     Raises Conflict while it is queued or running, or deployed.
     """
@@ -47,6 +48,9 @@ def delete_run(session: Session, run: Run) -> None:
                 share.revoked_at = now()
     if profile := session.get(Profile, (run.expected or {}).get("profile_id", "")):
         profile.measured = [each for each in profile.measured if each["run_id"] != run.id]
+    if run.study is not None and (told := run.study.conclusion or {}).get("winner") == run.id:
+        gone = f"{told['sentence']} The run with that file was deleted since."
+        run.study.conclusion = {**told, "winner": None, "sentence": gone}
     session.delete(run)
     session.commit()
 

@@ -143,6 +143,19 @@ def test_it_is_cancelled_as_one(client, session):
     assert other.state is RunState.CANCELLED
 
 
+@pytest.mark.parametrize("kind", ["race", "smallest"])
+def test_an_answer_whose_run_was_deleted_says_so(client, session, kind):
+    study = seed_study(session, kind)
+    winner, other = (run.id for run in study.runs)
+    assert client.delete(f"/api/v1/runs/{other}").status_code == 204
+    assert client.get(f"/api/v1/studies/{study.id}").json["conclusion"]["winner"] == winner
+    assert client.delete(f"/api/v1/runs/{winner}").status_code == 204
+    told = client.get(f"/api/v1/studies/{study.id}").json["conclusion"]
+    assert told["winner"] is None
+    for address in (f"/studies/{study.id}", "/studies"):
+        assert "than every other. The run with that file was deleted since." in Page(client.get(address).text).text
+
+
 def test_when_it_is_deleted_its_runs_stay_and_its_links_end(client, session):
     study = seed_study(session)
     token = client.post(f"/api/v1/studies/{study.id}/shares").json["token"]
