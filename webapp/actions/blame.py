@@ -39,6 +39,7 @@ class BlamedLayer:
     option: str  # how it is stored, or what the profile calls that
     size_bytes: int
     bytes_back: int
+    cut: bool  # rows or channels have left it, so that the original's does not fit in its place
     expected: float | None
     measured: Mapping[str, Any] | None  # {metric: {"difference", "ci95", "verdict"}} where it was given back alone
 
@@ -70,7 +71,7 @@ def blame_of(session: Session, run: Run) -> Blame:
     costs, total, solver = ({}, None, None) if profile is None else _expected(facts, recipe, profile)
     told = (run.receipt or {}).get("blame") or {"layers": (), "metrics": {}}
     measured = {row["name"]: row["differences"] for row in told["layers"]}
-    before = {layer["name"]: layer["stored_bytes"] for layer in run.baseline["layers"]}
+    before = {layer["name"]: layer for layer in run.baseline["layers"]}
     now = {layer["name"]: layer for layer in run.result["layers"]}
     worked_on = dict.fromkeys(layer.name for step in prepare(facts, recipe) for layer in step.layers)
     metrics = told["metrics"]
@@ -80,7 +81,8 @@ def blame_of(session: Session, run: Run) -> Blame:
         if name not in now or name not in before:  # vectors, and what has left
             continue
         size, (label, loss) = now[name]["stored_bytes"], costs.get(name, (now[name]["storage"], None))
-        rows.append(BlamedLayer(name, label, size, before[name] - size, loss, measured.get(name)))
+        back, cut = before[name]["stored_bytes"] - size, before[name]["shape"] != now[name]["shape"]
+        rows.append(BlamedLayer(name, label, size, back, cut, loss, measured.get(name)))
     return Blame(
         profile_id=profile.id if profile else None,
         unit=solver.profile.unit if solver else "",
@@ -118,8 +120,8 @@ def _expected(
 def measure_blame(session: Session, jobs: BlameQueue, run: Run, layers: Sequence[str] = ()) -> None:
     """Has these layers given back one by one and measured; without any, the ten that are expected to cost most.
 
-    Raises Conflict where the run has no result, is under way, or measured nothing, and RecipeInvalid where no step
-    works on one of them.
+    Raises Conflict where the run has no result, is under way, measured nothing, or every layer was cut, and
+    RecipeInvalid where no step works on one of them.
     """
     found = blame_of(session, run)
     if not run.state.final:
@@ -128,7 +130,10 @@ def measure_blame(session: Session, jobs: BlameQueue, run: Run, layers: Sequence
         raise Conflict(f"The run {run.name} measured no quality, so what a layer costs cannot be measured either.")
     if unknown := sorted({*layers} - {row.name for row in found.layers}):
         raise RecipeInvalid(f"No step works on {quoted(unknown[0])}, so there is nothing to give back.", "layers")
-    worst = sorted(found.layers, key=lambda row: -(row.expected or 0.0))[:WORST]
+    whole = [row for row in found.layers if not row.cut]
+    if not whole:
+        raise Conflict(f"Every layer of {run.name} has lost some of its shape, so none can be given back alone.")
+    worst = sorted(whole, key=lambda row: -(row.expected or 0.0))[:WORST]
     known = any(row.expected for row in worst)  # else those whose weights moved furthest
     jobs.blame_run(run.id, list(layers) or [row.name for row in worst if known])
     session.expire(run)

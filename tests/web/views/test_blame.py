@@ -35,9 +35,10 @@ def fitted(session, budget):
         result=measured(20_000, 0.5, QUALITY),
     )
     stored = {layer.name: layer.options[0].bytes for layer in FOUND.layers}
-    run.baseline["layers"] = [{"name": name, "stored_bytes": size} for name, size in stored.items()]
+    shape = {"shape": [8, 8]}
+    run.baseline["layers"] = [{"name": name, "stored_bytes": size} | shape for name, size in stored.items()]
     run.result["layers"] = [
-        {"name": layer.name, "stored_bytes": layer.bytes, "storage": "somehow"} for layer in budget.layers
+        {"name": layer.name, "stored_bytes": layer.bytes, "storage": "somehow"} | shape for layer in budget.layers
     ]
     run.receipt = receipt(run.name, measured(80_000, 0.0, metric(0.97)), measured(20_000, 0.5, QUALITY))
     session.add(run)
@@ -88,6 +89,30 @@ def test_the_ten_worst_are_measured_unless_others_are_named(client, session, fit
     assert client.post(f"/runs/{fitted.id}/blame/measure").status_code == 302
     session.expire_all()
     assert "stay as they are" in Page(client.get(f"/runs/{fitted.id}/blame").text).text
+
+
+def test_a_layer_whose_shape_was_cut_is_marked_and_not_measured(client, session, fitted):
+    address = f"/api/v1/runs/{fitted.id}/blame"
+    worst = client.get(address).json["layers"][0]["name"]
+
+    def cut(*names):
+        layers = [row | {"shape": [8, 6 if row["name"] in names else 8]} for row in fitted.result["layers"]]
+        fitted.result = fitted.result | {"layers": layers}
+        session.commit()
+
+    cut(*(row["name"] for row in fitted.result["layers"]))
+    assert error_of(client.post(address, json={}), 409)["message"].startswith("Every layer of Fitted has lost")
+    page = Page(client.get(f"/runs/{fitted.id}/blame").text)
+    assert "Every layer has lost some of its shape" in page.text
+    assert not page.of("form", action=f"/runs/{fitted.id}/blame/measure")
+    cut(worst)
+    assert [row["name"] for row in client.get(address).json["layers"] if row["cut"]] == [worst]
+    page = Page(client.get(f"/runs/{fitted.id}/blame").text)
+    assert page.text.count(", cut") == 1
+    assert client.post(address, json={}).status_code == 202
+    session.expire_all()
+    assert fitted.blame
+    assert worst not in fitted.blame
 
 
 def test_a_layer_is_given_back_by_a_fork_that_says_what_it_expects(client, session, fitted):

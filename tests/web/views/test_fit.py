@@ -141,6 +141,7 @@ def test_a_budget_is_shown_with_every_layer(client, profile):
     assert page.of("script", id="figure-front")
     assert page.of("script", id="figure-held")
     assert "No sample reached" not in page.text
+    assert page.text.count("The chart is drawn with JavaScript; the table has the same figures.") == 2
 
 
 def test_a_layer_that_no_sample_reached_is_said_to_be_shrunk_first(client, session, profile):

@@ -427,6 +427,7 @@ class BlamedLayerAnswer(RowAnswer):
     option: str = Field(description="How it is stored, or what its profile calls that.")
     size_bytes: int
     bytes_back: int = Field(description="That undoing it costs.")
+    cut: bool = Field(description="Its shape was cut, so what it costs alone cannot be measured.")
     expected: float | None = Field(description="Its share of the run's expected loss, where the profile knows it.")
     measured: dict[str, Any] | None = Field(description="By metric: what changes where it alone is given back.")
 
