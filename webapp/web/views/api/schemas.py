@@ -267,24 +267,29 @@ class LogAnswer(RowAnswer):
     at: datetime
 
 
-class RunSummary(RowAnswer):
-    """A run as lists show it: `baseline` and `result` without their layers."""
+class JobSummary(RowAnswer):
+    """What a run, a profile and a study have in common."""
 
     id: str
-    name: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    message: str
+    error: dict[str, Any] | None
     checkpoint_id: str
     dataset_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunSummary(JobSummary):
+    """A run as lists show it: `baseline` and `result` without their layers."""
+
+    name: str
     training_dataset_id: str | None
     teacher_checkpoint_id: str | None
     forked_from_id: str | None
     progress: float = Field(description="Of the whole run, 0 to 1.")
-    message: str
     seconds_left: float | None
-    error: dict[str, Any] | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
     baseline: MeasuredSummary | None
     result: MeasuredSummary | None
     undelivered: list[dict[str, Any]] = Field(description="Formats that failed: artifact, format, title, reason.")
@@ -315,23 +320,14 @@ class RunAnswer(RunSummary):
         return Recipe.read(self.recipe).to_yaml()
 
 
-class ProfileSummary(RowAnswer):
-    id: str
-    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
-    checkpoint_id: str
-    dataset_id: str | None
+class ProfileSummary(JobSummary):
     training_dataset_id: str | None
     seed: int
     preprocessing: dict[str, Any] | None = Field(description="How images are prepared; null without images.")
     task: str | None = Field(description="What decides how a loss is measured.")
     attempt: int
     progress: float = Field(description="0 to 1.")
-    message: str
     seconds_left: float | None
-    error: dict[str, Any] | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
 
     @computed_field
     def url(self) -> str:
@@ -358,24 +354,15 @@ class ProfileQuery(RequestBody):
     layers: bool = Field(False, description="With every option of every layer.")
 
 
-class StudySummary(RowAnswer):
+class StudySummary(JobSummary):
     """Runs that answer one question, as lists show them."""
 
-    id: str
     name: str
     kind: str = Field(description="race or smallest.")
-    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
-    message: str
-    error: ErrorBody | None
-    checkpoint_id: str
-    dataset_id: str | None
     profile_id: str | None
     conclusion: dict[str, Any] | None = Field(
         description="Once it has succeeded: the id of the run that is the answer (winner), and why, as a sentence."
     )
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
 
     @computed_field
     def url(self) -> str:
