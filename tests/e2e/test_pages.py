@@ -26,6 +26,9 @@ PAGES = {
     "run-trained": "/runs/{trained}",
     "receipt": "/runs/{run}/receipt",
     "compare": "/compare?run={run}&run={other}",
+    "studies": "/studies",
+    "study": "/studies/{study}",
+    "blame": "/runs/{budget}/blame",
     "shared": "{shared}",
     "deployments": "/deployments",
     "deployment": "/deployments/{deployment}",
@@ -33,7 +36,7 @@ PAGES = {
     "techniques": "/techniques",
     "not-found": "/nowhere",
 }
-README = {"readme-run": "run", "readme-compare": "compare"}
+README = {f"readme-{name}": name for name in ("fit", "study", "blame", "run", "compare")}
 
 
 @pytest.fixture(scope="package")
@@ -43,7 +46,15 @@ def places(api, samples, runs, with_onnx) -> dict[str, str]:
     checkpoint, dataset = samples["digits_cnn.safetensors"], samples["digits.npz"]
     profile = api.post("/profiles", {"checkpoint_id": checkpoint, "dataset_id": dataset})["id"]
     api.wait(f"/profiles/{profile}", lambda row: row["state"] == "succeeded")
+    families = None if SCREENSHOTS else ["Quantization"]  # a race of two, where nobody looks at it
+    race = {"profile_id": profile, "race": {"goal": {"bytes": 90_000}}, "families": families}
+    study = api.wait(f"/studies/{api.post('/studies', race)['id']}", lambda row: row["state"] == "succeeded")
+    budget = study["runs"][0]["id"]
+    api.post(f"/runs/{budget}/blame", {})
+    assert api.finished(budget)["receipt"]["blame"]["layers"]
     return {
+        "study": study["id"],
+        "budget": budget,
         "deployment": deployed,
         "deployable": with_onnx,
         "checkpoint": checkpoint,
