@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy.orm import Session
 
@@ -13,7 +13,7 @@ from webapp.engine.errors import RecipeInvalid, quoted
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Solver
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.giving_back import choice_of, cuts_of, without_layers
+from webapp.engine.run.giving_back import choice_of, without_layers
 from webapp.engine.run.metrics import METRICS
 from webapp.engine.run.predict import prepare
 from webapp.engine.run.stages.blame import WORST, BlameStage
@@ -50,6 +50,15 @@ class BlamedLayer:
 
 
 @dataclass(frozen=True)
+class BlamedCut:
+    """What a cut of several layers is `expected` to cost: its share of the loss that the profile expects of the run."""
+
+    unit: str
+    label: str
+    expected: float
+
+
+@dataclass(frozen=True)
 class Blame:
     """The layers that a step works on, those that cost most first: as measured, else as expected, else by bytes."""
 
@@ -58,6 +67,7 @@ class Blame:
     expected: float | None  # of the whole run
     metrics: Mapping[str, Any]  # of the delivered file, on the samples that layers were given back on
     metric: str  # of them, the one that tells most; "" where nothing was measured
+    cuts: list[BlamedCut]
     layers: list[BlamedLayer]
     stage: Stage | None  # that measures, where it was asked for
 
@@ -68,7 +78,7 @@ def blame_of(session: Session, run: Run) -> Blame:
         raise Conflict(f"The run {run.name} is {run.state}; what its layers cost is seen once it is done.")
     facts, recipe = CheckpointFacts.model_validate(run.checkpoint.facts), Recipe.read(run.recipe)
     profile = profile_of(session, run)
-    costs, total, solver = ({}, None, None) if profile is None else _expected(facts, recipe, profile)
+    costs, cuts, total, solver = ({}, (), None, None) if profile is None else _expected(recipe, profile)
     told = (run.receipt or {}).get("blame") or {"layers": (), "metrics": {}}
     measured = {row["name"]: row["differences"] for row in told["layers"]}
     before = {layer["name"]: layer for layer in run.baseline["layers"]}
@@ -80,41 +90,54 @@ def blame_of(session: Session, run: Run) -> Blame:
     for name in worked_on:
         if name not in now or name not in before:  # vectors, and what has left
             continue
-        size, (label, loss) = now[name]["stored_bytes"], costs.get(name, (now[name]["storage"], None))
-        back, cut = before[name]["stored_bytes"] - size, before[name]["shape"] != now[name]["shape"]
-        rows.append(BlamedLayer(name, label, size, back, cut, loss, measured.get(name)))
+        size, known = now[name]["stored_bytes"], costs.get(name, Expected(now[name]["storage"], None, name))
+        own = before[known.before]
+        back, cut = own["stored_bytes"] - size, own["shape"] != now[name]["shape"]
+        rows.append(BlamedLayer(name, known.option, size, back, cut, known.loss, measured.get(name)))
     return Blame(
         profile_id=profile.id if profile else None,
         unit=solver.profile.unit if solver else "",
         expected=total,
         metrics=metrics,
         metric=metric,
+        cuts=sorted(cuts, key=lambda cut: -cut.expected),
         layers=sorted(rows, key=lambda row: (-(row.cost(metric) or -math.inf), -(row.expected or 0), -row.bytes_back)),
         stage=next((stage for stage in run.stages if stage.name == BlameStage.name_of()), None),
     )
 
 
+class Expected(NamedTuple):
+    """Of a layer: what its option is called, its share of the expected loss, and its own name before any cut."""
+
+    option: str
+    loss: float | None
+    before: str
+
+
 def _expected(
-    facts: CheckpointFacts, recipe: Recipe, profile: Profile
-) -> tuple[dict[str, tuple[str, float | None]], float | None, Solver]:
-    """{layer: (label of its option, its share of the expected loss)}, the loss of all, and the solver."""
+    recipe: Recipe, profile: Profile
+) -> tuple[dict[str, Expected], tuple[BlamedCut, ...], float | None, Solver]:
+    """What is expected of each layer by its name after cuts, of the cuts and of all, and the solver."""
     solver = solver_for(profile)
-    choice = choice_of(solver.profile, facts, recipe)
-    scaled = {
-        layer.name: solver.fit.scales.get(layer.options[number].family, 1.0) * layer.options[number].loss
-        for layer, number in zip(solver.profile.layers, choice, strict=True)
-        if number is not None
-    }
+    asked = choice_of(solver, recipe)
+    if asked is None:
+        return {}, (), None, solver
+    left, choice = asked
     known = [0 if number is None else number for number in choice]
-    whole, total = sum(scaled.values()), solver.expected(known).loss.value
-    share = total / whole if whole > 0 else 0.0
-    found: dict[str, tuple[str, float | None]] = {}
-    for layer, number in zip(solver.profile.layers, choice, strict=True):
-        for name in layer.layers:
-            if number is not None:
-                found[name] = layer.options[number].label, share * scaled[layer.name] / len(layer.layers)
-    uncut = cuts_of(solver.profile, facts, recipe) == []
-    return found, (total if uncut and None not in choice else None), solver
+    losses = left.scaled_losses(known)
+    if not math.isfinite(sum(losses)):
+        return {}, (), None, solver
+    total = left.expected(known).loss.value
+    share = total / sum(losses) if sum(losses) > 0 else 0.0
+    found: dict[str, Expected] = {}
+    cuts = []
+    for layer, number, loss in zip(left.profile.layers, choice, losses, strict=True):
+        if not layer.layers:
+            cuts.append(BlamedCut(layer.name, layer.options[0].label, share * loss))
+        for name in layer.layers if number is not None else ():
+            before = layer.name if len(layer.layers) == 1 else name
+            found[name] = Expected(layer.options[number or 0].label, share * loss / len(layer.layers), before)
+    return found, tuple(cuts), total if None not in choice else None, solver
 
 
 def measure_blame(session: Session, jobs: BlameQueue, run: Run, layers: Sequence[str] = ()) -> None:

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import BudgetGoal, Limits, Solver
@@ -38,8 +39,11 @@ def drawn(facts: CheckpointFacts, seed: int = 0) -> ProfileFacts:
         options = (o.model_copy(update={"loss": loss}) for o, loss in zip(layer.options, losses, strict=True))
         return layer.model_copy(update={"options": tuple(options)})
 
+    blocks = facts.structure.blocks
+    order = rng.permutation(blocks.count if blocks else 0).tolist()
     cuts = tuple(
-        each.cut(facts, 0.01 * place * rng.lognormal(0, 0.5)) for place, each in enumerate(offered(facts), start=1)
+        each.cut(facts, 0.01 * place * rng.lognormal(0, 0.5), order[: each.offer.blocks])
+        for place, each in enumerate(offered(facts), start=1)
     )
     return ProfileFacts(unit="nats", samples=8, layers=tuple(map(lossy, layer_options(facts))), cuts=cuts)
 
@@ -109,5 +113,73 @@ def test_what_a_recipe_with_cuts_loses_is_read_back_from_it(checkpoint):
     assert expected_of("p", budget)["predicted"]["Pruning"] >= sum(cut.loss for cut in budget.cuts)
 
 
-def test_models_of_transformers_offer_none(checkpoint):
-    assert not offered(checkpoint("llama")[1])
+GROUPED = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 5}
+GROUPED |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+TRANSFORMERS = {
+    "llama": ("LlamaForCausalLM", GROUPED),
+    "bert": ("BertForSequenceClassification", {"num_hidden_layers": 4}),
+    "vit": ("ViTForImageClassification", {"num_hidden_layers": 4}),
+}
+
+
+@pytest.fixture
+def transformer(bench, tiny, save_tokenizer):
+    """A model whose blocks can be cut, saved in a dtype and inspected: the folder of its files, and its facts."""
+
+    def of(kind, dtype):
+        class_name, sizes = TRANSFORMERS[kind]
+        folder = bench.root / kind
+        tiny(class_name, kind, **sizes).to(getattr(torch, dtype)).save_pretrained(folder)
+        if kind != "vit":
+            save_tokenizer(folder)
+        facts = bench.checkpoint(bench.zip_folder(folder))
+        return bench.out, with_structure(facts)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("kind", "units"),
+    [
+        ("llama", {"blocks", "neurons of all blocks", "heads of all blocks"}),
+        ("bert", {"blocks", "neurons of all blocks"}),  # whose config cannot say fewer heads
+    ],
+)
+def test_blocks_of_transformers_lose_alike(transformer, kind, units):
+    _, facts = transformer(kind, "float32")
+    offers = offered(facts)
+    assert {each.offer.unit for each in offers} == units
+    for each in offers:
+        kept = each.offer.kept
+        assert len(kept) == (0 if each.offer.blocks else facts.structure.blocks.count)
+        assert len({*kept.values()}) == min(len(kept), 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("llama", "bfloat16"), ("bert", "float32"), ("vit", "float32"), ("vit", "bfloat16")]
+)
+def test_no_file_of_a_transformer_that_was_cut_is_larger_than_promised(
+    transformer, apply_steps, given_batches, kind, dtype, tmp_path
+):
+    path, facts = transformer(kind, dtype)
+    solver = Solver(drawn(facts), facts)
+    for size, families in ((solver.smallest(), None), (round(0.6 * facts.weights_bytes), ("Pruning",))):
+        limits = Limits(families=families)
+        found = solver.solve(BudgetGoal(bytes=size), limits)
+        assert found.cuts
+        assert {layer.name for layer in found.layers} <= {layer.name for layer in solver.profile.layers}
+        model, _ = apply_steps((path, facts), *steps_of(found.recipe), data=given_batches(facts.architecture))
+        written = write_model(model, tmp_path / "model.safetensors")
+        assert 0.99 * found.size_bytes <= written <= found.size_bytes <= size
+        assert foretold("p", solver, Recipe.read(found.recipe)) == expected_of("p", found)
+
+
+def test_a_locked_layer_keeps_its_block_and_no_other(transformer):
+    _, facts = transformer("llama", "float32")
+    solver = Solver(drawn(facts), facts)
+    leaving = [cut for cut in solver.profile.cuts if cut.unit == "blocks"]
+    last = next(name for name in leaving[-1].layers if name not in leaving[0].layers)
+    limits = Limits(locks={last: 0})
+    found = solver.solve(BudgetGoal(bytes=solver.smallest(limits)), limits)
+    assert {cut.label for cut in found.cuts if cut.unit == "blocks"} == {leaving[0].label}
+    assert next(layer.option for layer in found.layers if layer.name == last) == 0

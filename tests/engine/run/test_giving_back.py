@@ -23,7 +23,7 @@ def solver(request):
 @pytest.mark.parametrize("ratio", [0.5, 0.3, 0.15])
 def test_what_a_budget_chose_is_read_off_its_recipe(solver, ratio):
     budget = solver.solve(BudgetGoal(ratio=ratio))
-    choice = choice_of(solver.profile, solver.facts, Recipe.read(budget.recipe))
+    choice = choice_of(solver, Recipe.read(budget.recipe))[1]
     told = [layer.option for layer in budget.layers]
     same = [
         one == other or layer.options[one].steps == layer.options[other].steps
@@ -36,16 +36,16 @@ def test_what_a_budget_chose_is_read_off_its_recipe(solver, ratio):
 def test_every_option_that_there_is_is_read_off_its_recipe(family):
     _, facts = zoo.checkpoint(family)
     profile = ProfileFacts(unit="nats", samples=1, layers=layer_options(facts))
-    writer = RecipeWriter(facts)
+    writer, solver = RecipeWriter(facts), Solver(profile, facts)
     for place in (0, len(profile.layers) // 2, len(profile.layers) - 1):
         for number, option in enumerate(profile.layers[place].options[1:], 1):
             asked = [number if n == place else 0 for n in range(len(profile.layers))]
-            assert choice_of(profile, facts, writer.recipe(profile, asked)) == asked, option.label
+            assert choice_of(solver, writer.recipe(profile, asked))[1] == asked, option.label
 
 
 def test_a_recipe_that_the_profile_does_not_know_has_no_options(solver):
     recipe = Recipe.read({"steps": [{"technique": "magnitude_pruning", "settings": {"sparsity": 0.123}}]})
-    choice = choice_of(solver.profile, solver.facts, recipe)
+    choice = choice_of(solver, recipe)[1]
     kinds = {layer.kind: number for layer, number in zip(solver.profile.layers, choice, strict=True)}
     assert kinds["linear"] is None
     assert kinds["other"] == 0, "no step is for vectors, which stay as they are"

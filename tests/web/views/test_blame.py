@@ -8,9 +8,11 @@ from tests.web.views.page import Page
 from tests.web.views.seeded import measured, metric
 from tests.web.views.seeded_receipt import receipt
 from tests.web.views.seeded_studies import FACTS, FOUND, divergence, seed_profile
+from webapp.engine.facts import BlockRow, Structure
 from webapp.engine.profiles.budget import BudgetGoal, Solver
+from webapp.engine.profiles.facts import Cut, OptionStep
 from webapp.engine.run.budgets import expected_of
-from webapp.store.models import Run, RunState
+from webapp.store.models import Profile, Run, RunState
 
 QUALITY = metric(0.95) | divergence(0.05)
 
@@ -135,6 +137,42 @@ def worked_on(recipe):
     from webapp.engine.run.predict import prepare
 
     return [{"name": layer.name} for step in prepare(FACTS, Recipe.read(recipe)) for layer in step.layers]
+
+
+def test_cuts_are_told_with_their_share_and_are_in_the_total(client, session, fitted):
+    """A run without the second of two blocks: what follows it moves up, and is compared with itself."""
+    row = BlockRow("model.layers", 2, "num_hidden_layers")
+    facts = FACTS.model_copy(update={"structure": Structure(blocks=row)})
+    gone = tuple(layer.name for layer in facts.layers if row.of(layer.weight) == 0)
+    step = OptionStep(technique="layer_drop", settings={"blocks": 1, "by": "evenly"})
+    cut = Cut(unit="blocks", label="1 of 2 removed", family="Pruning", step=step, layers=gone, loss=0.01)
+    found = FOUND.model_copy(update={"cuts": (cut,)})
+    solver = Solver(found, facts)
+    budget = solver.solve(BudgetGoal(bytes=solver.smallest()))
+    assert budget.cuts
+    fitted.checkpoint.facts = facts.model_dump(mode="json")
+    session.get(Profile, fitted.expected["profile_id"]).facts = found.model_dump(mode="json")
+    fitted.recipe = budget.recipe
+    about = {"storage": "somehow", "shape": [8, 8]}
+    told = [{"name": moved(layer.name), "stored_bytes": layer.bytes} | about for layer in budget.layers]
+    fitted.result = {**fitted.result, "layers": told}
+    session.commit()
+    blame = client.get(f"/api/v1/runs/{fitted.id}/blame").json
+    assert blame["expected"] == pytest.approx(budget.expected.loss.value)
+    assert [(row["unit"], row["label"]) for row in blame["cuts"]] == [("blocks", "1 of 2 removed")]
+    parts = [row["expected"] for row in (*blame["cuts"], *blame["layers"])]
+    assert sum(parts) == pytest.approx(blame["expected"], rel=1e-3)
+    kept = {layer.name: layer.options[0].bytes for layer in FOUND.layers}
+    for layer in budget.layers:
+        if layer.name in kept and layer.name != "vectors":
+            (row,) = (row for row in blame["layers"] if row["name"] == moved(layer.name))
+            assert row["bytes_back"] == kept[layer.name] - layer.bytes
+    page = Page(client.get(f"/runs/{fitted.id}/blame").text)
+    assert "1 of 2 removed" in page.text
+
+
+def moved(name):
+    return name.replace("layers.1.", "layers.0.")
 
 
 def test_what_no_step_works_on_cannot_be_given_back(client, session, fitted):

@@ -63,6 +63,12 @@ class Batch:
         targets = None if self.targets is None else self.targets[start:end]
         return Batch(inputs, targets, min(end, self.n) - start)
 
+    def beginning(self, tokens: int) -> Batch:
+        """Of its texts no more than so many tokens; without targets."""
+        shape = self.inputs["input_ids"].shape
+        inputs = {n: x[:, :tokens] if x.shape[:2] == shape else x for n, x in self.inputs.items()}
+        return Batch(inputs, None, self.n)
+
 
 def batches(
     samples: SampleSet,

@@ -81,7 +81,7 @@ def held_in(facts: CheckpointFacts, asked: Sequence[str]) -> Callable[[LayerOpti
     def held(layer: LayerOptions, option: Option) -> bool:
         key = (layer.kind, layer.shape, option.label)
         if key not in found:
-            unit = units[layer.layers[0]]
+            unit = units.get(layer.name) or units[layer.layers[0]]  # by their names before any cut
             tensor, shape = facts.tensor(unit.weight), layer.shape or unit.shape  # of a layer that is cut another
             before = DensePlan(shape, tensor.dtype, zeros=tensor.zeros if shape == tensor.shape else 0)
             unit = unit.model_copy(update={"shape": shape})

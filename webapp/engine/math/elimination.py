@@ -16,16 +16,20 @@ LARGEST_DAMPING = 1.0
 class Elimination:
     """One layer (out, columns) whose inputs leave in groups of `repeat` columns; `weight` is updated as they do."""
 
-    def __init__(self, weight: Tensor, covariance: Tensor, cross: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, covariance: Tensor, cross: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         """covariance (columns, columns) of the layer's inputs; cross: those times the inputs that W was made for.
 
         With `cross` the weight starts as the best for today's inputs that stays near: (W cross^T + d W)(C + d I)^-1,
-        with the damping d; where nothing has changed that is W itself.
+        with the damping d; where nothing has changed that is W itself. `dtype`: float64, unless a trial is content
+        with less.
         """
-        self.inverse, damping = damped_inverse(covariance)
-        self.weight = weight.double()
+        dtype = torch.float64 if dtype is None else dtype
+        self.inverse, damping = damped_inverse(covariance, dtype)
+        self.weight = weight.to(dtype)
         if cross is not None:
-            self.weight = (self.weight @ cross.double().t() + damping * self.weight) @ self.inverse
+            self.weight = (self.weight @ cross.to(dtype).t() + damping * self.weight) @ self.inverse
 
     def costs(self, places: Tensor) -> Tensor:
         """places (channels, repeat) of columns -> (channels,): the squared error that each one's removal adds."""
@@ -49,19 +53,20 @@ class Elimination:
         self.inverse[:, columns] = 0.0
 
 
-def damped_inverse(covariance: Tensor) -> tuple[Tensor, float]:
-    """float64 inverse of a covariance plus d on its diagonal, and d: a share of the mean that lets it exist.
+def damped_inverse(covariance: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, float]:
+    """In float64, or `dtype`, the inverse of a covariance plus d on its diagonal, and d: a share of the mean.
 
     A covariance with NaN or infinity tells nothing: each column counts alike then, and none takes over from another.
     """
-    matrix = covariance.double()
+    dtype = torch.float64 if dtype is None else dtype
+    matrix, ones = covariance.to(dtype), torch.eye(len(covariance), dtype=dtype)
     if not matrix.isfinite().all():
-        return torch.eye(len(matrix), dtype=torch.float64), 1.0
+        return ones, 1.0
     mean = matrix.diagonal().mean().clamp(min=1e-12)
     damping = DAMPING
     while damping <= LARGEST_DAMPING:
-        lower, failed = torch.linalg.cholesky_ex(matrix + damping * mean * torch.eye(len(matrix), dtype=torch.float64))
+        lower, failed = torch.linalg.cholesky_ex(matrix + damping * mean * ones)
         if not failed:
             return torch.cholesky_inverse(lower), damping * float(mean)
         damping *= 10
-    return torch.eye(len(matrix), dtype=torch.float64) / mean, float(mean)
+    return ones / mean, float(mean)

@@ -19,21 +19,20 @@ from webapp.engine.errors import BudgetInvalid, quoted, some
 from webapp.engine.facts import CheckpointFacts, Facts
 from webapp.engine.recipe import Recipe, invalid
 from webapp.engine.techniques import Skip
-from webapp.engine.weights import StoragePlan
 from webapp.units import byte_text, significant
 
-from .cuts import by_unit, cut_facts, cut_profile, touched
+from .cut_rows import CutRows
+from .cut_search import Combination, CutSearch, units_to_cut
+from .cuts import cut_facts
 from .facts import KEPT, Cut, LayerOptions, LossUnit, Option, ProfileFacts
 from .fit import TINIEST, Interval, LossFit, PointsFit
 from .knapsack import HullPath, Whole, cheapest, path, total
-from .menu import Floats, Menu
+from .menu import Floats, Menu, MenuRow
 from .recipes import RecipeWriter
 
 FRONT = 40  # points of the chart
-CUT_SIZES = 6  # over the whole range, at which it is looked for the best cuts
-MOST_CUT, UNITS = 64, 6  # combinations of cuts that are looked at, of the largest units
-NEAR = 2  # steps of a unit's cuts, at a time
-TRIED = 3  # of them for a goal
+TRIED = 3  # combinations of cuts that are solved for a goal
+NEARLY = 1e-3  # of a size: by as much the size of what cuts leave is off before it is solved
 TRIES = 6  # at the exact size
 MARGIN = 1e-4  # of the goal, left at the first try for what a header may grow
 FINE = 5e-4  # of the goal: nearer to it nobody looks
@@ -162,24 +161,40 @@ class _Allowed:
     least_bytes: int
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """What a solver after cuts is given by the one before: the recipe that makes them, the menu's rows, the fits."""
+
+    recipe: Recipe | None
+    rows: Sequence[MenuRow]
+    fits: tuple[LossFit, PointsFit | None]
+
+
 class Solver:
     """Budgets on one profile. What no goal changes is remembered: keep it for as long as the profile is asked.
 
-    A profile with more measurements has other fits, and needs another solver. What cuts leave of a model is a profile
-    too (`cuts.cut_profile`), with a solver of its own that this one asks: `after` is the recipe of what came before.
+    A profile with more measurements has other fits, and needs another solver. What cuts leave of a model has a solver
+    of its own, which this one makes: `cut` says of what.
     """
 
-    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, after: Recipe | None = None) -> None:
-        self.profile, self.facts, self.after = profile, facts, after
-        self.menu, self.fit, self.points_fit = Menu(profile, facts), LossFit.of(profile), PointsFit.of(profile)
-        self._writer = RecipeWriter(facts)
+    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, cut: _Cut | None = None) -> None:
+        self.profile, self.facts, self.after = profile, facts, None if cut is None else cut.recipe
+        self.menu = Menu(profile, facts, None if cut is None else cut.rows)
+        self.fit, self.points_fit = (LossFit.of(profile), PointsFit.of(profile)) if cut is None else cut.fits
         self._rows = {layer.name: row for row, layer in enumerate(profile.layers)}
         self._remembered = _Latest[_Allowed]()
         self._cut: dict[str, Solver | None] = {}
         self._fronts = _Latest[tuple[FrontPoint, ...]]()
-        self._plans: dict[tuple[object, ...], StoragePlan | None] = {}
-        self._candidates = _Latest[tuple[Solver, ...]]()
+        self._candidates = _Latest[tuple[Combination, ...]]()
         self.least_uniform = _Latest[int | None]()  # by `uniform.least_uniform`
+
+    @cached_property
+    def _writer(self) -> RecipeWriter:
+        return RecipeWriter(self.facts)
+
+    @cached_property
+    def _cut_rows(self) -> CutRows:
+        return CutRows(self.profile, self.facts, self.menu)
 
     def solve(self, goal: BudgetGoal, limits: Limits = ANYTHING) -> Budget:
         """The options with the least expected loss within a size, else with the least size within a tolerance.
@@ -197,127 +212,81 @@ class Solver:
         return solver.answer(choice, loss, self._whole_front(limits))
 
     def _solved(self, limits: Limits, size: int | None, loss: float | None) -> tuple[Solver, list[int]]:
-        """The best choice, and whose: the solver's of a profile after cuts, or this one's."""
-        solvers = self._worth(limits)
+        """The best choice, and whose: the solver's of what cuts leave, or this one's."""
         if size is None:
             assert loss is not None
-            reaching = [each for each in solvers if each._bytes_within(limits, loss) < math.inf]
-            able = sorted(reaching, key=lambda each: each._bytes_within(limits, loss))[:TRIED] or [self]
-            found = [(each, each._smallest(each._allowed(limits), limits, loss)) for each in able]
-            return min(found, key=lambda one: one[0].menu.size(one[1]))
+            return self._smallest_within(limits, loss)
         if (least := self.smallest(limits)) > size:
             raise BudgetInvalid(
                 f"The smallest file that is possible here has {byte_text(least)}, and {byte_text(size)} "
                 f"are asked{self._freed(limits, self.smallest, byte_text)}.",
                 "goal",
             )
-        fitting = [each for each in solvers if each._allowed(limits).least_bytes <= size]
-        able = sorted(fitting, key=lambda each: each._loss_within(limits, size))[:TRIED]
-        found = [(each, each._best(each._allowed(limits), size)) for each in able]
-        return min(found, key=lambda one: total(one[0]._allowed(limits).costs, np.array(one[1])))
+        best: tuple[float, Solver, list[int]] | None = None
+        near = [each for each in self._worth(limits) if each.least_bytes <= (1 + NEARLY) * size]
+        tried = 0
+        for each in sorted(near, key=lambda each: each.loss_within(size)):
+            if best is not None and (tried == TRIED or each.loss_within(size) >= best[0]):
+                break
+            solver = self.without(each.cuts)
+            if solver is None or (allowed := solver._allowed(limits)).least_bytes > size:
+                continue
+            tried, choice = tried + 1, solver._best(allowed, size)
+            cost = total(allowed.costs, np.array(choice))
+            best = (cost, solver, choice) if best is None or cost < best[0] else best
+        if best is None:
+            solver = self._smallest_file(limits)
+            return solver, solver._allowed(limits).least
+        return best[1:]
 
-    def _worth(self, limits: Limits) -> tuple[Solver, ...]:
-        """This solver, and those after the cuts that are the best at some size, as coordinate descent finds them.
+    def _smallest_within(self, limits: Limits, loss: float) -> tuple[Solver, list[int]]:
+        """The choice with the least size within an expected loss, and whose."""
+        best: tuple[int, Solver, list[int]] | None = None
+        scaled, tried = self.fit.sum_within(loss), 0
+        for each in sorted(self._worth(limits), key=lambda each: each.bytes_within(scaled)):
+            if each.bytes_within(scaled) == math.inf or tried == TRIED:
+                break
+            if (solver := self.without(each.cuts)) is not None:
+                tried, choice = tried + 1, solver._smallest(solver._allowed(limits), limits, loss)
+                found = solver.menu.size(choice)
+                best = (found, solver, choice) if best is None or found < best[0] else best
+        return (self, self._smallest(self._allowed(limits), limits, loss)) if best is None else best[1:]
 
-        It looks at no more than MOST_CUT combinations of the UNITS with most bytes: each is a profile of its own.
-        """
-        units = self._units(limits)
+    def _worth(self, limits: Limits) -> tuple[Combination, ...]:
+        """The model without cuts, and what is among the best at some size with them."""
+        allowed = self._allowed(limits)
+        whole = Combination((), allowed.path, allowed.least_bytes - float(allowed.path.weights[-1]))
+        units = units_to_cut(self._cut_rows, limits.families, limits.locks) if self.profile.cuts else []
         if not units:
-            return (self,)
-        key = self.costs(limits).tobytes() + _named(cuts[0] for cuts in units).encode()
-        return self._candidates.of(key, lambda: self._best_after_cuts(limits, units))
+            return (whole,)
 
-    def _best_after_cuts(self, limits: Limits, units: Sequence[Sequence[Cut]]) -> tuple[Solver, ...]:
-        looked: dict[str, Solver] = {_named(()): self}
+        def found() -> tuple[Combination, ...]:
+            scales = self.fit.scales
+            search = CutSearch(self._cut_rows, units, whole, allowed.costs, scales.__getitem__, limits.holds)
+            return search.worth()
 
-        def solver_after(taken: tuple[Cut | None, ...]) -> Solver | None:
-            cuts = tuple(cut for cut in taken if cut is not None)
-            name = _named(cuts)
-            if name not in looked and len(looked) < MOST_CUT and (found := self.without(cuts)) is not None:
-                looked[name] = found
-            return looked.get(name)
-
-        def descended(taken: tuple[Cut | None, ...], cost: Callable[[Solver], float]) -> tuple[Cut | None, ...]:
-            at = solver_after(taken)
-            least = math.inf if at is None else cost(at)
-            better = True
-            while better:
-                better = False
-                for place, cuts in enumerate(units):
-                    every = (None, *cuts)
-                    now_at = next(number for number, cut in enumerate(every) if cut is taken[place])
-                    for cut in every[max(0, now_at - NEAR) : now_at + NEAR + 1]:
-                        other = (*taken[:place], cut, *taken[place + 1 :])
-                        if (there := solver_after(other)) is not None and (now := cost(there)) < least:
-                            taken, least, better = other, now, True
-            return taken
-
-        most = solver_after(tuple(max(cuts, key=lambda cut: cut.loss) for cuts in units)) or self
-        end = min(each._allowed(limits).least_bytes for each in (self, most))
-        taken: tuple[Cut | None, ...] = (None,) * len(units)
-        for size in np.geomspace(self.facts.weights_bytes, end, CUT_SIZES).tolist():
-            taken = descended(taken, lambda solver, size=size: solver._loss_within(limits, size))  # type: ignore[misc]
-        descended(taken, lambda solver: solver._allowed(limits).least_bytes)
-        return tuple(looked.values())
-
-    def _units(self, limits: Limits) -> list[list[Cut]]:
-        """The cuts that may be taken, by unit, the units that most layers' bytes hang on first."""
-        found: list[tuple[int, list[Cut]]] = []
-        for unit, cuts in by_unit(self.profile).items():
-            if limits.families is None or cuts[0].family in limits.families:
-                reached = self._reached[unit]
-                if reached and not reached & limits.locks.keys():
-                    size = sum(self.profile.layers[self._rows[name]].options[0].bytes for name in reached)
-                    found.append((size, cuts))
-        return [cuts for _, cuts in sorted(found, key=lambda one: -one[0])[:UNITS]]
-
-    @cached_property
-    def _reached(self) -> dict[str, frozenset[str]]:
-        """By unit the names of the layers that its cuts change; none where they cannot be done."""
-        found = {}
-        for unit, cuts in by_unit(self.profile).items():
-            try:
-                found[unit] = frozenset(touched(self.facts, self.profile, cuts[0]))
-            except Skip:
-                found[unit] = frozenset()
-        return found
-
-    def _loss_within(self, limits: Limits, size: float) -> float:
-        """About the least scaled loss within a size, from the path alone; infinite where nothing is as small."""
-        allowed = self._allowed(limits)
-        along, steps = allowed.path, allowed.path.within(size - allowed.least_bytes + float(allowed.path.weights[-1]))
-        if steps is None:
-            return math.inf
-        if not steps:
-            return float(along.costs[0])
-        spare = size - allowed.least_bytes + float(along.weights[-1] - along.weights[steps])
-        return float(along.costs[steps] - along.slopes[steps - 1] * spare)
-
-    def _bytes_within(self, limits: Limits, loss: float) -> float:
-        """About the least bytes within an expected loss, from the path alone."""
-        allowed = self._allowed(limits)
-        steps = int(np.searchsorted(allowed.path.costs, self.fit.sum_within(loss), "right")) - 1
-        if steps < 0:
-            return math.inf
-        return float(allowed.path.weights[steps] - allowed.path.weights[-1] + allowed.least_bytes)
+        return self._candidates.of(
+            allowed.costs.tobytes() + _named(cut for cuts in units for cut in cuts).encode(), found
+        )
 
     def _whole_front(self, limits: Limits) -> tuple[FrontPoint, ...]:
         """The least loss at sizes over the whole range, ascending; with cuts where they lose less."""
-        solvers = self._worth(limits)
-        key = self.costs(limits).tobytes() + bytes(len(solvers))
-        return self._fronts.of(key, lambda: self._front_of(solvers, limits))
+        worth = self._worth(limits)
+        key = self.costs(limits).tobytes() + _named(cut for each in worth for cut in each.cuts).encode()
+        return self._fronts.of(key, lambda: self._front_of(worth, limits))
 
-    def _front_of(self, solvers: Sequence[Solver], limits: Limits) -> tuple[FrontPoint, ...]:
+    def _front_of(self, worth: Sequence[Combination], limits: Limits) -> tuple[FrontPoint, ...]:
         found = self._front(limits)
-        if len(solvers) == 1:
+        if not any(each.cuts for each in worth):
             return found
-        least = min(each._allowed(limits).least_bytes for each in solvers)
+        least = min(each.least_bytes for each in worth)
+        sizes = np.geomspace(least, max(found[-1].size_bytes, least), FRONT)
+        table = np.array([each.losses_within(sizes) for each in worth])
         points = []
-        for size in np.geomspace(least, max(found[-1].size_bytes, least), FRONT).tolist():
-            best = min(solvers, key=lambda each, size=size: each._loss_within(limits, size))  # type: ignore[misc]
-            along, ends = best._allowed(limits).path, best._allowed(limits).least_bytes
-            steps = along.within(size - ends + float(along.weights[-1]))
-            points.append(best._point(along, len(along.rows) if steps is None else steps, ends))
+        for size, number in zip(sizes.tolist(), table.argmin(0).tolist(), strict=True):
+            along, limit = worth[number].along, size - worth[number].beside
+            steps = along.within(limit)
+            points.append(self._point(worth[number], len(along.rows) if steps is None else steps))
         return (*(one for one, after in pairwise(points) if after.loss < one.loss), points[-1])
 
     def answer(
@@ -345,24 +314,51 @@ class Solver:
 
         Its choices have one place more for each cut, which is 0.
         """
+        if not cuts:
+            return self
         key = _named(cuts)
         if key not in self._cut:
-            found = None
             try:
-                left = cut_facts(self.facts, cuts)
+                self._cut[key] = self._after(cuts)
             except Skip:
-                pass
-            else:
-                smaller = cut_profile(self.profile, self.facts, cuts, left, self._plans)
-                found = Solver(smaller, left, self._writer.cutting(cuts))
-                found.menu.known = self.menu.known
-                found.fit, found.points_fit = self.fit, self.points_fit
-            self._cut[key] = found
+                self._cut[key] = None
         return self._cut[key]
+
+    def _after(self, cuts: Sequence[Cut]) -> Solver:
+        """Raises Skip where they cannot be done together. Choices keep their names, and are for what layers are now."""
+        left = cut_facts(self.facts, cuts)
+        weights = {layer.name: layer.weight for layer in left.facts.layers}
+        layers, rows = [], []
+        for number in range(len(self.profile.layers)):
+            if (row := self._cut_rows.row(number, cuts)) is not None:
+                layer = self._cut_rows.layer(number, row)
+                names = tuple(left.names[name] for name in layer.layers)
+                layers.append(layer if names == layer.layers else layer.model_copy(update={"layers": names}))
+                rows.append(replace(row.menu, weights=tuple(weights.get(name, name) for name in names)))
+        taken = [
+            LayerOptions(
+                name=cut.unit,
+                layers=(),
+                kind="other",
+                params=0,
+                options=(Option(label=cut.label, family=cut.family, bytes=0, loss=cut.loss),),
+            )
+            for cut in cuts
+        ]
+        nothing = self.menu.row((), [()], (False,), (0,))
+        smaller = self.profile.model_copy(update={"layers": (*layers, *taken), "cuts": ()})
+        about = _Cut(self._writer.cutting(cuts), (*rows, *[nothing] * len(cuts)), (self.fit, self.points_fit))
+        return Solver(smaller, left.facts, about)
 
     def smallest(self, limits: Limits = ANYTHING) -> int:
         """The bytes of the smallest file that is possible."""
-        return min(each._allowed(limits).least_bytes for each in self._worth(limits))
+        return self._smallest_file(limits)._allowed(limits).least_bytes
+
+    def _smallest_file(self, limits: Limits) -> Solver:
+        """Whose smallest choice is the smallest."""
+        nearest = sorted(self._worth(limits), key=lambda each: each.least_bytes)[:TRIED]
+        solvers = [solver for each in nearest if (solver := self.without(each.cuts)) is not None]
+        return min((*solvers, self), key=lambda each: each._allowed(limits).least_bytes)
 
     def expected(self, choice: Sequence[int], tolerance: float | None = None) -> Expected:
         """What a run of this choice will lose."""
@@ -376,14 +372,32 @@ class Solver:
 
     def predicted(self, choice: Sequence[int]) -> dict[str, float]:
         """The sum of the options' losses by family, as a `Measurement` has it."""
-        taken = self._family[self._every, choice], self.menu.losses[self._every, choice]
-        sums = np.bincount(taken[0], taken[1], len(self.fit.families) + 1)[1:]
-        return dict(zip(self.fit.families, sums.tolist(), strict=True))
+        return self._summed(*self._lost(self._every, choice))[0]
+
+    def scaled_losses(self, choice: Sequence[int]) -> list[float]:
+        """What each choice of a layer adds to the sum that the expected loss follows."""
+        families, losses = self._lost(self._every, choice)
+        found: list[float] = (losses * self._scales[families]).tolist()
+        return found
 
     def _alone(self, choice: Sequence[int]) -> float:
         """How far the expected loss is that of few layers: 1 where it is that of one, 1 / n of n alike."""
-        losses = self.menu.losses[self._every, choice] * self._scales[self._family[self._every, choice]]
-        return float(losses @ losses) / max(float(losses.sum()), TINIEST) ** 2
+        return self._summed(*self._lost(self._every, choice))[1]
+
+    def _lost(self, rows: Whole, choice: Whole | Sequence[int]) -> tuple[Whole, Floats]:
+        """Of these layers the families of their options, as places, and what those lose."""
+        return self._family[rows, choice], self.menu.losses[rows, choice]
+
+    def _summed(self, families: Whole, losses: Floats) -> tuple[dict[str, float], float]:
+        """The sums by family, and how far that of all is that of few."""
+        sums = np.bincount(families, losses, len(self.fit.families) + 1)[1:]
+        scaled = losses * self._scales[families]
+        alone = float(scaled @ scaled) / max(float(scaled.sum()), TINIEST) ** 2
+        return dict(zip(self.fit.families, sums.tolist(), strict=True)), alone
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {family: place for place, family in enumerate((KEPT, *self.fit.families))}
 
     @cached_property
     def _scales(self) -> Floats:
@@ -397,14 +411,14 @@ class Solver:
     @cached_property
     def _family(self) -> Whole:
         """(layers, options) the place of an option's family among the fit's, from 1; 0 of what is kept."""
-        places = {family: place for place, family in enumerate((KEPT, *self.fit.families))}
+        places = self._places
         found = np.zeros(self.menu.losses.shape, dtype=np.int64)
         for row, layer in enumerate(self.profile.layers):
             found[row, : len(layer.options)] = [places[option.family] for option in layer.options]
         return found
 
     def _told(self, choice: Sequence[int]) -> Iterator[Chosen]:
-        for layer, number in zip(self.profile.layers, choice, strict=True):
+        for layer, row, number in zip(self.profile.layers, self.menu.rows, choice, strict=True):
             if not layer.layers:  # a cut
                 continue
             option = layer.options[number]
@@ -413,7 +427,7 @@ class Solver:
                 option=number,
                 label=option.label,
                 family=option.family,
-                bytes=option.bytes,
+                bytes=row.stored(number),
                 loss=option.loss,
             )
 
@@ -516,18 +530,24 @@ class Solver:
     def _front(self, limits: Limits) -> tuple[FrontPoint, ...]:
         """Without cuts."""
         along, least_bytes = self._allowed(limits).path, self._allowed(limits).least_bytes
-        sizes = along.weights + (least_bytes - along.weights[-1])
+        whole = Combination((), along, least_bytes - float(along.weights[-1]))
+        sizes = along.weights + whole.beside
         # as many points where files are small as where they are large
         wanted = np.geomspace(sizes[-1], sizes[0], FRONT).clip(sizes[-1], sizes[0])
         steps = np.unique(len(sizes) - np.searchsorted(sizes[::-1], wanted, "right"))
-        return tuple(self._point(along, step, least_bytes) for step in steps[::-1].tolist())
+        return tuple(self._point(whole, step) for step in steps[::-1].tolist())
 
-    def _point(self, along: HullPath, step: int, least_bytes: int) -> FrontPoint:
-        """After so many steps; `least_bytes` are those of the path's end."""
-        choice = along.choice(step).tolist()
-        predicted = self.predicted(choice)
-        loss = self.fit.loss(self.fit.scaled(predicted), predicted, alone=self._alone(choice))
-        size = round(float(along.weights[step] - along.weights[-1]) + least_bytes)
+    def _point(self, given: Combination, step: int) -> FrontPoint:
+        """After so many steps of its path."""
+        choice = given.along.choice(step)
+        rows = np.flatnonzero(choice >= 0)
+        lost = [self._lost(rows, choice[rows])] + [
+            (np.array([self._places[cut.family]]), np.array([cut.loss])) for cut in given.cuts
+        ]
+        families, losses = (np.concatenate(each) for each in zip(*lost, strict=True))
+        predicted, alone = self._summed(families, losses)
+        loss = self.fit.loss(self.fit.scaled(predicted), predicted, alone=alone)
+        size = round(float(given.along.weights[step]) + given.beside)
         return FrontPoint(size_bytes=size, loss=loss.value, low=loss.low, high=loss.high)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from glob import escape
 
 from webapp.engine.architectures.reshape import reshaped_facts
-from webapp.engine.facts import CheckpointFacts, LayerFacts, TensorFacts
+from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import StepSettings
-from webapp.engine.techniques import CutOffer, Skip, Technique, technique, techniques
-from webapp.engine.weights import DensePlan, StoragePlan
+from webapp.engine.techniques import CutOffer, Technique, technique, techniques
 
-from .facts import KEPT, Cut, LayerOptions, Option, OptionStep, ProfileFacts
+from .facts import KEPT, Cut, OptionStep, ProfileFacts
 
 WITH_CUTS = (KEPT, "Quantization")  # families whose options a layer that has lost channels may have
 
@@ -23,16 +20,27 @@ class Offered:
     by: Technique
     offer: CutOffer
 
-    def cut(self, facts: CheckpointFacts, loss: float) -> Cut:
+    def cut(self, facts: CheckpointFacts, loss: float, blocks: Collection[int] = ()) -> Cut:
+        """`blocks`: which of the row leave, where the offer is of some."""
         makers = frozenset[str]().union(*(group.makers for group in self.offer.kept))
+        row = facts.structure.blocks if facts.structure is not None else None
+        leaves = {layer.weight for layer in facts.layers if row is not None and row.of(layer.weight) in blocks}
         return Cut(
             unit=self.offer.unit,
             label=self.offer.label,
             family=self.by.family,
             step=OptionStep(technique=self.by.name, settings=dict(self.offer.settings)),
-            layers=tuple(layer.name for layer in facts.layers if layer.weight in makers),
+            layers=tuple(layer.name for layer in facts.layers if layer.weight in makers | leaves),
             loss=loss,
         )
+
+
+@dataclass(frozen=True)
+class Left:
+    """What cuts leave: its facts, and what each unit that is still there is called now, by its name before."""
+
+    facts: CheckpointFacts
+    names: Mapping[str, str]
 
 
 def offered(facts: CheckpointFacts) -> tuple[Offered, ...]:
@@ -42,79 +50,35 @@ def offered(facts: CheckpointFacts) -> tuple[Offered, ...]:
     return tuple(Offered(able, offer) for able in techniques().values() for offer in able.cuts(facts))
 
 
-def cut_facts(facts: CheckpointFacts, cuts: Sequence[Cut]) -> CheckpointFacts:
-    """The facts of what these cuts leave. Raises Skip where they cannot be done together."""
-    by_name: dict[str, list[Cut]] = {}
-    for cut in cuts:
-        by_name.setdefault(cut.step.technique, []).append(cut)
-    for name, own in by_name.items():
-        doing = technique(name)
-        given = [doing.Settings.model_validate(cut.step.settings) for cut in own]
-        each = tuple((escape(layer), one) for cut, one in zip(own, given, strict=True) for layer in cut.layers)
-        wanted = {layer for cut in own for layer in cut.layers}
-        layers = [layer for layer in facts.layers if layer.name in wanted]
-        change = doing.reshape(facts, layers, StepSettings(given[0], each))
-        facts = facts if change is None else reshaped_facts(facts, change)
-    return facts
+def cut_facts(facts: CheckpointFacts, cuts: Iterable[Cut]) -> Left:
+    """Raises Skip where they cannot be done together."""
+    left = Left(facts, {name: name for name in _names(facts)})
+    for cut in in_order(cuts):
+        doing, before = technique(cut.step.technique), left.facts
+        layers = [layer for layer in before.layers if layer.name in cut.layers]
+        change = doing.reshape(before, layers, StepSettings(doing.Settings.model_validate(cut.step.settings)))
+        if change is not None:
+            after = reshaped_facts(before, change)
+            now = dict(zip(_names(before, change.removed), _names(after), strict=True))
+            left = Left(after, {first: now[name] for first, name in left.names.items() if name in now})
+    return left
 
 
-def cut_profile(
-    profile: ProfileFacts,
-    facts: CheckpointFacts,
-    cuts: Sequence[Cut],
-    left: CheckpointFacts,
-    made: dict[tuple[object, ...], StoragePlan | None],
-) -> ProfileFacts:
-    """The profile of what is `left`: every option in its new bytes, and each cut as a choice that has been made.
-
-    A layer that a cut made smaller is rounded at the loss that it had: what leaves matters least. What else takes
-    values away would take the same ones once more, so it is not combined: that loses infinitely, and so does what the
-    new shape does not allow. `made` keeps the plans from one profile to the next.
-    """
-    before, units = {unit.name: unit for unit in facts.units()}, {unit.name: unit for unit in left.units()}
-    whole, tensors = ({tensor.name: tensor for tensor in these.tensors} for these in (facts, left))
-
-    def plan(unit: LayerFacts, tensor: TensorFacts, option: Option) -> StoragePlan | None:
-        key = (unit.kind, unit.layout, unit.groups, unit.shape, tensor.dtype, tensor.zeros, option.family, option.label)
-        if key not in made:
-            made[key] = _planned(unit, DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros), option.steps)
-        return made[key]
-
-    layers = []
-    for layer in profile.layers:
-        own = [units[name] for name in layer.layers]
-        params = sum(unit.size for unit in own)
-        if params == sum(before[name].size for name in layer.layers):
-            layers.append(layer)
-            continue
-        options = []
-        for option in layer.options:
-            plans = [plan(unit, tensors[unit.weight], option) for unit in own]
-            stored = sum(each.bytes for each in plans if each is not None)
-            uncut = [plan(before[name], whole[before[name].weight], option) for name in layer.layers]
-            stored += max(0, option.bytes - sum(each.bytes for each in uncut if each is not None))  # known beyond plans
-            allowed = option.family in WITH_CUTS and None not in plans
-            loss = option.loss if allowed else math.inf
-            options.append(option.model_copy(update={"bytes": stored, "loss": loss}))
-        shape = own[0].shape if layer.shape else ()
-        layers.append(layer.model_copy(update={"shape": shape, "params": params, "options": tuple(options)}))
-    return profile.model_copy(update={"layers": (*layers, *map(_taken, cuts)), "cuts": ()})
+def _names(facts: CheckpointFacts, removed: Collection[str] = ()) -> list[str]:
+    """Of its units in their order, but those whose weights are removed."""
+    weights = {layer.weight for layer in facts.layers}
+    rest = [tensor.name for tensor in facts.tensors if tensor.is_float and tensor.name not in weights | {*removed}]
+    return [*(layer.name for layer in facts.layers if layer.weight not in removed), *rest]
 
 
-def _taken(cut: Cut) -> LayerOptions:
-    option = Option(label=cut.label, family=cut.family, bytes=0, loss=cut.loss)
-    return LayerOptions(name=cut.unit, layers=(), kind="other", params=0, options=(option,))
+def in_order(cuts: Iterable[Cut]) -> list[Cut]:
+    """As a recipe makes them: those that calibrate come first, so that the names of layers are still theirs."""
 
+    def calibrates(cut: Cut) -> bool:
+        doing = technique(cut.step.technique)
+        return "calibration" in doing.needs_for(doing.Settings.model_validate(cut.step.settings))
 
-def _planned(unit: LayerFacts, plan: StoragePlan, steps: Sequence[OptionStep]) -> StoragePlan | None:
-    """None: one of the steps cannot be done to it."""
-    for step in steps:
-        found = technique(step.technique)
-        try:
-            plan = found.plan(unit, plan, found.Settings.model_validate(step.settings))
-        except Skip:
-            return None
-    return plan
+    return sorted(cuts, key=lambda cut: not calibrates(cut))
 
 
 def by_unit(profile: ProfileFacts) -> dict[str, list[Cut]]:
@@ -122,12 +86,3 @@ def by_unit(profile: ProfileFacts) -> dict[str, list[Cut]]:
     for cut in profile.cuts:
         found.setdefault(cut.unit, []).append(cut)
     return found
-
-
-def touched(facts: CheckpointFacts, profile: ProfileFacts, cut: Cut) -> Iterator[str]:
-    """The names of the profile's layers whose shape a cut changes. Raises Skip where it cannot be done."""
-    sizes = {unit.name: unit.size for unit in cut_facts(facts, [cut]).units()}
-    before: Mapping[str, int] = {unit.name: unit.size for unit in facts.units()}
-    for layer in profile.layers:
-        if any(sizes[name] != before[name] for name in layer.layers):
-            yield layer.name

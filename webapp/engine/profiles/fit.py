@@ -140,13 +140,13 @@ class LossFit:
         off = math.log(max(tolerance, TINIEST) / self.loss(scaled).value)
         return float(stdtr(self.freedom, off / self.spread(scaled, predicted, alone=alone)))
 
-    def sum_within(self, tolerance: float) -> float:
-        """The largest scaled sum whose expected loss is at most `tolerance`."""
+    def sum_within(self, tolerance: float, run: bool = True) -> float:
+        """The largest scaled sum whose expected loss is at most `tolerance`; not `run`: on the profile's samples."""
         low, high = math.log(TINIEST) - 30, 60.0
         target = math.log(max(tolerance, TINIEST))
         for _ in range(100):
             middle = (low + high) / 2
-            if self._log_loss(np.array([middle]), True)[0] <= target:
+            if self._log_loss(np.array([middle]), run)[0] <= target:
                 low = middle
             else:
                 high = middle

@@ -9,6 +9,7 @@ clock does not promise.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,6 +72,29 @@ def path(weights: Floats, costs: Floats) -> HullPath:
         slopes[order],
         np.where(costs < np.inf, weights, np.inf).min(1).sum() + _still(np.array(lighter)[order]),
         costs[here].sum() + np.concatenate([[0.0], np.cumsum(np.array(dearer)[order])]),
+    )
+
+
+def merged(parts: Iterable[tuple[Whole, HullPath]], rows: int) -> HullPath:
+    """One path of parts that have no row in common: the numbers of their rows among all `rows`, and their paths.
+
+    Rows of no part have the option -1.
+    """
+    start = np.full(rows, -1, dtype=np.int64)
+    given = list(parts)
+    for numbers, own in given:
+        start[numbers] = own.start
+    slopes = np.concatenate([own.slopes for _, own in given])
+    order = np.argsort(slopes, kind="stable")
+    lighter = np.concatenate([own.weights[:-1] - own.weights[1:] for _, own in given])[order]
+    dearer = np.concatenate([own.costs[1:] - own.costs[:-1] for _, own in given])[order]
+    return HullPath(
+        start,
+        np.concatenate([numbers[own.rows] for numbers, own in given])[order],
+        np.concatenate([own.options for _, own in given])[order],
+        slopes[order],
+        sum(own.weights[-1] for _, own in given) + _still(lighter),
+        sum(own.costs[0] for _, own in given) + np.concatenate([[0.0], np.cumsum(dearer)]),
     )
 
 

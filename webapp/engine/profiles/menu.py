@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
+from operator import add
 
 import numpy as np
 
@@ -19,51 +20,92 @@ from .facts import OptionStep, ProfileFacts
 from .knapsack import Floats
 
 
-class Menu:
-    """What may be chosen for a checkpoint. A choice names for each layer of the profile one of its options."""
+@dataclass(frozen=True)
+class MenuRow:
+    """How the weights of a layer are stored under each of its options, and the bytes of the file that each takes.
 
-    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts) -> None:
-        self.profile, self.facts = profile, facts
-        self.known: dict[tuple[object, ...], StoragePlan] = {}  # plans, which menus of one checkpoint may share
+    `wide`: with float32 scales in the place of float16's; `beyond`: what it takes more than its plans say. `allowed`:
+    whether an option can be chosen; None of all.
+    """
+
+    weights: tuple[str, ...]
+    plans: tuple[tuple[StoragePlan, ...], ...]
+    wide: tuple[bool, ...]
+    beyond: tuple[int, ...]
+    bytes: tuple[float, ...]
+    allowed: tuple[bool, ...] | None = None
+
+    def stored(self, option: int) -> int:
+        """The bytes of its weights, without what a header says of them."""
+        return sum(plan.bytes for plan in self.plans[option]) + self.beyond[option]
+
+
+class Menu:
+    """What may be chosen for a checkpoint. A choice names for each layer of the profile one of its options.
+
+    `rows`: those of the layers, where they are known.
+    """
+
+    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, rows: Sequence[MenuRow] | None = None) -> None:
+        self.profile, self.facts, self._rows = profile, facts, rows
         self._sized = lru_cache(64)(self._size)
 
     @cached_property
     def losses(self) -> Floats:
         """(layers, options) as predicted; infinite where a layer has no more options."""
-        return self._table([option.loss for option in layer.options] for layer in self.profile.layers)
+        rows = []
+        for layer, row in zip(self.profile.layers, self.rows, strict=True):
+            able = row.allowed or (True,) * len(layer.options)
+            rows.append([o.loss if can else np.inf for o, can in zip(layer.options, able, strict=True)])
+        return self._table(rows)
 
     @cached_property
     def bytes(self) -> Floats:
         """(layers, options) of the file, with what its header says of them: exact but for some tens of bytes."""
-        total = sum(tensor.bytes for tensor in self.facts.tensors)
-        return self._table(
-            [
-                beyond + sum(plan.bytes + _header(plan, len(name), total) for name, plan in plans.items())
-                for beyond, plans in zip(more, stored, strict=True)
-            ]
-            for more, stored in zip(self._beyond, self.plans, strict=True)
-        )
+        return self._table(row.bytes for row in self.rows)
 
     @cached_property
-    def plans(self) -> list[list[dict[str, StoragePlan]]]:
-        """How the tensors of each layer are stored under each option, by their names."""
+    def rows(self) -> Sequence[MenuRow]:
+        """One for each layer."""
+        if self._rows is not None:
+            return self._rows
         units, dense = {unit.name: unit for unit in self.facts.units()}, self._dense
-        found = self.known
+        known: dict[tuple[object, ...], StoragePlan] = {}
 
         def stored(unit: LayerFacts, steps: Sequence[OptionStep], key: str) -> StoragePlan:
             before = dense[unit.weight]
             alike = (unit.kind, unit.layout, before, key)
-            if alike not in found:
-                found[alike] = planned(unit, before, steps)
-            return found[alike]
+            if alike not in known:
+                known[alike] = planned(unit, before, steps)
+            return known[alike]
 
-        rows: list[list[dict[str, StoragePlan]]] = []
+        rows = []
         for layer in self.profile.layers:
             own = [units[name] for name in layer.layers]
             keyed = [(option.steps, json.dumps([s.model_dump() for s in option.steps])) for option in layer.options]
-            plans = [{unit.weight: stored(unit, *steps) for unit in own} for steps in keyed]
-            rows.append([_of_size(option.bytes, found) for option, found in zip(layer.options, plans, strict=True)])
+            usual = [tuple(stored(unit, *steps) for unit in own) for steps in keyed]
+            plans = [_of_size(option.bytes, each) for option, each in zip(layer.options, usual, strict=True)]
+            wide = tuple(each is not narrow for each, narrow in zip(plans, usual, strict=True))
+            sums = [sum(plan.bytes for plan in each) for each in plans]
+            beyond = tuple(max(0, option.bytes - each) for option, each in zip(layer.options, sums, strict=True))
+            rows.append(self.row(tuple(unit.weight for unit in own), plans, wide, beyond))
         return rows
+
+    def row(
+        self,
+        weights: tuple[str, ...],
+        plans: Sequence[tuple[StoragePlan, ...]],
+        wide: tuple[bool, ...],
+        beyond: tuple[int, ...],
+    ) -> MenuRow:
+        """What a layer may be stored as, in a file about as large as this menu's."""
+        named = [list(zip(weights, each, strict=True)) for each in plans]
+        stored = [sum(plan.bytes + _header(plan, len(name), self._total) for name, plan in each) for each in named]
+        return MenuRow(weights, tuple(plans), wide, beyond, tuple(map(float, map(add, stored, beyond))))
+
+    @cached_property
+    def _total(self) -> int:
+        return sum(tensor.bytes for tensor in self.facts.tensors)
 
     @cached_property
     def _dense(self) -> dict[str, StoragePlan]:
@@ -75,21 +117,10 @@ class Menu:
 
     def _size(self, choice: tuple[int, ...]) -> int:
         plans, more = dict(self._dense), 0
-        for stored, beyond, option in zip(self.plans, self._beyond, choice, strict=True):
-            plans |= stored[option]
-            more += beyond[option]
+        for row, option in zip(self.rows, choice, strict=True):
+            plans.update(zip(row.weights, row.plans[option], strict=True))
+            more += row.beyond[option]
         return predicted_size(plans, self.facts.tied, self.facts.architecture)[1] + more
-
-    @cached_property
-    def _beyond(self) -> list[list[int]]:
-        """What each option takes more than its plan says, where whoever tried it knows of more."""
-        return [
-            [
-                max(0, option.bytes - sum(plan.bytes for plan in plans.values()))
-                for option, plans in zip(layer.options, stored, strict=True)
-            ]
-            for layer, stored in zip(self.profile.layers, self.plans, strict=True)
-        ]
 
     def _table(self, rows: Iterable[Sequence[float]]) -> Floats:
         given = list(rows)
@@ -115,11 +146,11 @@ def in_wide_scales(plan: StoragePlan) -> StoragePlan:
     return plan.mapped(lambda leaf: replace(leaf, scale_dtype="float32") if isinstance(leaf, QuantizedPlan) else leaf)
 
 
-def _of_size(size: int, plans: dict[str, StoragePlan]) -> dict[str, StoragePlan]:
+def _of_size(size: int, plans: tuple[StoragePlan, ...]) -> tuple[StoragePlan, ...]:
     """The plans of an option of that many bytes: whoever looked at the values may know that they need wide scales."""
-    if sum(plan.bytes for plan in plans.values()) < size:
-        wide = {name: in_wide_scales(plan) for name, plan in plans.items()}
-        if sum(plan.bytes for plan in wide.values()) == size:
+    if sum(plan.bytes for plan in plans) < size:
+        wide = tuple(map(in_wide_scales, plans))
+        if sum(plan.bytes for plan in wide) == size:
             return wide
     return plans
 

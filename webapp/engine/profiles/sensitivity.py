@@ -115,7 +115,7 @@ class MatrixSensitivity:
                 gradients = some_places(gradients)
             self.each.add(gradients.flatten(0, 1) * (places / gradients.shape[1]) ** 0.5)
 
-    def quadratic(self, change: Tensor) -> float:
+    def quadratic(self, change: Tensor, held: float = HELD) -> float:
         """tr(G ΔW H ΔWᵀ) of a change (outputs, columns), summed over all samples."""
         change = change.float().reshape(self.inputs.groups, -1, change.shape[1])
         summed = self.summed.rows() @ change
@@ -125,7 +125,7 @@ class MatrixSensitivity:
             total = _trace(summed, inputs.common)
             return total if each is None else total + _trace(each, inputs.apart)
 
-        return float(self._between(of))
+        return float(self._between(of, held))
 
     def per_row(self, change: Tensor, rows: Tensor) -> Tensor:
         """(rows,): the same of changes (rows, columns) of these outputs of one group, each for itself; float64."""
@@ -138,12 +138,15 @@ class MatrixSensitivity:
                 total += apart * self.each.diagonal[rows]
             return total / max(inputs.count, 1)
 
-        return self._between(of)
+        return self._between(of, HELD)
 
-    def _between(self, cost: Callable[[SampleCovariance], Tensor]) -> Tensor:
-        """Of what a change costs on the inputs that trials see and on those held back, if any."""
-        seen = cost(self.inputs).clamp(min=0)
-        return (1 - HELD) * seen + HELD * cost(self.held).clamp(min=0) if self.held.count else seen
+    def _between(self, cost: Callable[[SampleCovariance], Tensor], held: float) -> Tensor:
+        """Of what a change costs on the inputs that trials see and, that share of it, on those held back, if any."""
+        share = held if self.held.count else 0.0
+        found = torch.zeros(())
+        for part, inputs in ((1 - share, self.inputs), (share, self.held)):
+            found = found + part * cost(inputs).clamp(min=0) if part else found
+        return found
 
     @property
     def diagonal(self) -> Tensor:
@@ -222,10 +225,13 @@ class LayerSensitivity:
         """What the weight is multiplied with; None where nobody sees that."""
         return self.products[0].inputs if self.products else None
 
-    def cost(self, change: Tensor, count: float) -> float:
-        """Expected loss, in the unit of the receipt, of a change (rows, columns); `count` is the drawn loss's."""
+    def cost(self, change: Tensor, count: float, held: float = HELD) -> float:
+        """Expected loss, in the unit of the receipt, of a change (rows, columns); `count` is the drawn loss's.
+
+        `held`: the share of the inputs held back from trials in it.
+        """
         change = change.float()
-        total = sum(product.quadratic(change) for product in self.products)
+        total = sum(product.quadratic(change, held) for product in self.products)
         rows = torch.arange(len(change))
         total += sum(float(lookup.per_row(change, rows, len(change)).sum()) for lookup in self.lookups)
         if self.squares is not None:

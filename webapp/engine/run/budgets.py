@@ -14,7 +14,7 @@ from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
 from webapp.engine.profiles.smallest import Probe, Search
 from webapp.engine.recipe import Recipe
 
-from .giving_back import choice_of, cuts_of
+from .giving_back import choice_of
 from .worsening import LOSSES, POINTS, worsened
 
 
@@ -46,14 +46,13 @@ def expected_of(profile_id: str | None, budget: Budget) -> dict[str, Any]:
 
 def foretold(profile_id: str, solver: Solver, recipe: Recipe) -> dict[str, Any] | None:
     """The same of any recipe; None where it does what is no option of the profile."""
-    choice = [number for number in choice_of(solver.profile, solver.facts, recipe) if number is not None]
-    if len(choice) < len(solver.profile.layers):
+    found = choice_of(solver, recipe)
+    if found is None:
         return None
-    cuts = cuts_of(solver.profile, solver.facts, recipe)
-    left = None if cuts is None else solver.without(cuts) if cuts else solver
-    if cuts is None or left is None:
+    left, numbers = found
+    choice = [number for number in numbers if number is not None]
+    if len(choice) < len(numbers):
         return None
-    choice = [*choice, *[0] * len(cuts)]
     known = math.isfinite(sum(left.predicted(choice).values()))
     return expected_of(profile_id, left.answer(choice)) if known else None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from webapp.engine.errors import RecipeInvalid, some
 from webapp.engine.facts import CheckpointFacts
+from webapp.engine.profiles.budget import Solver
 from webapp.engine.profiles.facts import Cut, OptionStep, ProfileFacts
 from webapp.engine.profiles.recipes import apart
 from webapp.engine.recipe import Recipe, Step, matches
@@ -52,25 +53,29 @@ def _without(step: Step, done: PreparedStep, layers: Collection[str]) -> dict[st
     return {**step.model_dump(), "layers": patterns, "overrides": overrides}
 
 
-def choice_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> list[int | None]:
-    """The number of the option that the recipe gives each of the profile's layers; None where it has no such option.
+def choice_of(solver: Solver, recipe: Recipe) -> tuple[Solver, list[int | None]] | None:
+    """The solver of what the recipe's cuts leave, and the number of the option that it gives each of that one's layers.
 
-    Beside its cuts: `cuts_of`.
+    None instead of a number where a layer has no such option; of all, where the recipe cuts as no cut of the profile.
     """
+    cuts = cuts_of(solver.profile, solver.facts, recipe)
+    left = None if cuts is None else solver.without(cuts)
+    if left is None:
+        return None
     done: dict[str, list[tuple[str, str]]] = {}
-    cutting = {cut.step.technique for cut in profile.cuts}
-    for step in prepare(facts, recipe):
+    cutting = {cut.step.technique for cut in solver.profile.cuts}
+    for step in prepare(solver.facts, recipe):
         if step.technique.name in cutting:
             continue
         for layer in step.layers:
             settings = step.settings.of(layer).model_dump(mode="json")
             done.setdefault(layer.name, []).append(_counted(step.technique.name, settings))
     found: list[int | None] = []
-    for choice in profile.layers:
-        asked = {tuple(done.get(name, ())) for name in choice.layers}
+    for choice in left.profile.layers:
+        asked = {tuple(done.get(name, ())) for name in choice.layers} or {()}  # a cut has no layers, and one option
         options = (n for n, option in enumerate(choice.options) if {tuple(map(_said, option.steps))} == asked)
         found.append(next(options, None))
-    return found
+    return left, found
 
 
 def cuts_of(profile: ProfileFacts, facts: CheckpointFacts, recipe: Recipe) -> list[Cut] | None:

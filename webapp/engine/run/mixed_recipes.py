@@ -5,6 +5,8 @@ made as large as its option's loss says, so that a measurement tells how the los
 quadratic form ends; how true a technique is to its prediction is what runs tell. Some of them are measured on samples
 that judge runs as well, for a model is surer of those that it was trained on: they tell what to expect, and nothing is
 chosen by them.
+
+Blocks that may leave are left out of one more version: several of them lose more than each alone.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.profiles import knapsack
-from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
+from webapp.engine.profiles.facts import KEPT, Cut, Measurement, ProfileFacts
 from webapp.engine.profiles.losses import rounding_error
 from webapp.engine.profiles.menu import Menu
 from webapp.engine.progress import ProgressPart, Report
@@ -44,17 +46,24 @@ def measured_mixes(
     judging: Sequence[Batch],
     noise: Mapping[str, float],
     report: Report,
-) -> list[Measurement]:
-    """On `data`, and some of them on `judging`. `noise`: what `rounding_error` costs in each layer, by name."""
+    without: Cut | None = None,
+) -> tuple[list[Measurement], float | None]:
+    """On `data`, and some of them on `judging`; and what is lost on `data` `without` the blocks of a cut.
+
+    `noise`: what `rounding_error` costs in each layer, by name.
+    """
     menu = Menu(profile, facts)
     choices = _choices(menu)
     if not choices or model.architecture is None:
-        return []
+        return [], None
     wanted = [_losses(profile, choice) for choice in choices]
     parts = ProgressPart(report, 0.0, 0.8), ProgressPart(report, 0.8, 1.0)
-    scores = _scores(model, facts, data, wanted, noise, parts[0])
+    scores = _scores(model, facts, data, wanted, noise, parts[0], without)
     judged = _scores(model, facts, judging, wanted[::JUDGED], noise, parts[1])
-    return list(_measurements(menu, choices, wanted, scores, judged, noise))
+    measured = list(_measurements(menu, choices, wanted, scores[: len(wanted) + 1], judged, noise))
+    metric, loss_of = LOSSES[profile.unit]
+    lost = None if without is None else loss_of(scores[-1][metric].value(metric))
+    return measured, lost if lost is not None and math.isfinite(lost) else None
 
 
 def _scores(
@@ -64,8 +73,9 @@ def _scores(
     wanted: Sequence[Mapping[str, float]],
     noise: Mapping[str, float],
     report: Report,
+    without: Cut | None = None,
 ) -> list[Scores]:
-    """Of the model as it is, and then with each of these losses in its layers; none without data."""
+    """Of the model as it is, then with each of these losses in its layers, then without a cut's; none without data."""
     spec, units = model.architecture, {unit.weight: unit for unit in facts.units()}
     if spec is None or not data:
         return []
@@ -78,12 +88,18 @@ def _scores(
 
     def shares(version: int, name: str) -> float:
         unit = units[name]
+        if version > len(wanted):
+            return 0.0
         return math.sqrt(max(wanted[version - 1].get(unit.name, 0.0), 0.0) / noise[unit.name])
 
-    found = [Collected(spec) for _ in range(len(wanted) + 1)]
+    def leaves_out(version: int, prefix: str) -> bool:
+        return version > len(wanted) and without is not None and any(n.startswith(prefix) for n in without.layers)
+
+    total = len(wanted) + (without is not None)
+    found = [Collected(spec) for _ in range(total + 1)]
     expected: list[Tensor] = []
     with torch.no_grad():
-        versions = answers_of_versions(model, facts.layers, data, len(wanted), errors, shares, report)
+        versions = answers_of_versions(model, facts.layers, data, total, errors, shares, report, leaves_out)
         for batch, version, every in versions:
             expected = every if version == 0 else expected
             found[version].against_targets(every[0], data[batch])

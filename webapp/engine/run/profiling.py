@@ -12,12 +12,13 @@ from typing import Any
 
 from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.facts import LayerFacts
+from webapp.engine.facts import CheckpointFacts
 from webapp.engine.lazy import torch
-from webapp.engine.profiles.cut_losses import cut_losses, with_cut_losses
+from webapp.engine.profiles.cut_losses import GroupLosses, group_losses, with_cut_losses
 from webapp.engine.profiles.cuts import Offered, offered
 from webapp.engine.profiles.drawn_loss import DrawnLoss, unit_of
 from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
+from webapp.engine.profiles.fit import LossFit
 from webapp.engine.profiles.losses import EVERY, WHOLE, Losses, option_losses, rounding_error, with_losses
 from webapp.engine.profiles.options import layer_options
 from webapp.engine.profiles.sensitivity import LayerSensitivity, as_kept, from_kept
@@ -30,6 +31,7 @@ from webapp.engine.techniques.calibration.samples import TEXTS
 from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.model import Model
 
+from .leaving_out import as_predicted, leaving_out
 from .mixed_recipes import measured_mixes
 from .profile_job import ProfileJob
 
@@ -48,7 +50,7 @@ class PartLosses:
     most: dict[str, list[int]] = field(default_factory=dict)  # the bytes that options may take
     noise: dict[str, float] = field(default_factory=dict)  # what a rounding error costs that is the same for all
     like: dict[str, Losses] = field(default_factory=dict)  # of a block in which all was tried, by names within blocks
-    cuts: dict[str, list[float]] = field(default_factory=dict)  # by number, of each group that was tried
+    cuts: GroupLosses = field(default_factory=dict)
     count: float = 1.0  # of the drawn loss, known once its last part is through
 
     def learn(self, more: PartLosses) -> None:
@@ -56,8 +58,8 @@ class PartLosses:
         self.most |= more.most
         self.noise |= more.noise
         self.like |= more.like
-        for number, losses in more.cuts.items():
-            self.cuts.setdefault(number, []).extend(losses)
+        for unit, losses in more.cuts.items():
+            self.cuts.setdefault(unit, []).extend(losses)
         self.count = more.count
 
 
@@ -74,9 +76,7 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
     choices, offers = layer_options(facts), offered(facts)
     folder = job.scratch or job.output
     folder.mkdir(parents=True, exist_ok=True)
-    found = _Profiling(model, facts.units(), choices, offers, data, job.run.seed, folder).run(
-        ProgressPart(report, 0.0, 0.7)
-    )
+    found = _Profiling(model, facts, choices, offers, data, job.run.seed, folder).run(ProgressPart(report, 0.0, 0.7))
     layers = with_losses(choices, found.losses, found.most)
     tokens = sum(batch.inputs["input_ids"].numel() for batch in data if "input_ids" in batch.inputs)
     profile = ProfileFacts(
@@ -87,11 +87,18 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
         layers=layers,
         cuts=with_cut_losses(facts, offers, found.cuts),
     )
+    leaving = leaving_out(model, facts, offers, data, profile.unit, ProgressPart(report, 0.7, 0.75))
     mixed = data[::MIXED] if tokens else data
     judging = job.evaluation(JUDGED) if job.dataset is not None else ()
-    measured = measured_mixes(model, facts, profile, mixed, judging, found.noise, ProgressPart(report, 0.7, 1.0))
-    seconds = time.process_time() - begun
-    return profile.model_copy(update={"measured": tuple(measured), "seconds": seconds})
+    middle = leaving[len(leaving) // 2] if leaving else None
+    measured, lost = measured_mixes(
+        model, facts, profile, mixed, judging, found.noise, ProgressPart(report, 0.75, 1.0), middle
+    )
+    profile = profile.model_copy(update={"measured": tuple(measured)})
+    if middle is not None and lost is not None:
+        leaving = as_predicted(leaving, lost / middle.loss if middle.loss > 0 else 1.0, LossFit.of(profile))
+    cuts = (*profile.cuts, *leaving)
+    return profile.model_copy(update={"cuts": cuts, "seconds": time.process_time() - begun})
 
 
 def _tried_and_held_back(data: list[Batch]) -> list[Batch]:
@@ -113,7 +120,7 @@ class _Profiling:
     def __init__(
         self,
         model: Model,
-        units: Sequence[LayerFacts],
+        facts: CheckpointFacts,
         choices: Sequence[LayerOptions],
         offers: Sequence[Offered],
         data: Sequence[Batch],
@@ -121,7 +128,7 @@ class _Profiling:
         folder: Path,
     ) -> None:
         assert model.architecture is not None
-        self.model, self.units, self.seed, self.data, self.folder = model, units, seed, data, folder
+        self.model, self.units, self.seed, self.data, self.folder = model, facts.units(), seed, data, folder
         self.options = {name: choice.options for choice in choices for name in choice.layers}
         self.offers = offers
         self.loss = DrawnLoss(model.architecture, data, seed)
@@ -185,8 +192,7 @@ class _Profiling:
                 here.most[unit.name] = bytes_at_most(matrix, self.options[unit.name])
             if unit.shape:
                 here.noise[unit.name] = own.cost(rounding_error(matrix.floats()), count)
-        if not part.prefix:
-            here.cuts = cut_losses(self.offers, part.matrices, known, count)
+        here.cuts = group_losses(self.offers, part, known, count)
         return here
 
 

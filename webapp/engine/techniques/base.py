@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -47,13 +47,15 @@ class Skip(Exception):
 class CutOffer:
     """Channels that may leave: `kept` says how many each group keeps, with these settings and the groups' makers.
 
-    Of the offers of one `unit` at most one can be taken.
+    Or so many `blocks` of the row, those that lose least, with these settings and all of their layers. Of the offers of
+    one `unit` at most one can be taken.
     """
 
     unit: str  # "channels of conv1"
     label: str  # "20 % removed"
     settings: Mapping[str, Any]
-    kept: Mapping[Group, int]
+    kept: Mapping[Group, int] = field(default_factory=dict)
+    blocks: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from webapp.engine.architectures.reshape import Plans, ShapeChange, reshaped_facts
@@ -15,9 +15,11 @@ from webapp.engine.techniques.surgery.structure import droppable, shortened
 from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.model import Model
 
-from .base import Context, Need, Outcome, Skip, Technique, calibration_samples
+from .base import Context, CutOffer, Need, Outcome, Skip, Technique, calibration_samples
 from .calibration.sequential_calibration import block_states
 from .surgery import check_fits, structure_of, with_structure
+
+SHARES = (0.0, 0.1, 0.2, 0.33, 0.5)  # of the blocks that a budget may leave out; at least one leaves
 
 
 def influences(model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report) -> list[float]:
@@ -68,6 +70,15 @@ class LayerDrop(Technique):
     def reshape(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> ShapeChange:
         _, candidates = self._droppable(facts, layers, settings.own)
         return shortened(facts, spread(candidates, settings.own))
+
+    def cuts(self, facts: CheckpointFacts) -> Iterator[CutOffer]:
+        """Whole blocks: all that a step is for leave, whatever they change."""
+        row = facts.structure.blocks if facts.structure is not None else None
+        if row is None:
+            return
+        most = min(len(droppable(facts, row, [layer.weight for layer in facts.layers])), row.count - 1)
+        for count in sorted({min(max(1, round(share * row.count)), most) for share in SHARES} - {0}):
+            yield CutOffer("blocks", f"{count} of {row.count} removed", {"blocks": count, "by": "evenly"}, blocks=count)
 
     def removes_alike(
         self, facts: CheckpointFacts, layers: Sequence[LayerFacts], plans: Plans, settings: StepSettings

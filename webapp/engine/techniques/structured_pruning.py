@@ -23,6 +23,7 @@ from .base import LEFT, Context, CutOffer, Need, Outcome, Skip, Technique, calib
 from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
 
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)  # ratios that a budget may choose
+IN_ALL_BLOCKS = (0.1, 0.2, 0.35, 0.5)  # the same, of what a config has once: each is tried in every block
 LEAST_KEPT = 0.1  # of a group, when channels of all groups compete
 BLIND = "calibration does not follow these channels, so their weights alone decided"
 UNEVEN = f"each keeps {percent(LEAST_KEPT, 0)} and a multiple of what is set"
@@ -103,19 +104,30 @@ class StructuredPruning(Technique):
         return narrower(facts, {group: kept_of(group, own) for group, own in asked.items()})
 
     def cuts(self, facts: CheckpointFacts) -> Iterator[CutOffer]:
-        """Of each group for itself; not in transformers' models, whose blocks are all as wide."""
+        """Of each group for itself; of those that a config has one width for, of all of them alike."""
         structure, names = facts.structure, {layer.weight: layer.name for layer in facts.layers}
-        for group in structure.groups if structure is not None else ():
-            if group.key or not group.adjusted or not group.makers <= names.keys():
+        groups = structure.groups if structure is not None else ()
+        together: dict[str, list[Group]] = {}
+        for number, group in enumerate(groups):
+            together.setdefault(group.key or str(number), []).append(group)
+        for key, bound in together.items():
+            first = bound[0]
+            if not all(group.adjusted and group.makers <= names.keys() for group in bound):
                 continue
-            before = {group.width}
-            for ratio in CUTS:
-                given = {"ratio": ratio, "importance": "reconstruction"}
-                kept = kept_of(group, self.Settings.model_validate(given))
+            unit, common = f"{first.kind} of {names[min(first.makers)]}", {"importance": "reconstruction"}
+            if first.key:
+                alone = {group.key for group in groups if group.kind == first.kind} == {key}
+                unit = f"{first.kind} of all blocks" + ("" if alone else f" ({key})")
+                common["cut"] = "both"
+            before = {first.width}
+            for ratio in IN_ALL_BLOCKS if first.key else CUTS:
+                given = {"ratio": ratio, **common}
+                settings = self.Settings.model_validate(given)
+                kept = kept_of(first, settings)
                 if kept not in before:
                     before.add(kept)
-                    unit = f"{group.kind} of {names[min(group.makers)]}"
-                    yield CutOffer(unit, f"{percent(1 - kept / group.width, 0)} removed", given, {group: kept})
+                    label = f"{percent(1 - kept / first.width, 0)} removed"
+                    yield CutOffer(unit, label, given, {group: kept_of(group, settings) for group in bound})
 
     def chosen(self, facts: CheckpointFacts, layers: Sequence[LayerFacts], settings: StepSettings) -> dict[Group, Any]:
         """The groups whose makers are all among the layers, with the settings of these.

@@ -27,25 +27,68 @@ def answers_of_versions(
     errors: Errors,
     shares: Shares,
     report: Report,
+    leaves_out: Callable[[int, str], bool] = lambda version, prefix: False,
 ) -> Iterator[tuple[int, int, list[Tensor]]]:
     """(batch, version, answers) of each batch in all versions, 0 the model as it is and 1 to `versions` as changed.
 
-    A model without a row of blocks runs as a whole.
+    A model without a row of blocks runs as a whole. `leaves_out(version, prefix)`: the blocks, by the prefix of their
+    tensors' names, that a version does without.
     """
-    yield from _Streams(model, layers, data, errors, shares).answers(versions, report)
+    yield from _Streams(model, layers, data, errors, shares, leaves_out).answers(versions, report)
+
+
+def answers_without_blocks(
+    model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report
+) -> Iterator[tuple[int, int, list[Tensor]]]:
+    """(batch, version, answers) of each batch, 0 of the whole model and n + 1 without block n of its row.
+
+    What comes before a block is run once for all.
+    """
+    streams = _Streams(model, layers, data, lambda name, values: None, lambda version, name: 0.0, lambda *_: False)
+    yield from streams.without_blocks(report)
 
 
 class _Streams(SequentialCalibration):
     def __init__(
-        self, model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], errors: Errors, shares: Shares
+        self,
+        model: Model,
+        layers: Sequence[LayerFacts],
+        data: Sequence[Batch],
+        errors: Errors,
+        shares: Shares,
+        leaves_out: Callable[[int, str], bool],
     ) -> None:
         super().__init__(model, layers, data, False)
-        self.errors, self.shares = errors, shares
+        self.errors, self.shares, self.leaves_out = errors, shares, leaves_out
         self.hidden: list[list[Tensor]] = []  # by version and batch
 
     def answers(self, versions: int, report: Report) -> Iterator[tuple[int, int, list[Tensor]]]:
         if self.row:
             self._through(versions, report)
+        yield from self._answers(versions, report)
+
+    def without_blocks(self, report: Report) -> Iterator[tuple[int, int, list[Tensor]]]:
+        outside = [*self._outside(), *self._inside(self.row[0])]
+        self._fill(outside)
+        hidden, calls = self._record(self.data)
+        self.hidden = [hidden]
+        release(self.module, outside)
+        for index, prefix in enumerate(self.row):
+            report.progress(index / (len(self.row) + 1), f"Blocks left out: block {index + 1} of {len(self.row)}")
+            own = self._inside(prefix)
+            self._fill(own)
+            part, without = self.module.get_submodule(prefix[:-1]), list(self.hidden[0])
+            with torch.no_grad():
+                for states in self.hidden:
+                    states[:] = [run_block(part, states, i, calls[index][i])() for i in range(len(self.data))]
+            self.hidden.append(without)
+            release(self.module, own)
+            release_freed_memory()
+        yield from self._answers(len(self.row), report, "Blocks left out")
+
+    def _answers(
+        self, versions: int, report: Report, what: str = "Mixed recipes"
+    ) -> Iterator[tuple[int, int, list[Tensor]]]:
         outside = self._outside() if self.row else list(self.module.state_dict())
         self._fill(outside)
         moved = self._moved(outside)
@@ -53,7 +96,7 @@ class _Streams(SequentialCalibration):
         for number in range(total):
             batch, version = divmod(number, versions + 1)
             done = (len(self.row) + number / total) / (len(self.row) + 1)
-            report.progress(done, f"Mixed recipes: answers to batch {batch + 1} of {len(self.data)}")
+            report.progress(done, f"{what}: answers to batch {batch + 1} of {len(self.data)}")
             self._move(version, moved)
             with torch.inference_mode():
                 found = self._answered(batch, version)
@@ -79,6 +122,8 @@ class _Streams(SequentialCalibration):
             moved = self._moved(own)
             part = self.module.get_submodule(prefix[:-1])
             for version, hidden in enumerate(self.hidden):
+                if self.leaves_out(version, prefix):
+                    continue
                 done = (index + version / len(self.hidden)) / (len(self.row) + 1)
                 report.progress(done, f"Mixed recipes: block {index + 1} of {len(self.row)}")
                 self._move(version, moved)

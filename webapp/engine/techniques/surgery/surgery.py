@@ -172,9 +172,9 @@ class ReadingLayers:
             total += importance.activation(squares[columns], matrix.floats().t()[columns])
         return total
 
-    def eliminations(self) -> list[Elimination]:
+    def eliminations(self, dtype: torch.dtype | None = None) -> list[Elimination]:
         return [
-            Elimination(matrix.floats(), statistic.mean[0])
+            Elimination(matrix.floats(), statistic.mean[0], dtype=dtype)
             for matrix, statistic in zip(self.matrices, self.statistics, strict=True)
         ]
 
@@ -190,13 +190,15 @@ class ReadingLayers:
             total += elimination.costs(self.columns(member, matrix)[chosen])
         return total
 
-    def eliminate(self, eliminations: Sequence[Elimination], count: int, alive: Tensor | None = None) -> Tensor:
+    def eliminate(
+        self, eliminations: Sequence[Elimination], count: int, alive: Tensor | None = None, rounds: int = ROUNDS
+    ) -> Tensor:
         """Takes the `count` channels that cost least away, in rounds; returns those that stay, ascending.
 
         `alive`: those that are still there, where some have left.
         """
         alive, left = torch.arange(self.group.width) if alive is None else alive, count
-        for round_ in range(ROUNDS, 0, -1):
+        for round_ in range(rounds, 0, -1):
             now = -(-left // round_)
             if now:
                 order = self.costs(eliminations, alive).argsort()

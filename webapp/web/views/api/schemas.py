@@ -343,7 +343,7 @@ class ProfileAnswer(ProfileSummary):
     seconds: float | None = Field(None, description="That it took.")
     measured: list[Measurement] = Field([], description="Recipes that were measured, by the profile or by runs since.")
     layers: list[LayerOptions] | None = Field(None, description="With ?layers=1: what may be done to each layer.")
-    cuts: list[Cut] | None = Field(None, description="With ?layers=1: channels and neurons that may leave.")
+    cuts: list[Cut] | None = Field(None, description="With ?layers=1: channels, heads and blocks that may leave.")
 
 
 class ProfilesQuery(PageQuery):
@@ -419,6 +419,12 @@ class BlamedLayerAnswer(RowAnswer):
     measured: dict[str, Any] | None = Field(description="By metric: what changes where it alone is given back.")
 
 
+class BlamedCutAnswer(RowAnswer):
+    unit: str
+    label: str
+    expected: float = Field(description="Its share of the run's expected loss.")
+
+
 class BlameAnswer(RowAnswer):
     """What the layers of a run cost, those that cost most first."""
 
@@ -427,6 +433,7 @@ class BlameAnswer(RowAnswer):
     expected: float | None = Field(description="Of the whole run; null where the profile does not know all of it.")
     metrics: dict[str, Any] = Field(description="Of the file as it is, on the samples that layers are given back on.")
     metric: str = Field(description='The one of them that tells most; "" where nothing was measured.')
+    cuts: list[BlamedCutAnswer] = Field(description="What was cut out of the shapes of many layers.")
     layers: list[BlamedLayerAnswer]
     stage: StageAnswer | None = Field(description="That measures, where it was asked for.")
 
