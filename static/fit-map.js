@@ -3,6 +3,7 @@
 import { bytes, significant } from "./predict.js";
 
 const at = (id) => document.getElementById(id);
+const GONE = { option: -1, label: "cut out", bytes: 0 }; // a layer that leaves with its block
 const EDGE = 8; // pixels that the tip keeps away from the window's edges
 
 function element(name, text, classes = "") {
@@ -27,7 +28,7 @@ export function layerMap(known, decide) {
   let forecast = null;
 
   const option = (number) => answer.layers[number].option;
-  const cost = (number) => layers[number].options[option(number)][2]; // of all families alike
+  const cost = (number) => layers[number].options[option(number)]?.[2] ?? 0; // of all families alike
   const bits = (number) => (8 * answer.layers[number].bytes) / layers[number].params;
   const level = (value) => levels.filter((from) => from <= value).length;
 
@@ -43,7 +44,8 @@ export function layerMap(known, decide) {
   }
 
   function show(found, kept) {
-    answer = found;
+    const chosenBy = new Map(found.layers.map((chosen) => [chosen.name, chosen]));
+    answer = { ...found, layers: layers.map(({ name }) => chosenBy.get(name) ?? GONE) };
     locks = kept;
     answer.layers.forEach((chosen, number) => {
       const { name } = layers[number];
@@ -51,7 +53,7 @@ export function layerMap(known, decide) {
       if (shown[number] === now) return;
       shown[number] = now;
       const place = places[number];
-      place.textContent = bits(number).toFixed(1) + ("wide" in place.dataset ? ` · ${chosen.label}` : "");
+      place.textContent = (chosen === GONE ? "cut" : bits(number).toFixed(1)) + ("wide" in place.dataset ? ` · ${chosen.label}` : "");
       place.dataset.level = level(bits(number));
       place.toggleAttribute("data-locked", name in locks);
       place.setAttribute("aria-label", `${name}: ${told(number).slice(0, 2).join(", ")}`);

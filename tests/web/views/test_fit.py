@@ -7,7 +7,10 @@ import pytest
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
 from tests.web.views.seeded_profile import llama, seed_profile
+from webapp.actions.budgets import solved_on
+from webapp.engine.profiles.budget import ANYTHING
 from webapp.store.models import Profile, Run, RunState, Study
+from webapp.web.views import fit
 
 
 @pytest.fixture
@@ -142,6 +145,23 @@ def test_a_budget_is_shown_with_every_layer(client, profile):
     assert page.of("script", id="figure-held")
     assert "No sample reached" not in page.text
     assert page.text.count("The chart is drawn with JavaScript; the table has the same figures.") == 2
+
+
+def test_layers_that_leave_with_their_block_are_told_by_name(client, session, dataset, monkeypatch):
+    def without_a_block(solver, goal, limits=ANYTHING):
+        found = solved_on(solver, goal, limits)
+        kept = tuple(layer for layer in found.layers if not layer.name.startswith("model.layers.1."))
+        return found.model_copy(update={"layers": kept})
+
+    monkeypatch.setattr(fit, "solved_on", without_a_block)
+    answer = client.get(address(seed_profile(session, llama(3), dataset)))
+    page, layers = Page(answer.text), data_of(answer)["answer"]["layers"]
+    told = {place["aria-label"].partition(": ")[0]: place["aria-label"] for place in page.of("td", _class="place")}
+    assert {name for name, label in told.items() if label.endswith(": cut out")} == {
+        name for name in told if name.startswith("model.layers.1.")
+    }
+    for layer in layers:
+        assert told[layer["name"]] == f"{layer['name']}: {layer['label']}"
 
 
 def test_a_layer_that_no_sample_reached_is_said_to_be_shrunk_first(client, session, profile):

@@ -20,7 +20,7 @@ from webapp.actions.profiles import ProfileRequest, cancel_profile, create_profi
 from webapp.actions.studies import RaceAsked, StudyRequest, start_study
 from webapp.engine.errors import BudgetInvalid, PareError, some
 from webapp.engine.exporters import exporters
-from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
+from webapp.engine.profiles.budget import Budget, BudgetGoal, Chosen, Solver
 from webapp.engine.profiles.facts import KEPT, LayerOptions, LossUnit, ProfileFacts
 from webapp.engine.recipe import Recipe
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, RunState, UploadState
@@ -37,6 +37,7 @@ LEVELS = {0: "≤ 1", 1.5: "2", 2.5: "3", 3.5: "4", 4.6: "5", 5.6: "6", 6.6: "8"
 
 MOST = 8  # families, and formats, that are named at once
 SMALL_LOSS: dict[LossUnit, float] = {"nats": 0.05, "cosine distance": 0.01, "squared error": 0.01}  # of a loss
+GONE = Chosen(name="", option=-1, label="cut out", family="", bytes=0, loss=0.0)  # with its block
 HALF_A_POINT = BudgetGoal(points=0.5)
 
 
@@ -247,6 +248,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
             error = error or refused
     layers = [shown(layer, solver) for layer in known.layers]
     trials, runs = measured_by(solver)
+    chosen = {each.name: each for each in answer.layers}
     return render_template(
         "fit/show.html",
         checkpoint=checkpoint,
@@ -257,6 +259,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
         size=asked.size or size_text(answer.size_bytes, unit_bytes),
         little=little,
         answer=answer,
+        chosen=[chosen.get(layer["name"], GONE) for layer in layers],
         error=error,
         families=families,
         formats=formats_of(checkpoint),
