@@ -12,7 +12,7 @@ import click
 from webapp.engine.profiles.budget import BudgetGoal, FrontPoint, Solver
 from webapp.engine.profiles.facts import KEPT, LayerOptions, Option
 from webapp.engine.run.receipt_text import table
-from webapp.units import byte_text, percent
+from webapp.units import byte_text, percent, significant
 
 from .options import ReadsFiles
 from .profiling import profiled
@@ -54,14 +54,14 @@ def _layer_row(layer: LayerOptions) -> tuple[str, ...]:
 
 
 def _told(option: Option | None) -> tuple[str, str]:
-    return (option.label, f"{option.loss:.3g}") if option else ("–", "–")
+    return (option.label, significant(option.loss)) if option else ("–", "–")
 
 
 def _sized(option: Option | None) -> tuple[str, str, str]:
-    return (option.label, f"{option.bytes:,}", f"{option.loss:.3g}") if option else ("–", "–", "–")
+    return (option.label, f"{option.bytes:,}", significant(option.loss)) if option else ("–", "–", "–")
 
 
 def _front_rows(front: tuple[FrontPoint, ...], whole: int) -> Iterator[tuple[str, ...]]:
     for point in front:
-        between = f"{point.low:.3g} to {point.high:.3g} in 8 of 10 cases" if point.loss else ""
-        yield byte_text(point.size_bytes), percent(point.size_bytes / whole), f"{point.loss:.3g}", between
+        between = f"{significant(point.low)} to {significant(point.high)} in 8 of 10 cases" if point.loss else ""
+        yield byte_text(point.size_bytes), percent(point.size_bytes / whole), significant(point.loss), between

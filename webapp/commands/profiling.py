@@ -12,6 +12,7 @@ from webapp.engine.profiles.budget import Budget, BudgetGoal, Solver
 from webapp.engine.profiles.facts import ProfileFacts
 from webapp.engine.run.checks import check_profile, task_of
 from webapp.engine.run.stages.job import DataGiven, SourcesGiven
+from webapp.units import significant
 
 from .progress_bar import ProgressBar
 from .sources import named_datasets
@@ -88,5 +89,6 @@ def expected_text(solver: Solver, budget: Budget) -> str:
     """ "59.8 MB, expected loss 0.0512 nats (0.031 to 0.09 in 8 of 10 cases), 0.4 points (0 to 0.9)"."""
     loss, points = budget.expected.loss, budget.expected.points
     text = f"{budget.size_bytes:,} bytes ({budget.size_bytes / solver.facts.weights_bytes:.1%} of the original), "
-    text += f"expected loss {loss.value:.3g} {loss.unit} ({loss.low:.3g} to {loss.high:.3g} in 8 of 10 cases)"
+    low, high = significant(loss.low), significant(loss.high)
+    text += f"expected loss {significant(loss.value)} {loss.unit} ({low} to {high} in 8 of 10 cases)"
     return f"{text}, {points.value:.2g} points ({points.low:.2g} to {points.high:.2g})" if points else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from webapp.units import percent
+from webapp.units import percent, significant
 
 from .metrics import number_text
 
@@ -82,7 +82,7 @@ def _prediction(found: Mapping[str, Any] | None) -> Iterator[str]:
     """What the budget expected, beside what was measured."""
 
     def shown(value: float | None, unit: str) -> str:
-        return "–" if value is None else f"{value:,}" if unit == "bytes" else f"{value:.3g}"
+        return "–" if value is None else f"{value:,}" if unit == "bytes" else significant(value)
 
     rows = [
         (
