@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, UnaryExpression, select
 from sqlalchemy.orm import Session
 
 from webapp.engine.profiles.budget import ANYTHING, Budget, BudgetGoal, Limits, Solver
@@ -82,14 +82,24 @@ def solver_for(profile: Profile) -> Solver:
 
 
 def profile_of(session: Session, run: Run) -> Profile | None:
-    """That the run was made by, else the latest of its checkpoint on its data."""
+    """That the run was made by, else of those of its checkpoint on its data the one that saw most."""
     if made_by := (run.expected or {}).get("profile_id"):
         profile = session.get(Profile, made_by)
         if profile is not None and profile.state is RunState.SUCCEEDED:
             return profile
     same = [Profile.checkpoint_id == run.checkpoint_id, Profile.state == RunState.SUCCEEDED]
     same += [getattr(Profile, name) == getattr(run, name) for name in ("dataset_id", "training_dataset_id")]
-    return session.scalars(select(Profile).where(*same).order_by(Profile.created_at.desc()).limit(1)).first()
+    return session.scalars(select(Profile).where(*same).order_by(*most_seen()).limit(1)).first()
+
+
+def samples_seen() -> ColumnElement[int]:
+    """By a profile that is done; a column."""
+    return Profile.facts["samples"].as_integer()
+
+
+def most_seen() -> tuple[UnaryExpression[Any], ...]:
+    """The order of profiles: those that saw most samples first, of equals the newest."""
+    return samples_seen().desc(), Profile.created_at.desc()
 
 
 def expected_by_profile(session: Session, run: Run) -> dict[str, Any] | None:

@@ -255,7 +255,7 @@ def test_a_run_by_a_budget_has_its_recipe_and_keeps_what_was_expected(client, fi
     assert answer.json["expected"] == run.expected
 
 
-def test_a_recipe_by_hand_is_foretold_where_the_profile_knows_what_it_does(client, finished, session):
+def test_a_recipe_by_hand_is_foretold_where_the_profile_knows_what_it_does(client, ask, finished, session):
     def expected(bits, **more):
         step = {"technique": "weight_quantization", "settings": {"bits": bits}, "layers": {"include": ["layers.0"]}}
         asked = {
@@ -270,7 +270,11 @@ def test_a_recipe_by_hand_is_foretold_where_the_profile_knows_what_it_does(clien
     assert 0 < found["loss"]["low"] < found["loss"]["value"]
     assert expected(5) is None
     assert expected(4, dataset_id=None) is None
-    finished.state = RunState.FAILED
+    newer = session.get(Profile, ask(seed=1).json["id"])  # has seen less
+    newer.facts, newer.state = FACTS | {"samples": FACTS["samples"] - 1}, RunState.SUCCEEDED
+    session.commit()
+    assert expected(4)["profile_id"] == finished.id
+    newer.state = finished.state = RunState.FAILED
     session.commit()
     assert expected(4) is None
 

@@ -13,7 +13,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
 from webapp import charts
-from webapp.actions.budgets import AskedBudget, profile_to_ask, solved, solved_on, solver_for
+from webapp.actions.budgets import (
+    AskedBudget,
+    most_seen,
+    profile_to_ask,
+    samples_seen,
+    solved,
+    solved_on,
+    solver_for,
+)
 from webapp.actions.compatibility import best_of, incompatible_datasets, incompatible_formats, unprofilable_datasets
 from webapp.actions.errors import NotFound
 from webapp.actions.profiles import ProfileRequest, cancel_profile, create_profile, retry_profile
@@ -183,15 +191,9 @@ def profile_of(checkpoint: Checkpoint) -> Profile | None:
     """The one that the address names, else of those that are done the one that saw most samples, else the newest."""
     if asked := request.args.get("profile"):
         return owned(checkpoint, asked)
-    newest = select(Profile).where(Profile.checkpoint_id == checkpoint.id).order_by(Profile.created_at.desc())
-    most = newest.order_by(None).order_by(samples_seen().desc(), Profile.created_at.desc())
-    done = db.session.scalars(most.where(Profile.state == RunState.SUCCEEDED).limit(1)).first()
-    return done or db.session.scalars(newest.limit(1)).first()
-
-
-def samples_seen() -> Any:
-    """A column: by a profile that is done."""
-    return Profile.facts["samples"].as_integer()
+    own = select(Profile).where(Profile.checkpoint_id == checkpoint.id).limit(1)
+    done = db.session.scalars(own.where(Profile.state == RunState.SUCCEEDED).order_by(*most_seen())).first()
+    return done or db.session.scalars(own.order_by(Profile.created_at.desc())).first()
 
 
 def asked_profile(checkpoint: Checkpoint) -> Profile:
