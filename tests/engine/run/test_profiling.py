@@ -7,13 +7,19 @@ import pytest
 import torch
 
 from tests import zoo
+from webapp.engine.architectures.build import build
+from webapp.engine.data.batches import outputs
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.profiles.budget import BudgetGoal, Solver
 from webapp.engine.profiles.facts import KEPT
+from webapp.engine.profiles.fit import LossFit
+from webapp.engine.profiles.options import layer_options
+from webapp.engine.profiles.patterns import escaped
 from webapp.engine.progress import Silent
 from webapp.engine.run.profile_job import ProfileJob
 from webapp.engine.run.profiling import profiled
 from webapp.engine.run.stages.job import CheckpointGiven, DataGiven, DatasetGiven
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import write_model
 
 
@@ -41,9 +47,9 @@ def arrays(bench, shape, split="auto", n=200, classes=10):
     return bench.dataset(bench.root / "d.npz", split), bench.out
 
 
-def text(bench):
-    words = random.Random(0)
-    return bench.dataset(bench.file("d.txt", " ".join(words.choices(zoo.WORDS[4:], k=6000)))), bench.out
+def text(bench, words=6000):
+    drawn = random.Random(0).choices(zoo.WORDS[4:], k=words)
+    return bench.dataset(bench.file("d.txt", " ".join(drawn))), bench.out
 
 
 @pytest.fixture
@@ -184,3 +190,47 @@ def test_a_weight_that_is_used_without_its_module_is_not_free(bench, tmp_path):
     layers = profiled(given, Silent()).layers
     unused = [layer.name for layer in layers if layer.kind != "other" and not any(o.loss for o in layer.options)]
     assert not unused
+
+
+def test_what_cuts_of_a_transformer_are_predicted_to_lose_is_about_what_they_lose(bench, tmp_path, monkeypatch):
+    """Of a model whose blocks all matter, drawn wide enough that its answers differ from text to text."""
+    monkeypatch.setattr("webapp.engine.run.profiling.layer_options", some_options)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "initializer_range": 0.15}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    zoo.build_tiny("LlamaForCausalLM", "llama", **sizes, **heads).save_pretrained(bench.root / "llama")
+    zoo.write_tokenizer(bench.root / "llama")
+    facts = with_structure(bench.checkpoint(bench.zip_folder(bench.root / "llama")))
+    folder, common = bench.out, {"name": "a", "digest": "0" * 64}
+    checkpoint = CheckpointGiven(folder=folder, facts=facts, filename="a.zip", size_bytes=1, **common)
+    about, where = text(bench, 2000)
+    dataset = DatasetGiven(folder=where, facts=about, **common)
+    given = ProfileJob(checkpoint=checkpoint, dataset=dataset, run=DataGiven(), output=tmp_path, scratch=tmp_path / "s")
+    found = profiled(given, Silent())
+    by_unit = {}
+    for cut in found.cuts:
+        by_unit.setdefault(cut.unit, []).append(cut)
+    assert by_unit.keys() == {"blocks", "neurons of all blocks", "heads of all blocks"}
+    data, fit = given.technique_data(), LossFit.of(found)
+    original = build(given.original())
+    for cuts in by_unit.values():
+        losses = [cut.loss for cut in cuts]
+        assert losses == sorted(losses)
+        cut = cuts[len(cuts) // 2]
+        layers = {"include": [escaped(name) for name in cut.layers]}
+        model, _ = zoo.apply_steps((folder, facts), (cut.step.technique, cut.step.settings, layers), data=data)
+        smaller, lost, tokens = build(model), 0.0, 0
+        with torch.no_grad():
+            for batch in given.evaluation(0.5):
+                before, after = (
+                    outputs(each, facts.architecture, batch).log_softmax(-1) for each in (original, smaller)
+                )
+                lost += float((before.exp() * (before - after)).sum())
+                tokens += before[..., 0].numel()
+        expected = fit.loss(cut.loss, run=False).value
+        assert expected / 3 < lost / tokens < 3 * expected, (cut.unit, expected, lost / tokens)
+
+
+def some_options(facts):
+    """Every eighth of each layer's."""
+    layers = (layer.model_copy(update={"options": layer.options[::8]}) for layer in layer_options(facts))
+    return tuple(layers)

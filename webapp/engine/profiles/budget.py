@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from threading import Lock
-from typing import Any, Generic, TypeVar
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
 
 from webapp.engine.errors import BudgetInvalid, quoted, some
-from webapp.engine.facts import CheckpointFacts, Facts
-from webapp.engine.recipe import Recipe, invalid
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import Skip
 from webapp.units import byte_text, significant
 
 from .cut_rows import CutRows
 from .cut_search import Combination, CutSearch, units_to_cut
 from .cuts import cut_facts
-from .facts import KEPT, Cut, LayerOptions, LossUnit, Option, ProfileFacts
-from .fit import TINIEST, Interval, LossFit, PointsFit
+from .facts import KEPT, Cut, LayerOptions, Option, ProfileFacts
+from .fit import TINIEST, LossFit, PointsFit
+from .goal import (
+    ANYTHING,
+    Budget,
+    BudgetGoal,
+    Chosen,
+    ChosenCut,
+    Expected,
+    ExpectedLoss,
+    FrontPoint,
+    Limits,
+)
 from .knapsack import HullPath, Whole, cheapest, path, total
+from .latest import Latest
 from .menu import Floats, Menu, MenuRow
 from .recipes import RecipeWriter
 
@@ -36,119 +44,6 @@ NEARLY = 1e-3  # of a size: by as much the size of what cuts leave is off before
 TRIES = 6  # at the exact size
 MARGIN = 1e-4  # of the goal, left at the first try for what a header may grow
 FINE = 5e-4  # of the goal: nearer to it nobody looks
-REMEMBERED = 16  # limits, for a slider that moves
-
-
-class BudgetGoal(Facts):
-    """A size, a tolerance, or both: then the best within both."""
-
-    bytes: int | None = Field(None, gt=0, lt=2**63, description="Of Pare's file, at most.")
-    ratio: float | None = Field(None, gt=0, description="Of the original file: 0.25 and 4 are both a quarter of it.")
-    loss: float | None = Field(None, ge=0, description="Expected, at most, in the profile's unit.")
-    points: float | None = Field(None, ge=0, description="Of the metric with labels, at most: 0.5 is half a per cent.")
-
-    @model_validator(mode="after")
-    def _reachable(self) -> BudgetGoal:
-        sizes, tolerances = (self.bytes, self.ratio), (self.loss, self.points)
-        if sizes.count(None) == 0 or tolerances.count(None) == 0:
-            raise ValueError("it names a size once (bytes or ratio) and a tolerance once (loss or points)")
-        if sizes.count(None) + tolerances.count(None) == 4:
-            raise ValueError("it names a size (bytes or ratio), a tolerance (loss or points), or both")
-        return self
-
-    @classmethod
-    def read(cls, data: Any) -> BudgetGoal:
-        """A goal from plain data. Raises BudgetInvalid."""
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            found = invalid(error, "goal")
-            raise BudgetInvalid(found.message, found.field) from None
-
-    def size(self, original: int) -> int | None:
-        """In bytes."""
-        if self.ratio is None:
-            return self.bytes
-        return int(original * self.ratio if self.ratio <= 1 else original / self.ratio)
-
-
-class ExpectedLoss(Interval):
-    unit: LossUnit
-
-
-class Expected(Facts):
-    loss: ExpectedLoss
-    points: Interval | None = None
-    chance: float | None = None  # of staying within the goal's tolerance
-
-
-class Chosen(Facts):
-    name: str
-    option: int
-    label: str
-    family: str
-    bytes: int
-    loss: float
-
-
-class ChosenCut(Facts):
-    unit: str
-    label: str
-    family: str
-    loss: float
-
-
-class FrontPoint(Facts):
-    size_bytes: int
-    loss: float
-    low: float
-    high: float
-
-
-class Budget(Facts):
-    """`recipe` as plain data; None where nothing has to change. `size_bytes` is what the run's file has at most."""
-
-    recipe: dict[str, Any] | None
-    size_bytes: int
-    expected: Expected
-    layers: tuple[Chosen, ...]
-    cuts: tuple[ChosenCut, ...] = ()
-    front: tuple[FrontPoint, ...]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be chosen. `families`: None for all; `locks`: the option of a layer; `holds`: whether a format does."""
-
-    families: Collection[str] | None = None
-    locks: Mapping[str, int] = field(default_factory=dict)
-    holds: Callable[[LayerOptions, Option], bool] | None = None
-
-
-ANYTHING = Limits()
-
-
-Kept = TypeVar("Kept")
-
-
-class _Latest(Generic[Kept]):
-    """What was worked out last, by key, at most REMEMBERED of it. The web process asks from many threads."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[bytes, Kept] = OrderedDict()
-        self._lock = Lock()
-
-    def of(self, key: bytes, make: Callable[[], Kept]) -> Kept:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        found = make()
-        with self._lock:
-            self._kept[key] = found
-            if len(self._kept) > REMEMBERED:
-                self._kept.popitem(last=False)
-        return found
 
 
 @dataclass(frozen=True)
@@ -182,11 +77,11 @@ class Solver:
         self.menu = Menu(profile, facts, None if cut is None else cut.rows)
         self.fit, self.points_fit = (LossFit.of(profile), PointsFit.of(profile)) if cut is None else cut.fits
         self._rows = {layer.name: row for row, layer in enumerate(profile.layers)}
-        self._remembered = _Latest[_Allowed]()
+        self._remembered = Latest[_Allowed]()
         self._cut: dict[str, Solver | None] = {}
-        self._fronts = _Latest[tuple[FrontPoint, ...]]()
-        self._candidates = _Latest[tuple[Combination, ...]]()
-        self.least_uniform = _Latest[int | None]()  # by `uniform.least_uniform`
+        self._fronts = Latest[tuple[FrontPoint, ...]]()
+        self._candidates = Latest[tuple[Combination, ...]]()
+        self.least_uniform = Latest[int | None]()  # by `uniform.least_uniform`
 
     @cached_property
     def _writer(self) -> RecipeWriter:

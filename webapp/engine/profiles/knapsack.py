@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
 
 MOST = 2000  # partial choices that are followed
+WORK = 100_000  # of those and one more option together, over all rows
 STARTS = 8  # choices on the path from which what is left is filled
 CLOSE = 1e-3  # of the cost: a gap that is not worth closing, far below what a prediction knows
 
@@ -131,6 +132,9 @@ def cheapest(weights: Floats, costs: Floats, limit: float, known: HullPath | Non
     found = min(starts, key=lambda choice: total(costs, choice))
     if not steps:
         return found
+    found, least_possible = _branched(weights, costs, limit, found)
+    if total(costs, found) - least_possible <= CLOSE * abs(least_possible):
+        return found
     price = float(along.slopes[steps - 1])
     reduced = costs + price * weights
     least = reduced.min(1)
@@ -139,6 +143,26 @@ def cheapest(weights: Floats, costs: Floats, limit: float, known: HullPath | Non
     if gap <= CLOSE * abs(bound):
         return found
     return _closed(weights, costs, limit, reduced - least[:, None], gap, found)
+
+
+def _branched(weights: Floats, costs: Floats, limit: float, choice: Whole) -> tuple[Whole, float]:
+    """The best of what is found with each option of the row with the largest steps, or the `choice` where none is
+    better; and what no choice is below.
+
+    That row is most of what is left open: a table of all words weighs as much as all blocks of a small model.
+    """
+    row = int(np.where(costs < np.inf, weights, 0.0).max(1).argmax())
+    rest = path(np.delete(weights, row, 0), np.delete(costs, row, 0))
+    spare = limit - weights[row]
+    bounds = costs[row] + np.interp(spare, rest.weights[::-1], rest.costs[::-1], left=np.inf)
+    for option in np.argsort(bounds, kind="stable"):
+        if bounds[option] >= total(costs, choice):
+            break
+        steps = rest.within(float(spare[option]))
+        if steps is not None:
+            start = np.insert(rest.choice(steps), row, option)
+            choice = min(choice, _filled(weights, costs, limit, start), key=lambda each: total(costs, each))
+    return choice, float(bounds.min())
 
 
 def _filled(weights: Floats, costs: Floats, limit: float, choice: Whole) -> Whole:
@@ -161,11 +185,13 @@ def total(table: Floats, choice: Whole) -> float:
 def _closed(weights: Floats, costs: Floats, limit: float, reduced: Floats, gap: float, choice: Whole) -> Whole:
     """The optimum, or the `choice` where none is better: every sum of reduced costs below the gap is looked at.
 
-    Row by row, of the partial choices that are neither heavier nor dearer than another; at most MOST of them.
+    Row by row, of the partial choices that are neither heavier nor dearer than another; at most MOST of them, and of
+    many rows fewer.
     """
     worth = reduced <= gap
     taken = worth.argmax(1)  # of most rows nothing else is possible
     open_ = np.flatnonzero(worth.sum(1) > 1)
+    most = min(MOST, 1 + WORK // max(1, int(worth[open_].sum())))
     fixed = np.setdiff1d(np.arange(len(taken)), open_)
     lightest = np.where(worth, weights, np.inf).min(1)
     left = limit - weights[fixed, taken[fixed]].sum() - lightest[open_].sum()  # spare, if the lightest are taken
@@ -180,8 +206,8 @@ def _closed(weights: Floats, costs: Floats, limit: float, reduced: Floats, gap: 
         kept = kept[np.lexsort((dearer[kept], heavier[kept]))]
         least = np.minimum.accumulate(dearer[kept])
         kept = kept[np.append(True, dearer[kept][1:] < least[:-1])] if len(kept) else kept
-        if len(kept) > MOST:
-            kept = np.sort(kept[np.argsort(higher[kept], kind="stable")[:MOST]])
+        if len(kept) > most:
+            kept = np.sort(kept[np.argsort(higher[kept], kind="stable")[:most]])
         if not len(kept):
             return choice
         heavy, dear, above = heavier[kept], dearer[kept], higher[kept]

@@ -24,7 +24,7 @@ from .measure import Collected
 from .worsening import LOSSES
 
 SHARE = 0.25  # of the time in which all samples go through the model once
-LEAST_SAMPLES, LEAST_TOKENS = 4, 64
+LEAST_SAMPLES, LEAST_TOKENS = 4, 48
 
 
 def leaving_out(
@@ -38,14 +38,15 @@ def leaving_out(
     """The cuts that leave blocks out, with what was lost without them; none where no technique offers any."""
     row = facts.structure.blocks if facts.structure is not None else None
     own = [each for each in offers if each.offer.blocks]
-    if row is None or not own or model.architecture is None:
+    if row is None or not own or not data or model.architecture is None:
         return []
     some = few(data, row.count)
     free = [number for number in range(row.count) if number not in row.fixed]
     first, second = ProgressPart(report, 0.0, 0.7), ProgressPart(report, 0.7, 1.0)
     alone = _losses(model, row.count, unit, some, answers_without_blocks(model, facts.layers, some, first))
     order = sorted(free, key=alone.__getitem__)
-    cuts = [each.cut(facts, 0.0, order[: each.offer.blocks]) for each in own]
+    single = [each.cut(facts, alone[order[0]], order[:1]) for each in own if each.offer.blocks == 1]
+    cuts = [each.cut(facts, 0.0, order[: each.offer.blocks]) for each in own if each.offer.blocks > 1]
     together = answers_of_versions(
         model,
         facts.layers,
@@ -57,7 +58,7 @@ def leaving_out(
         lambda version, prefix: version > 0 and any(name.startswith(prefix) for name in cuts[version - 1].layers),
     )
     losses = _losses(model, len(cuts), unit, some, together)
-    found = [cut.model_copy(update={"loss": loss}) for cut, loss in zip(cuts, losses, strict=True)]
+    found = single + [cut.model_copy(update={"loss": loss}) for cut, loss in zip(cuts, losses, strict=True)]
     return [cut for cut in found if math.isfinite(cut.loss)]
 
 
