@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
+from webapp.engine.facts import (
+    ArchitectureSpec,
+    BlockRow,
+    CheckpointFacts,
+    Group,
+    LayerFacts,
+    Member,
+    Structure,
+    TensorFacts,
+)
+from webapp.engine.profiles.cuts import offered
 from webapp.engine.profiles.facts import KEPT, LayerOptions, Measurement, Option, OptionStep, ProfileFacts
 from webapp.engine.profiles.menu import planned
 from webapp.engine.weights import DensePlan
@@ -54,6 +64,33 @@ def drawn_facts(blocks: int = 2, width: int = 32, dtype: str = "float32", odd: b
         architecture=spec,
         weights_bytes=predicted_size(plans, tied, spec)[1],
     )
+
+
+def with_drawn_cuts(
+    rng: np.random.Generator, facts: CheckpointFacts, profile: ProfileFacts
+) -> tuple[CheckpointFacts, ProfileFacts]:
+    """The language model with the structure of its blocks, of eight heads each, and what may be cut out of it."""
+    width, blocks = facts.layers[0].shape[1], sum(layer.name.endswith(".q_proj") for layer in facts.layers)
+    size, groups = width // 8, []
+    for block in range(blocks):
+        attention, mlp = (f"model.layers.{block}.{part}" for part in ("self_attn", "mlp"))
+        wide = {"q_proj": 2 * size, "k_proj": size, "v_proj": size}
+        heads = [Member(f"{attention}.{name}.weight", 0, "makes", repeat) for name, repeat in wide.items()]
+        heads.append(Member(f"{attention}.o_proj.weight", 1, "reads", 2 * size))
+        neurons = [Member(f"{mlp}.{name}.weight", 0, "makes") for name in ("gate_proj", "up_proj")]
+        neurons.append(Member(f"{mlp}.down_proj.weight", 1, "reads"))
+        groups.append(Group("heads", 4, tuple(heads), "num_attention_heads"))
+        groups.append(Group("neurons", 2 * width, tuple(neurons), "intermediate_size"))
+    config = {"hidden_size": width, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": size}
+    row = BlockRow("model.layers", blocks, "num_hidden_layers")
+    facts = facts.model_copy(update={"structure": Structure(groups=tuple(groups), blocks=row, config=config)})
+    order = rng.permutation(blocks).tolist()
+    offers = offered(facts)
+    losses = np.sort(rng.lognormal(-2, 1.5, len(offers))).tolist()
+    cuts = tuple(
+        offer.cut(facts, loss, order[: offer.offer.blocks]) for offer, loss in zip(offers, losses, strict=True)
+    )
+    return facts, profile.model_copy(update={"cuts": cuts})
 
 
 def drawn_profile(seed: int, facts: CheckpointFacts, options: int = 24, measured: int = 0) -> ProfileFacts:

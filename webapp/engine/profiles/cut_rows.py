@@ -102,9 +102,9 @@ class CutRows:
         key = (tuple(id(stored) for stored in by_unit), lengths, whole.wide, whole.beyond)
         if key not in self._alike:
             plans, allowed = [], []
-            for option, wide, *own in zip(layer.options, whole.wide, *by_unit, strict=True):
+            for wide, *own in zip(whole.wide, *by_unit, strict=True):
                 known = [plan for plan in own if plan is not None]
-                allowed.append(option.family in WITH_CUTS and len(known) == len(own))
+                allowed.append(len(known) == len(own))
                 if len(known) < len(own):
                     known = [self._dense(unit) for unit in units]
                 plans.append(tuple(map(in_wide_scales, known)) if wide else tuple(known))
@@ -127,7 +127,7 @@ class CutRows:
         return DensePlan(unit.shape, tensor.dtype, zeros=tensor.zeros if unit.shape == tensor.shape else 0)
 
     def _stored(self, unit: LayerFacts, options: Sequence[Option]) -> tuple[StoragePlan | None, ...]:
-        """Under each option; None where one of its steps cannot be done. Layers that are alike are planned once."""
+        """Under each option, None where it cannot be had. Layers that are alike are planned once."""
         before = self._dense(unit)
         key = (unit.kind, unit.layout, before, tuple((option.family, option.label) for option in options))
         if key not in self._plans:
@@ -136,6 +136,9 @@ class CutRows:
 
 
 def _planned(unit: LayerFacts, plan: StoragePlan, option: Option) -> StoragePlan | None:
+    """None where it does not go with cuts, or one of its steps cannot be done."""
+    if option.family not in WITH_CUTS:
+        return None
     for step in option.steps:
         found = technique(step.technique)
         try:
