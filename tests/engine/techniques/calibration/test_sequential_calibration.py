@@ -19,7 +19,11 @@ from webapp.engine.techniques.calibration.matrices import inputs_as_rows
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
+STAGES = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 2, 2], "num_heads": [1, 2, 2]}
 FAMILIES = [
+    ("SwinForImageClassification", "swin", {**STAGES, "window_size": 4}),
+    ("Swinv2ForImageClassification", "swinv2", {**STAGES, "window_size": 4}),
+    ("ConvNextForImageClassification", "convnext", {"hidden_sizes": [8, 16, 24], "depths": [1, 2, 1], "num_stages": 3}),
     ("BertModel", "bert", {}),
     ("BertForSequenceClassification", "bert", {}),
     ("RobertaModel", "roberta", {}),

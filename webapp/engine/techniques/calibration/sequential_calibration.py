@@ -72,12 +72,17 @@ def block_states(
 
 def row_of_blocks(module: nn.Module) -> str | None:
     """The path of the longest nn.ModuleList of alike modules that hold linear layers; None where there is none."""
+    return next(iter(rows_of_blocks(module)), None)
+
+
+def rows_of_blocks(module: nn.Module) -> list[str]:
+    """The paths of all such lists, the longest first."""
     found: list[tuple[int, str]] = []
     for name, part in module.named_modules():
         alike = isinstance(part, nn.ModuleList) and len(part) >= SHORTEST_ROW and len({type(b) for b in part}) == 1
         if alike and any(getattr(inner, "weight", None) is not None for inner in part.modules()):
             found.append((len(list(part.children())), name))
-    return max(found, key=lambda item: item[0])[1] if found else None
+    return [name for _, name in sorted(found, key=lambda item: -item[0])]
 
 
 class SequentialCalibration:
@@ -95,10 +100,12 @@ class SequentialCalibration:
         self.matrices = weight_matrices(model, layers, self.module)
         self.stacks = stacks_of(model, layers, self.module)
         self.masks = [batch.inputs.get("attention_mask") for batch in data]
-        path = row_of_blocks(self.module)
         self.row: list[str] = []
-        if path is not None:
+        for path in rows_of_blocks(self.module):
             self.row = [f"{path}.{index}." for index in range(len(list(self.module.get_submodule(path).children())))]
+            if self._is_chained():
+                break
+            self.row = []
 
     def blocks(self) -> Iterator[CalibrationBlock]:
         if not self.row:
@@ -157,6 +164,20 @@ class SequentialCalibration:
                 hidden[:] = [run_block(part, before, i, calls[index][i])() for i in range(len(self.data))]
             yield index, before, hidden
             release(self.module, self._inside(prefix))
+
+    def _is_chained(self) -> bool:
+        """Whether what a block puts out is what the next is given: stages narrow an image between their blocks."""
+        state = self.module.state_dict()
+        shapes = [{name.removeprefix(p): state[name].shape for name in self._inside(p)} for p in self.row]
+        if not self.data or all(each == shapes[0] for each in shapes):
+            return True
+        outside = [*self._outside(), *self._inside(self.row[0])]
+        self._fill(outside)
+        hidden, calls = self._record([self.data[0]])
+        with torch.no_grad():
+            left = run_block(self.module.get_submodule(self.row[0][:-1]), hidden, 0, calls[0][0])()
+        release(self.module, outside)
+        return left.shape == hidden[0].shape
 
     def _outside(self) -> list[str]:
         """The tensors that are in no block of the row."""
