@@ -21,7 +21,7 @@ from .cut_rows import CutRows
 from .cut_search import Combination, CutSearch, units_to_cut
 from .cuts import cut_facts
 from .facts import KEPT, Cut, LayerOptions, Option, ProfileFacts
-from .fit import TINIEST, LossFit, PointsFit
+from .fit import TINIEST, LossFit, PerplexityFit, PointsFit
 from .goal import (
     ANYTHING,
     Budget,
@@ -62,7 +62,7 @@ class _Cut:
 
     recipe: Recipe | None
     rows: Sequence[MenuRow]
-    fits: tuple[LossFit, PointsFit | None]
+    fits: tuple[LossFit, PointsFit | PerplexityFit | None]
 
 
 class Solver:

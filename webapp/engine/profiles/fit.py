@@ -38,8 +38,10 @@ LAYER = 0.55  # deviation of what one layer loses from what is predicted of it: 
 HEAVY = 4.0  # degrees of freedom of the t distribution by which outliers count less
 ROUNDS = 25
 EXPONENTS = (0.5, 0.75, 1.0)  # of the loss, that points may follow: answers turn with the root of the divergence
-PERPLEXITY: tuple[Task | None, ...] = ("causal-lm", "masked-lm")  # whose points count that, and follow the loss itself
-SMOOTH = 0.01  # of the most points that were lost: the noise of a metric that is no count of samples
+PERPLEXITY: tuple[Task | None, ...] = ("causal-lm", "masked-lm")  # whose points count that
+CLEAR = 0.02  # nats, below which a perplexity moves as much by chance
+OF_RUNS = 0.25  # deviation of what a run adds to it, in logarithms, where mixed recipes agree with each other
+MOST = 100.0  # nats, from which on a perplexity is no number any more
 TOKENS = 32  # of running text that tell as much as a sample by itself
 TINIEST = 1e-12  # losses below are rounding of floats
 
@@ -194,7 +196,7 @@ class PointsFit:
     """factor · loss^exponent points are lost, give or take the samples that happen to change sides.
 
     Of n samples each is a `step` of 100 / n points, and as many change sides as points are lost at least: the variance
-    is `dispersion` · step · (points + step). A perplexity has another step, and no least dispersion.
+    is `dispersion` · step · (points + step).
     """
 
     factor: float
@@ -206,18 +208,18 @@ class PointsFit:
     most: float  # the largest loss that was measured
 
     @classmethod
-    def of(cls, profile: ProfileFacts) -> PointsFit | None:
-        """None where no metric with labels was measured."""
+    def of(cls, profile: ProfileFacts) -> PointsFit | PerplexityFit | None:
+        """None where no metric with labels was measured, or no perplexity that grew."""
         known = [one for one in profile.measured if one.points is not None and math.isfinite(one.loss)]
         if not known:
             return None
         loss = np.array([max(one.loss, 0.0) for one in known])
         points = np.array([one.points for one in known], dtype=np.float64)
         weight = np.array([RUN_WEIGHT if one.run_id is not None else 1.0 for one in known])
-        counted = profile.task not in PERPLEXITY
-        step = 100 / max(profile.samples, 1) if counted else max(SMOOTH * float(np.abs(points).max()), TINIEST)
-        exponents = EXPONENTS if counted else EXPONENTS[-1:]
-        fits = [_scaled_power(loss, points, weight, exponent, step, float(counted)) for exponent in exponents]
+        if profile.task in PERPLEXITY:
+            return PerplexityFit.of(loss, points, weight)
+        step = 100 / max(profile.samples, 1)
+        fits = [_scaled_power(loss, points, weight, exponent, step) for exponent in EXPONENTS]
         return min(fits, key=lambda fit: fit.dispersion)
 
     def points(self, loss: Interval) -> Interval:
@@ -236,9 +238,45 @@ class PointsFit:
         return float((points / self.factor) ** (1 / self.exponent)) if self.factor > 0 else self.most
 
 
-def _scaled_power(
-    loss: Floats, points: Floats, weight: Floats, exponent: float, step: float, least: float
-) -> PointsFit:
+@dataclass(frozen=True)
+class PerplexityFit:
+    """factor · (e^loss - 1) of a perplexity is added: it is the exponential of what a token costs, in nats, and a token
+    costs about the divergence more. So the factor is about the original's perplexity, give or take `deviation`, in
+    logarithms."""
+
+    factor: float
+    deviation: float
+    freedom: float
+
+    @classmethod
+    def of(cls, loss: Floats, points: Floats, weight: Floats) -> PerplexityFit | None:
+        """None where it grew nowhere."""
+        grew = (points > 0) & (loss > 0)
+        if not grew.any():
+            return None
+        logs = np.log(points[grew] / np.expm1(loss[grew]))
+        told = weight[grew] * np.minimum(loss[grew] / CLEAR, 1.0)
+        middle = float(told @ logs) / float(told.sum())
+        squares, count = float(told @ (logs - middle) ** 2), float(told.sum())
+        deviation = math.sqrt((TYPICAL_COUNT * TYPICAL**2 + squares) / (TYPICAL_COUNT + count))
+        spread = math.hypot(deviation * math.sqrt(1 + 1 / count), OF_RUNS)
+        return cls(math.exp(middle), spread, TYPICAL_COUNT + len(logs) - 1)
+
+    def points(self, loss: Interval) -> Interval:
+        """What is added to the perplexity where the loss is this."""
+        if loss.value <= 0:
+            return ZERO
+        value, low, high = (self.factor * math.expm1(min(each, MOST)) for each in (loss.value, loss.low, loss.high))
+        reach = _quantile(self.freedom) * self.deviation
+        below, above = (math.hypot(reach, math.log(end / value)) for end in (low, high))
+        return Interval(value=value, low=value * math.exp(-below), high=value * math.exp(above))
+
+    def loss_within(self, points: float) -> float:
+        """The largest loss at which no more is expected to be added."""
+        return math.log1p(points / self.factor)
+
+
+def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float, step: float) -> PointsFit:
     powers, factor = loss**exponent, 0.0
     for _ in range(5):
         precision = weight / (step * (factor * powers + step))
@@ -247,7 +285,7 @@ def _scaled_power(
     freedom = TYPICAL_COUNT + max(len(points) - 1, 0)
     dispersion = (TYPICAL_COUNT + left) / (TYPICAL_COUNT + max(float(weight.sum()) - 1, 0.0))
     unsure = dispersion / max(float(precision @ powers**2), 1e-300)
-    return PointsFit(factor, exponent, step, max(dispersion, least), unsure, freedom, float(loss.max()))
+    return PointsFit(factor, exponent, step, max(dispersion, 1.0), unsure, freedom, float(loss.max()))
 
 
 def _quantile(freedom: float) -> float:
