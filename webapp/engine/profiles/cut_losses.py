@@ -72,7 +72,7 @@ def _losses(readers: ReadingLayers, gone: Sequence[int], known: Known, count: fl
     """Of so many channels, ascending."""
     with torch.no_grad():
         alone = len(gone) == 1 and bool(readers.group.key)
-        eliminations = readers.eliminations(torch.float32 if alone else torch.float64)
+        eliminations = readers.eliminations(torch.float32 if readers.group.key else torch.float64)
         alive = torch.arange(readers.group.width)
         for each in gone:
             more = each - (readers.group.width - len(alive))

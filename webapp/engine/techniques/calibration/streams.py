@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from webapp.engine.architectures.build import release
@@ -42,7 +43,8 @@ def answers_without_blocks(
 ) -> Iterator[tuple[int, int, list[Tensor]]]:
     """(batch, version, answers) of each batch, 0 of the whole model and n + 1 without block n of its row.
 
-    What comes before a block is run once for all.
+    What comes before a block is run once for all. Without a block that changes the shape of what it is given, the
+    answers are not numbers.
     """
     streams = _Streams(model, layers, data, lambda name, values: None, lambda version, name: 0.0, lambda *_: False)
     yield from streams.without_blocks(report)
@@ -81,6 +83,8 @@ class _Streams(SequentialCalibration):
             with torch.no_grad():
                 for states in self.hidden:
                     states[:] = [run_block(part, states, i, calls[index][i])() for i in range(len(self.data))]
+            if without[0].shape != self.hidden[0][0].shape:  # what follows cannot take what the block was given
+                without = [torch.full_like(states, math.nan) for states in self.hidden[0]]
             self.hidden.append(without)
             release(self.module, own)
             release_freed_memory()
