@@ -13,9 +13,8 @@ from webapp.engine.errors import RecipeInvalid, quoted
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Solver
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.giving_back import choice_of, without_layers
+from webapp.engine.run.giving_back import choice_of, followed, without_layers
 from webapp.engine.run.metrics import METRICS
-from webapp.engine.run.predict import prepare
 from webapp.engine.run.stages.blame import WORST, BlameStage
 from webapp.engine.run.worsening import LOSSES
 from webapp.store.models import Profile, Run, Stage
@@ -83,15 +82,15 @@ def blame_of(session: Session, run: Run) -> Blame:
     measured = {row["name"]: row["differences"] for row in told["layers"]}
     before = {layer["name"]: layer for layer in run.baseline["layers"]}
     now = {layer["name"]: layer for layer in run.result["layers"]}
-    worked_on = dict.fromkeys(layer.name for step in prepare(facts, recipe) for layer in step.layers)
+    layers = followed(facts, recipe)
     metrics = told["metrics"]
     metric = next((name for name, _ in LOSSES.values() if name in metrics), next(iter(metrics), ""))
     rows = []
-    for name in worked_on:
-        if name not in now or name not in before:  # vectors, and what has left
+    for name in layers.worked_on:
+        own = before.get(layers.original.get(name, name))
+        if name not in now or own is None:  # vectors
             continue
-        size, known = now[name]["stored_bytes"], costs.get(name, Expected(now[name]["storage"], None, name))
-        own = before[known.before]
+        size, known = now[name]["stored_bytes"], costs.get(name, Expected(now[name]["storage"], None))
         back, cut = own["stored_bytes"] - size, own["shape"] != now[name]["shape"]
         rows.append(BlamedLayer(name, known.option, size, back, cut, known.loss, measured.get(name)))
     return Blame(
@@ -107,11 +106,10 @@ def blame_of(session: Session, run: Run) -> Blame:
 
 
 class Expected(NamedTuple):
-    """Of a layer: what its option is called, its share of the expected loss, and its own name before any cut."""
+    """Of a layer: what its option is called, and its share of the expected loss."""
 
     option: str
     loss: float | None
-    before: str
 
 
 def _expected(
@@ -135,8 +133,7 @@ def _expected(
         if not layer.layers:
             cuts.append(BlamedCut(layer.name, layer.options[0].label, share * loss))
         for name in layer.layers if number is not None else ():
-            before = layer.name if len(layer.layers) == 1 else name
-            found[name] = Expected(layer.options[number or 0].label, share * loss / len(layer.layers), before)
+            found[name] = Expected(layer.options[number or 0].label, share * loss / len(layer.layers))
     return found, tuple(cuts), total if None not in choice else None, solver
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,30 @@ def test_giving_a_layer_back_measures_what_a_run_without_it_measures(tmp_path, m
     assert row["bytes"] == 64 * 48 * 4 - layer_bytes(asked, "0")
 
 
+def test_behind_a_block_that_left_a_layer_is_that_of_the_original_which_had_another_name(tmp_path, bench):
+    x = np.random.default_rng(0).standard_normal((60, 3, 8, 8), np.float32)
+    np.savez(tmp_path / "noise.npz", x=x, y=np.arange(60) % 2)
+    data, vit = (bench.dataset(tmp_path / "noise.npz"), bench.out)[::-1], zoo.checkpoint("vit")
+    second = next(layer.name for layer in vit[1].layers if ".1." in layer.name and layer.shape == (24, 16))
+    name = second.replace(".1.", ".0.")  # in the file
+    row = vit[1].structure.blocks
+    drop = {"technique": "layer_drop", "settings": {"by": "evenly"}, "layers": {"include": [f"{row.path}.0.*"]}}
+    ruin = {"technique": RUINED[0], "settings": RUINED[1]}
+
+    def run(folder, step, **options):
+        made = bench_at(tmp_path, folder, vit, data, evaluate_at_most=800, **options)
+        made.asked = lambda *_: RunGiven(recipe=Recipe.read({"steps": [drop, step]}), **made.options)
+        return made.run()
+
+    (row,) = run("asked", ruin, blame=(name,))["receipt"]["blame"]["layers"]
+    ruined, spared = run("ruined", ruin), run("spared", ruin | {"layers": {"exclude": [name]}})
+    after, before = (each["result"]["metrics"]["kl_divergence"]["value"] for each in (spared, ruined))
+    assert (row["name"], row["differences"]["kl_divergence"]["difference"]) == (name, pytest.approx(after - before))
+    drop["settings"] = {"by": "influence"}
+    with pytest.raises(RecipeInvalid, match="data had decided"):
+        run("by data", ruin, blame=(name,))
+
+
 def layer_bytes(bench, name):
     rows = bench.facts["verify-safetensors"]["result"]["layers"]
     return next(row["stored_bytes"] for row in rows if row["name"] == name)
@@ -60,7 +85,7 @@ def test_the_worst_layers_are_found_where_none_are_named_and_a_run_that_is_not_a
 
 
 def test_what_cannot_be_given_back_is_said(tmp_path, mlp, labelled):
-    with pytest.raises(RecipeInvalid, match="no layer of this checkpoint"):
+    with pytest.raises(RecipeInvalid, match="no layer of this file"):
         bench_at(tmp_path, "unknown", mlp, labelled, blame=("7",)).run(RUINED)
     with pytest.raises(RecipeInvalid, match="cannot be measured"):
         bench_at(tmp_path, "no data", mlp, None, blame=()).run(RUINED)
@@ -84,7 +109,7 @@ def test_the_module_answers_as_one_that_is_built_with_the_original_layer(family,
     (batch, *_) = zoo.seeded_batches(facts.architecture).batches
     with torch.inference_mode():
         before = answer(module, batch)
-        with given_back(module, whole, layer):
+        with given_back(module, whole, layer, layer):
             torch.testing.assert_close(answer(module, batch), answer(rebuilt, batch))
         assert torch.equal(answer(module, batch), before)
         assert not torch.equal(answer(rebuilt, batch), before)

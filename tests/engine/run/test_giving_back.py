@@ -5,12 +5,13 @@ import pytest
 from tests import zoo
 from tests.engine.profiles.drawn_profiles import drawn_facts, drawn_profile
 from webapp.engine.errors import RecipeInvalid
+from webapp.engine.facts import BlockRow, Structure
 from webapp.engine.profiles.budget import BudgetGoal, Solver
 from webapp.engine.profiles.facts import ProfileFacts
 from webapp.engine.profiles.options import layer_options
 from webapp.engine.profiles.recipes import RecipeWriter
 from webapp.engine.recipe import Recipe
-from webapp.engine.run.giving_back import choice_of, without_layers
+from webapp.engine.run.giving_back import choice_of, followed, without_layers
 from webapp.engine.run.predict import predict, prepare
 
 
@@ -81,6 +82,25 @@ def test_steps_before_it_stay_word_for_word():
     assert rest.steps[0] == recipe.steps[0]
     assert list(rest.steps[1].overrides) == ["*.o_proj"], "the other one would match no layer"
     assert rest.steps[1].layers.exclude == ("model.layers.0.self_attn.q_proj",)
+
+
+def test_a_layer_behind_a_block_that_left_is_given_back_by_the_name_that_the_file_has():
+    """Of three blocks the second left: what is now the second was the third in the step before."""
+    facts = drawn_facts(blocks=3)
+    facts = facts.model_copy(update={"structure": Structure(blocks=BlockRow("model.layers", 3, "num_hidden_layers"))})
+    first = {"technique": "magnitude_pruning", "settings": {"sparsity": 0.5}, "layers": {"include": ["*.q_proj"]}}
+    drop = {"technique": "layer_drop", "settings": {"by": "evenly"}, "layers": {"include": ["model.layers.1.*"]}}
+    recipe = Recipe.read({"steps": [first, drop, {"technique": "weight_quantization"}]})
+    name = "model.layers.1.self_attn.q_proj"
+    rest = without_layers(facts, recipe, [name])
+    assert [step.layers.exclude for step in rest.steps] == [("model.layers.2.self_attn.q_proj",), (), (name,)]
+    assert followed(facts, recipe).original[name] == "model.layers.2.self_attn.q_proj"
+    with pytest.raises(RecipeInvalid, match="No step works on"):
+        without_layers(facts, recipe, ["model.layers.2.self_attn.q_proj"])
+    drop["settings"] = {"by": "influence"}
+    recipe = Recipe.read({"steps": [drop, {"technique": "weight_quantization"}]})
+    assert [step.layers.exclude for step in without_layers(facts, recipe, [name]).steps] == [(), (name,)]
+    assert not followed(facts, recipe).original, "data decide which block leaves"
 
 
 def test_what_cannot_be_given_back_is_said():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from glob import escape
 from typing import Any
 
+from webapp.engine.architectures.reshape import reshaped_facts
 from webapp.engine.errors import RecipeInvalid, some
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Solver
@@ -17,20 +19,69 @@ from webapp.engine.recipe import Recipe, Step, matches
 from .predict import PreparedStep, prepare
 
 
+@dataclass(frozen=True)
+class Followed:
+    """`steps` have by their names in the delivered file the layers that a step works on, called as before it;
+    `original` has those of all layers. Both have none whose name before is decided by data.
+    """
+
+    prepared: list[PreparedStep]
+    steps: list[dict[str, str]]
+    original: dict[str, str]
+
+    @property
+    def worked_on(self) -> dict[str, None]:
+        return dict.fromkeys(name for names in self.steps for name in names)
+
+
+def followed(facts: CheckpointFacts, recipe: Recipe) -> Followed:
+    """The layers of the delivered file through the steps that made it: behind a block that left they are renamed.
+
+    A step that takes whole layers out works on none of those that are left. Raises as `prepare`.
+    """
+    prepared = prepare(facts, recipe)
+    now = {unit.name: (unit.name, unit.weight) for unit in facts.units()}  # by the first name the one at this step
+    steps: list[dict[str, str]] = []
+    known = True
+    for step in prepared:
+        change = step.reshaped(facts)
+        leaving = change.removed if change else frozenset()
+        shortens = any(layer.weight in leaving for layer in facts.layers)
+        layers = {layer.name for layer in step.layers if not shortens}
+        steps.append({first: name for first, (name, _) in now.items() if name in layers})
+        facts = reshaped_facts(facts, change) if change else facts
+        if change is None:
+            continue
+        if change.renamed and "calibration" in step.technique.needs_for(step.settings.own):
+            known, steps = False, [{} for _ in steps]
+            now = {unit.name: (unit.name, unit.weight) for unit in facts.units()}
+        else:
+            now = {
+                first: (change.renamed_layer(name), change.renamed.get(weight, weight))
+                for first, (name, weight) in now.items()
+                if weight not in leaving
+            }
+    last = {first: name for first, (name, _) in now.items()}
+    return Followed(
+        prepared,
+        [{last[first]: name for first, name in each.items() if first in last} for each in steps],
+        {name: first for first, name in last.items()} if known else {},
+    )
+
+
 def without_layers(facts: CheckpointFacts, recipe: Recipe, layers: Collection[str]) -> Recipe:
-    """The recipe that leaves these layers as they are in the original. Steps that are not for them stay word for word,
-    so that their stages are shared.
+    """The recipe that leaves these layers, called as in the delivered file, as they are in the original. Steps that are
+    not for them stay word for word, so that their stages are shared.
 
     Raises RecipeInvalid where one of them is in no step, or nothing would be left.
     """
-    prepared = prepare(facts, recipe)
-    worked_on = {layer.name for step in prepared for layer in step.layers}
-    if unknown := [name for name in layers if name not in worked_on]:
+    found = followed(facts, recipe)
+    if unknown := [name for name in layers if name not in found.worked_on]:
         raise RecipeInvalid(f"No step works on {some(unknown)}, so there is nothing to give back.", "layers")
     steps = [
         kept
-        for step, done in zip(recipe.steps, prepared, strict=True)
-        if (kept := _without(step, done, layers)) is not None
+        for step, done, names in zip(recipe.steps, found.prepared, found.steps, strict=True)
+        if (kept := _without(step, done, {names[name] for name in layers if name in names})) is not None
     ]
     if not steps:
         raise RecipeInvalid("Without these layers the recipe does nothing; leave one of them in.", "layers")
