@@ -43,6 +43,7 @@ CLEAR = 0.02  # nats, below which a perplexity moves as much by chance
 OF_RUNS = 0.25  # deviation of what a run adds to it, in logarithms, where mixed recipes agree with each other
 MOST = 100.0  # nats, from which on a perplexity is no number any more
 TOKENS = 32  # of running text that tell as much as a sample by itself
+FEW = 4.0  # samples do not span the directions in which a model's answers move: so many times the share of one
 TINIEST = 1e-12  # losses below are rounding of floats
 
 
@@ -94,7 +95,9 @@ class LossFit:
         theta, covariance, deviation, freedom = _power_law(data, len(families))
         text = (profile.tokens or 0) // TOKENS if profile.task == "causal-lm" else 0
         seen = max(profile.samples, text)
-        fit = cls(tuple(families), theta, covariance, deviation, freedom, 1 / math.sqrt(max(seen, 1)))
+        fit = cls(
+            tuple(families), theta, covariance, deviation, freedom, 1 / math.sqrt(max(seen, 1)) + FEW / max(seen, 1)
+        )
         return fit._corrected(data)
 
     @cached_property
