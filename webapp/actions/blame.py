@@ -90,7 +90,7 @@ def blame_of(session: Session, run: Run) -> Blame:
         own = before.get(layers.original.get(name, name))
         if name not in now or own is None:  # vectors
             continue
-        size, known = now[name]["stored_bytes"], costs.get(name, Expected(now[name]["storage"], None))
+        size, known = now[name]["stored_bytes"], costs.get(name, LayerLoss(now[name]["storage"], None))
         back, cut = own["stored_bytes"] - size, own["shape"] != now[name]["shape"]
         rows.append(BlamedLayer(name, known.option, size, back, cut, known.loss, measured.get(name)))
     return Blame(
@@ -105,7 +105,7 @@ def blame_of(session: Session, run: Run) -> Blame:
     )
 
 
-class Expected(NamedTuple):
+class LayerLoss(NamedTuple):
     """Of a layer: what its option is called, and its share of the expected loss."""
 
     option: str
@@ -114,7 +114,7 @@ class Expected(NamedTuple):
 
 def _expected(
     recipe: Recipe, profile: Profile
-) -> tuple[dict[str, Expected], tuple[BlamedCut, ...], float | None, Solver]:
+) -> tuple[dict[str, LayerLoss], tuple[BlamedCut, ...], float | None, Solver]:
     """What is expected of each layer by its name after cuts, of the cuts and of all, and the solver."""
     solver = solver_for(profile)
     asked = choice_of(solver, recipe)
@@ -127,13 +127,13 @@ def _expected(
         return {}, (), None, solver
     total = left.expected(known).loss.value
     share = total / sum(losses) if sum(losses) > 0 else 0.0
-    found: dict[str, Expected] = {}
+    found: dict[str, LayerLoss] = {}
     cuts = []
     for layer, number, loss in zip(left.profile.layers, choice, losses, strict=True):
         if not layer.layers:
             cuts.append(BlamedCut(layer.name, layer.options[0].label, share * loss))
         for name in layer.layers if number is not None else ():
-            found[name] = Expected(layer.options[number or 0].label, share * loss / len(layer.layers))
+            found[name] = LayerLoss(layer.options[number or 0].label, share * loss / len(layer.layers))
     return found, tuple(cuts), total if None not in choice else None, solver
 
 

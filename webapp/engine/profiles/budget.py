@@ -57,7 +57,7 @@ class _Allowed:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _AfterCuts:
     """What a solver after cuts is given by the one before: the recipe that makes them, the menu's rows, the fits."""
 
     recipe: Recipe | None
@@ -72,7 +72,7 @@ class Solver:
     of its own, which this one makes: `cut` says of what.
     """
 
-    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, cut: _Cut | None = None) -> None:
+    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, cut: _AfterCuts | None = None) -> None:
         self.profile, self.facts, self.after = profile, facts, None if cut is None else cut.recipe
         self.menu = Menu(profile, facts, None if cut is None else cut.rows)
         self.fit, self.points_fit = (LossFit.of(profile), PointsFit.of(profile)) if cut is None else cut.fits
@@ -242,7 +242,7 @@ class Solver:
         ]
         nothing = self.menu.row((), [()], (False,), (0,))
         smaller = self.profile.model_copy(update={"layers": (*layers, *taken), "cuts": ()})
-        about = _Cut(self._writer.cutting(cuts), (*rows, *[nothing] * len(cuts)), (self.fit, self.points_fit))
+        about = _AfterCuts(self._writer.cutting(cuts), (*rows, *[nothing] * len(cuts)), (self.fit, self.points_fit))
         return Solver(smaller, left.facts, about)
 
     def smallest(self, limits: Limits = ANYTHING) -> int:
