@@ -176,6 +176,7 @@ def test_layers_that_no_sample_reached_are_named_as_what_a_budget_shrinks_first(
         ((), "Name a --recipe, or a budget"),
         (("--ratio", "0.5", "--recipe", "RECIPE"), "Name a --recipe, or a budget"),
         (("--size", "60 pounds"), "'60 pounds' is no size; write it as 60MB"),
+        (("--size", "9" * 400), "no file is as large"),
         (("--tolerance", "some"), "'some' is no tolerance; write 0.5pt"),
         (("--size", "1MB", "--ratio", "0.5"), "it names a size once"),
         (("--size", "1MB", "--runs", "3"), "Several --runs look for the smallest file within a --tolerance"),
@@ -183,6 +184,7 @@ def test_layers_that_no_sample_reached_are_named_as_what_a_budget_shrinks_first(
         (("--size", "9"), "The smallest file that is possible here"),
         (("--size", "1MB"), "there is nothing to do"),
         (("--ratio", "0.5", "--families", "magic"), "The profile has no family 'magic'; it has"),
+        (("--ratio", "0.5", "--families", "quantization,"), "The profile has no family ''; it has"),
     ],
 )
 def test_a_budget_that_cannot_be_gets_a_sentence_and_leaves_nothing(given, profiled, budget, sentence):

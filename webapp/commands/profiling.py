@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -30,7 +31,8 @@ class Bytes(click.ParamType):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
         if found is None or found[2] not in UNITS:
             self.fail(f"{value!r} is no size; write it as 60MB (10^6 bytes) or 57MiB (2^20)", param, ctx)
-        return int(float(found[1]) * UNITS[found[2]])
+        size = float(found[1]) * UNITS[found[2]]
+        return int(size) if size < math.inf else self.fail("no file is as large", param, ctx)
 
 
 class Tolerance(click.ParamType):
@@ -79,9 +81,9 @@ def families_named(asked: str | None, profile: ProfileFacts) -> list[str] | None
         return None
     there = {option.family.lower(): option.family for layer in profile.layers for option in layer.options}
     found = [name.strip().lower() for name in asked.split(",")]
-    if unknown := next((name for name in found if name not in there), None):
+    if unknown := [name for name in found if name not in there]:
         known = ", ".join(sorted(there))
-        raise BudgetInvalid(f"The profile has no family {unknown!r}; it has {known}.", "families")
+        raise BudgetInvalid(f"The profile has no family {unknown[0]!r}; it has {known}.", "families")
     return [there[name] for name in found]
 
 

@@ -179,3 +179,15 @@ def test_inputs_that_tell_nothing_do_no_harm():
     found = dict(changes(matrix, inputs, [option.steps for option in options]))
     assert len(found) == len(options)
     assert all(bool(change.isfinite().all()) for change in found.values())
+
+
+def test_inputs_that_hardly_speak_leave_no_matrix_without_numbers():
+    """Squares of 3e-23 have one digit left: a covariance of them is not even positive."""
+    matrix, _ = posed((24, 64))
+    faint = Covariance(1, 64)
+    faint.add(3e-23 * seeded(8, 1, 64, seed=2) * torch.linspace(0.01, 1, 64) ** 3)
+    assert float(faint.sums.abs().max()) > 0
+    options = choices_of(matrix)
+    found = dict(changes(matrix, faint, [option.steps for option in options]))
+    assert len(found) == len(options)
+    assert all(bool(change.isfinite().all()) for change in found.values())

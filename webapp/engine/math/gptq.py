@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from webapp.engine.lazy import Tensor, torch
 
 from .grids import QuantizationScheme, fit_grid
+from .obs import FAINTEST
 from .quantizers import Grid, codes_of, dequantize, nearest_units, nearest_values, quantize
 
 BLOCK = 128  # columns whose errors reach the columns after them in one product
@@ -55,7 +56,7 @@ def problem(matrix: Tensor, covariance: Tensor, damping: float, act_order: bool)
     quiet = diagonal <= 0
     mean = diagonal[~quiet].mean() if bool((~quiet).any()) else torch.tensor(1.0)
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(len(diagonal))
-    while damping <= MOST_DAMPING:
+    while mean > FAINTEST and damping <= MOST_DAMPING:
         hessian = covariance + torch.diag(torch.where(quiet, mean, damping * mean))
         factor = _factor_of_inverse(hessian[order][:, order])
         if factor is not None:

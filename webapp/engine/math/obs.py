@@ -15,6 +15,7 @@ from . import masks
 
 BLOCK = 128  # columns whose mask is chosen at once, and whose errors reach the columns after them together
 STRIP = 16  # columns of a block that are updated one by one; a multiple of every pattern's m
+FAINTEST = 1e-30  # of the mean of the diagonal: below it squares lose their digits, and tell nothing
 MOST_DAMPING = 1.0  # of the mean of the diagonal; a Hessian that is singular even so tells nothing
 
 
@@ -48,7 +49,7 @@ class Curvature(NamedTuple):
 def curvature(hessian: Tensor, damping: float) -> Curvature:
     """H + damping * mean(diag H) * I. While that is still singular the damping is raised tenfold."""
     identity, mean = torch.eye(len(hessian)), float(hessian.diagonal().mean())
-    while 0 < mean < torch.inf and damping <= MOST_DAMPING:
+    while FAINTEST < mean < torch.inf and damping <= MOST_DAMPING:
         damped = hessian + damping * mean * identity
         lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))  # flipped, it is an upper factor of H
         if not int(failed):

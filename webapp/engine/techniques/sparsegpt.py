@@ -83,7 +83,7 @@ class SparseGPT(CalibratedPruning):
         """The mask by Wanda's scores, and the values that suit it best."""
         values = matrix.floats()
         for settings in choices:
-            if inputs is None or not 0 < float(inputs.sums.diagonal(dim1=1, dim2=2).sum()) < torch.inf:
+            if inputs is None or not obs.FAINTEST < float(inputs.sums.diagonal(dim1=1, dim2=2).mean()) < torch.inf:
                 yield self.plainly(matrix, settings)
                 continue
             order, run = neighbours(matrix, values.shape[1], settings)
