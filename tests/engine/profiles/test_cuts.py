@@ -69,6 +69,16 @@ def test_the_written_file_of_a_budget_with_cuts_is_the_one_that_was_promised(
     assert 0.99 * found.size_bytes <= written <= found.size_bytes <= size
 
 
+def test_no_larger_file_on_the_front_loses_more(checkpoint):
+    _, facts = checkpoint("cnn")
+    for seed in range(6):
+        front = Solver(drawn(facts, seed), facts).solve(BudgetGoal(bytes=facts.weights_bytes)).front
+        assert len(front) > 5
+        for smaller, larger in itertools.pairwise(front):
+            assert smaller.size_bytes < larger.size_bytes
+            assert smaller.loss > larger.loss
+
+
 def test_the_best_of_every_combination_of_cuts_is_found(checkpoint):
     _, facts = checkpoint("deep_mlp")
     profile = drawn(facts)

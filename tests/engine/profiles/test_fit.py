@@ -71,6 +71,14 @@ def test_four_intervals_of_five_hold_what_a_run_measures(count, runs, offset):
     assert np.mean(held) >= 0.7
 
 
+def test_no_more_points_are_lost_than_there_are():
+    measured = tuple(measurement({"Quantization": x}, x, points=50 * x) for x in (0.1, 0.2, 0.4, 0.8))
+    fit = PointsFit.of(PROFILE.model_copy(update={"measured": measured, "task": "classification"}))
+    found = fit.points(fitted().loss(1.0).model_copy(update={"value": 99.0, "low": 1.0, "high": 99.0}))
+    assert (found.value, found.high) == (100, 100)
+    assert 0 < found.low < 100
+
+
 def test_runs_shift_the_level_and_narrow_the_interval():
     rng = np.random.default_rng(1)
     own = drawn_measurements(rng, PROFILE, 10, noise=0.05)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
@@ -177,12 +176,14 @@ class Solver:
         least = min(each.least_bytes for each in worth)
         sizes = np.geomspace(least, max(found[-1].size_bytes, least), FRONT)
         table = np.array([each.losses_within(sizes) for each in worth])
-        points = []
+        points: list[FrontPoint] = []
         for size, number in zip(sizes.tolist(), table.argmin(0).tolist(), strict=True):
             along, limit = worth[number].along, size - worth[number].beside
             steps = along.within(limit)
-            points.append(self._point(worth[number], len(along.rows) if steps is None else steps))
-        return (*(one for one, after in pairwise(points) if after.loss < one.loss), points[-1])
+            point = self._point(worth[number], len(along.rows) if steps is None else steps)
+            if not points or point.loss < points[-1].loss:  # a part of a step is none: a smaller file may lose less
+                points.append(point)
+        return tuple(points)
 
     def answer(
         self, choice: Sequence[int], tolerance: float | None = None, front: tuple[FrontPoint, ...] = ()

@@ -41,6 +41,7 @@ EXPONENTS = (0.5, 0.75, 1.0)  # of the loss, that points may follow: answers tur
 PERPLEXITY: tuple[Task | None, ...] = ("causal-lm", "masked-lm")  # whose points count that
 CLEAR = 0.02  # nats, below which a perplexity moves as much by chance
 OF_RUNS = 0.25  # deviation of what a run adds to it, in logarithms, where mixed recipes agree with each other
+WHOLE = 100.0  # points: all of a metric that is a share
 MOST = 100.0  # nats, from which on a perplexity is no number any more
 TOKENS = 32  # of running text that tell as much as a sample by itself
 FEW = 4.0  # samples do not span the directions in which a model's answers move: so many times the share of one
@@ -232,9 +233,9 @@ class PointsFit:
         value, low, high = (self.factor * each**self.exponent for each in (loss.value, loss.low, loss.high))
         variance = self.dispersion * self.step * (value + self.step) + self.unsure * loss.value ** (2 * self.exponent)
         reach = _quantile(self.freedom) * math.sqrt(variance)
-        return Interval(
-            value=value, low=value - math.hypot(reach, value - low), high=value + math.hypot(reach, high - value)
-        )
+        ends = value - math.hypot(reach, value - low), value + math.hypot(reach, high - value)
+        low, value, high = (max(-WHOLE, min(each, WHOLE)) for each in (ends[0], value, ends[1]))
+        return Interval(value=value, low=low, high=high)
 
     def loss_within(self, points: float) -> float:
         """The largest loss at which no more points are expected to be lost; none that nobody has measured, if flat."""
