@@ -40,6 +40,13 @@ def test_a_loss_below_the_interval_is_outside_and_one_that_is_no_number_neither(
     assert (row["says"], row["inside"]) == (says, inside)
 
 
+def test_a_loss_that_is_rounding_of_floats_is_none():
+    """Of a model whose output hardly varies 1e-50 may be expected."""
+    hardly = {"unit": "nats", "value": 8e-52, "low": 2e-52, "high": 3e-51}
+    row = beside(EXPECTED | {"loss": hardly}, result(0.0), VERDICT)["rows"][1]
+    assert row["says"] == "inside"
+
+
 def test_a_file_that_is_larger_says_so():
     row = beside(EXPECTED, result(0.1, size=1001), VERDICT)["rows"][0]
     assert (row["says"], row["inside"]) == ("larger", False)
@@ -54,6 +61,6 @@ def test_a_profile_learns_what_was_measured():
         990,
         "r",
     )
-    assert learned(EXPECTED, result(0.15), VERDICT | {"metric": "perplexity"}, "r").points is None
+    assert learned(EXPECTED, result(0.15), VERDICT | {"metric": "mse"}, "r").points is None
     assert learned(EXPECTED, result(None), VERDICT, "r") is None
     assert learned(EXPECTED, {"size_bytes": 1, "metrics": {}}, VERDICT, "r") is None

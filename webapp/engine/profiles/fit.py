@@ -200,7 +200,8 @@ class PointsFit:
     """factor · loss^exponent points are lost, give or take the samples that happen to change sides.
 
     Of n samples each is a `step` of 100 / n points, and as many change sides as points are lost at least: the variance
-    is `dispersion` · step · (points + step).
+    is `dispersion` · step · (points + step). Where nothing was lost, half a sample is taken for lost at the largest
+    loss that was measured: beyond it nobody knows.
     """
 
     factor: float
@@ -209,7 +210,6 @@ class PointsFit:
     dispersion: float
     unsure: float  # variance of the factor
     freedom: float
-    most: float  # the largest loss that was measured
 
     @classmethod
     def of(cls, profile: ProfileFacts) -> PointsFit | PerplexityFit | None:
@@ -223,7 +223,8 @@ class PointsFit:
         if profile.task in PERPLEXITY:
             return PerplexityFit.of(loss, points, weight)
         step = 100 / max(profile.samples, 1)
-        fits = [_scaled_power(loss, points, weight, exponent, step) for exponent in EXPONENTS]
+        exponents = EXPONENTS if (points > 0).any() else EXPONENTS[-1:]
+        fits = [_scaled_power(loss, points, weight, exponent, step) for exponent in exponents]
         return min(fits, key=lambda fit: fit.dispersion)
 
     def points(self, loss: Interval) -> Interval:
@@ -238,8 +239,8 @@ class PointsFit:
         return Interval(value=value, low=low, high=high)
 
     def loss_within(self, points: float) -> float:
-        """The largest loss at which no more points are expected to be lost; none that nobody has measured, if flat."""
-        return float((points / self.factor) ** (1 / self.exponent)) if self.factor > 0 else self.most
+        """The largest loss at which no more points are expected to be lost."""
+        return float((points / self.factor) ** (1 / self.exponent))
 
 
 @dataclass(frozen=True)
@@ -285,11 +286,12 @@ def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float,
     for _ in range(5):
         precision = weight / (step * (factor * powers + step))
         factor = max(0.0, float(precision @ (powers * points)) / max(float(precision @ powers**2), 1e-300))
+    factor = max(factor, step / 2 / max(float(powers.max()), TINIEST))
     left = float(precision @ (points - factor * powers) ** 2)
     freedom = TYPICAL_COUNT + max(len(points) - 1, 0)
     dispersion = (TYPICAL_COUNT + left) / (TYPICAL_COUNT + max(float(weight.sum()) - 1, 0.0))
     unsure = dispersion / max(float(precision @ powers**2), 1e-300)
-    return PointsFit(factor, exponent, step, max(dispersion, 1.0), unsure, freedom, float(loss.max()))
+    return PointsFit(factor, exponent, step, max(dispersion, 1.0), unsure, freedom)
 
 
 def _quantile(freedom: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from webapp.engine.profiles.facts import Measurement
+from webapp.engine.profiles.fit import TINIEST
 from webapp.units import FRACTIONS
 
 from .metrics import METRICS
@@ -28,7 +29,7 @@ def learned(expected: Facts, result: Facts, verdict: Facts, run_id: str) -> Meas
     found = lost(expected["loss"]["unit"], result["metrics"])
     if found is None or found.value is None or "predicted" not in expected:
         return None
-    points = points_lost(verdict) if verdict["metric"] in FRACTIONS else None
+    points = points_lost(verdict) if verdict["metric"] in {*FRACTIONS, "perplexity"} else None
     return Measurement(
         predicted=expected["predicted"],
         loss=found.value,
@@ -55,7 +56,8 @@ def _row(label: str, unit: str, expected: Facts, measured: Worsening | None) -> 
     value = measured.value if measured else None
     says = "not measured"
     if value is not None and interval is not None:
-        says = "below" if value < interval[0] else "above" if value > interval[1] else "inside"
+        low, high = interval[0] if abs(interval[0]) > TINIEST else -TINIEST, max(interval[1], TINIEST)
+        says = "below" if value < low else "above" if value > high else "inside"
     return {
         "label": label,
         "unit": unit,
