@@ -43,6 +43,8 @@ def place() -> Workplace:
 
 
 def _is_passing(error: BaseException) -> bool:
+    if is_full(error, place().settings.instance):
+        error.add_note(FULL)  # told now, for SQLite's I/O errors do not say it, and in the end there may be room again
     return isinstance(error, OperationalError)  # a database that restarts, or is busy
 
 
@@ -64,7 +66,7 @@ def internal(error: Exception) -> dict[str, str]:
     """What the user is told of an error that nobody foresaw."""
     causes = getattr(error, "errors", None)  # of a step that was tried again and again
     causes = causes if isinstance(causes, list) else [error]
-    if any(is_full(cause, place().settings.instance) for cause in causes):
+    if any(FULL in getattr(cause, "__notes__", ()) or is_full(cause, place().settings.instance) for cause in causes):
         return StoreFull(FULL).as_dict()
     message = f"Something went wrong inside Pare ({type(error).__name__}). The worker's log has the details."
     return {"code": "internal", "message": message[:1000]}
