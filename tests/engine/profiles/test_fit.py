@@ -79,6 +79,14 @@ def test_no_more_points_are_lost_than_there_are():
     assert 0 < found.low < 100
 
 
+def test_a_squared_error_may_grow_beyond_a_hundred():
+    measured = tuple(measurement({"Quantization": x}, x, points=5000 * x) for x in (0.1, 0.2, 0.4, 0.8))
+    changes = {"measured": measured, "task": "regression", "unit": "squared error"}
+    fit = PointsFit.of(PROFILE.model_copy(update=changes))
+    found = fit.points(fitted().loss(1.0).model_copy(update=dict.fromkeys(("value", "low", "high"), 0.5)))
+    assert found.value == pytest.approx(2500, rel=0.05)
+
+
 def test_runs_shift_the_level_and_narrow_the_interval():
     rng = np.random.default_rng(1)
     own = drawn_measurements(rng, PROFILE, 10, noise=0.05)

@@ -41,7 +41,7 @@ EXPONENTS = (0.5, 0.75, 1.0)  # of the loss, that points may follow: answers tur
 PERPLEXITY: tuple[Task | None, ...] = ("causal-lm", "masked-lm")  # whose points count that
 CLEAR = 0.02  # nats, below which a perplexity moves as much by chance
 OF_RUNS = 0.25  # deviation of what a run adds to it, in logarithms, where mixed recipes agree with each other
-WHOLE = 100.0  # points: all of a metric that is a share
+ALL_POINTS = 100.0  # of a metric that is a share
 MOST = 100.0  # nats, from which on a perplexity is no number any more
 TOKENS = 32  # of running text that tell as much as a sample by itself
 FEW = 4.0  # samples do not span the directions in which a model's answers move: so many times the share of one
@@ -210,6 +210,7 @@ class PointsFit:
     dispersion: float
     unsure: float  # variance of the factor
     freedom: float
+    most: float  # points that can be lost
 
     @classmethod
     def of(cls, profile: ProfileFacts) -> PointsFit | PerplexityFit | None:
@@ -224,7 +225,8 @@ class PointsFit:
             return PerplexityFit.of(loss, points, weight)
         step = 100 / max(profile.samples, 1)
         exponents = EXPONENTS if (points > 0).any() else EXPONENTS[-1:]
-        fits = [_scaled_power(loss, points, weight, exponent, step) for exponent in exponents]
+        most = ALL_POINTS if profile.unit == "nats" else math.inf  # else they are a squared error
+        fits = [_scaled_power(loss, points, weight, exponent, step, most) for exponent in exponents]
         return min(fits, key=lambda fit: fit.dispersion)
 
     def points(self, loss: Interval) -> Interval:
@@ -235,7 +237,7 @@ class PointsFit:
         variance = self.dispersion * self.step * (value + self.step) + self.unsure * loss.value ** (2 * self.exponent)
         reach = _quantile(self.freedom) * math.sqrt(variance)
         ends = value - math.hypot(reach, value - low), value + math.hypot(reach, high - value)
-        low, value, high = (max(-WHOLE, min(each, WHOLE)) for each in (ends[0], value, ends[1]))
+        low, value, high = (max(-self.most, min(each, self.most)) for each in (ends[0], value, ends[1]))
         return Interval(value=value, low=low, high=high)
 
     def loss_within(self, points: float) -> float:
@@ -281,7 +283,7 @@ class PerplexityFit:
         return math.log1p(points / self.factor)
 
 
-def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float, step: float) -> PointsFit:
+def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float, step: float, most: float) -> PointsFit:
     powers, factor = loss**exponent, 0.0
     for _ in range(5):
         precision = weight / (step * (factor * powers + step))
@@ -291,7 +293,7 @@ def _scaled_power(loss: Floats, points: Floats, weight: Floats, exponent: float,
     freedom = TYPICAL_COUNT + max(len(points) - 1, 0)
     dispersion = (TYPICAL_COUNT + left) / (TYPICAL_COUNT + max(float(weight.sum()) - 1, 0.0))
     unsure = dispersion / max(float(precision @ powers**2), 1e-300)
-    return PointsFit(factor, exponent, step, max(dispersion, 1.0), unsure, freedom)
+    return PointsFit(factor, exponent, step, max(dispersion, 1.0), unsure, freedom, most)
 
 
 def _quantile(freedom: float) -> float:
