@@ -1,4 +1,4 @@
-"""Channels, neurons and heads that may leave a model's shapes, and the profile of what then is left."""
+"""Channels, neurons, heads and blocks that may leave a model, and the facts of what then is left."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.lazy import Tensor, torch
+from webapp.engine.lazy import Tensor
 from webapp.engine.profiles.cuts import Offered
 from webapp.engine.profiles.facts import Cut, LossUnit
 from webapp.engine.profiles.fit import LossFit
@@ -20,7 +20,7 @@ from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.techniques.calibration.streams import answers_of_versions, answers_without_blocks
 from webapp.engine.weights.model import Model
 
-from .measure import Collected
+from .measure import scores_of_versions
 from .worsening import LOSSES
 
 SHARE = 0.25  # of the time in which all samples go through the model once
@@ -96,13 +96,7 @@ def _losses(
 ) -> list[float]:
     """Of each version beside the first, in the unit of the profile; infinite where its answers are no numbers."""
     assert model.architecture is not None
-    found = [Collected(model.architecture) for _ in range(versions)]
-    expected: list[Tensor] = []
-    with torch.no_grad():
-        for batch, version, every in answers:
-            expected = every if version == 0 else expected
-            if version:
-                found[version - 1].against_original(expected, every, data[batch])
     metric, loss_of = LOSSES[unit]
-    losses = [loss_of(each.summed()[metric].value(metric)) for each in found]
+    scores = scores_of_versions(model.architecture, data, versions, answers)[1:]
+    losses = [loss_of(each[metric].value(metric)) for each in scores]
     return [max(loss, 0.0) if math.isfinite(loss) else math.inf for loss in losses]

@@ -79,6 +79,21 @@ def evaluate_each(
         return [collected.summed() for collected in found]
 
 
+def scores_of_versions(
+    spec: ArchitectureSpec, data: Sequence[Batch], versions: int, answers: Iterable[tuple[int, int, list[Tensor]]]
+) -> list[Scores]:
+    """Of a module and of `versions` of it, each beside the module, of `answers` (batch, version, outputs) as they come:
+    of each batch the module's, version 0, first."""
+    found = [Collected(spec) for _ in range(versions + 1)]
+    expected: list[Tensor] = []
+    with torch.no_grad():
+        for batch, version, every in answers:
+            expected = every if version == 0 else expected
+            found[version].against_targets(every[0], data[batch])
+            found[version].against_original(expected, every, data[batch])
+    return [collected.summed() for collected in found]
+
+
 @dataclass
 class Collected:
     """What is measured of a module's answers, batch by batch."""

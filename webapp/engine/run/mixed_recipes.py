@@ -18,7 +18,7 @@ import numpy as np
 
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import CheckpointFacts
-from webapp.engine.lazy import Tensor, torch
+from webapp.engine.lazy import Tensor
 from webapp.engine.profiles import knapsack
 from webapp.engine.profiles.facts import KEPT, Cut, Measurement, ProfileFacts
 from webapp.engine.profiles.losses import rounding_error
@@ -28,7 +28,7 @@ from webapp.engine.techniques.calibration.streams import answers_of_versions
 from webapp.engine.weights.model import Model
 from webapp.units import FRACTIONS
 
-from .measure import Collected
+from .measure import scores_of_versions
 from .metrics import METRICS, Scores
 from .worsening import LOSSES
 
@@ -96,15 +96,8 @@ def _scores(
         return version > len(wanted) and without is not None and any(n.startswith(prefix) for n in without.layers)
 
     total = len(wanted) + (without is not None)
-    found = [Collected(spec) for _ in range(total + 1)]
-    expected: list[Tensor] = []
-    with torch.no_grad():
-        versions = answers_of_versions(model, facts.layers, data, total, errors, shares, report, leaves_out)
-        for batch, version, every in versions:
-            expected = every if version == 0 else expected
-            found[version].against_targets(every[0], data[batch])
-            found[version].against_original(expected, every, data[batch])
-    return [collected.summed() for collected in found]
+    versions = answers_of_versions(model, facts.layers, data, total, errors, shares, report, leaves_out)
+    return scores_of_versions(spec, data, total, versions)
 
 
 def _measurements(
