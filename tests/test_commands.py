@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from tests.engine.drawn import tone
+from tests.zoo import build_tiny, write_tokenizer
 from webapp.cli import pare
 from webapp.commands import local_runs
 from webapp.commands.workbench import Workbench
@@ -312,6 +313,38 @@ def test_inspect_lists_the_tensors(given):
     said = call("inspect", given / "mlp.pt")
     assert "0.weight" in said
     assert "32 × 16" in said
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Hugging Face folder in shards, with a tokenizer; and how each of its files was."""
+    path = tmp_path / "llama"
+    build_tiny("LlamaForCausalLM", "llama").bfloat16().save_pretrained(path, max_shard_size="10KB")
+    write_tokenizer(path)
+    return path
+
+
+def test_a_folder_is_a_checkpoint_and_stays_as_it_is(folder, tmp_path):
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    assert call("inspect", folder).startswith("llama: huggingface, ")
+    shard = next(folder.glob("*-of-*.safetensors"))
+    assert "LlamaForCausalLM" in call("inspect", shard)
+    recipe = {"version": 2, "steps": [{"technique": "weight_quantization", "settings": {"bits": 8}}]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    out = tmp_path / "out"
+    export = ("--export", "compressed_tensors")
+    said = call("compress", folder, "--recipe", tmp_path / "recipe.yaml", "--out", out, *export, "--quiet")
+    assert "exit 0" in said
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
+    assert {"model.safetensors", "config.json", "tokenizer.json", "receipt.json"} < {
+        path.name for path in out.iterdir()
+    }
+    assert not (out / "weights").exists()
+    assert "exit 0" in call("verify", out)
+    receipt = json.loads((out / "receipt.json").read_text())
+    assert not [row["name"] for row in receipt["artifacts"] if row["name"].startswith("weights/")]
+    [archive] = out.glob("*.zip")
+    assert not [name for name in zipfile.ZipFile(archive).namelist() if "/weights/" in name]
 
 
 def test_inspect_refuses_with_the_engine_s_sentence(given):

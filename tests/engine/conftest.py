@@ -15,7 +15,7 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Silent
 from webapp.engine.run import latency
-from webapp.engine.weights.safetensors import lazy_tensors
+from webapp.engine.weights.originals import original_tensors
 
 
 class Bench:
@@ -50,19 +50,19 @@ class Bench:
         torch.save(value, self.root / name)
         return self.root / name
 
-    def checkpoint(self, path: Path, filename: str | None = None):
-        return inspect_checkpoint(path, filename or path.name, self._out(), Silent())
+    def checkpoint(self, path: Path, filename: str | None = None, in_place: bool = False, dequantize: bool = False):
+        return inspect_checkpoint(path, filename or path.name, self._out(), Silent(), dequantize, in_place)
 
     def dataset(self, path: Path, split="auto", filename: str | None = None):
         return inspect_dataset(path, filename or path.name, split, self._out(), Silent())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.load() for name, tensor in lazy_tensors(self.out / "model.safetensors").items()}
+        return {name: tensor.load() for name, tensor in original_tensors(self.out).items()}
 
-    def refusal(self, path: Path, filename: str | None = None) -> str:
+    def refusal(self, path: Path, filename: str | None = None, in_place: bool = False) -> str:
         """The sentence with which a checkpoint is refused; nothing may be left behind."""
         with pytest.raises(PareError) as refused:
-            self.checkpoint(path, filename)
+            self.checkpoint(path, filename, in_place)
         assert list(self.out.iterdir()) == [], "something was left behind"
         return refused.value.message
 

@@ -20,7 +20,7 @@ from .local_runs import LocalRun, LocalRuns
 from .options import ReadsFiles
 from .profiling import Bytes, Tolerance, families_named, goal_of, profiled
 from .progress_bar import ProgressBar
-from .sources import File, GivenFiles, reads_sources
+from .sources import File, FileOrFolder, GivenFiles, reads_sources
 from .workbench import workbench
 
 NOT_ALL_DELIVERED = 3  # exit status
@@ -49,7 +49,9 @@ class _Formats(click.Option):
     help="With --tolerance: at most so many runs, by what is measured, of which the smallest within it is kept.",
 )
 @click.option("--families", help='Of what a budget may choose: "quantization, low rank".')
-@click.option("--teacher", type=File, help="A checkpoint that teaches in distillation, in place of the original.")
+@click.option(
+    "--teacher", type=FileOrFolder, help="A checkpoint that teaches in distillation, in place of the original."
+)
 @click.option(
     "--export",
     "exports",
@@ -129,9 +131,9 @@ def _understood(text: str) -> Recipe:
 
 def _deliver(out: Path, original: Path, found: LocalRun) -> None:
     """The finished folder: the checkpoint's companions, the weights, the receipt."""
-    from webapp.engine.weights.model import WEIGHTS
+    from webapp.engine.weights.originals import IN_PLACE, WEIGHTS
 
-    shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
+    shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS, IN_PLACE))
     for folder in found.exported:
         shutil.copytree(folder, out, dirs_exist_ok=True, copy_function=shutil.move)
     (out / "receipt.json").write_text(json.dumps(found.receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf8")

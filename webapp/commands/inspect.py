@@ -10,23 +10,27 @@ import click
 from webapp.units import percent
 
 from .options import ReadsFiles
+from .sources import FileOrFolder
 from .workbench import workbench
 
 
 @click.command(cls=ReadsFiles)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("checkpoint", type=FileOrFolder)
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def inspect(file: Path, as_json: bool) -> None:
-    """List what FILE holds: architecture, tensors, where the bytes are."""
+def inspect(checkpoint: Path, as_json: bool) -> None:
+    """List what CHECKPOINT holds: architecture, tensors, where the bytes are."""
     with tempfile.TemporaryDirectory() as parent, workbench(Path(parent)) as bench:
-        facts = bench.checkpoint(file, lambda *_: None).facts
+        given = bench.checkpoint(checkpoint, lambda *_: None)
+    facts = given.facts
     from webapp.engine.run.predict import held_by, unreached
 
     if as_json:
         click.echo(facts.model_dump_json(indent=2))
         return
     spec = facts.architecture
-    click.echo(f"{file.name}: {facts.format}, {facts.params_total:,} parameters, {facts.weights_bytes / 1e6:.2f} MB")
+    click.echo(
+        f"{given.filename}: {facts.format}, {facts.params_total:,} parameters, {facts.weights_bytes / 1e6:.2f} MB"
+    )
     click.echo(f"architecture: {spec.title} ({spec.task or 'no task'})" if spec else facts.weights_only_because)
     for note in facts.notes:
         click.echo(f"note: {note}")

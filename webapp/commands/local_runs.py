@@ -21,6 +21,7 @@ from webapp.engine.run.stages.export import ExportStage
 from webapp.engine.run.stages.job import SourcesGiven, StageOutput
 from webapp.engine.run.worsening import POINTS
 from webapp.engine.techniques import with_versions
+from webapp.engine.weights.originals import is_weights
 from webapp.units import byte_text, percent
 
 from .profiling import expected_text
@@ -88,7 +89,7 @@ class LocalRuns:
             self.sources,
             results,
             name=checkpoint.name,
-            companions=files_in(checkpoint.folder),
+            companions=files_in(checkpoint.folder, leave_out=is_weights),
             expected=expected,
         )
         missing = {row["format"] for row in concluded["receipt"]["undelivered"]}

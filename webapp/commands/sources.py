@@ -18,8 +18,9 @@ from .progress_bar import ProgressBar
 from .workbench import Workbench
 
 File = click.Path(exists=True, dir_okay=False, path_type=Path)
+FileOrFolder = click.Path(exists=True, path_type=Path)
 OPTIONS = (
-    click.argument("checkpoint", type=File),
+    click.argument("checkpoint", type=FileOrFolder),
     click.option("--data", type=File, help="The dataset to evaluate on."),
     click.option("--split", type=click.Choice(["auto", "all"]), default="auto", help="all: every sample evaluates."),
     click.option("--training-data", type=File, help="A second dataset, to calibrate and train on."),

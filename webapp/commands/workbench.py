@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,20 +52,35 @@ class Workbench:
         return ProfileFacts.model_validate(found)
 
     def checkpoint(self, path: Path, tell: Tell, dequantize: bool = False, use: str | None = None) -> CheckpointGiven:
-        """A file after inspection; `use` is what the model is for. See `look_at_structure`. Raises as `stage` does."""
+        """A file or folder after inspection, used where it lies; `use` is what the model is for.
+
+        See `look_at_structure`. Raises as `stage` does.
+        """
+        from webapp.engine.facts import CheckpointFacts
+        from webapp.engine.importers.located import display_name
+        from webapp.engine.importers.reading import digest_of_sources
         from webapp.engine.run.stages.job import CheckpointGiven
 
-        folder, facts = self._inspect("inspect_checkpoint", path, tell, dequantize=dequantize, use=use)
-        size = path.stat().st_size
+        path = path.absolute()  # a link as it is: what belongs to it lies beside it
+        called = display_name(path)
+        folder, found = self._inspect(
+            "inspect_checkpoint", path, called, tell, dequantize=dequantize, use=use, in_place=True
+        )
+        facts = CheckpointFacts.model_validate(found)
         return CheckpointGiven(
-            folder=folder, facts=facts, name=path.stem, filename=path.name, digest=digest_of(path), size_bytes=size
+            folder=folder,
+            facts=facts,
+            name=called if path.is_dir() else path.stem,
+            filename=called,
+            digest=digest_of_sources(facts.sources),
+            size_bytes=sum(source.size_bytes for source in facts.sources),
         )
 
     def dataset(self, path: Path, tell: Tell, split: str = "auto") -> DatasetGiven:
         """A file after inspection; `split` "all": every sample evaluates. Raises as `stage` does."""
         from webapp.engine.run.stages.job import DatasetGiven
 
-        folder, facts = self._inspect("inspect_dataset", path, tell, split=split)
+        folder, facts = self._inspect("inspect_dataset", path.resolve(), path.name, tell, split=split)
         return DatasetGiven(folder=folder, facts=facts, name=path.stem, digest=digest_of(path))
 
     def look_at_structure(self, checkpoint: CheckpointGiven, tell: Tell) -> CheckpointGiven:
@@ -79,13 +94,13 @@ class Workbench:
         found = try_formats(self.supervisor, _facts(checkpoint), checkpoint.folder, place, tell, lambda: False)
         return _told(checkpoint, found)
 
-    def _inspect(self, task: str, path: Path, tell: Tell, **options: Any) -> tuple[Path, Any]:
+    def _inspect(self, task: str, path: Path, filename: str, tell: Tell, **options: Any) -> tuple[Path, Any]:
         """(where the normalised files lie, the facts)."""
         from webapp.engine.run.inspection import InspectionJob
 
         place = self._place(task)
         job = InspectionJob.model_validate(
-            {"task": task, "upload": path.resolve(), "filename": path.name, "output": place / "output", **options}
+            {"task": task, "upload": path, "filename": filename, "output": place / "output", **options}
         )
         return job.output, self.supervisor.run(job.model_dump(mode="json"), place, tell, lambda: False)
 
@@ -122,9 +137,11 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_in(folder: Path) -> Files:
-    """{path: {"digest", "size_bytes"}} of every file below a folder, as the store describes what it keeps."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+def files_in(folder: Path, leave_out: Callable[[str], bool] = lambda name: False) -> Files:
+    """{path: {"digest", "size_bytes"}} of the files below a folder, as the store describes what it keeps."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        str(path.relative_to(folder)): {"digest": digest_of(path), "size_bytes": path.stat().st_size} for path in found
+        name: {"digest": digest_of(path), "size_bytes": path.stat().st_size}
+        for name, path in found.items()
+        if not leave_out(name)
     }

@@ -80,11 +80,14 @@ def _names_in(path: Path, size: int, changed: int) -> tuple[str, ...]:
 
 
 def unpacked_bytes(path: Path, filename: str, refuse: Refuse, limit_bytes: int | None) -> int:
-    """The bytes of a file, or of what it holds where it is a zip archive and that is more, as its directory says.
+    """The bytes of a file, or of what it holds where it is a zip archive and that is more, as its directory says; of a
+    folder that lies here, those of its files.
 
     Raises `refuse` for an archive of more than `limit_bytes`, and for a directory that would take minutes to read: all
     of it is read before anything else.
     """
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - END.size - 2**16))

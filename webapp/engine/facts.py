@@ -296,6 +296,15 @@ class Structure(Facts):
         return next((why for why, weights in self.stays.items() if weight in weights), None)
 
 
+class SourceFacts(Facts):
+    """A file as it was read."""
+
+    name: str  # its path in the folder
+    size_bytes: int
+    mtime_ns: int  # when it was last written to
+    digest: str  # sha256
+
+
 class CheckpointFacts(Facts):
     format: str  # what was uploaded: "safetensors", "state_dict", "huggingface", "gguf", "exported_program", "onnx"
     tensors: tuple[TensorFacts, ...]  # tied tensors once
@@ -307,6 +316,7 @@ class CheckpointFacts(Facts):
     unwritable: dict[str, str] = Field(default_factory=dict)  # format: why its graph cannot be written in it
     weights_bytes: int  # size of model.safetensors, header included
     structure: Structure | None = None  # None: without an architecture, or not looked at yet
+    sources: tuple[SourceFacts, ...] = ()  # what was read of a file or folder that was named by its path
 
     @property
     def params_total(self) -> int:

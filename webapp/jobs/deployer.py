@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.config import InstallationSettings
-from webapp.engine.weights.model import WEIGHTS
+from webapp.engine.weights.originals import is_weights
 from webapp.serving.__main__ import UNLOADABLE
 from webapp.serving.client import state_of
 from webapp.serving.errors import Unavailable
@@ -144,7 +144,7 @@ class ModelProcess:
         shutil.rmtree(self.folder, ignore_errors=True)
         stages = {stage.name: stage.files for stage in row.run.stages}
         # all but the weights is small, and may belong to the tokenizer
-        beside = {name: entry for name, entry in row.run.checkpoint.files.items() if name != WEIGHTS}
+        beside = {name: entry for name, entry in row.run.checkpoint.files.items() if not is_weights(name)}
         files.materialise(beside | stages.get(row.stage, {}), self.folder)
         about = {**row.about, "name": row.name, "model": row.artifact, "threads": settings.threads(settings.workers)}
         (self.folder / ABOUT).write_text(json.dumps(about), encoding="utf8")

@@ -16,6 +16,7 @@ from webapp.engine.run.expectation import learned
 from webapp.engine.run.receipt import conclude
 from webapp.engine.run.stages import RunStage, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
+from webapp.engine.weights.originals import is_weights
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
@@ -106,7 +107,7 @@ class RunWork(JobWork):
                     results,
                     name=run.name,
                     started_at=run.started_at.isoformat() if run.started_at else None,
-                    companions=run.checkpoint.files,
+                    companions={name: file for name, file in run.checkpoint.files.items() if not is_weights(name)},
                     earlier=run.receipt,
                     expected=run.expected,
                 )

@@ -15,13 +15,15 @@ from webapp.engine.weights.safetensors import LazyTensor
 
 @dataclass(frozen=True)
 class UntrustedFile:
-    """What was uploaded. `scratch` is an empty folder that lives as long as the inspection."""
+    """What was uploaded; a folder only where somebody named its path. `scratch` is empty, and lives as long as the
+    inspection."""
 
     path: Path
     filename: str  # as its owner calls it
     scratch: Path
     report: Report
     dequantize: bool = False  # asked for by the owner; without it weights that are quantized already are refused
+    only: str | None = None  # of a folder, the file of weights that was named
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Opened:
     tied: dict[str, str] = field(default_factory=dict)  # alias -> the name in `tensors`
     config: dict[str, Any] | None = None  # config.json
     files: dict[str, Path] = field(default_factory=dict)  # path in the normalised folder -> where it lies now
+    sources: dict[str, Path] = field(default_factory=dict)  # of a folder, what was read: path in it -> where it lies
     metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors upload
     notes: list[str] = field(default_factory=list)
     weights_only_because: str | None = None  # a sentence, where the format has an architecture that cannot be run

@@ -1,7 +1,8 @@
 """Reads an untrusted upload, and writes it down in the one form that everything after this reads.
 
-The normalised folder is `model.safetensors` (the same bytes for the same tensors), and, for a Hugging Face model,
-`config.json` and the tokenizer's files. Nothing of the upload is executed.
+The normalised folder is `model.safetensors` (the same bytes for the same tensors), or links to where they lie
+(`weights.originals`), and, for a Hugging Face model, `config.json` and the tokenizer's files. Nothing of the upload is
+executed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from webapp.engine.lazy import torch
 from webapp.engine.plugins import one_of
 from webapp.engine.progress import ProgressPart, Report
-from webapp.engine.weights.model import WEIGHTS
+from webapp.engine.weights.originals import WEIGHTS, lie_in_files, write_index
 from webapp.engine.weights.safetensors import (
     MOST_TENSORS,
     NAMES,
@@ -35,9 +36,11 @@ from webapp.engine.weights.safetensors import (
 )
 
 from . import Opened, importers
-from .base import UntrustedFile
-from .huggingface import FROM_KERAS
+from .base import Importer, UntrustedFile
+from .huggingface import FROM_KERAS, HuggingFaceImporter
+from .located import located
 from .quantized import WIDER, widen
+from .reading import SourcesRead
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +65,22 @@ TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
 
 
 def inspect_checkpoint(
-    upload: Path, filename: str, out: Path, report: Report, dequantize: bool = False
+    upload: Path, filename: str, out: Path, report: Report, dequantize: bool = False, in_place: bool = False
 ) -> CheckpointFacts:
     """Normalises `upload` into the empty folder `out` and returns what is known of it.
 
-    Integers in a Hugging Face folder become floats only where `dequantize` was asked for.
+    Integers in a Hugging Face folder become floats only where `dequantize` was asked for. `in_place`: somebody named
+    the path of a file or folder that stays where it is: what belongs to it is looked for beside it, weights that can be
+    used as they are are only linked, and the facts name what was read.
     Raises CheckpointRefused, with nothing left in `out`, or DiskFull.
     """
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
-        head = _head(upload)
-        kind = next((kind for kind in importers().values() if kind.recognises(upload, head)), None)
-        if kind is None:
-            raise CheckpointRefused(_unknown(head, filename))
+        upload, only = located(upload, filename) if in_place else (upload, None)
+        kind = HuggingFaceImporter if upload.is_dir() else _kind_of(upload, filename)
         report.log(f"Reading {filename} as {kind.name}")
-        opened = kind.open(UntrustedFile(upload, filename, Path(scratch), ProgressPart(report, 0.0, 0.3), dequantize))
+        part = ProgressPart(report, 0.0, 0.3)
+        opened = kind.open(UntrustedFile(upload, filename, Path(scratch), part, dequantize, only))
+        read = SourcesRead(opened.sources or {upload.name: upload}, filename) if in_place else None
         if not opened.tensors:
             raise CheckpointRefused(f"{filename} holds no tensors")
         if len(opened.tensors) > MOST_TENSORS:
@@ -93,19 +98,33 @@ def inspect_checkpoint(
         if "pare_architecture" in opened.metadata:
             metadata["pare_architecture"] = opened.metadata["pare_architecture"]
         zeros: dict[str, int] = {}
-        written = _write_weights(out / WEIGHTS, opened, metadata, zeros, ProgressPart(report, 0.3, 0.95))
+        checked = _checked(opened, zeros, ProgressPart(report, 0.3, 0.9))
+        linked = in_place and lie_in_files(opened.tensors, Path(scratch))
+        if linked:
+            for tensor in checked.values():
+                tensor.load()
+        else:
+            written = write_safetensors(out / WEIGHTS, checked, metadata)
+        sources = read.facts(ProgressPart(report, 0.9, 0.99)) if read else ()
+        if linked:
+            written = write_index(out, opened.tensors, metadata)
         _write_files(out, opened)
     if spec is not None and spec.family == Transformers.family and "tokens" in spec.inputs:
         spec = _with_tokenizer(spec, out, opened)
     if spec is not None and (told := told_preprocessing(out)) is not None:
         inputs = {**spec.inputs, "preprocessing": told.model_dump(mode="json")}
         spec = spec.model_copy(update={"inputs": inputs})
-    return _facts(kind.name, opened, tensors, spec, because, written, zeros)
+    found = _facts(kind.name, opened, tensors, spec, because, written, zeros)
+    return found.model_copy(update={"sources": sources})
 
 
-def _head(upload: Path) -> bytes:
+def _kind_of(upload: Path, filename: str) -> type[Importer]:
     with upload.open("rb") as file:
-        return file.read(512)
+        head = file.read(512)
+    for kind in importers().values():
+        if kind.recognises(upload, head):
+            return kind
+    raise CheckpointRefused(_unknown(head, filename))
 
 
 def _unknown(head: bytes, filename: str) -> str:
@@ -181,10 +200,8 @@ def _recognised(opened: Opened, tensors: dict[str, TensorFacts]) -> tuple[Archit
     )
 
 
-def _write_weights(
-    path: Path, opened: Opened, metadata: Mapping[str, str], zeros: dict[str, int], report: Report
-) -> int:
-    """Writes the tensors and counts their zeros on the way. Returns the file's bytes."""
+def _checked(opened: Opened, zeros: dict[str, int], report: Report) -> dict[str, LazyTensor]:
+    """The tensors, each of which is looked at, and its zeros counted, when it is loaded."""
     tensors = opened.tensors
     total = sum(tensor.bytes for tensor in tensors.values()) or 1
     done, told = 0, 0.0
@@ -204,7 +221,7 @@ def _write_weights(
 
         return LazyTensor(tensor.shape, tensor.dtype, load)
 
-    return write_safetensors(path, {name: checked(name, tensor) for name, tensor in tensors.items()}, metadata)
+    return {name: checked(name, tensor) for name, tensor in tensors.items()}
 
 
 def _refuse_not_finite(name: str, value: torch.Tensor, infinite: bool) -> None:

@@ -272,9 +272,18 @@ def _of_embeddings(found: Collected) -> dict[str, Any]:
 
 
 def measure_file(path: Path, model: Model, original: CheckpointFacts) -> dict[str, Any]:
-    """Totals, bytes by tensor and by layer of a file whose weights are `model`; bits are per original parameter."""
+    """As `measured_sizes`, of a file whose weights are `model`."""
     _, stored, header = read_header(path)
-    size = path.stat().st_size
+    sizes = path.stat().st_size, header, sum(tensor.bytes for tensor in stored.values())
+    return measured_sizes(sizes, model, original)
+
+
+def measured_sizes(sizes: tuple[int, int, int], model: Model, original: CheckpointFacts) -> dict[str, Any]:
+    """Totals, bytes by tensor and by layer of a model; bits are per original parameter.
+
+    `sizes` are the bytes of its file, of the file's header, and of the tensors in it.
+    """
+    size, header, tensors_bytes = sizes
     plans = {name: encoded.plan for name, encoded in model.weights.items()}
     floats = [plan for plan in plans.values() if "float" in plan.dtype]
     total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)
@@ -296,7 +305,7 @@ def measure_file(path: Path, model: Model, original: CheckpointFacts) -> dict[st
             "total": size,
             "file": [
                 {"part": "header and manifest", "bytes": header},
-                {"part": "tensors", "bytes": sum(t.bytes for t in stored.values())},
+                {"part": "tensors", "bytes": tensors_bytes},
             ],
             "tensors": [_tensor(name, plan) for name, plan in sorted(plans.items())],
         },

@@ -9,9 +9,7 @@ from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 
 from . import Composite, Dense, Encoded
 from .activations import Activations
-from .safetensors import lazy_tensors
-
-WEIGHTS = "model.safetensors"  # of an inspected checkpoint; beside it are its config.json and its tokenizer
+from .originals import original_tensors
 
 
 @dataclass
@@ -31,7 +29,7 @@ class Model:
     @classmethod
     def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:
         """The checkpoint as it was uploaded; each tensor is read from the file when it is needed."""
-        tensors = lazy_tensors(folder / WEIGHTS)
+        tensors = original_tensors(folder)
         weights: dict[str, Encoded] = {n: Dense(t.load, t.shape, t.dtype) for n, t in tensors.items()}
         return cls(weights, dict(facts.tied), facts.architecture, files=folder)
 

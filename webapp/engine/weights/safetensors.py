@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault, quoted
 from webapp.engine.facts import DTYPE_BYTES, TensorFacts
@@ -53,6 +53,13 @@ PACKED = "numbers that share bytes, which Pare does not take apart; upload the w
 UNREAD = {"F4": PACKED, "F6_E2M3": PACKED, "F6_E3M2": PACKED, "C64": "complex numbers, which Pare does not compress"}
 
 
+class TensorPlace(NamedTuple):
+    """A safetensors file, and the tensor's name in it."""
+
+    file: Path
+    name: str
+
+
 @dataclass(frozen=True)
 class LazyTensor:
     """A tensor that is not in memory yet; `load()` gives one of exactly this shape and dtype."""
@@ -60,6 +67,7 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     load: Callable[[], torch.Tensor]
+    place: TensorPlace | None = None  # where it lies just so
 
     @property
     def bytes(self) -> int:
@@ -177,14 +185,13 @@ def opened_file(path: Path, filename: str | None = None) -> tuple[dict[str, str]
         return lambda: _read(path, facts, header_bytes + start)
 
     return metadata, {
-        name: LazyTensor(facts.shape, getattr(torch, facts.dtype), reader(facts, start))
+        name: LazyTensor(facts.shape, getattr(torch, facts.dtype), reader(facts, start), TensorPlace(path, name))
         for name, (facts, start) in entries.items()
     }
 
 
-def same_tensors(one: Path, other: Path) -> bool:
-    """Whether two files hold the same values under the same names; what their metadata say is not compared."""
-    ours, theirs = lazy_tensors(one), lazy_tensors(other)
+def same_tensors(ours: Mapping[str, LazyTensor], theirs: Mapping[str, LazyTensor]) -> bool:
+    """Whether they have the same values under the same names."""
     return ours.keys() == theirs.keys() and all(
         (tensor.shape, tensor.dtype) == (theirs[name].shape, theirs[name].dtype)
         and _raw(name, tensor) == _raw(name, theirs[name])

@@ -29,6 +29,7 @@ from webapp.engine.math.quantizers import Grid
 from webapp.engine.weights import Composite, Dense, Encoded, Quantized, dtype_name, half_dtype
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.model import Model
+from webapp.engine.weights.originals import is_weights
 from webapp.engine.weights.safetensors import LazyTensor, write_safetensors
 
 INSIDE = "model"  # the folder that unpacking gives
@@ -258,7 +259,7 @@ def write_folder(model: Model, path: Path) -> PackedWeights:
             _add(archive, weights, WEIGHTS)
             for file in sorted(model.files.rglob("*")) if model.files else ():
                 name = file.relative_to(model.files or file).as_posix()
-                if file.is_file() and name not in (CONFIG, WEIGHTS):
+                if file.is_file() and name != CONFIG and not is_weights(name):
                     _add(archive, file, name)
     return layout
 

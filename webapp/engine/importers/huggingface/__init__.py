@@ -1,16 +1,14 @@
-"""A zip of a Hugging Face folder: config.json, weights in one or several shards, a tokenizer. No code of its own."""
+"""A Hugging Face folder, zipped or as it lies: config.json, weights in one or several shards, a tokenizer. No code."""
 
 from __future__ import annotations
 
 import json
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import beyond_any
-from webapp.engine.archive import extract, members, read_member
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault, some
 from webapp.engine.importers.base import Importer, Opened, UntrustedFile
 from webapp.engine.importers.quantized import turn_into_floats, widen
@@ -18,6 +16,7 @@ from webapp.engine.importers.state_dict import open_state_dict
 from webapp.engine.plugins import Accepted
 from webapp.engine.weights.safetensors import lazy_tensors
 
+from .files import FROM_KERAS, FolderFiles, files_of
 from .names import conform
 
 KEPT = (  # small files that belong to a checkpoint; none of them is code
@@ -40,10 +39,6 @@ KEPT_LIMIT_BYTES = 100_000_000  # the largest tokenizer.json known is a third of
 JSON_LIMIT_BYTES = 100_000_000
 CONFIG_LIMIT_BYTES = 10_000_000  # 100,000 labels take half of it
 NUMBERED = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
-FROM_KERAS = (
-    "put its weights into the same network in PyTorch, and upload what torch.save(model.state_dict(), path) or "
-    "save_pretrained writes"
-)
 OTHER_FRAMEWORKS = {"tf_model.h5": "TensorFlow's", "flax_model.msgpack": "Flax's"}
 KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "*.bin"))
 
@@ -53,7 +48,7 @@ class HuggingFaceImporter(Importer):
     accepts = Accepted(
         (".zip",),
         "Hugging Face folder",
-        "A zip of config.json, the weights in one file or in shards, and the tokenizer.",
+        "A zip of config.json, the weights in one file or in shards, and the tokenizer. By path, the folder itself.",
     )
     priority = 200  # any zip that is no other format's is taken for a folder
     dequantizes = True
@@ -65,35 +60,25 @@ class HuggingFaceImporter(Importer):
     @classmethod
     def open(cls, upload: UntrustedFile) -> Opened:
         filename, report = upload.filename, upload.report
-        report.progress(0.02, "Looking through the archive")
-        archive, found = members(upload.path, filename)
-        with archive:
-            folder = _folder(found, filename)
-            inside = {  # path in the folder -> member
-                str(PurePosixPath(name).relative_to(folder)): info
-                for name, info in found.items()
-                if PurePosixPath(name).is_relative_to(folder)
-            }
-            config = _json(archive, inside["config.json"], "config.json", CONFIG_LIMIT_BYTES)
+        report.progress(0.02, "Looking at its files")
+        with files_of(upload.path, filename, KEPT) as files:
+            config = _json(files, "config.json", CONFIG_LIMIT_BYTES)
             if not is_text(json.dumps(config, ensure_ascii=False)):
                 raise CheckpointRefused(f"the config.json of {filename} holds half of a character, which is no text")
             if too_large := beyond_any(config):
                 raise CheckpointRefused(f"the config.json of {filename} has {too_large}, beyond any model there is")
             notes: list[str] = []
-            shards, named = _shards(archive, inside, filename, notes)
-            kept = [name for name in KEPT if name in inside and inside[name].file_size <= KEPT_LIMIT_BYTES]
-            if "tokenizer.model" in inside and "tokenizer.json" not in inside:
+            shards, named = _shards(files, filename, notes, upload.only)
+            kept = [name for name in KEPT if files.sizes.get(name, KEPT_LIMIT_BYTES + 1) <= KEPT_LIMIT_BYTES]
+            if "tokenizer.model" in files.sizes and "tokenizer.json" not in files.sizes:
                 notes.append("tokenizer.model is not read; save the fast tokenizer (tokenizer.json) beside it.")
-            report.progress(0.05, f"Unpacking {len(shards)} file{'s' * (len(shards) > 1)} of weights")
-            files = extract(archive, [inside[name] for name in (*shards, *kept)], upload.scratch)
-        opened = Opened(
-            tensors={},
-            config=config,
-            files={name: files[inside[name].filename] for name in kept},
-            notes=notes,
-        )
+            report.progress(0.05, f"Reading {len(shards)} file{'s' * (len(shards) > 1)} of weights")
+            found = files.fetched(shards, kept, upload.scratch)
+        opened = Opened(tensors={}, config=config, files={name: found[name] for name in kept}, notes=notes)
+        if upload.path.is_dir():
+            opened.sources = {name: upload.path / name for name in ("config.json", *kept, *shards)}
         for shard in shards:
-            _add(opened, files[inside[shard].filename], shard, named.get(shard, ()))
+            _add(opened, found[shard], shard, named.get(shard, ()))
         _without_remote_code(opened)
         turn_into_floats(opened, filename, upload.dequantize)
         widen(opened, filename)
@@ -101,52 +86,34 @@ class HuggingFaceImporter(Importer):
         return opened
 
 
-def _folder(found: Mapping[str, zipfile.ZipInfo], filename: str) -> PurePosixPath:
-    """Where config.json lies: the folder itself may be zipped, or what is in it."""
-    paths = [PurePosixPath(name) for name in found]
-    configs = [path for path in paths if path.name == "config.json" and path.parts[0] != "__MACOSX"]
-    if any(path.name == "adapter_config.json" for path in paths) and not configs:
-        raise CheckpointRefused(f"{filename} is an adapter, not a model; merge it into its model and zip that folder")
-    if any(path.name == "model.weights.h5" for path in paths):
-        raise CheckpointRefused(f"{filename} is a Keras archive, whose layers are Python code; {FROM_KERAS}")
-    if any(path.name in ("saved_model.pb", "keras_metadata.pb") for path in paths):
-        raise CheckpointRefused(f"{filename} is a TensorFlow SavedModel, a program of its own; {FROM_KERAS}")
-    if any(path.suffix == ".npy" for path in paths) and not configs:
-        raise CheckpointRefused(f"{filename} holds NumPy arrays: upload it as a dataset, not as a checkpoint")
-    if not configs:
-        raise CheckpointRefused(
-            f"{filename} is a zip without a config.json; zip a Hugging Face folder, "
-            "or upload the weights file on its own"
-        )
-    return min(configs, key=lambda path: (len(path.parts), str(path))).parent
-
-
-def _json(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limit_bytes: int = JSON_LIMIT_BYTES
-) -> dict[str, Any]:
-    content = read_member(archive, info, limit_bytes)
+def _json(files: FolderFiles, name: str, limit_bytes: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
+    content = files.read(name, limit_bytes)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CheckpointRefused(f"{name} in the archive is {json_fault(error)}") from error
+        raise CheckpointRefused(f"{name} in the {files.noun} is {json_fault(error)}") from error
     if not isinstance(value, dict):
-        raise CheckpointRefused(f"{name} in the archive must hold a JSON object")
+        raise CheckpointRefused(f"{name} in the {files.noun} must hold a JSON object")
     return value
 
 
 def _shards(
-    archive: zipfile.ZipFile, inside: Mapping[str, zipfile.ZipInfo], filename: str, notes: list[str]
+    files: FolderFiles, filename: str, notes: list[str], only: str | None
 ) -> tuple[list[str], dict[str, list[str]]]:
     """The files of weights, all there, and the tensors that an index names in each.
 
-    Raises CheckpointRefused that names a missing file.
+    `only` is the one of them that was named: it is taken, with its other shards. Raises CheckpointRefused that names a
+    missing file.
     """
+    inside = files.sizes
     named: dict[str, list[str]] = {}
     others = [name for name, pattern in KINDS for name in inside if PurePosixPath(name).match(pattern)]
     for whole, pattern in KINDS:
+        if only is not None and not PurePosixPath(only).match(pattern):
+            continue
         index, present = f"{whole}.index.json", sorted(name for name in inside if _here(name, pattern))
         if index in inside:
-            weight_map = _json(archive, inside[index], index).get("weight_map")
+            weight_map = _json(files, index).get("weight_map")
             if not isinstance(weight_map, dict) or not all(map(is_text, weight_map.values())):
                 raise CheckpointRefused(f"{index} has no weight_map from tensors to files")
             for tensor, shard in weight_map.items():
@@ -159,6 +126,10 @@ def _shards(
         elif len(present) == 1:
             shards = present
         else:
+            shards = []
+        if only is not None and only not in shards:
+            [shards], named, index = _numbered([only]) or [[only]], {}, ""
+        if not shards:
             continue
         if missing := [name for name in shards if name not in inside]:
             raise CheckpointRefused(

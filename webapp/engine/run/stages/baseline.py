@@ -11,10 +11,10 @@ from typing import Any, Self
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch
 from webapp.engine.progress import Report
-from webapp.engine.run.measure import evaluate, measure_file
+from webapp.engine.run.measure import evaluate, measured_sizes
 from webapp.engine.run.metrics import Samples, Scores, number_text, summarise
 from webapp.engine.run.wiring import judged, marked
-from webapp.engine.weights.model import WEIGHTS
+from webapp.engine.weights.originals import original_sizes
 
 from .base import RunStage, SourceDigests, StageResults
 from .job import RunGiven, StageJob
@@ -46,7 +46,7 @@ class BaselineStage(RunStage):
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         report.progress(0.0, "Reading the original")
-        sizes = measure_file(job.checkpoint.folder / WEIGHTS, job.original(), job.checkpoint.facts)
+        sizes = measured_sizes(original_sizes(job.checkpoint.folder), job.original(), job.checkpoint.facts)
         why_not = job.unavailable()
         found: Scores = {}
         metrics: dict[str, Any] = {}

@@ -19,8 +19,8 @@ from webapp.engine.run.wiring import refusal
 from webapp.engine.techniques import DATA_NEEDS, Context, technique
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.memory import release_freed_memory
-from webapp.engine.weights.model import WEIGHTS
-from webapp.engine.weights.safetensors import same_tensors
+from webapp.engine.weights.originals import original_tensors
+from webapp.engine.weights.safetensors import LazyTensor, lazy_tensors, same_tensors
 
 from .base import RunStage, SourceDigests, StageResults
 from .baseline import BaselineStage
@@ -62,7 +62,7 @@ class StepStage(RunStage):
         place = f"steps.{self.number - 1}"
         if reason := refusal(job.checkpoint.facts.architecture, job.run.recipe, self.number - 1, job.wiring()):
             raise RecipeInvalid(reason, place)
-        model = job.original() if self.number == 1 else read_model(self._source(job))
+        model = job.original() if self.number == 1 else read_model(self._earlier(job))
         facts = describe_model(model, job.checkpoint.facts)
         asked = job.run.recipe.steps[self.number - 1]
         prepared = prepare_step(facts, asked, self.number - 1)
@@ -91,7 +91,9 @@ class StepStage(RunStage):
             model.architecture = model.architecture.model_copy(update={"task": own_task})
         size = write_model(model, job.output / STATE)
         release_freed_memory()
-        changed = model.activations != activations or not same_tensors(self._source(job), job.output / STATE)
+        changed = model.activations != activations or not same_tensors(
+            self._begun_with(job), lazy_tensors(job.output / STATE)
+        )
         half_bytes = half_precision_bytes(model)
         write_proof(model, job.output, job.run.seed, keep=False)
         for outcome in outcomes:
@@ -118,10 +120,11 @@ class StepStage(RunStage):
         asked_and_done = [{"step": self.number, "technique": step["technique"], **layer} for layer in step["layers"]]
         return {"steps": [step], "requested": asked_and_done}
 
-    def _source(self, job: StageJob) -> Path:
-        """The file that the step begins from."""
-        if self.number == 1:
-            return job.checkpoint.folder / WEIGHTS
+    def _begun_with(self, job: StageJob) -> dict[str, LazyTensor]:
+        return original_tensors(job.checkpoint.folder) if self.number == 1 else lazy_tensors(self._earlier(job))
+
+    def _earlier(self, job: StageJob) -> Path:
+        """The file that the step before left."""
         return job.inputs[self.name_of(self.number - 1)].folder / STATE
 
 
