@@ -68,6 +68,8 @@ def test_with_postgresql_the_jobs_share_the_database(tmp_path):
         ("client_idle_seconds = true", "is True; it must be a number of seconds"),
         ("log_level = true", "is True; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL"),
         ('log_level = "loud"', "is 'loud'; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+        ("import_folders = ['models']", "it must be a list of folders, each by its whole path"),
+        ("import_folders = [3]", "it must be a list of folders, each by its whole path"),
         ("workers = ", "is not valid TOML"),
         ("instance = 'elsewhere'", "sets instance, which Pare does not know"),
     ],
@@ -88,6 +90,26 @@ def test_a_name_in_small_letters_counts_in_the_environment_too_and_is_named_so(t
     monkeypatch.setenv("pare_workers", "two")
     with pytest.raises(SettingInvalid, match="pare_workers in the environment is 'two'"):
         InstallationSettings.load(tmp_path)
+
+
+def test_folders_are_a_list_in_the_file_and_have_colons_between_in_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "settings.toml").write_text('import_folders = ["/models", "~/more"]')
+    assert InstallationSettings.load(tmp_path).import_folders == (Path("/models"), Path.home() / "more")
+    monkeypatch.setenv("PARE_IMPORT_FOLDERS", "/a:/b")
+    assert InstallationSettings.load(tmp_path).import_folders == (Path("/a"), Path("/b"))
+
+
+def test_what_is_read_of_the_machine_lies_in_the_named_folders_links_followed(tmp_path):
+    named = tmp_path / "named"
+    named.mkdir()
+    (named / "in").touch()
+    (named / "out").symlink_to(tmp_path)
+    (tmp_path / "way in").symlink_to(named / "in")
+    settings = InstallationSettings.load(tmp_path / "i", import_folders=[str(named)])
+    assert settings.may_import(named / "in")
+    assert settings.may_import(tmp_path / "way in")
+    for outside in (tmp_path, named / "out", named / "out" / "i", named / ".." / "i", Path("/etc/passwd")):
+        assert not settings.may_import(outside)
 
 
 def test_an_instance_that_cannot_be_a_folder_is_said(tmp_path):

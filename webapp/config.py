@@ -17,17 +17,25 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from webapp.engine.errors import PareError
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
+Folders = tuple[Path, ...]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 WANTED: dict[Any, str] = {
     int: "a whole number, 0 or more",
     float: "a number of seconds above 0",
     str: "a text",
+    Folders: "a list of folders, each by its whole path",
     LogLevel: "DEBUG, INFO, WARNING, ERROR or CRITICAL",
 }
 FILE_NAME = "settings.toml"
@@ -105,6 +113,13 @@ class InstallationSettings(BaseSettings):
     max_upload_bytes: Count = setting(20_000_000_000, "The largest file that can be uploaded, in bytes.")
     max_unpacked_bytes: Count = setting(
         40_000_000_000, "The most that an uploaded archive may hold once unpacked, in bytes."
+    )
+    import_folders: Annotated[Folders, NoDecode] = setting(
+        (),
+        "Folders of this machine whose checkpoints can be chosen on the upload page and used where they lie, hashed "
+        "but not copied; Hugging Face's cache can be among them. In the environment with colons between. Whoever may "
+        "upload may then use and download the models in them.",
+        shown="none",
     )
     min_free_bytes: Count = setting(
         200_000_000, "Nothing is stored that would leave less than this free on the disk, in bytes."
@@ -201,6 +216,17 @@ class InstallationSettings(BaseSettings):
     def _in_capitals(cls, value: Any) -> Any:
         return next((level for level in get_args(LogLevel) if level == str(value).upper()), value)
 
+    @field_validator("import_folders", mode="before")
+    @classmethod
+    def _whole_paths(cls, value: Any) -> Any:
+        given = [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+        if not isinstance(given, list | tuple) or not all(isinstance(part, str | Path) for part in given):
+            raise ValueError
+        folders = tuple(Path(part).expanduser() for part in given)
+        if not all(folder.is_absolute() for folder in folders):
+            raise ValueError
+        return folders
+
     @field_validator("access_token")
     @classmethod
     def _hard_to_guess(cls, value: str) -> str:
@@ -247,6 +273,11 @@ class InstallationSettings(BaseSettings):
             known = ", ".join(rows())
             raise SettingInvalid(f"{path} sets {name}, which Pare does not know; it knows {known}.", name)
         return init_settings, env_settings, file
+
+    def may_import(self, path: Path) -> bool:
+        """Whether what is at the path, links followed, lies in one of import_folders."""
+        real = path.resolve()
+        return any(real.is_relative_to(folder.resolve()) for folder in self.import_folders)
 
     @property
     def work(self) -> Path:

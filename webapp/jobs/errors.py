@@ -29,6 +29,10 @@ class InspectionTooLong(PareError, code="inspection_too_long", status=422):
     """The inspection of an upload took longer than it may."""
 
 
+class SourceChanged(PareError, code="source_changed", status=409):
+    """A file that is used where it lies is not what it was when it was taken in."""
+
+
 class PortTaken(PareError, code="port_taken", status=500):
     """Another program listens where Pare was to be served."""
 

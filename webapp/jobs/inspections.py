@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import OutOfMemory, PareError
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.importers.reading import digest_of_sources
 from webapp.store.database import writing
 from webapp.store.digests import forget_upload
 from webapp.store.errors import StoreError
@@ -22,6 +25,7 @@ from .child import CurvePoint
 from .errors import ChildDied, InspectionTooLong, Stopped
 from .examinations import look_at_structure, try_formats
 from .job_files import inspection_job
+from .lying_files import noted
 from .queues import Kind
 from .workplace import Workplace
 
@@ -44,7 +48,8 @@ class InspectionWork:
             return
         try:
             with self.place.folder_for(f"{self.kind}-{self.id}") as folder:
-                job = inspection_job(self.place, row, folder).model_dump(mode="json") | self.place.limits()
+                asked = inspection_job(self.place, row, folder)
+                job, lies = asked.model_dump(mode="json") | self.place.limits(), asked.in_place
                 seconds = self.place.settings.inspection_seconds + row.size_bytes / BYTES_PER_SECOND
                 until = time.monotonic() + seconds
 
@@ -57,11 +62,12 @@ class InspectionWork:
                         )
                     return self.unwanted()
 
-                facts = self.place.children.run(job, folder, _tell_nobody, unwanted)
+                facts = self.place.children.run(job, folder, self._tell, unwanted)
                 if self.kind == "checkpoint":
                     facts = examined(self.place, self.id, self._tried(facts, folder), self.unwanted)
+                in_place = noted(self.place, folder / "output", facts) if lies else {}
                 files = self.place.files.put_folder(folder / "output")
-            self._record(UploadState.READY, files, facts, None)
+            self._record(UploadState.READY, files, facts, None, in_place)
         except Stopped:
             log.info("The %s %s was deleted while it was inspected", self.kind, self.id)
         except OutOfMemory as error:
@@ -86,12 +92,35 @@ class InspectionWork:
         with self.place.sessions() as session:
             return self._row(session) is None
 
-    def _record(self, state: UploadState, files: dict[str, Any], facts: Any, reason: dict[str, Any] | None) -> None:
+    def _tell(self, fraction: float | None, message: str, lines: list[str], points: Sequence[CurvePoint] = ()) -> None:
+        if fraction is None or self.kind != "checkpoint":
+            return
+        told = {"progress": fraction} | ({"message": message[:500]} if message else {})
+        mine = (Checkpoint.id == self.id, Checkpoint.state == UploadState.INSPECTING)
+        try:
+            with self.place.sessions.begin() as session:
+                session.execute(update(Checkpoint).where(*mine).values(**told))
+        except OperationalError as error:  # a busy database
+            log.warning("Progress of the inspection of %s could not be noted: %s", self.id, error)
+
+    def _record(
+        self,
+        state: UploadState,
+        files: dict[str, Any],
+        facts: Any,
+        reason: dict[str, Any] | None,
+        in_place: dict[str, Any] | None = None,
+    ) -> None:
         with writing(self.place.sessions) as session:
             row = self._row(session, lock=True)
             if row is None or row.state != UploadState.INSPECTING:
                 return
             row.state, row.files, row.facts, row.reason = state, files, facts, reason
+            if isinstance(row, Checkpoint):
+                row.in_place = in_place or {}
+                if facts and facts.get("sources"):
+                    sources = CheckpointFacts.model_validate(facts).sources
+                    row.digest, row.size_bytes = digest_of_sources(sources), sum(s.size_bytes for s in sources)
         with self.place.sessions() as session:
             forget_upload(session, self.place.files, row)
 

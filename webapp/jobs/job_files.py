@@ -14,6 +14,7 @@ from webapp.engine.run.stages.job import DataGiven, RunSources, SourcesGiven, St
 from webapp.store.digests import normalised_digest
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, Stage
 
+from .lying_files import link_in_place, path_of, require_unchanged
 from .workplace import Workplace
 
 GIVEN = ("exports", "seed", "preprocessing", "task", "blame")
@@ -57,10 +58,12 @@ def profile_job(place: Workplace, profile: Profile, folder: Path) -> ProfileJob:
 
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:
-    """The inspection of an upload, whose files go into a new folder in `folder`."""
+    """The inspection of an upload, whose files go into a new folder in `folder`. Raises SourceChanged."""
+    lies_at = path_of(place, row) if isinstance(row, Checkpoint) else None
     job = InspectionJob(
         task="inspect_dataset" if isinstance(row, Dataset) else "inspect_checkpoint",
-        upload=place.files.path(row.digest),
+        upload=lies_at or place.files.path(row.digest),
+        in_place=lies_at is not None,
         filename=row.filename,
         output=folder / "output",
         max_unpacked_bytes=place.settings.max_unpacked_bytes,
@@ -73,10 +76,18 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
 
 def _laid_out(place: Workplace, row: Run | Profile, folder: Path) -> SourcesGiven:
     given = {
-        name: upload and _record(upload) | {"folder": place.files.materialise(upload.files, folder / name)}
+        name: upload and _record(upload) | {"folder": _files_of(place, upload, folder / name)}
         for name, upload in _uploads(row).items()
     }
     return SourcesGiven.model_validate(given)
+
+
+def _files_of(place: Workplace, upload: Checkpoint | Dataset, folder: Path) -> Path:
+    place.files.materialise(upload.files, folder)
+    if isinstance(upload, Checkpoint):
+        require_unchanged(place, upload)
+        link_in_place(upload, folder)
+    return folder
 
 
 def _uploads(row: Run | Profile) -> dict[str, Checkpoint | Dataset | None]:

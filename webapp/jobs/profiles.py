@@ -14,6 +14,7 @@ from .errors import Stopped
 from .job_files import profile_job
 from .job_progress import JobProgress
 from .job_work import JobWork
+from .lying_files import require_unchanged
 from .queues import PROFILE
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class ProfileWork(JobWork):
             job = profile_job(self.place, row, folder)
             order = {"task": "profile", **job.model_dump(mode="json"), **self.place.limits()}
             found: dict[str, Any] = self.place.children.run(order, folder, progress.tell, self.unwanted)
+            require_unchanged(self.place, row.checkpoint)  # once more: it was read meanwhile
             return found
 
     def _record(self, facts: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from .errors import Stopped
 from .job_files import run_given, run_sources, source_digests, stage_job
 from .job_progress import RunProgress, seconds_taken
 from .job_work import JobWork
+from .lying_files import require_unchanged
 from .queues import RUN
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class RunWork(JobWork):
     def begin(self) -> list[str]:
         """Plans the stages and returns their names; none when the run is not to be worked on."""
         try:
+            if (run := self._read()) is not None:
+                self._require_sources(run)  # also where every stage was done before
             return self._plan()
         except (PareError, StoreError) as error:
             self.fail(error.as_dict())
@@ -186,6 +189,7 @@ class RunWork(JobWork):
             progress.tell(0.0, stage.title, [stage.title])
             order = {"task": "stage", **job.model_dump(mode="json"), **self.place.limits()}
             facts = self.place.children.run(order, folder, progress.tell, self.unwanted)
+            self._require_sources(run)  # once more: it was read meanwhile
             files = self.place.files.put_folder(job.output)
         self._record(stage, StageState.SUCCEEDED, files, facts, shared=len(job.inputs) == len(plan.inputs))
         self._forget_scratch(stage.key)
@@ -235,6 +239,11 @@ class RunWork(JobWork):
             if state != StageState.SUCCEEDED:
                 row.started_at = now()
             row.finished_at = None if state == StageState.RUNNING else now()
+
+    def _require_sources(self, run: Run) -> None:
+        """Raises SourceChanged."""
+        for checkpoint in filter(None, (run.checkpoint, run.teacher_checkpoint)):
+            require_unchanged(self.place, checkpoint)
 
     def _read(self) -> Run | None:
         """The run with all that a stage reads, free of any session."""

@@ -23,7 +23,8 @@ def digest_of_files(files: Mapping[str, Any]) -> str:
 def normalised_digest(upload: Checkpoint | Dataset) -> str:
     """Of what is read, so that two uploads of the same content, for the same task, share what is computed of them."""
     task = ((upload.facts or {}).get("architecture") or {}).get("task") if isinstance(upload, Checkpoint) else None
-    return f"{digest_of_files(upload.files)} {task or ''}".strip()
+    in_place = upload.in_place if isinstance(upload, Checkpoint) else {}
+    return f"{digest_of_files({**upload.files, **in_place})} {task or ''}".strip()
 
 
 def named_digests(session: Session) -> set[str]:
@@ -45,6 +46,8 @@ def sweep(session: Session, files: FileStore, older_than_seconds: float) -> int:
 
 def forget_upload(session: Session, files: FileStore, upload: Checkpoint | Dataset) -> None:
     """Deletes the raw bytes of an inspected upload, unless a row still needs them or they just came again."""
+    if isinstance(upload, Checkpoint) and upload.source is not None:
+        return
     digest = upload.digest
     if files.exists(digest) and files.modified(digest) <= upload.created_at and digest not in named_digests(session):
         files.delete(digest)

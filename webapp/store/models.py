@@ -108,7 +108,7 @@ class Upload:
     state: Mapped[UploadState] = mapped_column(default=UploadState.INSPECTING, index=True)
     reason: Mapped[dict[str, Any] | None]  # {"code", "message"} when refused
     size_bytes: Mapped[int] = mapped_column(BigInteger)  # of what was uploaded
-    digest: Mapped[str] = mapped_column(String(64), index=True)  # sha256 of what was uploaded
+    digest: Mapped[str] = mapped_column(String(64), index=True)  # sha256 of what was uploaded; "" until it is known
     files: Mapped[dict[str, Any]] = mapped_column(default=dict)  # normalised: {path: {"digest", "size_bytes"}}
     facts: Mapped[dict[str, Any] | None]  # CheckpointFacts or DatasetFacts
     created_at: Mapped[datetime] = mapped_column(default=now, index=True)
@@ -133,6 +133,10 @@ class Checkpoint(Upload, Base):
     __tablename__ = "checkpoints"
     dequantize: Mapped[bool] = mapped_column(default=False)  # asked by the uploader: integers become floats again
     task: Mapped[str | None] = mapped_column(String(40))  # as its owner said; None: as the facts tell
+    source: Mapped[dict[str, Any] | None]  # where it comes from, {"kind", ...}; None: it was uploaded as one file
+    in_place: Mapped[dict[str, Any]] = mapped_column(default=dict)  # not copied: {path: as `files`, "path", "mtime_ns"}
+    progress: Mapped[float] = mapped_column(default=0.0)  # of its inspection, 0 to 1
+    message: Mapped[str] = mapped_column(String(500), default="")  # what its inspection does right now
     runs: Mapped[list[Run]] = relationship(back_populates="checkpoint", foreign_keys="Run.checkpoint_id")
 
 

@@ -8,9 +8,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
 from webapp import charts
+from webapp.actions import imports
 from webapp.actions.compatibility import tasks_of
 from webapp.actions.deletion import delete_checkpoint
-from webapp.actions.errors import Conflict
+from webapp.actions.errors import Conflict, NotFound, RequestInvalid
 from webapp.actions.run_requests import set_task
 from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
@@ -43,7 +44,27 @@ def new() -> str:
         accepted=accepted(),
         dequantized=[kind.accepts.title for kind in importers().values() if kind.dequantizes],
         limit_bytes=services().settings.max_upload_bytes,
+        folders_named=services().settings.import_folders,
+        importable=imports.importable(services().settings),
     )
+
+
+@blueprint.post("/import")
+def take_in() -> ResponseReturnValue:
+    asked, found = request.form, services()
+    try:
+        row = imports.import_path(
+            asked.get("path", ""),
+            session=db.session,
+            jobs=found.jobs,
+            settings=found.settings,
+            dequantize="dequantize" in asked,
+            task=asked.get("task") or None,
+        )
+    except (RequestInvalid, NotFound, TaskUnfit) as error:
+        flash(error.message, "danger")
+        return redirect(url_for("checkpoints.new"))
+    return redirect(url_for("checkpoints.show", id=row.id))
 
 
 @blueprint.get("/<id>")

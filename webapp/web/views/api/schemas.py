@@ -65,6 +65,18 @@ class CheckpointQuery(RequestBody):
     task: str | None = Field(None, max_length=40, description=TASK)
 
 
+class ImportRequest(RequestBody):
+    path: str = Field(min_length=1, max_length=4000, description="As GET /imports lists it, or below one of these.")
+    dequantize: bool = Field(False, description="Turn weights that are quantized already into floats again.")
+    task: str | None = Field(None, max_length=40, description=TASK)
+
+
+class ImportableAnswer(RowAnswer):
+    path: str
+    name: str
+    size_bytes: int = Field(description="Of its weights.")
+
+
 class CheckpointChanges(RequestBody):
     task: str | None = Field(None, max_length=40, description=f"{TASK} Null: as its architecture tells.")
 
@@ -127,7 +139,7 @@ class UploadAnswer(RowAnswer):
     state: Literal["inspecting", "ready", "refused"]
     reason: dict[str, Any] | None = Field(description="When refused: code and message.")
     size_bytes: int = Field(description="Of what was uploaded.")
-    digest: str = Field(description="SHA-256 of what was uploaded.")
+    digest: str = Field(description='SHA-256 of what was uploaded; "" where that is not known yet.')
     created_at: datetime
 
 
@@ -135,6 +147,9 @@ class CheckpointAnswer(UploadAnswer):
     """A checkpoint; in lists `facts` is null."""
 
     task: str | None = Field(description="What it is for; null where the dataset of a run decides, or nothing runs.")
+    source: dict[str, Any] | None = Field(description="Where it comes from: kind, path; null for an uploaded file.")
+    progress: float = Field(description="Of its inspection, 0 to 1.")
+    message: str = Field(description="What its inspection does right now.")
     facts: dict[str, Any] | None = Field(description="What inspection found: tensors, layers, architecture.")
 
     @computed_field

@@ -1,0 +1,62 @@
+"""Checkpoints that nobody uploads, by page and API."""
+
+import pytest
+from sqlalchemy import select
+
+from tests.web.views.api_errors import error_of
+from webapp.config import InstallationSettings
+from webapp.store.models import Checkpoint
+
+
+@pytest.fixture
+def models(tmp_path):
+    path = tmp_path / "models"
+    (path / "bert").mkdir(parents=True)
+    (path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    (path / "bert" / "model.safetensors").write_bytes(b"x" * 10)
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path, models):
+    return InstallationSettings.load(tmp_path / "instance", import_folders=[str(models)], min_free_bytes=0)
+
+
+def test_what_can_be_imported_is_listed_and_taken_in(client, session, models):
+    [one] = client.get("/api/v1/imports").json["items"]
+    assert one == {"path": str(models / "bert"), "name": "bert", "size_bytes": 10}
+    answer = client.post("/api/v1/imports", json={"path": one["path"], "task": "embedding"})
+    assert answer.status_code == 201
+    assert (answer.json["state"], answer.json["digest"], answer.json["progress"]) == ("inspecting", "", 0)
+    assert answer.json["source"] == {"kind": "path", "path": one["path"]}
+    assert session.get(Checkpoint, answer.json["id"]).task == "embedding"
+    page = client.get(f"/checkpoints/{answer.json['id']}").text
+    assert "bert" in page
+    assert "SHA-256" not in page
+
+
+def test_a_path_that_is_not_listed_is_refused_with_a_sentence(client, session, models):
+    told = error_of(client.post("/api/v1/imports", json={"path": str(models.parent)}), 400)
+    assert told["field"] == "path"
+    assert "none of the folders" in told["message"]
+    assert error_of(client.post("/api/v1/imports", json={"path": str(models / "gone")}), 404)["code"] == "not_found"
+    assert "is missing" in error_of(client.post("/api/v1/imports", json={}), 422)["message"]
+    assert "task" in error_of(client.post("/api/v1/imports", json={"path": str(models), "task": "?"}), 422)["field"]
+    assert session.scalars(select(Checkpoint)).all() == []
+
+
+def test_the_page_offers_them_and_takes_one_in(client, session, models):
+    page = client.get("/checkpoints/new").text
+    assert f'value="{models / "bert"}"' in page
+    answer = client.post("/checkpoints/import", data={"path": str(models / "bert"), "dequantize": "1", "task": ""})
+    row = session.scalars(select(Checkpoint)).one()
+    assert answer.location == f"/checkpoints/{row.id}"
+    assert (row.dequantize, row.task) == (True, None)
+    answer = client.post("/checkpoints/import", data={"path": "/etc"}, follow_redirects=True)
+    assert "none of the folders" in answer.text
+
+
+def test_without_the_setting_the_page_says_nothing_of_it(tmp_path, client, app, settings, monkeypatch):
+    monkeypatch.setattr(type(settings), "import_folders", (), raising=False)
+    object.__setattr__(settings, "import_folders", ())
+    assert "From a folder of this machine" not in client.get("/checkpoints/new").text
