@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import tempfile
@@ -113,6 +114,17 @@ def check_files(settings: InstallationSettings) -> Iterator[str]:
     yield f"{settings.files_url} can be written and read"
 
 
+def check_import_folders(settings: InstallationSettings) -> Iterator[str]:
+    for folder in settings.import_folders:
+        if not folder.is_dir():
+            raise Wrong(f"{folder} is no folder; make it, or take it out of import_folders")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise Wrong(f"{folder} cannot be read by this user; grant it, or take it out of import_folders")
+        yield f"{folder} can be read"
+    if not settings.import_folders:
+        yield "none is named"
+
+
 def check_workers(settings: InstallationSettings) -> Iterator[str]:
     from sqlalchemy import select
     from sqlalchemy.exc import SQLAlchemyError
@@ -144,6 +156,7 @@ CHECKS: dict[str, Callable[[InstallationSettings], Iterator[str]]] = {
     "torch": check_torch,
     "database": check_database,
     "files": check_files,
+    "import folders": check_import_folders,
     "workers": check_workers,
 }
 
