@@ -70,6 +70,8 @@ def test_with_postgresql_the_jobs_share_the_database(tmp_path):
         ('log_level = "loud"', "is 'loud'; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL"),
         ("import_folders = ['models']", "it must be a list of folders, each by its whole path"),
         ("import_folders = [3]", "it must be a list of folders, each by its whole path"),
+        ("hub_url = 'huggingface.co'", "it must be an address, such as https://huggingface.co"),
+        ("hub_url = 'https://token@huggingface.co'", "it must be an address, such as https://huggingface.co"),
         ("workers = ", "is not valid TOML"),
         ("instance = 'elsewhere'", "sets instance, which Pare does not know"),
     ],

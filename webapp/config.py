@@ -121,6 +121,19 @@ class InstallationSettings(BaseSettings):
         "upload may then use and download the models in them.",
         shown="none",
     )
+    hub_url: str = setting(
+        "",
+        "The Hugging Face hub whose models can be taken in by name, and to which results can be pushed, such as "
+        "https://huggingface.co. Without it no hub is ever asked.",
+        shown="none",
+    )
+    hub_token: str = setting(
+        "",
+        "The hub's access token with which this installation reads models, and pushes results: whoever uses Pare does "
+        "so in its name.",
+        shown="none",
+        secret=True,
+    )
     min_free_bytes: Count = setting(
         200_000_000, "Nothing is stored that would leave less than this free on the disk, in bytes."
     )
@@ -226,6 +239,15 @@ class InstallationSettings(BaseSettings):
         if not all(folder.is_absolute() for folder in folders):
             raise ValueError
         return folders
+
+    @field_validator("hub_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+            raise SettingInvalid(
+                f"hub_url is {value!r}; it must be an address, such as https://huggingface.co.", "hub_url"
+            )
+        return value
 
     @field_validator("access_token")
     @classmethod

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from webapp.actions.errors import NotFound, RequestInvalid
-from webapp.actions.imports import MOST, import_path, importable
+from webapp.actions.errors import Conflict, NotFound, RequestInvalid
+from webapp.actions.imports import MOST, import_from_hub, import_path, importable
 from webapp.config import InstallationSettings
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.models import Checkpoint, UploadState
@@ -128,3 +128,35 @@ def test_what_is_gone_or_no_file_says_so(settings, session, models):
     for name in ("gone", "pipe.pt"):
         with pytest.raises(NotFound, match="nothing at"):
             import_path(str(models / name), session=session, jobs=Queue(), settings=settings)
+
+
+@pytest.fixture
+def with_hub(tmp_path):
+    return InstallationSettings.load(tmp_path / "instance", hub_url="http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(("asked", "noted"), [(None, "main"), ("v1.0", "v1.0"), ("refs/pr/1", "refs/pr/1")])
+def test_a_model_of_the_hub_is_queued_and_nothing_is_asked_of_the_hub(with_hub, session, asked, noted):
+    queue = Queue()
+    row = import_from_hub("someone/tiny", asked, session=session, jobs=queue, settings=with_hub)
+    assert queue.asked == [("checkpoint", row.id)]
+    assert row.source == {"kind": "hub", "repo_id": "someone/tiny", "asked": noted, "revision": None}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b/c", "../a", "a/..", "a/b?x", "a b", "https://x/y", "a--b/c", "a/-b", "ä/b", "a/b\n"]
+)
+def test_what_is_no_name_of_a_model_is_refused(with_hub, session, name):
+    with pytest.raises(RequestInvalid, match="no name of a model"):
+        import_from_hub(name, None, session=session, jobs=Queue(), settings=with_hub)
+
+
+@pytest.mark.parametrize("revision", ["../x", "a b", "?", "-x", "a\n", "x" * 300])
+def test_what_is_no_revision_is_refused(with_hub, session, revision):
+    with pytest.raises(RequestInvalid, match="no branch, tag or commit"):
+        import_from_hub("a/b", revision, session=session, jobs=Queue(), settings=with_hub)
+
+
+def test_the_hub_is_off_until_the_settings_name_one(settings, session):
+    with pytest.raises(Conflict, match="hub_url names no hub"):
+        import_from_hub("someone/tiny", None, session=session, jobs=Queue(), settings=settings)

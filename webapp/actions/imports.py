@@ -1,4 +1,4 @@
-"""Taking in a checkpoint that nobody uploads: one that lies in a folder which the installation's settings name."""
+"""Taking in a checkpoint that nobody uploads: from a folder that the settings name, or from a hub by its name."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from webapp.engine.importers import importers
 from webapp.engine.importers.located import CONFIG, SNAPSHOTS, display_name
 from webapp.store.models import Checkpoint
 
-from .errors import NotFound, RequestInvalid
+from .errors import Conflict, NotFound, RequestInvalid
 from .uploads import NAME_LENGTH, Inspections
 
 MOST, MOST_FOLDERS, DEEPEST = 500, 5000, 6  # checkpoints that are listed, folders that are looked at, and how deep
 OF_FOLDERS = (".safetensors", ".bin")  # weights that need their config.json beside them
 NO_CHECKPOINT = (".zip", ".bin")  # files that may be one, and are mostly something else
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
+REPOSITORY_NAME = re.compile(r"(?:[A-Za-z0-9_][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+REVISION = re.compile(r"[A-Za-z0-9_][\w./-]{0,199}", re.ASCII)
 SKIPPED = ("blobs", "refs", "__pycache__")
 
 
@@ -72,6 +74,46 @@ def import_path(
         dequantize=dequantize,
         task=use,
         source={"kind": "path", "path": str(place)},
+    )
+    session.add(row)
+    session.commit()
+    jobs.enqueue_inspection("checkpoint", row.id)
+    return row
+
+
+def import_from_hub(
+    repo_id: str,
+    revision: str | None,
+    *,
+    session: Session,
+    jobs: Inspections,
+    settings: InstallationSettings,
+    dequantize: bool = False,
+    task: str | None = None,
+) -> Checkpoint:
+    """Makes the row of a model on the hub and queues its download, at the commit that `revision` is then ("main").
+
+    Raises RequestInvalid, Conflict where the settings name no hub, TaskUnfit.
+    """
+    use = named(task, None) if task else None
+    if not settings.hub_url:
+        raise Conflict("Models by name are switched off here: the setting hub_url names no hub.")
+    if not REPOSITORY_NAME.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
+        raise RequestInvalid(
+            f"{repo_id[:200]!r} is no name of a model; on a hub it is the owner's name, a slash and the model's.",
+            "repo_id",
+        )
+    asked = revision or "main"
+    if not REVISION.fullmatch(asked) or ".." in asked:
+        raise RequestInvalid(f"{asked[:200]!r} is no branch, tag or commit.", "revision")
+    row = Checkpoint(
+        name=repo_id,
+        filename=repo_id,
+        size_bytes=0,
+        digest="",
+        dequantize=dequantize,
+        task=use,
+        source={"kind": "hub", "repo_id": repo_id, "asked": asked, "revision": None},
     )
     session.add(row)
     session.commit()

@@ -29,6 +29,7 @@ from .processes import kill_group, oom_kills
 log = logging.getLogger(__name__)
 
 ENGINE_CHILD = "webapp.engine.run.child"
+HUB_CHILD = "webapp.hub.child"  # which alone opens connections to a hub
 LAST_WORDS = 12  # lines of stderr that a failure's log repeats
 LOG_LINES_AT_ONCE = 200
 TRANSFORMERS = ("modeling_utils", "models.auto.modeling_auto", "models.auto.tokenization_auto")  # two seconds
@@ -189,6 +190,7 @@ class _Child:
         self._news = _News()
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         job_file = folder / "job.json"
+        job_file.touch(mode=0o600)  # it may hold a token
         job_file.write_text(json.dumps(job), encoding="utf8")
         self.process = supervisor.forks.start(job_file, supervisor.poll_seconds, stop, imports_of(job))
         supervisor.processes.add(self.process.pid)
@@ -300,7 +302,8 @@ def imports_of(job: Mapping[str, Any]) -> Sequence[str]:
 
     given = [job, *(job.get(name) or {} for name in ("checkpoint", "teacher_checkpoint"))]
     families = {((one.get("facts") or {}).get("architecture") or {}).get("family") for one in given}
-    of_hub = job.get("task") == "inspect_checkpoint" and job["filename"].lower().endswith((".zip", ".gguf"))
+    inspects = job.get("task") == "inspect_checkpoint"
+    of_hub = inspects and (job["filename"].lower().endswith((".zip", ".gguf")) or os.path.isdir(job.get("upload", "")))
     if of_hub or "transformers" in families:
         return [f"transformers.{name}" for name in TRANSFORMERS]
     traces = job.get("task") in ("look_at_structure", "try_formats") or "program" in families

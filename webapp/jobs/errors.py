@@ -33,6 +33,10 @@ class SourceChanged(PareError, code="source_changed", status=409):
     """A file that is used where it lies is not what it was when it was taken in."""
 
 
+class HubOff(PareError, code="hub_off", status=409):
+    """No hub is named in the settings."""
+
+
 class PortTaken(PareError, code="port_taken", status=500):
     """Another program listens where Pare was to be served."""
 

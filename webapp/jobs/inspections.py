@@ -22,10 +22,11 @@ from webapp.store.errors import StoreError
 from webapp.store.models import Checkpoint, Dataset, UploadState
 
 from .child import CurvePoint
+from .downloads import fetched, forget, require_as_told
 from .errors import ChildDied, InspectionTooLong, Stopped
 from .examinations import look_at_structure, try_formats
 from .job_files import inspection_job
-from .lying_files import noted
+from .lying_files import noted, stored
 from .queues import Kind
 from .workplace import Workplace
 
@@ -48,8 +49,8 @@ class InspectionWork:
             return
         try:
             with self.place.folder_for(f"{self.kind}-{self.id}") as folder:
-                asked = inspection_job(self.place, row, folder)
-                job, lies = asked.model_dump(mode="json") | self.place.limits(), asked.in_place
+                digests = self._fetched(row)
+                job = inspection_job(self.place, row, folder).model_dump(mode="json") | self.place.limits()
                 seconds = self.place.settings.inspection_seconds + row.size_bytes / BYTES_PER_SECOND
                 until = time.monotonic() + seconds
 
@@ -65,11 +66,14 @@ class InspectionWork:
                 facts = self.place.children.run(job, folder, self._tell, unwanted)
                 if self.kind == "checkpoint":
                     facts = examined(self.place, self.id, self._tried(facts, folder), self.unwanted)
-                in_place = noted(self.place, folder / "output", facts) if lies else {}
-                files = self.place.files.put_folder(folder / "output")
+                    require_as_told(digests, facts)
+                in_place = noted(self.place, folder / "output", facts) if self._source(row) == "path" else {}
+                moved = stored(self.place, folder / "output")
+                files = self.place.files.put_folder(folder / "output") | moved
             self._record(UploadState.READY, files, facts, None, in_place)
         except Stopped:
             log.info("The %s %s was deleted while it was inspected", self.kind, self.id)
+            self._forget(row)
         except OutOfMemory as error:
             told = f"Reading {row.filename} took more memory than there is. Upload a smaller one, or give Pare more."
             self.refuse(error.as_dict() | {"message": told})
@@ -79,6 +83,15 @@ class InspectionWork:
             self.refuse(error.as_dict() | {"message": f"{told} Write it again; the worker's log says more."})
         except (PareError, StoreError) as error:
             self.refuse(error.as_dict())
+
+    def _source(self, row: Checkpoint | Dataset) -> str | None:
+        return (row.source or {}).get("kind") if isinstance(row, Checkpoint) else None
+
+    def _fetched(self, row: Checkpoint | Dataset) -> dict[str, str]:
+        if self._source(row) != "hub":
+            return {}
+        assert isinstance(row, Checkpoint)
+        return fetched(self.place, row, self._tell, self.unwanted)
 
     def _tried(self, facts: dict[str, Any], folder: Path) -> dict[str, Any]:
         limit = self.place.settings.run_memory_limit_bytes
@@ -123,6 +136,11 @@ class InspectionWork:
                     row.digest, row.size_bytes = digest_of_sources(sources), sum(s.size_bytes for s in sources)
         with self.place.sessions() as session:
             forget_upload(session, self.place.files, row)
+        self._forget(row)
+
+    def _forget(self, row: Checkpoint | Dataset) -> None:
+        if isinstance(row, Checkpoint):
+            forget(self.place, row)
 
     def _row(self, session: Session, lock: bool = False) -> Checkpoint | Dataset | None:
         if self.kind == "checkpoint":

@@ -14,6 +14,7 @@ from webapp.engine.run.stages.job import DataGiven, RunSources, SourcesGiven, St
 from webapp.store.digests import normalised_digest
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, Stage
 
+from .downloads import folder_of
 from .lying_files import link_in_place, path_of, require_unchanged
 from .workplace import Workplace
 
@@ -59,7 +60,7 @@ def profile_job(place: Workplace, profile: Profile, folder: Path) -> ProfileJob:
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:
     """The inspection of an upload, whose files go into a new folder in `folder`. Raises SourceChanged."""
-    lies_at = path_of(place, row) if isinstance(row, Checkpoint) else None
+    lies_at = _lies_at(place, row) if isinstance(row, Checkpoint) else None
     job = InspectionJob(
         task="inspect_dataset" if isinstance(row, Dataset) else "inspect_checkpoint",
         upload=lies_at or place.files.path(row.digest),
@@ -72,6 +73,16 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
     if isinstance(row, Dataset):
         return job.model_copy(update={"split": row.split})
     return job.model_copy(update={"dequantize": row.dequantize, "use": row.task})
+
+
+def _lies_at(place: Workplace, checkpoint: Checkpoint) -> Path | None:
+    """The file or folder that is inspected where it is; None: the file in the store."""
+    match (checkpoint.source or {}).get("kind"):
+        case "path":
+            return path_of(place, checkpoint)
+        case "hub":
+            return folder_of(place, checkpoint)
+    return None
 
 
 def _laid_out(place: Workplace, row: Run | Profile, folder: Path) -> SourcesGiven:

@@ -20,12 +20,10 @@ log = logging.getLogger(__name__)
 AGAIN = "Import it again: what was computed before is of the file as it was."
 
 
-def path_of(place: Workplace, checkpoint: Checkpoint) -> Path | None:
+def path_of(place: Workplace, checkpoint: Checkpoint) -> Path:
     """Where a checkpoint lies that was named by its path. Raises SourceChanged where it may not be read, or is gone."""
-    source = checkpoint.source or {}
-    if source.get("kind") != "path":
-        return None
-    path = Path(source["path"])
+    assert checkpoint.source is not None
+    path = Path(checkpoint.source["path"])
     if not place.settings.may_import(path):
         raise SourceChanged(f"{checkpoint.name} lies in none of the folders that the setting import_folders names.")
     if not path.exists():
@@ -49,6 +47,18 @@ def noted(place: Workplace, output: Path, facts: Mapping[str, Any]) -> dict[str,
             )
         about = {name: sources[link.name][name] for name in ("digest", "size_bytes", "mtime_ns")}
         found[f"{IN_PLACE}/{link.name}"] = {"path": str(target), **about}
+        link.unlink()
+    return found
+
+
+def stored(place: Workplace, output: Path) -> dict[str, Any]:
+    """Moves what is linked in an inspection's output into the store: {path: {"digest", "size_bytes"}}."""
+    found: dict[str, Any] = {}
+    for link in linked(output):
+        target = link.resolve()
+        size_bytes = target.stat().st_size
+        digest = place.files.put(target, move=True)
+        found[f"{IN_PLACE}/{link.name}"] = {"digest": digest, "size_bytes": size_bytes}
         link.unlink()
     return found
 

@@ -21,7 +21,7 @@ from webapp.config import InstallationSettings
 from webapp.engine.run import load_plugins
 from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
-from webapp.store.space import UPLOADS, remove_idle_folders
+from webapp.store.space import HUB, UPLOADS, remove_idle_folders
 
 from .child import ENGINE_CHILD
 from .client import JobClient
@@ -143,13 +143,16 @@ class RunWorker:
 
     def _leave(self, status: int) -> None:
         """Ends the process without a word to DBOS: what was in progress stays so, and is taken up again."""
-        self.place.children.closing.set()
-        self.place.children.kill_all()
+        supervisors = (self.place.children, self.place.hub)
+        for supervisor in supervisors:
+            supervisor.closing.set()
+            supervisor.kill_all()
         if status == 0:
             self.heartbeat.stop()
         deadline = time.monotonic() + CHILDREN_GONE_SECONDS
-        while time.monotonic() < deadline and any(map(is_running, tuple(self.place.children.processes))):
-            self.place.children.kill_all()
+        while time.monotonic() < deadline and any(any(map(is_running, tuple(each.processes))) for each in supervisors):
+            for supervisor in supervisors:
+                supervisor.kill_all()
             time.sleep(0.02)
         shutil.rmtree(self.place.folder, ignore_errors=True)
         log.info("Worker %s has ended", self.place.executor_id)
@@ -167,7 +170,8 @@ class RunWorker:
         try:
             look_at_structures(self.place)
             sweep_scratch(self.place)
-            remove_idle_folders(self.place.settings.work / UPLOADS, self.place.settings.sweep_age_seconds)
+            for kept in (UPLOADS, HUB):
+                remove_idle_folders(self.place.settings.work / kept, self.place.settings.sweep_age_seconds)
             with self.place.sessions() as session:
                 swept = sweep(session, self.place.files, self.place.settings.sweep_age_seconds)
         except Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -14,7 +14,7 @@ from webapp.config import InstallationSettings
 from webapp.store.files import FileStore
 from webapp.store.space import as_store_full
 
-from .child import ENGINE_CHILD, ChildSupervisor
+from .child import ENGINE_CHILD, HUB_CHILD, ChildSupervisor
 from .heartbeat import neighbours
 
 STORE_PATIENCE_SECONDS = 3600.0  # an object store that is away this long fails what needs it
@@ -27,6 +27,9 @@ class Workplace:
     sessions: sessionmaker[Session]
     files: FileStore
     children: ChildSupervisor
+    hub: ChildSupervisor = field(
+        default_factory=lambda: ChildSupervisor(entry=HUB_CHILD)
+    )  # starts nothing before it is used
 
     @classmethod
     def of(
@@ -36,14 +39,17 @@ class Workplace:
         sessions: sessionmaker[Session],
         entry: str = ENGINE_CHILD,
     ) -> Workplace:
-        children = ChildSupervisor(
-            entry=entry,
-            threads=settings.threads(settings.workers),
-            restarts=settings.child_restarts,
-            poll_seconds=settings.cancel_poll_seconds,
-            tell_seconds=settings.progress_interval_seconds,
+        children, hub = (
+            ChildSupervisor(
+                entry=module,
+                threads=threads,
+                restarts=settings.child_restarts,
+                poll_seconds=settings.cancel_poll_seconds,
+                tell_seconds=settings.progress_interval_seconds,
+            )
+            for module, threads in ((entry, settings.threads(settings.workers)), (HUB_CHILD, 1))
         )
-        return cls(settings, executor_id, sessions, file_store(settings, STORE_PATIENCE_SECONDS), children)
+        return cls(settings, executor_id, sessions, file_store(settings, STORE_PATIENCE_SECONDS), children, hub)
 
     @property
     def folder(self) -> Path:

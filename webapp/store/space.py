@@ -18,6 +18,7 @@ from .errors import StoreFull
 log = logging.getLogger(__name__)
 
 UPLOADS = "uploads"  # below the working folder: those that come in parts
+HUB = "hub"  # and models that come from a hub
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 POSTGRESQL_DISK_FULL = "53100"
 FULL = "The disk is full: no space is left. Delete runs or make room, then try again."

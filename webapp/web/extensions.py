@@ -47,6 +47,12 @@ def taking_in() -> dict[str, Any]:
     return {"session": db.session, "files": found.files, "jobs": found.jobs, "limit_bytes": limit}
 
 
+def importing() -> dict[str, Any]:
+    """What `actions.imports` takes a checkpoint in with."""
+    found = services()
+    return {"session": db.session, "jobs": found.jobs, "settings": found.settings}
+
+
 def services() -> Services:
     found: Services = current_app.extensions["pare"]
     return found

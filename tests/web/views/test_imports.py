@@ -40,7 +40,6 @@ def test_a_path_that_is_not_listed_is_refused_with_a_sentence(client, session, m
     assert told["field"] == "path"
     assert "none of the folders" in told["message"]
     assert error_of(client.post("/api/v1/imports", json={"path": str(models / "gone")}), 404)["code"] == "not_found"
-    assert "is missing" in error_of(client.post("/api/v1/imports", json={}), 422)["message"]
     assert "task" in error_of(client.post("/api/v1/imports", json={"path": str(models), "task": "?"}), 422)["field"]
     assert session.scalars(select(Checkpoint)).all() == []
 
@@ -60,3 +59,34 @@ def test_without_the_setting_the_page_says_nothing_of_it(tmp_path, client, app, 
     monkeypatch.setattr(type(settings), "import_folders", (), raising=False)
     object.__setattr__(settings, "import_folders", ())
     assert "From a folder of this machine" not in client.get("/checkpoints/new").text
+
+
+@pytest.fixture
+def with_hub(settings):
+    object.__setattr__(settings, "hub_url", "https://hub.example")
+    return settings
+
+
+def test_a_model_is_taken_in_by_its_name(with_hub, client, session):
+    answer = client.post("/api/v1/imports", json={"repo_id": "someone/tiny", "revision": "v1"})
+    assert answer.status_code == 201
+    assert (answer.json["name"], answer.json["state"], answer.json["size_bytes"]) == ("someone/tiny", "inspecting", 0)
+    assert answer.json["source"]["asked"] == "v1"
+    assert 'name="repo_id"' in client.get("/checkpoints/new").text
+    answer = client.post("/checkpoints/import", data={"repo_id": " someone/tiny ", "revision": ""})
+    row = session.get(Checkpoint, answer.location.rpartition("/")[2])
+    assert row.source["asked"] == "main"
+    assert "someone/tiny" in client.get(answer.location).text
+    told = error_of(client.post("/api/v1/imports", json={"repo_id": "some one"}), 400)
+    assert told["field"] == "repo_id"
+
+
+def test_without_a_hub_that_is_said(client):
+    assert "hub_url" in error_of(client.post("/api/v1/imports", json={"repo_id": "a/b"}), 409)["message"]
+    assert 'name="repo_id"' not in client.get("/checkpoints/new").text
+
+
+def test_one_thing_is_asked_for(client, models):
+    both = {"repo_id": "a/b", "path": str(models / "bert")}
+    for body in ({}, both, {"path": str(models / "bert"), "revision": "main"}):
+        error_of(client.post("/api/v1/imports", json=body), 422)

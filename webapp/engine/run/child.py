@@ -90,7 +90,7 @@ def _storable(given: Any) -> Any:
 
 def main(job_file: str) -> int:
     lines = Lines()
-    threading.Thread(target=_leave_with_the_worker, daemon=True).start()
+    threading.Thread(target=leave_with_the_worker, daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf8"))
     _limit_memory(job.pop("memory_limit_bytes", None))
     threads = job.pop("threads", None)
@@ -158,7 +158,7 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
     return run_stage(stage, lines)
 
 
-def _leave_with_the_worker() -> None:
+def leave_with_the_worker() -> None:
     while os.read(0, 1024):
         pass
     os._exit(FAILED)

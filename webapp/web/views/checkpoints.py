@@ -21,7 +21,7 @@ from webapp.engine.importers import importers
 from webapp.engine.plugins import Accepted
 from webapp.engine.run.predict import held_by, unreached
 from webapp.store.models import Checkpoint, Run, UploadState
-from webapp.web.extensions import db, services
+from webapp.web.extensions import db, importing, services
 
 blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
 
@@ -45,23 +45,21 @@ def new() -> str:
         dequantized=[kind.accepts.title for kind in importers().values() if kind.dequantizes],
         limit_bytes=services().settings.max_upload_bytes,
         folders_named=services().settings.import_folders,
+        hub=services().settings.hub_url,
         importable=imports.importable(services().settings),
     )
 
 
 @blueprint.post("/import")
 def take_in() -> ResponseReturnValue:
-    asked, found = request.form, services()
+    form = request.form
+    asked = {**importing(), "dequantize": "dequantize" in form, "task": form.get("task") or None}
     try:
-        row = imports.import_path(
-            asked.get("path", ""),
-            session=db.session,
-            jobs=found.jobs,
-            settings=found.settings,
-            dequantize="dequantize" in asked,
-            task=asked.get("task") or None,
-        )
-    except (RequestInvalid, NotFound, TaskUnfit) as error:
+        if "repo_id" in form:
+            row = imports.import_from_hub(form["repo_id"].strip(), form.get("revision", "").strip() or None, **asked)
+        else:
+            row = imports.import_path(form.get("path", ""), **asked)
+    except (RequestInvalid, Conflict, NotFound, TaskUnfit) as error:
         flash(error.message, "danger")
         return redirect(url_for("checkpoints.new"))
     return redirect(url_for("checkpoints.show", id=row.id))

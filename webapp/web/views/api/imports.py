@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from webapp.actions import imports
-from webapp.web.extensions import db, services
+from webapp.web.extensions import importing, services
 
 from . import schemas
 from .answers import checkpoint_answer
@@ -21,19 +21,14 @@ def get_imports() -> schemas.Items[schemas.ImportableAnswer]:
 @endpoint(
     "POST",
     "/imports",
-    "Take in a checkpoint where it lies: hashed, not copied",
+    "Take in a checkpoint where it lies, hashed and not copied; or a model of the hub by its name",
     status=201,
-    errors=(404,),
+    errors=(404, 409),
     example="""--json '{"path": "/models/llama"}'""",
 )
 def import_checkpoint(body: schemas.ImportRequest) -> schemas.CheckpointAnswer:
-    found = services()
-    row = imports.import_path(
-        body.path,
-        session=db.session,
-        jobs=found.jobs,
-        settings=found.settings,
-        dequantize=body.dequantize,
-        task=body.task,
-    )
-    return checkpoint_answer(row)
+    asked = {**importing(), "dequantize": body.dequantize, "task": body.task}
+    if body.path is not None:
+        return checkpoint_answer(imports.import_path(body.path, **asked))
+    assert body.repo_id is not None
+    return checkpoint_answer(imports.import_from_hub(body.repo_id, body.revision, **asked))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from flask import url_for
-from pydantic import AliasPath, BaseModel, BeforeValidator, Field, computed_field
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field, computed_field, model_validator
 
 from webapp.actions.run_requests import AskedRecipe
 from webapp.engine.profiles.facts import Cut, LayerOptions, LossUnit, Measurement
@@ -66,9 +66,22 @@ class CheckpointQuery(RequestBody):
 
 
 class ImportRequest(RequestBody):
-    path: str = Field(min_length=1, max_length=4000, description="As GET /imports lists it, or below one of these.")
+    """A path, or the name of a model on the hub."""
+
+    path: str | None = Field(None, max_length=4000, description="As GET /imports lists it, or below one of these.")
+    repo_id: str | None = Field(None, max_length=200, description="The owner's name, a slash and the model's.")
+    revision: str | None = Field(None, max_length=200, description="With repo_id: a branch, tag or commit; else main.")
     dequantize: bool = Field(False, description="Turn weights that are quantized already into floats again.")
     task: str | None = Field(None, max_length=40, description=TASK)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        """Raises ValueError."""
+        if (self.path is None) == (self.repo_id is None):
+            raise ValueError("Name a path, or a repo_id, and not both.")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("A revision is one of a repo_id.")
+        return self
 
 
 class ImportableAnswer(RowAnswer):
@@ -147,7 +160,9 @@ class CheckpointAnswer(UploadAnswer):
     """A checkpoint; in lists `facts` is null."""
 
     task: str | None = Field(description="What it is for; null where the dataset of a run decides, or nothing runs.")
-    source: dict[str, Any] | None = Field(description="Where it comes from: kind, path; null for an uploaded file.")
+    source: dict[str, Any] | None = Field(
+        description="Where it comes from: kind (path or hub) and what tells it; null for an uploaded file."
+    )
     progress: float = Field(description="Of its inspection, 0 to 1.")
     message: str = Field(description="What its inspection does right now.")
     facts: dict[str, Any] | None = Field(description="What inspection found: tensors, layers, architecture.")
