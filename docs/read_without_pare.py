@@ -1,5 +1,6 @@
 """Reads a file that Pare made with NumPy alone: python read_without_pare.py model.safetensors weights.npz
 
+Where there are blocks of llama.cpp's in it, also with gguf, which is NumPy too.
 The whole format in one page (docs/the-file-format.md); copy it into whatever has to read such a file.
 """
 
@@ -76,6 +77,11 @@ def decode(arrays, name, about):
         for kernel in later:
             whole = np.einsum(letters, kernel, whole)
         return whole
+    if about["kind"] == "ggml":
+        import gguf
+
+        matrix = gguf.dequantize(arrays[name + ".blocks"], gguf.GGMLQuantizationType[about["type"]])
+        return (inputs_first(matrix, about) if about.get("transposed") else matrix).reshape(shape)
     mask = bits(arrays[name + ".mask"], int(np.prod(shape)), 1).astype(bool) if name + ".mask" in arrays else None
     if about["kind"] == "sparse":
         values = np.zeros(len(mask), arrays[name + ".values"].dtype)

@@ -103,6 +103,7 @@ FORMS: dict[str, list[Step]] = {  # how a weight is stored -> the steps that mak
     "bfloat16": [("cast", {"dtype": "bfloat16"})],
     "pruned": [("magnitude_pruning", {"sparsity": 0.5})],
     "pruned, 4 bits": [("magnitude_pruning", {"sparsity": 0.5}), quantized(4)],
+    "Q4_0": [("ggml_quantization", {"type": "Q4_0", "pure": True})],
     "GPTQ": [("gptq", {"bits": 4, "granularity": "group", "group_size": 32})],
 }
 

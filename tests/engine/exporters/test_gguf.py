@@ -12,7 +12,8 @@ from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.exporters.base import Loaded
 from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
-from webapp.engine.importers.gguf.names import why_not
+from webapp.engine.importers.gguf.names import apart, permuted_heads, their_name, why_not
+from webapp.engine.math import ggml
 from webapp.engine.math.grids import QuantizationScheme
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
@@ -128,8 +129,9 @@ def test_integers_are_kept_where_the_format_has_their_like(
         ([("structured_pruning", {"ratio": 0.25, "round_to": 1}), quantized(8)], {"F32", "F16", "Q8_0"}),
         ([("layer_drop", {"blocks": 1}), quantized(8)], {"F32", "Q8_0"}),
         ([quantized(8), ("dynamic_quantization", {})], {"F32", "Q8_0"}),
+        ([("ggml_quantization", {"type": "Q4_K_M"})], {"F32", "Q5_0", "Q8_0"}),
     ],
-    ids=["pruned", "pruned, 4 bits", "bfloat16", "float16", "cut, 8 bits", "shortened, 8 bits", "dynamic"],
+    ids=["pruned", "pruned, 4 bits", "bfloat16", "float16", "cut, 8 bits", "shortened, 8 bits", "dynamic", "Q4_K_M"],
 )
 def test_a_recipe_answers_as_the_compressed_model(language_model, apply_steps, given_batches, tmp_path, steps, kinds):
     checkpoint = language_model()
@@ -138,6 +140,28 @@ def test_a_recipe_answers_as_the_compressed_model(language_model, apply_steps, g
     assert proof["agreed"], proof
     assert set(told["kinds"]) == kinds
     assert told["size_bytes"] == (tmp_path / "out/model.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM"])
+def test_blocks_of_every_type_are_written_byte_for_byte(language_model, apply_steps, tmp_path, name):
+    """Rows of queries and keys lie in another order in a file of a LLaMA."""
+    wide = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 256, "num_hidden_layers": 3}
+    checkpoint = language_model(name, **wide)
+    parts = [layer for layer in checkpoint[1].layers if layer.name.startswith("model.layers.")]
+    overrides = {layer.name: {"type": kind} for layer, kind in zip(parts, ggml.TYPES, strict=False)}
+    assert len(overrides) == len(ggml.TYPES)
+    model, _ = apply_steps(checkpoint, ("ggml_quantization", {"type": "Q6_K"}, {"include": ["*"]}, overrides))
+    told, proof = proven(model, tmp_path / "out")
+    assert proof["agreed"], proof
+    assert set(told["kinds"]) == {"F32", *ggml.TYPES}
+    assert told["notes"][1:] == []  # the first says that there is no tokenizer
+    found = tensors_of(tmp_path / "out")
+    for layer in parts:
+        weight, tensor = model.weights[layer.weight], found[their_name(layer.weight)]
+        heads = permuted_heads(layer.weight, parsed_config(checkpoint[1].architecture.config))
+        rows = apart(torch.from_numpy(tensor.data.copy()), heads) if heads else torch.from_numpy(tensor.data.copy())
+        assert (tensor.tensor_type.name, rows.shape) == (weight.type, weight.blocks.shape)
+        assert torch.equal(rows, weight.blocks)
 
 
 @pytest.mark.parametrize("name", TYPES)

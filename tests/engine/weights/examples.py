@@ -10,7 +10,7 @@ from torch import nn
 
 from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.math.grids import QuantizationScheme
-from webapp.engine.weights import Dense, Encoded, Factored, FactoredConv, Pivoted, Quantized
+from webapp.engine.weights import Dense, Encoded, Factored, FactoredConv, GgmlBlocks, Pivoted, Quantized
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 WIDTH = 32
@@ -31,6 +31,10 @@ def dense(*shape, zeros=0.0) -> Maker:
 def quantized(*shape, bits=8, group=0, layout=PLAIN, zeros=0.0, **more) -> Maker:
     scheme = QuantizationScheme(bits, group, **more)
     return lambda dtype: Quantized.nearest(values(*shape, zeros=zeros).to(dtype), scheme, layout, bool(zeros))
+
+
+def blocks(type, *shape, layout=PLAIN) -> Maker:
+    return lambda dtype: GgmlBlocks.nearest(values(*shape).to(dtype), type, layout)
 
 
 def composite(form: Callable[..., Encoded], *factors: Maker, **more: Any) -> Maker:
@@ -58,6 +62,7 @@ MATRICES: dict[str, Maker] = {  # each (32, 32): layers of one chain
     "codebook": quantized(W, W, bits=3, group=16, numbers="fitted"),
     "pruned, 8 bits": quantized(W, W, zeros=0.6),
     "pruned, 4 bits, zero points": quantized(W, W, bits=4, group=16, symmetric=False, zeros=0.6),
+    **{f"{type} of llama.cpp's": blocks(type, W, W) for type in ("Q8_0", "Q5_1", "Q4_0", "IQ4_NL", "MXFP4")},
     "factors": composite(Factored, dense(W, RANK), dense(RANK, W)),
     "pruned factors in 8 bits": composite(Factored, quantized(W, RANK, zeros=0.6), quantized(RANK, W, zeros=0.6)),
     "pivots": composite(Pivoted, dense(RANK, W), dense(W - RANK, RANK), pivots=pivots(W, RANK)),
@@ -95,6 +100,10 @@ SHAPES: dict[str, Shaped] = {
     "grouped transposed kernels in 4 bits": Shaped(quantized(6, 5, 3, 2, bits=4, group=2, layout=Layout(True, 2))),
     "experts in 4 bits": Shaped(quantized(3, 5, 4, bits=4, group=2, layout=Layout(False, 3, True))),
     "experts with inputs first": Shaped(quantized(3, 5, 4, bits=4, group=2, layout=Layout(True, 3, True))),
+    "kernels in llama.cpp's blocks": Shaped(blocks("Q5_0", 6, 8, 4, 4)),
+    "K-quants with inputs first": Shaped(blocks("Q4_K", 256, 5, layout=Layout(True))),
+    "experts in llama.cpp's blocks": Shaped(blocks("Q4_0", 3, 5, 32, layout=Layout(False, 3, True))),
+    "experts in llama.cpp's blocks, inputs first": Shaped(blocks("Q3_K", 3, 256, 5, layout=Layout(True, 3, True))),
     "transposed factors": Shaped(composite(Factored, dense(7, 2), dense(2, 5)), lambda: conv1d(5, 7)),
     "transposed factors in 4 bits": Shaped(
         composite(Factored, quantized(7, 2, bits=4, layout=Layout(True)), quantized(2, 5, bits=4, layout=Layout(True))),

@@ -90,7 +90,8 @@ class Exporter(ABC):
 
     def holds(self, layer: LayerFacts, plan: StoragePlan) -> bool:
         """Whether a weight in this form stays so in the format: its values, and the room that it saves."""
-        return (self.can.factors or not plan.factors) and (self.can.zeros or plan.stored == plan.params)
+        known = all(leaf.holds in ("floats", "integers") for leaf in plan.leaves)
+        return known and (self.can.factors or not plan.factors) and (self.can.zeros or plan.stored == plan.params)
 
     def tried(self, trial: TracingTrial) -> str | None:
         """Why nothing can be written, as a sentence, where tracing the model shows it; asked where none refuses it."""

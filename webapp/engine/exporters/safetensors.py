@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.build import build
-from webapp.engine.facts import ArchitectureSpec
+from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
+from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
 
@@ -29,6 +30,9 @@ class SafetensorsExporter(Exporter):
         original=False,  # torch runs the original as it is
         libraries=("torch", "safetensors"),
     )
+
+    def holds(self, layer: LayerFacts, plan: StoragePlan) -> bool:
+        return True
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         return {"size_bytes": write_model(model, folder / self.file)}

@@ -287,6 +287,9 @@ def prepare_step(facts: CheckpointFacts, step: Step, position: int) -> PreparedS
     """One step, checked against the model as the steps before it leave it. Raises RecipeInvalid."""
     where = f"steps.{position}"
     found, settings = understood(step, position)
+    if reason := found.lacks():
+        raise RecipeInvalid(f"{found.title} cannot be done here: {reason}.", f"{where}.technique")
+    settings = found.settled(facts, settings)
     if "architecture" in found.needs_for(settings.own) and facts.architecture is None:
         raise RecipeInvalid(f"{found.title} needs an architecture. {facts.weights_only_because}", f"{where}.technique")
     everything = facts.units()

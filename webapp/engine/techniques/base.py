@@ -134,6 +134,14 @@ class Technique(ABC):
         """What a step with these settings of its own needs; `needs` is what the technique may need at most."""
         return self.needs
 
+    def lacks(self) -> str | None:
+        """What the machine lacks for it, and how that is added: the rest of a sentence that begins elsewhere."""
+        return None
+
+    def settled(self, facts: CheckpointFacts, settings: StepSettings) -> StepSettings:
+        """The settings once `facts` of the model are known, where a layer's depend on more than its name."""
+        return settings
+
     def works_on(self, layer: LayerFacts, settings: Any) -> bool:
         """Whether a step with these settings is for the layer, where its patterns match it."""
         return layer.kind in self.layers

@@ -16,7 +16,7 @@ from webapp.engine.errors import ExportUnfit, some
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
-from webapp.engine.weights import Composite, Dense, Encoded, QuantizedPlan, StoragePlan
+from webapp.engine.weights import Composite, Dense, Encoded, GgmlPlan, QuantizedPlan, StoragePlan
 from webapp.engine.weights.model import Model
 
 from .blocks import BLOCK, ZERO_POINTS
@@ -26,14 +26,14 @@ class GgufExporter(Exporter):
     name = "gguf"
     title = "GGUF"
     summary = (
-        "Runs in llama.cpp with its tokenizer and chat template; integers of up to 8 bits stay integers, floats become "
-        "half precision; zeros are stored like other values."
+        "Runs in llama.cpp with its tokenizer and chat template; llama.cpp's own blocks and integers of up to 8 bits "
+        "stay as they are, floats become half precision; zeros are stored like other values."
     )
     file = "model.gguf"
     can = Capabilities(
         holds="model",
         loads_in="llama.cpp",
-        integers="5 to 8 bits as Q8_0, up to 4 as Q4_0 or Q4_1",
+        integers="its own blocks as they are; others of 5 to 8 bits as Q8_0, up to 4 as Q4_0 or Q4_1",
         factors=False,
         original=False,
         rounds=True,
@@ -50,6 +50,8 @@ class GgufExporter(Exporter):
         return why_not(spec.config)
 
     def holds(self, layer: LayerFacts, plan: StoragePlan) -> bool:
+        if isinstance(plan, GgmlPlan):
+            return len(plan.shape) == 2 and not plan.layout.transposed
         if not isinstance(plan, QuantizedPlan):
             return super().holds(layer, plan)
         blocks = plan.columns % BLOCK == 0 and plan.group % BLOCK == 0 and len(plan.shape) == 2
@@ -118,7 +120,7 @@ class GgufExporter(Exporter):
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ", ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in written["kinds"].items())
         return (
-            f"{told}. llama.cpp multiplies Q8_0 and Q4 blocks as integers, rounding what they are multiplied with to 8 "
+            f"{told}. llama.cpp multiplies blocks as integers, rounding what they are multiplied with to 8 "
             "bits; pruned weights take the room of others, and save no time."
         )
 

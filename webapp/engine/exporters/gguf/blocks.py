@@ -6,23 +6,23 @@ A block is 32 neighbours of a row with a scale d, float16, in front (and a lowes
     Q4_0   d · (q − 8)  two q a byte              18 bytes; byte j holds values j and j + 16
     Q4_1   d · q + m    the same                  20 bytes
 
-So integers of up to 8 bits with a float16 scale and no zero point go over as they are. Everything else is rounded.
+So integers of up to 8 bits with a float16 scale and no zero point go over as they are, and so do blocks that are stored
+as llama.cpp has them. Everything else is rounded.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
+from webapp.engine.facts import DTYPE_BYTES
 from webapp.engine.lazy import Tensor, torch
+from webapp.engine.math.ggml import TYPES
 from webapp.engine.math.quantizers import LARGEST_HALF
-from webapp.engine.weights import Dense, Encoded, Quantized, dtype_of, half_dtype
+from webapp.engine.weights import Dense, Encoded, GgmlBlocks, Quantized, dtype_of, half_dtype
 
 BLOCK = 32
 ZERO_POINTS = 4  # bits up to which there are any
-Kind = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
-ROW_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "Q8_0": 34 / 32, "Q4_0": 18 / 32, "Q4_1": 20 / 32}
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -30,12 +30,14 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 class Choice:
     """`codes`: the weight's own integers are kept; `note` where more is lost than the kind's name tells."""
 
-    kind: Kind
+    kind: str  # one of DTYPES or of ggml.TYPES
     codes: bool = False
     note: str = ""
 
     def bytes(self, shape: tuple[int, ...]) -> int:
-        return int(math.prod(shape) * ROW_BYTES[self.kind])
+        if self.kind in DTYPES:
+            return math.prod(shape) * DTYPE_BYTES[DTYPES[self.kind]]
+        return TYPES[self.kind].row_bytes(math.prod(shape))
 
 
 def choose(encoded: Encoded) -> Choice:
@@ -44,6 +46,8 @@ def choose(encoded: Encoded) -> Choice:
         return Choice("F32")
     if isinstance(encoded, Dense):
         return Choice(_float_kind(encoded))
+    if isinstance(encoded, GgmlBlocks) and not encoded.layout.transposed:
+        return Choice(encoded.type, codes=True)
     if not isinstance(encoded, Quantized):
         note = f"there is no {encoded.plan.label} in GGUF, so it was rounded to 16-bit floats"
         return Choice(_float_kind(encoded), note=note)
@@ -73,6 +77,8 @@ def packed(encoded: Encoded, choice: Choice) -> Tensor:
 
         raw = gguf.quantize(encoded.decode().float().numpy(), gguf.GGMLQuantizationType[choice.kind])
         return torch.from_numpy(raw)
+    if isinstance(encoded, GgmlBlocks):
+        return encoded.blocks
     assert isinstance(encoded, Quantized)
     rows, columns = encoded.codes.shape
     codes, scale, low = _units(encoded, choice.kind)
@@ -92,8 +98,7 @@ def rounded(encoded: Encoded, choice: Choice) -> Encoded:
     values = encoded.decode().float()
     if choice.kind in DTYPES:
         values = values.to(dtype_of(DTYPES[choice.kind])).float()
-    elif choice.kind == "Q4_1":
-        assert isinstance(encoded, Quantized)
+    elif choice.kind == "Q4_1" and isinstance(encoded, Quantized):
         codes, scale, low = _units(encoded, choice.kind)
         assert low is not None
         across = [part.float().repeat_interleave(BLOCK, 1) for part in (scale, low)]
@@ -106,11 +111,11 @@ def rounded(encoded: Encoded, choice: Choice) -> Encoded:
     return Dense(values)
 
 
-def _float_kind(encoded: Encoded) -> Kind:
+def _float_kind(encoded: Encoded) -> str:
     return "BF16" if half_dtype(encoded) == torch.bfloat16 else "F16"
 
 
-def _units(encoded: Quantized, kind: Kind) -> tuple[Tensor, Tensor, Tensor | None]:
+def _units(encoded: Quantized, kind: str) -> tuple[Tensor, Tensor, Tensor | None]:
     """(codes int16 (out, in) as the kind counts them, d and m float16 (out, blocks a row))."""
     grid, columns = encoded.grid, encoded.codes.shape[1]
     every = torch.arange(columns // BLOCK) // ((grid.group or columns) // BLOCK)

@@ -21,6 +21,7 @@ from webapp.engine.architectures.transformers_family import Transformers, parsed
 from webapp.engine.importers.gguf.model import head_size
 from webapp.engine.importers.gguf.names import ARCHITECTURES, OURS, ROPE_FREQS, apart, permuted_heads, their_name
 from webapp.engine.lazy import Tensor, nn, torch
+from webapp.engine.math.ggml import TYPES
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 
@@ -28,9 +29,9 @@ QUANTIZATION_VERSION = 2
 FILE_TYPES = {
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
-    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
-    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
+    **{kind: getattr(LlamaFileType, f"MOSTLY_{kind}", None) for kind in TYPES},
+    **{f"Q{bits}_K": LlamaFileType[f"MOSTLY_Q{bits}_K_M"] for bits in (5, 4, 3)},
+    "MXFP4": LlamaFileType.MOSTLY_MXFP4_MOE,
 }
 CASED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {CASED % r"\p{N}{1,3}": "llama-bpe", CASED % r"\p{N}": "qwen2"}

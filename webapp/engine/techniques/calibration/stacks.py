@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from webapp.engine.facts import LayerFacts, Layout
 from webapp.engine.lazy import Tensor, nn, torch
-from webapp.engine.weights import Dense, Encoded, Quantized
+from webapp.engine.weights import Dense, Encoded, GgmlBlocks, Quantized
 from webapp.engine.weights.model import Model
 
 from .matrices import WeightMatrix
@@ -74,6 +74,9 @@ def stacks_of(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> 
 def put_together(stack: Stack, experts: Sequence[Encoded]) -> Encoded | None:
     """The stack of these matrices; None where each has a table of levels of its own."""
     whole = stack.matrix.encoded
+    if isinstance(experts[0], GgmlBlocks):
+        blocks = torch.cat([expert.blocks for expert in experts if isinstance(expert, GgmlBlocks)])
+        return GgmlBlocks(blocks, experts[0].type, whole.shape, whole.dtype, stack.matrix.layout)
     parts = [expert for expert in experts if isinstance(expert, Quantized)]
     if not parts:
         return Dense(torch.stack([expert.decode() for expert in experts]), zeros_wanted=experts[0].plan.pruned)

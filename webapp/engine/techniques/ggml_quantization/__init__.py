@@ -1,0 +1,168 @@
+"""llama.cpp's own formats: K-quants, IQ-quants and the older blocks, rounded by llama.cpp's code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.lazy import Tensor, torch
+from webapp.engine.math import ggml
+from webapp.engine.progress import tracked
+from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
+from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, calibration_samples
+from webapp.engine.techniques.calibration import SquareSum, WeightMatrix
+from webapp.engine.techniques.calibration.block_by_block import BlockByBlock, joined, matrices_of
+from webapp.engine.weights import Dense, DensePlan, Encoded, GgmlBlocks, GgmlPlan, StoragePlan, half_dtype
+from webapp.engine.weights.memory import release_freed_memory
+from webapp.engine.weights.model import Model
+
+from .mixtures import BY_DATA, GUIDED, Mixture, exact_type, fitting, types_of
+
+BEYOND = "its values are beyond those that {type} holds, whose scales are 16-bit floats"
+HALVES = ("float16", "bfloat16")
+ALIKE = "so all its inputs count alike"
+NOT_SEEN = f"it wants an importance matrix, and the run has no data to make one of, {ALIKE}"
+
+
+@dataclass(frozen=True)
+class MixedSettings(StepSettings):
+    """`types`: of the layers that no override is about, by name, as the step's mixture gives them."""
+
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, layer: LayerFacts) -> Any:
+        given = super().of(layer)
+        if given is not self.own or layer.name not in self.types:
+            return given
+        return given.model_copy(update={"type": self.types[layer.name], "pure": True})
+
+
+class GgmlQuantization(BlockByBlock):
+    name = "ggml_quantization"
+    title = "llama.cpp's quantization"
+    family = "Quantization"
+    summary = (
+        "Rounds weights to the blocks of 8 to 2 bits that llama.cpp runs (K-quants, IQ-quants), as llama-quantize does "
+        "and byte for byte as a GGUF holds them; calibration data tells it which inputs matter. Other formats decode "
+        "them."
+    )
+    paper = "https://github.com/ggml-org/llama.cpp/pull/1684"
+    needs = frozenset({"calibration", "calibration_if_any"})
+    layers = MATRICES | {"embedding"}
+    statistic = SquareSum
+    at_once = True  # importance is that of the model as it was, as llama-imatrix measures it
+    rows_apart = True
+    without_data = ALIKE
+
+    class Settings(TechniqueSettings):
+        type: Mixture = setting(
+            "Q4_K_M",
+            "Type",
+            "One of llama.cpp's mixtures, which give some of a language model's layers more bits, by llama-quantize's "
+            "names; of other models every layer gets the same. An override gives its layers that type itself. Those of "
+            "IQ3_XS and below, and Q2_K_S, need calibration data.",
+            per_layer=True,
+        )
+        pure: bool = setting(False, "Pure", "Every layer gets the same type, no mixture of several.", per_layer=True)
+        samples: int = calibration_samples()
+
+    def needs_for(self, settings: Any) -> frozenset[Need]:
+        guided = settings.type in GUIDED or ggml.TYPES[exact_type(settings.type)].guided
+        return frozenset({"calibration" if guided else "calibration_if_any"})
+
+    def lacks(self) -> str | None:
+        return ggml.missing()
+
+    def settled(self, facts: CheckpointFacts, settings: StepSettings, seen: bool = True) -> StepSettings:
+        if settings.own.pure:
+            return settings
+        types = types_of(facts, facts.layers, settings.own.type, seen)
+        return MixedSettings(settings.own, settings.overrides, types)
+
+    def refuses(self, plan: StoragePlan) -> str | None:
+        for leaf in plan.leaves:
+            if leaf.holds != "floats":
+                return f"its values are {leaf.holds} already; give each layer to one step only that rounds weights"
+            if leaf.pruned:
+                return "its zeros would not stay zeros in llama.cpp's blocks; leave the pruning out"
+        return None
+
+    def exact(self, settings: Any) -> bool:
+        return bool(settings.pure or settings.type not in BY_DATA)
+
+    def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
+        return plan.mapped(lambda simple: self._plan(simple, layer, exact_type(settings.type)))
+
+    def _plan(self, plan: StoragePlan, layer: LayerFacts, wanted: str) -> StoragePlan:
+        assert isinstance(plan, DensePlan)
+        rows = max(layer.layout.rows(plan.shape), 1)
+        found = fitting(wanted, plan.size // rows)
+        if found is not None:
+            return GgmlPlan.of(plan, found, layer.layout)
+        return plan if plan.dtype in HALVES else replace(plan, dtype="float16")
+
+    def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
+        spec = model.architecture
+        seen = context.data is not None and spec is not None and spec.guess is None
+        if context.facts is not None:
+            settings = self.settled(context.facts, StepSettings(settings.own, settings.overrides), seen)
+        if seen:
+            return super().apply(model, settings, context)
+        outcomes = []
+        for layer in tracked(context.layers, context.report, self.title + ": {item.name} ({index} of {total})"):
+            own = settings.of(layer)
+            outcomes.append(joined([self._alone(matrix, own, NOT_SEEN) for matrix in matrices_of(model, layer)]))
+            release_freed_memory()
+        return outcomes
+
+    def _alone(self, matrix: WeightMatrix, settings: Any, why: str = "") -> Outcome:
+        """One whose inputs nobody saw, or that has none: a table of embeddings."""
+        with torch.no_grad():
+            encoded = self.plainly(matrix, settings)
+        matrix.keep(encoded)
+        guided = isinstance(encoded, GgmlBlocks) and ggml.TYPES[encoded.type].guided
+        if why == NOT_SEEN or matrix.layer.kind == "embedding":
+            return self.told(matrix, encoded, settings, NOT_SEEN if guided and why else "")
+        return self._plain(matrix, encoded, settings, why or "no calibration sample reached it")
+
+    def compress_matrix(
+        self, matrix: WeightMatrix, statistic: SquareSum, settings: Any, context: Context
+    ) -> tuple[Encoded, Outcome]:
+        encoded = self._made(matrix, settings, statistic.sums / max(statistic.count, 1))
+        return encoded, self.told(matrix, encoded, settings, "")
+
+    def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
+        return self._made(matrix, settings, None)
+
+    def _made(self, matrix: WeightMatrix, settings: Any, importance: Tensor | None) -> Encoded:
+        encoded, layout, wanted = matrix.encoded, matrix.layout, exact_type(settings.type)
+        columns = encoded.plan.size // max(layout.rows(encoded.shape), 1)
+        found = fitting(wanted, columns)
+        if found is None:
+            return encoded if encoded.plan.dtype in HALVES else Dense(encoded.decode().to(half_dtype(encoded)))
+        if importance is None and ggml.TYPES[found].guided:
+            importance = torch.ones(1, columns)
+        try:
+            return GgmlBlocks.nearest(encoded.decode(), found, layout, importance)
+        except ValueError:
+            return encoded
+
+    def told(self, matrix: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
+        wanted, done, asked = exact_type(settings.type), encoded.plan.label, self.asked(matrix.layer, settings)
+        columns = encoded.plan.size // max(matrix.layout.rows(encoded.shape), 1)
+        if not isinstance(encoded, GgmlBlocks) and (found := fitting(wanted, columns)):
+            return Outcome.left(matrix.layer.name, asked, BEYOND.format(type=found))
+        notes = [note] if note else []
+        if not isinstance(encoded, GgmlBlocks):
+            notes.append(f"its rows of {columns} are no whole blocks of 32, so they are stored as 16-bit floats")
+        elif encoded.type != wanted:
+            notes.append(f"its rows of {columns} are no whole blocks of {ggml.TYPES[wanted].size}")
+        return Outcome(matrix.layer.name, asked, done, ok=not notes, note="; ".join(notes))
+
+    def asked(self, layer: LayerFacts, settings: Any) -> str:
+        return exact_type(settings.type)
+
+    def named(self, settings: Any) -> str:
+        return exact_type(settings.type)
