@@ -137,10 +137,10 @@ def upload_split(split: str | None) -> str:
 
 @dataclass(frozen=True)
 class AnnouncedUpload:
-    kind: str  # "checkpoints" or "datasets"
+    kind: str  # "checkpoints", "datasets", or "files" of a checkpoint
     asked: dict[str, Any]  # the query of its upload
     size_bytes: int
-    row_id: str | None = None  # of the checkpoint or dataset that it became
+    row_id: str | None = None  # of the checkpoint or dataset that it became; the digest of a file of several
 
 
 @dataclass(frozen=True)

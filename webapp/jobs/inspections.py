@@ -68,7 +68,8 @@ class InspectionWork:
                     facts = examined(self.place, self.id, self._tried(facts, folder), self.unwanted)
                     require_as_told(digests, facts)
                 in_place = noted(self.place, folder / "output", facts) if self._source(row) == "path" else {}
-                moved = stored(self.place, folder / "output")
+                known = (row.source or {}).get("files", {}) if isinstance(row, Checkpoint) else {}
+                moved = stored(self.place, folder / "output", known)
                 files = self.place.files.put_folder(folder / "output") | moved
             self._record(UploadState.READY, files, facts, None, in_place)
         except Stopped:

@@ -60,7 +60,7 @@ def profile_job(place: Workplace, profile: Profile, folder: Path) -> ProfileJob:
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:
     """The inspection of an upload, whose files go into a new folder in `folder`. Raises SourceChanged."""
-    lies_at = _lies_at(place, row) if isinstance(row, Checkpoint) else None
+    lies_at = _lies_at(place, row, folder) if isinstance(row, Checkpoint) else None
     job = InspectionJob(
         task="inspect_dataset" if isinstance(row, Dataset) else "inspect_checkpoint",
         upload=lies_at or place.files.path(row.digest),
@@ -75,13 +75,16 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
     return job.model_copy(update={"dequantize": row.dequantize, "use": row.task})
 
 
-def _lies_at(place: Workplace, checkpoint: Checkpoint) -> Path | None:
+def _lies_at(place: Workplace, checkpoint: Checkpoint, folder: Path) -> Path | None:
     """The file or folder that is inspected where it is; None: the file in the store."""
-    match (checkpoint.source or {}).get("kind"):
+    source = checkpoint.source or {}
+    match source.get("kind"):
         case "path":
             return path_of(place, checkpoint)
         case "hub":
             return folder_of(place, checkpoint)
+        case "files":
+            return place.files.materialise(source["files"], folder / "upload")
     return None
 
 

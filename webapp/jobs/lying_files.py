@@ -51,14 +51,17 @@ def noted(place: Workplace, output: Path, facts: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def stored(place: Workplace, output: Path) -> dict[str, Any]:
-    """Moves what is linked in an inspection's output into the store: {path: {"digest", "size_bytes"}}."""
+def stored(place: Workplace, output: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Moves what is linked in an inspection's output into the store: {path: {"digest", "size_bytes"}}.
+
+    `known` are those that are there already, {name: {"digest", "size_bytes"}}.
+    """
     found: dict[str, Any] = {}
     for link in linked(output):
         target = link.resolve()
         size_bytes = target.stat().st_size
-        digest = place.files.put(target, move=True)
-        found[f"{IN_PLACE}/{link.name}"] = {"digest": digest, "size_bytes": size_bytes}
+        about = known.get(link.name) or {"digest": place.files.put(target, move=True), "size_bytes": size_bytes}
+        found[f"{IN_PLACE}/{link.name}"] = about
         link.unlink()
     return found
 

@@ -34,6 +34,9 @@ def named_digests(session: Session) -> set[str]:
         named.update(session.scalars(select(kind.digest).where(kind.state == UploadState.INSPECTING)))
         for files in session.scalars(select(kind.files)):
             named.update(entry["digest"] for entry in files.values())
+    uploaded = select(Checkpoint.source).where(Checkpoint.state == UploadState.INSPECTING)
+    for source in session.scalars(uploaded):
+        named.update(entry["digest"] for entry in (source or {}).get("files", {}).values())
     for files in session.scalars(select(Stage.files)):
         named.update(entry["digest"] for entry in files.values())
     return named
@@ -46,8 +49,9 @@ def sweep(session: Session, files: FileStore, older_than_seconds: float) -> int:
 
 def forget_upload(session: Session, files: FileStore, upload: Checkpoint | Dataset) -> None:
     """Deletes the raw bytes of an inspected upload, unless a row still needs them or they just came again."""
+    digests = {upload.digest}
     if isinstance(upload, Checkpoint) and upload.source is not None:
-        return
-    digest = upload.digest
-    if files.exists(digest) and files.modified(digest) <= upload.created_at and digest not in named_digests(session):
-        files.delete(digest)
+        digests = {entry["digest"] for entry in upload.source.get("files", {}).values()}
+    for digest in digests and digests - named_digests(session):
+        if files.exists(digest) and files.modified(digest) <= upload.created_at:
+            files.delete(digest)

@@ -69,7 +69,7 @@ def test_weights_of_no_known_architecture_are_inspected_and_the_reason_is_said(b
 
 def test_a_transformer_without_its_config_is_told_what_to_upload(bench):
     facts = bench.checkpoint(upload(bench, {"model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4)}))
-    assert "upload a zip of its Hugging Face folder" in facts.weights_only_because
+    assert "upload its whole Hugging Face folder" in facts.weights_only_because
 
 
 def test_an_architecture_in_the_metadata_is_kept_in_the_normalised_file(bench):

@@ -13,7 +13,7 @@ HOSTILE = "<script>alert(1)</script>\"'.pt"
 EMPTY = {
     "/": "No runs yet",
     "/checkpoints": "No checkpoints yet",
-    "/checkpoints/new": "Drop a file here",
+    "/checkpoints/new": "Drop a file or a folder here",
     "/datasets": "No datasets yet",
     "/datasets/new": "Drop a file here",
     "/runs": "No runs yet",

@@ -192,7 +192,7 @@ def _recognised(opened: Opened, tensors: dict[str, TensorFacts]) -> tuple[Archit
     if any(TRANSFORMER.search(name) for name in tensors):
         return None, (
             "The tensors look like a transformer's and the file has no config.json; "
-            "upload a zip of its Hugging Face folder to have it run and scored."
+            "upload its whole Hugging Face folder to have it run and scored."
         )
     return None, (
         "The tensors are not those of a chain of linear layers, a plain CNN, or a ResNet, VGG, MobileNetV2 or "

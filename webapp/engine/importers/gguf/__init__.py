@@ -59,7 +59,7 @@ class GgufImporter(Importer):
             reason = model.why_not(architecture, reader)
             nonsense = model.absurd(architecture, reader)
         if reason:
-            raise CheckpointRefused(f"{filename} {reason}. Upload a zip of the model's Hugging Face folder instead")
+            raise CheckpointRefused(f"{filename} {reason}. Upload the model's Hugging Face folder instead")
         if nonsense:
             raise CheckpointRefused(f"{filename} {nonsense}: it is damaged")
         with _damage_named(filename):

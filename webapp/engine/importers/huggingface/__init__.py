@@ -48,7 +48,7 @@ class HuggingFaceImporter(Importer):
     accepts = Accepted(
         (".zip",),
         "Hugging Face folder",
-        "A zip of config.json, the weights in one file or in shards, and the tokenizer. By path, the folder itself.",
+        "config.json, the weights in one file or in shards, and the tokenizer: the folder itself, or a zip of it.",
     )
     priority = 200  # any zip that is no other format's is taken for a folder
     dequantizes = True

@@ -10,6 +10,7 @@ from . import (
     datasets,
     deployments,
     document,
+    folders,
     imports,
     profiles,
     recipes,

@@ -65,6 +65,17 @@ class CheckpointQuery(RequestBody):
     task: str | None = Field(None, max_length=40, description=TASK)
 
 
+class FileQuery(RequestBody):
+    name: str = Field(max_length=200, description="Its path in the folder, such as config.json.")
+
+
+class FolderRequest(RequestBody):
+    name: str = Field(max_length=400, description="What the checkpoint is called: the folder's name.")
+    files: dict[str, str] = Field(min_length=1, description="The id of each upload by the file's path in the folder.")
+    dequantize: bool = Field(False, description="Turn weights that are quantized already into floats again.")
+    task: str | None = Field(None, max_length=40, description=TASK)
+
+
 class ImportRequest(RequestBody):
     """A path, or the name of a model on the hub."""
 
@@ -103,13 +114,14 @@ class DatasetQuery(RequestBody):
 
 
 class DraftAnswer(BaseModel):
-    """One of the ids is there once the file is whole."""
+    """One of the last three is there once the file is whole."""
 
     id: str
     offset_bytes: int = Field(description="How much has come: the Upload-Offset at which it goes on.")
     size_bytes: int
     checkpoint_id: str | None
     dataset_id: str | None
+    digest: str | None = Field(description="SHA-256 of a file of a folder.")
 
 
 class RunQuery(RequestBody):
@@ -161,7 +173,7 @@ class CheckpointAnswer(UploadAnswer):
 
     task: str | None = Field(description="What it is for; null where the dataset of a run decides, or nothing runs.")
     source: dict[str, Any] | None = Field(
-        description="Where it comes from: kind (path or hub) and what tells it; null for an uploaded file."
+        description="Where it comes from: kind (path, hub or files) and what tells it; null for one uploaded file."
     )
     progress: float = Field(description="Of its inspection, 0 to 1.")
     message: str = Field(description="What its inspection does right now.")

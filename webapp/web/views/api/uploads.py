@@ -8,6 +8,7 @@ from flask import Response, after_this_request, request
 
 from webapp.actions import uploads
 from webapp.actions.errors import Conflict, RequestInvalid
+from webapp.actions.folder_uploads import FILES
 from webapp.actions.uploads import UploadDraft, upload_name, upload_split
 from webapp.engine.data.tasks import named
 from webapp.web.extensions import services
@@ -83,7 +84,7 @@ def delete_upload(id: str) -> None:
         shutil.rmtree(draft.folder)
 
 
-def begun(kind: str, query: schemas.CheckpointQuery | schemas.DatasetQuery) -> schemas.DraftAnswer:
+def begun(kind: str, query: schemas.CheckpointQuery | schemas.DatasetQuery | schemas.FileQuery) -> schemas.DraftAnswer:
     if Body().read(1):
         raise RequestInvalid("Begin an upload without a body; then PATCH it with the file.")
     draft = uploads.begin(services().settings, kind, query.model_dump(), number("Upload-Length"))
@@ -92,8 +93,10 @@ def begun(kind: str, query: schemas.CheckpointQuery | schemas.DatasetQuery) -> s
 
 
 def kept(draft: UploadDraft) -> str:
-    """The id of the checkpoint or dataset that the file has become."""
+    """The id of the checkpoint or dataset that the file has become; of a file of a folder, its digest."""
     size_bytes = draft.told.size_bytes
+    if draft.told.kind == FILES:
+        return services().files.put(draft.file, move=True)
     if draft.told.kind == "checkpoints":
         return receive_checkpoint(draft.file, schemas.CheckpointQuery(**draft.told.asked), size_bytes).id
     return receive_dataset(draft.file, schemas.DatasetQuery(**draft.told.asked), size_bytes).id
@@ -115,6 +118,7 @@ def told(draft: UploadDraft) -> schemas.DraftAnswer:
         size_bytes=draft.told.size_bytes,
         checkpoint_id=row_id if draft.told.kind == "checkpoints" else None,
         dataset_id=row_id if draft.told.kind == "datasets" else None,
+        digest=row_id if draft.told.kind == FILES else None,
     )
 
 

@@ -1,0 +1,101 @@
+"""A model comes in as it is: as a folder that the browser sends, or from a folder of the machine."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.api_client import Api
+from tests.pare_process import serving
+from tests.patience import PATIENCE_SECONDS
+from tests.zoo import build_tiny, write_tokenizer
+
+CHECKPOINT = re.compile(r"/checkpoints/[2-9a-z]{12}$")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "llama"
+    build_tiny("LlamaForCausalLM", "llama").bfloat16().save_pretrained(path, max_shard_size="10KB")
+    write_tokenizer(path)
+    (path / "README.md").write_text("of no matter")
+    (path / "pytorch_model.bin").write_bytes(b"left aside, for there are safetensors")
+    return path
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory, folder):
+    """A Pare whose operator names the folder that the model lies in."""
+    with serving(tmp_path_factory.mktemp("instance"), import_folders=str(folder.parent)) as pare:
+        yield pare
+
+
+@pytest.fixture
+def page(browser, named) -> Page:
+    with browser.new_context(base_url=named.url) as context:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        yield page
+
+
+def ready(page: Page, api: Api):
+    page.wait_for_url(CHECKPOINT)
+    return api.wait(f"/checkpoints/{page.url.rpartition('/')[2]}", lambda row: row["state"] != "inspecting")
+
+
+def test_a_folder_that_breaks_off_goes_on_and_becomes_one_checkpoint(page, named, folder):
+    cut = []
+
+    def cut_off(route) -> None:
+        if route.request.method == "PATCH" and len(cut) < 2:
+            cut.append(route.request.url)
+            return route.abort("connectionreset")
+        route.continue_()
+
+    page.route("**/api/v1/uploads/*", cut_off)
+    page.goto("/checkpoints/new")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a folder").click()
+    chooser.value.set_files(folder)
+    expect(page.get_by_text("it goes on by itself")).to_be_visible()
+    row = ready(page, Api(named.url))
+    assert (row["state"], row["reason"], row["name"]) == ("ready", None, "llama")
+    taken = {path.name for path in folder.iterdir()} - {"README.md", "pytorch_model.bin"}
+    assert set(row["source"]["files"]) == taken
+    assert {source["name"] for source in row["facts"]["sources"]} < taken
+    assert row["facts"]["architecture"]["inputs"]["tokenizer"] is True
+
+
+def test_several_files_are_one_checkpoint_too_and_without_a_config_that_is_said(page, named, folder):
+    page.goto("/checkpoints/new")
+    shards = sorted(folder.glob("*.safetensors"))
+    page.locator("input[type=file]").set_input_files(shards)
+    expect(page.get_by_role("alert")).to_contain_text("Add the config.json that belongs to them")
+    page.locator("input[type=file]").set_input_files([*shards, folder / "config.json"])
+    row = ready(page, Api(named.url))
+    assert (row["state"], row["reason"]) == ("ready", None)
+
+
+def test_stop_keeps_nothing_of_a_folder(page, named, folder):
+    page.route(
+        "**/api/v1/uploads/*", lambda route: route.abort() if route.request.method == "PATCH" else route.continue_()
+    )
+    page.goto("/checkpoints/new")
+    page.locator("input[type=file]").set_input_files([*folder.glob("*.safetensors"), folder / "config.json"])
+    expect(page.get_by_text("it goes on by itself")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("alert")).to_contain_text("Stopped. Nothing was kept.")
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_text("broke off at")).to_be_hidden()
+
+
+def test_a_checkpoint_of_the_machine_is_chosen_and_used_where_it_lies(page, named, folder):
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    page.goto("/checkpoints/new")
+    page.get_by_label("Checkpoint", exact=True).select_option(str(folder))
+    page.get_by_role("button", name="Use it").click()
+    page.wait_for_url(CHECKPOINT)
+    expect(page.get_by_text("used where they lie, not copied")).to_be_visible()
+    expect(page.get_by_text(str(folder))).to_be_visible()
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
