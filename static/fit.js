@@ -83,6 +83,7 @@ function show(found) {
   const { size_bytes: size, expected } = answer;
   at("forecast-size").textContent = bytes(size);
   at("forecast-size").title = `${whole.format(size)} bytes`;
+  at("forecast-file").textContent = known.files[found.format ?? "own"];
   at("forecast-times").textContent = `${(known.original_bytes / size).toFixed(2)} × smaller`;
   at("forecast-bar").setAttribute("width", Math.min(100, (100 * size) / known.original_bytes).toFixed(2));
   at("forecast-loss").textContent = significant(expected.loss.value);

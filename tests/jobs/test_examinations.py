@@ -23,9 +23,10 @@ def tried(children, tmp_path, family="transformers"):
 
 
 def test_what_was_found_is_among_the_facts(tmp_path):
-    children = Children({"onnx": "It cannot be traced."})
+    answer = {"unwritable": {"onnx": "It cannot be traced."}, "beside": {"gguf": 1000}}
+    children = Children(answer)
     facts, found = tried(children, tmp_path)
-    assert found == facts | {"unwritable": {"onnx": "It cannot be traced."}}
+    assert found == facts | answer
     (job,) = children.jobs
     assert job["task"] == "try_formats"
     assert job["memory_limit_bytes"] == 10**9

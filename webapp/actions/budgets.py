@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
@@ -46,16 +47,18 @@ class KeptSolvers:
         self._kept: OrderedDict[tuple[str, ...], Solver] = OrderedDict()
         self._lock = Lock()
 
-    def of(self, profile: Profile) -> Solver:
+    def of(self, profile: Profile, formats: Sequence[str]) -> Solver:
         """One that knows all that runs have measured by now."""
-        key = (profile.id, *(str(each["run_id"]) for each in profile.measured))
+        formats = sorted(set(formats))
+        mine = (profile.id, " ".join(formats))
+        key = (*mine, *(str(each["run_id"]) for each in profile.measured))
         with self._lock:
             if (found := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
                 return found
-        found = solver_of(profile.facts or {}, profile.measured, profile.checkpoint.facts or {})
+        found = solver_of(profile.facts or {}, profile.measured, profile.checkpoint.facts or {}, formats)
         with self._lock:
-            for other in [other for other in self._kept if other[0] == profile.id]:
+            for other in [other for other in self._kept if other[:2] == mine]:
                 del self._kept[other]
             self._kept[key] = found
             if len(self._kept) > SOLVERS_KEPT:
@@ -76,9 +79,9 @@ def profile_to_ask(session: Session, profile_id: str, field: str = "profile_id")
     return profile
 
 
-def solver_for(profile: Profile) -> Solver:
-    """Of a profile that has succeeded; kept for the next time."""
-    return _solvers.of(profile)
+def solver_for(profile: Profile, formats: Sequence[str] = ()) -> Solver:
+    """Of a profile that has succeeded; kept for the next time. `formats`: see `solver_of`."""
+    return _solvers.of(profile, formats)
 
 
 def profile_of(session: Session, run: Run) -> Profile | None:
@@ -121,7 +124,7 @@ def solve_budget(session: Session, asked: BudgetRequest) -> RacedBudget:
 
 def solved(profile: Profile, asked: AskedBudget, exports: list[str]) -> RacedBudget:
     """Raises BudgetInvalid, or RecipeInvalid for a format that the checkpoint cannot have."""
-    solver = solver_for(profile)
+    solver = solver_for(profile, exports)
     return solved_on(solver, asked.goal, limits_of(solver.facts, asked.families, asked.locks, exports))
 
 

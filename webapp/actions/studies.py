@@ -79,7 +79,7 @@ def start_study(session: Session, jobs: StudyQueue, asked: StudyRequest) -> Stud
     profile = profile_to_ask(session, asked.profile_id)
     if profile.dataset_id is None:
         raise Conflict("The profile was made without a dataset that evaluates, so runs of it measure nothing.")
-    solver = solver_for(profile)
+    solver = solver_for(profile, asked.exports if asked.race is not None else ())
     limits = limits_of(solver.facts, asked.families, asked.locks, asked.exports)
     begin = _race if asked.race is not None else _smallest
     study, runs = begin(session, profile, asked, solver, limits)

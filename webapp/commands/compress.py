@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from webapp.engine.exporters import check_names, exporters, measured
+from webapp.engine.exporters.sizes import sizes_of
 from webapp.engine.profiles.budget import Solver
 from webapp.engine.recipe import Recipe, lines_named
 from webapp.engine.run.budgets import limits_of
@@ -38,7 +39,11 @@ class _Formats(click.Option):
 @click.command(cls=ReadsFiles)
 @reads_sources
 @click.option("--recipe", type=File, help="The recipe, YAML or JSON.")
-@click.option("--size", type=Bytes(), help="In place of a recipe: how large the file may be, such as 60MB.")
+@click.option(
+    "--size",
+    type=Bytes(),
+    help="In place of a recipe: how large the file may be, such as 60MB; with --export gguf, that one.",
+)
 @click.option("--ratio", type=float, help="In place of a recipe: the same as a share of the original, such as 0.25.")
 @click.option("--tolerance", type=Tolerance(), help="In place of a recipe: what may be lost, 0.5pt or 0.05 (a loss).")
 @click.option(
@@ -105,7 +110,9 @@ def compress(
             found = runs.of_recipe(wanted)
         else:
             assert goal is not None
-            solver = Solver(profiled(bench, bar, sources, given.seed, prepared), sources.checkpoint.facts)
+            facts = sources.checkpoint.facts
+            sizes = sizes_of(facts, exports if tolerance is None else ())
+            solver = Solver(profiled(bench, bar, sources, given.seed, prepared), facts, sizes=sizes)
             limits = limits_of(solver.facts, families_named(families, solver.profile), {}, exports)
             if most_runs > 1 and tolerance is not None:
                 found = runs.smallest(solver, limits, tolerance, most_runs)

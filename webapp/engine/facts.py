@@ -314,6 +314,7 @@ class CheckpointFacts(Facts):
     weights_only_because: str | None = None  # a sentence, where architecture is None
     notes: tuple[str, ...] = ()  # what a user should know: dequantized from Q4_1, NaN in ...
     unwritable: dict[str, str] = Field(default_factory=dict)  # format: why its graph cannot be written in it
+    beside: dict[str, int] = Field(default_factory=dict)  # format: bytes of its file beside the weights, where known
     weights_bytes: int  # size of model.safetensors, header included
     structure: Structure | None = None  # None: without an architecture, or not looked at yet
     sources: tuple[SourceFacts, ...] = ()  # what was read of a file or folder that was named by its path

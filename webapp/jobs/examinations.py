@@ -34,14 +34,14 @@ def try_formats(
 ) -> dict[str, Any]:
     """The facts of a checkpoint, whose normalised files are in `files`, with the formats it cannot be written in.
 
-    `folder` is for the child. Raises Stopped.
+    And with what is known of the sizes of those it can be. `folder` is for the child. Raises Stopped.
     """
     spec = facts.get("architecture")
     if spec is None or spec["family"] in CERTAIN:
         return {**facts}
     job = {"task": "try_formats", "folder": str(files), "facts": facts, "memory_limit_bytes": memory_limit_bytes}
     found = _found_out(children, job, folder, tell, unwanted)
-    return {**facts} if found is None else {**facts, "unwritable": found}
+    return {**facts, **(found or {})}
 
 
 def look_at_structure(

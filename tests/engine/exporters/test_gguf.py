@@ -6,12 +6,14 @@ import gguf
 import pytest
 import torch
 
+from tests.zoo import write_tokenizer
 from webapp.engine.architectures.build import build
 from webapp.engine.architectures.transformers_family import parsed_config
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.exporters import check_formats, exporters
 from webapp.engine.exporters.base import Loaded
 from webapp.engine.exporters.gguf.blocks import choose, packed, rounded
+from webapp.engine.exporters.sizes import beside, sizes_of
 from webapp.engine.importers.gguf.names import apart, permuted_heads, their_name, why_not
 from webapp.engine.math import ggml
 from webapp.engine.math.grids import QuantizationScheme
@@ -198,6 +200,33 @@ def test_values_beyond_float16_are_held_too(size, dtype, columns, scheme):
     assert torch.equal(found, rounded(encoded, choice).decode())
     limit = 0.01 * float(encoded.decode().abs().max()) + 2**-24 * 128  # the least that a float16 scale can be
     assert float((found - encoded.decode()).abs().max()) < limit
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("LlamaForCausalLM", {"rope_parameters": STRETCHED}), ("Qwen2ForCausalLM", {"tie_word_embeddings": True})],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_its_size_is_known_before_it_is_written(language_model, apply_steps, tmp_path, name, changes, dtype):
+    folder, facts = language_model(name, prepare=write_tokenizer, dtype=dtype, **changes)
+    sizes = sizes_of(facts.model_copy(update={"beside": beside(folder, facts)}), ["safetensors", "gguf"])
+    assert sizes.format == "gguf"
+    assert sizes_of(facts, ["gguf"]).format is None, "nobody looked"
+    recipes = [
+        [],
+        [quantized(8)],
+        [quantized(3, **GROUPS)],
+        [quantized(4, symmetric=False, **GROUPS)],
+        [quantized(8, symmetric=False)],
+        [quantized(4, numbers="normal")],
+        [quantized(4, granularity="group", group_size=16)],
+        [("ggml_quantization", {"type": "Q4_K_M"})],
+        [("ggml_quantization", {"type": "Q3_K_S"})],
+    ]
+    for steps in recipes:
+        model, _ = apply_steps((folder, facts), *steps)
+        plans = {name: encoded.plan for name, encoded in model.weights.items()}
+        assert sizes.file(plans, facts) == FORM.write(model, tmp_path)["size_bytes"], steps
 
 
 def test_half_precision_is_measured_and_not_hidden(language_model, apply_steps, tmp_path):

@@ -58,9 +58,12 @@ def test_options_of_a_checkpoint_that_all_of_several_formats_hold(zoo):
 
     query, embedding = "model.layers.0.self_attn.q_proj", "model.embed_tokens"
     everything = {option.label for option in choices[query].options}
-    assert held(query) == held(query, "safetensors") == everything
+    blocks = {option.label for option in choices[query].options if option.kind == "ggml"}
+    assert blocks
+    assert held(query) == held(query, "safetensors") == everything - blocks
     llama, folder = held(query, "gguf"), held(query, "compressed_tensors")
-    assert {"as it is", "4 bits, per channel", "8 bits, per channel"} <= llama
+    assert {"as it is", "4 bits, per channel", "8 bits, per channel", *blocks} <= llama
+    assert not blocks & folder
     assert not any("sparsity" in label or "fitted" in label or "factors" in label for label in llama | folder)
     assert held(embedding, "compressed_tensors") == {"as it is"} < held(embedding, "gguf")
     assert held(embedding, "gguf", "compressed_tensors") == {"as it is"}

@@ -9,11 +9,12 @@ from webapp.engine.profiles.facts import KEPT
 from webapp.engine.profiles.options import VECTORS, layer_options
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import predict
-from webapp.engine.techniques import needs_of
+from webapp.engine.techniques import needs_of, techniques
 from webapp.engine.techniques.base import LARGE
+from webapp.engine.weights import DensePlan
 from webapp.units import percent
 
-MOST, MOST_OF_LARGE = 28, 140  # options of a layer: a budget is solved while a slider moves
+MOST, MOST_OF_LARGE = 36, 150  # options of a layer: a budget is solved while a slider moves
 WRITTEN = 14  # of a layer's options, at most
 
 
@@ -64,9 +65,25 @@ def test_of_two_with_one_result_the_one_that_calibrates_is_offered(zoo):
     for choice in layer_options(facts):
         used = {step.technique for option in choice.options for step in option.steps}
         by_kind.setdefault(choice.kind, set()).update(used)
-    assert by_kind["linear"] == {"gptq", "sparsegpt", "low_rank", "cast"}
-    assert by_kind["embedding"] == {"weight_quantization", "cast"}
+    assert by_kind["linear"] == {"gptq", "sparsegpt", "low_rank", "cast", "ggml_quantization"}
+    assert by_kind["embedding"] == {"weight_quantization", "cast", "ggml_quantization"}
     assert by_kind["other"] == {"cast"}
+
+
+def test_types_of_llama_cpp_are_offered_for_what_it_runs(zoo):
+    for family in ("mlp", "gpt2", "bert"):
+        kinds = {option.kind for choice in layer_options(zoo.checkpoint(family)[1]) for option in choice.options}
+        assert "ggml" not in kinds
+    technique = techniques()["ggml_quantization"]
+    for columns, expected in (
+        (64, "Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL"),
+        (48, ""),
+        (512, "Q8_0 Q6_K Q5_K Q4_K IQ4_XS Q3_K"),
+    ):
+        layer = LayerFacts(name="q_proj", weight="q_proj.weight", kind="linear", shape=(8, columns))
+        types = [given["type"] for given in technique.options(layer, DensePlan(layer.shape, "float32"), 0.1)]
+        assert types[:6] == expected.split()
+        assert types[6:] == (["IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS"] if columns == 512 else [])
 
 
 def test_without_data_nothing_is_offered_that_needs_it(zoo):

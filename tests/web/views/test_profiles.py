@@ -186,7 +186,9 @@ def solve(client, finished):
 
 def test_a_budget_is_answered_with_its_recipe_its_bytes_and_what_it_is_expected_to_lose(solve):
     found = solve(goal={"bytes": 5000}).json
-    assert set(found) == {"recipe", "size_bytes", "expected", "layers", "cuts", "front", "uniform_bytes"}
+    answered = {"recipe", "size_bytes", "format", "own_bytes", "expected", "layers", "cuts", "front", "uniform_bytes"}
+    assert set(found) == answered
+    assert (found["format"], found["own_bytes"]) == (None, found["size_bytes"])
     assert found["size_bytes"] <= 5000
     loss = found["expected"]["loss"]
     assert 0 < loss["low"] < loss["value"] < loss["high"]

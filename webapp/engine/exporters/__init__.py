@@ -72,9 +72,13 @@ def with_always(asked: Sequence[str]) -> list[str]:
 
 
 def held_in(facts: CheckpointFacts, asked: Sequence[str]) -> Callable[[LayerOptions, Option], bool]:
-    """Whether an option of a layer of this checkpoint is held by all of these formats. Raises RecipeInvalid."""
+    """Whether an option of a layer of this checkpoint is held by all of these formats. Raises RecipeInvalid.
+
+    What suits one format alone is held where that one is asked for, not only those that every run writes.
+    """
     check_names(asked)
     forms = [exporters()[name] for name in asked]
+    chosen = any(not form.can.always for form in forms)
     units = {unit.name: unit for unit in facts.units()}
     found: dict[tuple[Any, ...], bool] = {}
 
@@ -86,7 +90,8 @@ def held_in(facts: CheckpointFacts, asked: Sequence[str]) -> Callable[[LayerOpti
             before = DensePlan(shape, tensor.dtype, zeros=tensor.zeros if shape == tensor.shape else 0)
             unit = unit.model_copy(update={"shape": shape})
             plan = planned(unit, before, option.steps)
-            found[key] = all(form.holds(unit, plan) for form in forms)
+            suits = chosen or form_of(option.kind).anywhere
+            found[key] = suits and all(form.holds(unit, plan) for form in forms)
         return found[key]
 
     return held

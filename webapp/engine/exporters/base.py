@@ -97,6 +97,14 @@ class Exporter(ABC):
         """Why nothing can be written, as a sentence, where tracing the model shows it; asked where none refuses it."""
         return None
 
+    def beside(self, model: Model) -> int | None:
+        """Bytes of the file beside the weights, of a model that nothing has changed; None: known once it is written."""
+        return None
+
+    def stored(self, plan: StoragePlan) -> int:
+        """Bytes of a weight in the file, where it is known what is `beside`."""
+        raise NotImplementedError
+
     @abstractmethod
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         """Writes the artifact into `folder`; {"size_bytes", "notes"?, …}, facts for the receipt. Raises ExportUnfit."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from .cut_rows import CutRows
 from .cut_search import Combination, CutSearch, units_to_cut
 from .cuts import cut_facts
 from .facts import KEPT, Cut, LayerOptions, Option, ProfileFacts
+from .file_sizes import OWN, FileSizes
 from .fit import TINIEST, LossFit, PerplexityFit, PointsFit
 from .goal import (
     ANYTHING,
@@ -37,6 +39,7 @@ from .latest import Latest
 from .menu import Floats, Menu, MenuRow
 from .recipes import RecipeWriter
 
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 FRONT = 40  # points of the chart
 TRIED = 3  # combinations of cuts that are solved for a goal
 NEARLY = 1e-3  # of a size: by as much the size of what cuts leave is off before it is solved
@@ -68,12 +71,14 @@ class Solver:
     """Budgets on one profile. What no goal changes is remembered: keep it for as long as the profile is asked.
 
     A profile with more measurements has other fits, and needs another solver. What cuts leave of a model has a solver
-    of its own, which this one makes: `cut` says of what.
+    of its own, which this one makes: `cut` says of what. `sizes`: of which file a goal's bytes are.
     """
 
-    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, cut: _AfterCuts | None = None) -> None:
-        self.profile, self.facts, self.after = profile, facts, None if cut is None else cut.recipe
-        self.menu = Menu(profile, facts, None if cut is None else cut.rows)
+    def __init__(
+        self, profile: ProfileFacts, facts: CheckpointFacts, cut: _AfterCuts | None = None, sizes: FileSizes = OWN
+    ) -> None:
+        self.profile, self.facts, self.after, self.sizes = profile, facts, None if cut is None else cut.recipe, sizes
+        self.menu = Menu(profile, facts, None if cut is None else cut.rows, sizes)
         self.fit, self.points_fit = (LossFit.of(profile), PointsFit.of(profile)) if cut is None else cut.fits
         self._rows = {layer.name: row for row, layer in enumerate(profile.layers)}
         self._remembered = Latest[_Allowed]()
@@ -156,7 +161,7 @@ class Solver:
 
         def found() -> tuple[Combination, ...]:
             scales = self.fit.scales
-            search = CutSearch(self._cut_rows, units, whole, allowed.costs, scales.__getitem__, limits.holds)
+            search = CutSearch(self._cut_rows, units, whole, allowed.costs, scales.__getitem__, limits.held)
             return search.worth()
 
         return self._candidates.of(
@@ -195,6 +200,8 @@ class Solver:
         return Budget(
             recipe=Recipe(steps=tuple(steps)).as_dict() if steps else None,
             size_bytes=self.menu.size(choice),
+            format=self.sizes.format,
+            own_bytes=self.menu.own_size(choice),
             expected=self.expected(choice, tolerance),
             layers=tuple(self._told(choice)),
             cuts=tuple(
@@ -244,7 +251,7 @@ class Solver:
         nothing = self.menu.row((), [()], (False,), (0,))
         smaller = self.profile.model_copy(update={"layers": (*layers, *taken), "cuts": ()})
         about = _AfterCuts(self._writer.cutting(cuts), (*rows, *[nothing] * len(cuts)), (self.fit, self.points_fit))
-        return Solver(smaller, left.facts, about)
+        return Solver(smaller, left.facts, about, self.sizes)
 
     def smallest(self, limits: Limits = ANYTHING) -> int:
         """The bytes of the smallest file that is possible."""
@@ -349,11 +356,7 @@ class Solver:
         on = np.array([True, *(family in names for family in self.fit.families)])
         scaled = self._scales[self._family] * self.menu.losses
         costs = np.where(on[self._family], scaled, np.inf)
-        if limits.holds is not None:
-            for row, layer in enumerate(self.profile.layers):
-                for number, option in enumerate(layer.options[1:], 1):
-                    if not limits.holds(layer, option):
-                        costs[row, number] = np.inf
+        costs[self._held_nowhere if limits.holds is None else self._without(limits)] = np.inf
         for name, number in limits.locks.items():
             if (locked := self._rows.get(name)) is None:
                 raise BudgetInvalid(f"The profile has no layer {quoted(name)}.", "locks")
@@ -363,6 +366,17 @@ class Solver:
             costs[locked] = np.inf
             costs[locked, number] = scaled[locked, number]
         return costs
+
+    @cached_property
+    def _held_nowhere(self) -> Mask:
+        return self._without(ANYTHING)
+
+    def _without(self, limits: Limits) -> Mask:
+        """(layers, options) where a format that is asked for does not hold it."""
+        found = np.zeros(self.menu.losses.shape, dtype=np.bool_)
+        for row, layer in enumerate(self.profile.layers):
+            found[row, 1 : len(layer.options)] = [not limits.held(layer, option) for option in layer.options[1:]]
+        return found
 
     def _best(self, allowed: _Allowed, size: int) -> list[int]:
         """The choice with the least loss within a size that some choice is in."""

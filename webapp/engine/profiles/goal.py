@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from webapp.engine.errors import BudgetInvalid
 from webapp.engine.facts import Facts
 from webapp.engine.recipe import invalid
+from webapp.engine.weights import form_of
 
 from .facts import LayerOptions, LossUnit, Option
 from .fit import Interval
@@ -19,7 +20,9 @@ from .fit import Interval
 class BudgetGoal(Facts):
     """A size, a tolerance, or both: then the best within both."""
 
-    bytes: int | None = Field(None, gt=0, lt=2**63, description="Of Pare's file, at most.")
+    bytes: int | None = Field(
+        None, gt=0, lt=2**63, description="Of the file, at most: Pare's, or the one format's that is asked for."
+    )
     ratio: float | None = Field(None, gt=0, description="Of the original file: 0.25 and 4 are both a quarter of it.")
     loss: float | None = Field(None, ge=0, description="Expected, at most, in the profile's unit.")
     points: float | None = Field(None, ge=0, description="Of the metric with labels, at most: 0.5 is half a per cent.")
@@ -83,10 +86,12 @@ class FrontPoint(Facts):
 
 
 class Budget(Facts):
-    """`recipe` as plain data; None where nothing has to change. `size_bytes` is what the run's file has at most."""
+    """`recipe` as plain data; None where nothing has to change. `size_bytes` is what the file has at most."""
 
     recipe: dict[str, Any] | None
     size_bytes: int
+    format: str | None = Field(None, description="Of whose file `size_bytes` and the goal are; null: Pare's own.")
+    own_bytes: int = Field(0, description="What Pare's own file has at most.")
     expected: Expected
     layers: tuple[Chosen, ...]
     cuts: tuple[ChosenCut, ...] = ()
@@ -95,11 +100,17 @@ class Budget(Facts):
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be chosen. `families`: None for all; `locks`: the option of a layer; `holds`: whether a format does."""
+    """What may be chosen. `families`: None for all; `locks`: the option of a layer.
+
+    `holds`: whether the formats do that are asked for; None of none, where no option is chosen that suits one alone.
+    """
 
     families: Collection[str] | None = None
     locks: Mapping[str, int] = field(default_factory=dict)
     holds: Callable[[LayerOptions, Option], bool] | None = None
+
+    def held(self, layer: LayerOptions, option: Option) -> bool:
+        return form_of(option.kind).anywhere if self.holds is None else self.holds(layer, option)
 
 
 ANYTHING = Limits()

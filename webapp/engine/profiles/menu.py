@@ -1,11 +1,11 @@
-"""The options of a profile as arrays: what each is predicted to cost, and the bytes of Pare's file that it takes."""
+"""The options of a profile as arrays: what each is predicted to cost, and the bytes of the file that it takes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from operator import add
 
 import numpy as np
@@ -13,10 +13,10 @@ import numpy as np
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.techniques import Skip, technique
 from webapp.engine.weights import DensePlan, StoragePlan
-from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.quantized import QuantizedPlan
 
 from .facts import OptionStep, ProfileFacts
+from .file_sizes import OWN, FileSizes
 from .knapsack import Floats
 
 
@@ -43,11 +43,17 @@ class MenuRow:
 class Menu:
     """What may be chosen for a checkpoint. A choice names for each layer of the profile one of its options.
 
-    `rows`: those of the layers, where they are known.
+    `rows`: those of the layers, where they are known. `sizes`: of which file the bytes are.
     """
 
-    def __init__(self, profile: ProfileFacts, facts: CheckpointFacts, rows: Sequence[MenuRow] | None = None) -> None:
-        self.profile, self.facts, self._rows = profile, facts, rows
+    def __init__(
+        self,
+        profile: ProfileFacts,
+        facts: CheckpointFacts,
+        rows: Sequence[MenuRow] | None = None,
+        sizes: FileSizes = OWN,
+    ) -> None:
+        self.profile, self.facts, self._rows, self.sizes = profile, facts, rows, sizes
         self._sized = lru_cache(64)(self._size)
 
     @cached_property
@@ -100,7 +106,7 @@ class Menu:
     ) -> MenuRow:
         """What a layer may be stored as, in a file about as large as this menu's."""
         named = [list(zip(weights, each, strict=True)) for each in plans]
-        stored = [sum(plan.bytes + _header(plan, len(name), self._total) for name, plan in each) for each in named]
+        stored = [sum(self.sizes.weight(plan, len(name), self._total) for name, plan in each) for each in named]
         return MenuRow(weights, tuple(plans), wide, beyond, tuple(map(float, map(add, stored, beyond))))
 
     @cached_property
@@ -113,14 +119,18 @@ class Menu:
 
     def size(self, choice: Iterable[int]) -> int:
         """The file's bytes, exactly; at most, where zeros of the values may save more."""
-        return self._sized(tuple(choice))
+        return self._sized(tuple(choice), self.sizes)
 
-    def _size(self, choice: tuple[int, ...]) -> int:
+    def own_size(self, choice: Iterable[int]) -> int:
+        """The same of Pare's file."""
+        return self._sized(tuple(choice), OWN)
+
+    def _size(self, choice: tuple[int, ...], sizes: FileSizes) -> int:
         plans, more = dict(self._dense), 0
         for row, option in zip(self.rows, choice, strict=True):
             plans.update(zip(row.weights, row.plans[option], strict=True))
             more += row.beyond[option]
-        return predicted_size(plans, self.facts.tied, self.facts.architecture)[1] + more
+        return sizes.file(plans, self.facts) + more
 
     def _table(self, rows: Iterable[Sequence[float]]) -> Floats:
         given = list(rows)
@@ -153,12 +163,3 @@ def _of_size(size: int, plans: tuple[StoragePlan, ...]) -> tuple[StoragePlan, ..
         if sum(plan.bytes for plan in wide) == size:
             return wide
     return plans
-
-
-@cache
-def _header(plan: StoragePlan, name: int, total: int) -> int:
-    """Bytes of a file's header about a weight with a name of that length, behind `total` bytes of other weights."""
-    before = {"": DensePlan((max(total // 8, 1),), "float64")}
-    whole, _ = predicted_size({**before, "n" * name: plan}, {}, None)
-    rest, _ = predicted_size(before, {}, None)
-    return whole - rest

@@ -58,7 +58,7 @@ class _Offers:
         self.missing: frozenset[Need] = frozenset() if data else DATA_NEEDS
         if facts.architecture is None:
             self.missing |= {"architecture"}
-        able = [found for found in techniques().values() if found.family != "Training"]
+        able = [found for found in techniques().values() if found.family != "Training" and found.offered(facts)]
         self.able = sorted(able, key=lambda found: "calibration" not in found.needs)  # who looks at data comes first
 
     def choice(self, layer: LayerFacts, bound: list[LayerFacts], plan: StoragePlan) -> LayerOptions:

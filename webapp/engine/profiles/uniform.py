@@ -90,7 +90,7 @@ def _levels(solver: Solver, limits: Limits) -> Iterator[_Level]:
 def _allowed(layer: LayerOptions, option: Option, limits: Limits) -> bool:
     if option.family == KEPT or (limits.families is not None and option.family not in limits.families):
         return False
-    return limits.holds is None or limits.holds(layer, option)
+    return limits.held(layer, option)
 
 
 def _nearest(layer: LayerOptions, able: Collection[int], family: str, bytes_each: float) -> int:

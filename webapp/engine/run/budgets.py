@@ -8,6 +8,7 @@ from typing import Any
 
 from webapp.engine.errors import BudgetInvalid
 from webapp.engine.exporters import check_formats, held_in
+from webapp.engine.exporters.sizes import sizes_of
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Expected, Limits, Solver
 from webapp.engine.profiles.facts import KEPT, Measurement, ProfileFacts
@@ -18,11 +19,17 @@ from .giving_back import choice_of
 from .worsening import LOSSES, POINTS, worsened
 
 
-def solver_of(profile: Mapping[str, Any], runs: Iterable[Any], checkpoint: Mapping[str, Any]) -> Solver:
-    """Of a profile's facts, what runs measured since, and the checkpoint's facts, each as JSON."""
+def solver_of(
+    profile: Mapping[str, Any], runs: Iterable[Any], checkpoint: Mapping[str, Any], formats: Sequence[str] = ()
+) -> Solver:
+    """Of a profile's facts, what runs measured since, and the checkpoint's facts, each as JSON.
+
+    Sizes are those of the file of the one of `formats` that is asked for beside Pare's own, where they can be known.
+    """
     facts = ProfileFacts.model_validate(profile)
     measured = (*facts.measured, *map(Measurement.model_validate, runs))
-    return Solver(facts.model_copy(update={"measured": measured}), CheckpointFacts.model_validate(checkpoint))
+    of = CheckpointFacts.model_validate(checkpoint)
+    return Solver(facts.model_copy(update={"measured": measured}), of, sizes=sizes_of(of, formats))
 
 
 def limits_of(
@@ -41,7 +48,10 @@ def expected_of(profile_id: str | None, budget: Budget) -> dict[str, Any]:
             predicted[layer.family] = predicted.get(layer.family, 0.0) + layer.loss
     for cut in budget.cuts:
         predicted[cut.family] = predicted.get(cut.family, 0.0) + cut.loss
-    return _kept(profile_id, budget.size_bytes, budget.expected, predicted)
+    told = _kept(profile_id, budget.own_bytes, budget.expected, predicted)
+    if budget.format is not None:
+        told["files"] = {budget.format: budget.size_bytes}
+    return told
 
 
 def foretold(profile_id: str, solver: Solver, recipe: Recipe) -> dict[str, Any] | None:

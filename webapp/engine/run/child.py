@@ -134,9 +134,11 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
     if task == "try_formats":
         signal.alarm(job["seconds"])  # which ends this process: then nothing is known
         from webapp.engine.exporters import unwritable
+        from webapp.engine.exporters.sizes import beside
         from webapp.engine.facts import CheckpointFacts
 
-        return unwritable(Path(job["folder"]), CheckpointFacts.model_validate(job["facts"]))
+        given = Path(job["folder"]), CheckpointFacts.model_validate(job["facts"])
+        return {"unwritable": unwritable(*given), "beside": beside(*given)}
     if task == "look_at_structure":
         signal.alarm(job["seconds"])
         from webapp.engine.facts import CheckpointFacts

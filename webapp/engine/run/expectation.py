@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from webapp.engine.exporters import exporters
 from webapp.engine.profiles.facts import Measurement
 from webapp.engine.profiles.fit import TINIEST
 from webapp.units import FRACTIONS
@@ -15,13 +16,15 @@ from .worsening import Worsening, lost, points_lost
 Facts = Mapping[str, Any]
 
 
-def beside(expected: Facts, result: Facts, verdict: Facts) -> dict[str, Any]:
+def beside(expected: Facts, result: Facts, verdict: Facts, files: Mapping[str, int] | None = None) -> dict[str, Any]:
     """For the receipt: {"profile_id", "rows"}, each row with what was expected (80 % interval) and measured (95 %).
+
+    `files`: the bytes of the delivered files, by their formats.
 
     `inside` says whether the measured value lies in the interval, or of the file that it is no larger, and `says` the
     same in words; None where nothing was measured.
     """
-    return {"profile_id": expected.get("profile_id"), "rows": list(_rows(expected, result, verdict))}
+    return {"profile_id": expected.get("profile_id"), "rows": list(_rows(expected, result, verdict, files or {}))}
 
 
 def learned(expected: Facts, result: Facts, verdict: Facts, run_id: str) -> Measurement | None:
@@ -39,10 +42,13 @@ def learned(expected: Facts, result: Facts, verdict: Facts, run_id: str) -> Meas
     )
 
 
-def _rows(expected: Facts, result: Facts, verdict: Facts) -> Iterator[dict[str, Any]]:
-    wanted, size = expected["size_bytes"], result["size_bytes"]
-    fits = {"inside": size <= wanted, "says": "not larger" if size <= wanted else "larger"}
-    yield _row("File", "bytes", {"value": wanted}, Worsening(size)) | fits
+def _rows(expected: Facts, result: Facts, verdict: Facts, files: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    sizes = [("File", expected["size_bytes"], result["size_bytes"])]
+    others = expected.get("files", {}).items()
+    sizes += [(f"File, {exporters()[name].title}", wanted, files[name]) for name, wanted in others if name in files]
+    for label, wanted, size in sizes:
+        fits = {"inside": size <= wanted, "says": "not larger" if size <= wanted else "larger"}
+        yield _row(label, "bytes", {"value": wanted}, Worsening(size)) | fits
     unit = expected["loss"]["unit"]
     yield _row("Loss", unit, expected["loss"], lost(unit, result["metrics"]))
     if points := expected.get("points"):

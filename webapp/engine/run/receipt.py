@@ -69,7 +69,7 @@ def conclude(
         "version": 1,
         "title": name,
         "verdict": verdict,
-        "prediction": beside(expected, result, verdict) if expected else None,
+        "prediction": beside(expected, result, verdict, _files(artifacts)) if expected else None,
         "summary": _summary(baseline, result),
         "credit": _credit(baseline, result, steps, facts),
         "shortfall": _shortfall(steps),
@@ -87,6 +87,11 @@ def conclude(
         "receipt": receipt,
         "artifacts": [*artifacts, *map(_lacking, missing)],
     }
+
+
+def _files(artifacts: Sequence[Facts]) -> dict[str, int]:
+    """The bytes of the delivered files by their formats."""
+    return {str(artifact["format"]): int(artifact["size_bytes"]) for artifact in artifacts}
 
 
 def _added(run: RunGiven, results: StageResults) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -186,6 +186,10 @@ class Technique(ABC):
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         """Changes the model's weights and says what was done to each of `context.layers`."""
 
+    def offered(self, facts: CheckpointFacts) -> bool:
+        """Whether a budget may choose among the `options` for this checkpoint."""
+        return True
+
     def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
         """The settings among which a budget may choose for a layer whose weight is in this form; none unless said.
 

@@ -143,6 +143,7 @@ class Encoded(ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]]
+    anywhere: ClassVar[bool] = True  # a budget may choose it whatever the format; else only for one that holds it
     shape: tuple[int, ...]
     dtype: torch.dtype
 

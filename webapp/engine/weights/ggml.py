@@ -52,6 +52,7 @@ class GgmlBlocks(Encoded):
     """blocks uint8 (rows, bytes of a row), of the matrix of the weight in its `layout`."""
 
     kinds = ("ggml",)
+    anywhere = False
 
     def __init__(
         self, blocks: Tensor, type: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout = PLAIN

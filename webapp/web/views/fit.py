@@ -27,7 +27,7 @@ from webapp.actions.errors import NotFound
 from webapp.actions.profiles import ProfileRequest, cancel_profile, create_profile, retry_profile
 from webapp.actions.studies import RaceAsked, StudyRequest, start_study
 from webapp.engine.errors import BudgetInvalid, PareError, some
-from webapp.engine.exporters import exporters
+from webapp.engine.exporters import exporters, measured
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Chosen, Solver
 from webapp.engine.profiles.facts import KEPT, LayerOptions, LossUnit, ProfileFacts
 from webapp.engine.recipe import Recipe
@@ -248,6 +248,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
             answer = solved(profile, asked.budget(profile.id, unit_bytes), asked.exports)
         except PareError as refused:
             error = error or refused
+    files = {form.name: form.file for form in exporters().values()} | {"own": measured().file}
     layers = [shown(layer, solver) for layer in known.layers]
     trials, runs = measured_by(solver)
     chosen = {each.name: each for each in answer.layers}
@@ -279,8 +280,10 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
         params=solver.facts.params_total,
         unit=unit,
         unit_bytes=unit_bytes,
+        files=files,
         data={
             "profile": profile.id,
+            "files": files,
             "original_bytes": original,
             "least_bytes": least,
             "unit_bytes": unit_bytes,

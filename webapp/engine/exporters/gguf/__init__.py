@@ -19,7 +19,7 @@ from webapp.engine.lazy import torch
 from webapp.engine.weights import Composite, Dense, Encoded, GgmlPlan, QuantizedPlan, StoragePlan
 from webapp.engine.weights.model import Model
 
-from .blocks import BLOCK, ZERO_POINTS
+from .blocks import BLOCK, ZERO_POINTS, Choice
 
 
 class GgufExporter(Exporter):
@@ -58,42 +58,44 @@ class GgufExporter(Exporter):
         integers = not plan.codebook and (plan.symmetric or plan.bits <= ZERO_POINTS)
         return blocks and integers and super().holds(layer, plan)
 
-    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
-        from gguf import GGMLQuantizationType, GGUFWriter
+    def beside(self, model: Model) -> int | None:
+        """Its metadata, vocabulary and list of tensors, whose length no kind of them changes."""
+        import tempfile
 
+        from .blocks import aligned, plainly
+
+        assert model.architecture is not None
+        try:
+            weights = _weights(model)
+        except ExportUnfit:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.file
+            writer, factors, _ = _begun(path, model, weights, {name: plainly(weights[name]) for name in weights})
+            writer.close()
+            return aligned(path.stat().st_size) + (0 if factors is None else aligned(4 * factors.plan.size))
+
+    def stored(self, plan: StoragePlan) -> int:
+        from .blocks import aligned, expected_bytes
+
+        return aligned(expected_bytes(plan))
+
+    def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         from webapp.engine.architectures.transformers_family import parsed_config
-        from webapp.engine.importers.gguf.model import rope_factors
-        from webapp.engine.importers.gguf.names import (
-            ARCHITECTURES,
-            ROPE_FREQS,
-            interleaved,
-            permuted_heads,
-            their_name,
-        )
+        from webapp.engine.importers.gguf.names import ROPE_FREQS, interleaved, permuted_heads
 
         from .blocks import choose, packed
-        from .metadata import WITHOUT, write_hyperparameters, write_vocabulary
+        from .metadata import WITHOUT
 
         assert model.architecture is not None
         config, weights = parsed_config(model.architecture.config), _weights(model)
         choices = {name: choose(encoded) for name, encoded in weights.items()}
+        writer, factors, notes = _begun(folder / self.file, model, weights, choices)
+        if factors is not None:
+            weights[ROPE_FREQS], choices[ROPE_FREQS] = factors, choose(factors)
         kinds: Counter[str] = Counter()
         for name, choice in choices.items():
             kinds[choice.kind] += choice.bytes(weights[name].shape)
-        writer = GGUFWriter(None, ARCHITECTURES[config.model_type])
-        mostly = max((kind for kind in kinds if kind != "F32"), key=lambda kind: kinds[kind])
-        write_hyperparameters(writer, config, model.architecture.title, mostly)
-        notes = write_vocabulary(writer, model.files, config.vocab_size)
-        if (factors := rope_factors(config)) is not None:
-            weights[ROPE_FREQS] = Dense(factors)
-            choices[ROPE_FREQS] = choose(weights[ROPE_FREQS])
-        for name, choice in choices.items():
-            shape, kind = weights[name].shape, GGMLQuantizationType[choice.kind]
-            theirs = ROPE_FREQS if name == ROPE_FREQS else their_name(name)
-            writer.add_tensor_info(theirs, shape, torch.empty(0).numpy().dtype, choice.bytes(shape), raw_dtype=kind)
-        writer.write_header_to_file(folder / self.file)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
         for name, choice in choices.items():
             heads, rows = permuted_heads(name, config), packed(weights[name], choice)
             writer.write_tensor_data((interleaved(rows, heads) if heads else rows).numpy())
@@ -123,6 +125,40 @@ class GgufExporter(Exporter):
             f"{told}. llama.cpp multiplies blocks as integers, rounding what they are multiplied with to 8 "
             "bits; pruned weights take the room of others, and save no time."
         )
+
+
+def _begun(
+    path: Path, model: Model, weights: Mapping[str, Encoded], choices: Mapping[str, Choice]
+) -> tuple[Any, Encoded | None, list[str]]:
+    """(the writer, which has written all but the tensors' data; one more tensor, that comes last; notes)."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    from webapp.engine.architectures.transformers_family import parsed_config
+    from webapp.engine.importers.gguf.model import rope_factors
+    from webapp.engine.importers.gguf.names import ARCHITECTURES, ROPE_FREQS, their_name
+
+    from .metadata import write_hyperparameters, write_vocabulary
+
+    assert model.architecture is not None
+    config = parsed_config(model.architecture.config)
+    kinds: Counter[str] = Counter()
+    for name, choice in choices.items():
+        kinds[choice.kind] += choice.bytes(weights[name].shape)
+    writer = GGUFWriter(None, ARCHITECTURES[config.model_type])
+    mostly = max((kind for kind in kinds if kind != "F32"), key=lambda kind: kinds[kind])
+    write_hyperparameters(writer, config, model.architecture.title, mostly)
+    notes = write_vocabulary(writer, model.files, config.vocab_size)
+    found = rope_factors(config)
+    factors = None if found is None else Dense(found)
+    listed = [(str(their_name(name)), weights[name].shape, choice) for name, choice in choices.items()]
+    listed += [] if factors is None else [(ROPE_FREQS, factors.shape, Choice("F32"))]
+    for theirs, shape, choice in listed:
+        kind = GGMLQuantizationType[choice.kind]
+        writer.add_tensor_info(theirs, shape, torch.empty(0).numpy().dtype, choice.bytes(shape), raw_dtype=kind)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return writer, factors, notes
 
 
 def _weights(model: Model) -> dict[str, Encoded]:

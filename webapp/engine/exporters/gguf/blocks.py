@@ -19,9 +19,19 @@ from webapp.engine.facts import DTYPE_BYTES
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.ggml import TYPES
 from webapp.engine.math.quantizers import LARGEST_HALF
-from webapp.engine.weights import Dense, Encoded, GgmlBlocks, Quantized, dtype_of, half_dtype
+from webapp.engine.weights import (
+    Dense,
+    Encoded,
+    GgmlBlocks,
+    GgmlPlan,
+    Quantized,
+    QuantizedPlan,
+    StoragePlan,
+    dtype_of,
+    half_dtype,
+)
 
-BLOCK = 32
+BLOCK, ALIGNMENT = 32, 32
 ZERO_POINTS = 4  # bits up to which there are any
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -65,6 +75,33 @@ def choose(encoded: Encoded) -> Choice:
     if grid.zero_point is not None:
         return Choice("Q4_1", codes=True)
     return Choice("Q4_0" if grid.bits <= 4 else "Q8_0", codes=True)
+
+
+def plainly(encoded: Encoded) -> Choice:
+    """As a weight that nothing has changed is kept, without a look at its values."""
+    return Choice("F32" if len(encoded.shape) != 2 else "F16")
+
+
+def expected_bytes(plan: StoragePlan) -> int:
+    """Of a weight that is stored like this, as `choose` decides; of one whose values decide, without their extremes."""
+    if len(plan.shape) != 2:
+        return 4 * plan.size
+    if isinstance(plan, GgmlPlan) and not plan.layout.transposed:
+        return plan.bytes
+    if not isinstance(plan, QuantizedPlan) or plan.columns % BLOCK:
+        return 2 * plan.size
+    if plan.group % BLOCK or plan.codebook or plan.scale_dtype != "float16":
+        kind = "Q8_0"
+    elif not plan.symmetric:
+        kind = "Q4_1" if plan.bits <= ZERO_POINTS else "Q8_0"
+    else:
+        kind = "Q4_0" if plan.bits <= 4 else "Q8_0"
+    return TYPES[kind].row_bytes(plan.size)
+
+
+def aligned(size: int) -> int:
+    """With what a file holds behind it."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def packed(encoded: Encoded, choice: Choice) -> Tensor:

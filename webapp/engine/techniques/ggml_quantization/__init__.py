@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from webapp.engine.facts import CheckpointFacts, LayerFacts
+from webapp.engine.importers.gguf.names import why_not
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import ggml
 from webapp.engine.progress import tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, calibration_samples
-from webapp.engine.techniques.calibration import SquareSum, WeightMatrix
+from webapp.engine.techniques.calibration import Covariance, SquareSum, WeightMatrix
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock, joined, matrices_of
 from webapp.engine.weights import Dense, DensePlan, Encoded, GgmlBlocks, GgmlPlan, StoragePlan, half_dtype
 from webapp.engine.weights.memory import release_freed_memory
@@ -21,6 +22,7 @@ from webapp.engine.weights.model import Model
 from .mixtures import BY_DATA, GUIDED, Mixture, exact_type, fitting, types_of
 
 BEYOND = "its values are beyond those that {type} holds, whose scales are 16-bit floats"
+LARGEST_BLOCK = 256
 HALVES = ("float16", "bfloat16")
 ALIKE = "so all its inputs count alike"
 NOT_SEEN = f"it wants an importance matrix, and the run has no data to make one of, {ALIKE}"
@@ -42,7 +44,7 @@ class MixedSettings(StepSettings):
 class GgmlQuantization(BlockByBlock):
     name = "ggml_quantization"
     title = "llama.cpp's quantization"
-    family = "Quantization"
+    family = "llama.cpp"
     summary = (
         "Rounds weights to the blocks of 8 to 2 bits that llama.cpp runs (K-quants, IQ-quants), as llama-quantize does "
         "and byte for byte as a GGUF holds them; calibration data tells it which inputs matter. Other formats decode "
@@ -160,6 +162,27 @@ class GgmlQuantization(BlockByBlock):
         elif encoded.type != wanted:
             notes.append(f"its rows of {columns} are no whole blocks of {ggml.TYPES[wanted].size}")
         return Outcome(matrix.layer.name, asked, done, ok=not notes, note="; ".join(notes))
+
+    def offered(self, facts: CheckpointFacts) -> bool:
+        """What llama.cpp runs: of another model no format holds the blocks."""
+        spec = facts.architecture
+        language = spec is not None and spec.family == "transformers" and spec.told_task == "causal-lm"
+        return language and spec is not None and why_not(spec.config) is None and ggml.missing() is None
+
+    def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
+        if self.refuses(plan) or plan.factors:
+            return
+        columns = plan.size // max(layer.layout.rows(plan.shape), 1)
+        large = columns % LARGEST_BLOCK == 0  # whose types lose less than those of small blocks in the same bytes
+        for name, kind in ggml.TYPES.items():
+            apt = kind.size == LARGEST_BLOCK if large else kind.size < LARGEST_BLOCK and name != "MXFP4"
+            if (apt or name == "Q8_0") and fitting(name, columns) == name:
+                yield {"type": name, "pure": True}
+
+    def trials(
+        self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]
+    ) -> Iterator[Encoded | None]:
+        return super().trials(matrix, None if matrix.layer.kind == "embedding" else inputs, choices)
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
         return exact_type(settings.type)
