@@ -5,6 +5,7 @@ https://huggingface.co/docs/hub/api. It holds models in memory, one commit each;
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -41,6 +42,7 @@ class HubServer:
     hold: threading.Event = field(default_factory=threading.Event)  # files wait for it, once it is asked for
     held: bool = False
     url: str = ""
+    large: dict[str, bytes] = field(default_factory=dict)  # what was pushed, by SHA-256
     broken: set[str] = field(default_factory=set)
 
     def add(self, name: str, folder: Path | dict[str, bytes], **more: Any) -> HubModel:
@@ -64,6 +66,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._write()
+
+    def do_PUT(self) -> None:
+        self._write()
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
@@ -80,6 +88,59 @@ class Handler(BaseHTTPRequestHandler):
             self._file(*found.groups())
         else:
             self._send(404, b"{}")
+
+    def _write(self) -> None:
+        """What a push asks for: https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md, and one commit."""
+        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        hub.asked.append((self.command, path, None))
+        if self.command == "PUT":
+            hub.large[path.rpartition("/")[2]] = body
+            self._send(200, b"")
+        elif path == "/api/validate-yaml":
+            self._tell({"errors": [], "warnings": []})
+        elif self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._send(403, b"{}")
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif found := re.fullmatch(r"/api/models/(.+?)/preupload/main", path):
+            files = [one["path"] for one in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(LARGE) else "regular" for path in files}
+            self._tell({"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]})
+        elif found := re.fullmatch(r"/(.+?)\.git/info/lfs/objects/batch", path):
+            self._tell({"transfer": "basic", "objects": list(map(self._large, json.loads(body)["objects"]))})
+        elif found := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
+            self._commit(found[1], [json.loads(line) for line in body.splitlines()])
+        else:
+            self._send(404, b"{}")
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+        if name in self.hub.models:
+            self._tell({"url": f"{self.hub.url}/{name}"}, 409)
+            return
+        self.hub.add(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
+        self._tell({"url": f"{self.hub.url}/{name}"})
+
+    def _large(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if asked["oid"] in self.hub.large:
+            return asked
+        return {**asked, "actions": {"upload": {"href": f"{self.hub.url}/large/{asked['oid']}"}}}
+
+    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        files = dict(self.hub.models[name].files)
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.large[value["oid"]]
+        model = self.hub.add(name, files, private=self.hub.models[name].private)
+        url = f"{self.hub.url}/{name}/commit/{model.sha}"
+        self._tell({"success": True, "commitUrl": url, "commitOid": model.sha})
+
+    def _tell(self, answer: dict[str, Any], status: int = 200) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _found(self, name: str, revision: str) -> HubModel | None:
         """Answers, and returns None, where it may not be seen."""

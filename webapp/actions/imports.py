@@ -98,27 +98,33 @@ def import_from_hub(
     use = named(task, None) if task else None
     if not settings.hub_url:
         raise Conflict("Models by name are switched off here: the setting hub_url names no hub.")
-    if not REPOSITORY_NAME.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
-        raise RequestInvalid(
-            f"{repo_id[:200]!r} is no name of a model; on a hub it is the owner's name, a slash and the model's.",
-            "repo_id",
-        )
+    name = repository_name(repo_id)
     asked = revision or "main"
     if not REVISION.fullmatch(asked) or ".." in asked:
         raise RequestInvalid(f"{asked[:200]!r} is no branch, tag or commit.", "revision")
     row = Checkpoint(
-        name=repo_id,
-        filename=repo_id,
+        name=name,
+        filename=name,
         size_bytes=0,
         digest="",
         dequantize=dequantize,
         task=use,
-        source={"kind": "hub", "repo_id": repo_id, "asked": asked, "revision": None},
+        source={"kind": "hub", "repo_id": name, "asked": asked, "revision": None},
     )
     session.add(row)
     session.commit()
     jobs.enqueue_inspection("checkpoint", row.id)
     return row
+
+
+def repository_name(repo_id: str) -> str:
+    """The name of a model on a hub as it is. Raises RequestInvalid."""
+    if not REPOSITORY_NAME.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
+        raise RequestInvalid(
+            f"{repo_id[:200]!r} is no name of a model; on a hub it is the owner's name, a slash and the model's.",
+            "repo_id",
+        )
+    return repo_id
 
 
 def _allowed(path: str, settings: InstallationSettings) -> Path:

@@ -12,6 +12,7 @@ from webapp.engine.run.child import DONE, FAILED, Lines, leave_with_the_worker
 
 from .download import Wanted, download, resolve
 from .errors import told
+from .publish import publish
 
 
 def preload(*modules: str) -> None:
@@ -34,6 +35,9 @@ def main(job_file: str) -> int:
 
 
 def _work(job: dict[str, Any], lines: Lines) -> Any:
+    if job["task"] == "publish":
+        folder = Path(job["folder"])
+        return publish(job["endpoint"], job["token"], job["repo_id"], folder, job["private"], job["message"], lines)
     wanted = Wanted(job["endpoint"], job["token"], job["repo_id"], job["revision"])
     if job["task"] == "resolve":
         return resolve(wanted, job["limit_bytes"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from webapp.engine.errors import PareError, quoted
+
+log = logging.getLogger(__name__)
 
 
 class HubRefused(PareError, code="hub_refused", status=422):
@@ -47,6 +50,12 @@ def told(endpoint: str, repo_id: str) -> Iterator[None]:
         raise HubUnreachable(f"{endpoint} answered {name} with an error ({status}). Try again later.") from error
     except (HTTPError, errors.FileMetadataError, ConnectionError, TimeoutError) as error:
         raise HubUnreachable(f"{endpoint} does not answer: {_first(error)}. Try again later.") from error
+
+    except (ValueError, LookupError, TypeError) as error:
+        log.exception("What %s answered was not understood", endpoint)
+        raise HubRefused(
+            f"{endpoint} answered about {name} in a way that the hub's client does not understand. Is hub_url a hub?"
+        ) from error
 
 
 def _first(error: Exception) -> str:

@@ -25,6 +25,7 @@ from .queues import (
     INSPECTION_WORKFLOW,
     INSPECTIONS,
     PROFILE,
+    PUBLICATION,
     RUN,
     JobKind,
     Kind,
@@ -121,6 +122,10 @@ class JobClient:
             if profile.state.final:
                 _begin_again(profile)
         self.enqueue_profile(profile_id)
+
+    def enqueue_publication(self, publication_id: str) -> None:
+        """As of a run. Raises JobMissing."""
+        self.enqueue(PUBLICATION, publication_id)
 
     def cancel_study(self, study_id: str) -> None:
         """The study is cancelled at once, and with it those of its runs that have not ended. Raises JobMissing."""

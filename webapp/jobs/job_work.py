@@ -1,4 +1,4 @@
-"""What attempts at runs and at profiles have in common: whether they are still wanted, and how they fail."""
+"""What attempts at runs, profiles and publications have in common: whether they are wanted, and how they fail."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Literal
 from dbos import DBOS
 
 from webapp.config import InstallationSettings
-from webapp.store.models import Profile, Run
+from webapp.store.models import Profile, Publication, Run
 
 APPLICATION_NAME = "pare"
 APPLICATION_VERSION = "1"  # raised when a workflow's steps change so that one in progress could not go on
@@ -23,7 +23,7 @@ Kind = Literal["checkpoint", "dataset"]
 class JobKind:
     """A table whose rows are durable jobs: each attempt at a row is a workflow."""
 
-    table: type[Run | Profile]
+    table: type[Run | Profile | Publication]
     workflow: str
     prefix: str = ""  # of a workflow's id
     queue: str = RUNS  # which a profile shares, so that a worker computes one thing at a time
@@ -38,7 +38,8 @@ class JobKind:
 
 RUN = JobKind(Run, "pare_run")
 PROFILE = JobKind(Profile, "pare_profile", "profile-")
-JOBS = (RUN, PROFILE)
+PUBLICATION = JobKind(Publication, "pare_publication", "publication-", INSPECTIONS)  # it computes nothing
+JOBS = (RUN, PROFILE, PUBLICATION)
 
 
 def inspection_workflow_id(kind: Kind, id: str) -> str:

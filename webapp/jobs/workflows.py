@@ -19,13 +19,14 @@ from webapp.store.space import FULL, is_full
 from .inspections import InspectionWork
 from .job_work import JobWork
 from .profiles import ProfileWork
-from .queues import INSPECTION_WORKFLOW, PROFILE, RUN, JobKind, Kind, inspection_workflow_id
+from .publications import PublicationWork
+from .queues import INSPECTION_WORKFLOW, PROFILE, PUBLICATION, RUN, JobKind, Kind, inspection_workflow_id
 from .runs import RunWork
 from .workplace import Workplace
 
 log = logging.getLogger(__name__)
 
-WORK: dict[JobKind, type[JobWork]] = {work.kind: work for work in (RunWork, ProfileWork)}
+WORK: dict[JobKind, type[JobWork]] = {work.kind: work for work in (RunWork, ProfileWork, PublicationWork)}
 
 _place: Workplace | None = None
 _in_hand: set[str] = set()
@@ -111,6 +112,21 @@ def pare_profile(profile_id: str, attempt: int) -> None:
         except Exception as error:
             log.exception("Profile %s failed for a reason that nobody foresaw", profile_id)
             ProfileWork(place(), profile_id, attempt).fail(internal(error))
+
+
+@DBOS.step(name="publish", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
+def publish(publication_id: str, attempt: int) -> None:
+    PublicationWork(place(), publication_id, attempt).publish()
+
+
+@DBOS.workflow(name=PUBLICATION.workflow)
+def pare_publication(publication_id: str, attempt: int) -> None:
+    with _at(PUBLICATION.workflow_id(publication_id, attempt)):
+        try:
+            publish(publication_id, attempt)
+        except Exception as error:
+            log.exception("Publication %s failed for a reason that nobody foresaw", publication_id)
+            PublicationWork(place(), publication_id, attempt).fail(internal(error))
 
 
 @DBOS.step(name="inspect", retries_allowed=True, max_attempts=6, should_retry=_is_passing)

@@ -115,7 +115,7 @@ class Upload:
 
 
 class Job:
-    """What runs, profiles and studies have in common."""
+    """What runs, profiles, studies and publications have in common."""
 
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     state: Mapped[RunState] = mapped_column(default=RunState.QUEUED, index=True)
@@ -230,6 +230,19 @@ class Study(Job, Base):
     dataset: Mapped[Dataset | None] = relationship()
     profile: Mapped[Profile | None] = relationship()
     runs: Mapped[list[Run]] = relationship(back_populates="study", order_by="Run.created_at")
+
+
+class Publication(Job, Base):
+    """A result on its way to a hub, or there."""
+
+    __tablename__ = "publications"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    repo_id: Mapped[str] = mapped_column(String(200))
+    private: Mapped[bool] = mapped_column(default=True)
+    url: Mapped[str | None] = mapped_column(String(1000))  # of the commit
+
+    run: Mapped[Run] = relationship()
 
 
 class Stage(Base):

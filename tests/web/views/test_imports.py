@@ -90,3 +90,29 @@ def test_one_thing_is_asked_for(client, models):
     both = {"repo_id": "a/b", "path": str(models / "bert")}
     for body in ({}, both, {"path": str(models / "bert"), "revision": "main"}):
         error_of(client.post("/api/v1/imports", json=body), 422)
+
+
+def test_a_run_s_result_is_pushed_from_its_page_and_by_the_api(with_hub, client, session, run):
+    assert "Push it" not in client.get(f"/runs/{run.id}").text
+    assert (
+        "hub_token"
+        in error_of(client.post(f"/api/v1/runs/{run.id}/publications", json={"repo_id": "a/b"}), 409)["message"]
+    )
+    object.__setattr__(with_hub, "hub_token", "hf_secret")
+    page = client.get(f"/runs/{run.id}").text
+    assert "Push it" in page
+    assert "hf_secret" not in page
+    answer = client.post(f"/api/v1/runs/{run.id}/publications", json={"repo_id": "a/b", "private": False})
+    assert answer.status_code == 202
+    assert (answer.json["state"], answer.json["private"], answer.json["url"]) == ("queued", False, None)
+    assert client.get(f"/api/v1/runs/{run.id}/publications").json["items"] == [answer.json]
+    assert (
+        "right now" in client.post(f"/runs/{run.id}/publications", data={"repo_id": "a/b"}, follow_redirects=True).text
+    )
+    client.post(f"/runs/{run.id}/publications", data={"repo_id": " a/c ", "private": "1"})
+    [newest, _] = client.get(f"/api/v1/runs/{run.id}/publications").json["items"]
+    assert (newest["repo_id"], newest["private"]) == ("a/c", True)
+    assert (
+        "no name of a model"
+        in client.post(f"/runs/{run.id}/publications", data={"repo_id": "?"}, follow_redirects=True).text
+    )

@@ -8,7 +8,7 @@ from flask import Blueprint
 
 NOUNS = """
     home access checkpoints fit datasets runs blame run_builder techniques compare receipts studies shares
-    deployments serve artifacts packages plotly_library health
+    deployments serve artifacts packages publications plotly_library health
 """
 
 

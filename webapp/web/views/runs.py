@@ -15,6 +15,7 @@ from webapp.actions.compatibility import incompatible_formats
 from webapp.actions.deletion import delete_run
 from webapp.actions.deployments import deployable, deployed, served_formats
 from webapp.actions.packages import offered
+from webapp.actions.publishing import publications_of
 from webapp.actions.run_requests import cancel_run, retry_artifact, retry_run
 from webapp.actions.sharing import shares_of
 from webapp.engine.recipe import Recipe
@@ -64,7 +65,7 @@ def index() -> str:
 
 @blueprint.get("/<id>")
 def show(id: str) -> str:
-    run = db.get_or_abort(Run, id)
+    run, settings = db.get_or_abort(Run, id), services().settings
     known, unfit = techniques(), incompatible_formats(run.checkpoint)
     newest = select(LogLine).where(LogLine.run_id == id).order_by(LogLine.id.desc()).limit(LOG_LINES)
     lines = list(reversed(db.session.scalars(newest).all()))
@@ -77,6 +78,8 @@ def show(id: str) -> str:
         state=RunState(run.state),
         links=shares_of(db.session, [id]),
         drawn=drawn_of(run),
+        hub=settings.hub_url if settings.hub_token else "",
+        publications=publications_of(db.session, run),
         packages=[target for target, _ in offered(run).values()],
         deployed={artifact.name: deployed(db.session, id, artifact.name) for artifact in deployable(run)},
         servable=[title for name, title in served_formats().items() if unfit[name] is None],

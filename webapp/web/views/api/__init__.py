@@ -13,6 +13,7 @@ from . import (
     folders,
     imports,
     profiles,
+    publications,
     recipes,
     runs,
     shares,

@@ -388,6 +388,27 @@ class ProfileAnswer(ProfileSummary):
     cuts: list[Cut] | None = Field(None, description="With ?layers=1: channels, heads and blocks that may leave.")
 
 
+class PublicationRequest(RequestBody):
+    repo_id: str = Field(
+        max_length=200, description="The owner's name, a slash and the model's: a new one, or of Pare."
+    )
+    private: bool = Field(True, description="Seen by its owner alone, where it is made by this.")
+
+
+class PublicationAnswer(RowAnswer):
+    id: str
+    run_id: str
+    repo_id: str
+    private: bool
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    progress: float = Field(description="0 to 1.")
+    message: str
+    error: dict[str, Any] | None
+    url: str | None = Field(description="Of the commit, once it has succeeded.")
+    created_at: datetime
+    finished_at: datetime | None
+
+
 class ProfilesQuery(PageQuery):
     checkpoint: str | None = Field(None, max_length=12, description="Only those of this checkpoint.")
 
