@@ -7,20 +7,23 @@ tensors that it needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Composite, Encoded
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.artifact import read_model
-from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
 
 from . import architectures
 from .resize import resize_to_weights
 
-LARGE_BYTES = 1 << 20
+if TYPE_CHECKING:
+    from .factored_layers import FactoredModule
+
 Sources = Mapping[str, Callable[[], Tensor]]  # a way to read each tensor of a module, by its name in the module
 Leaves = dict[str, tuple[Encoded, bool]]  # the simple weight behind each, and whether the module holds its transpose
 
@@ -35,24 +38,11 @@ def load(path: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
     return build(read_model(Path(path)), dtype)
 
 
-def build(model: Model, dtype: torch.dtype | None = None, keep: bool = True) -> nn.Module:
-    """The module of a model's architecture with its weights. Raises CheckpointRefused where a tensor is missing.
-
-    Without `keep` the model gives its weights away and has none in the end: memory never holds both.
-    """
+def build(model: Model, dtype: torch.dtype | None = None) -> nn.Module:
+    """The module of a model's architecture with its weights. Raises CheckpointRefused where a tensor is missing."""
     module = skeleton_of(model)
-    given = _ReadOnce(sources(model, module))
-    if not keep:
-        model.weights.clear()
-    fill(module, given, module.state_dict(), model.tied, dtype)
+    fill(module, sources(model, module), module.state_dict(), model.tied, dtype)
     return module.eval()
-
-
-class _ReadOnce(dict[str, Callable[[], Tensor]]):
-    """Readers that are gone once they are looked up, and with them what only they still held."""
-
-    def __getitem__(self, name: str) -> Callable[[], Tensor]:
-        return self.pop(name)
 
 
 def skeleton_of(model: Model) -> nn.Module:
@@ -63,9 +53,9 @@ def skeleton_of(model: Model) -> nn.Module:
     if model.architecture is None:
         raise CheckpointRefused("These weights have no architecture that Pare knows, so there is no module to build.")
     module = architectures()[model.architecture.family].skeleton(model.architecture)
-    resize_to_weights(module, {name: encoded.shape for name, encoded in _named(model).items()})
-    for name, encoded in _named(model).items():
-        if isinstance(encoded, Composite):
+    resize_to_weights(module, {name: model.plan(name).shape for name in model.names})
+    for name in model.names:
+        if model.plan(name).factors and isinstance(encoded := model.weight(name), Composite):
             _split(module, name.removesuffix(".weight"), encoded)
     simulate(module, model.activations)
     return module.eval()
@@ -81,27 +71,55 @@ def leaves_of(model: Model) -> Leaves:
 
     Tensors that are made of others (the order of a pivoted layer's outputs) are Dense.
     """
-    return _leaves(model, skeleton_of(model))
+    return {name: (leaf(), turned) for name, (leaf, turned) in _leaves(model, skeleton_of(model)).items()}
 
 
-def _leaves(model: Model, module: nn.Module) -> Leaves:
+def _leaves(model: Model, module: nn.Module) -> dict[str, tuple[Callable[[], Encoded], bool]]:
+    """The same with a way to read each."""
     from .factored_layers import FactoredModule
 
-    found: Leaves = {}
-    for name, encoded in _named(model).items():
+    found: dict[str, tuple[Callable[[], Encoded], bool]] = {}
+    for name in model.names:
         path, _, last = name.rpartition(".")
         part = _submodule(module, path)
-        if isinstance(part, FactoredModule) and isinstance(encoded, Composite):
-            found |= {f"{path}.{inner}": leaf for inner, leaf in part.leaves(encoded).items()}
+        if isinstance(part, FactoredModule) and model.plan(name).factors:
+            for inner, (_, turned) in _leaves_in(part, model, name).items():
+                found[f"{path}.{inner}"] = (partial(_leaf, part, model, name, inner), turned)
         elif isinstance(part, FactoredModule) and last == "bias":
-            found[f"{path}.{part.bias_name}"] = (encoded, False)
+            found[f"{path}.{part.bias_name}"] = (partial(model.weight, name), False)
         else:
-            found[name] = (encoded, False)
+            found[name] = (partial(model.weight, name), False)
     return found
 
 
-def _reader(leaf: Encoded, transposed: bool) -> Callable[[], Tensor]:
-    return (lambda: leaf.decode().t().contiguous()) if transposed else leaf.decode
+def _leaves_in(part: FactoredModule, model: Model, name: str) -> Leaves:
+    encoded = model.weight(name)
+    assert isinstance(encoded, Composite)
+    return part.leaves(encoded)
+
+
+def _leaf(part: FactoredModule, model: Model, name: str, inner: str) -> Encoded:
+    return _leaves_in(part, model, name)[inner][0]
+
+
+def _reader(leaf: Callable[[], Encoded], transposed: bool) -> Callable[[], Tensor]:
+    return (lambda: leaf().decode().t().contiguous()) if transposed else (lambda: leaf().decode())
+
+
+def readers(model: Model, module: nn.Module) -> dict[str, Callable[[Tensor | None], Tensor]]:
+    """Like `sources`, and floats become float32; they are put into the tensor that is given, where one is."""
+
+    def reader(leaf: Callable[[], Encoded], transposed: bool) -> Callable[[Tensor | None], Tensor]:
+        def read(place: Tensor | None) -> Tensor:
+            encoded = leaf()
+            if place is None:
+                return encoded.decode()
+            encoded.decode_into(place.t() if transposed else place)
+            return place
+
+        return read
+
+    return {name: reader(leaf, transposed) for name, (leaf, transposed) in _leaves(model, module).items()}
 
 
 def fill(
@@ -121,8 +139,6 @@ def fill(
     for name in read:
         value = given[name]()
         values[name] = value.to(dtype or torch.float32) if value.is_floating_point() else value
-        if values[name].nbytes >= LARGE_BYTES:
-            release_freed_memory()  # what its decoding took
     module.load_state_dict(values, strict=False, assign=True)
     for alias in wanted:
         if alias not in read:
@@ -135,10 +151,6 @@ def release(module: nn.Module, names: Iterable[str]) -> None:
     module.load_state_dict(
         {name: torch.empty_like(state[name], device="meta") for name in names}, strict=False, assign=True
     )
-
-
-def _named(model: Model) -> dict[str, Encoded]:
-    return {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, Structure, TensorFacts
-from webapp.engine.weights import DensePlan, StoragePlan, dtype_name
+from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
 
 from . import architectures
@@ -40,8 +40,7 @@ def describe_model(model: Model, before: CheckpointFacts) -> CheckpointFacts:
     Where they have other shapes its layers are those of its module, and its structure is left open.
     """
     tensors = tuple(
-        TensorFacts(name=name, shape=encoded.shape, dtype=dtype_name(encoded.dtype))
-        for name, encoded in model.weights.items()
+        TensorFacts(name=name, shape=plan.shape, dtype=plan.dtype) for name, plan in model.weights.plans.items()
     )
     layers, shapes = before.layers, {tensor.name: tensor.shape for tensor in tensors}
     if model.architecture is not None and model.architecture != before.architecture:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.architectures.build import build
+from webapp.engine.architectures.streaming import runnable
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights import StoragePlan
@@ -35,11 +36,15 @@ class SafetensorsExporter(Exporter):
         return True
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
-        return {"size_bytes": write_model(model, folder / self.file)}
+        path = folder / self.file
+        if model.stored is None:
+            return {"size_bytes": write_model(model, path)}
+        shutil.copyfile(model.stored, path)  # the last step wrote the same bytes
+        return {"size_bytes": path.stat().st_size}
 
     def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:
         model = read_model(folder / self.file)
-        module = build(model) if model.architecture is not None else None
+        module = runnable(model) if model.architecture is not None else None
         return Loaded(module, "Pare, a process of its own", f"torch {torch.__version__}, float32", model)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:

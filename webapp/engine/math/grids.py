@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
 from webapp.engine.lazy import Tensor, torch
 
+from . import quantizers
 from .quantizers import LARGEST_HALF, SMALLEST_HALF, Grid, grouped, nearest_units, stored_scale
+from .threads import for_rows
 
 NumberFormat = Literal["int", "normal", "fitted"]
 
@@ -87,6 +89,34 @@ def fit_grid(matrix: Tensor, scheme: QuantizationScheme, weights: Tensor | None 
     if levels is not None or scheme.symmetric:
         return Grid(scheme.bits, scheme.group, scale, None, levels)
     return Grid(scheme.bits, scheme.group, scale, torch.cat([zero for _, zero in found]).to(torch.uint8))
+
+
+def fit_rows(parts: Iterable[Tensor], scheme: QuantizationScheme, codes: Tensor) -> Grid | None:
+    """The grid of a matrix whose rows come in `parts`, of any float dtype, and the nearest `codes` uint8 on it.
+
+    None where it takes more than a look at each part: levels that are fitted to all, or scales that are float16 in one
+    part and float32 in another.
+    """
+    if scheme.numbers == "fitted":
+        return None
+    found: dict[int, Grid] = {}
+    first = 0
+    for part in parts:
+
+        def some(chosen: slice, part: Tensor = part, first: int = first) -> None:
+            floats, start = part[chosen].float(), first + chosen.start
+            found[start] = fit_grid(floats, scheme)
+            quantizers.quantize(floats, found[start], out=codes[start : start + len(floats)])
+
+        for_rows(part.shape, quantizers.CHUNK, some)
+        first += len(part)
+    grids = [found[start] for start in sorted(found)]
+    if len({grid.scale.dtype for grid in grids}) != 1:
+        return None
+    zeros = [grid.zero_point for grid in grids if grid.zero_point is not None]
+    return replace(
+        grids[0], scale=torch.cat([grid.scale for grid in grids]), zero_point=torch.cat(zeros) if zeros else None
+    )
 
 
 def may_be_wide(matrix: Tensor, scheme: QuantizationScheme) -> bool:

@@ -10,9 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from webapp.engine.lazy import Tensor, functional, torch
 
+from .threads import for_rows
+
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # normal numbers of float16
+CHUNK = (1 << 15) - 1  # values rounded at a time: torch leaves so few to one thread, and they stay in its cache
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ def stored_scale(scale: Tensor) -> Tensor:
 def nearest_units(ratios: Tensor, zero: Tensor, top: int, levels: Tensor | None) -> Tensor:
     """What values divided by their scale are rounded to: whole steps from `zero`, which broadcasts, or levels."""
     if levels is None:
+        if zero.numel() == 1:  # by a number it is several times as quick as by a tensor
+            return ratios.round().clamp_(-float(zero), top - float(zero))
         return torch.clamp(ratios.round(), -zero, top - zero)
     return levels[torch.bucketize(ratios.contiguous(), (levels[1:] + levels[:-1]) / 2)]
 
@@ -98,12 +105,20 @@ def codes_of(units: Tensor, zero: Tensor, levels: Tensor | None) -> Tensor:
     return codes.to(torch.uint8)
 
 
-def quantize(matrix: Tensor, grid: Grid) -> Tensor:
+def quantize(matrix: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
     """The nearest codes of a float32 matrix: uint8 (rows, columns)."""
     rows, columns = matrix.shape
-    ratios, zero = grouped(matrix, grid.group) / grid.scale.float()[..., None], grid.zero[..., None]
-    units = nearest_units(ratios, zero, grid.top, grid.levels)
-    return codes_of(units, zero, grid.levels).reshape(rows, -1)[:, :columns]
+    codes = torch.empty(rows, columns, dtype=torch.uint8) if out is None else out
+
+    def some(chosen: slice) -> None:
+        own = grid.rows(chosen.start, chosen.stop)
+        ratios = grouped(matrix[chosen], grid.group) / own.scale.float()[..., None]
+        zero = own.zero[..., None]
+        found = codes_of(nearest_units(ratios, zero, grid.top, grid.levels), zero, grid.levels)
+        codes[chosen] = found.reshape(len(found), -1)[:, :columns]
+
+    for_rows((rows, columns), CHUNK, some)
+    return codes
 
 
 def dequantize(codes: Tensor, grid: Grid) -> Tensor:
@@ -112,6 +127,28 @@ def dequantize(codes: Tensor, grid: Grid) -> Tensor:
     blocks = grouped(codes, grid.group)
     units = blocks - grid.zero[..., None] if grid.levels is None else grid.levels[blocks.long()]
     return (units * grid.scale.float()[..., None]).reshape(rows, -1)[:, :columns]
+
+
+def dequantize_into(codes: Tensor, grid: Grid, place: Tensor) -> None:
+    """The same, some rows at a time, into `place` (rows, columns) of any float dtype."""
+
+    def some(chosen: slice) -> None:
+        place[chosen] = dequantize(codes[chosen], grid.rows(chosen.start, chosen.stop))
+
+    for_rows(codes.shape, CHUNK, some)
+
+
+def count_zeros(codes: Tensor, grid: Grid) -> int:
+    """How many of the codes uint8 (rows, columns) mean zero."""
+    if grid.zero.dim() == 0:
+        return codes.numel() - int(np.count_nonzero(codes.numpy() != np.uint8(int(grid.zero))))
+    found = []
+
+    def some(chosen: slice) -> None:
+        found.append(int((codes[chosen] == zero_codes(grid.rows(chosen.start, chosen.stop), codes.shape[1])).sum()))
+
+    for_rows(codes.shape, CHUNK, some)
+    return sum(found)
 
 
 def nearest_values(matrix: Tensor, grid: Grid) -> Tensor:

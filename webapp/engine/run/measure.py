@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.reshape import describe_model
+from webapp.engine.architectures.streaming import answered, streams
 from webapp.engine.data.batches import Batch, answers
 from webapp.engine.data.targets import counted, distributions, per_place, scores_of_classes, shaped_like
 from webapp.engine.facts import BY_NUMBERS, ArchitectureSpec, CheckpointFacts
@@ -42,13 +44,35 @@ def evaluate(
     """
     with torch.inference_mode():
         found = Collected(spec)
-        for index, batch in enumerate(data):
-            every = answers(module, spec, batch)
+        for index, (batch, every, expected) in enumerate(_answers(data, module, reference, spec)):
             found.against_targets(every[0], batch)
-            if reference is not None:
-                found.against_original(answers(reference, spec, batch), every, batch)
+            if expected is not None:
+                found.against_original(expected, every, batch)
             report.progress((index + 1) / len(data), f"Evaluating: batch {index + 1} of {len(data)}")
         return found.finished()
+
+
+def _answers(
+    data: Sequence[Batch], module: nn.Module, reference: nn.Module | None, spec: ArchitectureSpec
+) -> Iterator[tuple[Batch, list[Tensor], list[Tensor] | None]]:
+    """Each batch with the answers of both; many batches go together through modules that stream their blocks."""
+
+    def answers_of(answering: nn.Module) -> Iterator[tuple[Batch, list[Tensor]]]:
+        def call(index: int) -> tuple[Batch, list[Tensor]]:
+            batch = data[index]
+            return batch, answers(answering, spec, batch)
+
+        return answered([partial(call, index) for index in range(len(data))], answering)
+
+    if reference is None:
+        for batch, every in answers_of(module):
+            yield batch, every, None
+    elif streams(module) or streams(reference):
+        for (batch, every), (_, expected) in zip(answers_of(module), answers_of(reference), strict=True):
+            yield batch, every, expected
+    else:
+        for batch in data:
+            yield batch, answers(module, spec, batch), answers(reference, spec, batch)
 
 
 def evaluate_each(
@@ -284,7 +308,7 @@ def measured_sizes(sizes: tuple[int, int, int], model: Model, original: Checkpoi
     `sizes` are the bytes of its file, of the file's header, and of the tensors in it.
     """
     size, header, tensors_bytes = sizes
-    plans = {name: encoded.plan for name, encoded in model.weights.items()}
+    plans = model.weights.plans
     floats = [plan for plan in plans.values() if "float" in plan.dtype]
     total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)
     now = describe_model(model, original).layers
@@ -340,7 +364,7 @@ def _layer(name: str, kind: str, weight: str, plan: StoragePlan) -> dict[str, An
 
 def half_precision_bytes(model: Model) -> int:
     """The file's size if every float that is still wide were float16: what a plain cast gives, put aside."""
-    plans = {name: encoded.plan.mapped(_halved) for name, encoded in model.weights.items()}
+    plans = {name: plan.mapped(_halved) for name, plan in model.weights.plans.items()}
     return predicted_size(plans, model.tied, model.architecture)[1]
 
 

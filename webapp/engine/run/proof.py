@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.architectures.build import build
+from webapp.engine.architectures.streaming import answered, runnable
 from webapp.engine.data.batches import Batch, every_output, outputs, synthetic
 from webapp.engine.exporters.base import Loaded
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import Tensor, nn, torch
-from webapp.engine.weights import dtype_name
+from webapp.engine.weights import Encoded, dtype_name
 from webapp.engine.weights.activations import simulate
 from webapp.engine.weights.model import Model
-from webapp.engine.weights.safetensors import lazy_tensors, write_safetensors
+from webapp.engine.weights.safetensors import as_bytes, lazy_tensors, write_safetensors
 
 PROBE, HASHES = "probe.safetensors", "hashes.json"
 RELATIVE = 1e-4  # of the largest answer: threads may add up in another order
 ROUNDING = 2.0  # times what rounding moves: the last bits of layers' answers, activations where a model rounds them
 
 
-def write_proof(model: Model, folder: Path, seed: int, keep: bool = True) -> None:
+def write_proof(model: Model, folder: Path, seed: int) -> None:
     """Keeps seeded inputs with the answers of the model in memory; without an architecture, a hash of each weight.
 
     Also how far the last bits of what its layers put out move the answers: two runtimes, which add up in different
@@ -38,16 +39,16 @@ def write_proof(model: Model, folder: Path, seed: int, keep: bool = True) -> Non
         (folder / HASHES).write_text(json.dumps(_hashes(model)), encoding="utf8")
         return
     spec, batch = model.architecture, synthetic(model.architecture, seed)
-    module = build(replace(model, activations={}), keep=keep)
-    answers = _answers(module, spec, batch)
+    module = runnable(replace(model, activations={}))
+    answers, others = _with_other_last_bits(module, spec, batch)
     moved = torch.zeros(len(answers))
     if model.activations:
         unrounded = answers
         simulate(module, model.activations)
         answers = _answers(module, spec, batch)
         moved = _furthest(unrounded, answers)
-    with _other_last_bits(module):
-        last_bits = _furthest(_answers(module, spec, batch), answers)
+        _, others = _with_other_last_bits(module, spec, batch)
+    last_bits = _furthest(others, answers)
     tensors = {f"input.{name}": t for name, t in batch.inputs.items()} | {"moved": moved, "last_bits": last_bits}
     write_safetensors(folder / PROBE, tensors | {f"output.{place}": t for place, t in enumerate(answers)}, {})
 
@@ -75,7 +76,7 @@ def compare_probe(
     found = _answers(loaded.module, spec, batch)
     more: dict[str, float] = {}
     if rounded is not None:
-        kept, expected = expected, _answers(build(rounded), spec, batch)
+        kept, expected = expected, _answers(runnable(rounded), spec, batch)
         more, moved = {"rounding": float(_furthest(kept, expected).max())}, torch.zeros(len(expected))
     broken = sum(int((~t.isfinite()).sum()) for t in expected) / sum(t.numel() for t in expected)
     largest = _largest(found, expected)
@@ -128,30 +129,40 @@ def _answers(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> list[Te
         return [outputs(module, spec, batch).float().contiguous()]
 
 
-@contextmanager
-def _other_last_bits(module: nn.Module) -> Iterator[None]:
-    """Every layer's answers are off by about their last bit, at random but the same each time."""
+def _with_other_last_bits(module: nn.Module, spec: ArchitectureSpec, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    """The answers, and those where every layer's are off by about their last bit, at random but the same each time."""
     generator = torch.Generator().manual_seed(0)
+    is_off = ContextVar("is_off", default=False)  # calls that go through a module side by side have contexts apart
 
     def off(layer: nn.Module, given: Any, answer: Any) -> Any:
-        if not isinstance(answer, Tensor) or not answer.is_floating_point():
+        if not is_off.get() or not isinstance(answer, Tensor) or not answer.is_floating_point():
             return answer
         noise = torch.randn(answer.shape, generator=generator).mul_(torch.finfo(answer.dtype).eps).add_(1)
         return noise.mul_(answer)
 
+    def call(is_it: bool) -> list[Tensor]:
+        token = is_off.set(is_it)
+        try:
+            return _answers(module, spec, batch)
+        finally:
+            is_off.reset(token)
+
     hooks = [layer.register_forward_hook(off) for layer in module.modules() if not any(layer.children())]
     try:
-        yield
+        plain, other = answered([partial(call, False), partial(call, True)], module)
+        return plain, other
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def _hashes(model: Model) -> dict[str, str]:
-    return {name: _hash(encoded.decode()) for name, encoded in sorted(model.weights.items())}
+    return {name: _hash(model.weights[name]) for name in sorted(model.weights)}
 
 
-def _hash(tensor: Tensor) -> str:
-    flat = tensor.contiguous().reshape(-1)
-    content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-    return hashlib.sha256(f"{tuple(tensor.shape)} {dtype_name(tensor.dtype)} ".encode() + content).hexdigest()
+def _hash(encoded: Encoded) -> str:
+    found = hashlib.sha256(f"{encoded.shape} {dtype_name(encoded.value_dtype)} ".encode())
+    for some in encoded.slices():
+        if some.numel():
+            found.update(as_bytes(some))
+    return found.hexdigest()

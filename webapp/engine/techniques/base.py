@@ -232,7 +232,7 @@ class LayerByLayer(Technique):
                 continue
             model.weights[layer.weight] = changed
             outcomes.append(outcome)
-            release_freed_memory()
+        release_freed_memory()
         return outcomes
 
     def trials(

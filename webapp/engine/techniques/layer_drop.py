@@ -153,9 +153,9 @@ def _drop(model: Model, facts: CheckpointFacts, gone: Sequence[int]) -> Checkpoi
     """Takes the blocks out of the model. Returns the facts of what is left; raises Skip where no config can say it."""
     change = shortened(facts, gone)
     check_fits(facts, change)
-    model.weights = {
-        change.renamed.get(name, name): encoded for name, encoded in model.weights.items() if name not in change.removed
-    }
+    model.weights = model.weights.renamed(
+        {change.renamed.get(name, name): name for name in model.weights if name not in change.removed}
+    )
     model.tied = {
         change.renamed.get(alias, alias): change.renamed.get(name, name)
         for alias, name in model.tied.items()

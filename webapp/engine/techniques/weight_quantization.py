@@ -47,8 +47,7 @@ class WeightQuantization(Rounding, LayerByLayer):
 
     def compress(self, encoded: Encoded, layer: LayerFacts, settings: Any) -> tuple[Encoded, Outcome]:
         def rounded(simple: Encoded) -> Encoded:
-            pruned = simple.plan.pruned
-            return Quantized.nearest(simple.decode(), settings.scheme, layer.layout, pruned)
+            return Quantized.nearest(simple, settings.scheme, layer.layout, simple.plan.pruned)
 
         done = encoded.mapped(rounded)
         return done, Outcome(layer.name, self.asked(layer, settings), done.plan.label)

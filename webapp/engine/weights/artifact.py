@@ -7,8 +7,7 @@ A weight that is stored as it is keeps its name, so any safetensors reader finds
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import Tensor
 
-from . import Dense, StoragePlan, dtype_of, form_of
+from . import Dense, Encoded, StoragePlan, form_of
 from .activations import Activations
 from .base import TensorPart
+from .held import FiledWeight, Weights
 from .model import Model
 from .safetensors import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
 
@@ -43,17 +43,12 @@ def manifest(
 
 def write_model(model: Model, path: Path) -> int:
     """Writes the model, one weight in memory at a time; the same model gives the same bytes. Returns its size."""
-    plans = {name: model.weights[name].plan for name in sorted(model.weights)}
-
-    @lru_cache(maxsize=1)  # a weight's parts are written one after the other
-    def parts_of(name: str) -> dict[str, Tensor]:
-        return model.weights[name].parts()
-
-    def reader(name: str, suffix: str) -> Callable[[], Tensor]:
-        return lambda: parts_of(name)[suffix]
-
-    about = manifest(plans, model.tied, model.architecture, model.activations)
-    return write_safetensors(path, _lazily(plans, reader), about)
+    plans = {name: model.weights.plan(name) for name in sorted(model.weights)}
+    tensors: dict[str, Tensor | LazyTensor] = {}
+    for name, plan in plans.items():
+        parts = model.weights.parts(name)
+        tensors |= {name + part.name: parts[part.name] for part in plan.parts}
+    return write_safetensors(path, tensors, manifest(plans, model.tied, model.architecture, model.activations))
 
 
 def read_model(path: Path) -> Model:
@@ -65,19 +60,21 @@ def read_model(path: Path) -> Model:
         raise CheckpointRefused(f"{path.name} was not written by Pare: its metadata has no manifest.") from None
     if content.get("format") != FORMAT:
         raise CheckpointRefused(f"{path.name} has format {content.get('format')} of Pare; this version reads {FORMAT}.")
-    tensors, weights = lazy_tensors(path), {}
+    tensors = lazy_tensors(path)
+    weights: dict[str, Encoded | FiledWeight] = {}
     for name, meta in content["weights"].items():
+        place = f"{name} in {path.name}"
         try:
-            form = form_of(meta["kind"])
-            owned = {suffix: tensors.pop(name + suffix) for suffix in form.suffixes(meta) if name + suffix in tensors}
-            parts = {suffix: tensor.load() for suffix, tensor in owned.items()}
-            weights[name] = form.from_parts(parts, meta)
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointRefused(f"{name} in {path.name} is damaged: {error}. Download the file again.") from None
-    weights |= {name: Dense(tensor.load, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+            suffixes = form_of(meta["kind"]).suffixes(meta)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise CheckpointRefused(f"{place} is damaged: {error}. Download the file again.") from None
+        owned = {suffix: tensors.pop(name + suffix) for suffix in suffixes if name + suffix in tensors}
+        weights[name] = FiledWeight(owned, meta, place)
+    weights |= {name: Dense(tensor) for name, tensor in tensors.items()}
     spec = content.get("architecture")
     activations = {path: Activations.model_validate(plan) for path, plan in content.get("activations", {}).items()}
-    return Model(weights, content["tied"], ArchitectureSpec.model_validate(spec) if spec else None, activations)
+    architecture = ArchitectureSpec.model_validate(spec) if spec else None
+    return Model(Weights(weights), content["tied"], architecture, activations, stored=path)
 
 
 def predicted_size(
@@ -90,13 +87,3 @@ def predicted_size(
         TensorPart(name + part.name, part.shape, part.dtype) for name, plan in ordered.items() for part in plan.parts
     ]
     return file_size(tensors, manifest(ordered, tied, spec))
-
-
-def _lazily(
-    plans: Mapping[str, StoragePlan], reader: Callable[[str, str], Callable[[], Tensor]]
-) -> dict[str, Tensor | LazyTensor]:
-    return {
-        name + part.name: LazyTensor(part.shape, dtype_of(part.dtype), reader(name, part.name))
-        for name, plan in plans.items()
-        for part in plan.parts
-    }

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from webapp.engine.facts import DTYPE_BYTES
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math.quantizers import LARGEST_HALF
+
+from .safetensors import LazyTensor, dtype_of
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,25 @@ class Encoded(ABC):
     def decode(self) -> Tensor:
         """The values, of `shape` and `value_dtype`."""
 
+    def slices(self) -> Iterator[Tensor]:
+        """The values of the weight, ranges of its first axis one after the other, so that not all are in memory."""
+        yield self.decode()
+
+    def decode_into(self, place: Tensor) -> None:
+        """Puts the values into a tensor of `shape`, as its dtype has them."""
+        start = 0
+        for some in self.slices():
+            if not self.shape:
+                place.copy_(some)
+                return
+            place[start : start + len(some)].copy_(some)
+            start += len(some)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what it takes in memory while it is held."""
+        return max(self.plan.bytes, self.plan.params)
+
     @property
     def value_dtype(self) -> torch.dtype:
         """float32 where values are computed of codes and scales, or of factors, which a module keeps apart instead."""
@@ -163,6 +184,14 @@ class Encoded(ABC):
     @abstractmethod
     def parts(self) -> dict[str, Tensor]:
         """What the file holds, by suffix, exactly as `plan.parts` says."""
+
+    def filed_parts(self) -> Mapping[str, LazyTensor]:
+        """The same, each made when it is asked for, and not kept."""
+
+        def reader(suffix: str) -> Callable[[], Tensor]:
+            return lambda: self.parts()[suffix]
+
+        return {part.name: LazyTensor(part.shape, dtype_of(part.dtype), reader(part.name)) for part in self.plan.parts}
 
     @classmethod
     @abstractmethod

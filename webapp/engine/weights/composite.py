@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from webapp.engine.lazy import Tensor
 
 from .base import Encoded, StoragePlan, TensorPart
-from .safetensors import dtype_name
+from .safetensors import LazyTensor, dtype_name
 
 Shape = tuple[int, ...]
 Products = Sequence[Callable[[Tensor], Tensor]]
@@ -137,6 +137,15 @@ class Composite(Encoded):
     def parts(self) -> dict[str, Tensor]:
         each = ((name, factor.parts()) for name, factor in self.factors.items())
         return {f".{name}{suffix}": tensor for name, parts in each for suffix, tensor in parts.items()}
+
+    def filed_parts(self) -> Mapping[str, LazyTensor]:
+        each = ((name, factor.filed_parts()) for name, factor in self.factors.items())
+        inner = {f".{name}{suffix}": part for name, parts in each for suffix, part in parts.items()}
+        return dict(super().filed_parts()) | inner
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(factor.memory_bytes for factor in self.each)
 
     @classmethod
     def described(cls, meta: Mapping[str, Any]) -> dict[str, tuple[type[Encoded], Mapping[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -13,7 +13,7 @@ from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits
 
 from .base import Encoded, FormInTraining, SimplePlan, TensorPart
-from .safetensors import dtype_name, dtype_of
+from .safetensors import LazyTensor, dtype_name, dtype_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,11 @@ class _Packed:
         mask = tensor != 0
         return cls(tensor[mask], bits.pack_mask(mask), tuple(tensor.shape))
 
-    def __call__(self) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    def load(self) -> Tensor:
         tensor = torch.zeros(self.shape, dtype=self.values.dtype)
         tensor[bits.unpack_mask(self.mask, self.shape)] = self.values
         return tensor
@@ -81,25 +85,28 @@ class Dense(Encoded):
 
     def __init__(
         self,
-        tensor: Tensor | Callable[[], Tensor],
-        shape: tuple[int, ...] | None = None,
-        dtype: torch.dtype | None = None,
+        values: Tensor | LazyTensor | _Packed,
         zeros_wanted: bool = False,
+        zeros: int | None = None,
     ) -> None:
-        """A tensor, or a way to read it (with its shape and dtype), so that a file is read when it is needed."""
-        self._source = tensor
-        if isinstance(tensor, Tensor):
-            self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
-        else:
-            assert shape is not None
-            assert dtype is not None
-            self.shape, self.dtype = tuple(shape), dtype
-        self.zeros_wanted = zeros_wanted
-        if zeros_wanted and isinstance(tensor, Tensor) and self.plan.sparse:
-            self._source = _Packed.of(tensor)
+        """Values, or a way to read them when they are needed; `zeros` where it is known how many there are."""
+        self._source: Tensor | LazyTensor | _Packed = values
+        self.shape, self.dtype = tuple(values.shape), values.dtype
+        self.zeros_wanted, self._zeros = zeros_wanted, zeros
+        if zeros_wanted and isinstance(values, Tensor) and self.plan.sparse:
+            self._source = _Packed.of(values)
 
     def decode(self) -> Tensor:
-        return self._source if isinstance(self._source, Tensor) else self._source()
+        return self._source if isinstance(self._source, Tensor) else self._source.load()
+
+    def slices(self) -> Iterator[Tensor]:
+        if isinstance(self._source, LazyTensor):
+            return self._source.slices()
+        return super().slices()
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0 if isinstance(self._source, LazyTensor) else self.plan.bytes
 
     @property
     def value_dtype(self) -> torch.dtype:
@@ -109,8 +116,11 @@ class Dense(Encoded):
     def zeros(self) -> int:
         if isinstance(self._source, _Packed):
             return torch.Size(self.shape).numel() - self._source.values.numel()
-        tensor = self.decode()
-        return tensor.numel() - int(torch.count_nonzero(tensor)) if tensor.is_floating_point() else 0
+        if self._zeros is not None:
+            return self._zeros
+        if not self.dtype.is_floating_point:
+            return 0
+        return torch.Size(self.shape).numel() - sum(int(torch.count_nonzero(some)) for some in self.slices())
 
     @property
     def plan(self) -> DensePlan:
@@ -121,6 +131,11 @@ class Dense(Encoded):
             return {"": self.decode()}
         packed = self._source if isinstance(self._source, _Packed) else _Packed.of(self.decode())
         return {".values": packed.values, ".mask": packed.mask}
+
+    def filed_parts(self) -> Mapping[str, LazyTensor]:
+        if isinstance(self._source, LazyTensor) and not self.plan.sparse:
+            return {"": self._source}
+        return super().filed_parts()
 
     @classmethod
     def suffixes(cls, meta: Mapping[str, Any]) -> tuple[str, ...]:
@@ -135,7 +150,9 @@ class Dense(Encoded):
         marked = int(bits.unpack_mask(packed.mask, packed.shape).sum())
         if packed.values.shape != (marked,):
             raise ValueError(f"its bitmask marks {marked} values, and {packed.values.numel()} are there")
-        return cls(packed, packed.shape, dtype_of(meta["dtype"]), zeros_wanted=wanted)
+        if packed.dtype != dtype_of(meta["dtype"]):
+            raise ValueError(f"its values are {dtype_name(packed.dtype)}, not {meta['dtype']}")
+        return cls(packed, zeros_wanted=wanted)
 
     def with_values(self, values: Tensor) -> Dense:
         return Dense(values.to(self.dtype).contiguous(), zeros_wanted=self.zeros_wanted)

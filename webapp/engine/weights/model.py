@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 
-from . import Composite, Dense, Encoded
+from . import Composite, Dense, Encoded, StoragePlan
 from .activations import Activations
+from .held import Weights
 from .originals import original_tensors
 
 
-@dataclass
+
+
+@dataclass(init=False)
 class Model:
     """`weights` by tensor name, each tied tensor once; `tied` maps the other names to it.
 
@@ -20,18 +24,45 @@ class Model:
     came beside the weights (config.json, a tokenizer), where it is at hand.
     """
 
-    weights: dict[str, Encoded]
-    tied: dict[str, str] = field(default_factory=dict)
-    architecture: ArchitectureSpec | None = None
-    activations: dict[str, Activations] = field(default_factory=dict)
-    files: Path | None = None
+    weights: Weights
+    tied: dict[str, str]
+    architecture: ArchitectureSpec | None
+    activations: dict[str, Activations]
+    files: Path | None
+    stored: Path | None  # the file that says the same, byte for byte, while nothing was changed
+
+    def __init__(
+        self,
+        weights: Mapping[str, Encoded],
+        tied: Mapping[str, str] | None = None,
+        architecture: ArchitectureSpec | None = None,
+        activations: Mapping[str, Activations] | None = None,
+        files: Path | None = None,
+        stored: Path | None = None,
+    ) -> None:
+        self.weights = weights if isinstance(weights, Weights) else Weights(weights)
+        self.tied, self.architecture = dict(tied or {}), architecture
+        self.activations, self.files, self.stored = dict(activations or {}), files, stored
 
     @classmethod
     def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:
         """The checkpoint as it was uploaded; each tensor is read from the file when it is needed."""
-        tensors = original_tensors(folder)
-        weights: dict[str, Encoded] = {n: Dense(t.load, t.shape, t.dtype) for n, t in tensors.items()}
-        return cls(weights, dict(facts.tied), facts.architecture, files=folder)
+        tensors, zeros = original_tensors(folder), {tensor.name: tensor.zeros for tensor in facts.tensors}
+        weights = {name: Dense(tensor, zeros=zeros.get(name)) for name, tensor in tensors.items()}
+        return cls(weights, facts.tied, facts.architecture, files=folder)
+
+    def weight(self, name: str) -> Encoded:
+        """A weight by its name, or by one that is tied to it."""
+        return self.weights[self.tied.get(name, name)]
+
+    def plan(self, name: str) -> StoragePlan:
+        """The same of its plan, for which its values are read once at most."""
+        return self.weights.plan(self.tied.get(name, name))
+
+    @property
+    def names(self) -> list[str]:
+        """Of all weights, with those that are tied to others."""
+        return [*self.weights, *self.tied]
 
     def put(self, name: str, encoded: Encoded, factor: str = "") -> None:
         """A new form of a weight, or of one of its factors."""
@@ -40,4 +71,4 @@ class Model:
 
     @property
     def bytes(self) -> int:
-        return sum(encoded.plan.bytes for encoded in self.weights.values())
+        return sum(plan.bytes for plan in self.weights.plans.values())

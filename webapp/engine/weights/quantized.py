@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -17,7 +17,7 @@ from webapp.engine.math.quantizers import Grid
 
 from .base import Encoded, FormInTraining, SimplePlan, StoragePlan, TensorPart
 from .dense import DensePlan
-from .safetensors import dtype_name, dtype_of
+from .safetensors import SLICE_BYTES, dtype_name, dtype_of
 
 
 @dataclass(frozen=True)
@@ -119,19 +119,31 @@ class Quantized(Encoded):
 
     @classmethod
     def nearest(
-        cls, weight: Tensor, scheme: QuantizationScheme, layout: Layout = PLAIN, zeros_wanted: bool = False
+        cls,
+        weight: Tensor | Encoded,
+        scheme: QuantizationScheme,
+        layout: Layout = PLAIN,
+        zeros_wanted: bool = False,
     ) -> Self:
-        """Rounds a weight of any float dtype onto the grid that the scheme finds for it."""
-        matrix = layout.matrix(weight).float()
-        grid = grids.fit_grid(matrix, scheme)
-        codes = quantizers.quantize(matrix, grid)
-        return cls(codes, grid, tuple(weight.shape), weight.dtype, layout, zeros_wanted)
+        """Rounds a weight of any float dtype onto the grid that the scheme finds for it, some rows at a time."""
+        shape = tuple(weight.shape)
+        if layout.transposed or isinstance(weight, Tensor):
+            parts: Iterable[Tensor] = [weight if isinstance(weight, Tensor) else weight.decode()]
+        else:
+            parts = weight.slices()
+        codes = torch.empty((rows := layout.rows(shape), math.prod(shape) // max(rows, 1)), dtype=torch.uint8)
+        grid = grids.fit_rows((layout.matrix(part) for part in parts), scheme, codes)
+        if grid is None:  # its scales cannot be told row by row
+            matrix = layout.matrix(weight if isinstance(weight, Tensor) else weight.decode()).float()
+            grid = grids.fit_grid(matrix, scheme)
+            quantizers.quantize(matrix, grid, out=codes)
+        return cls(codes, grid, shape, weight.dtype, layout, zeros_wanted)
 
     @property
     def _zero(self) -> Tensor:
         return quantizers.zero_codes(self.grid, self.codes.shape[1])
 
-    @property
+    @cached_property
     def plan(self) -> QuantizedPlan:
         return QuantizedPlan(
             self.shape,
@@ -143,13 +155,35 @@ class Quantized(Encoded):
             codebook=self.grid.levels is not None,
             scale_dtype=dtype_name(self.grid.scale.dtype),
             layout=self.layout,
-            zeros=int((self.codes == self._zero).sum()),
+            zeros=quantizers.count_zeros(self.codes, self.grid),
             zeros_wanted=self.zeros_wanted,
         )
 
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.codes.nbytes + self.grid.scale.nbytes)
+
     def decode(self) -> Tensor:
-        matrix = quantizers.dequantize(self.codes, self.grid)
+        matrix = torch.empty(self.codes.shape)
+        quantizers.dequantize_into(self.codes, self.grid, matrix)
         return self.layout.weight(matrix, self.shape).contiguous()
+
+    def decode_into(self, place: Tensor) -> None:
+        if self.layout.transposed or not place.is_contiguous():
+            super().decode_into(place)
+        else:
+            quantizers.dequantize_into(self.codes, self.grid, place.view(self.codes.shape))
+
+    def slices(self) -> Iterator[Tensor]:
+        if self.layout.transposed or len(self.codes) != self.shape[0]:
+            yield self.decode()
+            return
+        rows = max(1, SLICE_BYTES // max(4 * self.codes.shape[1], 1))
+        for start in range(0, len(self.codes), rows):
+            some = self.codes[start : start + rows]
+            values = torch.empty(some.shape)
+            quantizers.dequantize_into(some, self.grid.rows(start, start + rows), values)
+            yield values.reshape(-1, *self.shape[1:])
 
     def parts(self) -> dict[str, Tensor]:
         found, codes, bits = {".scale": self.grid.scale}, self.codes, self.grid.bits

@@ -14,7 +14,7 @@ import os
 import struct
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +27,7 @@ HEADER_LIMIT_BYTES = 100_000_000  # what the reference implementation accepts
 MOST_TENSORS = 250_000  # the largest mixtures of experts have 100,000
 MOST_AXES = 64  # of torch
 LONGEST_NAME = 1000  # characters
+SLICE_BYTES = 1 << 23  # of a tensor in memory while a file is copied
 
 DTYPES = {  # name in the file -> torch's name
     "F64": "float64",
@@ -62,16 +63,29 @@ class TensorPlace(NamedTuple):
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is not in memory yet; `load()` gives one of exactly this shape and dtype."""
+    """A tensor that is not in memory yet; `load()` gives one of exactly this shape and dtype.
+
+    `part(start, end)`, where there is one, reads only that range of the first axis.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     load: Callable[[], torch.Tensor]
+    part: Callable[[int, int], torch.Tensor] | None = None
     place: TensorPlace | None = None  # where it lies just so
 
     @property
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def slices(self, size_bytes: int = SLICE_BYTES) -> Iterator[torch.Tensor]:
+        """Ranges of the first axis, one after the other, of about so many bytes; the whole where there is no `part`."""
+        if self.part is None or self.bytes <= size_bytes:
+            yield self.load()
+            return
+        rows = max(1, size_bytes * self.shape[0] // self.bytes)
+        for start in range(0, self.shape[0], rows):
+            yield self.part(start, min(start + rows, self.shape[0]))
 
     def facts(self, name: str) -> TensorFacts:
         return _facts(name, self)
@@ -94,8 +108,8 @@ def write_safetensors(
     """Writes to a temporary name beside `path` and renames. Returns the file's size in bytes.
 
     The header keeps the mapping's order; the data goes widest dtype first, so that every tensor is aligned to its
-    own width. A lazy tensor is loaded when its turn comes and let go after. Raises ValueError for a dtype the format
-    has no name for, or a lazy tensor that loads as something else than it declared.
+    own width. A lazy tensor is loaded when its turn comes, slice by slice, and let go after. Raises ValueError for a
+    dtype the format has no name for, or a lazy tensor that loads as something else than it declared.
     """
     facts = [_facts(name, tensor) for name, tensor in tensors.items()]
     header, ordered, data_bytes = _layout(facts, metadata or {})
@@ -104,7 +118,7 @@ def write_safetensors(
         with partial.open("wb") as file:
             file.write(header)
             for name in ordered:
-                file.write(_raw(name, tensors[name]))
+                file.writelines(_raw(name, tensors[name]))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -153,13 +167,24 @@ def _facts(name: str, tensor: torch.Tensor | LazyTensor) -> TensorFacts:
     return TensorFacts.model_construct(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype))
 
 
-def _raw(name: str, tensor: torch.Tensor | LazyTensor) -> bytes | memoryview:
-    declared = (tuple(tensor.shape), tensor.dtype)
-    value = tensor.load() if isinstance(tensor, LazyTensor) else tensor
-    if (tuple(value.shape), value.dtype) != declared:
-        raise ValueError(f"{name} was declared as {declared} and loaded as {(tuple(value.shape), value.dtype)}")
-    flat = value.detach().to("cpu").contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
+def _raw(name: str, tensor: torch.Tensor | LazyTensor) -> Iterator[memoryview]:
+    """The bytes, slice by slice."""
+    shape, dtype = tuple(tensor.shape), tensor.dtype
+    rows = 0
+    for value in tensor.slices() if isinstance(tensor, LazyTensor) else [tensor]:
+        if (tuple(value.shape[1:]), value.dtype) != (shape[1:], dtype) or len(value.shape) != len(shape):
+            loaded = (tuple(value.shape), value.dtype)
+            raise ValueError(f"{name} was declared as {(shape, dtype)} and loaded as {loaded}")
+        rows += len(value) if shape else 1
+        if value.numel():
+            yield as_bytes(value)
+    if shape and rows != shape[0]:
+        raise ValueError(f"{name} was declared with {shape[0]} rows and loaded with {rows}")
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The values of a tensor that has some, as they lie in a file."""
+    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_header(path: Path, filename: str | None = None) -> tuple[dict[str, str], dict[str, TensorFacts], int]:
@@ -181,34 +206,45 @@ def opened_file(path: Path, filename: str | None = None) -> tuple[dict[str, str]
     """(metadata, tensors), as `read_header` and `lazy_tensors` give them."""
     metadata, entries, header_bytes = _parse(path, filename or path.name)
 
-    def reader(facts: TensorFacts, start: int) -> Callable[[], torch.Tensor]:
-        return lambda: _read(path, facts, header_bytes + start)
-
-    return metadata, {
-        name: LazyTensor(facts.shape, getattr(torch, facts.dtype), reader(facts, start), TensorPlace(path, name))
-        for name, (facts, start) in entries.items()
-    }
+    return metadata, {name: _lazy(path, facts, header_bytes + start) for name, (facts, start) in entries.items()}
 
 
 def same_tensors(ours: Mapping[str, LazyTensor], theirs: Mapping[str, LazyTensor]) -> bool:
     """Whether they have the same values under the same names."""
     return ours.keys() == theirs.keys() and all(
         (tensor.shape, tensor.dtype) == (theirs[name].shape, theirs[name].dtype)
-        and _raw(name, tensor) == _raw(name, theirs[name])
+        and all(mine == yours for mine, yours in zip(_raw(name, tensor), _raw(name, theirs[name]), strict=True))
         for name, tensor in ours.items()
     )
 
 
-def _read(path: Path, facts: TensorFacts, start: int) -> torch.Tensor:
+def _lazy(path: Path, facts: TensorFacts, start: int) -> LazyTensor:
     dtype: torch.dtype = getattr(torch, facts.dtype)
-    if not facts.size:
-        return torch.empty(facts.shape, dtype=dtype)
-    raw = bytearray(facts.bytes)
-    with path.open("rb") as file:
+
+    def load() -> torch.Tensor:
+        return _read(path, facts.name, facts.shape, dtype, start)
+
+    def part(first: int, end: int) -> torch.Tensor:
+        row = facts.bytes // facts.shape[0]
+        return _read(path, facts.name, (end - first, *facts.shape[1:]), dtype, start + first * row)
+
+    return LazyTensor(facts.shape, dtype, load, part if facts.size else None, TensorPlace(path, facts.name))
+
+
+def _read(path: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype, start: int) -> torch.Tensor:
+    found = torch.empty(shape, dtype=dtype)
+    if not found.numel():
+        return found
+    raw = as_bytes(found)
+    with path.open("rb", buffering=0) as file:
         file.seek(start)
-        if file.readinto(raw) != facts.bytes:
-            raise CheckpointRefused(f"{path.name} ends inside {facts.name}: the file was cut short")
-    return torch.frombuffer(raw, dtype=dtype).reshape(facts.shape)
+        read = 0
+        while read < len(raw):
+            more = file.readinto(raw[read:])
+            if not more:
+                raise CheckpointRefused(f"{path.name} ends inside {name}: the file was cut short")
+            read += more
+    return found
 
 
 def _parse(path: Path, filename: str) -> tuple[dict[str, str], dict[str, tuple[TensorFacts, int]], int]:

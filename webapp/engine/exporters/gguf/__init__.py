@@ -17,6 +17,7 @@ from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights import Composite, Dense, Encoded, GgmlPlan, QuantizedPlan, StoragePlan
+from webapp.engine.weights.held import Weights
 from webapp.engine.weights.model import Model
 
 from .blocks import BLOCK, ZERO_POINTS, Choice
@@ -117,7 +118,7 @@ class GgufExporter(Exporter):
         from .blocks import choose, rounded
 
         weights = {name: rounded(encoded, choose(encoded)) for name, encoded in _weights(model).items()}
-        return replace(model, weights=weights, activations={})
+        return replace(model, weights=Weights(weights), activations={})
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ", ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in written["kinds"].items())

@@ -18,6 +18,7 @@ from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights import QuantizedPlan, StoragePlan
+from webapp.engine.weights.held import Weights
 from webapp.engine.weights.model import Model
 
 
@@ -82,7 +83,7 @@ class TransformersFolderExporter(Exporter):
         from .folder import PackedWeights, as_float
 
         floats = {name: as_float(model.weights[name]) for name in PackedWeights.of(model).floats}
-        return replace(model, weights={**model.weights, **floats}, activations={})
+        return replace(model, weights=Weights({**model.weights, **floats}), activations={})
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         if not written["packed"]:

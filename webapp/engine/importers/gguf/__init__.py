@@ -44,9 +44,8 @@ class GgufImporter(Importer):
 
     @classmethod
     def open(cls, upload: UntrustedFile) -> Opened:
-        from gguf import GGUFReader
-
         from . import model
+        from .reader import read
 
         path, filename = upload.path, upload.filename
         upload.report.progress(0.02, "Reading the GGUF header")
@@ -54,7 +53,7 @@ class GgufImporter(Importer):
         if too_large := beyond_any(values):
             raise CheckpointRefused(f"{filename} has {too_large}, beyond any model there is")
         with _damage_named(filename):
-            reader = GGUFReader(path)
+            reader = read(path)
             architecture = _text(reader, "general.architecture")
             reason = model.why_not(architecture, reader)
             nonsense = model.absurd(architecture, reader)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from webapp.engine.architectures.build import build
+from webapp.engine.architectures.streaming import runnable
 from webapp.engine.data.batches import Batch
 from webapp.engine.progress import Report
 from webapp.engine.run.measure import evaluate, measured_sizes
@@ -56,7 +56,7 @@ class BaselineStage(RunStage):
             spec = job.spec
             assert spec is not None
             data = job.evaluation()
-            found, _ = evaluate(build(model), spec, data, report)
+            found, _ = evaluate(runnable(model), spec, data, report)
             metrics = summarise(found, job.run.seed)
             for name, metric in metrics.items():
                 report.log(f"Original: {name} {number_text(metric['value'], name)} (n = {metric['n']:,})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Self
 
-from webapp.engine.architectures.build import build
+from webapp.engine.architectures.streaming import runnable
 from webapp.engine.progress import Report
 from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import number_text, summarise
@@ -50,8 +50,8 @@ class ScoreStage(RunStage):
         report.progress(0.0, self.title)
         data = job.evaluation()
         alone = spec.task == "causal-lm" or data[0].targets is not None
-        reference = None if alone else build(job.original())
-        left = build(read_model(job.inputs[StepStage.name_of(self.which)].folder / STATE))
+        reference = None if alone else runnable(job.original())
+        left = runnable(read_model(job.inputs[StepStage.name_of(self.which)].folder / STATE))
         scores, more = evaluate(left, spec, data, report, reference=reference)
         metrics = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
         for name, metric in metrics.items():

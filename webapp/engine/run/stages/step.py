@@ -63,11 +63,12 @@ class StepStage(RunStage):
         if reason := refusal(job.checkpoint.facts.architecture, job.run.recipe, self.number - 1, job.wiring()):
             raise RecipeInvalid(reason, place)
         model = job.original() if self.number == 1 else read_model(self._earlier(job))
+        model.weights.spill_into(job.output)
         facts = describe_model(model, job.checkpoint.facts)
         asked = job.run.recipe.steps[self.number - 1]
         prepared = prepare_step(facts, asked, self.number - 1)
         for layer in prepared.layers:
-            if reason := prepared.technique.refuses(model.weights[layer.weight].plan):
+            if reason := prepared.technique.refuses(model.plan(layer.weight)):
                 raise RecipeInvalid(f"{prepared.technique.title} cannot take {layer.name}: {reason}.", place)
         own_task = model.architecture.task if model.architecture else None  # stays in the file
         if model.architecture is not None:
@@ -95,7 +96,7 @@ class StepStage(RunStage):
             self._begun_with(job), lazy_tensors(job.output / STATE)
         )
         half_bytes = half_precision_bytes(model)
-        write_proof(model, job.output, job.run.seed, keep=False)
+        write_proof(model, job.output, job.run.seed)
         for outcome in outcomes:
             if not outcome.ok:
                 report.log(f"{outcome.layer}: asked {outcome.asked}, {outcome.done}; {outcome.note}")

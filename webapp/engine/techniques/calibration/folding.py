@@ -90,7 +90,7 @@ def fold(block: CalibrationBlock, producer: Producer, matrices: Sequence[WeightM
     tolerance = max(TOLERANCE, 4 * max(torch.finfo(old[name].dtype).eps for name in old))
     if float((after - before).norm() / size) <= tolerance:
         return True
-    model.weights |= old
+    model.weights.update(old)
     for matrix in changed:
         block.keep(matrix, matrix.encoded)
     _show(block, producer, model)

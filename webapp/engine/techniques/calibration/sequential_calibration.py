@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp.engine.architectures.build import fill, release, skeleton_of, sources
+from webapp.engine.architectures.rows import rows_of_blocks
 from webapp.engine.data.batches import Batch, outputs
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
@@ -24,8 +25,6 @@ from webapp.engine.weights.model import Model
 from .block import CalibrationBlock
 from .matrices import WeightMatrix, weight_matrices
 from .stacks import stacks_of
-
-SHORTEST_ROW = 2
 
 
 class _Reached(Exception):
@@ -68,21 +67,6 @@ def block_states(
     for index, before, after in calibration.states():
         report.progress(index / len(calibration.row), f"{what}: block {index + 1} of {len(calibration.row)}")
         yield index, before, after, calibration.masks
-
-
-def row_of_blocks(module: nn.Module) -> str | None:
-    """The path of the longest nn.ModuleList of alike modules that hold linear layers; None where there is none."""
-    return next(iter(rows_of_blocks(module)), None)
-
-
-def rows_of_blocks(module: nn.Module) -> list[str]:
-    """The paths of all such lists, the longest first."""
-    found: list[tuple[int, str]] = []
-    for name, part in module.named_modules():
-        alike = isinstance(part, nn.ModuleList) and len(part) >= SHORTEST_ROW and len({type(b) for b in part}) == 1
-        if alike and any(getattr(inner, "weight", None) is not None for inner in part.modules()):
-            found.append((len(list(part.children())), name))
-    return [name for _, name in sorted(found, key=lambda item: -item[0])]
 
 
 class SequentialCalibration:

@@ -10,9 +10,9 @@ from functools import lru_cache
 from webapp.engine.architectures import architectures
 from webapp.engine.architectures.reshape import ShapeChange, reshaped_facts
 from webapp.engine.architectures.resize import resize_to_weights
+from webapp.engine.architectures.rows import SHORTEST_ROW
 from webapp.engine.facts import ArchitectureSpec, BlockRow, CheckpointFacts, Group, Structure
 from webapp.engine.techniques.base import Skip
-from webapp.engine.techniques.calibration.sequential_calibration import SHORTEST_ROW
 
 from .groups import by_reason, cut_groups, cut_shapes
 from .traced import traced_groups

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.engine.architectures import architectures
+from webapp.engine.architectures.rows import row_of_blocks
 from webapp.engine.architectures.transformers_family import invalid_value, parsed_config
 from webapp.engine.facts import STAGES, ArchitectureSpec, BlockRow, Group, Member, Structure
 from webapp.engine.lazy import nn
-from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
 
 from .groups import Uncuttable, by_reason, cut_shapes
 from .traced import ANSWERS

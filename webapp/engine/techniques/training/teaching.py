@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from webapp.engine.architectures import classes
 from webapp.engine.architectures.build import build
+from webapp.engine.architectures.rows import row_of_blocks
 from webapp.engine.data.batches import JUDGED_BY_ORIGINAL, Batch, outputs
 from webapp.engine.data.targets import two_classes
 from webapp.engine.data.tasks import answer_shape, for_task, why_not
@@ -14,7 +15,6 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import BY_NUMBERS, PER_TOKEN, ArchitectureSpec, Task
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import losses
-from webapp.engine.techniques.calibration.sequential_calibration import row_of_blocks
 from webapp.engine.weights.model import Model
 
 from .student import Objective, Student, label_loss
