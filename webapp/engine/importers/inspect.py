@@ -23,6 +23,7 @@ from webapp.engine.data.preprocessing import told_preprocessing
 from webapp.engine.errors import CheckpointRefused, json_fault, quoted
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
 from webapp.engine.lazy import torch
+from webapp.engine.math.values import all_finite, count_zeros
 from webapp.engine.plugins import one_of
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.weights.originals import WEIGHTS, lie_in_files, write_index
@@ -102,7 +103,8 @@ def inspect_checkpoint(
         linked = in_place and lie_in_files(opened.tensors, Path(scratch))
         if linked:
             for tensor in checked.values():
-                tensor.load()
+                for _ in tensor.slices():
+                    pass
         else:
             written = write_safetensors(out / WEIGHTS, checked, metadata)
         sources = read.facts(ProgressPart(report, 0.9, 0.99)) if read else ()
@@ -201,33 +203,38 @@ def _recognised(opened: Opened, tensors: dict[str, TensorFacts]) -> tuple[Archit
 
 
 def _checked(opened: Opened, zeros: dict[str, int], report: Report) -> dict[str, LazyTensor]:
-    """The tensors, each of which is looked at, and its zeros counted, when it is loaded."""
+    """The tensors, which are looked at, and their zeros counted, while they are read once, whole or slice by slice."""
     tensors = opened.tensors
     total = sum(tensor.bytes for tensor in tensors.values()) or 1
     done, told = 0, 0.0
 
     def checked(name: str, tensor: LazyTensor) -> LazyTensor:
-        def load() -> torch.Tensor:
+        def looked_at(value: torch.Tensor) -> torch.Tensor:
             nonlocal done, told
-            value = tensor.load()
-            _refuse_not_finite(name, value, infinite=name in opened.infinite)
+            if value.numel() and not all_finite(value):
+                _refuse_not_finite(name, tensor.load(), infinite=name in opened.infinite)
             if value.dtype.is_floating_point:
-                zeros[name] = value.numel() - int(torch.count_nonzero(value))
+                zeros[name] = zeros.get(name, 0) + count_zeros(value)
             if done == 0 or done / total >= told + STEP:
                 told = done / total
                 report.progress(told, f"Checking {name}")
-            done += tensor.bytes
+            done += value.nbytes
             return value
 
-        return LazyTensor(tensor.shape, tensor.dtype, load)
+        def load() -> torch.Tensor:
+            return looked_at(tensor.load())
+
+        def part(start: int, end: int) -> torch.Tensor:
+            assert tensor.part is not None
+            return looked_at(tensor.part(start, end))
+
+        return LazyTensor(tensor.shape, tensor.dtype, load, part if tensor.part else None)
 
     return {name: checked(name, tensor) for name, tensor in tensors.items()}
 
 
 def _refuse_not_finite(name: str, value: torch.Tensor, infinite: bool) -> None:
-    if not value.dtype.is_floating_point:
-        return
-    if bool(torch.isfinite(value).all()) or (infinite and not bool(torch.isnan(value).any())):
+    if infinite and not bool(torch.isnan(value).any()):
         return
     nans, infinities = int(torch.isnan(value).sum()), int(torch.isinf(value).sum())
     counts = [f"{count} {word}" for count, word in ((nans, "NaN"), (infinities, "infinite")) if count]

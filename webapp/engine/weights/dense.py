@@ -11,6 +11,7 @@ from typing import Any, Self
 from webapp.engine.facts import DTYPE_BYTES
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import bits
+from webapp.engine.math.values import count_zeros
 
 from .base import Encoded, FormInTraining, SimplePlan, TensorPart
 from .safetensors import LazyTensor, dtype_name, dtype_of
@@ -120,7 +121,7 @@ class Dense(Encoded):
             return self._zeros
         if not self.dtype.is_floating_point:
             return 0
-        return torch.Size(self.shape).numel() - sum(int(torch.count_nonzero(some)) for some in self.slices())
+        return sum(count_zeros(some) for some in self.slices())
 
     @property
     def plan(self) -> DensePlan:

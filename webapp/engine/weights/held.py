@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.lazy import Tensor, torch
@@ -121,7 +122,9 @@ class _Spill:
     """A file without a name: the system deletes it when the process ends, however that is."""
 
     def __init__(self, folder: Path) -> None:
-        self.file: BinaryIO = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        with tempfile.TemporaryFile(dir=folder) as file:
+            self.file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self.file)
         self.end = 0
 
     def written(self, parts: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
@@ -132,7 +135,7 @@ class _Spill:
         if tensor.numel():
             raw = as_bytes(tensor)
             while raw:
-                count = os.pwrite(self.file.fileno(), raw, self.end)
+                count = os.pwrite(self.file, raw, self.end)
                 self.end, raw = self.end + count, raw[count:]
 
         def part(first: int, last: int) -> Tensor:
@@ -146,6 +149,6 @@ class _Spill:
         found = torch.empty(shape, dtype=dtype)
         raw = as_bytes(found) if found.numel() else memoryview(b"")
         while raw:
-            count = os.preadv(self.file.fileno(), [raw], start)
+            count = os.preadv(self.file, [raw], start)
             start, raw = start + count, raw[count:]
         return found

@@ -14,8 +14,6 @@ from .held import Weights
 from .originals import original_tensors
 
 
-
-
 @dataclass(init=False)
 class Model:
     """`weights` by tensor name, each tied tensor once; `tied` maps the other names to it.
