@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from webapp.engine.lazy import Tensor, nn, torch
+from webapp.engine.lazy import Tensor, functional, nn, torch
+from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
 from .build import build, fill, readers, skeleton_of, sources
 from .rows import rows_of_blocks
 
 WHOLE_BYTES = 128 << 20  # of floats: a smaller model is in memory as a whole
+LARGE_BYTES = 16 << 20  # of floats of an embedding or a head: a smaller one is in memory
 WAITING_BYTES = 512 << 20  # of what is given to the first block, of samples that wait for their turn in it
 
 
@@ -34,8 +37,9 @@ def runnable(model: Model) -> nn.Module:
     blocks = _blocks(module)
     if not blocks:
         return build(model)
-    names = list(module.state_dict())
-    fill(module, sources(model, module), [n for n in names if not n.startswith(tuple(blocks))], model.tied)
+    by_rows = set(_by_rows(model, module, blocks))
+    outside = [name for name in module.state_dict() if not name.startswith(tuple(blocks)) and name not in by_rows]
+    fill(module, sources(model, module), outside, model.tied)
     module.__dict__["stream"] = BlockStream(model, module, blocks)
     return module.eval()
 
@@ -60,6 +64,43 @@ def _blocks(module: nn.Module) -> list[str]:
     rows = rows_of_blocks(module)
     outer = [path for path in rows if not any(path.startswith(f"{other}.") for other in rows)]
     return [f"{path}.{index}." for path in outer for index in range(len(list(module.get_submodule(path).children())))]
+
+
+def _by_rows(model: Model, module: nn.Module, blocks: Sequence[str]) -> Iterator[str]:
+    """Has a large embedding and a large head read only the rows that they need, or some at a time.
+
+    Yields the names of their weights, which stay out of memory.
+    """
+    ways: dict[type, Callable[..., Tensor]] = {nn.Embedding: _looked_up, nn.Linear: _multiplied}
+    ends = []
+    for told in ("get_input_embeddings", "get_output_embeddings"):
+        with suppress(AttributeError, NotImplementedError):  # as of modules that are none of transformers'
+            ends.append(getattr(module, told)())
+    names = set(model.names)
+    for path, part in module.named_modules(remove_duplicate=False):
+        name, way = f"{path}.weight", ways.get(type(part))
+        if way is None or name not in names or not any(part is end for end in ends):
+            continue
+        if 4 * part.weight.numel() < LARGE_BYTES:
+            continue
+        part.forward = partial(way, part, partial(model.weight, name))
+        yield name
+
+
+def _looked_up(part: nn.Embedding, weight: Callable[[], Encoded], ids: Tensor) -> Tensor:
+    """nn.Embedding's forward."""
+    wanted, places = torch.unique(ids, return_inverse=True)
+    return weight().rows(wanted).float()[places]
+
+
+def _multiplied(part: nn.Linear, weight: Callable[[], Encoded], x: Tensor) -> Tensor:
+    """nn.Linear's forward."""
+    out, start = x.new_empty(*x.shape[:-1], part.out_features), 0
+    for some in weight().slices():
+        bias = None if part.bias is None else part.bias[start : start + len(some)]
+        out[..., start : start + len(some)] = functional.linear(x, some.float(), bias)
+        start += len(some)
+    return out
 
 
 class BlockStream:

@@ -220,6 +220,6 @@ def _fitted(matrix: Tensor, scheme: QuantizationScheme, levels: Tensor, weights:
     for _ in range(LLOYD_ROUNDS):
         scale, _ = _searched(values, scheme, levels, weights)
         scale = stored_scale(scale).float()[..., None].expand_as(values)
-        codes = torch.bucketize(values / scale, (levels[1:] + levels[:-1]) / 2)
+        codes = torch.bucketize((values / scale).contiguous(), (levels[1:] + levels[:-1]) / 2)
         levels = moved_levels(levels, codes.reshape(-1), values.reshape(-1), scale.reshape(-1), counts)
     return levels

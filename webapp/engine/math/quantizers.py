@@ -54,8 +54,12 @@ class Grid:
 
     def rows(self, start: int, end: int) -> Grid:
         """The grid of some of the rows."""
-        zero = None if self.zero_point is None else self.zero_point[start:end]
-        return replace(self, scale=self.scale[start:end], zero_point=zero)
+        return self.at(slice(start, end))
+
+    def at(self, rows: Tensor | slice) -> Grid:
+        """The grid of the rows at these places (n,)."""
+        zero = None if self.zero_point is None else self.zero_point[rows]
+        return replace(self, scale=self.scale[rows], zero_point=zero)
 
     def on(self, device: torch.device) -> Grid:
         """The grid in the memory of another device."""

@@ -24,5 +24,5 @@ def count_zeros(values: Tensor) -> int:
         return values.numel() - int(torch.count_nonzero(values))
     signed, unsigned = (torch.int16, np.uint16) if values.element_size() == 2 else (torch.int32, np.uint32)
     bits = values.contiguous().reshape(-1).view(signed).numpy().view(unsigned)
-    found = sum(int(np.count_nonzero(bits[i : i + CHUNK] << unsigned(1))) for i in range(0, len(bits), CHUNK))
+    found = sum(int(np.count_nonzero(np.left_shift(bits[i : i + CHUNK], 1))) for i in range(0, len(bits), CHUNK))
     return values.numel() - found

@@ -161,6 +161,10 @@ class Encoded(ABC):
         """The values of the weight, ranges of its first axis one after the other, so that not all are in memory."""
         yield self.decode()
 
+    def rows(self, wanted: Tensor) -> Tensor:
+        """The values at these places (n,) of the first axis."""
+        return self.decode()[wanted]
+
     def decode_into(self, place: Tensor) -> None:
         """Puts the values into a tensor of `shape`, as its dtype has them."""
         start = 0

@@ -100,6 +100,11 @@ class Dense(Encoded):
     def decode(self) -> Tensor:
         return self._source if isinstance(self._source, Tensor) else self._source.load()
 
+    def rows(self, wanted: Tensor) -> Tensor:
+        if isinstance(self._source, LazyTensor) and (part := self._source.part) is not None:
+            return torch.cat([part(row, row + 1) for row in wanted.tolist()])
+        return super().rows(wanted)
+
     def slices(self) -> Iterator[Tensor]:
         if isinstance(self._source, LazyTensor):
             return self._source.slices()

@@ -168,6 +168,12 @@ class Quantized(Encoded):
         quantizers.dequantize_into(self.codes, self.grid, matrix)
         return self.layout.weight(matrix, self.shape).contiguous()
 
+    def rows(self, wanted: Tensor) -> Tensor:
+        if self.layout.transposed or len(self.codes) != self.shape[0]:
+            return super().rows(wanted)
+        values = quantizers.dequantize(self.codes[wanted], self.grid.at(wanted))
+        return values.reshape(-1, *self.shape[1:])
+
     def decode_into(self, place: Tensor) -> None:
         if self.layout.transposed or not place.is_contiguous():
             super().decode_into(place)

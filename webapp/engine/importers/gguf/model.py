@@ -37,6 +37,8 @@ NORM_EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsil
 LARGEST_GEMMAS = {"gemma2": 46, "gemma3": 62}  # whose queries are scaled by all heads' width, told by their blocks
 LARGEST_NUMBER = 20_000_000  # the longest context that a model has
 gguf.get_tensor_name_map = lru_cache(1)(gguf.get_tensor_name_map)  # transformers makes it anew for each submodule
+AS_THEY_ARE = ("token_embd.weight", "output.weight")
+AT_ONCE = 1 << 20  # bytes dequantized at a time
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # as published
 
 
@@ -189,17 +191,37 @@ def tensors_of(
         def load() -> Tensor:
             found: dict[str, Any] = {"tensors": {}}
             for part in sources[name]:
-                values = np.asarray(dequantize(part.data, part.tensor_type), dtype=np.float32)
-                shaped = values.reshape([int(size) for size in reversed(part.shape)])
+                shaped = _floats(part, 0, len(part.data)).reshape([int(size) for size in reversed(part.shape)])
                 done = processor.process(shaped, part.name, tensor_key_mapping=names, parsed_parameters=found)
                 if done.name is not None:  # else it was put in its place among the others
-                    found["tensors"][name] = torch.from_numpy(np.array(done.weights, dtype=np.float32, order="C"))
+                    found["tensors"][name] = torch.from_numpy(np.ascontiguousarray(done.weights, dtype=np.float32))
             whole: Tensor = found["tensors"][name]
             return whole.reshape(shapes[name])
 
         return load
 
-    return {name: LazyTensor(shapes[name], torch.float32, loader(name)) for name in sources}, beside
+    def rows_of(name: str) -> Callable[[int, int], Tensor] | None:
+        """Of what the processors of no kind change."""
+        [part, *others] = sources[name]
+        if others or part.name not in AS_THEY_ARE or tuple(reversed(part.shape)) != shapes[name]:
+            return None
+        return lambda start, end: torch.from_numpy(_floats(part, start, end))
+
+    return {name: LazyTensor(shapes[name], torch.float32, loader(name), rows_of(name)) for name in sources}, beside
+
+
+def _floats(part: Any, start: int, end: int) -> np.ndarray[Any, Any]:
+    """float32 of some rows of a tensor of the file, dequantized a few at a time."""
+    few = max(1, AT_ONCE // max(part.data[:1].nbytes, 1))
+    done = (dequantize(part.data[i : min(i + few, end)], part.tensor_type) for i in range(start, end, few))
+    first = np.asarray(next(done), dtype=np.float32)
+    found = np.empty((end - start, *first.shape[1:]), np.float32)
+    found[: len(first)] = first
+    place = len(first)
+    for more in done:
+        found[place : place + len(more)] = more
+        place += len(more)
+    return found
 
 
 def _value(reader: GGUFReader, key: str) -> Any:
