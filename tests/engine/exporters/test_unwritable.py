@@ -8,7 +8,8 @@ from tests.engine.importers.exported_program.exported import export
 from tests.zoo import build_tiny
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exporters import check_formats, unwritable
-from webapp.engine.weights.safetensors import LazyTensor, lazy_tensors
+from webapp.engine.weights.originals import original_tensors
+from webapp.engine.weights.safetensors import LazyTensor
 
 GRAPHS = {"onnx", "program", "savedmodel"}
 
@@ -79,10 +80,11 @@ def test_no_value_is_read(bench, tmp_path, monkeypatch):
         export(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (torch.randn(2, 4),), tmp_path / "m.pt2")
     )
 
-    def unreadable(path):
-        return {n: LazyTensor(t.shape, t.dtype, lambda: pytest.fail("read")) for n, t in lazy_tensors(path).items()}
+    def unreadable(folder):
+        tensors = original_tensors(folder)
+        return {n: LazyTensor(t.shape, t.dtype, lambda: pytest.fail("read")) for n, t in tensors.items()}
 
-    monkeypatch.setattr("webapp.engine.weights.model.lazy_tensors", unreadable)
+    monkeypatch.setattr("webapp.engine.weights.model.original_tensors", unreadable)
     assert unwritable(bench.out, facts) == {}
 
 
