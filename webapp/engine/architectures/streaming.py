@@ -122,11 +122,11 @@ class BlockStream:
 
         The answers, which are large, are worked out one by one, when they are asked for.
         """
-        running: list[_Run] = []
+        running: list[_WaitingCall] = []
         at: list[Any] = []  # of each the block that it waits at, or what it returned
         waiting = 0
         while calls and waiting < WAITING_BYTES:
-            running.append(_Run(calls.pop(0)))
+            running.append(_WaitingCall(calls.pop(0)))
             at.append(running[-1].resumed())
             waiting += self.given_bytes
         for first, run in enumerate(running):
@@ -142,7 +142,7 @@ class BlockStream:
 
     def _reached(self, prefix: str, part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run = getcurrent()
-        if isinstance(run, _Run):
+        if isinstance(run, _WaitingCall):
             given = (value for value in (*args[:1], *kwargs.values()) if isinstance(value, Tensor))
             self.given_bytes = max((value.nbytes for value in given), default=0)
             run.parent.switch(prefix)
@@ -169,7 +169,7 @@ class BlockStream:
         part.load_state_dict(values, strict=False, assign=True)
 
 
-class _Run(greenlet):  # type: ignore[misc]
+class _WaitingCall(greenlet):  # type: ignore[misc]
     """A call that waits where it reaches a block, and goes on when it is resumed."""
 
     def resumed(self) -> Any:
