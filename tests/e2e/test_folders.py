@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.api_client import Api
+from tests.hub_server import hub_server
 from tests.pare_process import serving
 from tests.patience import PATIENCE_SECONDS
 from tests.zoo import build_tiny, write_tokenizer
@@ -25,9 +26,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory, folder):
-    """A Pare whose operator names the folder that the model lies in."""
-    with serving(tmp_path_factory.mktemp("instance"), import_folders=str(folder.parent)) as pare:
-        yield pare
+    """A Pare whose operator names the folder that the model lies in, and a hub."""
+    with hub_server() as hub:
+        hub.add("someone/tiny", folder)
+        settings = {"import_folders": str(folder.parent), "hub_url": hub.url, "hub_token": hub.token}
+        with serving(tmp_path_factory.mktemp("instance"), **settings) as pare:
+            yield pare
 
 
 @pytest.fixture
@@ -99,3 +103,21 @@ def test_a_checkpoint_of_the_machine_is_chosen_and_used_where_it_lies(page, name
     expect(page.get_by_text("used where they lie, not copied")).to_be_visible()
     expect(page.get_by_text(str(folder))).to_be_visible()
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_model_is_fetched_by_its_name_and_its_result_is_pushed(page, named):
+    api = Api(named.url)
+    page.goto("/checkpoints/new")
+    page.get_by_label("Model", exact=True).fill("someone/tiny")
+    page.get_by_role("button", name="Fetch it").click()
+    row = ready(page, api)
+    assert (row["state"], row["reason"]) == ("ready", None)
+    expect(page.get_by_text(f"someone/tiny at {row['source']['revision'][:12]}")).to_be_visible()
+    recipe = {"version": 2, "steps": [{"technique": "weight_quantization", "settings": {"bits": 8}}]}
+    run = api.finished(api.run(row["id"], recipe)["id"])
+    page.goto(f"/runs/{run['id']}")
+    page.get_by_label("Repository", exact=True).fill("someone/small")
+    page.get_by_role("button", name="Push it").click()
+    link = page.get_by_role("link", name="Open the commit")
+    expect(link).to_be_visible()
+    assert "/someone/small/commit/" in link.get_attribute("href")

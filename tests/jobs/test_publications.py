@@ -70,6 +70,7 @@ def test_the_receipt_is_the_model_card_and_the_files_are_what_was_delivered(benc
     card = model.files["README.md"].decode()
     assert card.startswith("---\n")
     assert "base_model: someone/tiny" in card
+    assert f"from the hub someone/tiny at {hub.models['someone/tiny'].sha}" in card
     assert runs["plain"].receipt["verdict"]["sentence"].split(".")[0] in card
     assert "technique: weight_quantization" in card
     assert "largest difference" in card

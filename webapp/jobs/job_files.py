@@ -110,4 +110,8 @@ def _uploads(row: Run | Profile) -> dict[str, Checkpoint | Dataset | None]:
 
 def _record(row: Checkpoint | Dataset) -> dict[str, Any]:
     named = {"name": row.name, "digest": row.digest, "facts": row.facts}
-    return named if isinstance(row, Dataset) else named | {"filename": row.filename, "size_bytes": row.size_bytes}
+    if isinstance(row, Dataset):
+        return named
+    source = row.source or {}
+    origin = f"{source['repo_id']} at {source['revision']}" if source.get("kind") == "hub" else None
+    return named | {"filename": row.filename, "size_bytes": row.size_bytes, "origin": origin}

@@ -24,6 +24,7 @@ class UntrustedFile:
     report: Report
     dequantize: bool = False  # asked for by the owner; without it weights that are quantized already are refused
     only: str | None = None  # of a folder, the file of weights that was named
+    in_place: bool = False  # somebody named its path: what lies beside it may belong to it
 
 
 @dataclass

@@ -80,7 +80,7 @@ def inspect_checkpoint(
         kind = HuggingFaceImporter if upload.is_dir() else _kind_of(upload, filename)
         report.log(f"Reading {filename} as {kind.name}")
         part = ProgressPart(report, 0.0, 0.3)
-        opened = kind.open(UntrustedFile(upload, filename, Path(scratch), part, dequantize, only))
+        opened = kind.open(UntrustedFile(upload, filename, Path(scratch), part, dequantize, only, in_place))
         read = SourcesRead(opened.sources or {upload.name: upload}, filename) if in_place else None
         if not opened.tensors:
             raise CheckpointRefused(f"{filename} holds no tensors")

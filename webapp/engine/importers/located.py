@@ -10,7 +10,8 @@ from typing import NamedTuple
 from webapp.engine.errors import CheckpointRefused, some
 
 from . import importers
-from .huggingface.files import SNAPSHOTS, refuse_foreign
+from .beside import SNAPSHOTS
+from .huggingface.files import refuse_foreign
 
 CONFIG = "config.json"
 CONFIG_LIMIT_BYTES = 10_000_000

@@ -149,6 +149,8 @@ def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _provenance(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "Provenance")
     yield f"  checkpoint {found['checkpoint']['filename']} sha256 {found['checkpoint']['digest']}"
+    if origin := found["checkpoint"].get("origin"):
+        yield f"  from the hub {origin}"
     if found["dataset"]:
         dataset = found["dataset"]
         yield f"  dataset {dataset['name']} sha256 {dataset['digest']} (split {dataset['split']})"

@@ -97,6 +97,25 @@ def external(write, tmp_path, change=None):
     return path, (tmp_path / "weights.data").read_bytes()
 
 
+def test_external_data_beside_a_file_that_is_named_by_its_path(bench, two_layers, tmp_path):
+    weights, write = two_layers
+    path, content = external(write, tmp_path)
+    data, alone = tmp_path / "weights.data", tmp_path / "alone"
+    assert "upload a zip that holds both" in bench.refusal(path), "an upload has nothing beside it"
+    alone.mkdir()
+    (alone / path.name).write_bytes(path.read_bytes())
+    (alone / data.name).write_bytes(content)
+    for named in (path, alone):
+        facts = bench.checkpoint(named, in_place=True)
+        assert {source.name for source in facts.sources} == {path.name, data.name}
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in bench.tensors().items())
+    data.rename(tmp_path.parent / f"{tmp_path.name}.data")
+    data.symlink_to(tmp_path.parent / f"{tmp_path.name}.data")
+    assert "leads out of the folder" in bench.refusal(path, in_place=True)
+    data.unlink()
+    assert "in a file beside it" in bench.refusal(path, in_place=True)
+
+
 def test_external_data_in_one_zip(bench, two_layers, tmp_path):
     weights, write = two_layers
     path, data = external(write, tmp_path)

@@ -1,14 +1,12 @@
 """Where the files of a Hugging Face folder are read from: a zip of it, or the folder as it lies.
 
-A folder as it lies is only read. A link in it is followed within the folder, and into the blobs of its own repository
-in Hugging Face's cache, whose snapshots are links; one that leads elsewhere could hand out any file of the machine.
+A folder as it lies is only read.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import stat
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from webapp.engine.archive import MEMBER_LIMIT, extract, members, read_member
-from webapp.engine.errors import CheckpointRefused, quoted
+from webapp.engine.errors import CheckpointRefused
+from webapp.engine.importers.beside import file_size_within
 
 FROM_KERAS = (
     "put its weights into the same network in PyTorch, and upload what torch.save(model.state_dict(), path) or "
     "save_pretrained writes"
 )
-BLOBS, SNAPSHOTS = "blobs", "snapshots"  # of Hugging Face's cache
 READ = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".model", ".h5", ".msgpack")  # how files end that may matter
 
 
@@ -104,26 +102,6 @@ def files_of(path: Path, filename: str, below: Iterable[str]) -> Iterator[Folder
     archive, found = members(path, filename)
     with archive:
         yield ZippedFiles(archive, found, filename)
-
-
-def file_size_within(folder: Path, name: str, filename: str) -> int | None:
-    """The bytes of a file of the folder; None for what is no file. Raises CheckpointRefused for a link out of it."""
-    path = folder / name
-    target = path.resolve()
-    try:
-        found = target.stat()
-    except FileNotFoundError as error:
-        raise CheckpointRefused(
-            f"{quoted(name)} in {filename} is a link to {quoted(target)}, which is not there; download it again"
-        ) from error
-    here = folder.resolve()
-    allowed = [here, here.parent.parent / BLOBS] if here.parent.name == SNAPSHOTS else [here]
-    if not any(target.is_relative_to(parent) for parent in allowed):
-        raise CheckpointRefused(
-            f"{quoted(name)} in {filename} is a link to {quoted(target)}, which leads out of the folder; "
-            "put the file itself there"
-        )
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def refuse_foreign(names: Iterable[PurePosixPath], filename: str, described: bool) -> None:

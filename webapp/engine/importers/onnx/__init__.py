@@ -38,4 +38,4 @@ class OnnxImporter(Importer):
     def open(cls, upload: UntrustedFile) -> Opened:
         from .file import open_file
 
-        return open_file(upload.path, upload.filename, upload.scratch, upload.report)
+        return open_file(upload.path, upload.filename, upload.scratch, upload.report, upload.in_place)

@@ -12,6 +12,7 @@ from webapp.engine.archive import extract, members
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.facts import LayerFacts, LayerKind
 from webapp.engine.importers.base import Opened
+from webapp.engine.importers.beside import FilesBeside
 from webapp.engine.importers.exported_program.running import opened_program
 from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.quantized import WIDER, wider
@@ -102,11 +103,11 @@ def _external(
         raise CheckpointRefused(
             f"{tensor.name} in {filename} lies at {quoted(location)}, which leads out of its folder"
         )
-    if str(pure) not in beside:
+    path = beside.get(str(pure))
+    if path is None:
         raise CheckpointRefused(
             f"{filename} keeps {tensor.name} in a file beside it, {quoted(location)}; upload a zip that holds both"
         )
-    path = beside[str(pure)]
     offset, length = (_number(about.get(key), default) for key, default in (("offset", 0), ("length", wanted)))
     if offset < 0 or length != wanted or offset + length > path.stat().st_size:
         raise CheckpointRefused(
@@ -128,11 +129,20 @@ def _number(text: str | None, default: int) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
 
 
-def open_file(upload: Path, filename: str, scratch: Path, report: Report) -> Opened:
-    """Raises CheckpointRefused."""
-    beside: dict[str, Path] = {}
+def open_file(upload: Path, filename: str, scratch: Path, report: Report, in_place: bool = False) -> Opened:
+    """`in_place`: its external data may lie beside it. Raises CheckpointRefused."""
     if zipfile.is_zipfile(upload):
-        upload, beside = _unpacked(upload, filename, scratch)
+        model, beside = _unpacked(upload, filename, scratch)
+        return _opened(model, filename, report, beside)
+    if not in_place:
+        return _opened(upload, filename, report, {})
+    found = FilesBeside(upload.parent, filename)
+    opened = _opened(upload, filename, report, found)
+    opened.sources = {upload.name: upload, **found}
+    return opened
+
+
+def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Path]) -> Opened:
     model = _model(upload, filename)
     graph = model.graph
     try:

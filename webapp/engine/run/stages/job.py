@@ -50,13 +50,14 @@ class DatasetRecord(StageInput):
 
 
 class CheckpointRecord(StageInput):
-    """`size_bytes` and `digest` are of what was uploaded."""
+    """`size_bytes` and `digest` are of what was uploaded; `origin` is its name and commit on a hub."""
 
     name: str
     filename: str
     digest: str
     size_bytes: int
     facts: CheckpointFacts
+    origin: str | None = None
 
 
 class DatasetGiven(DatasetRecord):
