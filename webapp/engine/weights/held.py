@@ -16,7 +16,7 @@ from webapp.engine.lazy import Tensor, torch
 from .base import Encoded, StoragePlan
 from .safetensors import LazyTensor, as_bytes
 
-KEPT_BYTES = 64 << 20  # of weights that are kept in memory, although they are in a file or could be put into one
+KEPT_BYTES = 32 << 20  # of weights that are kept in memory, although they are in a file or could be put into one
 
 
 @dataclass(frozen=True)
