@@ -26,10 +26,11 @@ def float_bytes(model: Model) -> int:
     return sum(4 * model.plan(name).params for name in model.weights)
 
 
-def runnable(model: Model) -> nn.Module:
+def runnable(model: Model, ends_by_rows: bool = True) -> nn.Module:
     """The module of a model in eval mode, for answers: `answered` has it go through many batches.
 
-    A large one reads each block from the model's file when its turn comes, so it is no module to train or to time.
+    A large one reads each block from the model's file when its turn comes, so it is no module to train or to time; its
+    embedding and its head too, unless `ends_by_rows` says that reading them takes long.
     """
     if float_bytes(model) <= WHOLE_BYTES:
         return build(model)
@@ -37,7 +38,7 @@ def runnable(model: Model) -> nn.Module:
     blocks = _blocks(module)
     if not blocks:
         return build(model)
-    by_rows = set(_by_rows(model, module, blocks))
+    by_rows = set(_by_rows(model, module)) if ends_by_rows else set()
     outside = [name for name in module.state_dict() if not name.startswith(tuple(blocks)) and name not in by_rows]
     fill(module, sources(model, module), outside, model.tied)
     module.__dict__["stream"] = BlockStream(model, module, blocks)
@@ -66,7 +67,7 @@ def _blocks(module: nn.Module) -> list[str]:
     return [f"{path}.{index}." for path in outer for index in range(len(list(module.get_submodule(path).children())))]
 
 
-def _by_rows(model: Model, module: nn.Module, blocks: Sequence[str]) -> Iterator[str]:
+def _by_rows(model: Model, module: nn.Module) -> Iterator[str]:
     """Has a large embedding and a large head read only the rows that they need, or some at a time.
 
     Yields the names of their weights, which stay out of memory.

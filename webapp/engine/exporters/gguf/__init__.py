@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from webapp.engine.errors import ExportUnfit, some
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
-from webapp.engine.lazy import torch
-from webapp.engine.weights import Composite, Dense, Encoded, GgmlPlan, QuantizedPlan, StoragePlan
+from webapp.engine.lazy import Tensor, torch
+from webapp.engine.weights import Dense, Encoded, GgmlPlan, QuantizedPlan, StoragePlan
 from webapp.engine.weights.held import Weights
 from webapp.engine.weights.model import Model
+from webapp.engine.weights.safetensors import LazyTensor
 
 from .blocks import BLOCK, ZERO_POINTS, Choice
 
@@ -90,19 +92,19 @@ class GgufExporter(Exporter):
 
         assert model.architecture is not None
         config, weights = parsed_config(model.architecture.config), _weights(model)
-        choices = {name: choose(encoded) for name, encoded in weights.items()}
+        choices = {name: choose(weights[name]) for name in weights}
         writer, factors, notes = _begun(folder / self.file, model, weights, choices)
         if factors is not None:
             weights[ROPE_FREQS], choices[ROPE_FREQS] = factors, choose(factors)
         kinds: Counter[str] = Counter()
         for name, choice in choices.items():
-            kinds[choice.kind] += choice.bytes(weights[name].shape)
+            kinds[choice.kind] += choice.bytes(weights.plan(name).shape)
         for name, choice in choices.items():
             heads, rows = permuted_heads(name, config), packed(weights[name], choice)
             writer.write_tensor_data((interleaved(rows, heads) if heads else rows).numpy())
         writer.close()
         reads_text = not WITHOUT & set(notes)
-        notes += _lost(weights, choices) + _elsewhere(model, config)
+        notes += _lost(choices) + _elsewhere(model, config)
         size = (folder / self.file).stat().st_size
         return {"size_bytes": size, "kinds": dict(kinds), "reads_text": reads_text, "notes": notes}
 
@@ -117,8 +119,16 @@ class GgufExporter(Exporter):
     def rounded(self, model: Model) -> Model:
         from .blocks import choose, rounded
 
-        weights = {name: rounded(encoded, choose(encoded)) for name, encoded in _weights(model).items()}
-        return replace(model, weights=Weights(weights), activations={})
+        weights = _weights(model)
+
+        def as_written(name: str) -> Tensor:
+            return rounded(encoded := weights[name], choose(encoded)).decode()
+
+        lazily = {
+            name: Dense(LazyTensor(weights.plan(name).shape, torch.float32, partial(as_written, name)))
+            for name in weights
+        }
+        return replace(model, weights=Weights(lazily), activations={})
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ", ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in written["kinds"].items())
@@ -129,7 +139,7 @@ class GgufExporter(Exporter):
 
 
 def _begun(
-    path: Path, model: Model, weights: Mapping[str, Encoded], choices: Mapping[str, Choice]
+    path: Path, model: Model, weights: Weights, choices: Mapping[str, Choice]
 ) -> tuple[Any, Encoded | None, list[str]]:
     """(the writer, which has written all but the tensors' data; one more tensor, that comes last; notes)."""
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -144,14 +154,14 @@ def _begun(
     config = parsed_config(model.architecture.config)
     kinds: Counter[str] = Counter()
     for name, choice in choices.items():
-        kinds[choice.kind] += choice.bytes(weights[name].shape)
+        kinds[choice.kind] += choice.bytes(weights.plan(name).shape)
     writer = GGUFWriter(None, ARCHITECTURES[config.model_type])
     mostly = max((kind for kind in kinds if kind != "F32"), key=lambda kind: kinds[kind])
     write_hyperparameters(writer, config, model.architecture.title, mostly)
     notes = write_vocabulary(writer, model.files, config.vocab_size)
     found = rope_factors(config)
     factors = None if found is None else Dense(found)
-    listed = [(str(their_name(name)), weights[name].shape, choice) for name, choice in choices.items()]
+    listed = [(str(their_name(name)), weights.plan(name).shape, choice) for name, choice in choices.items()]
     listed += [] if factors is None else [(ROPE_FREQS, factors.shape, Choice("F32"))]
     for theirs, shape, choice in listed:
         kind = GGMLQuantizationType[choice.kind]
@@ -162,31 +172,31 @@ def _begun(
     return writer, factors, notes
 
 
-def _weights(model: Model) -> dict[str, Encoded]:
+def _weights(model: Model) -> Weights:
     """The weights to write, each tied one once, under the embedding's name. Raises ExportUnfit."""
     from webapp.engine.importers.gguf.names import their_name
     from webapp.engine.techniques.surgery.transformers_blocks import fits
 
-    named = {**model.weights, **{alias: model.weights[name] for alias, name in model.tied.items()}}
-    shapes = {name: encoded.shape for name, encoded in named.items()}
+    plans = {name: model.plan(name) for name in model.names}
+    shapes = {name: plan.shape for name, plan in plans.items()}
     if model.tied:
-        named.pop("lm_head.weight", None)
-    factored = [name for name, encoded in named.items() if isinstance(encoded, Composite)]
+        plans.pop("lm_head.weight", None)
+    factored = [name for name, plan in plans.items() if plan.factors]
     if factored:
         raise ExportUnfit(
             f"{some(factored, 1)} are low-rank factors, for which "
             "llama.cpp has no form. Leave the low-rank step out, or GGUF."
         )
-    strange = [name for name in named if their_name(name) is None]
+    strange = [name for name in plans if their_name(name) is None]
     if strange:
         raise ExportUnfit(f"{strange[0]} is a tensor that llama.cpp has no name for.")
     assert model.architecture is not None
     if not fits(model.architecture, shapes):
         raise ExportUnfit("Its layers are not all equally wide, and a GGUF file has one width for all of them.")
-    return named
+    return model.weights.renamed({name: model.tied.get(name, name) for name in plans})
 
 
-def _lost(weights: Mapping[str, Encoded], choices: Mapping[str, Any]) -> list[str]:
+def _lost(choices: Mapping[str, Any]) -> list[str]:
     """Why weights were not kept as they are stored, each reason once."""
     reasons: Counter[str] = Counter(choice.note for choice in choices.values() if choice.note)
     example = {choices[name].note: name for name in reversed(list(choices))}

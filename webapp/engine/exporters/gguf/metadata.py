@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import GGUFReader, GGUFWriter, LlamaFileType, RopeScalingType, SpecialVocab, TokenType, dequantize
 
-from webapp.engine.architectures.build import build
+from webapp.engine.architectures.streaming import runnable
 from webapp.engine.architectures.transformers_family import Transformers, parsed_config
 from webapp.engine.importers.gguf.model import head_size
 from webapp.engine.importers.gguf.names import ARCHITECTURES, OURS, ROPE_FREQS, apart, permuted_heads, their_name
@@ -24,6 +25,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math.ggml import TYPES
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
+from webapp.engine.weights.safetensors import LazyTensor
 
 QUANTIZATION_VERSION = 2
 FILE_TYPES = {
@@ -211,8 +213,10 @@ def read_module(path: Path) -> nn.Module:
     for name in module.state_dict():
         theirs = their_name(name)
         if theirs in found:
-            weights[name] = Dense(_values(found[theirs], permuted_heads(name, parsed)))
-    built: Any = build(Model(weights, Transformers.ties(module), spec))
+            held, heads = found[theirs], permuted_heads(name, parsed)
+            shape = tuple(int(size) for size in reversed(held.shape))
+            weights[name] = Dense(LazyTensor(shape, torch.float32, partial(_values, held, heads)))
+    built: Any = runnable(Model(weights, Transformers.ties(module), spec), ends_by_rows=False)
     if ROPE_FREQS in found:
         rotary = built.model.rotary_emb
         rotary.inv_freq = rotary.inv_freq / _values(found[ROPE_FREQS], 0)
