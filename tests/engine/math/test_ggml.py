@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from webapp.engine.math import ggml
+from webapp.engine.weights import GgmlBlocks
 
 ALIKE = ("Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "MXFP4")  # that gguf-py writes too
 SIZES = [0.0, 1e-30, 1e-7, 1e-3, 1.0, 6e4, 1e6, 1e30, float("inf"), float("nan")]
@@ -66,6 +67,19 @@ def test_values_of_any_size_are_held_or_refused(name, size):
     found = ggml.dequantized(ggml.quantized(values, name, importance), name)
     assert bool(found.isfinite().all())
     assert float((found - values).norm()) <= 0.7 * float(values.norm())
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ggml.TYPES.items() if kind.guided])
+def test_types_that_need_importance_take_all_alike_without(name):
+    """llama.cpp itself aborts the process on some of them."""
+    values = drawn()
+    assert torch.equal(ggml.quantized(values, name), ggml.quantized(values, name, torch.ones(512)))
+    stored = GgmlBlocks.nearest(values, name)
+    moved = values.clone()
+    moved[2:] += 0.01
+    again = stored.with_values(torch.cat([stored.decode()[:2], moved[2:]]))
+    assert torch.equal(again.blocks[:2], stored.blocks[:2])
+    assert torch.equal(again.blocks[2:], ggml.quantized(moved[2:], name))
 
 
 def test_importance_that_tells_nothing_weighs_all_alike():

@@ -71,14 +71,15 @@ def missing() -> str | None:
 def quantized(values: Tensor, name: str, importance: Tensor | None = None) -> Tensor:
     """uint8 (rows, bytes of a row) of float32 (rows, columns), where whole blocks make a row.
 
-    `importance` (columns,): what an error is multiplied with, squared: the mean square of each input. Raises ValueError
-    for values that the type cannot hold; llama.cpp itself would end the process.
+    `importance` (columns,): what an error is multiplied with, squared: the mean square of each input; None: nothing, or
+    the same for all where the type is made with no less. Raises ValueError for values that the type cannot hold;
+    llama.cpp itself would end the process.
     """
     kind, (rows, columns) = TYPES[name], values.shape
     largest = float(values.abs().max()) if values.numel() else 0.0
     if not (largest == 0 or SMALLEST <= largest <= LARGEST):  # NaN too
         raise ValueError(f"its values go up to {largest:.2g}, and the scales of {name} are float16")
-    values, weights = values.float().contiguous(), None
+    values, weights = values.float().contiguous(), torch.ones(columns) if kind.guided else None
     if importance is not None:
         weights = importance.float()
         weights = weights.clamp(min=LEAST * float(weights.mean())).contiguous()

@@ -54,7 +54,7 @@ class GgmlQuantization(BlockByBlock):
     needs = frozenset({"calibration", "calibration_if_any"})
     layers = MATRICES | {"embedding"}
     statistic = SquareSum
-    at_once = True  # importance is that of the model as it was, as llama-imatrix measures it
+    at_once = True  # what is measured of a block is measured before one of its layers changes
     rows_apart = True
     without_data = ALIKE
 
@@ -144,8 +144,6 @@ class GgmlQuantization(BlockByBlock):
         found = fitting(wanted, columns)
         if found is None:
             return encoded if encoded.plan.dtype in HALVES else Dense(encoded.decode().to(half_dtype(encoded)))
-        if importance is None and ggml.TYPES[found].guided:
-            importance = torch.ones(1, columns)
         try:
             return GgmlBlocks.nearest(encoded.decode(), found, layout, importance)
         except ValueError:
