@@ -174,6 +174,7 @@ def test_types_that_need_data_are_refused_before_the_run(llama):
         ((_, sentence),) = without_data(facts, recipe(kind), None, None)
         assert "needs calibration data; choose a dataset" in sentence
     assert needs_of("ggml_quantization", {"type": "IQ3_S"}) == {"calibration_if_any"}
+    assert len(list(without_data(facts, recipe("Q8_0", {"*.q_proj": {"type": "IQ2_S"}}), None, None))) == 1
     assert list(without_data(facts, recipe("Q4_K_M"), None, None)) == []
 
 

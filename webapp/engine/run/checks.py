@@ -130,13 +130,13 @@ def without_data(
             return
         lack = "none count where answers are compared with the original's" if labelled else f"{learned.name} has none"
         for index, step in enumerate(recipe.steps):
-            needs = needs_of(step.technique, step.settings)
+            needs = needs_of(step.technique, step.settings, step.overrides)
             if "training" in needs and "teacher" not in needs:
                 title = known[step.technique].title
                 yield index, f"{title} learns from labels, and {lack}; use distillation, which needs none."
         return
     for index, step in enumerate(recipe.steps):
-        if needs := needs_of(step.technique, step.settings) & {"calibration", "training"}:
+        if needs := needs_of(step.technique, step.settings, step.overrides) & {"calibration", "training"}:
             yield (
                 index,
                 f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "
@@ -147,7 +147,7 @@ def without_data(
 def check_teacher(student: CheckpointFacts, teacher: CheckpointFacts, recipe: Recipe) -> None:
     """Raises RecipeInvalid where no step learns from a teacher, or where the two do not answer alike."""
     field = "teacher_checkpoint_id"
-    if not any("teacher" in needs_of(step.technique, step.settings) for step in recipe.steps):
+    if not any("teacher" in needs_of(step.technique, step.settings, step.overrides) for step in recipe.steps):
         raise RecipeInvalid("No step of the recipe learns from a teacher; add a distillation, or name none.", field)
     if teacher.architecture is None:
         raise RecipeInvalid(f"This checkpoint cannot teach. {teacher.weights_only_because}", field)

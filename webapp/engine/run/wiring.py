@@ -68,7 +68,7 @@ def in_order(spec: ArchitectureSpec) -> bool:
 def dependent(recipe: Recipe) -> Iterator[tuple[int, str, bool]]:
     """(place, title, whether it runs the model) of the steps that run the model or cut its shapes."""
     for index, step in enumerate(recipe.steps):
-        needs = needs_of(step.technique, step.settings)
+        needs = needs_of(step.technique, step.settings, step.overrides)
         if "architecture" in needs:
             yield index, techniques()[step.technique].title, bool(needs & {"calibration", "training"})
 

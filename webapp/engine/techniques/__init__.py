@@ -45,10 +45,13 @@ DATA_NEEDS: frozenset[Need] = frozenset(
 )  # what a step reads of the training half
 
 
-def needs_of(name: str, settings: Mapping[str, Any]) -> frozenset[Need]:
-    """What a step of this technique with these settings (checked before) needs."""
+def needs_of(
+    name: str, settings: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> frozenset[Need]:
+    """What a step of this technique with these settings and overrides (checked before) needs."""
     found = technique(name)
-    return found.needs_for(found.Settings.model_validate(dict(settings)))
+    each = [settings, *({**settings, **given} for given in (overrides or {}).values())]
+    return frozenset().union(*(found.needs_for(found.Settings.model_validate(dict(given))) for given in each))
 
 
 def with_versions(recipe: Recipe) -> Recipe:

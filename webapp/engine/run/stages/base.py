@@ -120,7 +120,7 @@ class RunStage(ABC):
     def by_steps(self, sources: SourceDigests, count: int | None = None) -> dict[str, Any]:
         """For `decided_by`, where it reads what the first `count` steps left; None: all of them."""
         steps = self.asked.recipe.steps[:count]
-        needs = frozenset[str]().union(*(needs_of(step.technique, step.settings) for step in steps))
+        needs = frozenset[str]().union(*(needs_of(step.technique, step.settings, step.overrides) for step in steps))
         found: dict[str, Any] = {"steps": [step.canonical() for step in steps], "seed": self.asked.seed}
         if needs & DATA_NEEDS:
             found |= {"training": sources.training or sources.dataset}
