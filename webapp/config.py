@@ -151,7 +151,9 @@ class InstallationSettings(BaseSettings):
         120.0,
         "How long the inspection of an upload may take, in seconds; it gets one more for every megabyte of the upload.",
     )
-    inspections_at_once: Count = setting(2, "How many uploads a worker inspects at once.")
+    inspections_at_once: Count = setting(
+        2, "How many uploads a worker inspects at once; besides, as many models come from a hub or go there."
+    )
     workers: Count = setting(1, "How many worker processes `pare serve` starts; each does one run at a time.")
     threads_per_child: Count = setting(
         0,

@@ -3,9 +3,11 @@
 import re
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.api_client import Api
+from tests.e2e.conftest import NARROW, WIDE
 from tests.hub_server import hub_server
 from tests.pare_process import serving
 from tests.patience import PATIENCE_SECONDS
@@ -58,9 +60,7 @@ def test_a_folder_that_breaks_off_goes_on_and_becomes_one_checkpoint(page, named
 
     page.route("**/api/v1/uploads/*", cut_off)
     page.goto("/checkpoints/new")
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Choose a folder").click()
-    chooser.value.set_files(folder)
+    choose(page, folder)
     expect(page.get_by_text("it goes on by itself")).to_be_visible()
     row = ready(page, Api(named.url))
     assert (row["state"], row["reason"], row["name"]) == ("ready", None, "llama")
@@ -68,6 +68,42 @@ def test_a_folder_that_breaks_off_goes_on_and_becomes_one_checkpoint(page, named
     assert set(row["source"]["files"]) == taken
     assert {source["name"] for source in row["facts"]["sources"]} < taken
     assert row["facts"]["architecture"]["inputs"]["tokenizer"] is True
+
+
+def test_after_a_reload_the_same_folder_goes_on_with_the_files_that_lack(page, named, folder):
+    whole = []
+
+    def cut_off(route) -> None:
+        if route.request.method == "PATCH":
+            if len(whole) == 2:
+                return route.abort("connectionreset")
+            whole.append(route.request.url)
+        route.continue_()
+
+    page.route("**/api/v1/uploads/*", cut_off)
+    page.goto("/checkpoints/new")
+    page.get_by_label("Task").first.select_option("causal-lm")
+    choose(page, folder)
+    expect(page.get_by_text("it goes on by itself")).to_be_visible()
+    page.unroute("**/api/v1/uploads/*")
+    page.reload()
+    expect(page.get_by_text("The upload of the folder llama broke off")).to_be_visible()
+    expect(page.get_by_label("Task").first).to_have_value("causal-lm")
+    again = []
+    page.on("request", lambda request: again.append(request.url) if request.method == "PATCH" else None)
+    choose(page, folder)
+    assert ready(page, Api(named.url))["state"] == "ready"
+    assert again
+    assert not set(whole) & set(again), "what was whole is not sent again"
+    page.goto("/checkpoints/new")
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_text("broke off")).to_be_hidden()
+
+
+def choose(page: Page, folder) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a folder").click()
+    chooser.value.set_files(folder)
 
 
 def test_several_files_are_one_checkpoint_too_and_without_a_config_that_is_said(page, named, folder):
@@ -121,3 +157,23 @@ def test_a_model_is_fetched_by_its_name_and_its_result_is_pushed(page, named):
     link = page.get_by_role("link", name="Open the commit")
     expect(link).to_be_visible()
     assert "/someone/small/commit/" in link.get_attribute("href")
+    assert_readable(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_upload_page_is_readable_with_all_its_ways_in(browser, named, scheme):
+    with browser.new_context(base_url=named.url, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto("/checkpoints/new")
+        for summary in page.locator("summary").all():
+            summary.click()
+        assert_readable(page)
+
+
+def assert_readable(page: Page) -> None:
+    """As every page is: nothing is cut off, and axe finds nothing."""
+    for size in (WIDE, NARROW):
+        page.set_viewport_size(size)
+        assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+        broken = Axe().run(page).response["violations"]
+        assert not broken, [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in broken]

@@ -89,6 +89,18 @@ def test_its_page_follows_it_and_a_worker_that_dies_is_replaced(bench, hub, mode
     assert row.progress > 0.7
 
 
+def test_no_upload_waits_for_a_slow_hub(bench, hub, model):
+    hub.held = True
+    slow = [asked_for(bench) for _ in range(bench.settings.inspections_at_once + 1)]
+    bench.until(lambda: len(leftovers(bench)) >= bench.settings.inspections_at_once)
+    assert (
+        bench.inspected(Checkpoint, bench.upload("checkpoint", "x.pt", b"no checkpoint")).state is UploadState.REFUSED
+    )
+    assert {bench.get(Checkpoint, id).state for id in slow} == {UploadState.INSPECTING}
+    hub.hold.set()
+    assert {bench.inspected(Checkpoint, id).state for id in slow} == {UploadState.READY}
+
+
 def test_a_model_that_is_deleted_meanwhile_leaves_nothing(bench, hub, model):
     hub.held = True
     id = asked_for(bench)

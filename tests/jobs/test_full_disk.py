@@ -39,7 +39,7 @@ def test_a_workflow_that_its_worker_is_not_at_is_taken_up_again(bench, monkeypat
     for name in ("me", "other"):
         Heartbeat(bench.sessions, name).start()
     workflows = [
-        SimpleNamespace(workflow_id=id_, executor_id=executor, name="pare_run")
+        SimpleNamespace(workflow_id=id_, executor_id=executor, name="pare_run", queue_name="runs")
         for id_, executor in (("at-it-1", "me"), ("lost-1", "me"), ("others-1", "other"))
     ]
     resumed = []

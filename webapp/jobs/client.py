@@ -17,7 +17,7 @@ from webapp.config import InstallationSettings
 from webapp.engine.run.stages import format_of
 from webapp.engine.run.stages.blame import BlameStage
 from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import ArtifactState, Profile, Run, RunState, Stage, StageState, Study, now
+from webapp.store.models import ArtifactState, Checkpoint, Profile, Run, RunState, Stage, StageState, Study, now
 
 from .errors import JobMissing, JobNotRetryable
 from .queues import (
@@ -27,6 +27,7 @@ from .queues import (
     PROFILE,
     PUBLICATION,
     RUN,
+    TRANSFERS,
     JobKind,
     Kind,
     inspection_workflow_id,
@@ -51,8 +52,14 @@ class JobClient:
         self._jobs_engine = make_engine(settings.jobs_database_url)  # connects at first use
 
     def enqueue_inspection(self, kind: Kind, id: str) -> None:
-        """Has the uploaded checkpoint or dataset of this id inspected; its state turns to ready or refused."""
-        self._enqueue(INSPECTION_WORKFLOW, INSPECTIONS, inspection_workflow_id(kind, id), kind, id)
+        """Has the checkpoint or dataset of this id inspected, and fetched before where it is on a hub.
+
+        Its state turns to ready or refused.
+        """
+        with self._sessions() as session:
+            row = session.get(Checkpoint, id) if kind == "checkpoint" else None
+        queue = TRANSFERS if row is not None and (row.source or {}).get("kind") == "hub" else INSPECTIONS
+        self._enqueue(INSPECTION_WORKFLOW, queue, inspection_workflow_id(kind, id), kind, id)
 
     def enqueue_run(self, run_id: str) -> None:
         """Has the run computed. Does nothing for a run that has ended. Raises JobMissing."""

@@ -65,7 +65,7 @@ def forget(place: Workplace, checkpoint: Checkpoint) -> None:
 
 def require_as_told(digests: Mapping[str, str], facts: Mapping[str, Any]) -> None:
     """Raises SourceChanged where another file came than the hub says."""
-    for source in facts["sources"]:
+    for source in facts.get("sources", ()):
         if digests.get(source["name"], source["digest"]) != source["digest"]:
             raise SourceChanged(
                 f"{source['name']} is not what the hub says: its SHA-256 is {source['digest']}. Fetch the model again."

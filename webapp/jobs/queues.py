@@ -14,6 +14,7 @@ APPLICATION_NAME = "pare"
 APPLICATION_VERSION = "1"  # raised when a workflow's steps change so that one in progress could not go on
 RUNS = "runs"
 INSPECTIONS = "inspections"  # a queue of their own: an upload is inspected while a long run is computed
+TRANSFERS = "transfers"  # from a hub and to it: no inspection waits for a slow line
 INSPECTION_WORKFLOW = "pare_inspection"
 
 Kind = Literal["checkpoint", "dataset"]
@@ -38,7 +39,7 @@ class JobKind:
 
 RUN = JobKind(Run, "pare_run")
 PROFILE = JobKind(Profile, "pare_profile", "profile-")
-PUBLICATION = JobKind(Publication, "pare_publication", "publication-", INSPECTIONS)  # it computes nothing
+PUBLICATION = JobKind(Publication, "pare_publication", "publication-", TRANSFERS)
 JOBS = (RUN, PROFILE, PUBLICATION)
 
 

@@ -23,6 +23,8 @@ from .queues import (
     INSPECTION_WORKFLOW,
     INSPECTIONS,
     JOBS,
+    RUNS,
+    TRANSFERS,
     JobKind,
     inspection_workflow_id,
 )
@@ -63,7 +65,8 @@ def take_over(place: Workplace, missed: Mapping[str, float]) -> dict[str, float]
                 mine[id_] = missed.get(id_, at)
             if workflow.executor_id not in alive or at - mine.get(id_, at) > SETTLE.total_seconds():
                 log.info("%s is taken over from %s", id_, workflow.executor_id)
-                DBOS.resume_workflow(id_, queue_name=QUEUES[workflow.name])
+                known = workflow.queue_name in (RUNS, INSPECTIONS, TRANSFERS)
+                DBOS.resume_workflow(id_, queue_name=workflow.queue_name if known else QUEUES[workflow.name])
                 mine.pop(id_, None)
     return mine
 

@@ -28,7 +28,7 @@ from .client import JobClient
 from .heartbeat import Heartbeat
 from .inspections import look_at_structures
 from .processes import is_running
-from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, migrate_jobs
+from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, TRANSFERS, migrate_jobs
 from .recovery import requeue, sweep_scratch, take_over
 from .studies import advance_studies
 from .workflows import work_at
@@ -138,7 +138,8 @@ class RunWorker:
             }
         )
         DBOS.launch()
-        for queue, at_once in ((RUNS, 1), (INSPECTIONS, max(1, settings.inspections_at_once))):
+        inspections = max(1, settings.inspections_at_once)
+        for queue, at_once in ((RUNS, 1), (INSPECTIONS, inspections), (TRANSFERS, inspections)):
             DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=settings.queue_poll_seconds)
 
     def _leave(self, status: int) -> None:
