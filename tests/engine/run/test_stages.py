@@ -15,8 +15,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from tests import zoo
 from tests.plug_ins import documented
 from webapp.engine import load
+from webapp.engine.architectures import streaming
 from webapp.engine.errors import ArtifactUnproven, DatasetUnfit, ExportUnfit, RecipeInvalid
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
@@ -30,6 +32,7 @@ from webapp.engine.run.stages import (
     is_pointless,
     plan_stages,
     run_stage,
+    verify,
 )
 from webapp.engine.run.stages.base import SourceDigests, StageResults
 from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
@@ -236,6 +239,28 @@ def test_weights_without_an_architecture_are_compared_bit_for_bit(tmp_path, insp
     concluded = bench.run(("magnitude_pruning", {}), ("weight_quantization", {}))
     assert "bit for bit" in concluded["receipt"]["proof"][0]["runtime"]
     assert concluded["result"]["metrics_unavailable"]
+
+
+def test_a_large_model_is_streamed_and_its_receipt_says_the_same(tmp_path, bench, monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(40, 3, 8, 8)
+    np.savez(bench.root / "d.npz", x=x.numpy(), y=(torch.arange(40) % 2).numpy())
+    dataset = bench.dataset(bench.root / "d.npz", "all")
+    data, found = (bench.out, dataset), {}
+    for name, whole, timed in (("whole", 1 << 30, 1 << 30), ("streamed", 0, 1 << 30), ("untimed", 0, 0)):
+        monkeypatch.setattr(streaming, "WHOLE_BYTES", whole)
+        monkeypatch.setattr(verify, "MOST_TIMED_BYTES", timed)
+        (tmp_path / name).mkdir()
+        run = Bench(tmp_path / name, zoo.checkpoint("vit"), data)
+        found[name] = run.run(("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 8}))
+    results = {name: one["result"] for name, one in found.items()}
+    for name in ("streamed", "untimed"):
+        assert results[name]["metrics"] == results["whole"]["metrics"]
+        assert found[name]["receipt"]["bytes"] == found["whole"]["receipt"]["bytes"]
+        assert found[name]["receipt"]["proof"][0]["agreed"]
+    assert results["streamed"]["latency_ms"]["p50"] > 0
+    assert results["untimed"]["latency_ms"] is None
+    assert any("not timed" in note for row in found["untimed"]["receipt"]["runtimes"] for note in row["notes"])
 
 
 def test_a_file_that_answers_differently_is_refused(tmp_path, mlp):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.architectures.build import build
+from webapp.engine.architectures.streaming import float_bytes, runnable, streams
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.exporters import Loaded
@@ -24,6 +25,7 @@ from webapp.engine.run.metrics import Scores, difference, summarise
 from webapp.engine.run.proof import compare_probe
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
+from webapp.units import byte_text
 
 from .base import Facts, FormatStage, SourceDigests, StageResults
 from .baseline import SCORES, BaselineStage, read_scores, write_scores
@@ -33,6 +35,7 @@ from .original import OriginalStage
 from .step import STATE, last_step
 
 TOKENS = 16  # of a text: a language model's answer has the whole vocabulary for each
+MOST_TIMED_BYTES = 4_000_000_000  # of floats of original and result, both in memory
 MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long
 
 
@@ -133,7 +136,8 @@ class VerifyStage(FormatStage):
         assert spec is not None
         assert compressed is not None
         data = job.evaluation()
-        original = build(job.original())
+        before = job.original()
+        original = runnable(before)
         scores, more = evaluate(compressed, spec, data, ProgressPart(report, 0.1, 0.8), reference=original)
         facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
         facts["differences"] = _differences(job, scores)
@@ -141,7 +145,19 @@ class VerifyStage(FormatStage):
             write_scores(scores, job.output)
         if not self.exporter.can.timed or (self.exporter.can.original and self._original not in job.inputs):
             return
+        result = loaded.model or before
+        if (streams(original) or streams(compressed)) and float_bytes(before) + float_bytes(result) > MOST_TIMED_BYTES:
+            facts["not_timed"] = (
+                f"Original and result are not timed: as floats they take more than {byte_text(MOST_TIMED_BYTES)} of "
+                "memory together."
+            )
+            report.log(f"{self.exporter.file}: {facts['not_timed']}")
+            return
         report.progress(0.8, "Timing original and result in turns")
+        if not self.exporter.can.original:
+            original = build(before) if streams(original) else original
+        if streams(compressed):
+            compressed = build(result)
         beside = self._same_runtime(job, original)
         one = data[0].first(1)  # what a server answers to one request
         turns = in_turns(lambda: outputs(beside, spec, one), lambda: outputs(compressed, spec, one), job.timing_seconds)
@@ -170,6 +186,8 @@ class VerifyStage(FormatStage):
         wiring = results.facts[BaselineStage.name_of()].get("wiring")
         if wiring and not wiring["confirmed"] and not form.can.always:
             notes.append("Its graph is wired as it was assumed, which nothing confirms.")
+        if not_timed := found.get("not_timed"):
+            notes.append(not_timed)
         if rounding := found["proof"].get("rounding"):
             notes.append(f"The format's own rounding moves the probe's answers by at most {rounding:.3g}.")
         return {
