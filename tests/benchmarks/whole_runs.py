@@ -164,7 +164,7 @@ def model(name: str, place: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
-def measured(row: Row, checkpoint: Path, place: Path) -> Measured:
+def measured(row: Row, checkpoint: Path, place: Path, keep: bool = False) -> Measured:
     recipe, out = place / "recipe.yaml", place / "out"
     recipe.write_text(json.dumps({"version": 2, "steps": row.steps}))  # JSON is YAML
     command = [*PARE, str(checkpoint), "--recipe", str(recipe), "--out", str(out), "--quiet"]
@@ -193,7 +193,8 @@ def measured(row: Row, checkpoint: Path, place: Path) -> Measured:
     if process.returncode == 0:
         copies += _copied(out / "model.safetensors", place)
         found.copies = found.wall / copies
-        shutil.rmtree(out)
+        if not keep:
+            shutil.rmtree(out)
     return found
 
 

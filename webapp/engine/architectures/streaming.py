@@ -26,11 +26,11 @@ def float_bytes(model: Model) -> int:
     return sum(4 * model.plan(name).params for name in model.weights)
 
 
-def runnable(model: Model, ends_by_rows: bool = True) -> nn.Module:
+def runnable(model: Model, large_bytes: int | None = None) -> nn.Module:
     """The module of a model in eval mode, for answers: `answered` has it go through many batches.
 
-    A large one reads each block from the model's file when its turn comes, so it is no module to train or to time; its
-    embedding and its head too, unless `ends_by_rows` says that reading them takes long.
+    A large one reads each block from the model's file when its turn comes, so it is no module to train or to time.
+    Of an embedding or a head of more than `large_bytes` of floats (LARGE_BYTES) it reads some rows at a time.
     """
     if float_bytes(model) <= WHOLE_BYTES:
         return build(model)
@@ -38,7 +38,7 @@ def runnable(model: Model, ends_by_rows: bool = True) -> nn.Module:
     blocks = _blocks(module)
     if not blocks:
         return build(model)
-    by_rows = set(_by_rows(model, module)) if ends_by_rows else set()
+    by_rows = set(_by_rows(model, module, LARGE_BYTES if large_bytes is None else large_bytes))
     outside = [name for name in module.state_dict() if not name.startswith(tuple(blocks)) and name not in by_rows]
     fill(module, sources(model, module), outside, model.tied)
     module.__dict__["stream"] = BlockStream(model, module, blocks)
@@ -67,7 +67,7 @@ def _blocks(module: nn.Module) -> list[str]:
     return [f"{path}.{index}." for path in outer for index in range(len(list(module.get_submodule(path).children())))]
 
 
-def _by_rows(model: Model, module: nn.Module) -> Iterator[str]:
+def _by_rows(model: Model, module: nn.Module, large_bytes: int) -> Iterator[str]:
     """Has a large embedding and a large head read only the rows that they need, or some at a time.
 
     Yields the names of their weights, which stay out of memory.
@@ -82,7 +82,7 @@ def _by_rows(model: Model, module: nn.Module) -> Iterator[str]:
         name, way = f"{path}.weight", ways.get(type(part))
         if way is None or name not in names or not any(part is end for end in ends):
             continue
-        if 4 * part.weight.numel() < LARGE_BYTES:
+        if 4 * part.weight.numel() < large_bytes:
             continue
         part.forward = partial(way, part, partial(model.weight, name))
         yield name

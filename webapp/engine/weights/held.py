@@ -14,6 +14,7 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.lazy import Tensor, torch
 
 from .base import Encoded, StoragePlan
+from .memory import is_want_of_memory
 from .safetensors import LazyTensor, as_bytes
 
 KEPT_BYTES = 32 << 20  # of weights that are kept in memory, although they are in a file or could be put into one
@@ -35,6 +36,8 @@ class FiledWeight:
             parts = {suffix: part.load() for suffix, part in self.parts.items()}
             return form_of(self.meta["kind"]).from_parts(parts, self.meta)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            if is_want_of_memory(error):
+                raise
             raise CheckpointRefused(f"{self.place} is damaged: {error}. Download the file again.") from None
 
 

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gguf import GGUFReader, GGUFWriter, LlamaFileType, RopeScalingType, SpecialVocab, TokenType, dequantize
+from gguf import GGUFReader, GGUFWriter, LlamaFileType, RopeScalingType, SpecialVocab, TokenType
 
 from webapp.engine.architectures.streaming import runnable
 from webapp.engine.architectures.transformers_family import Transformers, parsed_config
-from webapp.engine.importers.gguf.model import head_size
+from webapp.engine.importers.gguf.model import floats_of, head_size
 from webapp.engine.importers.gguf.names import ARCHITECTURES, OURS, ROPE_FREQS, apart, permuted_heads, their_name
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math.ggml import TYPES
@@ -28,6 +27,7 @@ from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import LazyTensor
 
 QUANTIZATION_VERSION = 2
+SLOW_BYTES = 200_000_000  # of floats of an embedding or a head, which gguf-py would decode again for each batch
 FILE_TYPES = {
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
@@ -215,8 +215,9 @@ def read_module(path: Path) -> nn.Module:
         if theirs in found:
             held, heads = found[theirs], permuted_heads(name, parsed)
             shape = tuple(int(size) for size in reversed(held.shape))
-            weights[name] = Dense(LazyTensor(shape, torch.float32, partial(_values, held, heads)))
-    built: Any = runnable(Model(weights, Transformers.ties(module), spec), ends_by_rows=False)
+            part = None if heads or len(shape) != 2 else partial(floats_of, held)
+            weights[name] = Dense(LazyTensor(shape, torch.float32, partial(_values, held, heads), part))
+    built: Any = runnable(Model(weights, Transformers.ties(module), spec), SLOW_BYTES)
     if ROPE_FREQS in found:
         rotary = built.model.rotary_emb
         rotary.inv_freq = rotary.inv_freq / _values(found[ROPE_FREQS], 0)
@@ -226,6 +227,5 @@ def read_module(path: Path) -> nn.Module:
 
 def _values(tensor: Any, heads: int) -> Tensor:
     """float32, in the order that transformers has."""
-    values = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-    shaped = torch.from_numpy(values).reshape([int(size) for size in reversed(tensor.shape)])
+    shaped = floats_of(tensor, 0, len(tensor.data)).reshape([int(size) for size in reversed(tensor.shape)])
     return apart(shaped, heads) if heads else shaped

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -191,7 +191,8 @@ def tensors_of(
         def load() -> Tensor:
             found: dict[str, Any] = {"tensors": {}}
             for part in sources[name]:
-                shaped = _floats(part, 0, len(part.data)).reshape([int(size) for size in reversed(part.shape)])
+                values = floats_of(part, 0, len(part.data)).numpy()
+                shaped = values.reshape([int(size) for size in reversed(part.shape)])
                 done = processor.process(shaped, part.name, tensor_key_mapping=names, parsed_parameters=found)
                 if done.name is not None:  # else it was put in its place among the others
                     found["tensors"][name] = torch.from_numpy(np.ascontiguousarray(done.weights, dtype=np.float32))
@@ -205,15 +206,15 @@ def tensors_of(
         [part, *others] = sources[name]
         if others or part.name not in AS_THEY_ARE or tuple(reversed(part.shape)) != shapes[name]:
             return None
-        return lambda start, end: torch.from_numpy(_floats(part, start, end))
+        return partial(floats_of, part)
 
     return {name: LazyTensor(shapes[name], torch.float32, loader(name), rows_of(name)) for name in sources}, beside
 
 
-def _floats(part: Any, start: int, end: int) -> np.ndarray[Any, Any]:
+def floats_of(tensor: Any, start: int, end: int) -> Tensor:
     """float32 of some rows of a tensor of the file, dequantized a few at a time."""
-    few = max(1, AT_ONCE // max(part.data[:1].nbytes, 1))
-    done = (dequantize(part.data[i : min(i + few, end)], part.tensor_type) for i in range(start, end, few))
+    few = max(1, AT_ONCE // max(tensor.data[:1].nbytes, 1))
+    done = (dequantize(tensor.data[i : min(i + few, end)], tensor.tensor_type) for i in range(start, end, few))
     first = np.asarray(next(done), dtype=np.float32)
     found = np.empty((end - start, *first.shape[1:]), np.float32)
     found[: len(first)] = first
@@ -221,7 +222,7 @@ def _floats(part: Any, start: int, end: int) -> np.ndarray[Any, Any]:
     for more in done:
         found[place : place + len(more)] = more
         place += len(more)
-    return found
+    return torch.from_numpy(found)
 
 
 def _value(reader: GGUFReader, key: str) -> Any:
