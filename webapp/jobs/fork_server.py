@@ -56,8 +56,10 @@ class ForkServer:
                         return
 
     def _import(self, *modules: str) -> None:
+        gc.disable()  # what is imported stays, so that looking for garbage in it takes time and finds none
         if hasattr(self.work, "preload"):
             self.work.preload(*modules)
+        gc.enable()
         gc.freeze()  # what is here stays: the collector of a child need not look at it, nor copy its pages
 
     def _obey(self) -> bool:

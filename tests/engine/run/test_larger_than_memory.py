@@ -7,13 +7,13 @@ import pytest
 from tests.benchmarks.whole_runs import EIGHT, Row, Shape, made, measured
 from webapp.engine.weights.artifact import read_model
 
-LIMIT_BYTES = 850_000_000  # of each process, half of which imports take
+LIMIT_BYTES = 900_000_000  # of each process, half of which imports take
 
 
 @pytest.mark.slow
 def test_it_is_compressed_written_and_proven(tmp_path):
     folder = tmp_path / "large"
-    made(Shape(2048, 5632, 32), folder)
+    made(Shape(2048, 5632, 33), folder)
     assert (folder / "model.safetensors").stat().st_size > 4 * LIMIT_BYTES
     row = Row("", "", (EIGHT,), ("gguf",), limit_bytes=LIMIT_BYTES)
     found = measured(row, folder, tmp_path, keep=True)

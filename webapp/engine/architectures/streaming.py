@@ -11,6 +11,7 @@ from greenlet import getcurrent, greenlet
 
 from webapp.engine.lazy import Tensor, functional, nn, torch
 from webapp.engine.weights import Encoded
+from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
 
 from .build import build, fill, readers, skeleton_of, sources
@@ -168,6 +169,7 @@ class BlockStream:
                 place = torch.empty(wanted[name].shape)
             values[name] = self.given[prefix + name](place)
         part.load_state_dict(values, strict=False, assign=True)
+        release_freed_memory()  # holes between what was read and decoded, which would grow block by block
 
 
 class _WaitingCall(greenlet):  # type: ignore[misc]

@@ -30,7 +30,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """
     flat = codes.reshape(-1).numpy()
     if bits == 8:
-        return torch.from_numpy(flat.copy())
+        return torch.from_numpy(flat)
     chunks = [_pack(flat[start : start + CHUNK], bits) for start in range(0, len(flat), CHUNK)]
     return torch.from_numpy(np.concatenate(chunks) if chunks else np.zeros(0, np.uint8))
 
@@ -39,7 +39,7 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
     """The inverse of `pack_codes`: -> uint8 (count,)."""
     flat = packed.numpy()
     if bits == 8:
-        return torch.from_numpy(flat[:count].copy())
+        return torch.from_numpy(flat[:count])
     out = np.empty(count, np.uint8)
     for start in range(0, count, CHUNK):
         n = min(CHUNK, count - start)

@@ -29,6 +29,7 @@ Need = Literal["calibration", "calibration_if_any", "training", "gradients", "ar
 MATRICES = frozenset({"linear", "conv", "recurrent", "experts"})  # kinds of layers that multiply
 
 
+LARGE_LAYER = 1 << 23  # values: what working on as many leaves free is given back at once
 LEFT, NOTHING = "left as it is", "nothing"
 LARGE = 0.22  # of the file
 MISSED = 0.1  # of what was asked: as far off as a share may be and still count as reached
@@ -232,6 +233,8 @@ class LayerByLayer(Technique):
                 continue
             model.weights[layer.weight] = changed
             outcomes.append(outcome)
+            if changed.plan.size >= LARGE_LAYER:
+                release_freed_memory()
         release_freed_memory()
         return outcomes
 

@@ -8,7 +8,7 @@ from functools import cache
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.plugins import subclasses_in
 
-from .base import Encoded, FormInTraining, StoragePlan, TensorPart, half_dtype
+from .base import Encoded, FormInTraining, StoragePlan, TensorPart, furthest, half_dtype
 from .composite import Composite, CompositePlan
 from .dense import Dense, DensePlan
 from .factored import Factored, FactoredPlan

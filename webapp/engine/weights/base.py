@@ -257,8 +257,13 @@ class FormInTraining:
         return values.t() if self.transposed else values
 
 
+def furthest(encoded: Encoded) -> float:
+    """The largest size of its values; 0 where there are none."""
+    return max((float(some.abs().max()) for some in encoded.slices() if some.numel()), default=0.0)
+
+
 def half_dtype(encoded: Encoded) -> torch.dtype:
     """The 16-bit floats for its values: the checkpoint's own, else float16; bfloat16 where one is beyond float16."""
     if encoded.dtype == torch.bfloat16:
         return torch.bfloat16
-    return torch.float16 if float(encoded.decode().abs().max()) <= LARGEST_HALF else torch.bfloat16
+    return torch.float16 if furthest(encoded) <= LARGEST_HALF else torch.bfloat16

@@ -28,6 +28,7 @@ from webapp.engine.weights import (
     QuantizedPlan,
     StoragePlan,
     dtype_of,
+    furthest,
     half_dtype,
 )
 
@@ -69,7 +70,7 @@ def choose(encoded: Encoded) -> Choice:
         whole = whole and float((grid.zero_point * grid.scale.float()).abs().max()) <= LARGEST_HALF
     if grid.levels is not None or not whole or (grid.zero_point is not None and grid.bits > ZERO_POINTS):
         what = "a codebook" if grid.levels is not None else "its zero points" if whole else "its groups or scales"
-        if float(encoded.decode().abs().max()) > 127 * LARGEST_HALF:  # beyond what a block's scale can be
+        if furthest(encoded) > 127 * LARGEST_HALF:  # beyond what a block's scale can be
             return Choice("BF16", note=f"{what} cannot be kept, and its values are beyond those of 8-bit blocks")
         return Choice("Q8_0", note=f"{what} cannot be kept, so it was rounded to 8 bits")
     if grid.zero_point is not None:
@@ -132,20 +133,24 @@ def packed(encoded: Encoded, choice: Choice) -> Tensor:
 
 def rounded(encoded: Encoded, choice: Choice) -> Encoded:
     """The weight with the values that the kind leaves it, worked out without what writes the file."""
-    values = encoded.decode().float()
-    if choice.kind in DTYPES:
-        values = values.to(dtype_of(DTYPES[choice.kind])).float()
-    elif choice.kind == "Q4_1" and isinstance(encoded, Quantized):
+    if choice.kind == "Q4_1" and isinstance(encoded, Quantized):
         codes, scale, low = _units(encoded, choice.kind)
         assert low is not None
         across = [part.float().repeat_interleave(BLOCK, 1) for part in (scale, low)]
-        values = codes.float() * across[0] + across[1]
-    elif not choice.codes:  # Q8_0
-        parts = values.reshape(len(values), -1, BLOCK)
-        scale = parts.abs().amax(2, keepdim=True) / 127
-        steps = parts * torch.where(scale > 0, 1 / scale, 0.0)
-        values = ((steps.abs() + 0.5).floor() * steps.sign() * scale.half().float()).reshape(values.shape)
-    return Dense(values)
+        return Dense(codes.float() * across[0] + across[1])
+    found, start = torch.empty(encoded.shape), 0
+    for some in encoded.slices():
+        values = some.float()
+        if choice.kind in DTYPES:
+            values = values.to(dtype_of(DTYPES[choice.kind])).float()
+        elif not choice.codes:  # Q8_0
+            parts = values.reshape(len(values), -1, BLOCK)
+            scale = parts.abs().amax(2, keepdim=True) / 127
+            steps = parts * torch.where(scale > 0, 1 / scale, 0.0)
+            values = ((steps.abs() + 0.5).floor() * steps.sign() * scale.half().float()).reshape(values.shape)
+        found[start : start + len(values)] = values
+        start += len(values)
+    return Dense(found)
 
 
 def _float_kind(encoded: Encoded) -> str:

@@ -26,11 +26,21 @@ class PlainReader(gguf.GGUFReader):  # type: ignore[misc]
     def data(self, mapped: np.ndarray[Any, Any]) -> None:
         self._plain = np.asarray(mapped).view(np.ndarray)
 
-    def _get_str(self, offset: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        if self.byte_order != "I":
-            return super()._get_str(offset)  # type: ignore[no-any-return]
-        length = self._plain[offset : offset + 8].view(np.uint64)
-        return length, self._plain[offset + 8 : offset + 8 + int(length[0])]
+    def _get_field_parts(self, start: int, kind: int) -> tuple[int, list[Any], list[int], list[Any]]:
+        """A list of texts, a vocabulary's, in one loop."""
+        types = gguf.GGUFValueType
+        text = self.byte_order == "I" and kind == types.ARRAY and self._get(start, np.uint32)[0] == types.STRING
+        if not text:
+            found: tuple[int, list[Any], list[int], list[Any]] = super()._get_field_parts(start, kind)
+            return found
+        parts = [self._get(start, np.uint32), self._get(start + 4, np.uint64)]
+        count, place = int(parts[1][0]), start + 12
+        for _ in range(count):
+            length = self._plain[place : place + 8].view(np.uint64)
+            end = place + 8 + int(length[0])
+            parts += (length, self._plain[place + 8 : end])
+            place = end
+        return place - start, parts, list(range(3, 3 + 2 * count, 2)), [types.ARRAY, *[types.STRING] * (count > 0)]
 
 
 def read(path: Path) -> gguf.GGUFReader:
