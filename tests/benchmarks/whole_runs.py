@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 import torch
 
+from webapp.engine.weights.safetensors import NAMES, dtype_name
 from webapp.samples import CHECKPOINT
 
 PARE = [sys.executable, "-m", "webapp.cli", "compress"]
@@ -123,14 +124,18 @@ class Measured:
     said: str = field(default="", repr=False)
 
 
-def made(shape: Shape, folder: Path) -> None:
+def made(shape: Shape, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """A Hugging Face folder with seeded weights, as wide as an initialisation has them."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(shape.config))
     header, end = {}, 0
     for name, size in shape.tensors().items():
-        length = 2 * int(np.prod(size))
-        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + length]}
+        length = dtype.itemsize * int(np.prod(size))
+        header[name] = {
+            "dtype": NAMES[dtype_name(dtype)],
+            "shape": list(size),
+            "data_offsets": [end, end + length],
+        }
         end += length
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
@@ -142,7 +147,7 @@ def made(shape: Shape, folder: Path) -> None:
             while left:
                 some = drawn[start : start + left]
                 values = some / size[-1] ** 0.5 if len(size) > 1 else torch.ones_like(some)
-                file.write(values.to(torch.bfloat16).view(torch.uint8).numpy().data)
+                file.write(values.to(dtype).view(torch.uint8).numpy().data)
                 left, start = left - len(some), 0
 
 
