@@ -11,7 +11,7 @@ from webapp.engine.architectures.streaming import runnable
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights import StoragePlan
-from webapp.engine.weights.artifact import read_model, write_model
+from webapp.engine.weights.artifact import file_of, read_model, write_model
 from webapp.engine.weights.model import Model
 
 from .base import Capabilities, Exporter, Loaded
@@ -37,9 +37,10 @@ class SafetensorsExporter(Exporter):
 
     def write(self, model: Model, folder: Path) -> Mapping[str, Any]:
         path = folder / self.file
-        if model.stored is None:
+        written = file_of(model)
+        if written is None:
             return {"size_bytes": write_model(model, path)}
-        shutil.copyfile(model.stored, path)  # the last step wrote the same bytes
+        shutil.copyfile(written, path)
         return {"size_bytes": path.stat().st_size}
 
     def load(self, folder: Path, spec: ArchitectureSpec | None) -> Loaded:

@@ -51,15 +51,30 @@ def write_model(model: Model, path: Path) -> int:
     return write_safetensors(path, tensors, manifest(plans, model.tied, model.architecture, model.activations))
 
 
-def read_model(path: Path) -> Model:
-    """The model in a file that `write_model` made. Raises CheckpointRefused for any other file."""
+def file_of(model: Model) -> Path | None:
+    """The file that the model was read of, while nothing was changed: `write_model` would write the same bytes."""
+    path = model.weights.file
+    if path is None:
+        return None
+    said, says = _content(path), json.loads(manifest({}, model.tied, model.architecture, model.activations)["pare"])
+    return path if {**said, "weights": {}} == says else None
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The manifest. Raises CheckpointRefused for a file that has none, or that of another version."""
     metadata, _, _ = read_header(path)
     try:
-        content = json.loads(metadata["pare"])
+        content: dict[str, Any] = json.loads(metadata["pare"])
     except (KeyError, ValueError):
         raise CheckpointRefused(f"{path.name} was not written by Pare: its metadata has no manifest.") from None
     if content.get("format") != FORMAT:
         raise CheckpointRefused(f"{path.name} has format {content.get('format')} of Pare; this version reads {FORMAT}.")
+    return content
+
+
+def read_model(path: Path) -> Model:
+    """The model in a file that `write_model` made. Raises CheckpointRefused for any other file."""
+    content = _content(path)
     tensors = lazy_tensors(path)
     weights: dict[str, Encoded | FiledWeight] = {}
     for name, meta in content["weights"].items():
@@ -74,7 +89,7 @@ def read_model(path: Path) -> Model:
     spec = content.get("architecture")
     activations = {path: Activations.model_validate(plan) for path, plan in content.get("activations", {}).items()}
     architecture = ArchitectureSpec.model_validate(spec) if spec else None
-    return Model(Weights(weights), content["tied"], architecture, activations, stored=path)
+    return Model(Weights(weights, path), content["tied"], architecture, activations)
 
 
 def predicted_size(

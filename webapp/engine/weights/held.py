@@ -48,7 +48,9 @@ class Weights(MutableMapping[str, Encoded]):
     sees and which is gone with the process.
     """
 
-    def __init__(self, given: Mapping[str, Encoded | FiledWeight]) -> None:
+    def __init__(self, given: Mapping[str, Encoded | FiledWeight], file: Path | None = None) -> None:
+        """`file`, where there is one, holds these weights and no others."""
+        self.file = file
         self._entries: dict[str, Encoded | FiledWeight] = dict(given)
         self._recent: dict[str, Encoded] = {}  # read of a file, the latest last
         self._put: dict[str, int] = {}  # bytes of what was put here and is in memory, the latest last
@@ -66,6 +68,7 @@ class Weights(MutableMapping[str, Encoded]):
         return loaded
 
     def __setitem__(self, name: str, encoded: Encoded) -> None:
+        self.file = None
         self._forget(name)
         self._entries[name] = encoded
         if self._spill is not None and encoded.memory_bytes:
@@ -74,6 +77,7 @@ class Weights(MutableMapping[str, Encoded]):
                 self._file(next(iter(self._put)), self._spill)
 
     def __delitem__(self, name: str) -> None:
+        self.file = None
         del self._entries[name]
         self._forget(name)
 
@@ -84,6 +88,7 @@ class Weights(MutableMapping[str, Encoded]):
         return len(self._entries)
 
     def clear(self) -> None:
+        self.file = None
         self._entries, self._recent, self._put, self._plans = {}, {}, {}, {}
 
     def spill_into(self, folder: Path) -> None:

@@ -27,7 +27,6 @@ class Model:
     architecture: ArchitectureSpec | None
     activations: dict[str, Activations]
     files: Path | None
-    stored: Path | None  # the file that says the same, byte for byte, while nothing was changed
 
     def __init__(
         self,
@@ -36,11 +35,10 @@ class Model:
         architecture: ArchitectureSpec | None = None,
         activations: Mapping[str, Activations] | None = None,
         files: Path | None = None,
-        stored: Path | None = None,
     ) -> None:
         self.weights = weights if isinstance(weights, Weights) else Weights(weights)
         self.tied, self.architecture = dict(tied or {}), architecture
-        self.activations, self.files, self.stored = dict(activations or {}), files, stored
+        self.activations, self.files = dict(activations or {}), files
 
     @classmethod
     def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:
