@@ -38,7 +38,11 @@ OTHER = {
     "sparsity": (0.8, {}),
     "symmetric": (False, {"bits": 3}),
 }
-ELSEWHERE = {("gptq", "tied")}  # of a table that is the head too: test_gptq_of_tied_tables.py
+ELSEWHERE = {
+    ("gptq", "tied"),  # of a table that is the head too: test_gptq_of_tied_tables.py
+    ("ggml_quantization", "type"),  # of rows that are whole blocks, which these are not: test_ggml_quantization.py
+    ("ggml_quantization", "pure"),
+}
 CASES = [
     (name, key) for name, each in KNOWN.items() for key in each.Settings.per_layer() if (name, key) not in ELSEWHERE
 ]
