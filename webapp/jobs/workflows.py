@@ -7,7 +7,8 @@ pages show included, is in our own tables; the steps are safe to repeat.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dbos import DBOS
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 WORK: dict[JobKind, type[JobWork]] = {work.kind: work for work in (RunWork, ProfileWork, PublicationWork)}
 
+FAIL_AGAIN_SECONDS = (1, 2, 4, 8)  # between the attempts to write down that something failed
 _place: Workplace | None = None
 _in_hand: set[str] = set()
 
@@ -73,6 +75,17 @@ def internal(error: Exception) -> dict[str, str]:
     return {"code": "internal", "message": message[:1000]}
 
 
+def fail(said: Callable[[dict[str, str]], None], error: Exception) -> None:
+    """Has it written down; a database that does not take it now, for the disk is full, is asked again for a while."""
+    told = internal(error)
+    for seconds in FAIL_AGAIN_SECONDS:
+        try:
+            return said(told)
+        except OperationalError:
+            time.sleep(seconds)
+    said(told)
+
+
 @DBOS.step(name="begin", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
 def begin(run_id: str, attempt: int) -> list[str]:
     return RunWork(place(), run_id, attempt).begin()
@@ -96,7 +109,7 @@ def pare_run(run_id: str, attempt: int) -> None:
                 finish(run_id, attempt)
         except Exception as error:
             log.exception("Run %s failed for a reason that nobody foresaw", run_id)
-            RunWork(place(), run_id, attempt).fail(internal(error))
+            fail(RunWork(place(), run_id, attempt).fail, error)
 
 
 @DBOS.step(name="profile", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
@@ -111,7 +124,7 @@ def pare_profile(profile_id: str, attempt: int) -> None:
             profile(profile_id, attempt)
         except Exception as error:
             log.exception("Profile %s failed for a reason that nobody foresaw", profile_id)
-            ProfileWork(place(), profile_id, attempt).fail(internal(error))
+            fail(ProfileWork(place(), profile_id, attempt).fail, error)
 
 
 @DBOS.step(name="publish", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
@@ -126,7 +139,7 @@ def pare_publication(publication_id: str, attempt: int) -> None:
             publish(publication_id, attempt)
         except Exception as error:
             log.exception("Publication %s failed for a reason that nobody foresaw", publication_id)
-            PublicationWork(place(), publication_id, attempt).fail(internal(error))
+            fail(PublicationWork(place(), publication_id, attempt).fail, error)
 
 
 @DBOS.step(name="inspect", retries_allowed=True, max_attempts=6, should_retry=_is_passing)
