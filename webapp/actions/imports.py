@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -66,19 +67,8 @@ def import_path(
     use = named(task, None) if task else None
     place = _allowed(path, settings)
     shown = _named(place)[-NAME_LENGTH:]
-    row = Checkpoint(
-        name=shown,
-        filename=shown,
-        size_bytes=_size(place),
-        digest="",
-        dequantize=dequantize,
-        task=use,
-        source={"kind": "path", "path": str(place)},
-    )
-    session.add(row)
-    session.commit()
-    jobs.enqueue_inspection("checkpoint", row.id)
-    return row
+    row = Checkpoint(size_bytes=_size(place), dequantize=dequantize, task=use)
+    return _begun(row, shown, {"kind": "path", "path": str(place)}, session, jobs)
 
 
 def import_from_hub(
@@ -102,15 +92,13 @@ def import_from_hub(
     asked = revision or "main"
     if not REVISION.fullmatch(asked) or ".." in asked:
         raise RequestInvalid(f"{asked[:200]!r} is no branch, tag or commit.", "revision")
-    row = Checkpoint(
-        name=name,
-        filename=name,
-        size_bytes=0,
-        digest="",
-        dequantize=dequantize,
-        task=use,
-        source={"kind": "hub", "repo_id": name, "asked": asked, "revision": None},
-    )
+    row = Checkpoint(size_bytes=0, dequantize=dequantize, task=use)
+    return _begun(row, name, {"kind": "hub", "repo_id": name, "asked": asked, "revision": None}, session, jobs)
+
+
+def _begun(row: Checkpoint, name: str, source: dict[str, Any], session: Session, jobs: Inspections) -> Checkpoint:
+    """Its inspection tells the digest, which is not known yet."""
+    row.name, row.filename, row.digest, row.source = name, name, "", source
     session.add(row)
     session.commit()
     jobs.enqueue_inspection("checkpoint", row.id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.lazy import Tensor, torch
+
+from .threads import for_rows
 
 AT_A_TIME = 1 << 20  # weights that are decoded at once, of which gguf-py takes several times their bytes
 SHARE = 1 << 16  # weights that a thread takes at once
@@ -106,8 +107,11 @@ def dequantized(blocks: Tensor, name: str) -> Tensor:
     """float32 (rows, columns) of what `quantized` gives, a part of the rows at a time."""
     columns = blocks.shape[1] // TYPES[name].bytes * TYPES[name].size
     found = torch.empty(len(blocks), columns)
-    for rows in _runs(len(blocks), max(1, AT_A_TIME // max(columns, 1))):
+
+    def some(rows: slice) -> None:
         found[rows] = _decoded(blocks[rows], name)
+
+    for_rows(found.shape, AT_A_TIME, some)
     return found
 
 
@@ -115,10 +119,6 @@ def _decoded(blocks: Tensor, name: str) -> Tensor:
     import gguf
 
     return torch.from_numpy(gguf.dequantize(blocks.contiguous().numpy(), gguf.GGMLQuantizationType[name]))
-
-
-def _runs(rows: int, share: int) -> Iterator[slice]:
-    return (slice(start, start + share) for start in range(0, rows, share))
 
 
 @cache

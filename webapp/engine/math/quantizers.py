@@ -142,7 +142,7 @@ def dequantize_into(codes: Tensor, grid: Grid, place: Tensor) -> None:
     for_rows(codes.shape, CHUNK, some)
 
 
-def count_zeros(codes: Tensor, grid: Grid) -> int:
+def count_zero_codes(codes: Tensor, grid: Grid) -> int:
     """How many of the codes uint8 (rows, columns) mean zero."""
     if grid.zero.dim() == 0:
         return codes.numel() - int(np.count_nonzero(codes.numpy() != np.uint8(int(grid.zero))))

@@ -87,10 +87,6 @@ class Weights(MutableMapping[str, Encoded]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def clear(self) -> None:
-        self.file = None
-        self._entries, self._recent, self._put, self._plans = {}, {}, {}, {}
-
     def spill_into(self, folder: Path) -> None:
         self._spill = _Spill(folder)
 

@@ -155,7 +155,7 @@ class Quantized(Encoded):
             codebook=self.grid.levels is not None,
             scale_dtype=dtype_name(self.grid.scale.dtype),
             layout=self.layout,
-            zeros=quantizers.count_zeros(self.codes, self.grid),
+            zeros=quantizers.count_zero_codes(self.codes, self.grid),
             zeros_wanted=self.zeros_wanted,
         )
 

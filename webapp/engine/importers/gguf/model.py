@@ -213,15 +213,11 @@ def tensors_of(
 
 def floats_of(tensor: Any, start: int, end: int) -> Tensor:
     """float32 of some rows of a tensor of the file, dequantized a few at a time."""
+    found = np.empty((end - start, *(int(size) for size in reversed(tensor.shape[:-1]))), np.float32)
     few = max(1, AT_ONCE // max(tensor.data[:1].nbytes, 1))
-    done = (dequantize(tensor.data[i : min(i + few, end)], tensor.tensor_type) for i in range(start, end, few))
-    first = np.asarray(next(done), dtype=np.float32)
-    found = np.empty((end - start, *first.shape[1:]), np.float32)
-    found[: len(first)] = first
-    place = len(first)
-    for more in done:
-        found[place : place + len(more)] = more
-        place += len(more)
+    for first in range(start, end, few):
+        some = slice(first, min(first + few, end))
+        found[some.start - start : some.stop - start] = dequantize(tensor.data[some], tensor.tensor_type)
     return torch.from_numpy(found)
 
 
