@@ -1,7 +1,7 @@
 // Which files of a folder, or of several files that were chosen, are parts of a checkpoint: {name, parts: [{file, path}]}.
 import { Refused } from "./upload-parts.js";
 
-const READ = /\.(json|safetensors|bin|txt|jinja|model)$/;
+const READ = /\.(json|safetensors|bin|txt|jinja|model)$|imatrix.*\.(gguf|dat)$|.\.imatrix$/i;
 const BELOW = ["1_Pooling/config.json"]; // of what lies deeper
 const WEIGHTS = /\.(safetensors|bin)$/;
 const LEFT_OUT = ["training_args.bin", "optimizer.bin", "scheduler.bin", "trainer_state.json"];

@@ -125,7 +125,7 @@ def seeded_batches(spec, count: int = 3) -> Given:
     return Given(*(synthetic(spec, seed) for seed in range(count)))
 
 
-def apply_steps(checkpoint, *steps: Step, data=None, seed: int = 0):
+def apply_steps(checkpoint, *steps: Step, data=None, seed: int = 0, measured=None):
     """Steps applied to an inspected checkpoint as a run does it: the model, and the outcomes of the last."""
     from webapp.engine.architectures.reshape import describe_model
     from webapp.engine.progress import Silent
@@ -135,13 +135,14 @@ def apply_steps(checkpoint, *steps: Step, data=None, seed: int = 0):
     from webapp.engine.weights.model import Model
 
     folder, facts = checkpoint
+    measured = {} if measured is None else measured
     model, outcomes = Model.of_checkpoint(folder, facts), []
     for position, (name, values, *more) in enumerate(steps):
         now = describe_model(model, facts)
         patterns = dict(zip(("layers", "overrides"), more, strict=False))
         recipe = Recipe.read({"steps": [{"technique": name, "settings": values, **patterns}]})
         step = prepare_step(now, recipe.steps[0], position)
-        context = Context(step.layers, seed, Silent(), data, facts=now)
+        context = Context(step.layers, seed, Silent(), data, facts=now, files=folder, importance=measured)
         outcomes = step.applied(model, context)
     return model, outcomes
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from webapp.config import InstallationSettings
 from webapp.engine.data.tasks import named
 from webapp.engine.importers.huggingface import KEPT
-from webapp.engine.importers.huggingface.files import READ
+from webapp.engine.importers.huggingface.files import may_matter
 from webapp.store.digests import digest_of_files
 from webapp.store.errors import UploadTooLarge
 from webapp.store.files import FileStore
@@ -29,10 +29,10 @@ def file_name(name: str) -> str:
     """The path in its folder of a file that can be part of a checkpoint. Raises RequestInvalid."""
     pure = PurePosixPath(name)
     plain = name.isprintable() and "\\" not in name and str(pure) == name and ".." not in pure.parts
-    if not plain or len(name) > 200 or not (name in KEPT or (len(pure.parts) == 1 and name.endswith(READ))):
+    if not plain or len(name) > 200 or not (name in KEPT or (len(pure.parts) == 1 and may_matter(name))):
         raise RequestInvalid(
             f"{name[:80]!r} is no file of a Hugging Face folder that is read: send config.json, the weights, their "
-            "index and the tokenizer's files, by their names in the folder.",
+            "index, the tokenizer's files and an imatrix, by their names in the folder.",
             "name",
         )
     return name

@@ -25,6 +25,11 @@ OPTIONS = (
     click.option("--split", type=click.Choice(["auto", "all"]), default="auto", help="all: every sample evaluates."),
     click.option("--training-data", type=File, help="A second dataset, to calibrate and train on."),
     click.option("--preprocessing", type=File, help="How images are prepared, YAML or JSON; else the model's own way."),
+    click.option(
+        "--imatrix",
+        type=File,
+        help="An importance matrix of llama.cpp's for its quantization, in place of one beside the checkpoint.",
+    ),
     click.option("--dequantize", is_flag=True, help="Turn weights that are quantized already into floats again."),
     click.option(
         "--task", help="What the model is for: classification, embedding, regression, segmentation, distance…"
@@ -42,6 +47,7 @@ class GivenFiles:
     split: str
     training_data: Path | None
     preprocessing: Path | None
+    imatrix: Path | None
     dequantize: bool
     task: str | None
     seed: int
@@ -55,7 +61,9 @@ class GivenFiles:
             bar.stage(f"Inspecting {path.name}")
             return by(path, bar.tell, **options)
 
-        checkpoint = one(self.checkpoint, bench.checkpoint, dequantize=self.dequantize, use=self.task)
+        matrix = self.imatrix.absolute() if self.imatrix else None
+        options = {"dequantize": self.dequantize, "use": self.task, "importance": matrix}
+        checkpoint = one(self.checkpoint, bench.checkpoint, **options)
         found = SourcesGiven(
             checkpoint=checkpoint,
             teacher_checkpoint=one(teacher, bench.checkpoint, dequantize=self.dequantize),

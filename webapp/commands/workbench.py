@@ -51,7 +51,14 @@ class Workbench:
         found = self.supervisor.run({"task": "profile", **job.model_dump(mode="json")}, place, tell, lambda: False)
         return ProfileFacts.model_validate(found)
 
-    def checkpoint(self, path: Path, tell: Tell, dequantize: bool = False, use: str | None = None) -> CheckpointGiven:
+    def checkpoint(
+        self,
+        path: Path,
+        tell: Tell,
+        dequantize: bool = False,
+        use: str | None = None,
+        importance: Path | None = None,
+    ) -> CheckpointGiven:
         """A file or folder after inspection, used where it lies; `use` is what the model is for.
 
         See `look_at_structure`. Raises as `stage` does.
@@ -63,9 +70,8 @@ class Workbench:
 
         path = path.absolute()  # a link as it is: what belongs to it lies beside it
         called = display_name(path)
-        folder, found = self._inspect(
-            "inspect_checkpoint", path, called, tell, dequantize=dequantize, use=use, in_place=True
-        )
+        options = {"dequantize": dequantize, "use": use, "in_place": True, "importance": importance}
+        folder, found = self._inspect("inspect_checkpoint", path, called, tell, **options)
         facts = CheckpointFacts.model_validate(found)
         return CheckpointGiven(
             folder=folder,

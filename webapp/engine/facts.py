@@ -318,6 +318,7 @@ class CheckpointFacts(Facts):
     weights_bytes: int  # size of model.safetensors, header included
     structure: Structure | None = None  # None: without an architecture, or not looked at yet
     sources: tuple[SourceFacts, ...] = ()  # what was read of a file or folder that was named by its path
+    importance: str | None = None  # of which samples the importance matrix tells that came with it; None: none came
 
     @property
     def params_total(self) -> int:

@@ -87,3 +87,15 @@ def test_importance_that_tells_nothing_weighs_all_alike():
     expected = ggml.quantized(values, "Q4_K", torch.ones(512))
     for nothing in (torch.zeros(512), torch.full((512,), float("nan"))):
         assert torch.equal(ggml.quantized(values, "Q4_K", nothing), expected)
+
+
+def test_several_threads_decode_within_inference_mode_too():
+    made = ggml.quantized(torch.randn(4096, 1056), "Q8_0")  # so many that threads share them
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            inside = ggml.dequantized(made, "Q8_0")
+        assert torch.equal(inside, ggml.dequantized(made, "Q8_0"))
+    finally:
+        torch.set_num_threads(threads)

@@ -20,6 +20,7 @@ from tests.plug_ins import documented
 from webapp.engine import load
 from webapp.engine.architectures import streaming
 from webapp.engine.errors import ArtifactUnproven, DatasetUnfit, ExportUnfit, RecipeInvalid
+from webapp.engine.importers.gguf.importance import read_importance
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.run import stages
@@ -442,3 +443,24 @@ def test_the_documentation_s_stage_is_found_in_plan_work_and_receipt(tmp_path, m
     assert 0 < receipt["xz_bytes"] < receipt["bytes"]["total"]
     plug_ins.taken_away()
     assert "squeeze" not in plan_stages(bench.asked(CAST))
+
+
+def test_the_importance_of_inputs_that_steps_measured_is_delivered(tmp_path, bench):
+    """Those of both steps in one file, which makes a later run of the checkpoint do without data."""
+    zoo.build_tiny("LlamaForCausalLM", "llama").save_pretrained(bench.root / "llama")
+    zoo.write_tokenizer(bench.root / "llama")
+    facts = bench.checkpoint(bench.root / "llama", in_place=True)
+    checkpoint = (bench.out, facts)
+    dataset = bench.dataset(bench.file("text.txt", "a b ab ba aab " * 400))
+    first = {"technique": "ggml_quantization", "settings": {"type": "Q5_1"}, "layers": {"include": ["*.q_proj"]}}
+    second = {"technique": "ggml_quantization", "settings": {"type": "Q4_0"}, "layers": {"exclude": ["*.q_proj"]}}
+    run = Bench(tmp_path, checkpoint, (bench.out, dataset))
+    asked = RunGiven(recipe=Recipe.read({"steps": [first, second]}))
+    for stage in plan_stages(asked).values():
+        run.do(stage)
+    delivered = run.folders["export-safetensors"] / "imatrix.gguf"
+    found = read_importance(delivered, "imatrix.gguf")
+    assert found.lacking(facts.layers) == []
+    assert found.datasets == ("a",)
+    (bench.root / "llama" / "imatrix.gguf").write_bytes(delivered.read_bytes())
+    assert bench.checkpoint(bench.root / "llama", in_place=True).importance == found.told() != ""

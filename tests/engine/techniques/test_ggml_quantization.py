@@ -12,6 +12,7 @@ from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts
+from webapp.engine.importers.gguf.importance import FILE, Importance, write_importance
 from webapp.engine.math import ggml
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.checks import without_data
@@ -218,3 +219,33 @@ def test_plans_count_the_bytes_of_every_type(llama):
         }
         assert sum(plan.bytes for plan in plans.values()) * 8 == sum(layer.size for layer in facts.layers) * kind.bits
         assert predicted_size(plans, {}, None)[1] > 0
+
+
+def test_an_importance_matrix_makes_the_same_blocks_as_the_data_it_was_made_of(llama, apply_steps, tmp_path):
+    folder, facts = llama()
+    step, data, measured = ("ggml_quantization", {"type": "IQ2_M"}), seeded_batches(facts.architecture), {}
+    by_data, _ = apply_steps((folder, facts), step, data=data, measured=measured)
+    write_importance(folder / FILE, Importance(measured))
+    came = facts.model_copy(update={"importance": ""})
+    assert list(without_data(came, recipe("IQ2_M"), None, None)) == []
+    by_matrix, outcomes = apply_steps((folder, came), step)
+    for name, encoded in by_matrix.weights.items():
+        parts, others = encoded.parts(), by_data.weights[name].parts()
+        assert all(torch.equal(part, others[suffix]) for suffix, part in parts.items()), name
+    assert {outcome.layer for outcome in outcomes if "no whole blocks" not in outcome.note and not outcome.ok} == set()
+    plain, _ = apply_steps((folder, came), ("ggml_quantization", {"type": "Q4_K_M", "importance": "none"}), data=data)
+    alone, _ = apply_steps((folder, facts), ("ggml_quantization", {"type": "Q4_K_M"}))
+    assert torch.equal(plain.weights[f"{Q}.weight"].blocks, alone.weights[f"{Q}.weight"].blocks)
+
+
+def test_a_layer_that_an_importance_matrix_says_nothing_of_is_told(llama, apply_steps):
+    folder, facts = llama()
+    measured = {}
+    apply_steps((folder, facts), ("ggml_quantization", {}), data=seeded_batches(facts.architecture), measured=measured)
+    del measured["blk.0.attn_q.weight"]
+    write_importance(folder / FILE, Importance(measured))
+    _, outcomes = apply_steps((folder, facts.model_copy(update={"importance": ""})), ("ggml_quantization", {}))
+    rows = {outcome.layer: outcome for outcome in outcomes}
+    assert (rows[Q].done, rows[Q].ok) == ("Q4_K", False)
+    assert "says nothing of it, so all its inputs count alike" in rows[Q].note
+    assert rows["lm_head"].ok

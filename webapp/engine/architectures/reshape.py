@@ -48,12 +48,14 @@ def describe_model(model: Model, before: CheckpointFacts) -> CheckpointFacts:
 
         module = architectures()[model.architecture.family].skeleton(model.architecture)
         layers = layers_of(module, model.architecture, model.tied)
+    same = shapes == {tensor.name: tensor.shape for tensor in before.tensors}
     changes = {
         "tensors": tensors,
         "layers": tuple(_shaped(layer, shapes[layer.weight]) for layer in layers if layer.weight in shapes),
         "architecture": model.architecture,
         "tied": dict(model.tied),
-        "structure": before.structure if shapes == {tensor.name: tensor.shape for tensor in before.tensors} else None,
+        "structure": before.structure if same else None,
+        "importance": before.importance if same else None,
     }
     return before.model_copy(update=changes)
 
@@ -77,7 +79,7 @@ def reshaped_facts(facts: CheckpointFacts, change: ShapeChange) -> CheckpointFac
         if alias not in change.removed
     }
     layers = tuple(_moved(layer, change) for layer in facts.layers if layer.weight not in change.removed)
-    changes = {"tensors": tensors, "layers": layers, "tied": tied}
+    changes = {"tensors": tensors, "layers": layers, "tied": tied, "importance": None}
     return facts.model_copy(update={**changes, "architecture": change.architecture, "structure": change.structure})
 
 

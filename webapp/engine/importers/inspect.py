@@ -13,15 +13,15 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures import architecture, recognise
 from webapp.engine.architectures.transformers_family import Transformers, why_not
 from webapp.engine.data.preprocessing import told_preprocessing
-from webapp.engine.errors import CheckpointRefused, json_fault, quoted
-from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, TensorFacts
+from webapp.engine.errors import CheckpointRefused, json_fault, quoted, some
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from webapp.engine.lazy import torch
 from webapp.engine.math.values import all_finite, count_zeros
 from webapp.engine.plugins import one_of
@@ -38,6 +38,8 @@ from webapp.engine.weights.safetensors import (
 
 from . import Opened, importers
 from .base import Importer, UntrustedFile
+from .gguf.importance import FILE as IMATRIX
+from .gguf.importance import Importance, read_importance, write_importance
 from .huggingface import FROM_KERAS, HuggingFaceImporter
 from .located import located
 from .quantized import WIDER, widen
@@ -66,13 +68,20 @@ TRANSFORMER = re.compile(r"attn|attention|\.mlp\.|[qkv]_proj")
 
 
 def inspect_checkpoint(
-    upload: Path, filename: str, out: Path, report: Report, dequantize: bool = False, in_place: bool = False
+    upload: Path,
+    filename: str,
+    out: Path,
+    report: Report,
+    dequantize: bool = False,
+    in_place: bool = False,
+    importance: Path | None = None,
 ) -> CheckpointFacts:
     """Normalises `upload` into the empty folder `out` and returns what is known of it.
 
     Integers in a Hugging Face folder become floats only where `dequantize` was asked for. `in_place`: somebody named
     the path of a file or folder that stays where it is: what belongs to it is looked for beside it, weights that can be
-    used as they are are only linked, and the facts name what was read.
+    used as they are are only linked, and the facts name what was read. `importance` is an importance matrix (imatrix)
+    of the model, in place of one that lies beside it.
     Raises CheckpointRefused, with nothing left in `out`, or DiskFull.
     """
     with tempfile.TemporaryDirectory(dir=out, prefix=".inspection-") as scratch:
@@ -95,6 +104,8 @@ def inspect_checkpoint(
         spec, because = _recognised(opened, tensors)
         if spec is not None and spec.config.get("assumed"):
             opened.notes.append(spec.config["assumed"])
+        layers, tied = _layers(opened, tensors, spec)
+        matrix = _importance(opened, layers, spec, importance)
         metadata = {"format": "pt"}
         if "pare_architecture" in opened.metadata:
             metadata["pare_architecture"] = opened.metadata["pare_architecture"]
@@ -111,13 +122,25 @@ def inspect_checkpoint(
         if linked:
             written = write_index(out, opened.tensors, metadata)
         _write_files(out, opened)
+        if matrix is not None:
+            write_importance(out / IMATRIX, matrix)
     if spec is not None and spec.family == Transformers.family and "tokens" in spec.inputs:
         spec = _with_tokenizer(spec, out, opened)
     if spec is not None and (told := told_preprocessing(out)) is not None:
         inputs = {**spec.inputs, "preprocessing": told.model_dump(mode="json")}
         spec = spec.model_copy(update={"inputs": inputs})
-    found = _facts(kind.name, opened, tensors, spec, because, written, zeros)
-    return found.model_copy(update={"sources": sources})
+    return CheckpointFacts(
+        format=kind.name,
+        tensors=tuple(t.model_copy(update={"zeros": zeros[n]}) if zeros.get(n) else t for n, t in tensors.items()),
+        layers=layers,
+        tied=tied,
+        architecture=spec,
+        weights_only_because=because,
+        notes=tuple(opened.notes),
+        weights_bytes=written,
+        sources=sources,
+        importance=None if matrix is None else matrix.told(),
+    )
 
 
 def _kind_of(upload: Path, filename: str) -> type[Importer]:
@@ -284,35 +307,49 @@ def _of_another_model(tokenizer: Any, spec: ArchitectureSpec, opened: Opened) ->
     return None
 
 
-def _facts(
-    form: str,
-    opened: Opened,
-    tensors: dict[str, TensorFacts],
-    spec: ArchitectureSpec | None,
-    because: str | None,
-    written: int,
-    zeros: Mapping[str, int],
-) -> CheckpointFacts:
+def _layers(
+    opened: Opened, tensors: dict[str, TensorFacts], spec: ArchitectureSpec | None
+) -> tuple[tuple[LayerFacts, ...], dict[str, str]]:
+    """The layers, and the tied names."""
     from webapp.engine.architectures.layers import layers_from_tensors, layers_of  # imports torch
 
     tied = dict(opened.tied)
     if spec is None:
-        layers = opened.layers if opened.layers is not None else layers_from_tensors(tensors.values(), tied)
-    else:
-        module = architecture(spec).skeleton(spec)
-        for alias, source in architecture(spec).ties(module).items():
-            if alias not in tensors and source in tensors:
-                tied[alias] = source
-            elif source not in tensors and alias in tensors:
-                tied[source] = alias
-        layers = layers_of(module, spec, tied)
-    return CheckpointFacts(
-        format=form,
-        tensors=tuple(t.model_copy(update={"zeros": zeros[n]}) if zeros.get(n) else t for n, t in tensors.items()),
-        layers=layers,
-        tied=tied,
-        architecture=spec,
-        weights_only_because=because,
-        notes=tuple(opened.notes),
-        weights_bytes=written,
+        return opened.layers if opened.layers is not None else layers_from_tensors(tensors.values(), tied), tied
+    module = architecture(spec).skeleton(spec)
+    for alias, source in architecture(spec).ties(module).items():
+        if alias not in tensors and source in tensors:
+            tied[alias] = source
+        elif source not in tensors and alias in tensors:
+            tied[source] = alias
+    return layers_of(module, spec, tied), tied
+
+
+def _importance(
+    opened: Opened, layers: Sequence[LayerFacts], spec: ArchitectureSpec | None, named: Path | None
+) -> Importance | None:
+    """The importance matrix that was `named`, else one beside the weights, which is left aside where it does not fit.
+
+    Raises CheckpointRefused for one that was named.
+    """
+    if named is None and opened.importance is None:
+        return None
+    name, path = (named.name, named) if named is not None else opened.importance or ("", Path())
+    try:
+        if spec is None or spec.family != Transformers.family:
+            raise CheckpointRefused(f"{name} is an importance matrix, which only language models have")
+        found = read_importance(path, name)
+        if why := found.why_not(layers):
+            raise CheckpointRefused(f"{name} {why}")
+    except CheckpointRefused as refused:
+        if named is not None:
+            raise
+        opened.notes.append(f"Its importance matrix was left aside. {refused.message.removesuffix('.')}.")
+        return None
+    lacking = found.lacking(layers)
+    without = f" It says nothing of {some(lacking, 2)}." if lacking else ""
+    told = f" ({found.told()})" if found.told() else ""
+    opened.notes.append(
+        f"Its importance matrix, {name}{told}, tells llama.cpp's quantization which inputs matter.{without}"
     )
+    return found

@@ -11,6 +11,7 @@ from webapp.engine.errors import CheckpointRefused, some
 
 from . import importers
 from .beside import SNAPSHOTS
+from .gguf.importance import NAMED
 from .huggingface.files import refuse_foreign
 
 CONFIG = "config.json"
@@ -93,5 +94,5 @@ def _describes(config: Path) -> bool:
 def _checkpoints(folder: Path) -> Iterator[Path]:
     suffixes = tuple({suffix for kind in importers().values() for suffix in kind.accepts.suffixes})
     for path in folder.iterdir():
-        if path.name.endswith(suffixes) and path.is_file():
+        if path.name.endswith(suffixes) and path.is_file() and not NAMED.fullmatch(path.name):
             yield path

@@ -36,12 +36,13 @@ def for_rows(shape: Sequence[int], chunk: int, work: Callable[[slice], None]) ->
             for one in some:
                 work(one)
             return
+        inference = torch.is_inference_mode_enabled()  # what was made in it cannot be written to outside of it
         with ThreadPoolExecutor(threads) as pool:
             share = -(-len(some) // threads)
 
             def worked(part: int) -> None:
                 torch.set_num_threads(1)
-                with torch.no_grad():
+                with torch.inference_mode(inference), torch.no_grad():
                     for one in some[part * share : (part + 1) * share]:
                         work(one)
 

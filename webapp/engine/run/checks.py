@@ -136,7 +136,8 @@ def without_data(
                 yield index, f"{title} learns from labels, and {lack}; use distillation, which needs none."
         return
     for index, step in enumerate(recipe.steps):
-        if needs := needs_of(step.technique, step.settings, step.overrides) & {"calibration", "training"}:
+        wanted = needs_of(step.technique, step.settings, step.overrides) & {"calibration", "training"}
+        if needs := wanted - known[step.technique].brought(facts):
             yield (
                 index,
                 f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "

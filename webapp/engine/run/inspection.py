@@ -26,7 +26,7 @@ TIMES_THE_UPLOAD = 16  # of memory: two bits become a float32, and a tensor is h
 class InspectionJob(BaseModel, extra="forbid"):
     """`output` is an empty folder for the upload's files; a checkpoint's task is its `use`.
 
-    `in_place`: a checkpoint that is a file or folder of this machine, and stays where it is.
+    `in_place`: a checkpoint that is a file or folder of this machine, and stays where it is. `importance`: its matrix.
     """
 
     task: Literal["inspect_checkpoint", "inspect_dataset"]
@@ -37,6 +37,7 @@ class InspectionJob(BaseModel, extra="forbid"):
     dequantize: bool = False
     use: str | None = None
     in_place: bool = False
+    importance: Path | None = None
     max_unpacked_bytes: int | None = None
     inspection_memory_bytes: int | None = None  # beside TIMES_THE_UPLOAD
 
@@ -58,7 +59,8 @@ def inspected(
             return inspect_dataset(upload, filename, job.split, job.output, report).model_dump(mode="json")
         from webapp.engine.importers.inspect import inspect_checkpoint
 
-        facts = inspect_checkpoint(upload, filename, job.output, report, job.dequantize, job.in_place)
+        options = (job.dequantize, job.in_place, job.importance)
+        facts = inspect_checkpoint(upload, filename, job.output, report, *options)
         return (with_task(facts, job.use) if job.use else facts).model_dump(mode="json")
 
 

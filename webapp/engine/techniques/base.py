@@ -12,6 +12,7 @@ from webapp.engine.architectures.reshape import Plans, ShapeChange
 from webapp.engine.data.batches import Batch
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import CheckpointFacts, Group, LayerFacts
+from webapp.engine.importers.gguf.importance import Entry
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
@@ -104,6 +105,8 @@ class Context:
     scratch: Path | None = None
     teacher: Callable[[], Model] | None = None
     facts: CheckpointFacts | None = None  # of the model as the steps before left it
+    files: Path | None = None  # what came with the checkpoint, beside its weights
+    importance: dict[str, Entry] = field(default_factory=dict)  # of inputs that the step measured, to be delivered
 
     def calibration(self, samples: int = 0) -> list[Batch]:
         """Batches that techniques may see. Raises DatasetUnfit where there are none."""
@@ -134,6 +137,10 @@ class Technique(ABC):
     def needs_for(self, settings: Any) -> frozenset[Need]:
         """What a step with these settings of its own needs; `needs` is what the technique may need at most."""
         return self.needs
+
+    def brought(self, facts: CheckpointFacts) -> frozenset[Need]:
+        """What of its needs came with this checkpoint."""
+        return frozenset()
 
     def lacks(self) -> str | None:
         """What the machine lacks for it, and how that is added: the rest of a sentence that begins elsewhere."""

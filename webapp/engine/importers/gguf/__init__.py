@@ -6,6 +6,7 @@ are dequantized one at a time by gguf-py and laid out by transformers' tables.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ import numpy as np
 from webapp.engine.architectures.transformers_family import Transformers, beyond_any, why_not
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.importers.base import Importer, Opened, UntrustedFile
+from webapp.engine.importers.beside import FilesBeside
 from webapp.engine.lazy import Tensor
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .header import check_header
+from .importance import NAMED, matrices_among
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 UNQUANTIZED = ("F64", "F32", "F16", "BF16")
@@ -76,7 +79,10 @@ class GgufImporter(Importer):
             notes.append(f"Its {beside[0]} (positions stretched for long texts) is not applied.")
         files = _tokenizer(path, filename, upload.scratch, notes, upload.report)
         guarded = {name: replace(tensor, load=_guarded(tensor, filename)) for name, tensor in tensors.items()}
-        return Opened(tensors=guarded, config=config, files=files, notes=notes)
+        opened = Opened(tensors=guarded, config=config, files=files, notes=notes)
+        if upload.in_place:
+            _look_beside(opened, path)
+        return opened
 
 
 @contextmanager
@@ -88,6 +94,16 @@ def _damage_named(filename: str) -> Iterator[None]:
         raise CheckpointRefused(
             f"{filename} is a GGUF file that was cut short or damaged, or holds what Pare cannot read"
         ) from error
+
+
+def _look_beside(opened: Opened, path: Path) -> None:
+    """Takes an importance matrix in the file's folder."""
+    beside = FilesBeside(path.parent, path.parent.name)
+    names = (name for name in os.listdir(path.parent) if NAMED.fullmatch(name) and name != path.name)
+    sizes = {name: beside[name].stat().st_size for name in names if name in beside}
+    for name in matrices_among(sizes, opened.notes):
+        opened.importance = name, path.parent / name
+        opened.sources = {path.name: path, name: path.parent / name}
 
 
 def _text(reader: Any, key: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from webapp.engine.architectures.transformers_family import beyond_any
 from webapp.engine.errors import CheckpointRefused, is_text, json_fault, some
 from webapp.engine.importers.base import Importer, Opened, UntrustedFile
+from webapp.engine.importers.gguf.importance import matrices_among
 from webapp.engine.importers.quantized import turn_into_floats, widen
 from webapp.engine.importers.state_dict import open_state_dict
 from webapp.engine.plugins import Accepted
@@ -72,11 +73,13 @@ class HuggingFaceImporter(Importer):
             kept = [name for name in KEPT if files.sizes.get(name, KEPT_LIMIT_BYTES + 1) <= KEPT_LIMIT_BYTES]
             if "tokenizer.model" in files.sizes and "tokenizer.json" not in files.sizes:
                 notes.append("tokenizer.model is not read; save the fast tokenizer (tokenizer.json) beside it.")
+            matrices = matrices_among(files.sizes, notes)
             report.progress(0.05, f"Reading {len(shards)} file{'s' * (len(shards) > 1)} of weights")
-            found = files.fetched(shards, kept, upload.scratch)
+            found = files.fetched(shards, [*kept, *matrices], upload.scratch)
         opened = Opened(tensors={}, config=config, files={name: found[name] for name in kept}, notes=notes)
+        opened.importance = next(((name, found[name]) for name in matrices), None)
         if upload.path.is_dir():
-            opened.sources = {name: upload.path / name for name in ("config.json", *kept, *shards)}
+            opened.sources = {name: upload.path / name for name in ("config.json", *kept, *matrices, *shards)}
         for shard in shards:
             _add(opened, found[shard], shard, named.get(shard, ()))
         _without_remote_code(opened)

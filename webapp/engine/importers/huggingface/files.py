@@ -16,12 +16,18 @@ from pathlib import Path, PurePosixPath
 from webapp.engine.archive import MEMBER_LIMIT, extract, members, read_member
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.importers.beside import file_size_within
+from webapp.engine.importers.gguf.importance import NAMED
 
 FROM_KERAS = (
     "put its weights into the same network in PyTorch, and upload what torch.save(model.state_dict(), path) or "
     "save_pretrained writes"
 )
 READ = (".json", ".safetensors", ".bin", ".txt", ".jinja", ".model", ".h5", ".msgpack")  # how files end that may matter
+
+
+def may_matter(name: str) -> bool:
+    """Whether a file at the top of a folder is looked at, by its name."""
+    return name.endswith(READ) or NAMED.fullmatch(name) is not None
 
 
 class FolderFiles(ABC):
@@ -75,7 +81,7 @@ class LyingFiles(FolderFiles):
         self.sizes = {
             name: size
             for name in names
-            if name.endswith(READ) and (size := file_size_within(folder, name, filename)) is not None
+            if may_matter(name) and (size := file_size_within(folder, name, filename)) is not None
         }
 
     def read(self, name: str, limit_bytes: int) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import NO_POOLING
 from webapp.engine.errors import ExportUnfit
+from webapp.engine.importers.gguf.importance import FILE as IMATRIX
 from webapp.engine.progress import Report
 from webapp.engine.weights.artifact import read_model
 from webapp.engine.weights.model import Model
@@ -58,6 +60,8 @@ class ExportStage(FormatStage):
         if not (job.output / form.file).is_file():
             raise ExportUnfit(f"{form.title} was asked to write {form.file}, and did not.")
         if form.can.always:
+            if (measured := job.inputs[last_step(self.asked)].folder / IMATRIX).exists():
+                shutil.copyfile(measured, job.output / IMATRIX)
             write_companions(model, job.checkpoint.folder, spec.config if spec else None, job.output)
         report.log(f"{form.file}: {written['size_bytes']:,} bytes")
         for note in written.get("notes", ()):

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from webapp.engine.architectures.reshape import describe_model
+from webapp.engine.data.batches import CHUNK_TOKENS
 from webapp.engine.data.tasks import for_task
 from webapp.engine.errors import RecipeInvalid
+from webapp.engine.facts import CheckpointFacts
+from webapp.engine.importers.gguf.importance import FILE as IMATRIX
+from webapp.engine.importers.gguf.importance import Entry, Importance, read_importance, write_importance
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.run.measure import half_precision_bytes
 from webapp.engine.run.predict import prepare_step
@@ -19,6 +23,7 @@ from webapp.engine.run.wiring import refusal
 from webapp.engine.techniques import DATA_NEEDS, Context, technique
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.memory import release_freed_memory
+from webapp.engine.weights.model import Model
 from webapp.engine.weights.originals import original_tensors
 from webapp.engine.weights.safetensors import LazyTensor, lazy_tensors, same_tensors
 
@@ -83,6 +88,7 @@ class StepStage(RunStage):
             job.scratch,
             job.teacher,
             facts,
+            job.checkpoint.folder,
         )
         activations = dict(model.activations)
         outcomes = prepared.applied(model, context)
@@ -92,6 +98,7 @@ class StepStage(RunStage):
             model.architecture = model.architecture.model_copy(update={"task": own_task})
         size = write_model(model, job.output / STATE)
         release_freed_memory()
+        self._write_importance(job, model, facts, context)
         changed = model.activations != activations or not same_tensors(
             self._begun_with(job), lazy_tensors(job.output / STATE)
         )
@@ -123,6 +130,20 @@ class StepStage(RunStage):
 
     def _begun_with(self, job: StageJob) -> dict[str, LazyTensor]:
         return original_tensors(job.checkpoint.folder) if self.number == 1 else lazy_tensors(self._earlier(job))
+
+    def _write_importance(self, job: StageJob, model: Model, before: CheckpointFacts, context: Context) -> None:
+        """What this step and those before measured of the inputs, while the layers keep their names and shapes."""
+        known: dict[str, Entry] = {}
+        shapes = {name: plan.shape for name, plan in model.weights.plans.items()}
+        same = shapes == {tensor.name: tensor.shape for tensor in before.tensors}
+        if self.number > 1 and same and (earlier := self._earlier(job).with_name(IMATRIX)).exists():
+            known |= read_importance(earlier, IMATRIX).entries
+        known |= context.importance
+        if known:
+            seen = max(int(entry.counts.max()) for entry in known.values())
+            names = [given.name for given in (job.training_dataset or job.dataset,) if given is not None]
+            made = Importance(known, max(1, seen // CHUNK_TOKENS), CHUNK_TOKENS, tuple(names))
+            write_importance(job.output / IMATRIX, made)
 
     def _earlier(self, job: StageJob) -> Path:
         """The file that the step before left."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from webapp.engine.facts import CheckpointFacts, LayerFacts
-from webapp.engine.importers.gguf.names import why_not
+from webapp.engine.importers.gguf.importance import FILE, Entry, Importance, read_importance
+from webapp.engine.importers.gguf.names import their_name, why_not
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import ggml
 from webapp.engine.progress import tracked
@@ -24,7 +25,9 @@ from .mixtures import BY_DATA, GUIDED, Mixture, exact_type, fitting, types_of
 BEYOND = "its values are beyond those that {type} holds, whose scales are 16-bit floats"
 LARGEST_BLOCK = 256
 HALVES = ("float16", "bfloat16")
+HEAD = "lm_head"  # of which llama.cpp's tool measures nothing unless it is told to
 ALIKE = "so all its inputs count alike"
+NOT_IN_MATRIX = f"the importance matrix that came with the checkpoint says nothing of it, {ALIKE}"
 NOT_SEEN = f"it wants an importance matrix, and the run has no data to make one of, {ALIKE}"
 
 
@@ -68,11 +71,22 @@ class GgmlQuantization(BlockByBlock):
             per_layer=True,
         )
         pure: bool = setting(False, "Pure", "Every layer gets the same type, no mixture of several.", per_layer=True)
+        importance: Literal["auto", "data", "none"] = setting(
+            "auto",
+            "Importance of inputs",
+            "auto: by the importance matrix (imatrix) that came with the checkpoint, else by the run's data. "
+            "data: by the run's data. none: all inputs count alike.",
+        )
         samples: int = calibration_samples()
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
         guided = settings.type in GUIDED or ggml.TYPES[exact_type(settings.type)].guided
+        if settings.importance == "none" and not guided:
+            return frozenset()
         return frozenset({"calibration" if guided else "calibration_if_any"})
+
+    def brought(self, facts: CheckpointFacts) -> frozenset[Need]:
+        return frozenset({"calibration"} if facts.importance is not None else ())
 
     def lacks(self) -> str | None:
         return ggml.missing()
@@ -106,25 +120,38 @@ class GgmlQuantization(BlockByBlock):
         return plan if plan.dtype in HALVES else replace(plan, dtype="float16")
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
-        spec = model.architecture
-        seen = context.data is not None and spec is not None and spec.guess is None
+        spec, source = model.architecture, settings.own.importance
+        came = self._came(context) if source == "auto" else None
+        measured = came is None and source != "none" and context.data is not None
+        measured = measured and spec is not None and spec.guess is None
         if context.facts is not None:
+            seen = measured or came is not None
             settings = self.settled(context.facts, StepSettings(settings.own, settings.overrides), seen)
-        if seen:
+        if measured:
             return super().apply(model, settings, context)
         outcomes = []
         for layer in tracked(context.layers, context.report, self.title + ": {item.name} ({index} of {total})"):
-            own = settings.of(layer)
-            outcomes.append(joined([self._alone(matrix, own, NOT_SEEN) for matrix in matrices_of(model, layer)]))
+            own, inputs = settings.of(layer), None if came is None else came.of(layer)
+            matrices = matrices_of(model, layer)
+            outcomes.append(joined([self._alone(matrix, own, NOT_SEEN, inputs) for matrix in matrices]))
+            if came is not None and inputs is None and layer.kind == "linear" and not layer.name.endswith(HEAD):
+                outcomes[-1] = replace(outcomes[-1], ok=False, note=f"{outcomes[-1].note} {NOT_IN_MATRIX}".strip())
             release_freed_memory()
         return outcomes
 
-    def _alone(self, matrix: WeightMatrix, settings: Any, why: str = "") -> Outcome:
-        """One whose inputs nobody saw, or that has none: a table of embeddings."""
+    def _came(self, context: Context) -> Importance | None:
+        """The importance matrix that came with the checkpoint, of layers that are still as they were."""
+        if context.facts is None or context.facts.importance is None or context.files is None:
+            return None
+        return read_importance(context.files / FILE, FILE)
+
+    def _alone(self, matrix: WeightMatrix, settings: Any, why: str = "", importance: Tensor | None = None) -> Outcome:
+        """One whose inputs nobody saw here, or that has none: a table of embeddings."""
+        fits = importance is not None and not matrix.side  # a factor's inputs are others
         with torch.no_grad():
-            encoded = self.plainly(matrix, settings)
+            encoded = self._made(matrix, settings, importance if fits else None)
         matrix.keep(encoded)
-        guided = isinstance(encoded, GgmlBlocks) and ggml.TYPES[encoded.type].guided
+        guided = isinstance(encoded, GgmlBlocks) and ggml.TYPES[encoded.type].guided and not fits
         if why == NOT_SEEN or matrix.layer.kind == "embedding":
             return self.told(matrix, encoded, settings, NOT_SEEN if guided and why else "")
         return self._plain(matrix, encoded, settings, why or "no calibration sample reached it")
@@ -133,6 +160,9 @@ class GgmlQuantization(BlockByBlock):
         self, matrix: WeightMatrix, statistic: SquareSum, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         encoded = self._made(matrix, settings, statistic.sums / max(statistic.count, 1))
+        if matrix.layer.kind == "linear" and not matrix.side and (name := their_name(matrix.layer.weight)):
+            rows = torch.full((statistic.groups,), float(statistic.count))
+            context.importance[name] = Entry(statistic.sums, rows)
         return encoded, self.told(matrix, encoded, settings, "")
 
     def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
