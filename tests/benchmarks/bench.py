@@ -83,7 +83,7 @@ def _upload(model: str) -> Path:
 
 def _inspected(path: Path, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    facts = inspect_checkpoint(path, path.name, out, Silent()).model_dump(mode="json")
+    facts = inspect_checkpoint(path, path.name, out, Silent(), dequantize=True).model_dump(mode="json")
     size = path.stat().st_size
     return {
         "folder": str(out),

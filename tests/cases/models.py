@@ -45,7 +45,7 @@ def smollm2(folder: Path, gguf: Path) -> tuple[Path, Path]:
 
     widened, published = folder / "widened", folder / "published"
     widened.mkdir()
-    inspect_checkpoint(gguf, gguf.name, widened, Silent())
+    inspect_checkpoint(gguf, gguf.name, widened, Silent(), dequantize=True)
     AutoModelForCausalLM.from_pretrained(widened, dtype=torch.bfloat16).save_pretrained(published)
     AutoTokenizer.from_pretrained(widened).save_pretrained(published)
     return zipped(published, folder / "SmolLM2-135M-Instruct.zip"), prose(folder)

@@ -129,6 +129,8 @@ class TensorFacts(Facts):
     shape: tuple[int, ...]
     dtype: str  # "float32", as torch names it without the prefix
     zeros: int = 0  # values that are exactly zero, where they were counted (floats, at inspection)
+    block_type: str | None = None  # of llama.cpp's blocks ("Q4_K"), of a checkpoint that came in these
+    block_bytes: int = 0  # of all of them
 
     @property
     def size(self) -> int:
@@ -136,7 +138,7 @@ class TensorFacts(Facts):
 
     @property
     def bytes(self) -> int:
-        return self.size * DTYPE_BYTES[self.dtype]
+        return self.block_bytes if self.block_type else self.size * DTYPE_BYTES[self.dtype]
 
     @property
     def is_float(self) -> bool:

@@ -17,7 +17,7 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.plugins import declared
 from webapp.engine.profiles.facts import LayerOptions, Option
 from webapp.engine.profiles.menu import planned
-from webapp.engine.weights import Composite, DensePlan, form_of
+from webapp.engine.weights import Composite, form_of, stored_plan
 
 from .base import Capabilities, Exporter, Loaded
 
@@ -87,10 +87,9 @@ def held_in(facts: CheckpointFacts, asked: Sequence[str]) -> Callable[[LayerOpti
         if key not in found:
             unit = units.get(layer.name) or units[layer.layers[0]]  # by their names before any cut
             tensor, shape = facts.tensor(unit.weight), layer.shape or unit.shape  # of a layer that is cut another
-            before = DensePlan(shape, tensor.dtype, zeros=tensor.zeros if shape == tensor.shape else 0)
             unit = unit.model_copy(update={"shape": shape})
-            plan = planned(unit, before, option.steps)
-            suits = chosen or form_of(option.kind).anywhere
+            plan = planned(unit, stored_plan(tensor, shape), option.steps)
+            suits = chosen or not option.steps or form_of(option.kind).anywhere
             found[key] = suits and all(form.holds(unit, plan) for form in forms)
         return found[key]
 

@@ -41,6 +41,7 @@ class Opened:
     weights_only_because: str | None = None  # a sentence, where the format has an architecture that cannot be run
     layers: tuple[LayerFacts, ...] | None = None  # where the format tells them and there is no architecture
     infinite: frozenset[str] = frozenset()  # tensors that may hold infinities: masks, for one
+    blocks: dict[str, tuple[str, LazyTensor]] = field(default_factory=dict)  # of `tensors`: (llama.cpp's type, uint8)
     importance: tuple[str, Path] | None = None  # an importance matrix that lies beside the weights: its name, and where
 
 

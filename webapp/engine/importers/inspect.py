@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from webapp.engine.lazy import torch
 from webapp.engine.math.values import all_finite, count_zeros
 from webapp.engine.plugins import one_of
 from webapp.engine.progress import ProgressPart, Report
+from webapp.engine.weights.ggml import BLOCKS
 from webapp.engine.weights.originals import WEIGHTS, lie_in_files, write_index
 from webapp.engine.weights.safetensors import (
     MOST_TENSORS,
@@ -110,6 +112,7 @@ def inspect_checkpoint(
         if "pare_architecture" in opened.metadata:
             metadata["pare_architecture"] = opened.metadata["pare_architecture"]
         zeros: dict[str, int] = {}
+        _keep_blocks_of(opened, layers)
         checked = _checked(opened, zeros, ProgressPart(report, 0.3, 0.9))
         linked = in_place and lie_in_files(opened.tensors, Path(scratch))
         if linked:
@@ -131,7 +134,7 @@ def inspect_checkpoint(
         spec = spec.model_copy(update={"inputs": inputs})
     return CheckpointFacts(
         format=kind.name,
-        tensors=tuple(t.model_copy(update={"zeros": zeros[n]}) if zeros.get(n) else t for n, t in tensors.items()),
+        tensors=tuple(_stored(tensor, zeros.get(name, 0), opened) for name, tensor in tensors.items()),
         layers=layers,
         tied=tied,
         architecture=spec,
@@ -253,7 +256,35 @@ def _checked(opened: Opened, zeros: dict[str, int], report: Report) -> dict[str,
 
         return LazyTensor(tensor.shape, tensor.dtype, load, part if tensor.part else None)
 
-    return {name: checked(name, tensor) for name, tensor in tensors.items()}
+    found = {name: checked(name, tensor) for name, tensor in tensors.items()}
+    for name, (_, raw) in opened.blocks.items():
+        found[name + BLOCKS] = _in_blocks(raw, found.pop(name))
+    return found
+
+
+def _in_blocks(raw: LazyTensor, checked: LazyTensor) -> LazyTensor:
+    """The blocks, for whose sake the values are looked at once."""
+
+    def load() -> torch.Tensor:
+        for _ in checked.slices():
+            pass
+        return raw.load()
+
+    return replace(raw, load=load, part=None)
+
+
+def _keep_blocks_of(opened: Opened, layers: Sequence[LayerFacts]) -> None:
+    """Of layers' matrices; other tensors are floats, as what goes through all tensors takes them."""
+    kept = {layer.weight for layer in layers if layer.kind in ("linear", "embedding") and not layer.transposed}
+    opened.blocks = {name: blocks for name, blocks in opened.blocks.items() if name in kept}
+
+
+def _stored(tensor: TensorFacts, zeros: int, opened: Opened) -> TensorFacts:
+    changes: dict[str, Any] = {"zeros": zeros} if zeros else {}
+    if tensor.name in opened.blocks:
+        kind, raw = opened.blocks[tensor.name]
+        changes |= {"block_type": kind, "block_bytes": raw.bytes}
+    return tensor.model_copy(update=changes)
 
 
 def _refuse_not_finite(name: str, value: torch.Tensor, infinite: bool) -> None:

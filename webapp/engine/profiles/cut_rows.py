@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.techniques import Skip, technique
-from webapp.engine.weights import DensePlan, StoragePlan
+from webapp.engine.weights import StoragePlan, stored_plan
 
 from .cuts import WITH_CUTS, cut_facts
 from .facts import Cut, LayerOptions, Option, ProfileFacts
@@ -106,7 +106,7 @@ class CutRows:
                 known = [plan for plan in own if plan is not None]
                 allowed.append(len(known) == len(own))
                 if len(known) < len(own):
-                    known = [self._dense(unit) for unit in units]
+                    known = [self._plain(unit) for unit in units]
                 plans.append(tuple(map(in_wide_scales, known)) if wide else tuple(known))
             names = tuple(unit.weight for unit in units)
             self._alike[key] = replace(self.menu.row(names, plans, whole.wide, whole.beyond), allowed=tuple(allowed))
@@ -122,13 +122,12 @@ class CutRows:
         depthwise = unit.kind == "conv" and unit.groups > 1 and unit.groups == unit.shape[0]
         return unit.model_copy(update={"shape": tuple(sizes), "groups": sizes[0] if depthwise else unit.groups})
 
-    def _dense(self, unit: LayerFacts) -> DensePlan:
-        tensor = self._tensors[unit.weight]
-        return DensePlan(unit.shape, tensor.dtype, zeros=tensor.zeros if unit.shape == tensor.shape else 0)
+    def _plain(self, unit: LayerFacts) -> StoragePlan:
+        return stored_plan(self._tensors[unit.weight], unit.shape)
 
     def _stored(self, unit: LayerFacts, options: Sequence[Option]) -> tuple[StoragePlan | None, ...]:
         """Under each option, None where it cannot be had. Layers that are alike are planned once."""
-        before = self._dense(unit)
+        before = self._plain(unit)
         key = (unit.kind, unit.layout, before, tuple((option.family, option.label) for option in options))
         if key not in self._plans:
             self._plans[key] = tuple(_planned(unit, before, option) for option in options)
@@ -142,7 +141,7 @@ def _planned(unit: LayerFacts, plan: StoragePlan, option: Option) -> StoragePlan
     for step in option.steps:
         found = technique(step.technique)
         try:
-            plan = found.plan(unit, plan, found.Settings.model_validate(step.settings))
+            plan = found.plan(unit, plan.opened, found.Settings.model_validate(step.settings))
         except Skip:
             return None
     return plan

@@ -12,7 +12,7 @@ import numpy as np
 
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.techniques import Skip, technique
-from webapp.engine.weights import DensePlan, StoragePlan
+from webapp.engine.weights import StoragePlan, stored_plan
 from webapp.engine.weights.quantized import QuantizedPlan
 
 from .facts import OptionStep, ProfileFacts
@@ -115,7 +115,7 @@ class Menu:
 
     @cached_property
     def _dense(self) -> dict[str, StoragePlan]:
-        return {each.name: DensePlan(each.shape, each.dtype, zeros=each.zeros) for each in self.facts.tensors}
+        return {each.name: stored_plan(each) for each in self.facts.tensors}
 
     def size(self, choice: Iterable[int]) -> int:
         """The file's bytes, exactly; at most, where zeros of the values may save more."""
@@ -145,7 +145,7 @@ def planned(unit: LayerFacts, plan: StoragePlan, steps: Iterable[OptionStep]) ->
     for step in steps:
         found = technique(step.technique)
         try:
-            plan = found.plan(unit, plan, found.Settings.model_validate(step.settings))
+            plan = found.plan(unit, plan.opened, found.Settings.model_validate(step.settings))
         except Skip:
             continue
     return plan

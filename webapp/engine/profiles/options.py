@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.profiles.facts import KEPT, LayerOptions, Option, OptionStep
 from webapp.engine.techniques import DATA_NEEDS, Need, Skip, Technique, techniques
-from webapp.engine.weights import DensePlan, StoragePlan
+from webapp.engine.weights import DensePlan, StoragePlan, stored_plan
 
 MOST_STEPS = 2  # one that prunes or factors, and one that rounds what it left
 VECTORS = "vectors"  # the one choice for all tensors of a dtype that are no layer's weight
@@ -41,7 +41,7 @@ def layer_options(facts: CheckpointFacts, data: bool = True) -> tuple[LayerOptio
         if layer.kind == "other":
             vectors.setdefault(tensor.dtype, []).append(layer)
         else:
-            choices.append(offers.choice(layer, [layer], DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros)))
+            choices.append(offers.choice(layer, [layer], stored_plan(tensor)))
     for dtype, layers in vectors.items():
         size = sum(layer.size for layer in layers)
         name = f"{VECTORS} of {dtype}" if len(vectors) > 1 else VECTORS
@@ -78,13 +78,14 @@ class _Offers:
         if len(chain.steps) == MOST_STEPS:
             return
         made: dict[StoragePlan, Technique] = {}
+        before = chain.plan.opened
         for technique in self.able:
-            if layer.kind not in technique.layers or technique.refuses(chain.plan):
+            if layer.kind not in technique.layers or technique.refuses(before):
                 continue
-            for given in technique.options(layer, chain.plan, share):
+            for given in technique.options(layer, before, share):
                 settings = technique.Settings.model_validate(dict(given))
                 try:
-                    plan = technique.plan(layer, chain.plan, settings)
+                    plan = technique.plan(layer, before, settings)
                 except Skip:
                     continue
                 lacks = self.missing & technique.needs_for(settings)

@@ -14,7 +14,7 @@ from webapp.engine.errors import RecipeInvalid, some
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import Recipe, Step, StepSettings, TechniqueSettings, invalid, matches, select_layers
 from webapp.engine.techniques import Context, Outcome, Skip, Technique, technique
-from webapp.engine.weights import DensePlan, StoragePlan
+from webapp.engine.weights import StoragePlan, stored_plan
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.model import Model
 
@@ -209,19 +209,22 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
 
 def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     """The file that the recipe will give. Raises RecipeInvalid where it cannot be applied, with reason and field."""
-    plans: Plans = {t.name: DensePlan(t.shape, t.dtype, zeros=t.zeros) for t in facts.tensors}
+    plans: Plans = {tensor.name: stored_plan(tensor) for tensor in facts.tensors}
     before = _totals(facts, plans, facts).model_copy(update={"size_bytes": facts.weights_bytes})
     exact, steps = True, []
     warnings = [facts.weights_only_because] if facts.weights_only_because else []
     original = facts
     for position, asked in enumerate(recipe.steps):
         step = prepare_step(facts, asked, position)
-        stored = dict(plans)
+        stored: Plans = {name: plan.opened for name, plan in plans.items()}
+        closed = {id(stored[name]): plan for name, plan in plans.items()}
+        plans = dict(stored)
         skipped = [*_advance(plans, step), *step.untouched(facts)]
         change = step.reshaped(facts)
         exact = exact and step.exact(facts, stored)
         if change:
             plans, facts = reshaped_plans(plans, change), reshaped_facts(facts, change)
+        plans = {name: closed.get(id(plan), plan) for name, plan in plans.items()}
         steps.append(
             StepPrediction(
                 technique=step.technique.name,
@@ -244,7 +247,7 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
 
 def held_by(facts: CheckpointFacts) -> list[Held]:
     """Its float tensors as they are."""
-    return _held(facts, {tensor.name: DensePlan(tensor.shape, tensor.dtype) for tensor in facts.tensors})
+    return _held(facts, {tensor.name: stored_plan(tensor) for tensor in facts.tensors})
 
 
 def _held(facts: CheckpointFacts, plans: Mapping[str, StoragePlan]) -> list[Held]:

@@ -70,6 +70,7 @@ def profiled(job: ProfileJob, report: Report) -> ProfileFacts:
     if spec is None or given is None:
         raise DatasetUnfit(job.unavailable() or "The dataset has no training split, and a profile looks at no other.")
     model = job.original()
+    model.weights.open_blocks()
     model.architecture = spec
     task = spec.task or ""
     data = _tried_and_held_back(given.calibration(SAMPLES.get(task, IMAGES)))

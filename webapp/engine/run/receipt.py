@@ -200,7 +200,7 @@ def _credit(baseline: Facts, result: Facts, steps: Sequence[Facts], facts: Check
 
 def _half_of_original(facts: CheckpointFacts) -> int:
     wide = {"float32": 2, "float64": 6}
-    return facts.weights_bytes - sum(wide.get(t.dtype, 0) * t.size for t in facts.tensors)
+    return facts.weights_bytes - sum(wide.get(t.dtype, 0) * t.size for t in facts.tensors if not t.block_type)
 
 
 def _row(label: str, before: int, after: int, total: int, note: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .composite import Composite, CompositePlan
 from .dense import Dense, DensePlan
 from .factored import Factored, FactoredPlan
 from .factored_conv import FactoredConv, FactoredConvPlan
-from .ggml import GgmlBlocks, GgmlPlan
+from .ggml import GgmlBlocks, GgmlPlan, stored_plan
 from .pivoted import Pivoted, PivotedPlan
 from .quantized import Quantized, QuantizedPlan
 from .safetensors import dtype_name, dtype_of

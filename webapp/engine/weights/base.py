@@ -111,6 +111,11 @@ class StoragePlan(ABC):
         """The simple weights in it: itself, or those of its factors."""
         return tuple(leaf for factor in self.factors.values() for leaf in factor.leaves) or (self,)
 
+    @property
+    def opened(self) -> StoragePlan:
+        """As a step sees it: blocks that a checkpoint came in are floats to whoever changes them."""
+        return self
+
 
 @dataclass(frozen=True)
 class SimplePlan(StoragePlan):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from webapp.engine.facts import DTYPE_BYTES
 from webapp.engine.lazy import Tensor, torch
@@ -82,7 +82,7 @@ class _Packed:
 
 
 class Dense(Encoded):
-    kinds = ("dense", "sparse")
+    kinds: ClassVar[tuple[str, ...]] = ("dense", "sparse")
 
     def __init__(
         self,

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any, Protocol, Self
 
-from webapp.engine.facts import PLAIN, Layout
+from webapp.engine.facts import PLAIN, Layout, TensorFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import ggml
 
 from .base import Encoded, StoragePlan, TensorPart
-from .safetensors import dtype_name, dtype_of
+from .dense import Dense, DensePlan
+from .safetensors import SLICE_BYTES, LazyTensor, dtype_name, dtype_of
+
+BLOCKS = ".blocks"
 
 
 @dataclass(frozen=True)
 class GgmlPlan(StoragePlan):
-    """Blocks of `type` ("Q4_K"). The weight is seen as rows x columns by its layout; whole blocks make a row."""
+    """Blocks of `type` ("Q4_K"). The weight is seen as rows x columns by its layout; whole blocks make a row.
+
+    `zeros`: how many values are zero, of a weight of a checkpoint that came in these blocks; None where a step made
+    them.
+    """
 
     type: str = "Q8_0"
     rows: int = 0
     layout: Layout = PLAIN
+    zeros: int | None = None
 
     @classmethod
     def of(cls, plan: StoragePlan, type: str, layout: Layout) -> Self:
@@ -37,27 +46,51 @@ class GgmlPlan(StoragePlan):
 
     @property
     def parts(self) -> tuple[TensorPart, ...]:
-        return (TensorPart(".blocks", (self.rows, ggml.TYPES[self.type].row_bytes(self.columns)), "uint8"),)
+        return (TensorPart(BLOCKS, (self.rows, ggml.TYPES[self.type].row_bytes(self.columns)), "uint8"),)
+
+    @property
+    def nonzero(self) -> int:
+        return self.size - (self.zeros or 0)
 
     @property
     def label(self) -> str:
         return self.type
 
     @property
+    def opened(self) -> StoragePlan:
+        return self if self.zeros is None else DensePlan(self.shape, self.dtype, zeros=self.zeros)
+
+    @property
     def meta(self) -> dict[str, Any]:
-        return super().meta | {"type": self.type} | self.layout.meta
+        zeros = {} if self.zeros is None else {"zeros": self.zeros}
+        return super().meta | {"type": self.type} | zeros | self.layout.meta
+
+
+def stored_plan(tensor: TensorFacts, shape: tuple[int, ...] | None = None) -> StoragePlan:
+    """How a checkpoint holds a tensor; of another `shape` how it would."""
+    if shape is not None and shape != tensor.shape:
+        return DensePlan(shape, tensor.dtype)
+    if tensor.block_type is None:
+        return DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros)
+    return GgmlPlan(tensor.shape, tensor.dtype, tensor.block_type, tensor.shape[0], zeros=tensor.zeros)
 
 
 class GgmlBlocks(Encoded):
-    """blocks uint8 (rows, bytes of a row), of the matrix of the weight in its `layout`."""
+    """blocks uint8 (rows, bytes of a row), of the matrix of the weight in its `layout`; `zeros` as its plan has it."""
 
     kinds = ("ggml",)
     anywhere = False
 
     def __init__(
-        self, blocks: Tensor, type: str, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout = PLAIN
+        self,
+        blocks: Tensor,
+        type: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        layout: Layout = PLAIN,
+        zeros: int | None = None,
     ) -> None:
-        self.blocks, self.type, self.layout = blocks, type, layout
+        self.blocks, self.type, self.layout, self.zeros = blocks, type, layout, zeros
         self.shape, self.dtype = tuple(shape), dtype
 
     @classmethod
@@ -74,24 +107,46 @@ class GgmlBlocks(Encoded):
 
     @property
     def plan(self) -> GgmlPlan:
-        return GgmlPlan(self.shape, dtype_name(self.dtype), self.type, len(self.blocks), self.layout)
+        return GgmlPlan(self.shape, dtype_name(self.dtype), self.type, len(self.blocks), self.layout, self.zeros)
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.blocks.nbytes)
+
+    @property
+    def _rows_apart(self) -> bool:
+        """Whether a row of blocks is a row of the weight."""
+        return not self.layout.transposed and len(self.blocks) == self.shape[0]
 
     def decode(self) -> Tensor:
         return self.layout.weight(ggml.dequantized(self.blocks, self.type), self.shape).contiguous()
 
+    def rows(self, wanted: Tensor) -> Tensor:
+        if not self._rows_apart:
+            return super().rows(wanted)
+        return ggml.dequantized(self.blocks[wanted], self.type).reshape(-1, *self.shape[1:])
+
+    def slices(self) -> Iterator[Tensor]:
+        if not self._rows_apart:
+            yield self.decode()
+            return
+        rows = max(1, SLICE_BYTES // max(4 * self.plan.columns, 1))
+        for start in range(0, len(self.blocks), rows):
+            yield ggml.dequantized(self.blocks[start : start + rows], self.type).reshape(-1, *self.shape[1:])
+
     def parts(self) -> dict[str, Tensor]:
-        return {".blocks": self.blocks}
+        return {BLOCKS: self.blocks}
 
     @classmethod
     def suffixes(cls, meta: Mapping[str, Any]) -> tuple[str, ...]:
-        return (".blocks",)
+        return (BLOCKS,)
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
         if meta["type"] not in ggml.TYPES:
             raise ValueError(f"it holds blocks of the type {meta['type']!r}, which this version does not know")
-        blocks = parts[".blocks"]
-        found = cls(blocks, meta["type"], tuple(meta["shape"]), dtype_of(meta["dtype"]), Layout.of(meta))
+        blocks, zeros = parts[BLOCKS], meta.get("zeros")
+        found = cls(blocks, meta["type"], tuple(meta["shape"]), dtype_of(meta["dtype"]), Layout.of(meta), zeros)
         size, columns = ggml.TYPES[found.type].size, found.plan.columns
         whole = columns * len(blocks) == found.plan.size and columns % size == 0
         if not whole or tuple(blocks.shape) != found.plan.parts[0].shape or blocks.dtype != torch.uint8:
@@ -106,3 +161,32 @@ class GgmlBlocks(Encoded):
         if bool(moved.any()):
             blocks[moved] = ggml.quantized(matrix[moved], self.type)
         return GgmlBlocks(blocks, self.type, self.shape, self.dtype, self.layout)
+
+
+class InFile(Protocol):
+    """A weight in a file, as `held.FiledWeight` is."""
+
+    @property
+    def parts(self) -> Mapping[str, LazyTensor]: ...
+    @property
+    def meta(self) -> Mapping[str, Any]: ...
+
+
+class OpenedBlocks(Dense):
+    """The blocks that a checkpoint came in, while a step may change them: floats, decoded when they are asked for."""
+
+    kinds = ()
+
+    def __init__(self, kept: InFile | GgmlBlocks) -> None:
+        self.kept = kept
+        parts, meta = (kept.filed_parts(), kept.plan.meta) if isinstance(kept, GgmlBlocks) else (kept.parts, kept.meta)
+        blocks, type, shape = parts[BLOCKS], str(meta["type"]), tuple(meta["shape"])
+
+        def load() -> Tensor:
+            return ggml.dequantized(blocks.load(), type).reshape(shape)
+
+        def some(part: Any, start: int, end: int) -> Tensor:
+            return ggml.dequantized(part(start, end), type).reshape(-1, *shape[1:])
+
+        part = partial(some, blocks.part) if blocks.part is not None else None
+        super().__init__(LazyTensor(shape, dtype_of(meta["dtype"]), load, part), zeros=int(meta["zeros"]))

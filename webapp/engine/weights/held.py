@@ -14,6 +14,7 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.lazy import Tensor, torch
 
 from .base import Encoded, StoragePlan
+from .ggml import GgmlBlocks, OpenedBlocks
 from .memory import is_want_of_memory
 from .safetensors import LazyTensor, as_bytes
 
@@ -89,6 +90,23 @@ class Weights(MutableMapping[str, Encoded]):
 
     def spill_into(self, folder: Path) -> None:
         self._spill = _Spill(folder)
+
+    def open_blocks(self) -> None:
+        """Before a step: the blocks that the checkpoint came in are floats, until `close_blocks`."""
+        for name, entry in self._entries.items():
+            meta = entry.meta if isinstance(entry, FiledWeight) else {}
+            if meta.get("zeros") is not None or (isinstance(entry, GgmlBlocks) and entry.zeros is not None):
+                assert isinstance(entry, FiledWeight | GgmlBlocks)
+                self._entries[name] = OpenedBlocks(entry)
+                self._forget(name)
+
+    def close_blocks(self) -> None:
+        """Those that no step changed are blocks again."""
+        for name, entry in self._entries.items():
+            if isinstance(entry, OpenedBlocks):
+                assert isinstance(entry.kept, FiledWeight | GgmlBlocks)
+                self._entries[name] = entry.kept
+                self._forget(name)
 
     def plan(self, name: str) -> StoragePlan:
         """How a weight is stored; it is read for that once, and not each time."""

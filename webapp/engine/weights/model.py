@@ -8,9 +8,10 @@ from pathlib import Path
 
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
 
-from . import Composite, Dense, Encoded, StoragePlan
+from . import Composite, Dense, Encoded, StoragePlan, stored_plan
 from .activations import Activations
-from .held import Weights
+from .ggml import BLOCKS
+from .held import FiledWeight, Weights
 from .originals import original_tensors
 
 
@@ -43,9 +44,17 @@ class Model:
     @classmethod
     def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:
         """The checkpoint as it was uploaded; each tensor is read from the file when it is needed."""
-        tensors, zeros = original_tensors(folder), {tensor.name: tensor.zeros for tensor in facts.tensors}
-        weights = {name: Dense(tensor, zeros=zeros.get(name)) for name, tensor in tensors.items()}
-        return cls(weights, facts.tied, facts.architecture, files=folder)
+        tensors, known = original_tensors(folder), {tensor.name: tensor for tensor in facts.tensors}
+        weights: dict[str, Encoded | FiledWeight] = {}
+        for stored, tensor in tensors.items():
+            name = stored.removesuffix(BLOCKS)
+            told = known.get(name)
+            if stored != name and told is not None and told.block_type is not None:
+                meta = stored_plan(told).meta
+                weights[name] = FiledWeight({BLOCKS: tensor}, meta, f"{name} of the checkpoint")
+            else:
+                weights[stored] = Dense(tensor, zeros=told.zeros if told is not None else None)
+        return cls(Weights(weights), facts.tied, facts.architecture, files=folder)
 
     def weight(self, name: str) -> Encoded:
         """A weight by its name, or by one that is tied to it."""

@@ -1,7 +1,8 @@
-"""A GGUF file of a language model that transformers loads, dequantized to float32, its tokenizer kept.
+"""A GGUF file of a language model that transformers loads, its blocks and its tokenizer kept.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Config and tokenizer are read by transformers; the tensors
-are dequantized one at a time by gguf-py and laid out by transformers' tables.
+are dequantized one at a time by gguf-py and laid out by transformers' tables; matrices whose rows that leaves whole
+stay in their blocks, where Pare has such.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class GgufImporter(Importer):
     accepts = Accepted(
         (".gguf",),
         "GGUF",
-        "A language model of llama.cpp (LLaMA, Qwen, Gemma, Phi, GPT-2, …); quantized weights become floats again.",
+        "A language model of llama.cpp (LLaMA, Qwen, Gemma, Phi, GPT-2, …); quantized weights stay in their blocks.",
     )
     priority = 20
+    dequantizes = True
 
     @classmethod
     def recognises(cls, path: Path, head: bytes) -> bool:
@@ -69,17 +71,15 @@ class GgufImporter(Importer):
             if reason := why_not(config):
                 raise CheckpointRefused(f"{filename}: {reason}")
             module = Transformers.skeleton(Transformers.describe(config, ()))
-            tensors, beside = model.tensors_of(reader, architecture, config, module, filename)
-        types: Counter[str] = Counter()
-        for tensor in reader.tensors:
-            types[tensor.tensor_type.name] += int(np.prod(tensor.shape))
-        notes = [_dequantized(types, path, sum(tensor.bytes for tensor in tensors.values()))]
+            tensors, blocks, beside = model.tensors_of(reader, architecture, config, module, filename)
+        blocks = {} if upload.dequantize else blocks
+        notes = _told(reader, path, tensors, blocks)
         rope = config.get("rope_parameters") or {}
         if beside and rope.get("rope_type", "default") == "default":
             notes.append(f"Its {beside[0]} (positions stretched for long texts) is not applied.")
         files = _tokenizer(path, filename, upload.scratch, notes, upload.report)
         guarded = {name: replace(tensor, load=_guarded(tensor, filename)) for name, tensor in tensors.items()}
-        opened = Opened(tensors=guarded, config=config, files=files, notes=notes)
+        opened = Opened(tensors=guarded, config=config, files=files, notes=notes, blocks=blocks)
         if upload.in_place:
             _look_beside(opened, path)
         return opened
@@ -137,10 +137,21 @@ def _guarded(tensor: LazyTensor, filename: str) -> Callable[[], Tensor]:
     return load
 
 
-def _dequantized(types: Counter[str], upload: Path, float32_bytes: int) -> str:
+def _told(
+    reader: Any, upload: Path, tensors: dict[str, LazyTensor], blocks: dict[str, tuple[str, LazyTensor]]
+) -> list[str]:
+    """In which numbers the weights are held, beside those that they came in."""
+    types: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        types[tensor.tensor_type.name] += int(np.prod(tensor.shape))
+    kept: Counter[str] = Counter()
+    for kind, raw in blocks.values():
+        kept[kind] += raw.bytes
+    size = f"the upload is {upload.stat().st_size / 1e6:.1f} MB"
+    rest = sum(tensor.bytes for name, tensor in tensors.items() if name not in blocks)
+    if kept:
+        told = ", ".join(f"{count / 1e6:.1f} MB in {kind}" for kind, count in kept.most_common())
+        return [f"its blocks are kept as they are: {told}; other tensors as float32, {rest / 1e6:.1f} MB; {size}"]
     quantized = [name for name, _ in types.most_common() if name not in UNQUANTIZED]
     verb = f"dequantized from {' and '.join(quantized)}" if quantized else f"widened from {' and '.join(types)}"
-    return (
-        f"{verb} to float32: the upload is {upload.stat().st_size / 1e6:.1f} MB, "
-        f"its float32 form is {float32_bytes / 1e6:.1f} MB"
-    )
+    return [f"{verb} to float32: {size}, its float32 form is {rest / 1e6:.1f} MB"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -28,6 +28,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.lazy import Tensor, nn, torch
+from webapp.engine.math.ggml import TYPES
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .names import LONG, NAMED_OTHERWISE, ROPE_FREQS, SHORT
@@ -159,10 +160,19 @@ def _take_over_positions(config: dict[str, Any], told: Callable[[str], Any], ten
             rope |= published
 
 
+class Tensors(NamedTuple):
+    """`floats` by transformers' names, float32 when they are loaded; `blocks` of those of them that are llama.cpp's
+    blocks row by row, (type, uint8 (rows, bytes)); `beside`, names of what the file holds beside the model's."""
+
+    floats: dict[str, LazyTensor]
+    blocks: dict[str, tuple[str, LazyTensor]]
+    beside: list[str]
+
+
 def tensors_of(
     reader: GGUFReader, architecture: str, config: dict[str, Any], module: nn.Module, filename: str
-) -> tuple[dict[str, LazyTensor], list[str]]:
-    """(tensors by transformers' names, float32 when they are loaded; those that the file holds beside the model's).
+) -> Tensors:
+    """What the file holds of the model.
 
     `module` is the model on the meta device. Raises CheckpointRefused for a tensor that the model does not have.
     """
@@ -208,7 +218,30 @@ def tensors_of(
             return None
         return partial(floats_of, part)
 
-    return {name: LazyTensor(shapes[name], torch.float32, loader(name), rows_of(name)) for name in sources}, beside
+    floats = {name: LazyTensor(shapes[name], torch.float32, loader(name), rows_of(name)) for name in sources}
+    found = {name: _blocks(parts, shapes[name], processor) for name, parts in sources.items()}
+    return Tensors(floats, {name: blocks for name, blocks in found.items() if blocks is not None}, beside)
+
+
+def _blocks(parts: list[Any], shape: tuple[int, ...], processor: Any) -> tuple[str, LazyTensor] | None:
+    """A matrix in its blocks, its rows in transformers' order; None of one whose values that loader changes."""
+    kind = parts[0].tensor_type.name
+    if len(parts) > 1 or len(shape) != 2 or kind not in TYPES or tuple(reversed(parts[0].shape)) != shape:
+        return None
+    numbers = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)  # which row each value is of
+    done = processor.process(numbers, parts[0].name, tensor_key_mapping={}, parsed_parameters={"tensors": {}}).weights
+    if done is None or done.shape != numbers.shape or (done != done[:, :1]).any():
+        return None
+    order = done[:, 0].astype(np.int64)
+    if (np.sort(order) != np.arange(shape[0])).any():
+        return None
+    raw = parts[0].data
+
+    def part(start: int, end: int) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(raw[order[start:end]]))
+
+    stored = (shape[0], TYPES[kind].row_bytes(shape[1]))
+    return kind, LazyTensor(stored, torch.uint8, lambda: part(0, shape[0]), part)
 
 
 def floats_of(tensor: Any, start: int, end: int) -> Tensor:

@@ -69,6 +69,7 @@ class StepStage(RunStage):
             raise RecipeInvalid(reason, place)
         model = job.original() if self.number == 1 else read_model(self._earlier(job))
         model.weights.spill_into(job.output)
+        model.weights.open_blocks()
         facts = describe_model(model, job.checkpoint.facts)
         asked = job.run.recipe.steps[self.number - 1]
         prepared = prepare_step(facts, asked, self.number - 1)
@@ -92,6 +93,7 @@ class StepStage(RunStage):
         )
         activations = dict(model.activations)
         outcomes = prepared.applied(model, context)
+        model.weights.close_blocks()
         seconds = time.perf_counter() - start
         report.progress(0.85, "Storing what the step made")
         if model.architecture is not None:
