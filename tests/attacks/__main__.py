@@ -1,4 +1,4 @@
-"""`make attack`: stalls, hostile files, kills and a full disk against Pares of its own, with the figures of each."""
+"""`make attack`: stalls, hostile files, kills, many machines and a full disk, with the figures of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks import full_disk, kills, stalls, uploads
+from tests.attacks import full_disk, kills, machines, stalls, uploads
 from tests.pare_process import serving
 
 
@@ -46,6 +46,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "uploads": at_a_running(uploads.main),
     "kills": kills.main,
     "kills_at_every_stage": kills.at_every_stage,
+    "machines": machines.main,
     "full_disk": full_disk.main,
 }
 

@@ -14,7 +14,8 @@ from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, seed_onnx_run
 from webapp.jobs.processes import is_running
 from webapp.serving.client import state_of
-from webapp.store.models import Deployment, DeploymentState, now
+from webapp.store.clock import now
+from webapp.store.models import Deployment, DeploymentState
 
 READY, STARTING, STOPPED, FAILED = (
     DeploymentState.READY,

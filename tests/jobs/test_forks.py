@@ -2,6 +2,7 @@
 
 import pytest
 
+from webapp.jobs import fork_client
 from webapp.jobs.errors import ChildDied
 from webapp.jobs.fork_client import Forks
 
@@ -33,3 +34,28 @@ def test_what_an_order_names_is_imported_for_its_child_and_all_that_follow(tmp_p
     finally:
         forks.close()
     assert statuses == [0, 7, 7]
+
+
+@pytest.mark.parametrize(("imports", "ready", "goes"), [((), True, False), (["json"], True, True), ((), False, True)])
+def test_a_server_that_rests_gives_back_what_it_was_made_to_import(tmp_path, monkeypatch, imports, ready, goes):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "entry.py").write_text("preload = lambda *modules: None\nmain = lambda job_file: 0\n")
+    forks = Forks("entry", 1)
+    try:
+        child = forks.start(tmp_path / "job.json", 0.2, lambda: False, imports)
+        assert child.wait() == 0
+        child.close()
+        before = forks.server_pid
+        forks.rest(ready)
+        assert forks.server_pid == before
+        monkeypatch.setattr(fork_client, "REST_SECONDS", 0.0)
+        forks.rest(ready)
+        assert (forks.server_pid != before) is goes
+        assert (forks.server_pid is not None) is ready or not goes
+        forks.rest(ready)
+        assert (forks.server_pid is not None) is ready or not goes
+        again = forks.start(tmp_path / "job.json", 0.2, lambda: False)
+        assert again.wait() == 0
+        again.close()
+    finally:
+        forks.close()

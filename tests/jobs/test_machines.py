@@ -1,19 +1,22 @@
 """Several machines share a database and an object store: whose clock counts, whose cores, and what an outage costs."""
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
+from tests.attacks import machines
 from tests.jobs.bench import Bench
 from tests.object_store import object_store
 from tests.postgresql import fresh_database
 from webapp.config import InstallationSettings, cores
 from webapp.jobs import heartbeat
 from webapp.jobs.heartbeat import Heartbeat, bury, living, neighbours
+from webapp.jobs.worker import WorkerSlot, remove_leftovers
+from webapp.store import clock
 from webapp.store.database import make_engine, make_sessions, upgrade
-from webapp.store.models import RunState, now
+from webapp.store.models import Checkpoint, RunState
 
 
 @pytest.fixture
@@ -24,12 +27,12 @@ def sessions():
     engine.dispose()
 
 
-@pytest.mark.parametrize("ahead_seconds", [40, -40])
+@pytest.mark.parametrize("ahead_seconds", [300, -300])
 def test_a_worker_with_a_wrong_clock_takes_nobody_for_dead_and_is_not_taken_for_dead(
     sessions, monkeypatch, ahead_seconds
 ):
     Heartbeat(sessions, "right").start()
-    monkeypatch.setattr(heartbeat, "now", lambda: now() + timedelta(seconds=ahead_seconds))
+    put_wrong(monkeypatch, ahead_seconds)
     wrong = Heartbeat(sessions, "wrong")
     wrong.start()
     assert wrong.beat()
@@ -37,6 +40,30 @@ def test_a_worker_with_a_wrong_clock_takes_nobody_for_dead_and_is_not_taken_for_
         assert bury(session, 30, "wrong") == []
         assert bury(session, 30, "right") == []
         assert living(session) == {"right", "wrong"}
+
+
+@pytest.mark.parametrize("ahead_seconds", [300, -300])
+def test_what_a_machine_with_a_wrong_clock_writes_down_is_the_databases_time(sessions, monkeypatch, ahead_seconds):
+    put_wrong(monkeypatch, ahead_seconds)
+    sessions.kw["bind"].dispose()  # a new connection asks
+    with sessions.begin() as session:
+        row = Checkpoint(name="c", filename="c", size_bytes=1, digest="0" * 64)
+        session.add(row)
+        session.flush()
+        assert abs((clock.clock(session) - row.created_at).total_seconds()) < 5
+    assert abs((clock.now() - datetime.now(UTC)).total_seconds()) < 5
+
+
+def put_wrong(monkeypatch, ahead_seconds):
+    """This machine's clock, until the test ends. What a database had told before is forgotten."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return datetime.now(zone) + timedelta(seconds=ahead_seconds)
+
+    monkeypatch.setattr(clock, "datetime", Wrong)
+    monkeypatch.setattr(clock, "_told", None)
 
 
 def test_workers_on_one_machine_share_its_cores(sessions, tmp_path, monkeypatch):
@@ -78,3 +105,27 @@ def test_an_object_store_that_is_away_delays_a_run_and_fails_none(tmp_path):
         assert [bench.ended(id).state for id in (first, queued)] == [RunState.SUCCEEDED] * 2
     finally:
         bench.close()
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_on_three_machines_lose_and_double_nothing(tmp_path):
+    machines.main(tmp_path / "machines", runs=24, study=False)
+
+
+def test_what_a_killed_worker_left_is_removed_by_any_other_of_its_machine(tmp_path):
+    settings = InstallationSettings.load(tmp_path)
+    mine, other = WorkerSlot.claim(settings), WorkerSlot.claim(settings)
+    before = f"an-earlier-name-{other.executor_id.rpartition('-')[2]}"  # as containers get one each time
+    for name in (mine.executor_id, other.executor_id, before, "scratch", "uploads"):
+        (settings.work / name).mkdir(parents=True)
+    remove_leftovers(settings)
+    assert {path.name for path in settings.work.iterdir()} == {
+        mine.executor_id,
+        other.executor_id,
+        "scratch",
+        "uploads",
+    }
+    other.release()
+    remove_leftovers(settings)
+    assert {path.name for path in settings.work.iterdir()} == {mine.executor_id, "scratch", "uploads"}
+    mine.release()

@@ -9,7 +9,8 @@ import pytest
 from tests.engine.profiles.drawn_profiles import drawn_facts, drawn_profile
 from tests.jobs.bench import Bench
 from webapp.jobs.studies import advance_studies
-from webapp.store.models import Checkpoint, Profile, Run, RunState, Stage, StageState, Study, UploadState, now
+from webapp.store.clock import now
+from webapp.store.models import Checkpoint, Profile, Run, RunState, Stage, StageState, Study, UploadState
 
 FACTS = drawn_facts(blocks=2)
 PROFILE = drawn_profile(0, FACTS, measured=8)

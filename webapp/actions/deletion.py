@@ -6,7 +6,8 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import some
-from webapp.store.models import Checkpoint, Dataset, Deployment, Profile, Run, RunState, Share, now
+from webapp.store.clock import now
+from webapp.store.models import Checkpoint, Dataset, Deployment, Profile, Run, RunState, Share
 
 from .errors import Conflict
 

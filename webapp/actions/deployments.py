@@ -21,7 +21,8 @@ from webapp.engine.run.stages.export import ExportStage
 from webapp.engine.run.stages.original import OriginalStage
 from webapp.serving import RUNTIME
 from webapp.serving.errors import Unauthorized
-from webapp.store.models import Artifact, Deployment, DeploymentState, Run, now
+from webapp.store.clock import now
+from webapp.store.models import Artifact, Deployment, DeploymentState, Run
 
 from .compatibility import architecture_only
 from .errors import Conflict, NotFound

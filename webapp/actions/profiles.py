@@ -13,9 +13,10 @@ from webapp.engine.run.checks import check_profile, task_of
 from webapp.engine.run.profile_job import profile_key
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.job import DataGiven
+from webapp.store.clock import now
 from webapp.store.database import begin_writing
 from webapp.store.digests import normalised_digest
-from webapp.store.models import Checkpoint, Dataset, Profile, RunState, now
+from webapp.store.models import Checkpoint, Dataset, Profile, RunState
 
 from .errors import Conflict
 from .run_requests import named, ready

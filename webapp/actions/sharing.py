@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.store.models import Run, Share, now
+from webapp.store.clock import now
+from webapp.store.models import Run, Share
 
 from .errors import NotFound
 

@@ -16,7 +16,8 @@ from webapp.engine.profiles.smallest import within as is_within
 from webapp.engine.profiles.uniform import uniform
 from webapp.engine.run.budgets import expected_of, limits_of
 from webapp.engine.run.worsening import POINTS, Worsening, worsened
-from webapp.store.models import Profile, Run, Study, now
+from webapp.store.clock import now
+from webapp.store.models import Profile, Run, Study
 from webapp.units import byte_text
 
 from .budgets import profile_to_ask, solver_for

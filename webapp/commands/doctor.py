@@ -129,7 +129,8 @@ def check_workers(settings: InstallationSettings) -> Iterator[str]:
     from sqlalchemy import select
     from sqlalchemy.exc import SQLAlchemyError
 
-    from webapp.store.database import clock, make_engine, make_sessions
+    from webapp.store.clock import clock
+    from webapp.store.database import make_engine, make_sessions
     from webapp.store.models import Worker
 
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ def start(host: str, port: int, instance: Path, workers: int | None, is_open: bo
     start_logging(settings)
     with listen(host, port) as listening:
         supervisor = Supervisor(settings, listening, host, is_open)
-        load_samples(settings, always_samples)
+        with ProcessPoolExecutor(1, get_context("fork")) as apart:  # this process lives long, and imports little
+            apart.submit(load_samples, settings, always_samples).result()
         supervisor.run(click.echo)
 
 

@@ -173,6 +173,11 @@ class ChildSupervisor:
             kill_group(process_id)
         self.forks.close()
 
+    def rest(self) -> None:
+        """To be called now and then: what was imported for children, and is not needed for a while, is given back."""
+        if not self.processes:
+            self.forks.rest(ready=self.entry != HUB_CHILD)
+
     def hold_if_closing(self) -> None:
         """When the worker ends, its threads stand still here, so that nothing they half did is recorded."""
         if self.closing.is_set():

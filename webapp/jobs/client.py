@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 from webapp.config import InstallationSettings
 from webapp.engine.run.stages import format_of
 from webapp.engine.run.stages.blame import BlameStage
+from webapp.store.clock import now
 from webapp.store.database import make_engine, make_sessions, writing
-from webapp.store.models import ArtifactState, Checkpoint, Profile, Run, RunState, Stage, StageState, Study, now
+from webapp.store.models import ArtifactState, Checkpoint, Profile, Run, RunState, Stage, StageState, Study
 
 from .errors import JobMissing, JobNotRetryable
 from .queues import (
@@ -49,7 +50,7 @@ class JobClient:
         self._sessions = make_sessions(engine or make_engine(settings.database_url))
         self._lock = threading.Lock()
         self._client: DBOSClient | None = None
-        self._jobs_engine = make_engine(settings.jobs_database_url)  # connects at first use
+        self._jobs_engine = make_engine(settings.jobs_database_url, tells_time=False)  # connects at first use
 
     def enqueue_inspection(self, kind: Kind, id: str) -> None:
         """Has the checkpoint or dataset of this id inspected, and fetched before where it is on a hub.

@@ -2,7 +2,7 @@
 
 It is a process beside the workers. What requests want stands in the rows; every look makes what is there equal to it,
 so that nothing has to be told to anybody, and after a restart all is as before. A process ends with the deployer, also
-by kill -9; the deployer ends with Pare.
+by kill -9; the deployer ends with Pare. Where nothing is deployed it holds little: what needs numpy is imported later.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.config import InstallationSettings
-from webapp.engine.weights.originals import is_weights
-from webapp.serving.__main__ import UNLOADABLE
-from webapp.serving.client import state_of
+from webapp.serving import ABOUT, UNLOADABLE
 from webapp.serving.errors import Unavailable
-from webapp.serving.model import ABOUT
+from webapp.store.clock import now
 from webapp.store.database import make_engine, make_sessions, upgrade, writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
-from webapp.store.models import Deployment, DeploymentState, now
+from webapp.store.models import Deployment, DeploymentState
 
 from .processes import Service, child_environment, python
 from .workplace import file_store
@@ -107,6 +105,8 @@ class ModelProcess:
             self._silent = 0
 
     def _look(self) -> None:
+        from webapp.serving.client import state_of
+
         process = self.service.process
         assert process is not None
         if not self.socket.exists():
@@ -141,6 +141,8 @@ class ModelProcess:
             self.changes |= {"memory_bytes": None, "pid": None}
 
     def _lay_out(self, row: Deployment, settings: InstallationSettings, files: FileStore) -> None:
+        from webapp.engine.weights.originals import is_weights
+
         shutil.rmtree(self.folder, ignore_errors=True)
         stages = {stage.name: stage.files for stage in row.run.stages}
         # all but the weights is small, and may belong to the tokenizer

@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 OOM_SCORE = 700  # the kernel takes the child's memory before the worker's
 STARTS = 3  # of the server, before a child is given up
+REST_SECONDS = 60.0  # without an order: what was imported for the last ones is given back
 
 
 class Fork:
@@ -55,10 +57,12 @@ class Fork:
         return self.status
 
 
-@dataclass(frozen=True)
+@dataclass
 class _StartedForkServer:
     process: subprocess.Popen[bytes]
     orders: socket.socket
+    ordered_at: float = field(default_factory=time.monotonic)
+    grown: bool = False  # by what orders named beside what every child needs
 
     @classmethod
     def started(cls, entry: str, threads: int) -> _StartedForkServer:
@@ -110,8 +114,7 @@ class Forks:
             if unwanted():
                 raise Stopped("the work is not wanted any more")
             server = self.prepare()
-            order = json.dumps({"job": str(job_file.resolve()), "imports": imports}).encode()
-            if fork := self._order(server, order, wait_seconds, unwanted):
+            if fork := self._order(server, job_file, imports, wait_seconds, unwanted):
                 return fork
             log.warning("The process that makes the computing processes has ended")
             self._drop(server)
@@ -119,6 +122,17 @@ class Forks:
             "The computing process does not start: what it needs cannot be imported, or something kills it at once. "
             "The worker's log says which."
         )
+
+    def rest(self, ready: bool) -> None:
+        """To be called now and then while no child lives. A server that had nothing to do for a while is ended; with
+        `ready` only one that has imported more than every child needs, and one that has not takes its place."""
+        with self._one_at_a_time:
+            server = self._server
+            if server is None or time.monotonic() - server.ordered_at < REST_SECONDS or not (server.grown or not ready):
+                return
+            self._drop(server)
+            if ready:
+                self.prepare()
 
     def close(self) -> None:
         """Ends the server, and with it every child; the next child starts another."""
@@ -132,15 +146,23 @@ class Forks:
                 self._server = None
 
     def _order(
-        self, server: _StartedForkServer, order: bytes, wait_seconds: float, unwanted: Callable[[], bool]
+        self,
+        server: _StartedForkServer,
+        job_file: Path,
+        imports: Sequence[str],
+        wait_seconds: float,
+        unwanted: Callable[[], bool],
     ) -> Fork | None:
         """None where the server, or the child itself, has ended at once."""
+        order = json.dumps({"job": str(job_file.resolve()), "imports": imports}).encode()
         channel, theirs = socket.socketpair()
         (their_in, stdin), (stdout, their_out), (stderr, their_err) = os.pipe(), os.pipe(), os.pipe()
         own = (os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb"))
         fork = None
         try:
             with theirs, self._one_at_a_time:
+                server.ordered_at = time.monotonic()
+                server.grown |= bool(imports)
                 socket.send_fds(server.orders, [order], [their_in, their_out, their_err, theirs.fileno()])
             while not select.select([channel], [], [], wait_seconds)[0]:
                 if unwanted():

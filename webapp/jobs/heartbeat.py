@@ -9,8 +9,9 @@ from datetime import timedelta
 from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from webapp.store.database import clock, writing
-from webapp.store.models import Worker, now
+from webapp.store.clock import clock, now
+from webapp.store.database import writing
+from webapp.store.models import Worker
 
 
 class Heartbeat:

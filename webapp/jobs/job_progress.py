@@ -12,7 +12,8 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from webapp.store.models import LogLine, Profile, Run, RunState, Stage, StageState, now
+from webapp.store.clock import now
+from webapp.store.models import LogLine, Profile, Run, RunState, Stage, StageState
 
 from .child import CurvePoint
 

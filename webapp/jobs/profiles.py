@@ -6,9 +6,10 @@ import logging
 from typing import Any
 
 from webapp.engine.errors import PareError
+from webapp.store.clock import now
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
-from webapp.store.models import Profile, RunState, now
+from webapp.store.models import Profile, RunState
 
 from .errors import Stopped
 from .job_files import profile_job

@@ -11,9 +11,10 @@ from webapp.engine.archive import extract, members
 from webapp.engine.errors import PareError
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.model_card import model_card
+from webapp.store.clock import now
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
-from webapp.store.models import Publication, Run, RunState, now
+from webapp.store.models import Publication, Run, RunState
 
 from .errors import HubOff, Stopped
 from .job_progress import JobProgress

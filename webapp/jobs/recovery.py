@@ -12,8 +12,9 @@ from dbos import DBOS, WorkflowStatus
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from webapp.store.clock import now
 from webapp.store.database import writing
-from webapp.store.models import Checkpoint, Dataset, RunState, UploadState, now
+from webapp.store.models import Checkpoint, Dataset, RunState, UploadState
 
 from .client import JobClient
 from .heartbeat import bury, living

@@ -17,10 +17,11 @@ from webapp.engine.run.receipt import conclude
 from webapp.engine.run.stages import RunStage, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
 from webapp.engine.weights.originals import is_weights
+from webapp.store.clock import now
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
-from webapp.store.models import Artifact, LogLine, Profile, Run, RunState, Stage, StageState, now
+from webapp.store.models import Artifact, LogLine, Profile, Run, RunState, Stage, StageState
 
 from .client import end_job
 from .errors import Stopped

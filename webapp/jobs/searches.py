@@ -8,7 +8,8 @@ from webapp.engine.profiles.smallest import Probe, Stop, Try, next_step, within
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.budgets import best_within, expected_of, limits_of, probe_of, search_on, solver_of
 from webapp.engine.techniques import with_versions
-from webapp.store.models import Run, RunState, Study, now
+from webapp.store.clock import now
+from webapp.store.models import Run, RunState, Study
 from webapp.units import byte_text, significant
 
 from .study_steps import Begin, Conclude

@@ -20,9 +20,10 @@ from webapp.engine.exporters import measured
 from webapp.engine.run.race import Entrant, judged
 from webapp.engine.run.stages.baseline import SCORES, read_scores
 from webapp.engine.run.stages.verify import VerifyStage
+from webapp.store.clock import now
 from webapp.store.database import writing
 from webapp.store.errors import StoreError
-from webapp.store.models import Profile, Run, RunState, Study, now
+from webapp.store.models import Profile, Run, RunState, Study
 
 from .client import JobClient
 from .searches import searched

@@ -167,11 +167,15 @@ def access_of(settings: InstallationSettings, alone: bool, is_open: bool) -> tup
 def service_environment(settings: InstallationSettings, host: str) -> dict[str, str]:
     """The services read the same settings as this process, those from its command line included."""
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {
-        "PARE_INSTANCE": str(settings.instance),
-        "PARE_WORKERS": str(settings.workers),
-        "PARE_ACCESS_TOKEN": settings.access_token,
-        "PARE_TRUSTED_HOSTS": ",".join(filter(None, [settings.trusted_hosts, host])),
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUNBUFFERED": "1",
-    }
+    return (
+        {"MALLOC_ARENA_MAX": "1"}
+        | os.environ
+        | {  # else each thread keeps freed memory of its own
+            "PARE_INSTANCE": str(settings.instance),
+            "PARE_WORKERS": str(settings.workers),
+            "PARE_ACCESS_TOKEN": settings.access_token,
+            "PARE_TRUSTED_HOSTS": ",".join(filter(None, [settings.trusted_hosts, host])),
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+        }
+    )

@@ -61,6 +61,18 @@ class WorkerSlot:
         self._lock.close()
 
 
+def remove_leftovers(settings: InstallationSettings) -> None:
+    """Of workers of this installation that were killed, and after which none took the same slot."""
+    for folder in settings.work.glob("*-*"):
+        lock_file = settings.instance / "workers" / f"{folder.name.rpartition('-')[2]}.lock"
+        if not lock_file.exists():
+            continue
+        if (lock := _locked(lock_file)) is not None or not folder.name.startswith(f"{settings.machine}-"):
+            shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            lock.close()
+
+
 def _locked(path: Path) -> IO[str] | None:
     lock = path.open("a")
     try:
@@ -112,6 +124,8 @@ class RunWorker:
                 if not self._studying.is_alive():
                     self._studying = threading.Thread(target=self._study, daemon=True)  # budgets may take a second
                     self._studying.start()
+                for supervisor in (self.place.children, self.place.hub):
+                    supervisor.rest()
                 if self._is_due("sweep", settings.sweep_interval_seconds) and not self._sweeping.is_alive():
                     self._sweeping = threading.Thread(target=self._sweep, daemon=True)  # a slow store delays no beat
                     self._sweeping.start()
@@ -131,7 +145,7 @@ class RunWorker:
         DBOS(
             config={
                 "name": APPLICATION_NAME,
-                "system_database_engine": make_engine(settings.jobs_database_url),
+                "system_database_engine": make_engine(settings.jobs_database_url, tells_time=False),
                 "executor_id": self.place.executor_id,
                 "application_version": APPLICATION_VERSION,
                 "log_level": "WARNING",
@@ -171,6 +185,7 @@ class RunWorker:
         try:
             look_at_structures(self.place)
             sweep_scratch(self.place)
+            remove_leftovers(self.place.settings)
             for kept in (UPLOADS, HUB):
                 remove_idle_folders(self.place.settings.work / kept, self.place.settings.sweep_age_seconds)
             with self.place.sessions() as session:

@@ -5,4 +5,6 @@ second and its memory is the model's. It listens on a unix socket; who may ask, 
 by others (`webapp.web.views.serve`, `webapp.jobs.deployer`).
 """
 
+ABOUT = "about.json"  # {"name", "model": the file, "architecture", "classes", "preprocessing", "threads"}
+UNLOADABLE = 3  # exit status; the last line on stderr is the sentence
 RUNTIME = "onnxruntime"  # exporters whose files it runs say so in `served_by`

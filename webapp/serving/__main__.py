@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from . import UNLOADABLE
 from .errors import Unloadable
 from .model import ServedModel
 from .server import ModelServer
-
-UNLOADABLE = 3  # exit status; the last line on stderr is the sentence
 
 
 def main() -> None:

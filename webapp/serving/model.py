@@ -23,10 +23,10 @@ from webapp.engine.data.preprocessing import Preprocessing
 from webapp.engine.exporters.onnx.signature import TextSignature, open_session, signature_of
 from webapp.engine.facts import ArchitectureSpec
 
+from . import ABOUT
 from .errors import Refused, Unloadable
 from .tensors import WHOLE, Array, checked
 
-ABOUT = "about.json"  # {"name", "model": the file, "architecture", "classes", "preprocessing", "threads"}
 FREE = {"batch": 1, "sequence": 8}  # of a sample to warm up with; other axes are sides of an image
 BYTES = "b64"
 LONGEST_TEXT = 1_000_000  # characters

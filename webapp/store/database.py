@@ -7,14 +7,14 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from .clock import follow
 from .errors import DatabaseUnusable
 
 BUSY_TIMEOUT_MS = 30_000
@@ -40,22 +40,24 @@ def engine_options(url: str | URL) -> dict[str, Any]:
     """What `create_engine` is told beside the URL, for those who make their own engine (then: `prepare`)."""
     if database_url(url).get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": BUSY_TIMEOUT_MS / 1000}}
-    return {"pool_pre_ping": True}
+    return {"pool_pre_ping": True, "pool_recycle": 3600}  # seconds; a new connection is asked for the time
 
 
-def make_engine(url: str | URL) -> Engine:
+def make_engine(url: str | URL, tells_time: bool = True) -> Engine:
     """An engine whose transactions wait for each other instead of failing; also good for DBOS."""
     engine = create_engine(database_url(url), **engine_options(url))
-    prepare(engine)
+    prepare(engine, tells_time)
     return engine
 
 
-def prepare(engine: Engine) -> None:
-    """SQLite: WAL, foreign keys, and writes that take the lock at once.
+def prepare(engine: Engine, tells_time: bool = True) -> None:
+    """SQLite: WAL, foreign keys, and writes that take the lock at once. Others are asked for the time (see clock).
 
     With the driver's isolation level IMMEDIATE a read outside a write takes no lock at all, and the first write
     starts with BEGIN IMMEDIATE, which waits; a read that turns into a write would fail without waiting.
     """
+    if tells_time:
+        follow(engine)
     if engine.dialect.name != "sqlite":
         return
 
@@ -114,15 +116,6 @@ def begin_writing(session: Session) -> None:
     """From here on what the session reads and writes is one, as in `writing`. It has written nothing yet."""
     if session.get_bind().dialect.name == "sqlite":
         session.connection().exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def clock(session: Session) -> datetime:
-    """What the time is, in UTC, for all who share the database: machines' own clocks may be apart."""
-    if session.get_bind().dialect.name == "sqlite":  # of one machine
-        return datetime.now(UTC)
-    told = session.scalar(select(func.clock_timestamp()))
-    assert isinstance(told, datetime)
-    return told.astimezone(UTC)
 
 
 def upgrade(engine: Engine) -> None:

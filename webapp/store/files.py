@@ -22,6 +22,7 @@ from uuid import uuid4
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from .clock import now
 from .errors import FileMissing, StoreUnreachable, UploadBroken, UploadTooLarge
 from .space import as_store_full, require_free
 
@@ -213,7 +214,8 @@ class FileStore:
 
     def sweep(self, named: Collection[str], older_than_seconds: float = 86400.0) -> int:
         """Deletes drafts and objects that are not `named` and older than that, and cached copies. Returns how many."""
-        until = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+        age = timedelta(seconds=older_than_seconds)
+        until = (datetime.now(UTC) if self._folder else now()) - age  # a remote store's clock is not this machine's
         swept = 0
         for path in self._fs.find(self._root):
             name = str(path).rsplit("/", 1)[-1]
@@ -223,7 +225,7 @@ class FileStore:
                     swept += 1
         for cached in self._cache.iterdir() if self._cache and self._cache.exists() else ():
             with suppress(FileNotFoundError):  # another process was faster
-                if datetime.fromtimestamp(cached.stat().st_mtime, UTC) <= until:
+                if datetime.fromtimestamp(cached.stat().st_mtime, UTC) <= datetime.now(UTC) - age:
                     cached.unlink()
         return swept
 

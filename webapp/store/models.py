@@ -11,6 +11,8 @@ from sqlalchemy import JSON, BigInteger, Dialect, Enum, ForeignKey, Index, Strin
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import DateTime, TypeDecorator
 
+from .clock import now
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware time in UTC, also where the database (SQLite) keeps no time zone."""
@@ -21,7 +23,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Raises ValueError."""
         if value is not None and value.tzinfo is None:
-            raise ValueError(f"{value} has no time zone; use webapp.store.models.now() or datetime.now(UTC)")
+            raise ValueError(f"{value} has no time zone; use webapp.store.clock.now() or datetime.now(UTC)")
         return value.astimezone(UTC) if value is not None else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -38,10 +40,6 @@ def state_column(states: type[StrEnum]) -> Enum:
 def new_id() -> str:
     """A short random address, safe in a URL: 12 characters of 60 random bits."""
     return "".join(secrets.choice("23456789abcdefghjkmnpqrstuvwxyz") for _ in range(12))
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 class UploadState(StrEnum):

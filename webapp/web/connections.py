@@ -3,6 +3,8 @@
 A request gets a thread when its head and its small body have come; until then the event loop alone waits for it.
 What is large is read and written by a thread, and only so many threads may wait for a client at a time: each of them
 holds a *place*. Who sends or takes nothing for a while, or next to nothing all along, loses the connection.
+
+gunicorn's own process, which watches the worker, imports this file too: Flask and the settings only the worker needs.
 """
 
 from __future__ import annotations
@@ -22,12 +24,10 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from flask import request
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from webapp.actions.errors import BodyStalled, Busy
-from webapp.config import InstallationSettings
 
 SMALL_BODY_BYTES = 1 << 16  # up to here a body is collected before a thread is asked for
 HEAD_BYTES = 1 << 16  # gunicorn refuses a larger one
@@ -46,6 +46,8 @@ LENGTH = re.compile(
 
 def hold_place() -> None:
     """To be called before a large answer is begun: it takes a place for as long as it is sent. Raises Busy."""
+    from flask import request
+
     client = request.environ.get("gunicorn.socket")
     if isinstance(client, Client) and not client.hold():
         raise Busy("As many files are being sent and received as Pare does at once; try again in a moment.")
@@ -227,6 +229,8 @@ def _received(client: Client) -> bytes | None:
 
 class GunicornWorker(ThreadWorker):
     def init_process(self) -> None:
+        from webapp.config import InstallationSettings
+
         settings = InstallationSettings.load()
         Client.places = threading.BoundedSemaphore(settings.transfers_at_once)
         Client.idle_seconds = settings.client_idle_seconds

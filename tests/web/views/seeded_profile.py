@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from tests.engine.profiles.drawn_profiles import drawn_profile
 from webapp.engine.facts import CheckpointFacts
-from webapp.store.models import Checkpoint, Dataset, Profile, RunState, UploadState, now
+from webapp.store.clock import now
+from webapp.store.models import Checkpoint, Dataset, Profile, RunState, UploadState
 
 Shapes = Mapping[str, tuple[int, ...]]
 DIGITS: Shapes = {

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from tests.engine.profiles.drawn_profiles import drawn_facts, drawn_profile
 from tests.web.views.seeded import measured, metric
 from tests.web.views.seeded_receipt import receipt
-from webapp.store.models import Checkpoint, Dataset, Profile, Run, RunState, Study, UploadState, now
+from webapp.store.clock import now
+from webapp.store.models import Checkpoint, Dataset, Profile, Run, RunState, Study, UploadState
 
 DRAWN = drawn_facts(blocks=2)
 SPEC = DRAWN.architecture.model_copy(update={"inputs": {"vocab": 96}, "config": {"model_type": "drawn"}})

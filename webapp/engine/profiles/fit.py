@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from webapp.engine.facts import Facts, Task
+from webapp.engine.math.isotonic import isotonic
 
 from .facts import KEPT, Measurement, ProfileFacts
 from .knapsack import Floats, Whole
@@ -178,12 +179,12 @@ class LossFit:
         weight: Floats = np.bincount(place, data.weight).astype(np.float64)
         wanted = np.bincount(place, data.weight * (data.loss - data.apart @ self.theta[2:COMMON])) / weight
         line = _line(self.theta, sums)
-        whole = _isotonic(wanted, weight) - line
+        whole = isotonic(wanted, weight) - line
 
         def unseen(i: int) -> float:
             """The correction at a measurement, of all others."""
             rest = np.arange(len(sums)) != i
-            return float(np.interp(sums[i], sums[rest], _isotonic(wanted[rest], weight[rest]) - line[rest]))
+            return float(np.interp(sums[i], sums[rest], isotonic(wanted[rest], weight[rest]) - line[rest]))
 
         others = np.array([unseen(i) for i in range(len(sums))])
         left = {share: float(weight @ (wanted - line - share * others) ** 2) for share in (0.0, 0.5, 1.0)}
@@ -364,10 +365,3 @@ def _deviation(unseen: Floats, weight: Floats) -> float:
     typical = min(TYPICAL, float(np.sqrt(np.median(unseen**2))) * 3) if len(unseen) > 3 else TYPICAL
     limited = np.minimum(unseen**2, 9 * max(float(np.median(unseen**2)), 1e-12) * 2.2)
     return math.sqrt((TYPICAL_COUNT * typical**2 + float(weight @ limited)) / (TYPICAL_COUNT + float(weight.sum())))
-
-
-def _isotonic(values: Floats, weight: Floats) -> Floats:
-    from scipy.optimize import isotonic_regression
-
-    found: Any = isotonic_regression(values, weights=weight)
-    return np.asarray(found.x, dtype=np.float64)

@@ -22,8 +22,9 @@ from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
 
 from webapp.actions.errors import BodyInvalid, Conflict, KeyReused, RequestInvalid
 from webapp.engine.errors import PareError
+from webapp.store.clock import now
 from webapp.store.errors import StoreError, UploadBroken
-from webapp.store.models import KeptAnswer, now
+from webapp.store.models import KeptAnswer
 from webapp.web.extensions import db, services
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
