@@ -43,10 +43,21 @@ export function showPrediction(answer) {
     ["Stored values", whole.format(after.params_stored), ""],
     ["Sparsity", percent(after.sparsity), ""],
     ["Bits per weight", after.bits_per_weight.toFixed(2), `was ${before.bits_per_weight.toFixed(2)}`],
+    ...needed(answer.needs),
   ]);
   stepRows(steps);
   at("warnings").replaceChildren(...warnings.map((text) => element("li", text)));
   leftRows(unreached);
+}
+
+// Of memory and disk, at most.
+function needed(needs) {
+  if (!needs) return [];
+  const most = needs.stages.find(({ memory_bytes }) => memory_bytes === needs.memory_bytes);
+  return [
+    ["Memory, at most", needs.memory_bytes === null ? "not known" : bytes(needs.memory_bytes), needs.memory_bytes === null ? "" : most.title],
+    ["Disk, at most", bytes(needs.disk_bytes), "until it is done"],
+  ];
 }
 
 function facts(rows) {

@@ -140,7 +140,10 @@ async function ask() {
   document.getElementById("prediction").classList.add("stale");
   try {
     const [dataset_id, training_dataset_id] = DATA.map((name) => form.elements[name].value || null);
-    const answer = await post(address("predict"), { checkpoint_id, recipe, dataset_id, training_dataset_id });
+    const teacher_checkpoint_id = form.elements.teacher_checkpoint.value || null;
+    const exports = [...form.querySelectorAll("[data-export]:checked")].map((box) => box.value);
+    const data = { dataset_id, training_dataset_id, teacher_checkpoint_id };
+    const answer = await post(address("predict"), { checkpoint_id, recipe, exports, ...data });
     if (answer.error) answer.error.message = plain(answer.error.message);
     // A recipe that the prediction refuses: what its patterns match, and its text, are still worth seeing.
     const { matches, recipe_yaml } = answer.error && !asText ? await post(address("match"), { checkpoint_id, recipe }) : answer;
@@ -312,7 +315,8 @@ for (const end of ["pointerup", "pointercancel"]) {
   });
 }
 
-for (const name of DATA) form.elements[name].addEventListener("change", look);
+for (const name of [...DATA, "teacher_checkpoint"]) form.elements[name].addEventListener("change", look);
+for (const box of form.querySelectorAll("[data-export]")) box.addEventListener("change", look);
 form.addEventListener("input", keep);
 form.elements.checkpoint.addEventListener("change", () => {
   look();

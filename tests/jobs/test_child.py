@@ -45,7 +45,7 @@ def told():
 def supervise(tmp_path, told):
     """Has a child perform the script."""
 
-    def supervise(*script, unwanted=lambda: False, memory_limit_bytes=10**9, **options):
+    def supervise(*script, unwanted=lambda: False, memory_limit_bytes=10**9, foreseen_bytes=None, **options):
         supervisor = ChildSupervisor(entry=CHILD, **{"poll_seconds": 0.05, "tell_seconds": 0.05} | options)
         script_of_run = {"stages": {"s": script}, "ledger": str(tmp_path / "ledger")}
         job = {
@@ -55,6 +55,7 @@ def supervise(tmp_path, told):
             "inputs": {},
             "output": str(tmp_path / "work/output"),
             "memory_limit_bytes": memory_limit_bytes,
+            "foreseen_bytes": foreseen_bytes,
         }
         try:
             return supervisor.run(job, tmp_path / "work", told, unwanted)
@@ -151,6 +152,19 @@ def test_the_memory_limit_reaches_the_child(supervise):
     with pytest.raises(ChildFailed) as caught:
         supervise(["allocate", 500_000_000], memory_limit_bytes=200_000_000)
     assert caught.value.code == "out_of_memory"
+
+
+def test_a_stage_is_held_to_what_was_foreseen_and_then_gets_all_there_is(supervise, told, tmp_path):
+    supervise(["allocate", 500_000_000], memory_limit_bytes=10**9, foreseen_bytes=200_000_000)
+    assert len(started(tmp_path)) == 2
+    assert told.lines == ["It needed more than the 200 MB that were foreseen; it is started again"]
+
+
+def test_no_more_than_there_is_is_tried_where_that_was_foreseen(supervise, tmp_path):
+    with pytest.raises(ChildFailed) as caught:
+        supervise(["allocate", 500_000_000], memory_limit_bytes=200_000_000, foreseen_bytes=300_000_000)
+    assert caught.value.code == "out_of_memory"
+    assert len(started(tmp_path)) == 1
 
 
 def test_a_library_that_aborts_for_want_of_memory_is_recognised(supervise):

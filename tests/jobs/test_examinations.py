@@ -56,14 +56,15 @@ def looked_at(answer, tmp_path, facts=FACTS):
 
 
 def test_what_can_be_cut_is_among_the_facts(tmp_path):
-    found, (job,) = looked_at({"groups": []}, tmp_path)
-    assert found == FACTS | {"structure": {"groups": []}}
+    answer = {"structure": {"groups": []}, "pass_size": None}
+    found, (job,) = looked_at(answer, tmp_path)
+    assert found == FACTS | answer
     assert (job["task"], job["memory_limit_bytes"]) == ("look_at_structure", 10**9)
     assert looked_at({}, tmp_path, {"architecture": None}) == ({"architecture": None}, [])
 
 
 def test_where_nobody_could_look_the_facts_say_so(tmp_path):
     found, _ = looked_at(ChildDied("It ended with the signal SIGALRM."), tmp_path)
-    assert found == FACTS | {"structure": {"unknown": UNKNOWN}}
+    assert found == FACTS | {"structure": {"unknown": UNKNOWN}, "pass_size": None}
     with pytest.raises(Stopped):
         looked_at(Stopped("deleted"), tmp_path)

@@ -5,7 +5,7 @@ The form and the API both come through here, so a run that cannot work is refuse
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 from pydantic import BaseModel, Field, model_validator
 from sqlalchemy.orm import Session
@@ -13,10 +13,12 @@ from sqlalchemy.orm import Session
 from webapp.engine.data.tasks import with_task
 from webapp.engine.errors import BudgetInvalid
 from webapp.engine.exporters import with_always
-from webapp.engine.facts import CheckpointFacts, DatasetFacts
+from webapp.engine.facts import CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.budgets import expected_of
 from webapp.engine.run.checks import NamedDataset, check_run, task_of
+from webapp.engine.run.footprint import RunFootprint, check_fits, shapes_of
+from webapp.engine.run.stages import RunGiven
 from webapp.engine.techniques import techniques, with_versions
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
@@ -139,8 +141,30 @@ def checked_run(session: Session, asked: RunRequest) -> Run:
         preprocessing=prepared.model_dump(mode="json") if prepared else None,
         task=task_of(facts, named(dataset), named(training)),
     )
+    run.needs = needed(run, facts, dataset, training, teacher).model_dump(mode="json")
     run.expected = expected or expected_by_profile(session, run)
     return run
+
+
+def needed(
+    run: Run,
+    facts: CheckpointFacts,
+    dataset: Dataset | None,
+    training: Dataset | None,
+    teacher: Checkpoint | None,
+    limit_bytes: int | None = None,
+) -> RunFootprint:
+    """What a run needs of memory and disk at most. Raises RecipeInvalid where that is more than the limit."""
+    asked = RunGiven(
+        recipe=Recipe.read(run.recipe),
+        exports=tuple(run.exports),
+        seed=run.seed or 0,
+        task=cast("Task | None", run.task),
+        blame=None if run.blame is None else tuple(run.blame),
+    )
+    data = [row and DatasetFacts.model_validate(row.facts) for row in (dataset, training)]
+    taught = teacher and CheckpointFacts.model_validate(teacher.facts)
+    return check_fits(asked, shapes_of(asked, facts, *data, taught), limit_bytes)
 
 
 def _budgeted(session: Session, asked: RunRequest, budget: AskedBudget) -> tuple[RunRequest, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import click
@@ -65,7 +66,16 @@ class _Formats(click.Option):
     metavar="FORMAT",
     help="A format to write too; may be given more than once.",
 )
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
+@click.option(
+    "--plan", "only_planned", is_flag=True, help="Only tell size, memory and disk that it will take; no --out."
+)
+@click.option(
+    "--memory",
+    "limit_bytes",
+    type=Bytes(),
+    help="The memory that each of its processes may take, such as 4GB; what needs more is refused before it runs.",
+)
 @click.option("--quiet", is_flag=True, help="Print the receipt only.")
 def compress(
     given: GivenFiles,
@@ -77,7 +87,9 @@ def compress(
     families: str | None,
     teacher: Path | None,
     exports: tuple[str, ...],
-    out: Path,
+    out: Path | None,
+    only_planned: bool,
+    limit_bytes: int | None,
     quiet: bool,
 ) -> None:
     """Apply a recipe to CHECKPOINT and write the smaller one, with its receipt, into a new folder.
@@ -87,7 +99,9 @@ def compress(
 
     Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
     """
-    if out.exists() and any(out.iterdir()):
+    if (out is None) != only_planned:
+        raise click.UsageError("Name a folder to make, --out; or ask for the --plan alone.")
+    if out is not None and out.exists() and any(out.iterdir()):
         raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
     goal = goal_of(size, ratio, tolerance)
     if (recipe is None) == (goal is None):
@@ -99,14 +113,17 @@ def compress(
         wanted = _understood(text) if recipe else None
     check_names(exports)
     prepared = given.prepared()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with workbench(out.resolve().parent) as bench, ProgressBar(quiet) as bar, lines_named(text):
+    beside = Path(tempfile.gettempdir()) if out is None else out.resolve().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with workbench(beside) as bench, ProgressBar(quiet) as bar, lines_named(text):
         sources = given.inspected(bench, bar, teacher)
         if exports:
             bar.stage("Trying the formats")
             sources = sources.model_copy(update={"checkpoint": bench.try_formats(sources.checkpoint, bar.tell)})
-        runs = LocalRuns(bench, bar, sources, exports, given.seed, prepared)
+        runs = LocalRuns(bench, bar, sources, exports, given.seed, prepared, limit_bytes)
         if wanted is not None:
+            if out is None:
+                return click.echo(runs.planned(wanted))
             found = runs.of_recipe(wanted)
         else:
             assert goal is not None
@@ -114,6 +131,8 @@ def compress(
             sizes = sizes_of(facts, exports if tolerance is None else ())
             solver = Solver(profiled(bench, bar, sources, given.seed, prepared), facts, sizes=sizes)
             limits = limits_of(solver.facts, families_named(families, solver.profile), {}, exports)
+            if out is None:
+                return click.echo(runs.planned_for(solver, solver.solve(goal, limits)))
             if most_runs > 1 and tolerance is not None:
                 found = runs.smallest(solver, limits, tolerance, most_runs)
             else:

@@ -13,8 +13,10 @@ from webapp.engine.profiles.smallest import Probe, Try, next_step
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.budgets import best_within, expected_of, probe_of, search_on
 from webapp.engine.run.checks import check_run, task_of
+from webapp.engine.run.footprint import RunFootprint, check_fits, shapes_of
 from webapp.engine.run.predict import predict
 from webapp.engine.run.receipt import conclude
+from webapp.engine.run.receipt_text import table
 from webapp.engine.run.stages import RunGiven, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
 from webapp.engine.run.stages.export import ExportStage
@@ -56,11 +58,13 @@ class LocalRuns:
     exports: tuple[str, ...]
     seed: int
     preprocessing: dict[str, Any]
+    limit_bytes: int | None = None
     shared: dict[str, StageOutput] = field(default_factory=dict)
 
     def of_recipe(self, recipe: Recipe, expected: dict[str, Any] | None = None) -> LocalRun:
         """Checked as page and API check it."""
         run = self._asked(recipe)
+        needs = self.footprint(run)
         planned = plan_stages(run)
         done: dict[str, StageOutput] = {}
         failed: dict[str, Any] = {}
@@ -72,7 +76,7 @@ class LocalRuns:
                 continue
             self.bar.stage(stage.title)
             try:
-                done[name] = self.bench.stage(stage, self.sources, done, self.bar.tell)
+                done[name] = self.bench.stage(stage, self.sources, done, self.bar.tell, needs.of_stage(name))
             except PareError as error:
                 if stage.format is None:
                     raise
@@ -96,14 +100,34 @@ class LocalRuns:
         exported = [done[ExportStage.name_of(form)].folder for form in run.exports if form not in missing]
         return LocalRun(recipe, concluded["receipt"], concluded["result"], exported)
 
+    def planned(self, recipe: Recipe) -> str:
+        """What the run would give and need, as text. Raises as `of_recipe`."""
+        run, facts = self._asked(recipe), self.sources.checkpoint.facts
+        needs, found = self.footprint(run), predict(facts, recipe)
+        about = "" if found.exact else "about "
+        rows = [(each.title, _most(each.memory_bytes), byte_text(each.disk_bytes)) for each in needs.stages]
+        lines = [f"{about}{byte_text(found.after.size_bytes)} of {byte_text(found.before.size_bytes)}", *found.warnings]
+        lines += table(
+            "What it needs, at most",
+            ("", "memory", "disk"),
+            [*rows, ("Together", _most(needs.memory_bytes), byte_text(needs.disk_bytes))],
+        )
+        return "\n".join(lines)
+
+    def planned_for(self, solver: Solver, budget: Budget) -> str:
+        return self.planned(self._recipe_of(solver, budget))
+
     def of_budget(self, solver: Solver, budget: Budget) -> LocalRun:
         """Raises BudgetInvalid where it leaves the original as it is."""
+        return self.of_recipe(self._recipe_of(solver, budget), expected_of(None, budget))
+
+    def _recipe_of(self, solver: Solver, budget: Budget) -> Recipe:
         if budget.recipe is None:
             raise BudgetInvalid(
                 "The original itself reaches this goal, so there is nothing to do. Set another.", "goal"
             )
         self.bar.say(f"The budget: {expected_text(solver, budget)}.")
-        return self.of_recipe(with_versions(Recipe.read(budget.recipe)), expected_of(None, budget))
+        return with_versions(Recipe.read(budget.recipe))
 
     def smallest(self, solver: Solver, limits: Limits, tolerance: dict[str, float], most_runs: int) -> LocalRun:
         """The smallest file that was within {"points" or "loss": at most}, of so many runs.
@@ -133,6 +157,13 @@ class LocalRuns:
         self.bar.say(step.why)
         return best
 
+    def footprint(self, run: RunGiven) -> RunFootprint:
+        """What it needs. Raises RecipeInvalid where that is more than there is."""
+        given = self.sources
+        data = [one.facts if one else None for one in (given.dataset, given.training_dataset)]
+        taught = given.teacher_checkpoint.facts if given.teacher_checkpoint else None
+        return check_fits(run, shapes_of(run, given.checkpoint.facts, *data, taught), self.limit_bytes)
+
     def _asked(self, recipe: Recipe) -> RunGiven:
         facts, teacher = self.sources.checkpoint.facts, self.sources.teacher_checkpoint
         dataset, training = named_datasets(self.sources)
@@ -147,3 +178,7 @@ class LocalRuns:
             preprocessing=prepared.model_dump(mode="json") if prepared else None,
             task=task_of(facts, dataset, training),
         )
+
+
+def _most(memory_bytes: int | None) -> str:
+    return "not known" if memory_bytes is None else byte_text(memory_bytes)

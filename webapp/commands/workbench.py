@@ -30,15 +30,26 @@ class Workbench:
     folder: Path
     supervisor: ChildSupervisor
 
-    def stage(self, stage: RunStage, sources: SourcesGiven, done: Mapping[str, StageOutput], tell: Tell) -> StageOutput:
-        """Does a stage of a run, `done` being those before. Raises ChildFailed, ChildDied or OutOfMemory."""
+    def stage(
+        self,
+        stage: RunStage,
+        sources: SourcesGiven,
+        done: Mapping[str, StageOutput],
+        tell: Tell,
+        foreseen_bytes: int | None = None,
+    ) -> StageOutput:
+        """Does a stage of a run, `done` being those before, in at most so much memory as far as that is enough.
+
+        Raises ChildFailed, ChildDied or OutOfMemory.
+        """
         from webapp.engine.run.stages import StageJob
         from webapp.engine.run.stages.job import StageOutput
 
         place = self._place(stage.name)
         inputs = {name: done[name] for name in stage.inputs if name in done}
         job = StageJob.of(stage, sources, inputs, place / "output", place / "scratch")
-        facts = self.supervisor.run({"task": "stage", **job.model_dump(mode="json")}, place, tell, lambda: False)
+        order = {"task": "stage", **job.model_dump(mode="json"), "foreseen_bytes": foreseen_bytes}
+        facts = self.supervisor.run(order, place, tell, lambda: False)
         return StageOutput(folder=job.output, facts=facts)
 
     def profile(self, asked: DataGiven, sources: SourcesGiven, tell: Tell) -> ProfileFacts:

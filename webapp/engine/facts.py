@@ -298,6 +298,20 @@ class Structure(Facts):
         return next((why for why, weights in self.stays.items() if weight in weights), None)
 
 
+class PassSize(Facts):
+    """What one sample on its way through a model takes, in bytes of float32: found without values, in a child process.
+
+    The sample is a text of `tokens`, or an input of `values` numbers; what is kept of it grows with either.
+    """
+
+    tokens: int = 0
+    values: int = 0
+    largest_bytes: int  # of the inputs and outputs of the layer that has most
+    outputs_bytes: int  # of the outputs of all layers, which a backward pass needs
+    answer_bytes: int
+    given_bytes: int = 0  # of what a block of the longest row is given; 0 without one
+
+
 class SourceFacts(Facts):
     """A file as it was read."""
 
@@ -319,6 +333,7 @@ class CheckpointFacts(Facts):
     beside: dict[str, int] = Field(default_factory=dict)  # format: bytes of its file beside the weights, where known
     weights_bytes: int  # size of model.safetensors, header included
     structure: Structure | None = None  # None: without an architecture, or not looked at yet
+    pass_size: PassSize | None = None  # None: likewise, or it could not be found
     sources: tuple[SourceFacts, ...] = ()  # what was read of a file or folder that was named by its path
     importance: str | None = None  # of which samples the importance matrix tells that came with it; None: none came
 

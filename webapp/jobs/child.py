@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from webapp.engine.errors import OUT_OF_MEMORY, OutOfMemory
+from webapp.units import byte_text
 
 from .errors import ChildDied, ChildFailed, Stopped
 from .fork_client import Forks
@@ -132,10 +133,24 @@ class ChildSupervisor:
     def run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
         """Has the job done with `folder` for its files, and returns the child's facts.
 
+        A job with `foreseen_bytes` is held to that much memory; where that was too little it is done once more, with
+        what the installation allows.
+
         `tell` is called at most every `tell_seconds`, `unwanted` every `poll_seconds`. Raises ChildFailed with the
         engine's own error, OutOfMemory, ChildDied, or Stopped when the work was unwanted.
         """
+        foreseen, limit = job.get("foreseen_bytes"), job.get("memory_limit_bytes")
+        if foreseen is None or (limit is not None and limit <= foreseen):
+            return self._run(job, folder, tell, unwanted)
+        try:
+            return self._run({**job, "memory_limit_bytes": foreseen}, folder, tell, unwanted)
+        except (OutOfMemory, ChildFailed) as error:
+            if error.code != OutOfMemory.code:
+                raise
+        tell(None, "", [f"It needed more than the {byte_text(foreseen)} that were foreseen; it is started again"])
+        return self._run(job, folder, tell, unwanted)
 
+    def _run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
         def stop() -> bool:
             self.hold_if_closing()
             return unwanted()

@@ -52,12 +52,15 @@ def look_at_structure(
     unwanted: Callable[[], bool],
     memory_limit_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """The facts of a checkpoint with what of it can be cut, or why that is not known. Raises Stopped."""
+    """The facts of a checkpoint with what of it can be cut, or why that is not known, and what a pass takes.
+
+    Raises Stopped.
+    """
     if facts.get("architecture") is None:
         return {**facts}
     job = {"task": "look_at_structure", "facts": facts, "memory_limit_bytes": memory_limit_bytes}
     found = _found_out(children, job, folder, tell, unwanted)
-    return {**facts, "structure": {"unknown": UNKNOWN} if found is None else found}
+    return {**facts, **(found or {"structure": {"unknown": UNKNOWN}, "pass_size": None})}
 
 
 def _found_out(

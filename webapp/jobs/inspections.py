@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -155,7 +155,7 @@ def look_at_structures(place: Workplace) -> None:
     lacking = select(Checkpoint.id).where(
         Checkpoint.state == UploadState.READY,
         facts["architecture"].as_string().is_not(None),
-        facts["structure"].as_string().is_(None),
+        or_(facts["structure"].as_string().is_(None), facts["pass_size"].as_string().is_(None)),
     )
     with place.sessions() as session:
         ids = session.scalars(lacking).all()
@@ -167,7 +167,7 @@ def look_at_structures(place: Workplace) -> None:
             with place.sessions() as session:
                 return session.get(Checkpoint, id_) is None
 
-        if row is None or row.facts is None:
+        if row is None or row.facts is None or (row.facts.get("structure") and "pass_size" in row.facts):
             continue
         try:
             found = examined(place, id_, row.facts, unwanted)
@@ -176,7 +176,7 @@ def look_at_structures(place: Workplace) -> None:
         with writing(place.sessions) as session:
             row = session.get(Checkpoint, id_, with_for_update=True)
             if row is not None:
-                row.facts = {**(row.facts or {}), "structure": found["structure"]}
+                row.facts = {**(row.facts or {}), "structure": found["structure"], "pass_size": found["pass_size"]}
         log.info("The structure of the checkpoint %s is known now", id_)
 
 

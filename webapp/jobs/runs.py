@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from webapp.engine.errors import PareError
 from webapp.engine.run.expectation import learned
+from webapp.engine.run.footprint import RunFootprint
 from webapp.engine.run.receipt import conclude
 from webapp.engine.run.stages import RunStage, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
@@ -189,6 +190,8 @@ class RunWork(JobWork):
             self._record(stage, StageState.RUNNING, {}, None)
             progress.tell(0.0, stage.title, [stage.title])
             order = {"task": "stage", **job.model_dump(mode="json"), **self.place.limits()}
+            if run.needs is not None:
+                order["foreseen_bytes"] = RunFootprint.model_validate(run.needs).of_stage(stage.name)
             facts = self.place.children.run(order, folder, progress.tell, self.unwanted)
             self._require_sources(run)  # once more: it was read meanwhile
             files = self.place.files.put_folder(job.output)

@@ -160,6 +160,7 @@ class Run(Job, Base):
     study_id: Mapped[str | None] = mapped_column(ForeignKey("studies.id"), index=True)
     role: Mapped[dict[str, Any] | None]  # what it is in its study
     expected: Mapped[dict[str, Any] | None]  # of a run by a budget: {"profile_id", "size_bytes", "loss", "points"?}
+    needs: Mapped[dict[str, Any] | None]  # {"memory_bytes", "disk_bytes", "stages"}, at most; None: not foreseen
     blame: Mapped[list[Any] | None]  # layers that are given back one by one; []: those that moved most; None: not asked
     baseline: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]

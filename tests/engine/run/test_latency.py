@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-import torch
 
 from webapp.engine.run import latency
 
@@ -75,6 +74,6 @@ def test_times_that_tell_little_are_marked(monkeypatch):
 )
 def test_what_others_take_is_noticed_where_it_was_needed(monkeypatch, busy, own, stolen, said):
     spare = os.cpu_count() - 1
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(latency.torch, "get_num_threads", lambda: 1)
     found = latency._others((0.0, 0.0, 0.0, 0.0), (1.0, busy + spare, stolen + (spare if stolen else 0), own))
     assert found is None if said is None else said in found

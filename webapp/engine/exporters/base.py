@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts
 from webapp.engine.lazy import nn
 from webapp.engine.weights import StoragePlan
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from webapp.engine.exporters.onnx.trial import TracingTrial
 
 Array = np.ndarray[Any, Any]
+SLICES_BYTES = 64 << 20  # of weights that are read, turned and written some rows at a time
 
 
 class RuntimeSession(Protocol):
@@ -100,6 +102,14 @@ class Exporter(ABC):
     def beside(self, model: Model) -> int | None:
         """Bytes of the file beside the weights, of a model that nothing has changed; None: known once it is written."""
         return None
+
+    def writing(self, model: ModelMemory) -> int | None:
+        """Bytes of memory that writing a model takes at most; None where that is not known. It goes by weights."""
+        return model.reading + SLICES_BYTES
+
+    def loading(self, model: ModelMemory) -> int:
+        """Bytes of memory that the loaded file takes at most. As a whole, in float32, unless said otherwise."""
+        return model.whole
 
     def stored(self, plan: StoragePlan) -> int:
         """Bytes of a weight in the file, where it is known what is `beside`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.streaming import runnable
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.weights import StoragePlan
@@ -47,6 +48,9 @@ class SafetensorsExporter(Exporter):
         model = read_model(folder / self.file)
         module = runnable(model) if model.architecture is not None else None
         return Loaded(module, "Pare, a process of its own", f"torch {torch.__version__}, float32", model)
+
+    def loading(self, model: ModelMemory) -> int:
+        return model.module if model.passing else 0
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         return "This runtime decodes integers and bitmasks to floats: storing them saves bytes, and no time."

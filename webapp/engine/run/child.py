@@ -23,6 +23,7 @@ from webapp.engine.errors import DiskFull, OutOfMemory, PareError
 from webapp.engine.weights.memory import is_want_of_memory
 
 DONE, FAILED = 0, 3
+STACK_BYTES = 12 << 20  # of a thread, which counts as allocated before it is used
 GARBAGE = 100_000  # new objects before it is collected
 
 
@@ -92,10 +93,11 @@ def main(job_file: str) -> int:
     lines = Lines()
     threading.Thread(target=leave_with_the_worker, daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf8"))
-    _limit_memory(job.pop("memory_limit_bytes", None))
-    threads = job.pop("threads", None)
+    threads, foreseen = job.pop("threads", None), job.pop("foreseen_bytes", None)
+    limit = job.pop("memory_limit_bytes", None)
+    _limit_memory(limit if limit is None or foreseen is None else limit + (threads or 1) * STACK_BYTES)
     try:
-        lines.send({"done": _work(job, threads, lines)})
+        lines.send({"done": _work(job, threads, foreseen, lines)})
     except PareError as error:
         lines.send({"error": error.as_dict()})
         return FAILED
@@ -119,7 +121,7 @@ def _known(error: Exception) -> PareError | None:
     return None
 
 
-def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
+def _work(job: dict[str, Any], threads: int | None, foreseen: int | None, lines: Lines) -> Any:
     """The task's facts. The imports are here because they take seconds, and the watch on stdin should not wait."""
     import torch
 
@@ -141,10 +143,13 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
         return {"unwritable": unwritable(*given), "beside": beside(*given)}
     if task == "look_at_structure":
         signal.alarm(job["seconds"])
+        from webapp.engine.data.passing import pass_size
         from webapp.engine.facts import CheckpointFacts
         from webapp.engine.techniques.surgery import look_at
 
-        return look_at(CheckpointFacts.model_validate(job["facts"])).model_dump(mode="json")
+        facts = CheckpointFacts.model_validate(job["facts"])
+        found, size = look_at(facts), pass_size(facts)
+        return {"structure": found.model_dump(mode="json"), "pass_size": size and size.model_dump(mode="json")}
     if task == "profile":
         from .profile_job import ProfileJob
         from .profiling import profiled
@@ -157,7 +162,12 @@ def _work(job: dict[str, Any], threads: int | None, lines: Lines) -> Any:
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})
     torch.manual_seed(stage.run.seed)
     torch.set_deterministic_debug_mode("warn")
-    return run_stage(stage, lines)
+    return run_stage(stage, lines) | {"foreseen_bytes": foreseen, "peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """The most that this process has had in memory at once."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def leave_with_the_worker() -> None:

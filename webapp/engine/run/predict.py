@@ -209,32 +209,24 @@ def match_layers(facts: CheckpointFacts, step: Step, position: int = 0) -> StepM
 
 def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     """The file that the recipe will give. Raises RecipeInvalid where it cannot be applied, with reason and field."""
-    plans: Plans = {tensor.name: stored_plan(tensor) for tensor in facts.tensors}
+    plans = plans_of(facts)
     before = _totals(facts, plans, facts).model_copy(update={"size_bytes": facts.weights_bytes})
     exact, steps = True, []
     warnings = [facts.weights_only_because] if facts.weights_only_because else []
     original = facts
-    for position, asked in enumerate(recipe.steps):
-        step = prepare_step(facts, asked, position)
-        stored: Plans = {name: plan.opened for name, plan in plans.items()}
-        closed = {id(stored[name]): plan for name, plan in plans.items()}
-        plans = dict(stored)
-        skipped = [*_advance(plans, step), *step.untouched(facts)]
-        change = step.reshaped(facts)
-        exact = exact and step.exact(facts, stored)
-        if change:
-            plans, facts = reshaped_plans(plans, change), reshaped_facts(facts, change)
-        plans = {name: closed.get(id(plan), plan) for name, plan in plans.items()}
+    for now in left_by(facts, recipe):
+        step, facts, plans = now.step, now.facts, now.plans
+        exact = exact and step.exact(now.facts_before, now.plans_before)
         steps.append(
             StepPrediction(
                 technique=step.technique.name,
                 title=step.technique.title,
                 matched=[layer.name for layer in step.layers],
-                skipped=skipped,
+                skipped=now.skipped,
                 size_bytes=_totals(facts, plans, original).size_bytes,
             )
         )
-        warnings.extend(_warnings(step, asked, skipped))
+        warnings.extend(_warnings(step, recipe.steps[step.position], now.skipped))
     after = _totals(facts, plans, original)
     if after.size_bytes >= before.size_bytes:
         warnings.append("The file will not be smaller than the original.")
@@ -243,6 +235,40 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     return Prediction(
         before=before, after=after, exact=exact, steps=steps, warnings=warnings, unreached=left, kinds=kinds
     )
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a step leaves, beside what it begins with."""
+
+    step: PreparedStep
+    facts_before: CheckpointFacts
+    plans_before: Plans
+    facts: CheckpointFacts
+    plans: Plans
+    skipped: list[SkippedLayer]
+
+
+def plans_of(facts: CheckpointFacts) -> Plans:
+    """The original's tensors as they are stored."""
+    return {tensor.name: stored_plan(tensor) for tensor in facts.tensors}
+
+
+def left_by(facts: CheckpointFacts, recipe: Recipe) -> Iterator[Left]:
+    """Step by step, from shapes. Raises RecipeInvalid."""
+    plans = plans_of(facts)
+    for position, asked in enumerate(recipe.steps):
+        step = prepare_step(facts, asked, position)
+        stored: Plans = {name: plan.opened for name, plan in plans.items()}
+        closed = {id(stored[name]): plan for name, plan in plans.items()}
+        plans = dict(stored)
+        skipped = [*_advance(plans, step), *step.untouched(facts)]
+        change = step.reshaped(facts)
+        after = reshaped_facts(facts, change) if change else facts
+        plans = reshaped_plans(plans, change) if change else plans
+        plans = {name: closed.get(id(plan), plan) for name, plan in plans.items()}
+        yield Left(step, facts, stored, after, plans, skipped)
+        facts = after
 
 
 def held_by(facts: CheckpointFacts) -> list[Held]:
@@ -361,10 +387,15 @@ def _warnings(step: PreparedStep, asked: Step, skipped: list[SkippedLayer]) -> I
                     yield f"{named}: {key} counts where {other} is {value}; where {pattern!r} counts it is {there}."
 
 
+def size_of(facts: CheckpointFacts, plans: Plans) -> int:
+    """The bytes of the file that such a model is stored in."""
+    return predicted_size(plans, facts.tied, facts.architecture)[1]
+
+
 def _totals(facts: CheckpointFacts, plans: dict[str, StoragePlan], original: CheckpointFacts) -> Totals:
-    _, size = predicted_size(plans, facts.tied, facts.architecture)
     floats = [plan for plan in plans.values() if "float" in plan.dtype]
     total, nonzero = sum(p.params for p in floats), sum(p.nonzero for p in floats)
+    size = size_of(facts, plans)
     return Totals(
         size_bytes=size,
         params_total=total,

@@ -75,6 +75,7 @@ def conclude(
         "shortfall": _shortfall(steps),
         "unreached": _unreached(result, run.recipe),
         "steps": steps,
+        "memory": _memory(run, results),
         "notes": [*facts.notes, *added.pop("notes")],
         **added,
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
@@ -87,6 +88,15 @@ def conclude(
         "receipt": receipt,
         "artifacts": [*artifacts, *map(_lacking, missing)],
     }
+
+
+def _memory(run: RunGiven, results: StageResults) -> list[dict[str, Any]]:
+    """What each stage took beside what was foreseen of it, in bytes; None where it was not."""
+    return [
+        {"stage": stage.title, **{key: found.get(key) for key in ("foreseen_bytes", "peak_bytes")}}
+        for name, stage in plan_stages(run).items()
+        if (found := results.facts.get(name)) and found.get("peak_bytes")
+    ]
 
 
 def _files(artifacts: Sequence[Facts]) -> dict[str, int]:

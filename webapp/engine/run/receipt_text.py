@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from webapp.units import percent, significant
+from webapp.units import byte_text, percent, significant
 
 from .metrics import number_text
 
@@ -47,6 +47,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     for proof in receipt["proof"]:
         yield f"  {proof['artifact']}: loaded by {proof['loaded_by']} ({proof['runtime']}); largest difference "
         yield f"  {proof['max_abs_difference']:.3g}, {proof['tolerance']:.3g} allowed."
+    yield from _memory(receipt.get("memory", ()))
     yield from _provenance(receipt["provenance"])
     yield "=" * WIDTH
 
@@ -144,6 +145,15 @@ def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"    {speed_text(row['speed'])}"
         for name, metric in row["metrics"].items():
             yield f"    {name} {number_text(metric['value'], name)}"
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What each stage took of memory."""
+    shown_rows = [
+        (row["stage"], byte_text(row["foreseen_bytes"]) if row["foreseen_bytes"] else "–", byte_text(row["peak_bytes"]))
+        for row in rows
+    ]
+    yield from table("Memory", ("", "at most", "took"), shown_rows)
 
 
 def _provenance(found: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.plugins import declared
 from webapp.engine.recipe import Recipe, TechniqueSettings
 
-from .base import Context, CutOffer, Need, Outcome, Skip, Technique
+from .base import AtWork, Context, CutOffer, Need, Outcome, Skip, Technique
 
 
 @cache

@@ -36,6 +36,7 @@ class Awq(Rounding, BlockByBlock):
     name = "awq"
     title = "AWQ"
     family = "Quantization"
+    copies, covariances = 8.0, 4.0
     summary = (
         "Rounds weights to 8- to 2-bit codes after scaling up the inputs that matter most, which the layer before "
         "takes back; needs calibration data and little time. gptq keeps more at 3 bits and below."

@@ -10,16 +10,18 @@ from typing import Any, ClassVar, Literal
 
 from webapp.engine.architectures.reshape import Plans, ShapeChange
 from webapp.engine.data.batches import Batch
+from webapp.engine.data.memory import ModelMemory, Samples, probe_of, samples_of
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.facts import CheckpointFacts, Group, LayerFacts
+from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Group, LayerFacts
 from webapp.engine.importers.gguf.importance import Entry
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.calibration.matrices import WeightMatrix
-from webapp.engine.techniques.calibration.samples import TechniqueData
+from webapp.engine.techniques.calibration.samples import TechniqueData, calibrating
 from webapp.engine.techniques.calibration.statistics import Covariance
 from webapp.engine.weights import Encoded, StoragePlan
+from webapp.engine.weights.held import KEPT_BYTES
 from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
 
@@ -30,6 +32,8 @@ Need = Literal["calibration", "calibration_if_any", "training", "gradients", "ar
 MATRICES = frozenset({"linear", "conv", "recurrent", "experts"})  # kinds of layers that multiply
 
 
+WALKING: frozenset[Need] = frozenset({"calibration", "calibration_if_any", "architecture"})
+WAITING_STATES = 6  # of what a block is given: of samples that stand still within it
 LARGE_LAYER = 1 << 23  # values: what working on as many leaves free is given back at once
 LEFT, NOTHING = "left as it is", "nothing"
 LARGE = 0.22  # of the file
@@ -115,6 +119,62 @@ class Context:
         return self.data.calibration(samples)
 
 
+@dataclass(frozen=True)
+class AtWork:
+    """A step before it is done, for what it needs: the model that it begins with, and what it is for.
+
+    `seen` is the dataset that it may see, None without one; `teacher` is the original's memory, or the teacher's.
+    """
+
+    model: ModelMemory
+    layers: Sequence[LayerFacts]
+    settings: StepSettings
+    spec: ArchitectureSpec | None
+    seen: DatasetFacts | None
+    teacher: ModelMemory
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the floats of the largest of its layers."""
+        return 4 * max((layer.size for layer in self.layers), default=0)
+
+    @property
+    def covariance(self) -> int:
+        """Bytes of a covariance of the inputs of its widest matrix."""
+        return 4 * max((_inputs(layer) ** 2 for layer in self.layers if layer.kind in MATRICES), default=0)
+
+    @property
+    def calibrating(self) -> Samples | None:
+        """The samples that it looks at; a probe where it sees none."""
+        if self.spec is None:
+            return None
+        if self.seen is None or self.seen.training is None:
+            return probe_of(self.spec) if self.spec.inputs else None
+        return calibrating(self.spec, self.seen, int(getattr(self.settings.own, "samples", 0)))
+
+    @property
+    def training(self) -> Samples | None:
+        """One batch of those that it learns from."""
+        if self.spec is None or self.seen is None:
+            return None
+        rows = self.settings.own.batch(self.spec)
+        return samples_of(self.spec, self.seen, rows, training=True).of(rows, 1)
+
+    def walk(self, models: int = 1) -> int:
+        """Of so many twins of the model that go through their blocks with all samples, one block in memory."""
+        samples, model = self.calibrating, self.model
+        if samples is None:
+            return 0
+        held = max(model.outside_whole + model.block, models * 2 * model.block) if model.block else models * model.whole
+        return (
+            held + models * WAITING_STATES * model.states(samples) + models * model.passes(samples.of(samples.rows, 1))
+        )
+
+
+def _inputs(layer: LayerFacts) -> int:
+    return layer.size // max(layer.layout.rows(layer.shape), 1)
+
+
 class Technique(ABC):
     """Declared by class attributes; `plan` says what `apply` will do, without values.
 
@@ -132,6 +192,8 @@ class Technique(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     layers: ClassVar[frozenset[str]]  # of LayerKind
     counts_zeros: ClassVar[bool] = True  # how many zeros of earlier steps stay is known without the values
+    copies: ClassVar[float] = 4.0  # of the floats of a layer, that work on it holds at once
+    covariances: ClassVar[float] = 0.0  # copies of the covariance of a layer's inputs, likewise
     rows_apart: ClassVar[bool] = False  # what becomes of a row of a matrix does not depend on its other rows
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
@@ -183,6 +245,11 @@ class Technique(ABC):
     def exact(self, settings: Any) -> bool:
         """Whether `plan` knows a layer's bytes from its settings alone, without the values."""
         return True
+
+    def working_bytes(self, at: AtWork) -> int:
+        """The memory that a step takes at most, beside that of an empty process."""
+        found = int(self.copies * at.largest + self.covariances * at.covariance) + KEPT_BYTES
+        return found + (at.walk() if self.needs_for(at.settings.own) & WALKING and at.spec is not None else 0)
 
     def removes_alike(
         self, facts: CheckpointFacts, layers: Sequence[LayerFacts], plans: Plans, settings: StepSettings

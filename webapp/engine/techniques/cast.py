@@ -22,6 +22,7 @@ class Cast(LayerByLayer):
     paper = "https://arxiv.org/abs/1710.03740"
     layers = MATRICES | {"embedding", "other"}
     rows_apart = True
+    copies = 2.0
 
     class Settings(TechniqueSettings):
         dtype: Literal["float16", "bfloat16"] = setting(
@@ -59,9 +60,11 @@ class Cast(LayerByLayer):
         return done, Outcome(layer.name, settings.dtype, settings.dtype)
 
     def _cast(self, encoded: Encoded, dtype: torch.dtype) -> Encoded:
-        values = encoded.decode()
-        rounded = values.to(dtype)
-        lost = int((torch.isinf(rounded) & torch.isfinite(values)).sum())
+        rounded = torch.empty(encoded.shape, dtype=dtype)
+        encoded.decode_into(rounded)
+        lost = int(rounded.isinf().sum())
+        if lost:
+            lost -= sum(int(some.isinf().sum()) for some in encoded.slices())
         if lost:
             raise Skip(f"{lost} of its values are beyond the range of {dtype}; use bfloat16")
         return Dense(rounded, zeros_wanted=encoded.plan.pruned)

@@ -40,6 +40,9 @@ class FineTune(ByTraining):
             return adapted(settings.lora_rank, settings.lora_alpha, context.seed)
         return whole(settings)
 
+    def share_trained(self, settings: Any) -> float:
+        return 0.1 if settings.lora_rank else 1.0
+
     def rate(self, settings: Any, student: Student) -> float:
         return float(settings.rate(student.spec, bool(settings.lora_rank)))
 

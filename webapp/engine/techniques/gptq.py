@@ -56,6 +56,7 @@ class Gptq(Rounding, BlockByBlock):
     name = "gptq"
     title = "GPTQ"
     family = "Quantization"
+    copies, covariances = 8.0, 8.0
     summary = (
         "Rounds weights to 8- to 2-bit codes so that each layer's outputs change least on calibration data; "
         "the most accurate of the roundings, at a few minutes for 100 million weights."

@@ -62,6 +62,7 @@ class Pruning(Technique):
     layers = MATRICES
     rows_apart = True  # a few tell of all, where it is only tried
     experts_apart: ClassVar[bool] = False  # each expert of a stack loses the ratio, not the stack as a whole
+    copies = 8.0  # scores, their order, masks
 
     def refuses(self, plan: StoragePlan) -> str | None:
         for leaf in plan.leaves:

@@ -14,7 +14,7 @@ from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.weights import Dense, DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
 
-from .base import NOTHING, Context, Outcome, Skip, Technique
+from .base import NOTHING, AtWork, Context, Outcome, Skip, Technique
 from .layer_drop import LayerDrop
 from .structured_pruning import StructuredPruning
 from .surgery import structure_of, with_structure
@@ -98,6 +98,10 @@ class SmallerStudent(Technique):
         if not found:
             raise Skip("every share that is kept is 1, so the student would be as large as the model")
         return found
+
+    def working_bytes(self, at: AtWork) -> int:
+        drawn = at.model.whole if at.settings.own.initialise == "random" else 0
+        return max(drawn, super().working_bytes(at))
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         assert context.facts is not None

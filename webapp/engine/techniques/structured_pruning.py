@@ -19,7 +19,7 @@ from webapp.engine.weights import DensePlan, StoragePlan
 from webapp.engine.weights.model import Model
 from webapp.units import percent
 
-from .base import LEFT, Context, CutOffer, Need, Outcome, Skip, Technique, calibration_samples, missed
+from .base import LEFT, AtWork, Context, CutOffer, Need, Outcome, Skip, Technique, calibration_samples, missed
 from .surgery import ENDS, check_fits, narrower, structure_of, with_structure
 
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)  # ratios that a budget may choose
@@ -40,6 +40,7 @@ class StructuredPruning(Technique):
     paper = "https://arxiv.org/abs/2301.12900"
     needs = frozenset({"architecture", "calibration"})
     layers = frozenset({"linear", "conv", "experts"})
+    covariances = 8.0
     counts_zeros = False  # those in the channels that leave
 
     class Settings(TechniqueSettings):
@@ -92,6 +93,13 @@ class StructuredPruning(Technique):
         if not isinstance(plan, DensePlan):
             return f"it is stored as {plan.label} by then; put structured_pruning before that step"
         return None
+
+    def working_bytes(self, at: AtWork) -> int:
+        """By gradients, one pass forward and backward through the whole model."""
+        found, samples = super().working_bytes(at), at.calibrating
+        if at.settings.own.importance == "taylor" and samples is not None:
+            found += 2 * at.model.whole + at.model.backward(samples)
+        return found
 
     def exact(self, settings: Any) -> bool:
         return bool(settings.scope == "uniform")

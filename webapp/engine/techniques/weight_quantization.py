@@ -22,6 +22,7 @@ class WeightQuantization(Rounding, LayerByLayer):
     name = "weight_quantization"
     title = "Weight quantization"
     family = "Quantization"
+    copies = 2.0  # it goes by rows
     summary = (
         "Stores weights as 8- to 2-bit codes, rounded to nearest without any data; 8 bits cost next to nothing, "
         "4 bits want groups, and below that gptq keeps far more. Arithmetic stays in floats."

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import torch
 from webapp.engine.weights import Dense, Quantized
 from webapp.engine.weights.model import Model
+
+TRACING_BYTES = 400_000_000  # of the libraries alone
 
 if TYPE_CHECKING:
     from webapp.engine.exporters.onnx.trial import TracingTrial
@@ -59,6 +62,13 @@ class ExportedProgramExporter(Exporter):
         assert spec is not None
         module = ExportedProgramModule(torch.export.load(folder / self.file), spec)
         return Loaded(module, "torch.export.load, a process of its own", f"torch {torch.__version__}, its ATen graph")
+
+    def writing(self, model: ModelMemory) -> int | None:
+        """Traced without values, then saved by torch, which has all of it in memory."""
+        return TRACING_BYTES + model.reading + 3 * model.floats
+
+    def loading(self, model: ModelMemory) -> int:
+        return TRACING_BYTES + 2 * model.floats
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = " and ".join(f"{count} weights as {what}" for what, count in written["held"].items())

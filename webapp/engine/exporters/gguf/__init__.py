@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.errors import ExportUnfit, some
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
@@ -129,6 +130,9 @@ class GgufExporter(Exporter):
             for name in weights
         }
         return replace(model, weights=Weights(lazily), activations={})
+
+    def loading(self, model: ModelMemory) -> int:
+        return model.module if model.passing else 0
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ", ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in written["kinds"].items())

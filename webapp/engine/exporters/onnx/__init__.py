@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .trial import TracingTrial
 
 LARGEST_IN_ONE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
+TRACING_BYTES, RUNTIME_BYTES = 400_000_000, 200_000_000  # of the libraries alone
 BESIDE = "model.onnx.data"
 
 
@@ -65,6 +67,14 @@ class OnnxExporter(Exporter):
         module = SessionModule(folder / self.file, spec)
         in_parts = InParts(module) if module.kept else None
         return Loaded(module, "onnxruntime, a process of its own", module.runtime, runner=module, in_parts=in_parts)
+
+    def writing(self, model: ModelMemory) -> int | None:
+        """Traced without values; then what is one protobuf message is put together in memory."""
+        return TRACING_BYTES + model.reading + 2 * min(model.floats, LARGEST_IN_ONE)
+
+    def loading(self, model: ModelMemory) -> int:
+        """onnxruntime, which keeps its own form of the weights beside those of the file."""
+        return RUNTIME_BYTES + int(2.5 * model.floats)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         kernels, told = written["kernels"], []

@@ -7,6 +7,7 @@ the module's tensors are memory that is never touched.
 from __future__ import annotations
 
 import logging
+import mmap
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -265,8 +266,15 @@ def free_axes(spec: ArchitectureSpec) -> dict[int, str]:
 
 
 def _unfilled(tensor: Tensor) -> Any:
+    """Pages of a file without a name, which count as none of the process's own, for they are never touched."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return lambda: torch.empty(tensor.shape, dtype=dtype)
+    size = tensor.numel() * dtype.itemsize
+
+    def made() -> Tensor:
+        pages = mmap.mmap(-1, max(size, 1))  # shared
+        return torch.frombuffer(pages, dtype=torch.uint8)[:size].view(dtype).view(tensor.shape)
+
+    return made
 
 
 def _open(model: ir.Model, names: Set[str]) -> None:

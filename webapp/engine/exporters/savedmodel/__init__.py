@@ -14,8 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
+from webapp.engine.exporters.onnx import LARGEST_IN_ONE, TRACING_BYTES
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.weights.model import Model
 
@@ -94,6 +96,13 @@ class SavedModelExporter(Exporter):
         unzip_folder(folder / self.file, Path(unpacked.name))
         module = ServedModule(Path(unpacked.name) / FOLDER, spec, unpacked)
         return Loaded(module, "TensorFlow's own loader, in a process without torch", module.runtime, runner=module)
+
+    def writing(self, model: ModelMemory) -> int | None:
+        """As ONNX, then TensorFlow in a process of its own, to which no limit of this one's applies."""
+        return TRACING_BYTES + model.reading + 2 * min(model.floats, LARGEST_IN_ONE)
+
+    def loading(self, model: ModelMemory) -> int:
+        return int(model.floats)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ["All products multiply floats"]

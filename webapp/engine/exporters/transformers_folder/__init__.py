@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.architectures.transformers_family import take_batches
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import torch
@@ -84,6 +85,9 @@ class TransformersFolderExporter(Exporter):
 
         floats = {name: as_float(model.weights[name]) for name in PackedWeights.of(model).floats}
         return replace(model, weights=Weights({**model.weights, **floats}), activations={})
+
+    def loading(self, model: ModelMemory) -> int:
+        return 2 * model.whole
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         if not written["packed"]:

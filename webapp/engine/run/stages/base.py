@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import webapp.engine
 from webapp.engine.exporters import Exporter, exporters
 from webapp.engine.progress import Report
+from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.techniques import DATA_NEEDS, needs_of
 
 from .job import RunGiven, StageJob
@@ -101,6 +102,10 @@ class RunStage(ABC):
     def key(self, sources: SourceDigests) -> str:
         """The hash of all that decides what it makes; a run takes over what another one's stage of this key made."""
         return hashed({"stage": self.name, "checkpoint": sources.checkpoint} | self.decided_by(sources))
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        """What it needs at most, from shapes alone. Of one that does not say, nothing is foreseen."""
+        return Footprint(memory_bytes=None, disk_bytes=0)
 
     @abstractmethod
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.progress import Report
 from webapp.engine.run.measure import evaluate, measured_sizes
 from webapp.engine.run.metrics import Samples, Scores, number_text, summarise
+from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.run.wiring import judged, marked
 from webapp.engine.weights.originals import original_sizes
 
@@ -43,6 +44,10 @@ class BaselineStage(RunStage):
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
         return self.by_evaluation(sources)
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        measured = shapes.evaluation(shapes.original) if shapes.known else None
+        return Footprint.of(measured, 0)
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         report.progress(0.0, "Reading the original")

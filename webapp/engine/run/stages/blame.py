@@ -18,6 +18,7 @@ from webapp.engine.progress import Report
 from webapp.engine.run.giving_back import followed
 from webapp.engine.run.measure import evaluate_each
 from webapp.engine.run.metrics import difference, summarise
+from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import read_model
 from webapp.engine.weights.memory import release_freed_memory
@@ -59,6 +60,11 @@ class BlameStage(RunStage):
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
         return self.by_evaluation(sources) | self.by_steps(sources) | {"layers": self.asked.blame}
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        both = shapes.original.whole + shapes.result.whole
+        passes = shapes.evaluation(shapes.result, shapes.original)
+        return Footprint.of(both + passes if shapes.known else None, 0)
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         """{"metrics", "layers", "seconds"}: a row for each layer, with the differences that giving it back makes."""

@@ -12,6 +12,7 @@ from webapp.engine.architectures.transformers_family import NO_POOLING
 from webapp.engine.errors import ExportUnfit
 from webapp.engine.importers.gguf.importance import FILE as IMATRIX
 from webapp.engine.progress import Report
+from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.weights.artifact import read_model
 from webapp.engine.weights.model import Model
 
@@ -51,6 +52,9 @@ class ExportStage(FormatStage):
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
         return self.by_steps(sources)
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        return Footprint.of(self.exporter.writing(shapes.result), shapes.sizes[-1])
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         form, spec = self.exporter, job.checkpoint.facts.architecture

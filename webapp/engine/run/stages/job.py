@@ -37,6 +37,11 @@ EVALUATE_AT_MOST = {  # chunks of text, or samples
 }
 
 
+def evaluated_as(dataset: DatasetFacts, spec: ArchitectureSpec) -> str:
+    """The entry of EVALUATE_AT_MOST."""
+    return "sentences" if dataset.kind == "text" and spec.task != "causal-lm" else dataset.kind
+
+
 class StageInput(BaseModel, extra="forbid"):
     """A part of a job; unknown keys are refused."""
 
@@ -184,8 +189,7 @@ class ModelJob(SourcesGiven):
         assert spec is not None
         assert dataset is not None
         fit(spec, dataset.facts)
-        form = "sentences" if dataset.facts.kind == "text" and spec.task != "causal-lm" else dataset.facts.kind
-        most = math.ceil(share * (self.run.evaluate_at_most or EVALUATE_AT_MOST[form]))
+        most = math.ceil(share * (self.run.evaluate_at_most or EVALUATE_AT_MOST[evaluated_as(dataset.facts, spec)]))
         samples = open_dataset(dataset.folder, dataset.facts, self.preprocessing(), spec).evaluation()
         if isinstance(samples, Images):
             return ImageBatches(samples, spec, most)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from webapp.engine.progress import Report
+from webapp.engine.run.shapes import Footprint, RunShapes
 
 from .base import FormatStage, SourceDigests
 from .job import RunGiven, StageJob
@@ -29,6 +30,9 @@ class OriginalStage(FormatStage):
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
         return {}
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        return Footprint.of(self.exporter.writing(shapes.original), shapes.sizes[0])
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         report.progress(0.1, f"Writing the original as {self.exporter.title}")

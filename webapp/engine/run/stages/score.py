@@ -9,6 +9,7 @@ from webapp.engine.architectures.streaming import runnable
 from webapp.engine.progress import Report
 from webapp.engine.run.measure import evaluate
 from webapp.engine.run.metrics import number_text, summarise
+from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
 
@@ -40,6 +41,10 @@ class ScoreStage(RunStage):
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
         return self.by_evaluation(sources) | self.by_steps(sources, int(self.which))
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        models = shapes.models[int(self.which)], shapes.original
+        return Footprint.of(shapes.evaluation(*models) if shapes.known else None, 0)
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         """{"metrics"}, empty where quality cannot be measured. The original takes part where there are no labels."""

@@ -19,8 +19,9 @@ from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.run.measure import half_precision_bytes
 from webapp.engine.run.predict import prepare_step
 from webapp.engine.run.proof import write_proof
+from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.run.wiring import refusal
-from webapp.engine.techniques import DATA_NEEDS, Context, technique
+from webapp.engine.techniques import DATA_NEEDS, AtWork, Context, technique
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
@@ -62,6 +63,19 @@ class StepStage(RunStage):
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
         return self.by_steps(sources, self.number)
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        """The technique, then the proof of what it leaves; on the disk, that and what was not in memory on the way."""
+        left, after = shapes.left[self.number - 1], shapes.models[self.number]
+        before = shapes.models[self.number - 1]
+        disk = 2 * shapes.sizes[self.number]
+        needs = left.step.technique.needs_for(left.step.settings.own)
+        if not shapes.known:
+            return Footprint.of(None, disk)
+        at_work = AtWork(before, left.step.layers, left.step.settings, shapes.spec, shapes.seen, shapes.original)
+        working = left.step.technique.working_bytes(at_work)
+        disk += 4 * after.floats if "gradients" in needs else 0
+        return Footprint.of(max(working, shapes.proof(after)), disk)
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         place = f"steps.{self.number - 1}"

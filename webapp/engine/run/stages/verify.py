@@ -23,6 +23,7 @@ from webapp.engine.run.latency import in_turns, percentiles
 from webapp.engine.run.measure import evaluate, measure_file
 from webapp.engine.run.metrics import Scores, difference, summarise
 from webapp.engine.run.proof import compare_probe
+from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
 from webapp.units import byte_text
@@ -67,6 +68,24 @@ class VerifyStage(FormatStage):
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
         return self.by_evaluation(sources) | self.by_steps(sources)
+
+    def footprint(self, shapes: RunShapes) -> Footprint:
+        """Its proof, its quality beside the original, its speed beside the original: one after the other."""
+        if not shapes.known:
+            return Footprint.of(None, 0)
+        form, before, result = self.exporter, shapes.original, shapes.result
+        loaded = form.loading(result)
+        proof = loaded + (shapes.proof(result) if form.can.rounds or loaded == 0 else 0)
+        proof += 2 * result.passes(shapes.probe) if shapes.probe else 0
+        if shapes.evaluating is None:
+            return Footprint.of(proof, 0)
+        beside = shapes.evaluation(before, result) + loaded
+        timed = 0
+        if form.can.timed and before.floats + result.floats <= MOST_TIMED_BYTES:
+            one = shapes.evaluating.of(1, 1)
+            original = form.loading(before) if form.can.original else 0
+            timed = loaded + original + before.whole + result.whole + result.passes(one) + before.passes(one)
+        return Footprint.of(max(proof, beside, timed), 0)
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         """{"proof", "result", "differences", "baseline_latency_ms"}; of Pare's own file the result has every byte."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from webapp.engine.data.batches import SENTENCE_TOKENS, Batch, batches
 from webapp.engine.data.datasets import SampleSet, Text
+from webapp.engine.data.memory import Samples, samples_of
 from webapp.engine.data.questions import tokenized
 from webapp.engine.errors import DatasetUnfit
-from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
+from webapp.engine.facts import PER_TOKEN, ArchitectureSpec, DatasetFacts
 from webapp.engine.lazy import torch
 
 TEXTS = ("embedding", "text-classification", *PER_TOKEN)
@@ -54,6 +55,14 @@ class TechniqueData:
         rows = rows[torch.tensor(_spread(len(rows), count))]
         for part in torch.split(rows, BATCH["embedding"]):
             yield Batch({"input_ids": part, "attention_mask": torch.ones_like(part)}, None, len(part))
+
+
+def calibrating(spec: ArchitectureSpec, dataset: DatasetFacts, samples: int) -> Samples:
+    """The size of what `calibration` gives of a dataset."""
+    count = samples or SAMPLES.get(spec.task or "", IMAGES)
+    found = samples_of(spec, dataset, count, training=True)
+    rows = BATCH.get(spec.task or "", 64) if found.rows > 1 else 1
+    return found.of(rows, -(-count // rows))
 
 
 def _spread(have: int, want: int) -> list[int]:

@@ -48,6 +48,7 @@ class GgmlQuantization(BlockByBlock):
     name = "ggml_quantization"
     title = "llama.cpp's quantization"
     family = "llama.cpp"
+    copies = 3.0
     summary = (
         "Rounds weights to the blocks of 8 to 2 bits that llama.cpp runs (K-quants, IQ-quants), as llama-quantize does "
         "and byte for byte as a GGUF holds them; calibration data tells it which inputs matter. Other formats decode "

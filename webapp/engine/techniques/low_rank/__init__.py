@@ -12,10 +12,11 @@ from webapp.engine.lazy import torch
 from webapp.engine.math import ranks, whitening
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.base import LARGE, MATRICES, Context, Need, Outcome, Skip, Technique, missed
+from webapp.engine.techniques.base import LARGE, MATRICES, AtWork, Context, Need, Outcome, Skip, Technique, missed
 from webapp.engine.techniques.calibration import Covariance, WeightMatrix
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
 from webapp.engine.weights import Encoded, StoragePlan
+from webapp.engine.weights.held import KEPT_BYTES
 from webapp.engine.weights.model import Model
 from webapp.units import percent
 
@@ -35,6 +36,7 @@ class LowRank(Technique):
     name = "low_rank"
     title = "Low-rank factorization"
     family = "Low rank"
+    copies, covariances = 12.0, 12.0  # in float64
     summary = (
         "Replaces weights by low-rank factors, which saves memory and arithmetic; the matrices of trained language "
         "models lose much accuracy without calibration data, and far less with it (method whitened)."
@@ -167,6 +169,13 @@ class LowRank(Technique):
             if form not in splits:
                 splits[form] = form.split(target, metric)
             yield splits[form].encoded(chosen, matrix.encoded.dtype)
+
+    def working_bytes(self, at: AtWork) -> int:
+        """Beside the data, both models walk: the original's answers are what factors are fitted to."""
+        found = int(self.copies * at.largest) + KEPT_BYTES
+        if at.settings.own.method == "plain":
+            return found
+        return found + int(self.covariances * at.covariance) + at.walk(2)
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         with torch.no_grad():

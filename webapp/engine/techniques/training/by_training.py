@@ -11,7 +11,7 @@ from typing import Any
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.recipe import StepSettings
-from webapp.engine.techniques.base import MATRICES, Context, Outcome, Technique
+from webapp.engine.techniques.base import MATRICES, AtWork, Context, Outcome, Technique
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.model import Model
 from webapp.units import percent
@@ -38,6 +38,21 @@ class ByTraining(Technique):
 
     def exact(self, settings: Any) -> bool:
         return False  # which values are zero by chance, and which integers, only training tells
+
+    def working_bytes(self, at: AtWork) -> int:
+        """The module, with gradients, the optimizer's state and the best weights so far of what is trained; and the
+        teacher's."""
+        own, batch = at.settings.own, at.training
+        trained = 4 * sum(layer.size for layer in at.layers)
+        moments = 2 if own.optimizer == "adamw" else 1
+        found = at.model.whole + int((2 + moments) * trained * self.share_trained(own))
+        if "teacher" in self.needs_for(own):
+            found += at.teacher.whole + (at.teacher.passes(batch) if batch else 0)
+        return found + (at.model.backward(batch) + at.model.passes(batch) if batch else 0)
+
+    def share_trained(self, settings: Any) -> float:
+        """Of the weights that gradients and moments are held for."""
+        return 1.0
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         if context.data is None:

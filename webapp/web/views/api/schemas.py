@@ -11,6 +11,7 @@ from pydantic import AliasPath, BaseModel, BeforeValidator, Field, computed_fiel
 from webapp.actions.run_requests import AskedRecipe
 from webapp.engine.profiles.facts import Cut, LayerOptions, LossUnit, Measurement
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.footprint import RunFootprint
 from webapp.engine.run.predict import StepMatches, Totals
 
 Row = TypeVar("Row")
@@ -147,6 +148,8 @@ class PredictRequest(RequestBody):
     recipe: AskedRecipe
     dataset_id: str | None = Field(None, description="With it, or null, the warnings name steps that lack data.")
     training_dataset_id: str | None = None
+    teacher_checkpoint_id: str | None = None
+    exports: list[str] = Field(default_factory=list, max_length=8)
 
 
 class ParseRequest(RequestBody):
@@ -216,6 +219,7 @@ class PredictAnswer(MatchesAnswer):
         description="before and after (bytes, parameters, sparsity), steps, warnings, and what no step reaches."
     )
     recipe: dict[str, Any]
+    needs: RunFootprint | None = Field(description="Memory and disk of the run at most; null where it cannot be told.")
 
 
 class ParseAnswer(BaseModel):
