@@ -3,7 +3,7 @@
 import pytest
 
 from tests import zoo
-from webapp.engine.data.memory import ModelMemory, Samples
+from webapp.engine.data.memory import BatchSizes, ModelMemory
 from webapp.engine.data.passing import pass_size
 from webapp.engine.facts import PassSize
 from webapp.engine.run.predict import plans_of
@@ -32,7 +32,7 @@ def test_longer_texts_and_more_of_them_take_more():
     facts = facts.model_copy(update={"pass_size": pass_size(facts)})
     memory = ModelMemory.of(facts, plans_of(facts))
     assert not memory.streams  # it is small
-    short, long = Samples(1, tokens=64), Samples(1, tokens=512)
+    short, long = BatchSizes(1, tokens=64), BatchSizes(1, tokens=512)
     assert 7 * memory.passes(short) < memory.passes(long)
-    assert memory.passes(Samples(4, tokens=64)) > 3 * memory.passes(short)
-    assert memory.states(Samples(1, tokens=64, batches=5)) == 5 * memory.states(short)
+    assert memory.passes(BatchSizes(4, tokens=64)) > 3 * memory.passes(short)
+    assert memory.states(BatchSizes(1, tokens=64, batches=5)) == 5 * memory.states(short)

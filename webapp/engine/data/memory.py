@@ -36,7 +36,7 @@ CHOICES, TOKENS_OF_QUESTION = 6, 512  # of a question that nobody looked at
 
 
 @dataclass(frozen=True)
-class Samples:
+class BatchSizes:
     """Batches that a model is given: each `rows` texts of `tokens`, or inputs of `values` numbers."""
 
     rows: int
@@ -49,41 +49,41 @@ class Samples:
         """Of all batches: ids and masks of int64, or float32."""
         return self.batches * self.rows * (24 * self.tokens + 4 * self.values)
 
-    def of(self, rows: int, batches: int | None = None) -> Samples:
+    def of(self, rows: int, batches: int | None = None) -> BatchSizes:
         return replace(self, rows=rows, batches=self.batches if batches is None else batches)
 
 
-def samples_of(spec: ArchitectureSpec, dataset: DatasetFacts, most: int, training: bool = False) -> Samples:
+def samples_of(spec: ArchitectureSpec, dataset: DatasetFacts, most: int, training: bool = False) -> BatchSizes:
     """The batches of a dataset for this architecture, at most so many samples (chunks of text)."""
     longest = int(spec.inputs.get("tokens") or CHUNK_TOKENS)
     split = dataset.training if training and dataset.training is not None else dataset.evaluation
     many = "text" in dataset.kind and spec.task == "causal-lm"
     count = most if dataset.kind == "text" else min(most, split.n)
     if many:
-        return Samples(1, tokens=min(CHUNK_TOKENS, longest), batches=count)
+        return BatchSizes(1, tokens=min(CHUNK_TOKENS, longest), batches=count)
     if dataset.kind == "multiple-choice":
         told = max((len(sample.get("choices", ())) for sample in dataset.samples), default=CHOICES)
-        return Samples(max(told, 2), tokens=min(LONGEST, longest, TOKENS_OF_QUESTION), batches=count)
+        return BatchSizes(max(told, 2), tokens=min(LONGEST, longest, TOKENS_OF_QUESTION), batches=count)
     if "text" in dataset.kind:
         rows = 32
-        return Samples(rows, tokens=min(SENTENCE_TOKENS, longest), batches=math.ceil(count / rows))
+        return BatchSizes(rows, tokens=min(SENTENCE_TOKENS, longest), batches=math.ceil(count / rows))
     if dataset.kind == "images":
         shape = spec.inputs.get("shape") or USUAL_IMAGE
         values = math.prod(USUAL_IMAGE[-1] if size is None else int(size) for size in shape)
-        return Samples(IMAGES_AT_ONCE, values=values)  # decoded batch by batch
+        return BatchSizes(IMAGES_AT_ONCE, values=values)  # decoded batch by batch
     values = math.prod(dataset.sample_shape or (1,))
     rows = max(1, min(256, count, VALUES_AT_ONCE // max(values, 1)))
     if "vocab" in spec.inputs:
-        return Samples(rows, tokens=values, batches=math.ceil(count / rows))
-    return Samples(rows, values=values, batches=math.ceil(count / rows))
+        return BatchSizes(rows, tokens=values, batches=math.ceil(count / rows))
+    return BatchSizes(rows, values=values, batches=math.ceil(count / rows))
 
 
-def probe_of(spec: ArchitectureSpec) -> Samples:
+def probe_of(spec: ArchitectureSpec) -> BatchSizes:
     """What `synthetic` makes."""
     if "vocab" in spec.inputs:
-        return Samples(2, tokens=int(spec.inputs.get("length") or min(64, int(spec.inputs["tokens"]))))
+        return BatchSizes(2, tokens=int(spec.inputs.get("length") or min(64, int(spec.inputs["tokens"]))))
     shape = (SIDE if size is None else int(size) for size in spec.inputs.get("shape") or ())
-    return Samples(SYNTHETIC, values=math.prod(shape))
+    return BatchSizes(SYNTHETIC, values=math.prod(shape))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class ModelMemory:
     def whole(self) -> int:
         return self.floats + self.reading
 
-    def passes(self, samples: Samples, together: bool = True) -> int:
+    def passes(self, samples: BatchSizes, together: bool = True) -> int:
         """Of the samples on their way through it, and of the answers to a batch; 0 where that is not known.
 
         `together`: batches wait before a block of a model that streams, so that it is read once for many.
@@ -155,21 +155,21 @@ class ModelMemory:
         waiting = samples.rows * share * size.given_bytes if self.streams and together else 0
         return int(live + min(samples.batches * waiting, WAITING_BYTES + waiting)) + samples.bytes
 
-    def states(self, samples: Samples) -> int:
+    def states(self, samples: BatchSizes) -> int:
         """Of what all samples give to one block of the row."""
         if (size := self.passing) is None:
             return 0
         given = size.given_bytes or size.largest_bytes
         return int(samples.batches * samples.rows * _share(size, samples) * given)
 
-    def backward(self, samples: Samples) -> int:
+    def backward(self, samples: BatchSizes) -> int:
         """Of a pass forward and backward with one batch."""
         if (size := self.passing) is None:
             return 0
         return int(samples.rows * _share(size, samples) * BACKWARD * size.outputs_bytes)
 
 
-def _share(size: PassSize, samples: Samples) -> float:
+def _share(size: PassSize, samples: BatchSizes) -> float:
     """How many times as large as the sample that was looked at."""
     if size.tokens and samples.tokens:
         return samples.tokens / size.tokens

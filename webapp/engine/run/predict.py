@@ -238,7 +238,7 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
 
 
 @dataclass(frozen=True)
-class Left:
+class StepLeft:
     """What a step leaves, beside what it begins with."""
 
     step: PreparedStep
@@ -254,7 +254,7 @@ def plans_of(facts: CheckpointFacts) -> Plans:
     return {tensor.name: stored_plan(tensor) for tensor in facts.tensors}
 
 
-def left_by(facts: CheckpointFacts, recipe: Recipe) -> Iterator[Left]:
+def left_by(facts: CheckpointFacts, recipe: Recipe) -> Iterator[StepLeft]:
     """Step by step, from shapes. Raises RecipeInvalid."""
     plans = plans_of(facts)
     for position, asked in enumerate(recipe.steps):
@@ -267,7 +267,7 @@ def left_by(facts: CheckpointFacts, recipe: Recipe) -> Iterator[Left]:
         after = reshaped_facts(facts, change) if change else facts
         plans = reshaped_plans(plans, change) if change else plans
         plans = {name: closed.get(id(plan), plan) for name, plan in plans.items()}
-        yield Left(step, facts, stored, after, plans, skipped)
+        yield StepLeft(step, facts, stored, after, plans, skipped)
         facts = after
 
 

@@ -8,12 +8,12 @@ from functools import cached_property
 
 from pydantic import BaseModel
 
-from webapp.engine.data.memory import ModelMemory, Samples, probe_of, samples_of
+from webapp.engine.data.memory import BatchSizes, ModelMemory, probe_of, samples_of
 from webapp.engine.data.tasks import for_task
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
 
-from .predict import Left, left_by, plans_of, size_of
+from .predict import StepLeft, left_by, plans_of, size_of
 
 PROCESS_BYTES = 450_000_000  # Python, torch and the libraries that read models, before anything is done
 
@@ -36,8 +36,8 @@ class RunShapes:
 
     facts: CheckpointFacts
     spec: ArchitectureSpec | None  # for the run's task
-    left: Sequence[Left]  # by step
-    evaluating: Samples | None
+    left: Sequence[StepLeft]  # by step
+    evaluating: BatchSizes | None
     seen: DatasetFacts | None
     teacher: CheckpointFacts | None
 
@@ -85,7 +85,7 @@ class RunShapes:
         return self.models[-1]
 
     @cached_property
-    def probe(self) -> Samples | None:
+    def probe(self) -> BatchSizes | None:
         return probe_of(self.spec) if self.spec is not None and self.spec.inputs else None
 
     def proof(self, model: ModelMemory) -> int:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from webapp.engine.architectures.reshape import Plans, ShapeChange
 from webapp.engine.data.batches import Batch
-from webapp.engine.data.memory import ModelMemory, Samples, probe_of, samples_of
+from webapp.engine.data.memory import BatchSizes, ModelMemory, probe_of, samples_of
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, DatasetFacts, Group, LayerFacts
 from webapp.engine.importers.gguf.importance import Entry
@@ -144,7 +144,7 @@ class AtWork:
         return 4 * max((_inputs(layer) ** 2 for layer in self.layers if layer.kind in MATRICES), default=0)
 
     @property
-    def calibrating(self) -> Samples | None:
+    def calibrating(self) -> BatchSizes | None:
         """The samples that it looks at; a probe where it sees none."""
         if self.spec is None:
             return None
@@ -153,7 +153,7 @@ class AtWork:
         return calibrating(self.spec, self.seen, int(getattr(self.settings.own, "samples", 0)))
 
     @property
-    def training(self) -> Samples | None:
+    def training(self) -> BatchSizes | None:
         """One batch of those that it learns from."""
         if self.spec is None or self.seen is None:
             return None

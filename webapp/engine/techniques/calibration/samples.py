@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.engine.data.batches import SENTENCE_TOKENS, Batch, batches
 from webapp.engine.data.datasets import SampleSet, Text
-from webapp.engine.data.memory import Samples, samples_of
+from webapp.engine.data.memory import BatchSizes, samples_of
 from webapp.engine.data.questions import tokenized
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec, DatasetFacts
@@ -57,7 +57,7 @@ class TechniqueData:
             yield Batch({"input_ids": part, "attention_mask": torch.ones_like(part)}, None, len(part))
 
 
-def calibrating(spec: ArchitectureSpec, dataset: DatasetFacts, samples: int) -> Samples:
+def calibrating(spec: ArchitectureSpec, dataset: DatasetFacts, samples: int) -> BatchSizes:
     """The size of what `calibration` gives of a dataset."""
     count = samples or SAMPLES.get(spec.task or "", IMAGES)
     found = samples_of(spec, dataset, count, training=True)
