@@ -27,7 +27,7 @@ from webapp.engine.weights.model import Model
 from webapp.units import percent
 
 from .base import Context, Outcome, Technique, calibration_samples
-from .calibration import CalibrationBlock, WeightMatrix, calibration_blocks
+from .calibration import CalibrationBlock, KeptBlocks, WeightMatrix, calibration_blocks
 
 ROWS = 2048  # inputs that a layer's change is measured on
 EIGHT_BITS = QuantizationScheme(8)  # one scale for each output
@@ -106,9 +106,9 @@ class IntegerProducts(Technique):
             if layer.kind == "embedding":
                 found[layer.name].append(self._looked_up(model, layer, settings.of(layer)))
         if any(layer.kind != "embedding" for layer in context.layers):
-            for block in calibration_blocks(
-                model, context.layers, self.data(settings.own, context), context.report, self.title
-            ):
+            kept = KeptBlocks(context.scratch, model, found)
+            data = self.data(settings.own, context)
+            for block in calibration_blocks(model, context.layers, data, context.report, self.title, kept=kept):
                 plans, inputs = self.observed(block, settings), dict(_inputs(block))
                 for matrix in block.matrices:
                     own = settings.of(matrix.layer)

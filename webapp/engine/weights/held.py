@@ -57,6 +57,7 @@ class Weights(MutableMapping[str, Encoded]):
         self._put: dict[str, int] = {}  # bytes of what was put here and is in memory, the latest last
         self._plans: dict[str, StoragePlan] = {}
         self._spill: _Spill | None = None
+        self.changed: set[str] = set()  # names of what was put here since somebody cleared it
 
     def __getitem__(self, name: str) -> Encoded:
         found = self._entries[name]
@@ -72,6 +73,7 @@ class Weights(MutableMapping[str, Encoded]):
         self.file = None
         self._forget(name)
         self._entries[name] = encoded
+        self.changed.add(name)
         if self._spill is not None and encoded.memory_bytes:
             self._put[name] = encoded.memory_bytes
             while sum(self._put.values()) > KEPT_BYTES:
@@ -87,6 +89,13 @@ class Weights(MutableMapping[str, Encoded]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def take(self, others: Weights) -> None:
+        """Puts others in the place of those of their names, as they are held there."""
+        self.file = None
+        for name, entry in others._entries.items():
+            self._forget(name)
+            self._entries[name] = entry
 
     def spill_into(self, folder: Path) -> None:
         self._spill = _Spill(folder)

@@ -16,7 +16,7 @@ from webapp.engine.techniques.base import MATRICES, Context, Outcome, Skip, Tech
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
-from . import CalibrationBlock, Covariance, Statistic, WeightMatrix
+from . import CalibrationBlock, Covariance, KeptBlocks, Statistic, WeightMatrix
 from .sequential_calibration import calibration_blocks
 from .stacks import Stack, put_together
 
@@ -44,7 +44,9 @@ class BlockByBlock(Technique):
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         data = context.calibration(settings.own.samples)
         found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}
-        for block in calibration_blocks(model, context.layers, data, context.report, self.title, self.originals):
+        kept = KeptBlocks(context.scratch, model, found, context.importance)
+        walk = (model, context.layers, data, context.report, self.title, self.originals, kept)
+        for block in calibration_blocks(*walk):
             for matrix, outcome in self.compress_block(block, settings, context):
                 found[matrix.layer.name].append(outcome)
             for stack in block.stacks:

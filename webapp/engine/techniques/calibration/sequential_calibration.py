@@ -23,6 +23,7 @@ from webapp.engine.weights.memory import release_freed_memory
 from webapp.engine.weights.model import Model
 
 from .block import CalibrationBlock
+from .kept_blocks import KeptBlocks
 from .matrices import WeightMatrix, weight_matrices
 from .stacks import stacks_of
 
@@ -46,15 +47,18 @@ def calibration_blocks(
     report: Report,
     what: str = "Calibrating",
     originals: bool = False,
+    kept: KeptBlocks | None = None,
 ) -> Iterator[CalibrationBlock]:
     """The blocks that hold these layers' matrices, in order. What the consumer `keep`s is what the next block sees.
 
-    With `originals` each block has a twin with the weights and inputs that it had before this step.
+    With `originals` each block has a twin with the weights and inputs that it had before this step. Those that are done
+    according to `kept` are not gone through again.
     """
-    calibration = SequentialCalibration(model, layers, data, originals)
+    calibration = SequentialCalibration(model, layers, data, originals, kept)
     total = len(calibration.row) or 1
     for number, block in enumerate(calibration.blocks()):
-        report.progress(min(number / (total + 1), 1.0), f"{what}: {block.name or 'the model'}")
+        done = (calibration.restored + number) / (total + 1)
+        report.progress(min(done, 1.0), f"{what}: {block.name or 'the model'}")
         yield block
     report.progress(1.0)
 
@@ -72,8 +76,16 @@ def block_states(
 class SequentialCalibration:
     """A model's blocks in order, with only one of them in memory."""
 
-    def __init__(self, model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], originals: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        layers: Sequence[LayerFacts],
+        data: Sequence[Batch],
+        originals: bool,
+        kept: KeptBlocks | None = None,
+    ) -> None:
         assert model.architecture is not None
+        self.kept, self.restored = kept, 0  # blocks that an earlier process did
         self.model, self.data, self.spec = model, data, model.architecture
         self.originals = originals
         self.beside: list[tuple[Any, ...] | None] = []  # of each batch: what blocks return after the hidden states
@@ -101,19 +113,22 @@ class SequentialCalibration:
                 "", self.module, "", self.matrices, runs, self.masks, False, twin, again, self.stacks
             )
             return
+        goes_on = self.kept is not None and self.kept.there
         outside = self._outside()
         self._fill([*outside, *self._inside(self.row[0])])
         loose = [matrix for matrix in self.matrices if not any(matrix.path.startswith(prefix) for prefix in self.row)]
         before = self._before(loose)
-        if before:
+        if before and not goes_on:
             yield CalibrationBlock("before the blocks", self.module, "", before, self._up_to_the_blocks(), self.masks)
         if len(before) == len(self.matrices) and not self.stacks:
             return
         hidden, calls = self._record(self.data)
         untouched = list(hidden) if self.originals else []
         release(self.module, [*outside, *self._inside(self.row[0])])
+        if goes_on and self.kept is not None:
+            self.restored, hidden, untouched = self.kept.restored()
         after = [matrix for matrix in loose if matrix not in before]
-        for index, prefix in enumerate(self.row):
+        for index, prefix in enumerate(self.row[self.restored :], self.restored):
             own = self._inside(prefix)
             matrices = [matrix for matrix in self.matrices if matrix.path.startswith(prefix)]
             self._fill(own)
@@ -129,6 +144,8 @@ class SequentialCalibration:
                 hidden[:], untouched[:] = block.leave()
             release(self.module, own)
             release_freed_memory()
+            if self.kept is not None and index + 1 < len(self.row):
+                self.kept.keep(index + 1, hidden, untouched)
         if after:
             self._fill(outside)
             yield CalibrationBlock(

@@ -13,7 +13,7 @@ from webapp.engine.math import ranks, whitening
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.base import LARGE, MATRICES, AtWork, Context, Need, Outcome, Skip, Technique, missed
-from webapp.engine.techniques.calibration import Covariance, WeightMatrix
+from webapp.engine.techniques.calibration import Covariance, KeptBlocks, WeightMatrix
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.held import KEPT_BYTES
@@ -182,30 +182,33 @@ class LowRank(Technique):
             start, shared = 0.0, dict[str, Ranks | None]()
             if any(_shared(settings.of(layer)) for layer in context.layers):
                 start, shared = SURVEY, _allocated(model, settings, context)
-            found: dict[LayerFacts, Outcome] = {}
-            for goal in _goals(model, settings.own, context, ProgressPart(context.report, start, 1.0), self.title):
+            found: dict[str, list[Outcome]] = {}
+            kept = KeptBlocks(context.scratch, model, found)
+            for goal in _goals(
+                model, settings.own, context, ProgressPart(context.report, start, 1.0), self.title, kept
+            ):
                 own = settings.of(goal.layer)
                 try:
-                    found[goal.layer] = _factorized(goal, own, shared)
+                    found[goal.layer.name] = [_factorized(goal, own, shared)]
                 except Skip as reason:
-                    found[goal.layer] = _left(goal.layer, own, str(reason))
+                    found[goal.layer.name] = [_left(goal.layer, own, str(reason))]
                 del goal  # the next one is collected before this name is free, and its metric is large
         return [
-            found.get(layer) or _left(layer, own, _why_not(layer, own))
+            row
             for layer in context.layers
             for own in (settings.of(layer),)
+            for row in found.get(layer.name, [_left(layer, own, _why_not(layer, own))])
         ]
 
 
 def _goals(
-    model: Model, settings: Any, context: Context, report: Report, title: str, survey: bool = False
+    model: Model, settings: Any, context: Context, report: Report, title: str, kept: KeptBlocks | None = None
 ) -> Iterator[Goal]:
+    """Without blocks that are `kept`, a survey on some of the samples."""
     if settings.method == "plain":
         return plain_goals(model, context.layers, report, title)
     data = context.calibration(settings.samples)
-    if survey:
-        return whitened_goals(model, context.layers, data[:: round(1 / SURVEY)], report, title, originals=False)
-    return whitened_goals(model, context.layers, data, report, title, originals=True)
+    return whitened_goals(model, context.layers, data if kept else data[:: round(1 / SURVEY)], report, title, kept)
 
 
 def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None]) -> Outcome:
@@ -258,7 +261,7 @@ def _allocated(model: Model, settings: StepSettings, context: Context) -> dict[s
     """
     pools: dict[float, list[tuple[str, Factorization, list[float]]]] = {}
     report = ProgressPart(context.report, 0.0, SURVEY)
-    for goal in _goals(model, settings.own, context, report, "Finding what each rank would lose", survey=True):
+    for goal in _goals(model, settings.own, context, report, "Finding what each rank would lose"):
         own = settings.of(goal.layer)
         if not _shared(own):
             continue

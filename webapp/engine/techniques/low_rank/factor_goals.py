@@ -16,6 +16,7 @@ from webapp.engine.techniques.calibration import (
     CalibrationBlock,
     Covariance,
     CrossCovariance,
+    KeptBlocks,
     WeightMatrix,
     calibration_blocks,
 )
@@ -56,16 +57,21 @@ def plain_goals(model: Model, layers: Sequence[LayerFacts], report: Report, titl
 
 
 def whitened_goals(
-    model: Model, layers: Sequence[LayerFacts], data: Sequence[Batch], report: Report, title: str, originals: bool
+    model: Model,
+    layers: Sequence[LayerFacts],
+    data: Sequence[Batch],
+    report: Report,
+    title: str,
+    kept: KeptBlocks | None,
 ) -> Iterator[Goal]:
     """What answers best on each layer's inputs, in the metric of these inputs; layers in the order in which they run.
 
-    With `originals` the inputs are those that the factors kept so far leave, and the answers are the original's;
-    without, nothing may be kept. Where a layer has a bias, the bias takes what is lost in the mean.
+    Where blocks are `kept` the inputs are those that the factors kept so far leave, and the answers are the original's;
+    else nothing may be put into the model. Where a layer has a bias, the bias takes what is lost in the mean.
     """
-    for block in calibration_blocks(model, layers, data, report, title, originals):
+    for block in calibration_blocks(model, layers, data, report, title, kept is not None, kept):
         trial = _BlockOutputs(block)
-        for stage, statistics in block.staged(CrossCovariance if originals else Covariance):
+        for stage, statistics in block.staged(Covariance if kept is None else CrossCovariance):
             inputs: dict[tuple[int, bool], _Inputs] = {}  # of matrices that read the same
             for matrix in stage:
                 found, bias = statistics.pop(matrix.path), _bias(block, matrix)
