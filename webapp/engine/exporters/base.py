@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -32,12 +32,50 @@ class RuntimeSession(Protocol):
     def ask(self, given: Mapping[str, Array]) -> Array: ...
 
 
+class NativeRuntime(Protocol):
+    """The runtime that a language model's file is for, and that metrics are measured in: its answers as a `module`.
+
+    `near`: how far they may lie from what the file's values give, as mean KL divergence in nats.
+    """
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def runtime(self) -> str: ...  # with its version and threads
+
+    @property
+    def near(self) -> float: ...
+
+    def speed(self) -> TokensPerSecond: ...
+
+
+@dataclass(frozen=True)
+class TokensPerSecond:
+    """Medians. `prompt`: of tokens that are read together, `generation`: one after the other, behind these."""
+
+    prompt: float
+    generation: float
+    prompt_tokens: int
+    new_tokens: int
+    threads: int
+    runtime: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.runtime} reads {self.prompt_tokens} tokens at {self.prompt:,.0f} tokens per second, and writes "
+            f"{self.new_tokens} more at {self.generation:,.0f}."
+        )
+
+
 @dataclass(frozen=True)
 class Loaded:
     """An artifact in its runtime. `module` answers a batch's inputs as the model's own does; None: weights alone.
 
     `model` is there where the file can be read back weight by weight, `runner` where it has its own names, `in_parts`
-    where it can read a text part by part: it does, and has to answer as `module`.
+    where it can read a text part by part: it does, and has to answer as `module`. `native`, where it is installed,
+    is the runtime that the file is for, whose arithmetic is another, so that it answers nearly as `module` does.
     """
 
     module: nn.Module | None
@@ -46,6 +84,7 @@ class Loaded:
     model: Model | None = None
     runner: RuntimeSession | None = None
     in_parts: nn.Module | None = None
+    native: Callable[[], NativeRuntime] | None = None
 
 
 @dataclass(frozen=True)

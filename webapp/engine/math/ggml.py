@@ -87,18 +87,20 @@ def quantized(values: Tensor, name: str, importance: Tensor | None = None) -> Te
         if not 0 < float(weights.sum()) < math.inf:
             weights = torch.ones_like(weights)
     made = torch.empty(rows, kind.row_bytes(columns), dtype=torch.uint8)
-    library, number = _library(), _number(name)
-    library.ggml_quantize_init(number)
+    functions, number = library(), _number(name)
+    functions.ggml_quantize_init(number)
 
     def take(start: int) -> None:
         count = min(share, rows - start)
         given = None if weights is None else weights.data_ptr()
-        library.ggml_quantize_chunk(number, values.data_ptr(), made.data_ptr(), start * columns, count, columns, given)
+        functions.ggml_quantize_chunk(
+            number, values.data_ptr(), made.data_ptr(), start * columns, count, columns, given
+        )
 
     share = max(1, SHARE // max(columns, 1))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(take, range(0, rows, share)))
-    if not library.ggml_validate_row_data(number, made.data_ptr(), made.numel()):
+    if not functions.ggml_validate_row_data(number, made.data_ptr(), made.numel()):
         raise ValueError(f"its values go up to {largest:.2g}, and the scales of {name} are float16")
     return made
 
@@ -129,7 +131,7 @@ def _number(name: str) -> int:
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     """llama.cpp's functions. Raises ModuleNotFoundError where they are not installed."""
     spec = find_spec("xllamacpp")
     if spec is None or spec.origin is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from webapp.engine.architectures.streaming import answered, runnable
 from webapp.engine.data.batches import Batch, every_output, outputs, synthetic
-from webapp.engine.exporters.base import Loaded
+from webapp.engine.exporters.base import Loaded, NativeRuntime
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded, dtype_name
@@ -89,6 +89,25 @@ def compare_probe(
     more |= {"not_finite": broken} if broken else {}
     worst = int((largest / tolerance).nan_to_num(1.0, torch.inf).argmax())  # both infinite: as far as is allowed
     return _proof(loaded.loaded_by, loaded.runtime, float(largest[worst]), float(tolerance[worst])) | more
+
+
+def compare_native(native: NativeRuntime, loaded: Loaded, spec: ArchitectureSpec, folder: Path) -> dict[str, Any]:
+    """How the runtime that a file is for answers beside what the file's values give, on the inputs in `folder`.
+
+    Its arithmetic is another, so what is compared is the distribution of the next token, at each place of the texts.
+    """
+    assert loaded.module is not None
+    tensors = lazy_tensors(folder / PROBE)
+    inputs = {name.removeprefix("input."): t.load() for name, t in tensors.items() if name.startswith("input.")}
+    batch = Batch(inputs, None, len(next(iter(inputs.values()))))
+    with torch.inference_mode():
+        expected, found = (outputs(module, spec, batch).log_softmax(-1) for module in (loaded.module, native.module))
+        if expected.shape != found.shape:
+            divergence = float("inf")
+        else:
+            divergence = float((expected.exp() * (expected - found)).sum(-1).mean())
+    proof = _proof(f"{native.runtime}, a process of its own", native.runtime, max(divergence, 0.0), native.near)
+    return proof | {"unit": "nats of mean KL divergence from the file's values", "agreed": divergence <= native.near}
 
 
 def _largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:

@@ -46,7 +46,8 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "Proof")
     for proof in receipt["proof"]:
         yield f"  {proof['artifact']}: loaded by {proof['loaded_by']} ({proof['runtime']}); largest difference "
-        yield f"  {proof['max_abs_difference']:.3g}, {proof['tolerance']:.3g} allowed."
+        unit = f" {proof['unit']}" if proof.get("unit") else ""
+        yield f"  {proof['max_abs_difference']:.3g}{unit}, {proof['tolerance']:.3g} allowed."
     yield from _memory(receipt.get("memory", ()))
     yield from _provenance(receipt["provenance"])
     yield "=" * WIDTH

@@ -13,17 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.data.memory import ModelMemory
+from webapp.engine.data.batches import CHUNK_TOKENS
+from webapp.engine.data.memory import BatchSizes, ModelMemory
 from webapp.engine.errors import ExportUnfit, some
-from webapp.engine.exporters.base import Capabilities, Exporter, Loaded
+from webapp.engine.exporters.base import Capabilities, Exporter, Loaded, NativeRuntime
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import Tensor, torch
+from webapp.engine.math.ggml import missing
 from webapp.engine.weights import Dense, Encoded, GgmlPlan, QuantizedPlan, StoragePlan
 from webapp.engine.weights.held import Weights
 from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import LazyTensor
 
 from .blocks import BLOCK, ZERO_POINTS, Choice
+
+MOST_NATIVE_BYTES = 2_000_000_000  # of a file that llama.cpp runs: it packs weights anew in memory, beside those mapped
+REPACKED = 0.27  # of the floats: 8.5 bits of 32
 
 
 class GgufExporter(Exporter):
@@ -41,7 +46,7 @@ class GgufExporter(Exporter):
         factors=False,
         original=False,
         rounds=True,
-        timed=False,  # llama.cpp runs it, which is not here
+        timed=False,  # against what: the original is no file of llama.cpp's
         served_by="llama.cpp",
         libraries=("gguf",),
     )
@@ -114,8 +119,19 @@ class GgufExporter(Exporter):
 
         from .metadata import read_module
 
-        runtime = f"its values run by torch {torch.__version__}, float32; llama.cpp itself was not run"
-        return Loaded(read_module(folder / self.file), f"gguf-py {version('gguf')}, a process of its own", runtime)
+        path, runtime = folder / self.file, f"its values run by torch {torch.__version__}, float32"
+        large = path.stat().st_size > MOST_NATIVE_BYTES
+        why_not = f", as files above {MOST_NATIVE_BYTES / 1e9:.0f} GB are not" if large else ""
+
+        def native() -> NativeRuntime:
+            from .llama_cpp import LlamaCpp
+
+            return LlamaCpp(path)
+
+        there = missing() is None and not large
+        runtime += "" if there else f"; llama.cpp itself was not run{why_not}"
+        by = f"gguf-py {version('gguf')}, a process of its own"
+        return Loaded(read_module(path), by, runtime, native=native if there else None)
 
     def rounded(self, model: Model) -> Model:
         from .blocks import choose, rounded
@@ -132,7 +148,11 @@ class GgufExporter(Exporter):
         return replace(model, weights=Weights(lazily), activations={})
 
     def loading(self, model: ModelMemory) -> int:
-        return model.module if model.passing else 0
+        if not model.passing:
+            return 0
+        one = BatchSizes(1, tokens=CHUNK_TOKENS)
+        native = 0 if missing() else min(int(REPACKED * model.floats), MOST_NATIVE_BYTES) + model.passes(one)
+        return model.module + native
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ", ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in written["kinds"].items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from webapp.engine.architectures.streaming import float_bytes, runnable, streams
 from webapp.engine.data.batches import Batch, outputs, synthetic
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.exporters import Loaded
-from webapp.engine.exporters.base import RuntimeSession
+from webapp.engine.exporters.base import NativeRuntime, RuntimeSession
 from webapp.engine.exporters.onnx.signature import EXAMPLE
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import nn
 from webapp.engine.progress import ProgressPart, Report
-from webapp.engine.run.latency import in_turns, percentiles
+from webapp.engine.run.latency import hardware, in_turns, percentiles
 from webapp.engine.run.measure import evaluate, measure_file
 from webapp.engine.run.metrics import Scores, difference, summarise
-from webapp.engine.run.proof import compare_probe
+from webapp.engine.run.proof import compare_native, compare_probe
 from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
@@ -106,12 +107,21 @@ class VerifyStage(FormatStage):
         report.log(
             f"{form.file}: loaded again by a clean process, largest difference {proof['max_abs_difference']:.3g}"
         )
+        native, proofs = None, [proof]
+        if loaded.native is not None and architecture is not None:
+            native = loaded.native()
+            proofs.append(self._native_proof(native, loaded, architecture, left))
         result: dict[str, Any] = {"metrics": {}, "metrics_unavailable": job.unavailable(), "latency_ms": None}
         if loaded.model is not None:
             result = {**measure_file(folder / form.file, loaded.model, job.checkpoint.facts), **result}
         facts: dict[str, Any] = {"proof": proof, "differences": {}, "baseline_latency_ms": None, "result": result}
+        facts["proofs"] = proofs
         if architecture is not None and job.dataset is not None:
-            self._measure(job, loaded, facts, report)
+            self._measure(job, loaded, native.module if native else loaded.module, facts, report)
+        if native is not None:
+            facts["tokens_per_second"] = asdict(rates := native.speed()) | {"hardware": hardware()}
+            facts["speed_note"] = rates.sentence
+            report.log(f"{form.file}: {rates.sentence}")
         if architecture is not None and loaded.runner is not None:
             batch = job.evaluation()[0] if job.dataset is not None else synthetic(architecture, job.run.seed)
             write_example(loaded.runner, architecture, batch, job.output)
@@ -124,7 +134,7 @@ class VerifyStage(FormatStage):
         added = {
             "artifacts": [artifact | dict(files[self.exporter.file])],
             "companions": [(path, file) for path, file in files.items() if path != self.exporter.file],
-            "proof": [found["proof"]],
+            "proof": found.get("proofs", [found["proof"]]),
             "runtimes": [self._runtime(found, written, results)],
             "libraries": [*self.exporter.can.libraries],
         }
@@ -150,8 +160,23 @@ class VerifyStage(FormatStage):
     def _original(self) -> str:
         return OriginalStage.name_of(self.which)
 
-    def _measure(self, job: StageJob, loaded: Loaded, facts: dict[str, Any], report: Report) -> None:
-        spec, compressed = job.spec, loaded.module
+    def _native_proof(
+        self, native: NativeRuntime, loaded: Loaded, spec: ArchitectureSpec, folder: Path
+    ) -> dict[str, Any]:
+        """Raises ArtifactUnproven."""
+        start = time.perf_counter()
+        proof = compare_native(native, loaded, spec, folder)
+        if not proof["agreed"]:
+            raise ArtifactUnproven(
+                f"{self.exporter.file} was loaded by {native.runtime}, and what it answers lies "
+                f"{proof['max_abs_difference']:.3g} nats from what its values give; {native.near:.3g} are allowed."
+            )
+        return proof | {"artifact": self.exporter.file, "seconds": time.perf_counter() - start}
+
+    def _measure(
+        self, job: StageJob, loaded: Loaded, compressed: nn.Module | None, facts: dict[str, Any], report: Report
+    ) -> None:
+        spec = job.spec
         assert spec is not None
         assert compressed is not None
         data = job.evaluation()
@@ -205,8 +230,7 @@ class VerifyStage(FormatStage):
         wiring = results.facts[BaselineStage.name_of()].get("wiring")
         if wiring and not wiring["confirmed"] and not form.can.always:
             notes.append("Its graph is wired as it was assumed, which nothing confirms.")
-        if not_timed := found.get("not_timed"):
-            notes.append(not_timed)
+        notes += [found[why] for why in ("not_timed", "speed_note") if why in found]
         if rounding := found["proof"].get("rounding"):
             notes.append(f"The format's own rounding moves the probe's answers by at most {rounding:.3g}.")
         return {
@@ -214,7 +238,8 @@ class VerifyStage(FormatStage):
             "format": form.name,
             "title": form.title,
             "size_bytes": written["size_bytes"],
-            "runtime": found["proof"]["runtime"],
+            "runtime": found.get("proofs", [found["proof"]])[-1]["runtime"],
+            "tokens_per_second": found.get("tokens_per_second"),
             "metrics": found["result"]["metrics"],
             "differences": found["differences"],
             "baseline": found["baseline_latency_ms"],
