@@ -91,7 +91,7 @@ def test_perplexity_and_tokens_per_second_on_the_receipt_are_its_own(language_mo
     assert "nats of mean KL divergence" in proofs[1]["unit"]
     said = render_text(receipt)
     assert "nats of mean KL divergence from the file's values, 0.1 allowed" in said
-    assert "tokens per second, and writes 32 more at" in said
+    assert "tokens per second of 256 that are read together, and" in said
 
 
 def test_where_it_is_not_installed_the_proof_says_so(language_model, tmp_path, monkeypatch):

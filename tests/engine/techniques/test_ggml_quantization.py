@@ -249,3 +249,33 @@ def test_a_layer_that_an_importance_matrix_says_nothing_of_is_told(llama, apply_
     assert (rows[Q].done, rows[Q].ok) == ("Q4_K", False)
     assert "says nothing of it, so all its inputs count alike" in rows[Q].note
     assert rows["lm_head"].ok
+
+
+def test_compensation_needs_samples_and_an_importance_matrix_is_not_enough(llama):
+    facts = llama()[1].model_copy(update={"importance": ""})
+    assert needs_of("ggml_quantization", {"compensation": True}) == {"calibration"}
+    ((_, sentence),) = without_data(facts, recipe("Q4_0", compensation=True), None, None)
+    assert "needs calibration data" in sentence
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_errors_are_compensated_in_llama_cpp_s_blocks(llama, apply_steps, tied):
+    """The answers lie nearer to the original's, a table that is the head too included; the bytes are as predicted."""
+    checkpoint = llama(intermediate_size=256, tie_word_embeddings=tied)
+    data = seeded_batches(checkpoint[1].architecture, 24)
+    exact, x = build(Model.of_checkpoint(*checkpoint)), synthetic(checkpoint[1].architecture, 99)
+    with torch.no_grad():
+        expected = outputs(exact, checkpoint[1].architecture, x)
+    errors = []
+    for compensation in (False, True):
+        settings = {"type": "Q4_0", "pure": True, "compensation": compensation}
+        measured = {}
+        step = ("ggml_quantization", settings)
+        model, outcomes = apply_steps(checkpoint, step, data=data, measured=measured)
+        assert {(outcome.done, outcome.ok) for outcome in outcomes} == {("Q4_0", True)}
+        assert [outcome.layer for outcome in outcomes] == [layer.name for layer in checkpoint[1].layers]
+        assert all(isinstance(model.weights[layer.weight], GgmlBlocks) for layer in checkpoint[1].layers)
+        assert "blk.1.ffn_down.weight" in measured
+        with torch.no_grad():
+            errors.append(float((outputs(build(model), checkpoint[1].architecture, x) - expected).norm()))
+    assert errors[1] < 0.9 * errors[0]

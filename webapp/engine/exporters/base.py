@@ -64,8 +64,8 @@ class TokensPerSecond:
     @property
     def sentence(self) -> str:
         return (
-            f"{self.runtime} reads {self.prompt_tokens} tokens at {self.prompt:,.0f} tokens per second, and writes "
-            f"{self.new_tokens} more at {self.generation:,.0f}."
+            f"{self.prompt:,.0f} tokens per second of {self.prompt_tokens} that are read together, and "
+            f"{self.generation:,.0f} of {self.new_tokens} more that are written one by one."
         )
 
 

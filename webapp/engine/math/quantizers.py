@@ -43,7 +43,7 @@ class Grid:
     def zero(self) -> Tensor:
         """The code that means zero: float32 (rows, groups), or a scalar where it is the same everywhere."""
         if self.levels is not None:
-            return (self.levels == 0).nonzero()[0, 0].float()
+            return self.levels.abs().argmin().float()
         return torch.tensor(2.0 ** (self.bits - 1)) if self.zero_point is None else self.zero_point.float()
 
     def across(self, per_group: Tensor, columns: int) -> Tensor:

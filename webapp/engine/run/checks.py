@@ -137,7 +137,8 @@ def without_data(
         return
     for index, step in enumerate(recipe.steps):
         wanted = needs_of(step.technique, step.settings, step.overrides) & {"calibration", "training"}
-        if needs := wanted - known[step.technique].brought(facts):
+        found = known[step.technique]
+        if needs := wanted - found.brought(facts, found.Settings.model_validate(step.settings)):
             yield (
                 index,
                 f"{known[step.technique].title} needs {' and '.join(sorted(needs))} data; choose a dataset that has a "

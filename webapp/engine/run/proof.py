@@ -106,7 +106,7 @@ def compare_native(native: NativeRuntime, loaded: Loaded, spec: ArchitectureSpec
             divergence = float("inf")
         else:
             divergence = float((expected.exp() * (expected - found)).sum(-1).mean())
-    proof = _proof(f"{native.runtime}, a process of its own", native.runtime, max(divergence, 0.0), native.near)
+    proof = _proof("that runtime, a process of its own", native.runtime, max(divergence, 0.0), native.near)
     return proof | {"unit": "nats of mean KL divergence from the file's values", "agreed": divergence <= native.near}
 
 

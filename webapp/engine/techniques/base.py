@@ -200,8 +200,8 @@ class Technique(ABC):
         """What a step with these settings of its own needs; `needs` is what the technique may need at most."""
         return self.needs
 
-    def brought(self, facts: CheckpointFacts) -> frozenset[Need]:
-        """What of its needs came with this checkpoint."""
+    def brought(self, facts: CheckpointFacts, settings: Any) -> frozenset[Need]:
+        """What of the needs of a step with these settings of its own came with this checkpoint."""
         return frozenset()
 
     def lacks(self) -> str | None:

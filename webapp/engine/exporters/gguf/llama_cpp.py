@@ -118,9 +118,9 @@ class LlamaCpp(nn.Module):
         return self
 
     def __del__(self) -> None:
-        if self.context:
+        if getattr(self, "context", None):
             llama().llama_free(self.context)
-        if self.model:
+        if getattr(self, "model", None):
             llama().llama_batch_free(self.batch)
             llama().llama_model_free(self.model)
 

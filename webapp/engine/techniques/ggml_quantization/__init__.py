@@ -13,7 +13,7 @@ from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import ggml
 from webapp.engine.progress import tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
-from webapp.engine.techniques.base import MATRICES, Context, Need, Outcome, calibration_samples
+from webapp.engine.techniques.base import MATRICES, AtWork, Context, Need, Outcome, calibration_samples
 from webapp.engine.techniques.calibration import Covariance, SquareSum, WeightMatrix
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock, joined, matrices_of
 from webapp.engine.weights import Dense, DensePlan, Encoded, GgmlBlocks, GgmlPlan, StoragePlan, half_dtype
@@ -24,6 +24,7 @@ from .mixtures import BY_DATA, GUIDED, Mixture, exact_type, fitting, types_of
 
 BEYOND = "its values are beyond those that {type} holds, whose scales are 16-bit floats"
 LARGEST_BLOCK = 256
+COMPENSATING = 8.0  # times the covariance of the inputs, as GPTQ takes them; and half as many of the largest matrix
 HALVES = ("float16", "bfloat16")
 HEAD = "lm_head"  # of which llama.cpp's tool measures nothing unless it is told to
 ALIKE = "so all its inputs count alike"
@@ -78,19 +79,30 @@ class GgmlQuantization(BlockByBlock):
             "auto: by the importance matrix (imatrix) that came with the checkpoint, else by the run's data. "
             "data: by the run's data. none: all inputs count alike.",
         )
+        compensation: bool = setting(
+            False,
+            "Error compensation (GPTQ)",
+            "On: the codes of Q8_0, Q5_0, Q4_0, IQ4_NL, Q5_K and Q4_K are chosen column by column, and later columns "
+            "make up for the errors of those before (Frantar et al. 2022). Takes calibration data, and longer.",
+        )
         samples: int = calibration_samples()
 
     def needs_for(self, settings: Any) -> frozenset[Need]:
-        guided = settings.type in GUIDED or ggml.TYPES[exact_type(settings.type)].guided
+        guided = settings.type in GUIDED or ggml.TYPES[exact_type(settings.type)].guided or settings.compensation
         if settings.importance == "none" and not guided:
             return frozenset()
         return frozenset({"calibration" if guided else "calibration_if_any"})
 
-    def brought(self, facts: CheckpointFacts) -> frozenset[Need]:
-        return frozenset({"calibration"} if facts.importance is not None else ())
+    def brought(self, facts: CheckpointFacts, settings: Any) -> frozenset[Need]:
+        there = facts.importance is not None and settings.importance == "auto" and not settings.compensation
+        return frozenset({"calibration"} if there else ())
 
     def lacks(self) -> str | None:
         return ggml.missing()
+
+    def working_bytes(self, at: AtWork) -> int:
+        more = COMPENSATING if at.settings.own.compensation else 0.0
+        return super().working_bytes(at) + int(more * (at.covariance + at.largest / 2))
 
     def settled(self, facts: CheckpointFacts, settings: StepSettings, seen: bool = True) -> StepSettings:
         if settings.own.pure:
@@ -121,13 +133,17 @@ class GgmlQuantization(BlockByBlock):
         return plan if plan.dtype in HALVES else replace(plan, dtype="float16")
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
-        spec, source = model.architecture, settings.own.importance
-        came = self._came(context) if source == "auto" else None
-        measured = came is None and source != "none" and context.data is not None
+        spec, own = model.architecture, settings.own
+        came = self._came(context) if own.importance == "auto" and not own.compensation else None
+        measured = came is None and (own.importance != "none" or own.compensation) and context.data is not None
         measured = measured and spec is not None and spec.guess is None
         if context.facts is not None:
             seen = measured or came is not None
             settings = self.settled(context.facts, StepSettings(settings.own, settings.overrides), seen)
+        if measured and own.compensation:
+            from .compensation import Compensating
+
+            return Compensating().compensate(model, settings, context)
         if measured:
             return super().apply(model, settings, context)
         outcomes = []
@@ -161,10 +177,13 @@ class GgmlQuantization(BlockByBlock):
         self, matrix: WeightMatrix, statistic: SquareSum, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         encoded = self._made(matrix, settings, statistic.sums / max(statistic.count, 1))
-        if matrix.layer.kind == "linear" and not matrix.side and (name := their_name(matrix.layer.weight)):
-            rows = torch.full((statistic.groups,), float(statistic.count))
-            context.importance[name] = Entry(statistic.sums, rows)
+        self.delivered(matrix, statistic.sums, statistic.count, context)
         return encoded, self.told(matrix, encoded, settings, "")
+
+    def delivered(self, matrix: WeightMatrix, sums: Tensor, count: int, context: Context) -> None:
+        """Keeps the sums of squares (groups, columns) of `count` rows of inputs for the file of importance."""
+        if matrix.layer.kind == "linear" and not matrix.side and (name := their_name(matrix.layer.weight)):
+            context.importance[name] = Entry(sums, torch.full((len(sums),), float(count)))
 
     def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
         return self._made(matrix, settings, None)
