@@ -1,7 +1,8 @@
 // Which files of a folder, or of several files that were chosen, are parts of a checkpoint: {name, parts: [{file, path}]}.
 import { Refused } from "./upload-parts.js";
 
-const READ = /\.(json|safetensors|bin|txt|jinja|model)$|imatrix.*\.(gguf|dat)$|.\.imatrix$/i;
+const READ = /\.(json|safetensors|bin|txt|jinja|model)$/;
+const IMPORTANCE = /^[^/]*imatrix[^/]*\.(gguf|dat)$|^[^/]+\.imatrix$/i; // llama.cpp's, beside the weights
 const BELOW = ["1_Pooling/config.json"]; // of what lies deeper
 const WEIGHTS = /\.(safetensors|bin)$/;
 const LEFT_OUT = ["training_args.bin", "optimizer.bin", "scheduler.bin", "trainer_state.json"];
@@ -12,6 +13,8 @@ export function partsOf(given) {
   const files = given.map(({ file, path }) => ({ file, path: pathless ? path : path.split("/").slice(1).join("/") }));
   const top = files.filter(({ path }) => !path.includes("/"));
   if (files.length === 1) return { name, parts: files };
+  const ggufs = files.filter(({ path }) => !IMPORTANCE.test(path));
+  if (ggufs.length === 1 && ggufs[0].path.endsWith(".gguf")) return { name: name || ggufs[0].path, parts: files };
   if (!top.some(({ path }) => path === "config.json")) {
     const why = pathless ? "Add the config.json that belongs to them, or choose one file" : "Choose the folder that config.json lies in, or one file";
     throw new Refused(`There is no config.json among the ${files.length} files, which says what model they are. ${why}.`);
@@ -19,7 +22,7 @@ export function partsOf(given) {
   const safetensors = top.some(({ path }) => path.endsWith(".safetensors"));
   const taken = files.filter(
     ({ file, path }) =>
-      file.size && (BELOW.includes(path) || (!path.includes("/") && READ.test(path) && !LEFT_OUT.includes(path) && !(safetensors && path.endsWith(".bin")))),
+      file.size && (BELOW.includes(path) || (!path.includes("/") && (READ.test(path) || IMPORTANCE.test(path)) && !LEFT_OUT.includes(path) && !(safetensors && path.endsWith(".bin")))),
   );
   if (!taken.some(({ path }) => WEIGHTS.test(path))) throw new Refused("There are no weights beside config.json: .safetensors or .bin, in one file or in shards.");
   return { name: name || "checkpoint", parts: taken };

@@ -3,15 +3,18 @@
 import re
 
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.api_client import Api
 from tests.e2e.conftest import NARROW, WIDE
+from tests.engine.importers.tiny_gguf import model_of, write_gguf
 from tests.hub_server import hub_server
 from tests.pare_process import serving
 from tests.patience import PATIENCE_SECONDS
 from tests.zoo import build_tiny, write_tokenizer
+from webapp.engine.importers.gguf.importance import Entry, Importance, write_importance
 
 CHECKPOINT = re.compile(r"/checkpoints/[2-9a-z]{12}$")
 
@@ -114,6 +117,18 @@ def test_several_files_are_one_checkpoint_too_and_without_a_config_that_is_said(
     page.locator("input[type=file]").set_input_files([*shards, folder / "config.json"])
     row = ready(page, Api(named.url))
     assert (row["state"], row["reason"]) == ("ready", None)
+
+
+def test_a_gguf_is_chosen_together_with_its_importance_matrix(page, named, tmp_path):
+    path = write_gguf(tmp_path / "tiny.gguf", model_of("llama"), kind="Q8_0")
+    entry = Entry(torch.ones(1, 64), torch.tensor([512.0]))
+    write_importance(tmp_path / "tiny-imatrix.gguf", Importance({"blk.0.attn_q.weight": entry}, 1, 512))
+    page.goto("/checkpoints/new")
+    page.locator("input[type=file]").set_input_files([path, tmp_path / "tiny-imatrix.gguf"])
+    row = ready(page, Api(named.url))
+    assert (row["state"], row["reason"], row["name"]) == ("ready", None, "tiny.gguf")
+    assert row["facts"]["importance"] == "1 chunk of 512 tokens of calibration"
+    expect(page.get_by_text("tells llama.cpp's quantization which inputs matter").first).to_be_visible()
 
 
 def test_stop_keeps_nothing_of_a_folder(page, named, folder):

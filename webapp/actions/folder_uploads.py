@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from webapp.config import InstallationSettings
 from webapp.engine.data.tasks import named
+from webapp.engine.importers.gguf.importance import NAMED
 from webapp.engine.importers.huggingface import KEPT
 from webapp.engine.importers.huggingface.files import may_matter
 from webapp.store.digests import digest_of_files
@@ -23,19 +24,27 @@ from .uploads import Inspections, find, upload_name
 FILES = "files"  # the kind of an upload that becomes a part of a checkpoint
 MOST_FILES = 2000
 CONFIG = "config.json"
+GGUF = ".gguf"
 
 
 def file_name(name: str) -> str:
     """The path in its folder of a file that can be part of a checkpoint. Raises RequestInvalid."""
     pure = PurePosixPath(name)
     plain = name.isprintable() and "\\" not in name and str(pure) == name and ".." not in pure.parts
-    if not plain or len(name) > 200 or not (name in KEPT or (len(pure.parts) == 1 and may_matter(name))):
+    top = len(pure.parts) == 1 and (may_matter(name) or name.endswith(GGUF))
+    if not plain or len(name) > 200 or not (name in KEPT or top):
         raise RequestInvalid(
             f"{name[:80]!r} is no file of a Hugging Face folder that is read: send config.json, the weights, their "
             "index, the tokenizer's files and an imatrix, by their names in the folder.",
             "name",
         )
     return name
+
+
+def _gguf_alone(uploads: Mapping[str, str]) -> bool:
+    """Whether they are one GGUF file and its importance matrix."""
+    rest = [name for name in uploads if NAMED.fullmatch(name) is None]
+    return len(rest) == 1 and rest[0].endswith(GGUF)
 
 
 def receive_folder(
@@ -55,7 +64,7 @@ def receive_folder(
     TaskUnfit.
     """
     shown, use = upload_name(name), named(task, None) if task else None
-    if CONFIG not in uploads:
+    if CONFIG not in uploads and not _gguf_alone(uploads):
         raise RequestInvalid(f"There is no {CONFIG} among the files, which says what model they are.", "files")
     if len(uploads) > MOST_FILES:
         raise RequestInvalid(f"There are {len(uploads)} files; a checkpoint has at most {MOST_FILES}.", "files")

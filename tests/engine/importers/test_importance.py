@@ -97,8 +97,8 @@ def test_one_that_lies_beside_the_weights_comes_along(bench, tmp_path):
     model_of("llama").save_pretrained(folder)
     write_importance(folder / "tiny-imatrix.gguf", matrix())
     for facts in (bench.checkpoint(bench.zip_folder(folder)), bench.checkpoint(folder, in_place=True)):
-        assert facts.importance == "1 chunks of 512 tokens of calibration.txt"
-        assert facts.notes[-1].startswith("Its importance matrix, tiny-imatrix.gguf (1 chunks of 512 tokens of calib")
+        assert facts.importance == "1 chunk of 512 tokens of calibration.txt"
+        assert facts.notes[-1].startswith("Its importance matrix, tiny-imatrix.gguf (1 chunk of 512 tokens of calib")
         assert set(read_importance(bench.out / FILE, FILE).entries) == set(NAMES)
     assert "tiny-imatrix.gguf" in {source.name for source in facts.sources}
     write_importance(folder / "imatrix.gguf", matrix())

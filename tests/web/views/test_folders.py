@@ -47,6 +47,16 @@ def test_files_become_one_checkpoint(client, session, files, settings, uploads):
     assert "Reading" not in client.get(f"/checkpoints/{row.id}").text
 
 
+def test_a_gguf_and_its_importance_matrix_are_one_checkpoint_too(client, session):
+    parts = {name: sent(client, name, b"GGUF") for name in ("tiny-Q8_0.gguf", "tiny.imatrix")}
+    answer = put_together(client, parts)
+    assert answer.status_code == 201, answer.text
+    assert set(session.get(Checkpoint, answer.json["id"]).source["files"]) == set(parts)
+    for others in (("a.gguf", "b.gguf"), ("imatrix.gguf",)):
+        refused = put_together(client, {name: sent(client, name, b"GGUF") for name in others})
+        assert "There is no config.json among the files" in error_of(refused, 400)["message"]
+
+
 def test_a_file_goes_on_where_it_broke_off(client):
     upload = begun(client, "model.safetensors", b"0123456789")
     first = part(client, upload, 0, data=b"0123").json

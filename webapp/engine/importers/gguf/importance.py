@@ -79,7 +79,9 @@ class Importance:
 
     def told(self) -> str:
         """ "100 chunks of 512 tokens of calibration.txt"; empty where the file does not say."""
-        seen = f"{self.chunks:,} chunks" + (f" of {self.chunk_tokens:,} tokens" if self.chunk_tokens else "")
+        seen = f"{self.chunks:,} chunk{'s' if self.chunks > 1 else ''}" + (
+            f" of {self.chunk_tokens:,} tokens" if self.chunk_tokens else ""
+        )
         return (seen if self.chunks else "") + (f" of {', '.join(self.datasets)[:80]}" if self.datasets else "")
 
 
