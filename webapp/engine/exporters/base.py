@@ -144,7 +144,7 @@ class Exporter(ABC):
 
     def writing(self, model: ModelMemory) -> int | None:
         """Bytes of memory that writing a model takes at most; None where that is not known. It goes by weights."""
-        return model.reading + SLICES_BYTES
+        return model.reading + min(SLICES_BYTES, 2 * model.floats)
 
     def loading(self, model: ModelMemory) -> int:
         """Bytes of memory that the loaded file takes at most. As a whole, in float32, unless said otherwise."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from webapp.engine.lazy import Tensor, torch
 
+from .systems import solved
+
 DAMPING = 0.01  # of the mean of the diagonal
 LARGEST_DAMPING = 1.0
 
@@ -39,7 +41,7 @@ class Elimination:
             return alone
         own = self.inverse[places[:, :, None], places[:, None, :]]  # (channels, repeat, repeat)
         columns = self.weight[:, places].permute(1, 2, 0)  # (channels, repeat, out)
-        together: Tensor = (columns * torch.linalg.solve(own, columns)).sum((1, 2))
+        together: Tensor = (columns * solved(own, columns)).sum((1, 2))
         return together
 
     def remove(self, columns: Tensor) -> None:

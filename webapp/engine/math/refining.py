@@ -12,6 +12,7 @@ from webapp.engine.lazy import Tensor, torch
 
 from .gptq import BLOCK, RoundingProblem, in_columns
 from .quantizers import Grid, codes_of, dequantize, grouped, nearest_units, stored_scale
+from .systems import solved
 
 PULL = 1e-3  # towards the scale as it is, of its own share of the error
 AT_A_TIME = 1 << 22  # values of the equations that are solved together
@@ -56,8 +57,7 @@ def _least_squares(matrix: Tensor, hessian: Tensor, units: Tensor, grid: Grid, s
         wanted[:, g] = (reached * matrix).sum(-1)
     own = products.diagonal(dim1=1, dim2=2)
     pull = torch.where(own > 0, PULL * own, 1.0)  # a group without values keeps its scale
-    solved: Tensor = torch.linalg.solve(products + torch.diag_embed(pull), wanted + pull * scale.float())
-    return solved
+    return solved(products + torch.diag_embed(pull), (wanted + pull * scale.float())[..., None])[..., 0]
 
 
 def descended(given: RoundingProblem, codes: Tensor, grid: Grid, zeros: Tensor | None = None) -> Tensor:

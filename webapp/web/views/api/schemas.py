@@ -354,6 +354,7 @@ class RunAnswer(RunSummary):
     preprocessing: dict[str, Any] | None = Field(description="How images are prepared; null without images.")
     task: str | None = Field(description="What it is measured by; null where nothing is.")
     expected: dict[str, Any] | None = Field(description="By its budget: profile_id, size_bytes, loss, points.")
+    needs: RunFootprint | None = Field(description="Memory and disk at most, foreseen before it ran.")
     study_id: str | None = Field(description="Of the study that it belongs to.")
     attempt: int
     stages: list[StageAnswer]
