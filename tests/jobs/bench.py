@@ -28,6 +28,7 @@ QUICK = {  # so that a test waits no longer than it must
     "worker_stale_seconds": "4",
     "timing_seconds": "0.1",
 }
+GIGABYTE = 10**9
 FORKS = Forks("tests.jobs.forked_module", threads=1)  # a worker is imported once, and started in milliseconds
 atexit.register(FORKS.close)
 FACTS = {"format": "scripted", "tensors": [], "layers": [], "weights_bytes": 0}

@@ -24,6 +24,7 @@ from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunStat
 
 from .budgets import AskedBudget, expected_by_profile, profile_to_ask, solved
 from .errors import Conflict, NotFound
+from .workers import memory_limit
 
 
 class RunQueue(Protocol):
@@ -141,7 +142,7 @@ def checked_run(session: Session, asked: RunRequest) -> Run:
         preprocessing=prepared.model_dump(mode="json") if prepared else None,
         task=task_of(facts, named(dataset), named(training)),
     )
-    run.needs = needed(run, facts, dataset, training, teacher).model_dump(mode="json")
+    run.needs = needed(run, facts, dataset, training, teacher, memory_limit(session)).model_dump(mode="json")
     run.expected = expected or expected_by_profile(session, run)
     return run
 

@@ -6,10 +6,11 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil
@@ -145,7 +146,7 @@ def check_workers(settings: InstallationSettings) -> Iterator[str]:
             raise Wrong(
                 f"{worker.executor_id} was silent for {silent.total_seconds():.0f} s; its work will be taken over"
             )
-        yield f"{worker.executor_id} on {worker.host} is alive"
+        yield f"{worker.executor_id} on {worker.host} is alive: {abilities(worker.able or {})}"
     if not workers:
         yield "none is running; `pare serve` starts them"
 
@@ -160,6 +161,14 @@ CHECKS: dict[str, Callable[[InstallationSettings], Iterator[str]]] = {
     "import folders": check_import_folders,
     "workers": check_workers,
 }
+
+
+def abilities(able: Mapping[str, Any]) -> str:
+    """ "up to 20.2 GB for a run, cpu, onnxruntime 1.32.0, torch 2.13.0" """
+    limit_bytes = able.get("memory_bytes")
+    memory = f"up to {gigabytes(limit_bytes)} for a run" if limit_bytes else "no limit of memory"
+    runtimes = (f"{name} {version}".strip() for name, version in sorted(able.get("runtimes", {}).items()))
+    return ", ".join([memory, able.get("device", "cpu"), *runtimes])
 
 
 def gigabytes(size_bytes: int) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,8 +19,10 @@ from webapp.store.models import Worker
 class Heartbeat:
     """Of one worker, from `start` on."""
 
-    def __init__(self, sessions: sessionmaker[Session], executor_id: str) -> None:
-        self._sessions, self.executor_id = sessions, executor_id
+    def __init__(
+        self, sessions: sessionmaker[Session], executor_id: str, able: Mapping[str, Any] | None = None
+    ) -> None:
+        self._sessions, self.executor_id, self._able = sessions, executor_id, dict(able or {})
         self._started_at = now()  # until `start`
 
     def start(self) -> None:
@@ -29,6 +33,7 @@ class Heartbeat:
                     executor_id=self.executor_id,
                     host=socket.gethostname(),
                     pid=os.getpid(),
+                    able=self._able,
                     started_at=self._started_at,
                     seen_at=seen_at,
                 )

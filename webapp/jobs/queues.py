@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dbos import DBOS
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from webapp.config import InstallationSettings
 from webapp.store.models import Profile, Publication, Run
 
 APPLICATION_NAME = "pare"
 APPLICATION_VERSION = "1"  # raised when a workflow's steps change so that one in progress could not go on
-RUNS = "runs"
+RUNS = "runs"  # in which runs and profiles wait until a worker takes them (see taking)
 INSPECTIONS = "inspections"  # a queue of their own: an upload is inspected while a long run is computed
 TRANSFERS = "transfers"  # from a hub and to it: no inspection waits for a slow line
 INSPECTION_WORKFLOW = "pare_inspection"
+MOVES_LOCK = 0x7061726F  # PostgreSQL's advisory lock
 
 Kind = Literal["checkpoint", "dataset"]
 
@@ -36,11 +39,25 @@ class JobKind:
     def workflow_id(self, id: str, attempt: int) -> str:
         return f"{self.prefix}{id}-{attempt}"
 
+    def row_id(self, workflow_id: str) -> str:
+        return workflow_id.removeprefix(self.prefix).rpartition("-")[0]
+
 
 RUN = JobKind(Run, "pare_run")
 PROFILE = JobKind(Profile, "pare_profile", "profile-")
 PUBLICATION = JobKind(Publication, "pare_publication", "publication-", TRANSFERS)
 JOBS = (RUN, PROFILE, PUBLICATION)
+
+
+def own_queue(executor_id: str) -> str:
+    """Of one worker, for what it has taken out of RUNS."""
+    return f"{RUNS}@{executor_id}"
+
+
+def lock_moves(session: Session) -> None:
+    """Until its transaction ends no other process moves work between queues; on SQLite its write lock says so."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MOVES_LOCK})
 
 
 def inspection_workflow_id(kind: Kind, id: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from dbos import DBOS, WorkflowStatus
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.store.clock import now
@@ -28,6 +28,7 @@ from .queues import (
     TRANSFERS,
     JobKind,
     inspection_workflow_id,
+    lock_moves,
 )
 from .workflows import WORK, in_hand
 from .workplace import Workplace
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 SETTLE = timedelta(seconds=10)  # a row this young may just be on its way into the queue
 ALIVE = ("ENQUEUED", "PENDING", "DELAYED")
 QUEUES = {INSPECTION_WORKFLOW: INSPECTIONS, **{kind.workflow: kind.queue for kind in JOBS}}
-TAKEOVER_LOCK = 0x7061726F  # PostgreSQL: one worker takes over at a time; on SQLite the write lock says so
 LOST = {
     "code": "internal",
     "message": "The work ended again and again without a result. Try once more; if that happens again, the worker's "
@@ -53,8 +53,7 @@ def take_over(place: Workplace, missed: Mapping[str, float]) -> dict[str, float]
     """
     at, mine = time.monotonic(), {}
     with writing(place.sessions) as session:
-        if session.get_bind().dialect.name == "postgresql":
-            session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": TAKEOVER_LOCK})
+        lock_moves(session)
         for executor_id in bury(session, place.settings.worker_stale_seconds, place.executor_id):
             log.warning("The worker %s was silent for too long; its work is taken over", executor_id)
         session.flush()
@@ -69,7 +68,19 @@ def take_over(place: Workplace, missed: Mapping[str, float]) -> dict[str, float]
                 known = workflow.queue_name in (RUNS, INSPECTIONS, TRANSFERS)
                 DBOS.resume_workflow(id_, queue_name=workflow.queue_name if known else QUEUES[workflow.name])
                 mine.pop(id_, None)
+        for queue in DBOS.list_queues():
+            executor_id = queue.name.partition("@")[2]
+            if executor_id and executor_id not in alive:
+                _give_back(queue.name)
     return mine
+
+
+def _give_back(queue: str) -> None:
+    """What a worker that is dead had taken and not begun; its queue goes too."""
+    for workflow in DBOS.list_workflows(queue_name=queue, status="ENQUEUED", load_input=False):
+        log.info("%s waits again", workflow.workflow_id)
+        DBOS.resume_workflow(workflow.workflow_id, queue_name=RUNS)
+    DBOS.delete_queue(queue)
 
 
 def requeue(place: Workplace, jobs: JobClient) -> None:

@@ -23,14 +23,16 @@ from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.digests import sweep
 from webapp.store.space import HUB, UPLOADS, remove_idle_folders
 
+from .abilities import Abilities
 from .child import ENGINE_CHILD
 from .client import JobClient
 from .heartbeat import Heartbeat
 from .inspections import look_at_structures
 from .processes import is_running
-from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, RUNS, TRANSFERS, migrate_jobs
+from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, TRANSFERS, migrate_jobs, own_queue
 from .recovery import requeue, sweep_scratch, take_over
 from .studies import advance_studies
+from .taking import take, tell_waiting
 from .workflows import work_at
 from .workplace import Workplace
 
@@ -99,7 +101,8 @@ def run_worker(settings: InstallationSettings, *, entry: str = ENGINE_CHILD) -> 
 class RunWorker:
     def __init__(self, place: Workplace, jobs: JobClient) -> None:
         self.place, self.jobs = place, jobs
-        self.heartbeat = Heartbeat(place.sessions, place.executor_id)
+        self.able = Abilities.here(place.settings)
+        self.heartbeat = Heartbeat(place.sessions, place.executor_id, self.able.kept())
         self._told_to_stop = threading.Event()
         self._next: dict[str, float] = {}
         self._sweeping, self._studying = threading.Thread(), threading.Thread()
@@ -111,6 +114,7 @@ class RunWorker:
         load_plugins()
         self.heartbeat.start()
         self._launch()
+        threading.Thread(target=self._take, daemon=True).start()
         log.info("Worker %s is ready (process %s)", self.place.executor_id, os.getpid())
         settings = self.place.settings
         while not self._told_to_stop.wait(min(settings.heartbeat_seconds, 1.0)):
@@ -121,6 +125,7 @@ class RunWorker:
                 if self._is_due("recover", settings.heartbeat_seconds * 2):
                     self._missed = take_over(self.place, self._missed)
                     requeue(self.place, self.jobs)
+                    tell_waiting(self.place)
                 if not self._studying.is_alive():
                     self._studying = threading.Thread(target=self._study, daemon=True)  # budgets may take a second
                     self._studying.start()
@@ -151,9 +156,11 @@ class RunWorker:
                 "log_level": "WARNING",
             }
         )
+        inspections, mine = max(1, settings.inspections_at_once), own_queue(self.place.executor_id)
+        listens = {mine: 1, INSPECTIONS: inspections, TRANSFERS: inspections}
+        DBOS.listen_queues(list(listens))
         DBOS.launch()
-        inspections = max(1, settings.inspections_at_once)
-        for queue, at_once in ((RUNS, 1), (INSPECTIONS, inspections), (TRANSFERS, inspections)):
+        for queue, at_once in listens.items():
             DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=settings.queue_poll_seconds)
 
     def _leave(self, status: int) -> None:
@@ -174,6 +181,15 @@ class RunWorker:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+    def _take(self) -> None:
+        while not self._told_to_stop.wait(self.place.settings.queue_poll_seconds):
+            try:
+                take(self.place, self.able)
+            except OperationalError as error:
+                log.warning("Nothing could be taken out of the queue: %s", error)
+            except Exception:
+                log.exception("Nothing could be taken out of the queue; it is tried again")
 
     def _study(self) -> None:
         try:

@@ -330,6 +330,7 @@ class Worker(Base):
     executor_id: Mapped[str] = mapped_column(String(80), primary_key=True)
     host: Mapped[str] = mapped_column(String(200))
     pid: Mapped[int]
+    able: Mapped[dict[str, Any] | None]  # what it can (see webapp/jobs/abilities.py)
     started_at: Mapped[datetime] = mapped_column(default=now)
     seen_at: Mapped[datetime] = mapped_column(default=now)
 

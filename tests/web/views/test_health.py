@@ -8,7 +8,7 @@ from webapp.web.extensions import db
 def test_a_healthy_pare_says_so(client):
     answer = client.get("/healthz")
     assert answer.status_code == 200
-    assert answer.json == {"status": "ok", "database": "ok", "store": "ok", "space": "ok"}
+    assert answer.json == {"status": "ok", "database": "ok", "store": "ok", "space": "ok", "workers": "0 alive"}
 
 
 def test_a_database_that_does_not_answer_is_told(client, app, monkeypatch, tmp_path):

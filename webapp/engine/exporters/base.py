@@ -115,6 +115,7 @@ class Exporter(ABC):
     summary: ClassVar[str]  # one sentence: what loads it, and what it keeps
     file: ClassVar[str]  # the artifact, with its suffix; others in its folder travel with it
     can: ClassVar[Capabilities]
+    requires: ClassVar[tuple[str, ...]] = ()  # extras, as they are imported: only workers that have them take it
 
     def refuses(self, facts: CheckpointFacts) -> str | None:
         """Why this checkpoint cannot be written in the format, as a sentence; None where it can."""

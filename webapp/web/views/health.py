@@ -1,4 +1,4 @@
-"""Whether Pare works: its database answers, its file store takes files, and there is room for more."""
+"""Whether Pare works: its database answers, its file store takes files, there is room, and who computes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from webapp.actions.workers import alive
 from webapp.store.errors import StoreError
 from webapp.store.space import shortage
 from webapp.web.extensions import db, services
@@ -23,6 +24,8 @@ def healthz() -> ResponseReturnValue:
     healthy = not any(checks.values())
     short = space_problem()  # what is there is still shown: no reason to be taken out of service
     shown = {name: problem or "ok" for name, problem in (checks | {"space": short}).items()}
+    if not checks["database"]:
+        shown["workers"] = f"{len(alive(db.session))} alive"
     status = "unavailable" if not healthy else "short of space" if short else "ok"
     return {"status": status, **shown}, 200 if healthy else 503
 

@@ -47,6 +47,7 @@ class SavedModelExporter(Exporter):
         "decoded to floats once, when it loads; zeros are stored like other values."
     )
     file = "model.savedmodel.zip"
+    requires = ("tensorflow",)
     can = Capabilities(
         holds="graph",
         loads_in="TensorFlow Serving",

@@ -21,6 +21,7 @@ from . import (
     techniques,
     tryout,
     uploads,
+    workers,
 )
 from .document import pages
 from .endpoints import blueprint

@@ -393,6 +393,18 @@ class ProfileAnswer(ProfileSummary):
     cuts: list[Cut] | None = Field(None, description="With ?layers=1: channels, heads and blocks that may leave.")
 
 
+class WorkerAnswer(BaseModel):
+    """What it told of itself when it began."""
+
+    id: str
+    host: str
+    started_at: datetime
+    silent_seconds: float = Field(description="Since its last sign of life.")
+    memory_bytes: int = Field(description="The most that a run on it may allocate; 0: no limit.")
+    device: str = Field(description="What it could compute on: cpu, cuda with the model, or mps.")
+    runtimes: dict[str, str] = Field(description="Packages that not every installation has, with their versions.")
+
+
 class PublicationRequest(RequestBody):
     repo_id: str = Field(
         max_length=200, description="The owner's name, a slash and the model's: a new one, or of Pare."
