@@ -107,7 +107,7 @@ def main(job_file: str) -> int:
             {"seed": job["run"]["seed"], "of": job["checkpoint"]["name"]},
         )
     elif job["task"] == "look_at_structure":
-        script, facts = job["facts"]["script"], {"task": job["task"]}
+        script, facts = job["facts"]["script"], {"structure": {"task": job["task"]}, "pass_size": None}
     else:
         asked = json.loads(Path(job["upload"]).read_text())
         script, facts = asked["script"], asked["facts"] | {"notes": [job["task"], job["filename"]]}

@@ -44,6 +44,7 @@ def test_a_workflow_that_its_worker_is_not_at_is_taken_up_again(bench, monkeypat
     ]
     resumed = []
     monkeypatch.setattr(recovery.DBOS, "list_workflows", lambda **asked: workflows)
+    monkeypatch.setattr(recovery.DBOS, "list_queues", list)
     monkeypatch.setattr(recovery.DBOS, "resume_workflow", lambda id_, queue_name: resumed.append((id_, queue_name)))
     monkeypatch.setattr(recovery, "in_hand", lambda: {"at-it-1"})
     clock = SimpleNamespace(monotonic=lambda: 1000.0)

@@ -123,7 +123,7 @@ def what_it_made(run):
     stages = {stage.name: stage.files for stage in run.stages}
     artifacts = {artifact.name: (artifact.digest, artifact.size_bytes) for artifact in run.artifacts}
     figures = [
-        {key: value for key, value in part.items() if key not in ("latency_ms", "speed")}
+        {key: value for key, value in part.items() if key not in ("latency_ms", "speed", "peak_bytes")}
         for part in (run.baseline, run.result)
     ]
     return stages, artifacts, figures

@@ -69,7 +69,7 @@ def test_the_structure_of_checkpoints_that_an_earlier_version_inspected_is_looke
     given = {
         "fine": old | {"script": []},
         "dies": old | {"script": [["exit", 9]]},
-        "known": old | {"script": [], "structure": {"unknown": "a reason"}},
+        "known": old | {"script": [], "structure": {"unknown": "a reason"}, "pass_size": None},
         "weights only": {"architecture": None},
     }
     with bench.sessions.begin() as session:
