@@ -125,7 +125,7 @@ def test_a_sweep_takes_what_is_old_and_unnamed_and_nothing_else(files, tmp_path)
     with files._fs.open(f"{files._root}/drafts/leftover", "wb") as file:
         file.write(b"of a killed process")
     assert files.sweep({named}, older_than_seconds=3600) == 0
-    assert files.sweep({named}, older_than_seconds=0) == 2
+    assert files.sweep({named}, older_than_seconds=-1) == 2  # a remote store's clock may be a little apart
     assert (files.exists(named), files.exists(unnamed), len(stored(files))) == (True, False, 1)
 
 
