@@ -3,6 +3,7 @@
     python -m tests.benchmarks.whole_runs                      the small ones
     python -m tests.benchmarks.whole_runs --large              a model of 7 B too: 40 GB of disk
     python -m tests.benchmarks.whole_runs 'llama 0.87 B'       these alone
+    python -m tests.benchmarks.whole_runs 'llama 0' 'llama 1' --chart docs/screenshots/cost-by-size.png
 
 The models of llama's shape are made here, of random bfloat16; SmolLM2 is a package, the digits the sample. Memory is
 what all processes have together, pages that they share counted once (PSS), looked at fifty times a second. Time is in
@@ -23,14 +24,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import psutil
 import torch
+from playwright.sync_api import sync_playwright
+from plotly.subplots import make_subplots
 
 from webapp.engine.weights.safetensors import NAMES, dtype_name
 from webapp.samples import CHECKPOINT
@@ -229,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("titles", nargs="*")
     parser.add_argument("--large", action="store_true")
+    parser.add_argument("--chart", type=Path, help="a picture to draw of how the cost grows with the model")
     parser.add_argument("--place", type=Path, help="a folder on the disk to use")
     asked = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -236,7 +241,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores of {platform.machine()}, {memory:.0f} GB, torch {torch.__version__}\n")
     print("| whole run, proof included | CPU s | wall s | × cp | all processes MB | largest MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    failed = False
+    failed, drawn = False, list[tuple[float, Measured]]()
     for row in ROWS:
         if asked.titles and not any(row.title.startswith(title) for title in asked.titles):
             continue
@@ -250,10 +255,40 @@ def main() -> None:
             f"{found.together / 1e6:.0f} | {found.largest / 1e6:.0f} |",
             flush=True,
         )
+        if row.model in SHAPES and not row.limit_bytes:
+            drawn.append((sum(int(np.prod(size)) for size in SHAPES[row.model].tensors().values()), found))
         if found.status:
             failed = True
             print(found.said[-2000:], file=sys.stderr)
+    if asked.chart:
+        write_chart(drawn, asked.chart)
     raise SystemExit(failed)
+
+
+def write_chart(runs: Sequence[tuple[float, Measured]], path: Path) -> None:
+    """CPU seconds and memory by parameters, as a PNG that Debian's chromium draws."""
+    figure = make_subplots(
+        1, 2, subplot_titles=("CPU time", "Memory of all processes together"), horizontal_spacing=0.12
+    )
+    size = [parameters / 1e9 for parameters, _ in runs]
+    for column, unit, values in (
+        (1, "CPU seconds", [found.cpu for _, found in runs]),
+        (2, "MB", [found.together / 1e6 for _, found in runs]),
+    ):
+        text = [f"{value:.0f}" for value in values]
+        line = go.Scatter(x=size, y=values, text=text, mode="lines+markers+text", textposition="top center")
+        figure.add_trace(line, 1, column)
+        figure.update_yaxes(title=unit, rangemode="tozero", range=[0, 1.2 * max(values)], row=1, col=column)
+    figure.update_xaxes(title="parameters, billions", rangemode="tozero")
+    title = "A whole run: bfloat16 to 8 bits without data, proof included, on two cores"
+    figure.update_layout(template="plotly_white", width=900, height=380, showlegend=False, title=title)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 920, "height": 400})
+        page.set_content(figure.to_html(include_plotlyjs=True))
+        page.wait_for_selector(".main-svg")
+        page.locator(".plotly-graph-div").screenshot(path=path)
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -158,11 +158,12 @@ def _work(job: dict[str, Any], threads: int | None, foreseen: int | None, lines:
         torch.manual_seed(profile.run.seed)
         return profiled(profile, lines).model_dump(mode="json")
     from .stages import StageJob, run_stage
+    from .stages.base import MEMORY
 
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})
     torch.manual_seed(stage.run.seed)
     torch.set_deterministic_debug_mode("warn")
-    return run_stage(stage, lines) | {"foreseen_bytes": foreseen, "peak_bytes": peak_bytes()}
+    return run_stage(stage, lines) | {MEMORY: {"foreseen_bytes": foreseen, "peak_bytes": peak_bytes()}}
 
 
 def peak_bytes() -> int:

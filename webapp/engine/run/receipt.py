@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, TypedDict
 
@@ -21,7 +22,7 @@ from .expectation import beside
 from .metrics import number_text
 from .predict import Held, unreached
 from .stages import plan_stages
-from .stages.base import Facts, Files, StageResults, code_digest
+from .stages.base import MEMORY, Facts, Files, StageResults, code_digest
 from .stages.job import CheckpointRecord, DatasetRecord, RunGiven, RunSources
 
 PACKAGES = ("transformers", "numpy")
@@ -52,7 +53,11 @@ def conclude(
     `companions` are the checkpoint's normalised files, which travel with the artifacts unless a step made one anew.
     A receipt that there is from `earlier` is continued: formats were tried again. `expected` is what a budget foretold.
     """
-    added, missing = _added(run, results)
+    memory = _memory(run, results)
+    made = {
+        name: {key: value for key, value in found.items() if key != MEMORY} for name, found in results.facts.items()
+    }
+    added, missing = _added(run, replace(results, facts=made))
     result, differences = dict(added.pop("result")), added.pop("differences")
     baseline = dict(added.pop("baseline")) | {
         "latency_ms": added.pop("baseline_latency_ms"),
@@ -75,7 +80,7 @@ def conclude(
         "shortfall": _shortfall(steps),
         "unreached": _unreached(result, run.recipe),
         "steps": steps,
-        "memory": _memory(run, results),
+        "memory": memory,
         "notes": [*facts.notes, *added.pop("notes")],
         **added,
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
@@ -93,9 +98,9 @@ def conclude(
 def _memory(run: RunGiven, results: StageResults) -> list[dict[str, Any]]:
     """What each stage took beside what was foreseen of it, in bytes; None where it was not."""
     return [
-        {"stage": stage.title, **{key: found.get(key) for key in ("foreseen_bytes", "peak_bytes")}}
+        {"stage": stage.title, **found}
         for name, stage in plan_stages(run).items()
-        if (found := results.facts.get(name)) and found.get("peak_bytes")
+        if (found := results.facts.get(name, {}).get(MEMORY))
     ]
 
 
