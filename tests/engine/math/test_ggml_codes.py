@@ -55,6 +55,6 @@ def test_compensated_blocks_err_less_than_llama_cpp_s_own_on_the_same_inputs(nam
     weight = drawn(48, 512, 5) * 0.05
     given = gptq.problem(weight, covariance, 0.01, act_order=True)
     own = ggml.dequantized(ggml.quantized(weight, name, covariance.diagonal()), name)
-    ours = ggml.dequantized(compensated(given, name), name)
+    ours = ggml.dequantized(compensated(given, covariance.diagonal(), name), name)
     errors = [float((inputs @ (found - weight).t()).square().mean()) for found in (own, ours)]
     assert errors[1] < 0.8 * errors[0]

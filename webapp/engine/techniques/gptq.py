@@ -107,7 +107,7 @@ class Gptq(Rounding, BlockByBlock):
     ) -> tuple[Encoded, Outcome]:
         whole, old = matrix.floats(), matrix.encoded
         zeros = whole == 0 if old.plan.pruned else None
-        damping = settings.damping or damping_of(statistic, whole, settings.scheme, settings.act_order)
+        damping = settings.damping or self._damping(whole, statistic, settings.scheme, settings.act_order)
         problems = [
             gptq.problem(rows, mean, damping, settings.act_order)
             for rows, mean in zip(whole.chunk(matrix.groups), statistic.mean, strict=True)
@@ -195,17 +195,15 @@ class Gptq(Rounding, BlockByBlock):
             return []
         return [replace(given, matrix=own) for given, own in zip(shared, rows, strict=True)]
 
-
-def damping_of(statistic: HeldBack, whole: Tensor, scheme: grids.QuantizationScheme, act_order: bool) -> float:
-    """The damping for the matrices that read these inputs, chosen by the first, `whole` (rows, columns)."""
-    if not statistic.held.count:
-        return USUAL
-    if statistic.damping is None:
-        rows = whole[: len(whole) // statistic.groups]
-        some = rows[:: max(1, len(rows) // ROWS)]
-        kept, held = statistic.kept.mean[0], statistic.held.mean[0]
-        statistic.damping = gptq.chosen_damping(some, kept, held, scheme, act_order)
-    return statistic.damping
+    def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.QuantizationScheme, act_order: bool) -> float:
+        if not statistic.held.count:
+            return USUAL
+        if statistic.damping is None:
+            rows = whole[: len(whole) // statistic.groups]
+            some = rows[:: max(1, len(rows) // ROWS)]
+            kept, held = statistic.kept.mean[0], statistic.held.mean[0]
+            statistic.damping = gptq.chosen_damping(some, kept, held, scheme, act_order)
+        return statistic.damping
 
 
 def _codes(problems: list[gptq.RoundingProblem], grid: Grid, zeros: Tensor | None, passes: int) -> tuple[Tensor, Grid]:
