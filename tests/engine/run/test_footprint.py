@@ -96,7 +96,7 @@ def measured(path, data, step, folder):
         checkpoint = bench.look_at_structure(bench.checkpoint(path, bar.tell), bar.tell)
         dataset = bench.dataset(data, bar.tell) if data else None
         runs = LocalRuns(bench, bar, SourcesGiven(checkpoint=checkpoint, dataset=dataset), (), 0, {})
-        return runs.of_recipe(asked(step).recipe).receipt["memory"]
+        return runs.of_recipe(asked(step).recipe).receipt["cost"]
 
 
 def require_kept(rows) -> None:

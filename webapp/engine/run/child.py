@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,14 @@ def _work(job: dict[str, Any], threads: int | None, foreseen: int | None, lines:
         torch.manual_seed(profile.run.seed)
         return profiled(profile, lines).model_dump(mode="json")
     from .stages import StageJob, run_stage
-    from .stages.base import MEMORY
+    from .stages.base import COST
 
     stage = StageJob.model_validate({name: value for name, value in job.items() if name != "task"})
     torch.manual_seed(stage.run.seed)
     torch.set_deterministic_debug_mode("warn")
-    return run_stage(stage, lines) | {MEMORY: {"foreseen_bytes": foreseen, "peak_bytes": peak_bytes()}}
+    start = time.monotonic()
+    made = run_stage(stage, lines)
+    return made | {COST: {"foreseen_bytes": foreseen, "peak_bytes": peak_bytes(), "seconds": time.monotonic() - start}}
 
 
 def peak_bytes() -> int:

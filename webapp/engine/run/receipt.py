@@ -22,7 +22,7 @@ from .expectation import beside
 from .metrics import number_text
 from .predict import Held, unreached
 from .stages import plan_stages
-from .stages.base import MEMORY, Facts, Files, StageResults, code_digest
+from .stages.base import COST, Facts, Files, StageResults, code_digest
 from .stages.job import CheckpointRecord, DatasetRecord, RunGiven, RunSources
 
 PACKAGES = ("transformers", "numpy")
@@ -53,10 +53,8 @@ def conclude(
     `companions` are the checkpoint's normalised files, which travel with the artifacts unless a step made one anew.
     A receipt that there is from `earlier` is continued: formats were tried again. `expected` is what a budget foretold.
     """
-    memory = _memory(run, results)
-    made = {
-        name: {key: value for key, value in found.items() if key != MEMORY} for name, found in results.facts.items()
-    }
+    cost = _cost(run, results)
+    made = {name: {key: value for key, value in found.items() if key != COST} for name, found in results.facts.items()}
     added, missing = _added(run, replace(results, facts=made))
     result, differences = dict(added.pop("result")), added.pop("differences")
     baseline = dict(added.pop("baseline")) | {
@@ -80,7 +78,7 @@ def conclude(
         "shortfall": _shortfall(steps),
         "unreached": _unreached(result, run.recipe),
         "steps": steps,
-        "memory": memory,
+        "cost": cost,
         "notes": [*facts.notes, *added.pop("notes")],
         **added,
         "artifacts": [{key: a[key] for key in ("name", "digest", "size_bytes")} for a in artifacts],
@@ -95,12 +93,12 @@ def conclude(
     }
 
 
-def _memory(run: RunGiven, results: StageResults) -> list[dict[str, Any]]:
-    """What each stage took beside what was foreseen of it, in bytes; None where it was not."""
+def _cost(run: RunGiven, results: StageResults) -> list[dict[str, Any]]:
+    """The time of each stage, and the bytes that it took beside those that were foreseen; None where none were."""
     return [
         {"stage": stage.title, **found}
         for name, stage in plan_stages(run).items()
-        if (found := results.facts.get(name, {}).get(MEMORY))
+        if (found := results.facts.get(name, {}).get(COST))
     ]
 
 

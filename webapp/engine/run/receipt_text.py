@@ -48,7 +48,7 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {proof['artifact']}: loaded by {proof['loaded_by']} ({proof['runtime']}); largest difference "
         unit = f" {proof['unit']}" if proof.get("unit") else ""
         yield f"  {proof['max_abs_difference']:.3g}{unit}, {proof['tolerance']:.3g} allowed."
-    yield from _memory(receipt.get("memory", ()))
+    yield from _cost(receipt.get("cost", ()))
     yield from _provenance(receipt["provenance"])
     yield "=" * WIDTH
 
@@ -148,13 +148,18 @@ def _runtimes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"    {name} {number_text(metric['value'], name)}"
 
 
-def _memory(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What each stage took of memory."""
+def _cost(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What each stage took."""
     shown_rows = [
-        (row["stage"], byte_text(row["foreseen_bytes"]) if row["foreseen_bytes"] else "–", byte_text(row["peak_bytes"]))
+        (
+            row["stage"],
+            byte_text(row["foreseen_bytes"]) if row["foreseen_bytes"] else "–",
+            byte_text(row["peak_bytes"]),
+            f"{row['seconds']:.1f}",
+        )
         for row in rows
     ]
-    yield from table("Memory", ("", "at most", "took"), shown_rows)
+    yield from table("Memory and time", ("", "at most", "took", "seconds"), shown_rows)
 
 
 def _provenance(found: Mapping[str, Any]) -> Iterator[str]:

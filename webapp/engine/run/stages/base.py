@@ -21,7 +21,7 @@ from webapp.engine.techniques import DATA_NEEDS, needs_of
 
 from .job import RunGiven, StageJob
 
-MEMORY = "memory"  # among a stage's facts, once it is done: what it took, beside what was foreseen
+COST = "cost"  # among a stage's facts, once it is done: its time, and its memory beside what was foreseen
 
 Facts = Mapping[str, Any]
 Files = Mapping[str, Facts]  # path -> {"digest", "size_bytes"}
