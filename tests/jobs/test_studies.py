@@ -130,6 +130,7 @@ def test_the_smallest_file_within_a_tolerance_is_found_and_each_probe_says_why(p
         assert run.result["size_bytes"] <= run.role["asked_bytes"]
         assert run.expected["loss"]["metric"] == "kl_divergence"
         assert run.recipe["steps"][0]["version"] >= 1
+        assert run.needs["stages"]  # as of any run that is asked for
     assert study.conclusion["sentence"].startswith("The smallest file within the tolerance has ")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.facts import CheckpointFacts, DatasetFacts
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.footprint import footprint, shapes_of
 from webapp.engine.run.inspection import InspectionJob
 from webapp.engine.run.profile_job import ProfileJob
 from webapp.engine.run.stages import RunGiven, RunStage, StageJob
@@ -25,6 +27,16 @@ def run_given(run: Run) -> RunGiven:
     """Raises RecipeInvalid for a recipe that an earlier version of Pare took and this one does not."""
     given = {name: getattr(run, name) for name in GIVEN}
     return RunGiven.model_validate({"recipe": Recipe.read(run.recipe), **given})
+
+
+def foreseen(run: Run) -> dict[str, Any]:
+    """What the run needs of memory and disk at most, as its row keeps it. Raises RecipeInvalid."""
+    asked = run_given(run)
+    data = [row and DatasetFacts.model_validate(row.facts) for row in (run.dataset, run.training_dataset)]
+    checkpoint, teacher = (
+        row and CheckpointFacts.model_validate(row.facts) for row in (run.checkpoint, run.teacher_checkpoint)
+    )
+    return footprint(asked, shapes_of(asked, checkpoint, *data, teacher)).model_dump(mode="json")
 
 
 def run_sources(run: Run) -> RunSources:

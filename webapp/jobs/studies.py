@@ -26,6 +26,7 @@ from webapp.store.errors import StoreError
 from webapp.store.models import Profile, Run, RunState, Study
 
 from .client import JobClient
+from .job_files import foreseen
 from .searches import searched
 from .study_steps import Begin, Conclude
 from .workplace import Workplace
@@ -106,6 +107,7 @@ def _advance(place: Workplace, jobs: JobClient, id_: str) -> None:
             return
         begun = _write(session, row, decided)
     if begun is not None:
+        _foresee(place, begun.id)
         jobs.enqueue_run(begun.id)
 
 
@@ -119,6 +121,15 @@ def _write(session: Session, study: Study, decided: Begin | Conclude) -> Run | N
     session.flush()
     study.message = decided.run["role"]["title"]
     return run
+
+
+def _foresee(place: Workplace, run_id: str) -> None:
+    """Writes down what it needs, so that a worker takes it that has as much."""
+    with place.sessions() as session:
+        run = session.get(Run, run_id)
+        needs = run and foreseen(run)
+    with place.sessions.begin() as session:
+        session.execute(update(Run).where(Run.id == run_id).values(needs=needs))
 
 
 def _begin(place: Workplace, id_: str) -> None:
