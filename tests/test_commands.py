@@ -22,7 +22,7 @@ from webapp.engine.profiles.options import layer_options
 from webapp.engine.profiles.smallest import Probe
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
-from webapp.jobs.child import ENGINE_CHILD
+from webapp.jobs.child import ENGINE_CHILD, ChildSupervisor
 from webapp.jobs.fork_client import Forks
 
 
@@ -35,6 +35,20 @@ def one_fork_server():
         patch.setattr("webapp.jobs.child.Forks", lambda entry, threads: forks)
         yield
     forks.close()
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """The memory that each stage of the commands was held to."""
+    found, run = [], ChildSupervisor.run
+
+    def noted(self, job, *more):
+        if job["task"] == "stage":
+            found.append(job["memory_limit_bytes"])
+        return run(self, job, *more)
+
+    monkeypatch.setattr(ChildSupervisor, "run", noted)
+    return found
 
 
 @pytest.fixture
@@ -102,6 +116,16 @@ def profiled(monkeypatch, unreached):
         return ProfileFacts(unit="nats", samples=70, layers=tuple(layers), seconds=1.0)
 
     monkeypatch.setattr(Workbench, "profile", profile)
+
+
+def test_every_stage_is_held_to_the_memory_that_is_named(given, limits):
+    where = [given / "mlp.pt", "--recipe", given / "recipe.yaml", "--quiet"]
+    assert "exit 0" in call("compress", *where, "--out", given / "out", "--memory", "3GB")
+    assert len(limits) == len(json.loads((given / "out/receipt.json").read_text())["memory"])
+    assert set(limits) == {3_000_000_000}
+    with pytest.raises(PareError, match=r"would need up to \S+ MB of memory, and a run may use 451 MB here"):
+        CliRunner().invoke(pare, ["compress", *map(str, where), "--plan", "--memory", "451MB"], catch_exceptions=False)
+    assert "less --memory than 450 MB" in call("compress", *where, "--plan", "--memory", "0")
 
 
 def by_budget(given, *budget) -> str:

@@ -16,7 +16,9 @@ from webapp.engine.recipe import Recipe, lines_named
 from webapp.engine.run.budgets import limits_of
 from webapp.engine.run.predict import understood
 from webapp.engine.run.receipt_text import render_text
+from webapp.engine.run.shapes import PROCESS_BYTES
 from webapp.engine.techniques import with_versions
+from webapp.units import byte_text
 
 from .local_runs import LocalRun, LocalRuns
 from .options import ReadsFiles
@@ -74,7 +76,7 @@ class _Formats(click.Option):
     "--memory",
     "limit_bytes",
     type=Bytes(),
-    help="The memory that each of its processes may take, such as 4GB; what needs more is refused before it runs.",
+    help="The memory that each of its stages may take, such as 4GB; what needs more is refused before it runs.",
 )
 @click.option("--quiet", is_flag=True, help="Print the receipt only.")
 def compress(
@@ -108,6 +110,8 @@ def compress(
         raise click.UsageError("Name a --recipe, or a budget: --size, --ratio or --tolerance.")
     if most_runs > 1 and (tolerance is None or size is not None or ratio is not None):
         raise click.UsageError("Several --runs look for the smallest file within a --tolerance, and for nothing else.")
+    if limit_bytes is not None and limit_bytes < PROCESS_BYTES:
+        raise click.UsageError(f"No stage can do with less --memory than {byte_text(PROCESS_BYTES)}; name more.")
     text = recipe.read_text(encoding="utf8") if recipe else ""
     with lines_named(text):
         wanted = _understood(text) if recipe else None
@@ -115,12 +119,12 @@ def compress(
     prepared = given.prepared()
     beside = Path(tempfile.gettempdir()) if out is None else out.resolve().parent
     beside.mkdir(parents=True, exist_ok=True)
-    with workbench(beside) as bench, ProgressBar(quiet) as bar, lines_named(text):
+    with workbench(beside, limit_bytes) as bench, ProgressBar(quiet) as bar, lines_named(text):
         sources = given.inspected(bench, bar, teacher)
         if exports:
             bar.stage("Trying the formats")
             sources = sources.model_copy(update={"checkpoint": bench.try_formats(sources.checkpoint, bar.tell)})
-        runs = LocalRuns(bench, bar, sources, exports, given.seed, prepared, limit_bytes)
+        runs = LocalRuns(bench, bar, sources, exports, given.seed, prepared)
         if wanted is not None:
             if out is None:
                 return click.echo(runs.planned(wanted))

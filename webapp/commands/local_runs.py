@@ -58,7 +58,6 @@ class LocalRuns:
     exports: tuple[str, ...]
     seed: int
     preprocessing: dict[str, Any]
-    limit_bytes: int | None = None
     shared: dict[str, StageOutput] = field(default_factory=dict)
 
     def of_recipe(self, recipe: Recipe, expected: dict[str, Any] | None = None) -> LocalRun:
@@ -162,7 +161,7 @@ class LocalRuns:
         given = self.sources
         data = [one.facts if one else None for one in (given.dataset, given.training_dataset)]
         taught = given.teacher_checkpoint.facts if given.teacher_checkpoint else None
-        return check_fits(run, shapes_of(run, given.checkpoint.facts, *data, taught), self.limit_bytes)
+        return check_fits(run, shapes_of(run, given.checkpoint.facts, *data, taught), self.bench.limit_bytes)
 
     def _asked(self, recipe: Recipe) -> RunGiven:
         facts, teacher = self.sources.checkpoint.facts, self.sources.teacher_checkpoint

@@ -64,9 +64,10 @@ class GivenFiles:
         matrix = self.imatrix.absolute() if self.imatrix else None
         options = {"dequantize": self.dequantize, "use": self.task, "importance": matrix}
         checkpoint = one(self.checkpoint, bench.checkpoint, **options)
+        taught_by = one(teacher, bench.checkpoint, dequantize=self.dequantize)
         found = SourcesGiven(
             checkpoint=checkpoint,
-            teacher_checkpoint=one(teacher, bench.checkpoint, dequantize=self.dequantize),
+            teacher_checkpoint=taught_by and bench.look_at_structure(taught_by, bar.tell),
             dataset=one(self.data, bench.dataset, split=self.split),
             training_dataset=one(self.training_data, bench.dataset),
         )

@@ -25,10 +25,14 @@ Files = dict[str, dict[str, Any]]
 
 @dataclass
 class Workbench:
-    """`folder` is emptied at the end; each piece of work gets a folder of its own in it."""
+    """`folder` is emptied at the end; each piece of work gets a folder of its own in it.
+
+    `limit_bytes`: the memory that each stage, and a profile, may take; None: as much as there is.
+    """
 
     folder: Path
     supervisor: ChildSupervisor
+    limit_bytes: int | None = None
 
     def stage(
         self,
@@ -49,7 +53,7 @@ class Workbench:
         inputs = {name: done[name] for name in stage.inputs if name in done}
         job = StageJob.of(stage, sources, inputs, place / "output", place / "scratch")
         order = {"task": "stage", **job.model_dump(mode="json"), "foreseen_bytes": foreseen_bytes}
-        facts = self.supervisor.run(order, place, tell, lambda: False)
+        facts = self._held(order, place, tell)
         return StageOutput(folder=job.output, facts=facts)
 
     def profile(self, asked: DataGiven, sources: SourcesGiven, tell: Tell) -> ProfileFacts:
@@ -59,7 +63,7 @@ class Workbench:
 
         place = self._place("profile")
         job = ProfileJob(run=asked, **dict(sources), output=place / "output", scratch=place / "scratch")
-        found = self.supervisor.run({"task": "profile", **job.model_dump(mode="json")}, place, tell, lambda: False)
+        found = self._held({"task": "profile", **job.model_dump(mode="json")}, place, tell)
         return ProfileFacts.model_validate(found)
 
     def checkpoint(
@@ -121,6 +125,9 @@ class Workbench:
         )
         return job.output, self.supervisor.run(job.model_dump(mode="json"), place, tell, lambda: False)
 
+    def _held(self, order: dict[str, Any], place: Path, tell: Tell) -> Any:
+        return self.supervisor.run({**order, "memory_limit_bytes": self.limit_bytes}, place, tell, lambda: False)
+
     def _place(self, name: str) -> Path:
         place = self.folder / f"{sum(1 for _ in self.folder.iterdir())}-{name}"
         place.mkdir()
@@ -128,14 +135,14 @@ class Workbench:
 
 
 @contextmanager
-def workbench(parent: Path) -> Iterator[Workbench]:
+def workbench(parent: Path, limit_bytes: int | None = None) -> Iterator[Workbench]:
     """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens."""
     folder = parent / f".pare-{os.getpid()}"
     folder.mkdir()
     supervisor = ChildSupervisor(threads=cores())
     supervisor.forks.prepare()  # which imports while this process does
     try:
-        yield Workbench(folder, supervisor)
+        yield Workbench(folder, supervisor, limit_bytes)
     finally:
         supervisor.forks.close()
         shutil.rmtree(folder, ignore_errors=True)

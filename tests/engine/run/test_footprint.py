@@ -74,6 +74,40 @@ def test_a_step_that_does_not_fit_is_named_and_smaller_batches_are_offered():
     assert error.value.field == "steps.0"
 
 
+def test_a_larger_teacher_needs_more_than_the_original_would():
+    facts, run = of_llama(), asked(("distillation", {"batch_size": 1}))
+    large = facts.model_copy(
+        update={"tensors": [t.model_copy(update={"shape": (100, *t.shape)}) for t in facts.tensors]}
+    )
+    alone, taught = (footprint(run, shapes_of(run, facts, TEXT, None, teacher)) for teacher in (None, large))
+    assert taught.of_stage("step-1") > alone.of_stage("step-1") + 300 * facts.params_total
+
+
+@pytest.mark.parametrize("seen", [None, TEXT])
+def test_llama_cpps_types_walk_through_the_model_only_where_they_measure_it(seen):
+    facts = of_llama()
+    quantized = asked(("ggml_quantization", {"type": "Q8_0"}))
+
+    def step(run, facts=facts) -> int:
+        return footprint(run, shapes_of(run, facts, seen)).of_stage("step-1")
+
+    alone = step(asked(("ggml_quantization", {"type": "Q8_0", "importance": "none"})))
+    assert (step(quantized) > alone) == (seen is not None)
+    assert step(quantized, facts.model_copy(update={"importance": "of 3 samples"})) == alone
+
+
+def test_what_only_an_override_needs_counts():
+    facts = of_llama()
+    settings = {"type": "Q8_0", "importance": "none", "pure": True}
+    step = {"technique": "ggml_quantization", "settings": settings}
+    runs = [
+        RunGiven(recipe=Recipe.read({"steps": [{**step, "overrides": overrides}]}), task="causal-lm")
+        for overrides in ({}, {"*.0.*": {"type": "IQ2_XXS"}})
+    ]
+    plain, guided = (footprint(run, shapes_of(run, facts, TEXT)).of_stage("step-1") for run in runs)
+    assert guided > plain
+
+
 ALONE = [
     ("weight_quantization", {"bits": 8, "granularity": "channel"}),
     ("weight_quantization", {"bits": 3, "numbers": "fitted"}),

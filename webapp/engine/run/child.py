@@ -115,7 +115,8 @@ def _known(error: Exception) -> PareError | None:
     """The sentence for a machine that is out of memory or disk; None for what nobody foresaw."""
     if is_want_of_memory(error):
         return OutOfMemory(
-            "The process ran out of memory. Give it more (setting run_memory_limit_bytes), or a smaller model."
+            "The process ran out of memory. Give it more (the setting run_memory_limit_bytes, or --memory), or a "
+            "smaller model."
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return DiskFull("The disk is full. Free some space where Pare keeps its files, then retry.")

@@ -13,7 +13,7 @@ from webapp.engine.architectures.reshape import Plans, ShapeChange, reshaped_fac
 from webapp.engine.errors import RecipeInvalid, some
 from webapp.engine.facts import CheckpointFacts, LayerFacts
 from webapp.engine.recipe import Recipe, Step, StepSettings, TechniqueSettings, invalid, matches, select_layers
-from webapp.engine.techniques import Context, Outcome, Skip, Technique, technique
+from webapp.engine.techniques import Context, Need, Outcome, Skip, Technique, technique
 from webapp.engine.weights import StoragePlan, stored_plan
 from webapp.engine.weights.artifact import predicted_size
 from webapp.engine.weights.model import Model
@@ -141,6 +141,12 @@ class PreparedStep:
     technique: Technique
     settings: StepSettings
     layers: list[LayerFacts]
+
+    def needs(self, facts: CheckpointFacts) -> frozenset[Need]:
+        """The step's, its overrides' too, without what came with the checkpoint. `facts` are of what it begins with."""
+        each = (self.settings.own, *(given for _, given in self.settings.overrides))
+        wanted = frozenset[Need]().union(*(self.technique.needs_for(given) for given in each))
+        return wanted - self.technique.brought(facts, self.settings.own)
 
     def exact(self, facts: CheckpointFacts, plans: Plans) -> bool:
         """Whether each layer's bytes are known without its values, of a model that is stored like this."""

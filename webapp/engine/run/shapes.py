@@ -70,6 +70,11 @@ class RunShapes:
         return ModelMemory.of(self.facts, plans_of(self.facts))
 
     @cached_property
+    def teaching(self) -> ModelMemory:
+        """Who teaches: the teacher, else the original."""
+        return self.original if self.teacher is None else ModelMemory.of(self.teacher, plans_of(self.teacher))
+
+    @cached_property
     def models(self) -> list[ModelMemory]:
         """The original, then what each step leaves."""
         return [self.original, *(ModelMemory.of(left.facts, left.plans) for left in self.left)]

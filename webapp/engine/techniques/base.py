@@ -124,6 +124,7 @@ class AtWork:
     """A step before it is done, for what it needs: the model that it begins with, and what it is for.
 
     `seen` is the dataset that it may see, None without one; `teacher` is the original's memory, or the teacher's.
+    `needs` are the step's, its overrides' too, without what came with the checkpoint.
     """
 
     model: ModelMemory
@@ -132,6 +133,14 @@ class AtWork:
     spec: ArchitectureSpec | None
     seen: DatasetFacts | None
     teacher: ModelMemory
+    needs: frozenset[Need]
+
+    @property
+    def walks(self) -> bool:
+        """Whether samples go through the model, or it is looked at as a module."""
+        learns = self.seen is not None and self.seen.training is not None
+        wanted = WALKING if learns else WALKING - {"calibration_if_any"}
+        return self.spec is not None and bool(self.needs & wanted)
 
     @property
     def largest(self) -> int:
@@ -250,7 +259,7 @@ class Technique(ABC):
     def working_bytes(self, at: AtWork) -> int:
         """The memory that a step takes at most, beside that of an empty process."""
         found = int(self.copies * at.largest + self.covariances * at.covariance) + KEPT_BYTES
-        return found + (at.walk() if self.needs_for(at.settings.own) & WALKING and at.spec is not None else 0)
+        return found + (at.walk() if at.walks else 0)
 
     def removes_alike(
         self, facts: CheckpointFacts, layers: Sequence[LayerFacts], plans: Plans, settings: StepSettings

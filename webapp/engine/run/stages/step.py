@@ -69,10 +69,10 @@ class StepStage(RunStage):
         left, after = shapes.left[self.number - 1], shapes.models[self.number]
         before = shapes.models[self.number - 1]
         disk = 2 * shapes.sizes[self.number]
-        needs = left.step.technique.needs_for(left.step.settings.own)
+        needs = left.step.needs(left.facts_before)
         if not shapes.known:
             return Footprint.of(None, disk)
-        at_work = AtWork(before, left.step.layers, left.step.settings, shapes.spec, shapes.seen, shapes.original)
+        at_work = AtWork(before, left.step.layers, left.step.settings, shapes.spec, shapes.seen, shapes.teaching, needs)
         working = left.step.technique.working_bytes(at_work)
         disk += 4 * after.floats if "gradients" in needs else 0
         return Footprint.of(max(working, shapes.proof(after)), disk)

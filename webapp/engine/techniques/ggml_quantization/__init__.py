@@ -95,7 +95,7 @@ class GgmlQuantization(BlockByBlock):
 
     def brought(self, facts: CheckpointFacts, settings: Any) -> frozenset[Need]:
         there = facts.importance is not None and settings.importance == "auto" and not settings.compensation
-        return frozenset({"calibration"} if there else ())
+        return frozenset({"calibration", "calibration_if_any"} if there else ())
 
     def lacks(self) -> str | None:
         return ggml.missing()
