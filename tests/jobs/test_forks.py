@@ -1,5 +1,7 @@
 """Children from the fork server, where they or it die early. That all goes well is shown by the supervisor's tests."""
 
+import time
+
 import pytest
 
 from webapp.jobs import fork_client
@@ -48,7 +50,12 @@ def test_a_server_that_rests_gives_back_what_it_was_made_to_import(tmp_path, mon
         before = forks.server_pid
         forks.rest(ready)
         assert forks.server_pid == before
-        monkeypatch.setattr(fork_client, "REST_SECONDS", 0.0)
+        monkeypatch.setattr(fork_client, "REST_SECONDS", 0.2)
+        time.sleep(0.3)
+        forks.ended()  # only now
+        forks.rest(ready)
+        assert forks.server_pid == before
+        time.sleep(0.3)
         forks.rest(ready)
         assert (forks.server_pid != before) is goes
         assert (forks.server_pid is not None) is ready or not goes

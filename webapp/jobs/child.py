@@ -241,6 +241,7 @@ class _Child:
         """Leaves no process of the child's group behind."""
         kill_group(self.process.pid)
         self.process.wait()
+        self.supervisor.forks.ended()
         self.supervisor.processes.discard(self.process.pid)
         self.process.close()
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 OOM_SCORE = 700  # the kernel takes the child's memory before the worker's
 STARTS = 3  # of the server, before a child is given up
-REST_SECONDS = 60.0  # without an order: what was imported for the last ones is given back
+REST_SECONDS = 60.0  # without a child: what was imported for the last ones is given back
 
 
 class Fork:
@@ -61,7 +61,7 @@ class Fork:
 class _StartedForkServer:
     process: subprocess.Popen[bytes]
     orders: socket.socket
-    ordered_at: float = field(default_factory=time.monotonic)
+    used_at: float = field(default_factory=time.monotonic)
     grown: bool = False  # by what orders named beside what every child needs
 
     @classmethod
@@ -123,12 +123,17 @@ class Forks:
             "The worker's log says which."
         )
 
+    def ended(self) -> None:
+        """To be called when a child has: the rest begins."""
+        if (server := self._server) is not None:
+            server.used_at = time.monotonic()
+
     def rest(self, ready: bool) -> None:
         """To be called now and then while no child lives. A server that had nothing to do for a while is ended; with
         `ready` only one that has imported more than every child needs, and one that has not takes its place."""
         with self._one_at_a_time:
             server = self._server
-            if server is None or time.monotonic() - server.ordered_at < REST_SECONDS or not (server.grown or not ready):
+            if server is None or time.monotonic() - server.used_at < REST_SECONDS or not (server.grown or not ready):
                 return
             self._drop(server)
             if ready:
@@ -161,7 +166,7 @@ class Forks:
         fork = None
         try:
             with theirs, self._one_at_a_time:
-                server.ordered_at = time.monotonic()
+                server.used_at = time.monotonic()
                 server.grown |= bool(imports)
                 socket.send_fds(server.orders, [order], [their_in, their_out, their_err, theirs.fileno()])
             while not select.select([channel], [], [], wait_seconds)[0]:
