@@ -160,6 +160,13 @@ def test_a_stage_is_held_to_what_was_foreseen_and_then_gets_all_there_is(supervi
     assert told.lines == ["It needed more than the 200 MB that were foreseen; it is started again"]
 
 
+def test_native_code_that_crashes_when_held_gets_all_there_is(supervise, told, tmp_path):
+    with pytest.raises(ChildDied, match="SIGABRT"):
+        supervise(["kill_self", signal.SIGABRT], memory_limit_bytes=10**9, foreseen_bytes=200_000_000)
+    assert len(started(tmp_path)) == 2
+    assert told.lines == ["It crashed, held to the 200 MB that were foreseen; it is started again"]
+
+
 def test_no_more_than_there_is_is_tried_where_that_was_foreseen(supervise, tmp_path):
     with pytest.raises(ChildFailed) as caught:
         supervise(["allocate", 500_000_000], memory_limit_bytes=200_000_000, foreseen_bytes=300_000_000)

@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, Protocol
 from webapp.engine.errors import OUT_OF_MEMORY, OutOfMemory
 from webapp.units import byte_text
 
-from .errors import ChildDied, ChildFailed, Stopped
+from .errors import ChildDied, ChildFailed, Crashed, Stopped
 from .fork_client import Forks
 from .processes import kill_group, oom_kills
 
@@ -133,8 +133,8 @@ class ChildSupervisor:
     def run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
         """Has the job done with `folder` for its files, and returns the child's facts.
 
-        A job with `foreseen_bytes` is held to that much memory; where that was too little it is done once more, with
-        what the installation allows.
+        A job with `foreseen_bytes` is held to that much memory; where that was too little, or it crashed, it is done
+        once more, with what the installation allows.
 
         `tell` is called at most every `tell_seconds`, `unwanted` every `poll_seconds`. Raises ChildFailed with the
         engine's own error, OutOfMemory, ChildDied, or Stopped when the work was unwanted.
@@ -144,10 +144,13 @@ class ChildSupervisor:
             return self._run(job, folder, tell, unwanted)
         try:
             return self._run({**job, "memory_limit_bytes": foreseen}, folder, tell, unwanted)
+        except Crashed:
+            why = f"It crashed, held to the {byte_text(foreseen)} that were foreseen"
         except (OutOfMemory, ChildFailed) as error:
             if error.code != OutOfMemory.code:
                 raise
-        tell(None, "", [f"It needed more than the {byte_text(foreseen)} that were foreseen; it is started again"])
+            why = f"It needed more than the {byte_text(foreseen)} that were foreseen"
+        tell(None, "", [f"{why}; it is started again"])
         return self._run(job, folder, tell, unwanted)
 
     def _run(self, job: Mapping[str, Any], folder: Path, tell: Tell, unwanted: Callable[[], bool]) -> Any:
@@ -262,7 +265,8 @@ class _Child:
         assert self.status is not None
         how = f"the signal {signal.Signals(-self.status).name}" if self.status < 0 else f"the exit status {self.status}"
         last = next((line for line in reversed(self.last_words) if line.strip()), "")
-        return ChildDied(
+        kind = Crashed if self.status < 0 else ChildDied
+        return kind(
             f"The computing process ended with {how} before it was done"
             + (f"; its last words: {last.strip()[:300]}" if last else ". It said nothing")
             + ". The worker's log has more."

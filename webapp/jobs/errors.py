@@ -25,6 +25,10 @@ class ChildDied(PareError, code="child_died", status=500):
     """The child process ended without a result."""
 
 
+class Crashed(ChildDied, code="child_died", status=500):
+    """A signal of the child's own ended it, as happens to native code that gets no memory and does not look."""
+
+
 class InspectionTooLong(PareError, code="inspection_too_long", status=422):
     """The inspection of an upload took longer than it may."""
 

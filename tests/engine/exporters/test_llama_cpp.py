@@ -8,6 +8,7 @@ from tests.engine.importers.tiny_gguf import model_of, write_gguf
 from tests.engine.run.test_stages import Bench
 from webapp.engine.errors import ArtifactUnproven
 from webapp.engine.exporters import exporters
+from webapp.engine.exporters.gguf import llama_cpp
 from webapp.engine.exporters.gguf.llama_cpp import AT_ONCE, LlamaCpp
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.proof import compare_native, write_proof
@@ -35,11 +36,23 @@ def test_it_answers_as_the_model_that_the_file_was_written_of(tmp_path, name):
 
 def test_a_file_that_it_does_not_load_is_named_with_its_reason(tmp_path):
     (tmp_path / "odd.gguf").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(ArtifactUnproven, match=r"^llama\.cpp does not load odd\.gguf: .+"):
+    with pytest.raises(ArtifactUnproven, match=r"^llama\.cpp does not load odd\.gguf\. .+"):
         LlamaCpp(tmp_path / "odd.gguf")
     path = write_gguf(tmp_path / "less.gguf", model_of("llama"), drop=("blk.1.ffn_up.weight",))
     with pytest.raises(ArtifactUnproven, match=r"blk\.1\.ffn_up\.weight"):
         LlamaCpp(path)
+
+
+def test_memory_that_it_does_not_get_is_told_as_such(tmp_path, monkeypatch):
+    """So that the stage is done again with more. What its logger is given is what it says under a limit."""
+    native = LlamaCpp(write_gguf(tmp_path / "tiny.gguf", model_of("llama"), "llama"))
+
+    def refused(*_):
+        llama_cpp._hear(4, b"ggml_gallocr_reserve_n_impl: failed to allocate CPU buffer of size 5263360\n", None)
+
+    monkeypatch.setattr(llama_cpp.llama(), "llama_init_from_model", refused)
+    with pytest.raises(MemoryError, match=r"makes no context of 9 tokens for tiny\.gguf\..*failed to allocate"):
+        native.logits(torch.arange(9))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from webapp.engine.weights.safetensors import LazyTensor
 from .blocks import BLOCK, ZERO_POINTS, Choice
 
 MOST_NATIVE_BYTES = 2_000_000_000  # of a file that llama.cpp runs: it packs weights anew in memory, beside those mapped
+NATIVE_BYTES = 100_000_000  # llama.cpp itself, its graph and its threads
 REPACKED = 0.27  # of the floats: 8.5 bits of 32
 
 
@@ -151,8 +152,10 @@ class GgufExporter(Exporter):
         if not model.passing:
             return 0
         one = BatchSizes(1, tokens=CHUNK_TOKENS)
-        native = 0 if missing() else min(int(REPACKED * model.floats), MOST_NATIVE_BYTES) + model.passes(one)
-        return model.module + native
+        if missing():
+            return model.module
+        packed = min(int(REPACKED * model.floats), MOST_NATIVE_BYTES)
+        return model.module + NATIVE_BYTES + packed + model.passes(one)
 
     def arithmetic(self, written: Mapping[str, Any]) -> str:
         told = ", ".join(f"{size / 1e6:.1f} MB in {kind}" for kind, size in written["kinds"].items())

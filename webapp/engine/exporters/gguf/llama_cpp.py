@@ -92,8 +92,12 @@ def _hear(level: int, text: bytes, _: Any) -> None:
 _HEARD = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_hear)
 
 
-def _last() -> str:
-    return " ".join(_last_words)
+def _failed(what: str) -> Exception:
+    """For it to be raised: of memory that it did not get it says so itself, and more may be given."""
+    told = " ".join(_last_words)
+    if "allocate" in told:
+        return MemoryError(f"{what} {told}")
+    return ArtifactUnproven(f"{what} {told or 'It does not say why.'}")
 
 
 class LlamaCpp(nn.Module):
@@ -103,10 +107,11 @@ class LlamaCpp(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        _last_words.clear()
         self.path, self.context, self.length = path, None, 0
         self.model = llama().llama_model_load_from_file(str(path).encode(), llama().llama_model_default_params())
         if not self.model:
-            raise ArtifactUnproven(f"llama.cpp does not load {path.name}: {_last() or 'it does not say why'}")
+            raise _failed(f"llama.cpp does not load {path.name}.")
         self.vocabulary = int(llama().llama_vocab_n_tokens(llama().llama_model_get_vocab(self.model)))
         self.threads = torch.get_num_threads()
         self.batch = llama().llama_batch_init(AT_ONCE, 0, 1)
@@ -131,11 +136,12 @@ class LlamaCpp(nn.Module):
             return
         if self.context:
             llama().llama_free(self.context)
+        _last_words.clear()
         params = llama().llama_context_default_params()
         params.first = self.length = max(length, AT_ONCE)
         self.context = llama().llama_init_from_model(self.model, params)
         if not self.context or llama().llama_n_ctx(self.context) < length:
-            raise ArtifactUnproven(f"llama.cpp makes no context of {length} tokens for {self.path.name}. {_last()}")
+            raise _failed(f"llama.cpp makes no context of {length} tokens for {self.path.name}.")
         llama().llama_set_n_threads(self.context, self.threads, self.threads)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> dict[str, Tensor]:
@@ -165,7 +171,7 @@ class LlamaCpp(nn.Module):
             batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
             batch.logits[place] = every or place == len(ids) - 1
         if status := llama().llama_decode(self.context, batch):
-            raise ArtifactUnproven(f"llama.cpp does not compute {self.path.name}: status {status}. {_last()}")
+            raise _failed(f"llama.cpp does not compute {self.path.name}: status {status}.")
 
     def speed(self) -> TokensPerSecond:
         """Of tokens that are drawn at random; nothing is sampled."""
