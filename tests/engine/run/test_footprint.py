@@ -150,8 +150,8 @@ def test_large_tensors_keep_to_what_was_foreseen(step, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ON_TEXT, ids=lambda step: json.dumps(step))
 def test_techniques_that_see_data_keep_to_what_was_foreseen(step, tmp_path):
-    """Of llama's shape, 60 million parameters in bfloat16."""
-    made(Shape(768, 2048, 4, vocabulary=16_000), tmp_path / "model")
+    """Of llama's shape, 30 million parameters in bfloat16."""
+    made(Shape(512, 1376, 4, vocabulary=16_000), tmp_path / "model")
     zoo.write_tokenizer(tmp_path / "model")
     (tmp_path / "text.txt").write_text("the cat sat on a mat . " * 3000)
     require_kept(measured(tmp_path / "model", tmp_path / "text.txt", step, tmp_path))
