@@ -59,6 +59,7 @@ class GgmlQuantization(BlockByBlock):
     needs = frozenset({"calibration", "calibration_if_any"})
     layers = MATRICES | {"embedding"}
     statistic = SquareSum
+    requires = ("xllamacpp",)
     at_once = True  # what is measured of a block is measured before one of its layers changes
     rows_apart = True
     without_data = ALIKE
