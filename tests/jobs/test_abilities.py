@@ -74,3 +74,5 @@ def test_what_a_run_needs_is_told_by_its_row():
     row = Run(recipe=recipe, exports=["safetensors", "savedmodel"], needs={"memory_bytes": 7})
     assert Needs.of(row) == Needs(7, frozenset({"tensorflow"}))
     assert Needs.of(Run(recipe={"steps": "?"}, exports=["gone"], needs={"memory_bytes": None})) == Needs()
+    blocks = {"steps": [{"technique": "ggml_quantization"}]}
+    assert Needs.of(Run(recipe=blocks, exports=["gguf"], needs=None)) == Needs(packages=frozenset({"xllamacpp"}))
