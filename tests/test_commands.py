@@ -121,7 +121,7 @@ def profiled(monkeypatch, unreached):
 def test_every_stage_is_held_to_the_memory_that_is_named(given, limits):
     where = [given / "mlp.pt", "--recipe", given / "recipe.yaml", "--quiet"]
     assert "exit 0" in call("compress", *where, "--out", given / "out", "--memory", "3GB")
-    assert len(limits) == len(json.loads((given / "out/receipt.json").read_text())["memory"])
+    assert len(limits) == len(json.loads((given / "out/receipt.json").read_text())["cost"])
     assert set(limits) == {3_000_000_000}
     with pytest.raises(PareError, match=r"would need up to \S+ MB of memory, and a run may use 451 MB here"):
         CliRunner().invoke(pare, ["compress", *map(str, where), "--plan", "--memory", "451MB"], catch_exceptions=False)

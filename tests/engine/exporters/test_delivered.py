@@ -22,14 +22,16 @@ def test_a_language_model_in_gguf_and_as_a_transformers_folder(tmp_path, languag
     stages = Stages(tmp_path, language_model, prose, exports=("safetensors", "compressed_tensors", "gguf"))
     concluded = stages.run(INT8)
     receipt = concluded["receipt"]
-    assert [proof["artifact"] for proof in receipt["proof"]] == ["model.safetensors", "transformers.zip", "model.gguf"]
+    proven = dict.fromkeys(proof["artifact"] for proof in receipt["proof"])  # of the GGUF perhaps in llama.cpp too
+    assert [*proven] == ["model.safetensors", "transformers.zip", "model.gguf"]
     assert all(proof["agreed"] for proof in receipt["proof"])
     own, folder, gguf = receipt["runtimes"]
     assert gguf["size_bytes"] == (stages.folders["export-gguf"] / "model.gguf").stat().st_size
     assert gguf["result"] is None, "llama.cpp is not here to be timed"
     assert folder["result"]["p50"] > 0
     assert gguf["metrics"]["perplexity"]["n"] == own["metrics"]["perplexity"]["n"]
-    assert gguf["metrics"]["perplexity"]["value"] == pytest.approx(own["metrics"]["perplexity"]["value"], rel=1e-4)
+    # llama.cpp, where it is there, multiplies inputs of 8 bits
+    assert gguf["metrics"]["perplexity"]["value"] == pytest.approx(own["metrics"]["perplexity"]["value"], rel=1e-2)
     assert any("takes token ids only" in note for note in gguf["notes"]), "its tokenizer is one of whole words"
     assert any("rounding moves" in note for note in folder["notes"]), "its embedding is kept in 16 bits"
     assert {"gguf", "compressed-tensors"} <= set(receipt["provenance"]["versions"])
