@@ -40,7 +40,7 @@ AWAY_KINDS = (  # what the stores' libraries raise that are not the system's own
     "requests.exceptions.Timeout",
     "azure.core.exceptions.ServiceRequestError",
 )
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 17  # which stay in a core's cache while they are hashed and written
 LOOK_EVERY_BYTES = 64 << 20  # while bytes of unknown number stream in, the free space is looked at this often
 
 

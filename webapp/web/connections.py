@@ -25,9 +25,11 @@ from contextlib import suppress
 from functools import partial
 
 from gunicorn.app.wsgiapp import WSGIApplication
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from webapp.actions.errors import BodyStalled, Busy
+from webapp.store.files import CHUNK_BYTES
 
 SMALL_BODY_BYTES = 1 << 16  # up to here a body is collected before a thread is asked for
 HEAD_BYTES = 1 << 16  # gunicorn refuses a larger one
@@ -55,6 +57,9 @@ def hold_place() -> None:
 
 class NoPlace(TimeoutError):
     """All places are taken."""
+
+
+SocketUnreader.max_body_chunk = CHUNK_BYTES  # what is read ahead beyond what is asked for is copied again and again
 
 
 class Client(socket.socket):
