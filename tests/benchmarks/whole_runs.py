@@ -3,7 +3,7 @@
     python -m tests.benchmarks.whole_runs                      the small ones
     python -m tests.benchmarks.whole_runs --large              a model of 7 B too: 40 GB of disk
     python -m tests.benchmarks.whole_runs 'llama 0.87 B'       these alone
-    python -m tests.benchmarks.whole_runs 'llama 0' 'llama 1' --chart docs/screenshots/cost-by-size.png
+    python -m tests.benchmarks.whole_runs 'llama 0' 'llama 1' --chart docs/cost-by-size.png
 
 The models of llama's shape are made here, of random bfloat16; SmolLM2 is a package, the digits the sample. Memory is
 what all processes have together, pages that they share counted once (PSS), looked at fifty times a second. Time is in
