@@ -29,7 +29,6 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from webapp.actions.errors import BodyStalled, Busy
-from webapp.store.files import CHUNK_BYTES
 
 SMALL_BODY_BYTES = 1 << 16  # up to here a body is collected before a thread is asked for
 HEAD_BYTES = 1 << 16  # gunicorn refuses a larger one
@@ -57,9 +56,6 @@ def hold_place() -> None:
 
 class NoPlace(TimeoutError):
     """All places are taken."""
-
-
-SocketUnreader.max_body_chunk = CHUNK_BYTES  # what is read ahead beyond what is asked for is copied again and again
 
 
 class Client(socket.socket):
@@ -235,7 +231,9 @@ def _received(client: Client) -> bytes | None:
 class GunicornWorker(ThreadWorker):
     def init_process(self) -> None:
         from webapp.config import InstallationSettings
+        from webapp.store.files import CHUNK_BYTES
 
+        SocketUnreader.max_body_chunk = CHUNK_BYTES  # what is read ahead beyond what is asked for is copied again
         settings = InstallationSettings.load()
         Client.places = threading.BoundedSemaphore(settings.transfers_at_once)
         Client.idle_seconds = settings.client_idle_seconds

@@ -23,6 +23,9 @@ SENTENCE_LIMIT = 500  # of a text that is embedded
 SYNTHETIC = 8  # samples of a probe
 SIDE = 64  # height and width of a synthetic image where any would do
 IMAGES_AT_ONCE = 32
+TEXTS_AT_ONCE = 32
+SENTENCES_AT_ONCE = 25  # of a plain text
+ARRAYS_AT_ONCE = 256
 VALUES_AT_ONCE = 2**24  # of the inputs of one batch of arrays, where its size is not told
 JUDGED_BY_ORIGINAL = ("embedding", "distance", *PER_TOKEN)  # a label is a text's, not a token's
 
@@ -80,8 +83,7 @@ def batches(
 ) -> Iterator[Batch]:
     """The first `limit` samples of a split (chunks, for a language model). Raises DatasetUnfit with a sentence."""
     if isinstance(samples, Arrays):
-        size = min(256, max(1, VALUES_AT_ONCE // samples.x[0].numel()))
-        yield from _of_arrays(samples, spec, limit, batch_size or size)
+        yield from _of_arrays(samples, spec, limit, batch_size or arrays_at_once(samples.x[0].numel()))
         return
     if isinstance(samples, Images):
         yield from ImageBatches(samples, spec, limit, batch_size or IMAGES_AT_ONCE)
@@ -98,11 +100,20 @@ def batches(
         if not sentences:
             raise DatasetUnfit("The text has no sentence of 6 to 60 words to embed; upload English-like prose.")
         yield from _padded(
-            sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)], None, spec, tokenizer, batch_size or 25
+            sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)],
+            None,
+            spec,
+            tokenizer,
+            batch_size or SENTENCES_AT_ONCE,
         )
     else:
         labels = _targets(torch.tensor(samples.labels[:limit]), spec) if samples.labels is not None else None
-        yield from _padded(samples.texts[:limit], labels, spec, tokenizer, batch_size or 32)
+        yield from _padded(samples.texts[:limit], labels, spec, tokenizer, batch_size or TEXTS_AT_ONCE)
+
+
+def arrays_at_once(values: int) -> int:
+    """How many samples of so many numbers are one batch."""
+    return min(ARRAYS_AT_ONCE, max(1, VALUES_AT_ONCE // max(values, 1)))
 
 
 class ImageBatches(Sequence[Batch]):

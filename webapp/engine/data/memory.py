@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from webapp.engine.architectures.streaming import LARGE_BYTES, WAITING_BYTES, WHOLE_BYTES
@@ -21,7 +21,8 @@ from .batches import (
     SENTENCE_TOKENS,
     SIDE,
     SYNTHETIC,
-    VALUES_AT_ONCE,
+    TEXTS_AT_ONCE,
+    arrays_at_once,
 )
 from .questions import LONGEST
 
@@ -65,14 +66,14 @@ def samples_of(spec: ArchitectureSpec, dataset: DatasetFacts, most: int, trainin
         told = max((len(sample.get("choices", ())) for sample in dataset.samples), default=CHOICES)
         return BatchSizes(max(told, 2), tokens=min(LONGEST, longest, TOKENS_OF_QUESTION), batches=count)
     if "text" in dataset.kind:
-        rows = 32
-        return BatchSizes(rows, tokens=min(SENTENCE_TOKENS, longest), batches=math.ceil(count / rows))
+        batches = math.ceil(count / TEXTS_AT_ONCE)
+        return BatchSizes(TEXTS_AT_ONCE, tokens=min(SENTENCE_TOKENS, longest), batches=batches)
     if dataset.kind == "images":
         shape = spec.inputs.get("shape") or USUAL_IMAGE
         values = math.prod(USUAL_IMAGE[-1] if size is None else int(size) for size in shape)
         return BatchSizes(IMAGES_AT_ONCE, values=values)  # decoded batch by batch
     values = math.prod(dataset.sample_shape or (1,))
-    rows = max(1, min(256, count, VALUES_AT_ONCE // max(values, 1)))
+    rows = max(1, min(count, arrays_at_once(values)))
     if "vocab" in spec.inputs:
         return BatchSizes(rows, tokens=values, batches=math.ceil(count / rows))
     return BatchSizes(rows, values=values, batches=math.ceil(count / rows))
@@ -98,7 +99,6 @@ class ModelMemory:
     block: int
     outside: int
     outside_whole: int
-    largest: int
     reading: int
     passing: PassSize | None
 
@@ -122,7 +122,6 @@ class ModelMemory:
             max(blocks.values()) if len(blocks) > 1 else 0,
             sum(min(size, LARGE_BYTES) if name in tables else size for name, size in apart.items()),
             sum(apart.values()),
-            max(sizes.values(), default=0),
             int(reading),
             facts.pass_size,
         )
@@ -142,17 +141,17 @@ class ModelMemory:
     def whole(self) -> int:
         return self.floats + self.reading
 
-    def passes(self, samples: BatchSizes, together: bool = True) -> int:
+    def passes(self, samples: BatchSizes) -> int:
         """Of the samples on their way through it, and of the answers to a batch; 0 where that is not known.
 
-        `together`: batches wait before a block of a model that streams, so that it is read once for many.
+        Batches wait before a block of a model that streams, so that it is read once for many.
         """
         if (size := self.passing) is None:
             return 0
         share = _share(size, samples)
         live = samples.rows * share * (LIVE * size.largest_bytes + ANSWERS * size.answer_bytes)
         live += 8 * samples.rows * samples.tokens**2  # the mask of an attention
-        waiting = samples.rows * share * size.given_bytes if self.streams and together else 0
+        waiting = samples.rows * share * size.given_bytes if self.streams else 0
         return int(live + min(samples.batches * waiting, WAITING_BYTES + waiting)) + samples.bytes
 
     def states(self, samples: BatchSizes) -> int:
@@ -174,8 +173,3 @@ def _share(size: PassSize, samples: BatchSizes) -> float:
     if size.tokens and samples.tokens:
         return samples.tokens / size.tokens
     return max(1.0, samples.values / size.values) if size.values else 1.0
-
-
-def widest(shapes: Iterable[tuple[int, ...]]) -> int:
-    """The most inputs of a row of a matrix."""
-    return max((math.prod(shape[1:]) for shape in shapes), default=0)

@@ -17,6 +17,7 @@ from webapp.engine.lazy import torch
 TEXTS = ("embedding", "text-classification", *PER_TOKEN)
 SAMPLES = {"causal-lm": 32} | dict.fromkeys(TEXTS, 128)  # chunks of 512 tokens; texts of 128
 IMAGES = 512
+AT_ONCE = 64  # of what is no text
 BATCH = {"causal-lm": 1} | dict.fromkeys(TEXTS, 16)
 
 
@@ -41,7 +42,7 @@ class TechniqueData:
             every = list(batches(self.samples, self.spec, self.tokenizer, batch_size=1))
             return [every[index] for index in _spread(len(every), count)]
         chosen = self.samples.only(_kept(len(self.samples), count))
-        return list(batches(chosen, self.spec, self.tokenizer, batch_size=size or 64))
+        return list(batches(chosen, self.spec, self.tokenizer, batch_size=size or AT_ONCE))
 
     def _chunks_of_text(self, samples: Text, count: int) -> Iterator[Batch]:
         if self.tokenizer is None:
@@ -61,7 +62,7 @@ def calibrating(spec: ArchitectureSpec, dataset: DatasetFacts, samples: int) -> 
     """The size of what `calibration` gives of a dataset."""
     count = samples or SAMPLES.get(spec.task or "", IMAGES)
     found = samples_of(spec, dataset, count, training=True)
-    rows = BATCH.get(spec.task or "", 64) if found.rows > 1 else 1
+    rows = BATCH.get(spec.task or "", AT_ONCE) if found.rows > 1 else 1
     return found.of(rows, -(-count // rows))
 
 
