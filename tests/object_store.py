@@ -30,6 +30,7 @@ class Buckets:
             "AWS_SECRET_ACCESS_KEY": "pare",
             "AWS_DEFAULT_REGION": REGION,
         }
+        forget_clients()
 
     def bucket(self, name: str) -> str:
         """The URL of a new bucket."""
@@ -83,6 +84,14 @@ def object_store_process(log: Path = Path(os.devnull)) -> Iterator[Buckets]:
             server.wait()
             os.environ.clear()
             os.environ |= before
+            forget_clients()
+
+
+def forget_clients() -> None:
+    """fsspec keeps a client for all of a process, which goes on asking the server that it was made for."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
 
 
 def _answers(port: int) -> bool:

@@ -24,7 +24,7 @@ class SparseGPT(CalibratedPruning):
     name = "sparsegpt"
     title = "SparseGPT"
     family = "Pruning"
-    copies, covariances = 8.0, 6.0
+    copies, covariances = 12.0, 8.0
     summary = (
         "Removes weights column by column and corrects the ones that stay, so that every layer's outputs change least; "
         "takes calibration data and a few times as long as Wanda, and keeps the most accuracy."
