@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Response, expect, sync_playwright
 
 from tests.api_client import Api
 from tests.pare_process import Served, serving
@@ -116,8 +116,23 @@ def browser() -> Browser:
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Page, "goto", goto)
+            yield browser
         browser.close()
+
+
+def goto(page: Page, url: str, **given) -> Response | None:
+    """A page that loads itself again, because what it shows has ended, may do so while it is being left."""
+    try:
+        return _goto(page, url, **given)
+    except Error as error:
+        if "interrupted by another navigation" not in error.message:
+            raise
+        return _goto(page, url, **given)
+
+
+_goto = Page.goto
 
 
 class Watched:
