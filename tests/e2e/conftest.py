@@ -127,7 +127,7 @@ def goto(page: Page, url: str, **given) -> Response | None:
     try:
         return _goto(page, url, **given)
     except Error as error:
-        if "interrupted by another navigation" not in error.message:
+        if not any(told in error.message for told in ("interrupted by another navigation", "net::ERR_ABORTED")):
             raise
         return _goto(page, url, **given)
 
