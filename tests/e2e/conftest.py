@@ -129,6 +129,7 @@ def goto(page: Page, url: str, **given) -> Response | None:
     except Error as error:
         if not any(told in error.message for told in ("interrupted by another navigation", "net::ERR_ABORTED")):
             raise
+        page.wait_for_load_state()
         return _goto(page, url, **given)
 
 
