@@ -26,6 +26,7 @@ ARGUMENTS = [
     "--disable-quic",
     "--no-first-run",
 ]
+LEFT_WITHIN, SETTLES_MS = 5, 300  # attempts
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 PRUNE_HALF = {
@@ -124,13 +125,14 @@ def browser() -> Browser:
 
 def goto(page: Page, url: str, **given) -> Response | None:
     """A page that loads itself again, because what it shows has ended, may do so while it is being left."""
-    try:
-        return _goto(page, url, **given)
-    except Error as error:
-        if not any(told in error.message for told in ("interrupted by another navigation", "net::ERR_ABORTED")):
-            raise
-        page.wait_for_load_state()
-        return _goto(page, url, **given)
+    for _ in range(LEFT_WITHIN):
+        try:
+            return _goto(page, url, **given)
+        except Error as error:
+            if not any(told in error.message for told in ("interrupted by another navigation", "net::ERR_ABORTED")):
+                raise
+            page.wait_for_timeout(SETTLES_MS)  # an attempt that is not over ends the next one
+    return _goto(page, url, **given)
 
 
 _goto = Page.goto
