@@ -176,4 +176,5 @@ zone.addEventListener("drop", (event) => {
 });
 addEventListener("beforeunload", (event) => stop && event.preventDefault());
 form.addEventListener("submit", (event) => event.preventDefault());
-offer();
+if (input.files.length) send(ofList(input.files)); // chosen before this script was there
+else offer();

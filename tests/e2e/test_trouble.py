@@ -75,6 +75,16 @@ def test_an_empty_file_is_refused_before_it_is_sent(page, tmp_path):
     expect(page.get_by_role("alert")).to_contain_text("empty.safetensors is empty")
 
 
+def test_a_file_that_is_chosen_before_the_scripts_are_there_is_sent_once_they_are(page):
+    held = []
+    page.route("**/upload-parts.js*", lambda route: held.append(route))
+    page.goto("/datasets/new", wait_until="commit")
+    page.get_by_label("File of the dataset").set_input_files(shipped.DATASET)
+    until(lambda: page.evaluate("1") and held)
+    held[0].continue_()
+    page.wait_for_url(re.compile(r"/datasets/[2-9a-z]{12}$"))
+
+
 def test_an_order_that_makes_no_sense_is_refused_beside_its_step(page, samples):
     page.goto(f"/runs/new?checkpoint={samples['digits_cnn.safetensors']}")
     clear_recipe(page)
