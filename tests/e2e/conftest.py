@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, Response, expect, sync_playwright
 
 from tests.api_client import Api
 from tests.pare_process import Served, serving
@@ -119,6 +120,7 @@ def browser() -> Browser:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Page, "goto", goto)
+            patch.setattr(Locator, "click", click)
             yield browser
         browser.close()
 
@@ -135,7 +137,14 @@ def goto(page: Page, url: str, **given) -> Response | None:
     return _goto(page, url, **given)
 
 
-_goto = Page.goto
+def click(place: Locator, **given) -> None:
+    """A link's page has its scripts before anything is done there."""
+    _click(place, **given)
+    with contextlib.suppress(Error):  # the page may have been closed by it
+        place.page.wait_for_load_state("domcontentloaded")
+
+
+_goto, _click = Page.goto, Locator.click
 
 
 class Watched:
