@@ -64,7 +64,7 @@ function facts(rows) {
   at("facts").replaceChildren(
     ...rows.map(([label, value, note]) => {
       const fact = element("div", "", "fact");
-      const shown = element("dd", value);
+      const shown = element("dd", value, "whole");
       if (note) shown.append(" ", element("small", note, "muted"));
       fact.append(element("dt", label), shown);
       return fact;

@@ -27,7 +27,7 @@ ARGUMENTS = [
     "--disable-quic",
     "--no-first-run",
 ]
-LEFT_WITHIN, SETTLES_MS = 5, 300  # attempts
+LEAVING_ATTEMPTS, SETTLES_MS = 5, 300
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 PRUNE_HALF = {
@@ -127,7 +127,7 @@ def browser() -> Browser:
 
 def goto(page: Page, url: str, **given) -> Response | None:
     """A page that loads itself again, because what it shows has ended, may do so while it is being left."""
-    for _ in range(LEFT_WITHIN):
+    for _ in range(LEAVING_ATTEMPTS):
         try:
             return _goto(page, url, **given)
         except Error as error:

@@ -76,12 +76,12 @@ def test_an_empty_file_is_refused_before_it_is_sent(page, tmp_path):
 
 
 def test_a_file_that_is_chosen_before_the_scripts_are_there_is_sent_once_they_are(page):
-    held = []
-    page.route("**/upload-parts.js*", lambda route: held.append(route))
-    page.goto("/datasets/new", wait_until="commit")
-    page.get_by_label("File of the dataset").set_input_files(shipped.DATASET)
-    until(lambda: page.evaluate("1") and held)
-    held[0].continue_()
+    def let_through_once_chosen(route) -> None:
+        page.get_by_label("File of the dataset").set_input_files(shipped.DATASET)
+        route.continue_()
+
+    page.route("**/upload-parts.js*", let_through_once_chosen)
+    page.goto("/datasets/new")
     page.wait_for_url(re.compile(r"/datasets/[2-9a-z]{12}$"))
 
 

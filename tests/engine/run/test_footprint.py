@@ -96,6 +96,21 @@ def test_llama_cpps_types_walk_through_the_model_only_where_they_measure_it(seen
     assert step(quantized, facts.model_copy(update={"importance": "of 3 samples"})) == alone
 
 
+def test_what_a_step_keeps_to_go_on_after_a_kill_is_on_the_disk():
+    facts = of_llama()
+
+    def step(technique, settings) -> int:
+        run = asked((technique, settings))
+        return next(s.disk_bytes for s in footprint(run, shapes_of(run, facts, TEXT)).stages if s.stage == "step-1")
+
+    plain = step("weight_quantization", {"bits": 4, "granularity": "group", "group_size": 32})
+    calibrated = step("gptq", {"bits": 4, "granularity": "group", "group_size": 32, "samples": 8})
+    assert calibrated > plain
+    assert step("gptq", {"bits": 4, "granularity": "group", "group_size": 32, "samples": 64}) > calibrated
+    assert step("low_rank", {"method": "whitened", "samples": 64}) > step("low_rank", {"method": "plain"})
+    assert step("distillation", {}) >= 4 * facts.params_total + 2 * facts.weights_bytes
+
+
 def test_what_only_an_override_needs_counts():
     facts = of_llama()
     settings = {"type": "Q8_0", "importance": "none", "pure": True}

@@ -179,6 +179,14 @@ class AtWork:
             held + models * WAITING_STATES * model.states(samples) + models * model.passes(samples.of(samples.rows, 1))
         )
 
+    def kept(self, file_bytes: int) -> int:
+        """What a walk through the blocks keeps on the disk (`KeptBlocks`): the weights that it changed, at most all of
+        its file; and what the samples give to the next block, of model and original, the older until the newer is
+        there."""
+        if not self.walks or self.calibrating is None or not self.model.block:
+            return 0
+        return file_bytes + 4 * self.model.states(self.calibrating)
+
 
 def _inputs(layer: LayerFacts) -> int:
     return layer.size // max(layer.layout.rows(layer.shape), 1)
@@ -260,6 +268,10 @@ class Technique(ABC):
         """The memory that a step takes at most, beside that of an empty process."""
         found = int(self.copies * at.largest + self.covariances * at.covariance) + KEPT_BYTES
         return found + (at.walk() if at.walks else 0)
+
+    def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
+        """What it keeps on the disk until it is done, to go on when it was killed; it leaves `after`."""
+        return 0
 
     def removes_alike(
         self, facts: CheckpointFacts, layers: Sequence[LayerFacts], plans: Plans, settings: StepSettings

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from webapp.engine.data.batches import Batch
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.facts import PLAIN, LayerFacts, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.grids import QuantizationScheme
@@ -26,7 +27,7 @@ from webapp.engine.weights.activations import Activations, simulate
 from webapp.engine.weights.model import Model
 from webapp.units import percent
 
-from .base import Context, Outcome, Technique, calibration_samples
+from .base import AtWork, Context, Outcome, Technique, calibration_samples
 from .calibration import CalibrationBlock, KeptBlocks, WeightMatrix, calibration_blocks
 
 ROWS = 2048  # inputs that a layer's change is measured on
@@ -99,6 +100,9 @@ class IntegerProducts(Technique):
             return leaf if isinstance(leaf, QuantizedPlan) else QuantizedPlan.of(leaf, EIGHT_BITS, layer.layout)
 
         return plan.mapped(rounded)
+
+    def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
+        return at.kept(file_bytes)
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         found: dict[str, list[Outcome]] = {layer.name: [] for layer in context.layers}

@@ -65,11 +65,7 @@ class StepStage(RunStage):
         return self.by_steps(sources, self.number)
 
     def footprint(self, shapes: RunShapes) -> Footprint:
-        """The technique, then the proof of what it leaves; on the disk, that and what was not in memory on the way.
-
-        A walk through the blocks keeps what it has done: what was changed, and what the samples give to the next block,
-        of the original too; beside the new states the ones before, until they are written.
-        """
+        """The technique, then the proof of what it leaves; on the disk, that and what was not in memory on the way."""
         left, after = shapes.left[self.number - 1], shapes.models[self.number]
         before = shapes.models[self.number - 1]
         disk = 2 * shapes.sizes[self.number]
@@ -78,9 +74,7 @@ class StepStage(RunStage):
             return Footprint.of(None, disk)
         at_work = AtWork(before, left.step.layers, left.step.settings, shapes.spec, shapes.seen, shapes.teaching, needs)
         working = left.step.technique.working_bytes(at_work)
-        disk += 4 * after.floats if "gradients" in needs else 0
-        if before.block and at_work.walks and at_work.calibrating is not None:
-            disk += shapes.sizes[self.number] + 4 * before.states(at_work.calibrating)
+        disk += left.step.technique.kept_bytes(at_work, after, shapes.sizes[self.number])
         return Footprint.of(max(working, shapes.proof(after)), disk)
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:

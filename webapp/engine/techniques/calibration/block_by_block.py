@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.errors import some
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import StepSettings
-from webapp.engine.techniques.base import MATRICES, Context, Outcome, Skip, Technique
+from webapp.engine.techniques.base import MATRICES, AtWork, Context, Outcome, Skip, Technique
 from webapp.engine.weights import Encoded
 from webapp.engine.weights.model import Model
 
@@ -40,6 +41,9 @@ class BlockByBlock(Technique):
     at_once: ClassVar[bool] = False  # a repeating block's layers are all judged before one of them changes
     originals: ClassVar[bool] = False
     without_data: ClassVar[str]  # "so it was rounded to nearest"
+
+    def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
+        return at.kept(file_bytes)
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         data = context.calibration(settings.own.samples)

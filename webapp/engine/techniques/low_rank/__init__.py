@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import torch
 from webapp.engine.math import ranks, whitening
@@ -176,6 +177,9 @@ class LowRank(Technique):
         if at.settings.own.method == "plain":
             return found
         return found + int(self.covariances * at.covariance) + at.walk(2)
+
+    def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
+        return at.kept(file_bytes)
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
         with torch.no_grad():

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from webapp.engine.data.memory import ModelMemory
 from webapp.engine.errors import DatasetUnfit, RecipeInvalid
 from webapp.engine.facts import LayerFacts
 from webapp.engine.recipe import StepSettings
@@ -49,6 +50,9 @@ class ByTraining(Technique):
         if "teacher" in self.needs_for(own):
             found += at.teacher.whole + (at.teacher.passes(batch) if batch else 0)
         return found + (at.model.backward(batch) + at.model.passes(batch) if batch else 0)
+
+    def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
+        return 4 * after.floats
 
     def share_trained(self, settings: Any) -> float:
         """Of the weights that gradients and moments are held for."""
