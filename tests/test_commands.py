@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -11,6 +14,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from tests.engine.drawn import tone
+from tests.patience import PATIENCE_SECONDS, until
 from tests.zoo import build_tiny, write_tokenizer
 from webapp.cli import pare
 from webapp.commands import local_runs
@@ -90,6 +94,16 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
         (given / "out" / name).rename(given / "out" / f"mlp-gptq4.{name.removeprefix('model.')}")
     assert "checks passed" in call("verify", given / "out")
     assert [p.name for p in given.iterdir() if p.name.startswith(".pare")] == []
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_told_to_end_leaves_nothing_behind(given, told):
+    asked = ["compress", given / "mlp.pt", "--recipe", given / "recipe.yaml", "--out", given / "out"]
+    command = subprocess.Popen([sys.executable, "-m", "webapp.cli", *map(str, asked)], start_new_session=True)
+    until(lambda: list(given.glob(".pare-*/*")))
+    command.send_signal(told)
+    assert command.wait(PATIENCE_SECONDS) in (1, -signal.SIGINT)  # Python's own, where it was in the midst of an import
+    assert [path.name for path in given.iterdir() if path.name.startswith((".pare", "out"))] == []
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import signal
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,13 +138,14 @@ class Workbench:
 @contextmanager
 def workbench(parent: Path, limit_bytes: int | None = None) -> Iterator[Workbench]:
     """A working folder beside the result, so that files are renamed into place; gone at the end, whatever happens."""
-    folder = parent / f".pare-{os.getpid()}"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=".pare-", dir=parent))
     supervisor = ChildSupervisor(threads=cores())
     supervisor.forks.prepare()  # which imports while this process does
+    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # by SIGTERM as by Ctrl-C: nothing stays behind
     try:
         yield Workbench(folder, supervisor, limit_bytes)
     finally:
+        signal.signal(signal.SIGTERM, ended)
         supervisor.forks.close()
         shutil.rmtree(folder, ignore_errors=True)
 

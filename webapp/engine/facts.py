@@ -310,6 +310,7 @@ class PassSize(Facts):
     outputs_bytes: int  # of the outputs of all layers, which a backward pass needs
     answer_bytes: int
     given_bytes: int = 0  # of what a block of the longest row is given; 0 without one
+    attention_bytes: int = 0  # of the attention maps of all layers: with the square of the length
 
 
 class SourceFacts(Facts):

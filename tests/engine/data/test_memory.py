@@ -35,4 +35,5 @@ def test_longer_texts_and_more_of_them_take_more():
     short, long = BatchSizes(1, tokens=64), BatchSizes(1, tokens=512)
     assert 7 * memory.passes(short) < memory.passes(long)
     assert memory.passes(BatchSizes(4, tokens=64)) > 3 * memory.passes(short)
+    assert memory.attention(long) == 64 * memory.attention(short) > 0
     assert memory.states(BatchSizes(1, tokens=64, batches=5)) == 5 * memory.states(short)

@@ -83,6 +83,17 @@ def test_a_larger_teacher_needs_more_than_the_original_would():
     assert taught.of_stage("step-1") > alone.of_stage("step-1") + 300 * facts.params_total
 
 
+def test_attention_maps_that_are_compared_count_with_the_square_of_the_length():
+    facts = of_llama()
+
+    def step(**settings) -> int:
+        run = asked(("distillation", settings))
+        return footprint(run, shapes_of(run, facts, TEXT)).of_stage("step-1")
+
+    more = step(attention_weight=1.0, batch_size=4) - step(batch_size=4)
+    assert more == 2 * (step(attention_weight=1.0, batch_size=2) - step(batch_size=2)) > 0
+
+
 @pytest.mark.parametrize("seen", [None, TEXT])
 def test_llama_cpps_types_walk_through_the_model_only_where_they_measure_it(seen):
     facts = of_llama()
@@ -136,6 +147,7 @@ ON_TEXT = [
     ("sparsegpt", {"sparsity": 0.5, "samples": 8}),
     ("low_rank", {"method": "whitened", "samples": 8}),
     ("distillation", {"epochs": 0.1}),
+    ("distillation", {"epochs": 0.1, "attention_weight": 1.0}),
 ]
 
 

@@ -161,6 +161,12 @@ class ModelMemory:
         given = size.given_bytes or size.largest_bytes
         return int(samples.batches * samples.rows * _share(size, samples) * given)
 
+    def attention(self, samples: BatchSizes) -> int:
+        """Of the attention maps of a batch, all layers'."""
+        if (size := self.passing) is None:
+            return 0
+        return int(samples.rows * _share(size, samples) ** 2 * size.attention_bytes)
+
     def backward(self, samples: BatchSizes) -> int:
         """Of a pass forward and backward with one batch."""
         if (size := self.passing) is None:

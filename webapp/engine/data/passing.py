@@ -68,15 +68,29 @@ def _watched(module: nn.Module, run: Callable[[], list[Tensor]], batch: Batch) -
         for handle in handles:
             handle.remove()
     ids = batch.inputs.get("input_ids")
+    tokens = 0 if ids is None else ids.shape[1]
     values = next(iter(batch.inputs.values())).numel()
     return PassSize(
-        tokens=0 if ids is None else ids.shape[1],
+        tokens=tokens,
         values=0 if ids is not None else values // batch.n,
         largest_bytes=max((both for both, _ in each), default=answer) // batch.n,
         outputs_bytes=sum(made for _, made in each) // batch.n,
         answer_bytes=answer // batch.n,
         given_bytes=max(given) // batch.n,
+        attention_bytes=_attention_bytes(module, tokens, max(given) // batch.n),
     )
+
+
+def _attention_bytes(module: nn.Module, tokens: int, given_bytes: int) -> int:
+    """Of one sample's maps, (heads, tokens, tokens) in each block: from the configuration of a transformers model.
+
+    Of an image's patches a block is given as many as its input has rows of `hidden_size`.
+    """
+    config = getattr(module, "config", None)
+    found = [getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")]
+    layers, heads, width = (size if isinstance(size, int) else 0 for size in found)
+    length = tokens or (given_bytes // (4 * width) if width else 0)
+    return 4 * layers * heads * length**2
 
 
 def _bytes(given: Any) -> int:

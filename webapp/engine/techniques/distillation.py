@@ -9,8 +9,10 @@ from webapp.engine.recipe import setting
 from webapp.engine.techniques.training.by_training import ByTraining
 from webapp.engine.techniques.training.teaching import LossWeights, Teaching
 
-from .base import Context
+from .base import AtWork, Context
 from .training import Objective, Student, TrainingSamples, TrainingSettings
+
+MAPS = 1.75  # copies of the attention maps that teacher and student each hold at once
 
 
 class Distillation(ByTraining):
@@ -65,6 +67,12 @@ class Distillation(ByTraining):
             ge=0.0,
             le=100.0,
         )
+
+    def working_bytes(self, at: AtWork) -> int:
+        found, batch = super().working_bytes(at), at.training
+        if batch is None or not at.settings.own.attention_weight:
+            return found
+        return found + int(MAPS * (at.model.attention(batch) + at.teacher.attention(batch)))
 
     def objective(self, student: Student, samples: TrainingSamples, settings: Any, context: Context) -> Objective:
         if context.teacher is None:
