@@ -97,7 +97,10 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
 
 
 def test_a_command_that_is_told_to_end_leaves_nothing_behind(given):
-    asked = ["compress", given / "mlp.pt", "--recipe", given / "recipe.yaml", "--out", given / "out"]
+    for_minutes = {"technique": "fine_tune", "settings": {"epochs": 10_000, "batch_size": 1, "patience": 0}}
+    (given / "long.yaml").write_text(json.dumps({"version": 2, "steps": [for_minutes]}))
+    asked = ["compress", given / "mlp.pt", "--recipe", given / "long.yaml", "--data", given / "data.npz"]
+    asked += ["--out", given / "out"]
     command = subprocess.Popen([sys.executable, "-m", "webapp.cli", *map(str, asked)], start_new_session=True)
     until(lambda: list(given.glob(".pare-*/*")))
     command.terminate()
