@@ -1,4 +1,4 @@
-"""The tables. JSON columns hold what the engine's pydantic models dump; the store does not interpret them."""
+"""The tables. JSON columns hold what the engine's pydantic models dump; the store reads a run's figures there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,28 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Dialect, Enum, ForeignKey, Index, String, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    delete,
+    event,
+    false,
+    insert,
+    inspect,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, mapped_column, relationship
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from .clock import now
+from .figures import NAME_LENGTH, TEXT_LENGTH, figures_of
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -144,14 +161,21 @@ class Dataset(Upload, Base):
 
 
 class Run(Job, Base):
+    """One recipe, applied. Lists of runs read the index `runs_listed`, the figures and the tags, and no JSON column."""
+
     __tablename__ = "runs"
+    __table_args__ = (
+        Index(
+            "runs_listed", "created_at", "id", "state", "checkpoint_id", "dataset_id", "study_id", "starred", "name"
+        ),  # with all that a list is narrowed by, so that the rows, which hold receipts, are not read for it
+    )
 
     name: Mapped[str] = mapped_column(String(200))
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     training_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     teacher_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))  # None: the original
-    forked_from_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    forked_from_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
     recipe: Mapped[dict[str, Any]]
     exports: Mapped[list[Any]] = mapped_column(default=lambda: ["safetensors"])
     seed: Mapped[int] = mapped_column(default=0)
@@ -165,6 +189,7 @@ class Run(Job, Base):
     baseline: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     receipt: Mapped[dict[str, Any] | None]
+    starred: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     checkpoint: Mapped[Checkpoint] = relationship(back_populates="runs", foreign_keys=[checkpoint_id])
     dataset: Mapped[Dataset | None] = relationship(foreign_keys=[dataset_id])
@@ -178,6 +203,20 @@ class Run(Job, Base):
     artifacts: Mapped[list[Artifact]] = relationship(
         back_populates="run", order_by="Artifact.name", cascade="all, delete-orphan"
     )
+    note: Mapped[RunNote | None] = relationship(cascade="all, delete-orphan", passive_deletes=True)
+    tag_rows: Mapped[list[RunTag]] = relationship(
+        order_by="RunTag.tag", cascade="all, delete-orphan", passive_deletes=True
+    )
+    figures: Mapped[list[RunFigure]] = relationship(viewonly=True)
+
+    @property
+    def notes(self) -> str:
+        """Markdown."""
+        return self.note.text if self.note is not None else ""
+
+    @property
+    def tags(self) -> list[str]:
+        return [row.tag for row in self.tag_rows]
 
     @property
     def delivered(self) -> list[Artifact]:
@@ -189,6 +228,50 @@ class Run(Job, Base):
     def undelivered(self) -> list[dict[str, Any]]:
         """The formats that failed, as the receipt has them."""
         return list((self.receipt or {}).get("undelivered", ()))
+
+
+class RunNote(Base):
+    """What somebody wrote of a run. Beside the runs, so that a search reads the few that there are and no receipts."""
+
+    __tablename__ = "run_notes"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)  # Markdown
+
+
+class RunTag(Base):
+    __tablename__ = "run_tags"
+    __table_args__ = (Index("runs_by_tag", "tag", "run_id"), {"sqlite_with_rowid": False})
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(40), primary_key=True)
+
+
+class RunFigure(Base):
+    """One of a run's figures (see figures.py), written with the run itself. Sorted by value, then text."""
+
+    __tablename__ = "run_figures"
+    __table_args__ = (Index("runs_by_figure", "name", "value", "text", "run_id"), {"sqlite_with_rowid": False})
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), primary_key=True)
+    value: Mapped[float]
+    text: Mapped[str] = mapped_column(String(TEXT_LENGTH), default="")
+
+
+@event.listens_for(Run, "after_insert")
+@event.listens_for(Run, "after_update")
+def keep_figures(mapper: Mapper[Run], connection: Connection, run: Run) -> None:
+    """Whoever writes a run writes its figures, so that a list never tells another size than the receipt."""
+    read = inspect(run).attrs
+    if any(read[name].history.has_changes() for name in ("recipe", "result", "receipt", "started_at", "finished_at")):
+        connection.execute(delete(RunFigure).where(RunFigure.run_id == run.id))
+        rows = [
+            {"run_id": run.id, "name": name, "value": value, "text": text}
+            for name, (value, text) in figures_of(run).items()
+        ]
+        if rows:
+            connection.execute(insert(RunFigure), rows)
 
 
 class Profile(Job, Base):

@@ -20,6 +20,8 @@ from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
 from webapp.units import FRACTIONS, byte_text, measured_text, percent, significant
 
+from .markdown import markdown
+
 if TYPE_CHECKING:
     from webapp.engine.plugins import Accepted
 
@@ -69,6 +71,7 @@ def init_display(app: Flask) -> None:
         significant=significant,
         when=when_text,
         format_title=format_title,
+        markdown=markdown,
     )
     app.after_request(keep_versioned_assets)
     app.jinja_env.globals.update(

@@ -197,6 +197,16 @@ def test_what_runs_depend_on_is_not_deleted(client, session, run):
         error_of(client.get(f"/api/v1/{noun}/{id_}"), 404)
 
 
+def test_a_run_is_named_noted_tagged_and_starred(client, run):
+    said = {"name": "a", "notes": "# b", "tags": ["c", "d"], "starred": True}
+    assert client.patch(f"/api/v1/runs/{run.id}", json=said).status_code == 200
+    told = client.get(f"/api/v1/runs/{run.id}").json
+    assert {name: told[name] for name in said} == said
+    assert client.patch(f"/api/v1/runs/{run.id}", json={"tags": []}).json["tags"] == []
+    assert error_of(client.patch(f"/api/v1/runs/{run.id}", json={"tags": ["x" * 41]}), 422)["field"] == "tags"
+    assert error_of(client.patch(f"/api/v1/runs/{run.id}", json={"seed": 1}), 422)["field"] == "seed"
+
+
 def test_a_run_at_work_is_not_deleted(client, session, run):
     run.state = RunState.RUNNING
     session.commit()

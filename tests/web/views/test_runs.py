@@ -122,3 +122,21 @@ def test_a_run_is_deleted(client, run):
     answer = client.post(f"/runs/{run.id}/delete", follow_redirects=True)
     assert "was deleted" in Page(answer.text).text
     assert client.get(f"/runs/{run.id}").status_code == 404
+
+
+def test_a_run_is_renamed_noted_tagged_and_starred(client, run):
+    for sent in ({"name": "The small one"}, {"notes": "**why**"}, {"tags": "paper, Baseline"}, {"starred": "1"}):
+        assert client.post(f"/runs/{run.id}", data=sent).status_code == 302
+    page = Page(client.get(f"/runs/{run.id}").text)
+    assert page.of("h1", title="The small one")
+    assert page.of("a", href="/runs?tag=baseline")
+    assert page.of("button", aria_pressed="true")
+    assert "<strong>why</strong>" in client.get(f"/runs/{run.id}").text
+    assert client.post(f"/runs/{run.id}", data={"name": " "}).status_code == 422
+
+
+def test_notes_of_a_run_run_nothing(client, run):
+    client.patch(f"/api/v1/runs/{run.id}", json={"notes": "<script>alert(1)</script> [x](javascript:alert(2))"})
+    page = client.get(f"/runs/{run.id}").text
+    assert "<script>alert(1)" not in page
+    assert 'href="javascript' not in page

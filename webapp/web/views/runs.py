@@ -16,6 +16,7 @@ from webapp.actions.deletion import delete_run
 from webapp.actions.deployments import deployable, deployed, served_formats
 from webapp.actions.packages import offered
 from webapp.actions.publishing import publications_of
+from webapp.actions.run_notes import edit_run, read_edit
 from webapp.actions.run_requests import cancel_run, retry_artifact, retry_run
 from webapp.actions.sharing import shares_of
 from webapp.engine.recipe import Recipe
@@ -121,6 +122,13 @@ def drawn_of(run: Run) -> list[StageCurve]:
 def curves(id: str) -> str:
     """The charts of a run under way, for its page."""
     return render_template("runs/curves.html", drawn=drawn_of(db.get_or_abort(Run, id)))
+
+
+@blueprint.post("/<id>")
+def change(id: str) -> ResponseReturnValue:
+    """One form changes one thing or several: `name`, `notes`, `tags` (with commas between), `starred` (0 or 1)."""
+    edit_run(db.session, db.get_or_abort(Run, id), read_edit(request.form))
+    return redirect(url_for("runs.show", id=id))
 
 
 @blueprint.post("/<id>/cancel")

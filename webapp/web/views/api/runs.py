@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from webapp.actions import run_requests
 from webapp.actions.deletion import delete_run as delete_row
+from webapp.actions.run_notes import RunEdit, edit_run
 from webapp.actions.run_requests import RunChanges, RunRequest
 from webapp.engine.recipe import lines_named
 from webapp.store.models import Run
@@ -36,6 +37,18 @@ def get_runs(query: schemas.PageQuery) -> schemas.Page[schemas.RunSummary]:
 @endpoint("GET", "/runs/<id>", "A run: how far it is, its log, and what came of it")
 def get_run(id: str, query: schemas.RunQuery) -> schemas.RunAnswer:
     return run_answer(row_of(Run, id), query.after)
+
+
+@endpoint(
+    "PATCH",
+    "/runs/<id>",
+    "Name a run, write about it, tag it, star it",
+    example="""--json '{"tags": ["baseline"], "starred": true}'""",
+)
+def change_run(id: str, body: RunEdit) -> schemas.RunAnswer:
+    run = row_of(Run, id)
+    edit_run(db.session, run, body)
+    return run_answer(run)
 
 
 @endpoint("DELETE", "/runs/<id>", "Delete a run that has ended", status=204, errors=(409,))

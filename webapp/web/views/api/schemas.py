@@ -331,6 +331,9 @@ class RunSummary(JobSummary):
     """A run as lists show it: `baseline` and `result` without their layers."""
 
     name: str
+    tags: list[str]
+    starred: bool
+    study_id: str | None = Field(description="Of the study that it belongs to.")
     training_dataset_id: str | None
     teacher_checkpoint_id: str | None
     forked_from_id: str | None
@@ -355,7 +358,7 @@ class RunAnswer(RunSummary):
     task: str | None = Field(description="What it is measured by; null where nothing is.")
     expected: dict[str, Any] | None = Field(description="By its budget: profile_id, size_bytes, loss, points.")
     needs: RunFootprint | None = Field(description="Memory and disk at most, foreseen before it ran.")
-    study_id: str | None = Field(description="Of the study that it belongs to.")
+    notes: str = Field(description="Markdown; HTML in it is shown as it stands.")
     attempt: int
     stages: list[StageAnswer]
     artifacts: list[ArtifactAnswer]
