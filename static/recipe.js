@@ -9,7 +9,7 @@ const form = document.getElementById("builder");
 const list = document.getElementById("steps");
 const field = document.getElementById("recipe-json");
 const initial = JSON.parse(document.getElementById("form-state").textContent);
-const { error } = initial;
+const { error, run_id, steps_before: first } = initial; // where it goes on from a run, which has so many steps
 const cards = () => [...list.children];
 const address = (name) => form.getAttribute(`data-${name}`); // `form.dataset` is the field of that name
 const start = document.getElementById("start");
@@ -45,7 +45,7 @@ const current = () => (typed ? yaml.value : JSON.stringify(read()));
 
 function numbered() {
   for (const [index, card] of cards().entries()) {
-    card.querySelector("[data-number]").textContent = index + 1;
+    card.querySelector("[data-number]").textContent = first + index + 1;
     card.querySelector('[data-move="-1"]').disabled = index === 0;
     card.querySelector('[data-move="1"]').disabled = index === cards().length - 1;
     showWhen(card);
@@ -131,7 +131,8 @@ async function look() {
 }
 
 async function ask() {
-  const [asText, checkpoint_id] = [typed, form.elements.checkpoint.value];
+  const asText = typed;
+  const on = run_id ? { run_id } : { checkpoint_id: form.elements.checkpoint.value };
   const recipe = asText ? yaml.value : read();
   if (!asText && !recipe.steps.length) {
     yaml.show("version: 2\nsteps: []\n");
@@ -143,10 +144,10 @@ async function ask() {
     const teacher_checkpoint_id = form.elements.teacher_checkpoint.value || null;
     const exports = [...form.querySelectorAll("[data-export]:checked")].map((box) => box.value);
     const data = { dataset_id, training_dataset_id, teacher_checkpoint_id };
-    const answer = await post(address("predict"), { checkpoint_id, recipe, exports, ...data });
+    const answer = await post(address("predict"), { ...on, recipe, exports, ...data });
     if (answer.error) answer.error.message = plain(answer.error.message);
     // A recipe that the prediction refuses: what its patterns match, and its text, are still worth seeing.
-    const { matches, recipe_yaml } = answer.error && !asText ? await post(address("match"), { checkpoint_id, recipe }) : answer;
+    const { matches, recipe_yaml } = answer.error && !asText ? await post(address("match"), { ...on, recipe }) : answer;
     if (asText !== typed || (asText && again)) return; // another text is there meanwhile, and is asked about next
     showPrediction(answer);
     if (asText) {
@@ -175,7 +176,7 @@ function plain(message) {
   const path = /^`steps\.(\d+)\.(?:settings\.|overrides\.(.+)\.)?([\w.]+)`(:?) (.*)$/s;
   const [, index, pattern, key, colon, rest] = path.exec(message) ?? [];
   if (!rest) return message;
-  const where = `Step ${Number(index) + 1}${pattern ? `, ${pattern}` : ""}`;
+  const where = `Step ${first + Number(index) + 1}${pattern ? `, ${pattern}` : ""}`;
   return colon ? `${where}, ${key}: ${rest}` : `${where}: ${key} ${rest}`;
 }
 
@@ -224,8 +225,8 @@ function move(card, by) {
   const other = by < 0 ? card.previousElementSibling : card.nextElementSibling;
   if (!other) return;
   list.insertBefore(card, by < 0 ? other : other.nextElementSibling);
-  const place = cards().indexOf(card) + 1;
-  document.getElementById("moved").textContent = `${title(card)} is now step ${place} of ${cards().length}.`;
+  const place = first + cards().indexOf(card) + 1;
+  document.getElementById("moved").textContent = `${title(card)} is now step ${place} of ${first + cards().length}.`;
 }
 
 const title = (card) => card.querySelector("h3").textContent;

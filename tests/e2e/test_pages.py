@@ -21,6 +21,7 @@ PAGES = {
     "dataset-upload": "/datasets/new",
     "dataset": "/datasets/{dataset}",
     "recipe": "/runs/new?checkpoint={checkpoint}",
+    "recipe-continued": "/runs/new?continue={run}",
     "runs": "/runs",
     "run": "/runs/{run}",
     "run-trained": "/runs/{trained}",

@@ -13,9 +13,14 @@ from .errors import Conflict
 
 
 def delete_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
-    """Its profiles go with it. Raises Conflict while runs of it, or runs that it taught, are kept."""
+    """Its profiles go with it, and a newer version of it becomes one of the version before.
+
+    Raises Conflict while runs of it, or runs that it taught, are kept.
+    """
     used = or_(Run.checkpoint_id == checkpoint.id, Run.teacher_checkpoint_id == checkpoint.id)
     refuse_if_used(session, f"checkpoint {checkpoint.name}", used)
+    newer = update(Checkpoint).where(Checkpoint.newer_than_id == checkpoint.id)
+    session.execute(newer.values(newer_than_id=checkpoint.newer_than_id))
     session.delete(checkpoint)
     session.commit()
 
@@ -29,8 +34,8 @@ def delete_dataset(session: Session, dataset: Dataset) -> None:
 
 
 def delete_run(session: Session, run: Run) -> None:
-    """Its shares are revoked; comparisons that were shared, and a study that it won, say that it is gone; its forks and
-    its profile forget it.
+    """Its shares are revoked; comparisons that were shared, and a study that it won, say that it is gone; its forks,
+    the runs that continue it and its profile forget it, and its checkpoint has no best run any more if it was that.
 
     Raises Conflict while it is queued or running, or deployed.
     """
@@ -39,7 +44,8 @@ def delete_run(session: Session, run: Run) -> None:
     served = select(Deployment.name).where(Deployment.run_id == run.id, Deployment.token_hash.is_not(None))
     if name := session.scalar(served.limit(1)):
         raise Conflict(f"The run {run.name} is deployed as {name}. Delete the deployment first.")
-    session.execute(update(Run).where(Run.forked_from_id == run.id).values(forked_from_id=None))
+    for column in (Run.forked_from_id, Run.continued_from_id, Checkpoint.delivered_by_id):
+        session.execute(update(column.class_).where(column == run.id).values({column.key: None}))
     for share in session.scalars(select(Share).where(Share.revoked_at.is_(None))):
         if run.id in share.run_ids:
             share.run_ids = [id_ for id_ in share.run_ids if id_ != run.id]

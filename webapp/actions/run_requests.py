@@ -23,6 +23,7 @@ from webapp.engine.techniques import techniques, with_versions
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
 from .budgets import AskedBudget, expected_by_profile, profile_to_ask, solved
+from .continuing import continued, counted_from, run_to_continue
 from .errors import Conflict, NotFound
 from .workers import memory_limit
 
@@ -49,7 +50,12 @@ AskedRecipe = Annotated[
 class RunRequest(BaseModel, extra="forbid"):
     """What is asked for."""
 
-    checkpoint_id: str
+    checkpoint_id: str | None = None
+    run_id: str | None = Field(
+        None,
+        description="In place of a checkpoint: a run that succeeded, which is continued. The recipe's steps come after "
+        "its own. What is not said of the data, the teacher and the seed is as of that run.",
+    )
     dataset_id: str | None = Field(None, description="Evaluates; without it quality is not measured.")
     training_dataset_id: str | None = Field(None, description="Calibrates and trains, in place of the dataset's own.")
     teacher_checkpoint_id: str | None = Field(None, description="Teaches in distillation, in place of the original.")
@@ -74,12 +80,17 @@ class RunRequest(BaseModel, extra="forbid"):
     def _one_way(self) -> RunRequest:
         if (self.recipe is None) == (self.budget is None):
             raise ValueError("a run has a recipe or a budget, one of the two")
+        if (self.checkpoint_id is None) == (self.run_id is None):
+            raise ValueError("a run begins with a checkpoint_id, or goes on from a run_id, one of the two")
+        if self.run_id is not None and self.budget is not None:
+            raise ValueError("a budget is solved for a checkpoint; a run is continued with a recipe")
         return self
 
 
 class RunChanges(BaseModel, extra="forbid"):
     """What a fork changes; all else is as in the run it comes from. A null dataset_id takes the dataset away."""
 
+    checkpoint_id: str | None = Field(None, description="Applies its recipe to another checkpoint, as a newer version.")
     dataset_id: str | None = None
     training_dataset_id: str | None = None
     teacher_checkpoint_id: str | None = None
@@ -106,9 +117,22 @@ def checked_run(session: Session, asked: RunRequest) -> Run:
     Raises NotFound (field says which id), Conflict (something is not ready), BudgetInvalid, RecipeInvalid, DatasetUnfit
     or PreprocessingInvalid.
     """
-    expected = None
+    expected, earlier = None, None
     if asked.budget is not None:
         asked, expected = _budgeted(session, asked, asked.budget)
+    assert asked.recipe is not None
+    if asked.run_id is not None:
+        earlier = run_to_continue(session, asked.run_id)
+        asked = continued(earlier, asked, parse_recipe(asked.recipe))
+    with counted_from(len(earlier.recipe["steps"]) if earlier is not None else 0):
+        run = _checked(session, asked)
+    run.continued_from_id = earlier.id if earlier is not None else None
+    run.expected = expected or expected_by_profile(session, run)
+    return run
+
+
+def _checked(session: Session, asked: RunRequest) -> Run:
+    assert asked.checkpoint_id is not None
     assert asked.recipe is not None
     checkpoint = ready(session, Checkpoint, asked.checkpoint_id, "checkpoint_id")
     dataset, training, teacher = (
@@ -143,7 +167,6 @@ def checked_run(session: Session, asked: RunRequest) -> Run:
         task=task_of(facts, named(dataset), named(training)),
     )
     run.needs = needed(run, facts, dataset, training, teacher, memory_limit(session)).model_dump(mode="json")
-    run.expected = expected or expected_by_profile(session, run)
     return run
 
 
@@ -211,7 +234,7 @@ def fork_run(session: Session, jobs: RunQueue, run: Run, changes: RunChanges) ->
     changed = changes.model_dump(exclude_unset=True)
     if run.preprocessing and not {"dataset_id", "training_dataset_id"} & set(changed):  # else by default
         kept["preprocessing"] = run.preprocessing
-    for field in ("recipe", "exports", "seed"):  # null here means: as before
+    for field in ("checkpoint_id", "recipe", "exports", "seed"):  # null here means: as before
         if changed.get(field, 0) is None:
             del changed[field]
     return create_run(session, jobs, RunRequest.model_validate(kept | changed), forked_from_id=run.id)

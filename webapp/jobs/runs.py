@@ -15,7 +15,7 @@ from webapp.engine.errors import PareError
 from webapp.engine.run.expectation import learned
 from webapp.engine.run.footprint import RunFootprint
 from webapp.engine.run.receipt import conclude
-from webapp.engine.run.stages import RunStage, is_pointless, plan_stages
+from webapp.engine.run.stages import RunStage, format_of, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
 from webapp.engine.weights.originals import is_weights
 from webapp.store.clock import now
@@ -188,7 +188,7 @@ class RunWork(JobWork):
             done = {other.name: other for other in run.stages if other.state in DONE}
             job = stage_job(self.place, run, plan, done, folder)
             self._record(stage, StageState.RUNNING, {}, None)
-            progress.tell(0.0, stage.title, [stage.title])
+            progress.tell(0.0, stage.title, [stage.title, *self._why_again(run, stage)])
             order = {"task": "stage", **job.model_dump(mode="json"), **self.place.limits()}
             if run.needs is not None:
                 order["foreseen_bytes"] = RunFootprint.model_validate(run.needs).of_stage(stage.name)
@@ -199,6 +199,17 @@ class RunWork(JobWork):
         self._forget_scratch(stage.key)
         progress.tell(1.0, stage.title, [])
         return True
+
+    def _why_again(self, run: Run, stage: Stage) -> list[str]:
+        """What the log says where a run goes on from another, whose stage has to be done anew."""
+        earlier = Stage.run_id == run.continued_from_id, Stage.name == stage.name, Stage.state.in_(DONE)
+        with self.place.sessions() as session:
+            key = session.scalar(select(Stage.key).where(*earlier))
+        if key is None or format_of(stage.name) is not None:
+            return []
+        why = "what the earlier run left is not kept any more"
+        why = why if key == stage.key else "the data, the seed or Pare itself is another since the earlier run"
+        return [f"{stage.title} is made again: {why}."]
 
     def _give_up(self, stage_name: str, error: dict[str, Any]) -> bool:
         """Fails the stage, and with it its format. False when the run has ended meanwhile."""

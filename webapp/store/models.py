@@ -152,7 +152,15 @@ class Checkpoint(Upload, Base):
     in_place: Mapped[dict[str, Any]] = mapped_column(default=dict)  # not copied: {path: as `files`, "path", "mtime_ns"}
     progress: Mapped[float] = mapped_column(default=0.0)  # of its inspection, 0 to 1
     message: Mapped[str] = mapped_column(String(500), default="")  # what its inspection does right now
+    newer_than_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)  # the version before it
+    delivered_by_id: Mapped[str | None] = mapped_column(  # the run that made this very file
+        ForeignKey("runs.id", name="checkpoints_delivered_by", use_alter=True), index=True
+    )
+
     runs: Mapped[list[Run]] = relationship(back_populates="checkpoint", foreign_keys="Run.checkpoint_id")
+    newer_than: Mapped[Checkpoint | None] = relationship(remote_side="Checkpoint.id")
+    delivered_by: Mapped[Run | None] = relationship(foreign_keys=[delivered_by_id], viewonly=True)
+    best: Mapped[Run | None] = relationship(foreign_keys="Run.best_of_id", viewonly=True, uselist=False)
 
 
 class Dataset(Upload, Base):
@@ -176,6 +184,8 @@ class Run(Job, Base):
     training_dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     teacher_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))  # None: the original
     forked_from_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
+    continued_from_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)  # its steps come first
+    best_of_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), unique=True, index=True)  # by hand
     recipe: Mapped[dict[str, Any]]
     exports: Mapped[list[Any]] = mapped_column(default=lambda: ["safetensors"])
     seed: Mapped[int] = mapped_column(default=0)
@@ -195,7 +205,8 @@ class Run(Job, Base):
     dataset: Mapped[Dataset | None] = relationship(foreign_keys=[dataset_id])
     training_dataset: Mapped[Dataset | None] = relationship(foreign_keys=[training_dataset_id])
     teacher_checkpoint: Mapped[Checkpoint | None] = relationship(foreign_keys=[teacher_checkpoint_id])
-    forked_from: Mapped[Run | None] = relationship(remote_side="Run.id")
+    forked_from: Mapped[Run | None] = relationship(remote_side="Run.id", foreign_keys=[forked_from_id])
+    continued_from: Mapped[Run | None] = relationship(remote_side="Run.id", foreign_keys=[continued_from_id])
     study: Mapped[Study | None] = relationship(back_populates="runs")
     stages: Mapped[list[Stage]] = relationship(
         back_populates="run", order_by="Stage.position", cascade="all, delete-orphan"
@@ -362,7 +373,7 @@ class Artifact(Base):
     format: Mapped[str] = mapped_column(String(40))
     state: Mapped[ArtifactState] = mapped_column(default=ArtifactState.SUCCEEDED)
     reason: Mapped[dict[str, Any] | None]  # {"code", "message"} where it failed
-    digest: Mapped[str | None] = mapped_column(String(64))
+    digest: Mapped[str | None] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     proof: Mapped[dict[str, Any] | None]  # who loaded it, with what, largest difference
 

@@ -134,6 +134,7 @@ class RunForm(FlaskForm):
     recipe = HiddenField("Recipe")
     preprocessing = HiddenField("Preprocessing")
     forked_from = HiddenField()
+    continued_from = HiddenField()
 
     def problems(self) -> dict[str, list[str]]:
         return {name: list(errors) for name, errors in self.errors.items() if name}

@@ -15,6 +15,7 @@ from sqlalchemy.orm import load_only
 from wtforms import SelectField
 
 from webapp.actions.compatibility import architecture_only, first_choice, incompatible_datasets, incompatible_formats
+from webapp.actions.continuing import run_to_continue, to_make_again
 from webapp.actions.run_requests import RunRequest, create_run
 from webapp.actions.run_requests import ready as require_ready
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
@@ -31,6 +32,7 @@ from webapp.web.previews import seen_by_the_model
 
 blueprint = Blueprint("run_builder", __name__, url_prefix="/runs/new")
 
+NO_STEPS = '{"version": 2, "steps": []}'
 NO_DATASET = "None: quality is not measured"
 
 
@@ -80,17 +82,19 @@ PRESETS = (
 
 @blueprint.get("")
 def new() -> str:
-    """`?checkpoint=ID` chooses it, `?dataset=ID` too; `?fork=RUN` starts with that run's recipe and data."""
+    """`?checkpoint=ID` chooses it, `?dataset=ID` too; `?fork=RUN` starts with that run's recipe and data, and
+    `?continue=RUN` goes on from what it delivered."""
     form = RunForm()
     source = db.get_or_abort(Run, request.args["fork"]) if "fork" in request.args else None
+    earlier = db.get_or_abort(Run, request.args["continue"]) if "continue" in request.args else None
     offer(form)
+    if earlier is not None:
+        begin_as(form, run_to_continue(db.session, earlier.id))
+        form.continued_from.data, form.recipe.data = earlier.id, NO_STEPS
+        return page(form, earlier=earlier)
     if source is not None:
-        form.checkpoint.data, form.dataset.data = source.checkpoint_id, source.dataset_id or ""
-        form.training_dataset.data, form.seed.data = source.training_dataset_id or "", source.seed
-        form.teacher_checkpoint.data = source.teacher_checkpoint_id or ""
-        form.exports.data = [name for name in source.exports if name in dict(form.exports.choices)]
+        begin_as(form, source)
         form.forked_from.data = source.id
-        form.preprocessing.data = json.dumps(source.preprocessing) if source.preprocessing else ""
         recipe = Recipe.model_validate(source.recipe)
     else:
         recipe = PRESETS[0].recipe
@@ -99,6 +103,15 @@ def new() -> str:
         form.dataset.data = chosen(form.dataset, Dataset) or (first.id if first else "")
     form.recipe.data = as_text(recipe)
     return page(form, source=source)
+
+
+def begin_as(form: RunForm, run: Run) -> None:
+    """Fills in what the run was made of."""
+    form.checkpoint.data, form.dataset.data = run.checkpoint_id, run.dataset_id or ""
+    form.training_dataset.data, form.seed.data = run.training_dataset_id or "", run.seed
+    form.teacher_checkpoint.data = run.teacher_checkpoint_id or ""
+    form.exports.data = [name for name in run.exports if name in dict(form.exports.choices)]
+    form.preprocessing.data = json.dumps(run.preprocessing) if run.preprocessing else ""
 
 
 def opened(profile: Profile, recipe: Recipe, exports: Iterable[str]) -> str:
@@ -120,11 +133,13 @@ def start() -> ResponseReturnValue:
     form = RunForm()
     offer(form)
     source = db.session.get(Run, form.forked_from.data) if form.forked_from.data else None
+    earlier = db.session.get(Run, form.continued_from.data) if form.continued_from.data else None
     if not form.validate():
-        return page(form, source=source), 422
+        return page(form, source=source, earlier=earlier), 422
     try:
         asked = RunRequest(
-            checkpoint_id=form.checkpoint.data,
+            checkpoint_id=None if form.continued_from.data else form.checkpoint.data,
+            run_id=form.continued_from.data or None,
             dataset_id=form.dataset.data or None,
             training_dataset_id=form.training_dataset.data or None,
             teacher_checkpoint_id=form.teacher_checkpoint.data or None,
@@ -137,7 +152,7 @@ def start() -> ResponseReturnValue:
         with lines_named(asked.recipe):
             run = create_run(db.session, services().jobs, asked, forked_from_id=source.id if source else None)
     except PareError as error:
-        return page(form, error, source), error.status
+        return page(form, error, source, earlier), error.status
     return redirect(url_for("runs.show", id=run.id))
 
 
@@ -225,12 +240,18 @@ def exports_fit(checkpoint_id: str | None) -> dict[str, str | None]:
     return incompatible_formats(db.session.get(Checkpoint, checkpoint_id or ""))
 
 
-def page(form: RunForm, error: PareError | None = None, source: Run | None = None) -> str:
+def page(form: RunForm, error: PareError | None = None, source: Run | None = None, earlier: Run | None = None) -> str:
     known = techniques()
+    before = Recipe.read(earlier.recipe).steps if earlier is not None else ()
+    if earlier is not None:
+        form.checkpoint.choices = [each for each in form.checkpoint.choices if each[0] == earlier.checkpoint_id]
     return render_template(
         "run_builder/new.html",
         form=form,
         source=source,
+        earlier=earlier,
+        steps_before=before,
+        to_make_again=to_make_again(earlier, services().files) if earlier is not None else (),
         techniques=known,
         rows={name: setting_rows(technique.Settings) for name, technique in known.items()},
         presets=PRESETS,
@@ -239,16 +260,20 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
         formats=formats(),
         exports_fit=exports_fit(form.checkpoint.data),
         preparing=setting_rows(Preprocessing),
-        error=shown(error) if error else None,
+        error=shown(error, len(before)) if error else None,
     )
 
 
-def shown(error: PareError) -> dict[str, str]:
+def shown(error: PareError, steps_before: int = 0) -> dict[str, str]:
     """The error, its field as a person would name it: "Step 1, sparsity: input should be …"."""
-    return {**error.as_dict(), "message": plain(error.message)}
+    return {**error.as_dict(), "message": plain(error.message, steps_before)}
 
 
-def plain(message: str) -> str:
+def plain(message: str, steps_before: int = 0) -> str:
     message = re.sub(r"^`preprocessing\.(\w+)`", lambda m: m[1].capitalize(), message)
     where = r"^`steps\.(\d+)\.(?:settings\.|overrides\.(.+)\.)?([\w.]+)`"
-    return re.sub(where, lambda m: ", ".join(filter(None, (f"Step {int(m[1]) + 1}", m[2], m[3]))), message)
+
+    def step(number: str) -> str:
+        return f"Step {steps_before + int(number) + 1}"
+
+    return re.sub(where, lambda m: ", ".join(filter(None, (step(m[1]), m[2], m[3]))), message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from webapp.actions.continuing import counted_from, joined, run_to_continue
 from webapp.actions.run_requests import named, parse_recipe, ready
 from webapp.engine.errors import PareError
 from webapp.engine.facts import CheckpointFacts
@@ -26,28 +27,29 @@ from .endpoints import endpoint
 )
 def predict_recipe(body: schemas.PredictRequest) -> schemas.PredictAnswer:
     with lines_named(body.recipe):
-        facts, recipe = asked(body)
-        prediction = predict(facts, recipe).model_dump(mode="json")
+        facts, whole, recipe = asked(body)
+        with counted_from(len(whole.steps) - len(recipe.steps)):
+            prediction = predict(facts, whole).model_dump(mode="json")
     dataset, training = (
         named(ready(db.session, Dataset, id_, field)) if (id_ := getattr(body, field)) else None
         for field in ("dataset_id", "training_dataset_id")
     )
     if "dataset_id" in body.model_fields_set:
-        lacking = dict(without_data(facts, recipe, dataset, training)).values()
+        lacking = dict(without_data(facts, whole, dataset, training)).values()
         prediction["warnings"] = [*lacking, *prediction["warnings"]]
     return schemas.PredictAnswer(
         prediction=prediction,
         recipe=recipe.as_dict(),
         recipe_yaml=recipe.to_yaml(),
-        matches=matches(facts, recipe),
-        needs=needs(body, facts, recipe, dataset, training),
+        matches=matches(facts, whole, recipe),
+        needs=needs(body, facts, whole, dataset, training),
     )
 
 
 @endpoint("POST", "/recipes/match", "Which layers each pattern matches, also when that is none", errors=(404, 409))
 def match_recipe(body: schemas.PredictRequest) -> schemas.MatchesAnswer:
-    facts, recipe = asked(body)
-    return schemas.MatchesAnswer(matches=matches(facts, recipe), recipe_yaml=recipe.to_yaml())
+    facts, whole, recipe = asked(body)
+    return schemas.MatchesAnswer(matches=matches(facts, whole, recipe), recipe_yaml=recipe.to_yaml())
 
 
 @endpoint("POST", "/recipes/parse", "A recipe's text, read and written out whole")
@@ -57,9 +59,14 @@ def parse_recipe_text(body: schemas.ParseRequest) -> schemas.ParseAnswer:
     return schemas.ParseAnswer(recipe=recipe.as_dict(), recipe_yaml=recipe.to_yaml())
 
 
-def asked(body: schemas.PredictRequest) -> tuple[CheckpointFacts, Recipe]:
-    checkpoint = ready(db.session, Checkpoint, body.checkpoint_id, "checkpoint_id")
-    return CheckpointFacts.model_validate(checkpoint.facts), parse_recipe(body.recipe)
+def asked(body: schemas.PredictRequest) -> tuple[CheckpointFacts, Recipe, Recipe]:
+    """The checkpoint's facts; the whole recipe, and what of it was sent: without the steps of a run that goes on."""
+    recipe = parse_recipe(body.recipe)
+    if body.run_id is not None:
+        run = run_to_continue(db.session, body.run_id)
+        return CheckpointFacts.model_validate(run.checkpoint.facts), joined(run, recipe), recipe
+    checkpoint = ready(db.session, Checkpoint, body.checkpoint_id or "", "checkpoint_id")
+    return CheckpointFacts.model_validate(checkpoint.facts), recipe, recipe
 
 
 def needs(
@@ -82,5 +89,7 @@ def needs(
         return None
 
 
-def matches(facts: CheckpointFacts, recipe: Recipe) -> list[StepMatches]:
-    return [match_layers(facts, step, position) for position, step in enumerate(recipe.steps)]
+def matches(facts: CheckpointFacts, whole: Recipe, recipe: Recipe) -> list[StepMatches]:
+    """Of the steps that were sent, the last of the whole."""
+    found = [match_layers(facts, step, position) for position, step in enumerate(whole.steps)]
+    return found[-len(recipe.steps) :]

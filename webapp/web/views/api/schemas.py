@@ -144,12 +144,20 @@ class CompareQuery(ComparisonView):
 
 
 class PredictRequest(RequestBody):
-    checkpoint_id: str
+    checkpoint_id: str | None = None
+    run_id: str | None = Field(None, description="In place of a checkpoint: a run that the recipe's steps continue.")
     recipe: AskedRecipe
     dataset_id: str | None = Field(None, description="With it, or null, the warnings name steps that lack data.")
     training_dataset_id: str | None = None
     teacher_checkpoint_id: str | None = None
     exports: list[str] = Field(default_factory=list, max_length=8)
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        """Raises ValueError."""
+        if (self.checkpoint_id is None) == (self.run_id is None):
+            raise ValueError("a recipe is for a checkpoint_id, or continues a run_id, one of the two")
+        return self
 
 
 class ParseRequest(RequestBody):
@@ -216,7 +224,8 @@ class MatchesAnswer(BaseModel):
 
 class PredictAnswer(MatchesAnswer):
     prediction: dict[str, Any] = Field(
-        description="before and after (bytes, parameters, sparsity), steps, warnings, and what no step reaches."
+        description="before and after (bytes, parameters, sparsity), steps (those of a continued run too), warnings, "
+        "and what no step reaches."
     )
     recipe: dict[str, Any]
     needs: RunFootprint | None = Field(description="Memory and disk of the run at most; null where it cannot be told.")
@@ -337,6 +346,7 @@ class RunSummary(JobSummary):
     training_dataset_id: str | None
     teacher_checkpoint_id: str | None
     forked_from_id: str | None
+    continued_from_id: str | None = Field(description="Of the run whose steps are the first of its recipe.")
     progress: float = Field(description="Of the whole run, 0 to 1.")
     seconds_left: float | None
     baseline: MeasuredSummary | None
