@@ -11,7 +11,7 @@ from tests.zoo import build_tiny, write_tokenizer
 from webapp.actions.errors import Conflict
 from webapp.actions.imports import import_from_hub
 from webapp.actions.publishing import publish_run
-from webapp.store.models import Checkpoint, Publication, Run, RunState
+from webapp.store.models import Artifact, Checkpoint, Publication, Run, RunState
 
 EIGHT_BITS = {"version": 2, "steps": [{"technique": "weight_quantization", "settings": {"bits": 8}}]}
 
@@ -60,10 +60,16 @@ def push(bench, run, repo_id):
 
 
 def test_the_receipt_is_the_model_card_and_the_files_are_what_was_delivered(bench, hub, runs):
+    given = runs["plain"].artifacts[0]
+    with bench.sessions() as session:
+        same = {"digest": given.digest, "size_bytes": given.size_bytes}
+        session.add(Artifact(run_id=given.run_id, name="samples.parquet", format="samples", **same))
+        session.commit()
     row = push(bench, runs["plain"], "someone/small")
     model = hub.models["someone/small"]
     assert (row.state, row.error, row.progress) == (RunState.SUCCEEDED, None, 1.0)
     assert row.url == f"{hub.url}/someone/small/commit/{model.sha}"
+    assert "samples.parquet" not in model.files  # what a hub shows is not the dataset
     for artifact in runs["plain"].artifacts:
         assert model.files[artifact.name] == bench.files.path(artifact.digest).read_bytes()
     assert json.loads(model.files["receipt.json"]) == runs["plain"].receipt

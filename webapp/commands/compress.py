@@ -166,5 +166,7 @@ def _deliver(out: Path, original: Path, found: LocalRun) -> None:
     shutil.copytree(original, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS, IN_PLACE))
     for folder in found.exported:
         shutil.copytree(folder, out, dirs_exist_ok=True, copy_function=shutil.move)
+    for path in found.samples:
+        shutil.move(path, out / path.name)
     (out / "receipt.json").write_text(json.dumps(found.receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
     (out / "recipe.yaml").write_text(found.recipe.to_yaml(), encoding="utf8")

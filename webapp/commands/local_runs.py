@@ -17,6 +17,7 @@ from webapp.engine.run.footprint import RunFootprint, check_fits, shapes_of
 from webapp.engine.run.predict import predict
 from webapp.engine.run.receipt import conclude
 from webapp.engine.run.receipt_text import table
+from webapp.engine.run.sample_answers import FILE as SAMPLES
 from webapp.engine.run.stages import RunGiven, is_pointless, plan_stages
 from webapp.engine.run.stages.base import StageResults
 from webapp.engine.run.stages.export import ExportStage
@@ -36,16 +37,19 @@ ORIGINAL = 0  # the section of the stages that no recipe changes
 
 @dataclass(frozen=True)
 class LocalRun:
-    """What came of one: its receipt, and the folders of the formats that are delivered."""
+    """What came of one: its receipt, the folders of the formats that are delivered, what was answered to samples."""
 
     recipe: Recipe
     receipt: dict[str, Any]
     result: dict[str, Any]
     exported: list[Path]
+    samples: list[Path]
 
     def forget(self) -> None:
         for folder in self.exported:
             shutil.rmtree(folder)
+        for path in self.samples:
+            path.unlink()
 
 
 @dataclass
@@ -97,7 +101,8 @@ class LocalRuns:
         )
         missing = {row["format"] for row in concluded["receipt"]["undelivered"]}
         exported = [done[ExportStage.name_of(form)].folder for form in run.exports if form not in missing]
-        return LocalRun(recipe, concluded["receipt"], concluded["result"], exported)
+        samples = [path for made in done.values() if (path := made.folder / SAMPLES).exists()]
+        return LocalRun(recipe, concluded["receipt"], concluded["result"], exported, samples)
 
     def planned(self, recipe: Recipe) -> str:
         """What the run would give and need, as text. Raises as `of_recipe`."""

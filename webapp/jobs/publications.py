@@ -87,7 +87,7 @@ def laid_out(place: Workplace, run: Run, folder: Path) -> Path:
     Where a folder for transformers was written, the repository is that folder, and Pare's own file is in `pare/`.
     """
     repository = folder / "repository"
-    delivered = {artifact.name: artifact for artifact in run.artifacts if artifact.digest}
+    delivered = {artifact.name: artifact for artifact in run.artifacts if artifact.digest and not artifact.private}
     zipped = next((each for each in delivered.values() if each.format == IN_TRANSFORMERS), None)
     files = {name: {"digest": artifact.digest} for name, artifact in delivered.items() if artifact is not zipped}
     if zipped is None:

@@ -59,6 +59,9 @@ def new_id() -> str:
     return "".join(secrets.choice("23456789abcdefghjkmnpqrstuvwxyz") for _ in range(12))
 
 
+SAMPLES = "samples"  # the format of an artifact that no model runs on: what was answered to each sample
+
+
 class UploadState(StrEnum):
     """Of a checkpoint or a dataset."""
 
@@ -231,9 +234,9 @@ class Run(Job, Base):
 
     @property
     def delivered(self) -> list[Artifact]:
-        """The artifacts that there is a file of, those that only go with the weights last."""
+        """The artifacts that there is a file of, those that only go with the weights, or tell of them, last."""
         found = [artifact for artifact in self.artifacts if artifact.digest is not None]
-        return sorted(found, key=lambda artifact: artifact.format == "companion")
+        return sorted(found, key=lambda artifact: artifact.format in ("companion", SAMPLES))
 
     @property
     def undelivered(self) -> list[dict[str, Any]]:
@@ -378,6 +381,11 @@ class Artifact(Base):
     proof: Mapped[dict[str, Any] | None]  # who loaded it, with what, largest difference
 
     run: Mapped[Run] = relationship(back_populates="artifacts")
+
+    @property
+    def private(self) -> bool:
+        """Whether it holds samples of the dataset: it is not for those who hold a link, nor for a hub."""
+        return self.format == SAMPLES
 
 
 class LogLine(Base):

@@ -18,6 +18,7 @@ from webapp.actions.deployments import served_formats
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
+from webapp.store.models import SAMPLES
 from webapp.units import FRACTIONS, byte_text, measured_text, percent, significant
 
 from .markdown import markdown
@@ -85,12 +86,15 @@ def init_display(app: Flask) -> None:
     )
 
 
+OTHER_FILES = {"companion": "Goes with the weights", SAMPLES: "What both answered to each sample"}
+
+
 def format_title(name: str) -> str:
     """What a format is called, one that comes in or goes out: "compressed_tensors" → "Transformers folder"."""
     titles = {kind.name: kind.accepts.title for kind in importers().values()} | {
         form.name: form.title for form in exporters().values()
     }
-    return titles.get(name, "Goes with the weights" if name == "companion" else name)
+    return titles.get(name, OTHER_FILES.get(name, name))
 
 
 def count_text(value: float) -> str:

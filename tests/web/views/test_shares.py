@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from tests.web.views.seeded import CONTENT
 from webapp import create_app
-from webapp.store.models import Share
+from webapp.store.models import Artifact, Share
 
 
 @pytest.fixture
@@ -35,6 +35,16 @@ def test_a_link_opens_without_account_and_shows_the_run(client, token, run):
     assert client.get(f"/shared/{token}/receipt").status_code == 200
     assert client.get(f"/shared/{token}/receipt.json").json == run.receipt
     assert client.get(f"/shared/{token}/artifacts/model.safetensors").data == CONTENT
+
+
+def test_what_holds_samples_of_the_dataset_is_not_shared(client, session, token, run):
+    same = {"digest": run.artifacts[0].digest, "size_bytes": run.artifacts[0].size_bytes}
+    session.add(Artifact(run_id=run.id, name="samples.parquet", format="samples", **same))
+    session.commit()
+    assert client.get(f"/runs/{run.id}/artifacts/samples.parquet").status_code == 200
+    assert "samples.parquet" in client.get(f"/runs/{run.id}").text
+    assert "samples.parquet" not in client.get(f"/shared/{token}").text
+    assert client.get(f"/shared/{token}/artifacts/samples.parquet").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["", "/receipt"])

@@ -96,19 +96,19 @@ def batches(
     elif spec.task == "causal-lm":
         yield from _chunks(samples, spec, tokenizer, limit, batch_size or 1)
     elif isinstance(samples, Text):
-        sentences = [s.strip() for s in SENTENCES.split(samples.text) if 6 <= len(s.split()) <= 60]
+        sentences = sentences_of(samples, limit)
         if not sentences:
             raise DatasetUnfit("The text has no sentence of 6 to 60 words to embed; upload English-like prose.")
-        yield from _padded(
-            sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)],
-            None,
-            spec,
-            tokenizer,
-            batch_size or SENTENCES_AT_ONCE,
-        )
+        yield from _padded(sentences, None, spec, tokenizer, batch_size or SENTENCES_AT_ONCE)
     else:
         labels = _targets(torch.tensor(samples.labels[:limit]), spec) if samples.labels is not None else None
         yield from _padded(samples.texts[:limit], labels, spec, tokenizer, batch_size or TEXTS_AT_ONCE)
+
+
+def sentences_of(samples: Text, limit: int | None = None) -> list[str]:
+    """The sentences of a plain text that are embedded or compared, each a sample."""
+    sentences = [s.strip() for s in SENTENCES.split(samples.text) if 6 <= len(s.split()) <= 60]
+    return sentences[: min(limit or SENTENCE_LIMIT, SENTENCE_LIMIT)]
 
 
 def arrays_at_once(values: int) -> int:

@@ -60,12 +60,17 @@ def _arrays(samples: Arrays, out: Path) -> tuple[dict[str, Any], ...]:
     low, high = samples.value_range
     pixels = []
     for n in chosen:
-        shares = (samples.x[n].double() - low) / max(high - low, 1e-30)  # (C, H, W), 0 to 1
-        colours = (shares * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0)
-        pixels.append(_pixels(Image.fromarray(colours.contiguous().numpy())))
+        pixels.append(_pixels(drawn(samples.x[n], low, high)))
     np.savez_compressed(out / SHOWN_FILE, *pixels)
     height, width = samples.x.shape[2:]
     return tuple(each | {"width": width, "height": height} for each in told)
+
+
+def drawn(x: Tensor, low: float, high: float) -> Image.Image:
+    """(C, H, W) of one or three channels as an image in mode RGB: `low` is black, `high` white."""
+    shares = ((x.double() - low) / max(high - low, 1e-30)).clamp(0, 1)
+    colours = (shares * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0)
+    return Image.fromarray(colours.contiguous().numpy())
 
 
 def _target(y: Tensor) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from webapp.engine.weights.safetensors import read_header
 from .metrics import Samples, Scores, shown
 
 Variant = Callable[[], AbstractContextManager[None]]
+Watch = Callable[[Batch, list[Tensor], list[Tensor]], None]  # a batch, the original's answers to it, the result's
 VALUES_AT_ONCE = 1 << 18  # whose divergence is computed: those of a vocabulary would take several times the answers
 MOST_COLUMNS = 100  # targets whose R² is averaged; of more all numbers count together
 
@@ -34,13 +35,15 @@ def evaluate(
     data: Sequence[Batch],
     report: Report,
     reference: nn.Module | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Scores, dict[str, Any]]:
     """One pass over the evaluation split: scores per metric, and metrics that are not a mean over samples.
 
     With a `reference` its outputs on the same batches are compared with: agreement and KL divergence of its
     distribution (nats, summed over the classes, averaged over rows), the cosine and rank correlation of embeddings, or
     else the relative error, over all outputs. An answer with NaN or infinity is never right; their share is
-    "not_finite", which is there where there are any.
+    "not_finite", which is there where there are any. `watch` is shown each batch with the answers of both, in the order
+    of the samples.
     """
     with torch.inference_mode():
         found = Collected(spec)
@@ -48,6 +51,8 @@ def evaluate(
             found.against_targets(every[0], batch)
             if expected is not None:
                 found.against_original(expected, every, batch)
+                if watch is not None:
+                    watch(batch, expected, every)
             report.progress((index + 1) / len(data), f"Evaluating: batch {index + 1} of {len(data)}")
         return found.finished()
 
@@ -136,7 +141,7 @@ class Collected:
         samples.counts.extend(counts)
 
     def against_targets(self, out: Tensor, batch: Batch) -> None:
-        broken = _broken(out)
+        broken = broken_answers(out)
         self.broken += [bool(broken.any())] if batch.choices is not None else broken.tolist()
         targets = batch.targets
         if batch.choices is not None:
@@ -147,8 +152,7 @@ class Collected:
                 self.add(metric, [float(chosen == batch.choices.answer)], [1.0])
         elif self.spec.task == "causal-lm":  # logits (B, T, V): position t is judged on token t + 1
             tokens = batch.inputs["input_ids"]
-            log_p = torch.log_softmax(out[:, :-1].float(), -1)
-            nll = -log_p.gather(-1, tokens[:, 1:, None])[..., 0].double()
+            nll = token_losses(out, tokens)
             self.add("perplexity", nll.sum(-1).tolist(), [float(nll.shape[1])] * len(tokens))
         elif targets is None:
             return
@@ -193,7 +197,7 @@ class Collected:
         """Whether both choose alike, and the divergence between their distributions over the choices."""
         log_p, log_q = (torch.log_softmax(choice_likelihoods(side, batch), -1) for side in (expected, out))
         self.add("kl_divergence", [float(_divergence(log_p, log_q))], [1.0])
-        self.add("agreement", [float(log_p.argmax() == log_q.argmax() and not _broken(out).any())], [1.0])
+        self.add("agreement", [float(log_p.argmax() == log_q.argmax() and not broken_answers(out).any())], [1.0])
 
     def add_divergence(self, expected: Tensor, out: Tensor, batch: Batch) -> None:
         expected, out = (distributions(self.spec.task, side) for side in (expected, out))
@@ -241,7 +245,13 @@ class Collected:
             self.add("r2", squares.sum(-1).tolist(), spread.tolist())
 
 
-def _broken(out: Tensor) -> Tensor:
+def token_losses(out: Tensor, tokens: Tensor) -> Tensor:
+    """(B, T - 1) float64, in nats: of logits (B, T, V) at position t the loss on token t + 1."""
+    log_p = torch.log_softmax(out[:, :-1].float(), -1)
+    return torch.as_tensor(-log_p.gather(-1, tokens[:, 1:, None])[..., 0].double())
+
+
+def broken_answers(out: Tensor) -> Tensor:
     """(B,) whether a sample's answer holds NaN or infinity; minus infinity may stand for what a model rules out."""
     flat = out.flatten(1)
     return _no_number(flat) | (flat == -torch.inf).all(1) if _doubtful(flat) else flat.new_zeros(len(flat)).bool()

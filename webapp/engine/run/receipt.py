@@ -29,7 +29,8 @@ PACKAGES = ("transformers", "numpy")
 
 
 class Conclusion(TypedDict):
-    """`artifacts` are the files with their proofs, what travels with them, and the formats that are not delivered."""
+    """`artifacts` are the files with their proofs, what travels with them, what was recorded of them, and the formats
+    that are not delivered."""
 
     baseline: dict[str, Any]
     result: dict[str, Any]
@@ -66,6 +67,7 @@ def conclude(
     steps = [{**step, "metrics": metrics} for step, metrics in zip(added.pop("steps"), after_steps, strict=True)]
     artifacts = added.pop("artifacts")
     artifacts += _travelling({**(companions or {}), **dict(added.pop("companions"))}, artifacts)
+    artifacts += added.pop("records", ())
     provenance = _provenance(run, sources, added.pop("libraries"), started_at)
     verdict = _verdict(baseline, result, differences, added["proof"][0])
     receipt = {

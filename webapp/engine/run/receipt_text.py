@@ -21,7 +21,8 @@ def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield "=" * WIDTH
     yield receipt["title"] or "Receipt"
     yield receipt["verdict"]["sentence"]
-    yield from filter(None, [receipt["shortfall"], (receipt["wiring"] or {}).get("sentence")])
+    flips = f"Samples: {found['sentence']}." if (found := receipt.get("samples")) and found["sentence"] else None
+    yield from filter(None, [flips, receipt["shortfall"], (receipt["wiring"] or {}).get("sentence")])
     yield from table("", ("", "before", "after"), (_summary_row(row) for row in receipt["summary"]))
     yield from _bytes(receipt["bytes"])
     credit = ((r["label"], f"{r['saved']:,}", percent(r["share"]), r["note"]) for r in receipt["credit"])

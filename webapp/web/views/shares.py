@@ -105,7 +105,10 @@ def receipt_json(token: str) -> Response:
 
 @blueprint.get("/shared/<token>/artifacts/<path:name>")
 def artifact(token: str, name: str) -> Response:
-    return send_artifact(artifact_of(shared_run(share_of(token)), name))
+    found = artifact_of(shared_run(share_of(token)), name)
+    if found.private:
+        raise NotFound(f"{name} holds samples of the dataset, which are not shared.")
+    return send_artifact(found)
 
 
 @blueprint.get("/shared/<token>/compare.csv")

@@ -24,6 +24,8 @@ from webapp.engine.run.latency import hardware, in_turns, percentiles
 from webapp.engine.run.measure import evaluate, measure_file
 from webapp.engine.run.metrics import Scores, difference, summarise
 from webapp.engine.run.proof import compare_native, compare_probe
+from webapp.engine.run.sample_answers import FILE as SAMPLES
+from webapp.engine.run.sample_answers import SampleAnswers, write_samples
 from webapp.engine.run.shapes import Footprint, RunShapes
 from webapp.engine.run.wiring import marked
 from webapp.engine.weights.artifact import read_model
@@ -137,6 +139,7 @@ class VerifyStage(FormatStage):
             "proof": found.get("proofs", [found["proof"]]),
             "runtimes": [self._runtime(found, written, results)],
             "libraries": [*self.exporter.can.libraries],
+            "records": self._samples(results),
         }
         if not self.exporter.can.always:
             return added
@@ -145,12 +148,18 @@ class VerifyStage(FormatStage):
             "result": result,
             "baseline_latency_ms": found["baseline_latency_ms"],
             "differences": found["differences"],
+            "samples": found.get("samples"),
             "bytes": result["bytes"],
             "parameters": _parameters(result),
             "quality": _quality(baseline, result, found["differences"]),
             "quality_unavailable": result["metrics_unavailable"],
             "speed": _speed(found["baseline_latency_ms"], result, self.exporter.arithmetic(written)),
         }
+
+    def _samples(self, results: StageResults) -> list[dict[str, Any]]:
+        """What both answered to each sample, as an artifact that no model runs on."""
+        made = results.files[self.name].get(SAMPLES)
+        return [{"name": SAMPLES, "format": "samples", "proof": None, **made}] if made else []
 
     @property
     def _export(self) -> str:
@@ -182,11 +191,15 @@ class VerifyStage(FormatStage):
         data = job.evaluation()
         before = job.original()
         original = runnable(before)
-        scores, more = evaluate(compressed, spec, data, ProgressPart(report, 0.1, 0.8), reference=original)
+        watch = SampleAnswers(spec) if self.exporter.can.always else None
+        part = ProgressPart(report, 0.1, 0.8)
+        scores, more = evaluate(compressed, spec, data, part, reference=original, watch=watch)
         facts["result"]["metrics"] = marked({**summarise(scores, job.run.seed), **more}, job.wiring())
-        facts["differences"] = _differences(job, scores)
-        if self.exporter.can.always:
+        before_scores = read_scores(job.inputs[BaselineStage.name_of()].folder / SCORES)
+        facts["differences"] = _differences(before_scores, scores, job.run.seed)
+        if watch is not None:
             write_scores(scores, job.output)
+            facts["samples"] = write_samples(watch, job, data, before_scores, scores, job.output)
         if not self.exporter.can.timed or (self.exporter.can.original and self._original not in job.inputs):
             return
         result = loaded.model or before
@@ -249,13 +262,8 @@ class VerifyStage(FormatStage):
         }
 
 
-def _differences(job: StageJob, scores: Scores) -> dict[str, Any]:
-    before = read_scores(job.inputs[BaselineStage.name_of()].folder / SCORES)
-    return {
-        metric: difference(metric, before[metric], scores[metric], job.run.seed)
-        for metric in before
-        if metric in scores
-    }
+def _differences(before: Scores, after: Scores, seed: int) -> dict[str, Any]:
+    return {metric: difference(metric, before[metric], after[metric], seed) for metric in before if metric in after}
 
 
 def _described(batch: Batch) -> str:
