@@ -62,8 +62,15 @@ class ArtifactUnproven(PareError, code="artifact_unproven", status=500):
     """An exported file did not load again, or answered differently."""
 
 
-# what Python, NumPy and torch say of it, in small letters
-OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc", "out of memory")
+# what Python, NumPy and torch say of it, in small letters; oneDNN says so where it has no room for its code
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    "could not create a primitive",
+)
 
 
 class OutOfMemory(PareError, code="out_of_memory", status=507):

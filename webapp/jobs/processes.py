@@ -53,6 +53,7 @@ def child_environment(threads: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join(paths),
         "MALLOC_ARENA_MAX": "1",  # each thread would keep freed memory of its own
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # its own takes a gigabyte of addresses, which count as memory
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take several times the CPU on a busy machine
         "PYTHONUNBUFFERED": "1",
     }

@@ -40,6 +40,7 @@ from .step import STATE, last_step
 
 TOKENS = 16  # of a text: a language model's answer has the whole vocabulary for each
 MOST_TIMED_BYTES = 4_000_000_000  # of floats of original and result, both in memory
+ARROW_BYTES = 40_000_000  # of the library that writes the samples' answers
 MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long
 
 
@@ -88,7 +89,7 @@ class VerifyStage(FormatStage):
             one = shapes.evaluating.of(1, 1)
             original = form.loading(before) if form.can.original else 0
             timed = loaded + original + before.whole + result.whole + result.passes(one) + before.passes(one)
-        return Footprint.of(max(proof, beside, timed), 0)
+        return Footprint.of(max(proof, beside + ARROW_BYTES, timed), 0)
 
     def run(self, job: StageJob, report: Report) -> dict[str, Any]:
         """{"proof", "result", "differences", "baseline_latency_ms"}; of Pare's own file the result has every byte."""
