@@ -6,15 +6,18 @@ const canvas = document.getElementById("try-canvas");
 const context = canvas?.getContext("2d", { willReadFrequently: true });
 
 let chosen = null; // the file that is shown, until it is drawn on
+let given = false; // whether a sample of the dataset is shown, as it is
 
 function clear() {
   chosen = null;
+  given = false;
   context.fillStyle = "#000";
   context.fillRect(0, 0, canvas.width, canvas.height);
 }
 
 function drawLine(event, from) {
   chosen = null;
+  given = false;
   const box = canvas.getBoundingClientRect();
   const to = [((event.clientX - box.left) * canvas.width) / box.width, ((event.clientY - box.top) * canvas.height) / box.height];
   context.strokeStyle = "#fff";
@@ -25,6 +28,14 @@ function drawLine(event, from) {
   context.lineTo(...to);
   context.stroke();
   return to;
+}
+
+// The run's own sample, whose file is in the page.
+async function showGiven(image) {
+  await image.decode();
+  const bytes = Uint8Array.from(atob(image.src.slice(image.src.indexOf(",") + 1)), (character) => character.charCodeAt(0));
+  await show(new Blob([bytes], { type: image.src.slice(5, image.src.indexOf(";")) }));
+  given = true;
 }
 
 async function show(file) {
@@ -41,6 +52,8 @@ async function show(file) {
 if (canvas) {
   let last = null;
   clear();
+  const sample = document.getElementById("try-given");
+  if (sample) showGiven(sample);
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     last = drawLine(event, null);
@@ -57,6 +70,9 @@ if (canvas) {
   document.getElementById("try-file").addEventListener("change", (event) => show(event.target.files[0]));
   document.querySelector("[data-clear]").addEventListener("click", clear);
 }
+
+/** Whether what is shown is the sample that came with the page. */
+export const isGiven = () => given;
 
 /** The file that is shown, or the drawing as PNG, in base64. */
 export async function imageOf() {

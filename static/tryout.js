@@ -1,5 +1,5 @@
 // Trying a model: the same input for the original and the compressed one, and what differs.
-import { imageOf, sampleOf } from "./tryout-image.js";
+import { imageOf, isGiven, sampleOf } from "./tryout-image.js";
 
 const form = document.querySelector("[data-try]");
 const at = (name) => form.querySelector(`[data-${name}]`);
@@ -11,6 +11,7 @@ async function input() {
   if (text) return { text: text.value, ...(form.querySelector("#try-other") && { other: form.querySelector("#try-other").value }) };
   const shape = JSON.parse(form.dataset.shape);
   if ("prepared" in form.dataset) return { image: await imageOf() };
+  if (form.dataset.values && isGiven()) return { values: nested(JSON.parse(form.dataset.values), shape) };
   if (form.querySelector("#try-canvas")) return { values: sampleOf(shape, Number(form.querySelector("#try-black").value), Number(form.querySelector("#try-white").value)) };
   const numbers = form.querySelector("#try-row").value.split(/[\s,;]+/).filter(Boolean).map(Number);
   if (numbers.some(Number.isNaN)) throw new Error("Write numbers, with commas or spaces between.");

@@ -257,3 +257,14 @@ def test_a_curves_table_has_a_row_for_each_step_that_any_series_has():
         ["Training", "Validation"],
         [(0, [None, 4.0]), (1, [3.0, None]), (2, [2.0, 2.5])],
     )
+
+
+def test_a_confusion_tells_shares_of_its_rows_and_names_as_text():
+    matrix = [[3, 1], [0, 4]]
+    drawn = charts.confusion_matrix(matrix, ["<b>", "dog"], "Is", "By the result", "Confusion")
+    trace = drawn.data[0]
+    assert [list(row) for row in trace.z] == [[0.75, 0.25], [0.0, 1.0]]
+    assert trace.text[0][1] == "1"
+    assert "&lt;b&gt;" in trace.customdata[0][1]
+    assert "1 of 4" in trace.customdata[0][1]
+    assert charts.confusion_matrix([], [], "Is", "By the result", "Confusion").layout.annotations

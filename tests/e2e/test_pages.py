@@ -26,6 +26,8 @@ PAGES = {
     "run": "/runs/{run}",
     "run-trained": "/runs/{trained}",
     "receipt": "/runs/{run}/receipt",
+    "samples": "/runs/{other}/samples",
+    "samples-compared": "/compare/samples?run={run}&run={other}",
     "compare": "/compare?run={run}&run={other}",
     "studies": "/studies",
     "study": "/studies/{study}",

@@ -7,6 +7,7 @@ text, paper and grid are left to the page (static/charts.js), which follows its 
 
 from .bars import size_bars, sparsity_bars
 from .budget import LOSS_TITLES, LOSS_UNITS, budget_front, predicted_against_measured
+from .confusion import confusion_matrix
 from .curves import curve_rows, quantities, stage_curve
 from .layers import per_layer_sparsity
 from .points import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_front

@@ -14,10 +14,12 @@ from webapp import charts
 from webapp.actions.compatibility import incompatible_formats
 from webapp.actions.deletion import delete_run
 from webapp.actions.deployments import deployable, deployed, served_formats
+from webapp.actions.errors import NotFound
 from webapp.actions.packages import offered
 from webapp.actions.publishing import publications_of
 from webapp.actions.run_notes import edit_run, read_edit
 from webapp.actions.run_requests import cancel_run, retry_artifact, retry_run
+from webapp.actions.samples import SampleRow, sample_of
 from webapp.actions.sharing import shares_of
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
@@ -79,6 +81,7 @@ def show(id: str) -> str:
         state=RunState(run.state),
         links=shares_of(db.session, [id]),
         drawn=drawn_of(run),
+        given=given_sample(run),
         hub=settings.hub_url if settings.hub_token else "",
         publications=publications_of(db.session, run),
         packages=[target for target, _ in offered(run).values()],
@@ -88,6 +91,15 @@ def show(id: str) -> str:
             "training" in known[step["technique"]].needs for step in run.recipe["steps"] if step["technique"] in known
         ),
     )
+
+
+def given_sample(run: Run) -> SampleRow | None:
+    """The sample of the run that `?sample=RANK` has tried; None without one."""
+    rank = request.args.get("sample", type=int)
+    try:
+        return None if rank is None else sample_of(services().files, run, rank)
+    except NotFound:
+        return None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from . import (
     publications,
     recipes,
     runs,
+    samples,
     shares,
     studies,
     techniques,

@@ -531,6 +531,84 @@ class BlameAnswer(RowAnswer):
     stage: StageAnswer | None = Field(description="That measures, where it was asked for.")
 
 
+class SamplesQuery(RequestBody):
+    """Classes are the model's numbers."""
+
+    outcome: Literal["", "to_wrong", "to_right", "both_wrong", "both_right", "changed", "same"] = ""
+    label: int | None = Field(None, description="Only those of this class.")
+    original: int | None = Field(None, description="Only those that the original takes for this class.")
+    result: int | None = Field(None, description="Only those that the result takes for this class.")
+    distance: float | None = Field(None, description="Only those of this distance or more.", allow_inf_nan=False)
+    after: int = Field(-1, ge=-1, description="The rank after which the page begins: `next` of a page.")
+    limit: int = Field(24, ge=1, le=LARGEST_PAGE)
+
+
+class SampleAnswer(RowAnswer):
+    """What original and result answered to a sample; of the fields after `outcome` those that its kind has."""
+
+    rank: int = Field(description="0 is the worst.")
+    index: int = Field(description="Its place in the evaluation split, from 0.")
+    distance: float | None = Field(description="Null where it is no finite number.")
+    outcome: str | None
+    label: int | None
+    original_class: int | None
+    original_confidence: float | None
+    result_class: int | None
+    result_confidence: float | None
+    target: list[float | None] | None = Field(description="Of numbers, the first 16.")
+    original_answer: list[float | None] | None
+    result_answer: list[float | None] | None
+    text: str | None = Field(description="The sample itself, where it was kept; as the fields after this.")
+    choices: list[str] | None
+    numbers: list[float | None] | None
+    picture: str | None = Field(description="A data: address.")
+    tokens: list[str] | None
+    original_loss: list[float | None] | None = Field(description="Of each token, nats; the first has none.")
+    result_loss: list[float | None] | None
+
+
+class ClassAnswer(RowAnswer):
+    label: int
+    name: str
+    n: int
+    original_right: int
+    result_right: int
+    to_wrong: int
+    to_right: int
+    mistaken: int | None = Field(description="The class that the result takes most of its mistakes for.")
+
+
+class ConfusionAnswer(RowAnswer):
+    side: str = Field(description="original or result.")
+    classes: list[int] = Field(description="Of rows and columns: those that are mistaken most, where there are many.")
+    matrix: list[list[int]] = Field(description="Rows are labels, or without labels what the original answered.")
+    left_out: int
+
+
+class DistanceAnswer(BaseModel):
+    title: str
+    unit: str
+
+
+class SamplesAnswer(BaseModel):
+    """What a run kept of the samples that evaluate, the worst first."""
+
+    kind: str = Field(description="classes, choices, tokens, numbers or distances.")
+    n: int
+    labelled: bool
+    class_names: list[str] | None
+    distance: DistanceAnswer = Field(description="What `distance` of a sample is.")
+    tokens: int
+    tokens_kept: int = Field(description="Those whose losses were kept: of the worst chunks.")
+    contents_kept: int = Field(description="Samples that were kept themselves: the worst.")
+    outcomes: dict[str, int]
+    classes: list[ClassAnswer]
+    confusions: list[ConfusionAnswer]
+    matching: int
+    items: list[SampleAnswer]
+    next: int | None = Field(description="Give it as `after` for the next page; null on the last.")
+
+
 class ShareAnswer(BaseModel):
     token: str
     url: str
