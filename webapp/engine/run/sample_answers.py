@@ -207,13 +207,13 @@ def _distance(spec: ArchitectureSpec, before: Scores, after: Scores) -> Distance
     if "mse" in before and "mse" in after:
         return Distance("Squared error gained", "", _gain(before["mse"], after["mse"]))
     if "cosine" in after:
-        return Distance("Cosine distance to the original", "", [1 - each for each in after["cosine"].sums])
+        return Distance("Cosine distance", "", [1 - each for each in after["cosine"].sums])
     if "relative_error" in after:
         rows = zip(after["relative_error"].sums, after["relative_error"].counts, strict=True)
-        return Distance("Relative error to the original", "", [_relative(*row) for row in rows])
+        return Distance("Relative error", "", [_relative(*row) for row in rows])
     found = after["kl_divergence"]
     each = [above / max(below, 1.0) for above, below in zip(found.sums, found.counts, strict=True)]
-    return Distance("KL divergence from the original", "nats", each)
+    return Distance("KL divergence", "nats", each)
 
 
 def _gain(before: Samples, after: Samples) -> list[float]:
