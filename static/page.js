@@ -40,7 +40,7 @@ function count() {
   for (const form of document.querySelectorAll("[data-choose]")) {
     const ticked = form.querySelectorAll("input[name=run]:checked").length;
     const chosen = form.querySelector("[data-chosen]");
-    form.querySelector("button[type=submit]").disabled = ticked === 0;
+    form.querySelector("[data-needs-chosen]").disabled = ticked === 0;
     chosen.dataset.chosen ||= chosen.textContent;
     chosen.textContent = ticked ? `${ticked} chosen` : chosen.dataset.chosen;
   }

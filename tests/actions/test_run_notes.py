@@ -13,17 +13,7 @@ from webapp.actions.run_notes import (
     edit_run,
     read_edit,
 )
-from webapp.store.database import make_engine, make_sessions, upgrade
 from webapp.store.models import Checkpoint, Run
-
-
-@pytest.fixture
-def session(tmp_path):
-    engine = make_engine(f"sqlite:///{tmp_path}/pare.db")
-    upgrade(engine)
-    with make_sessions(engine)() as session:
-        yield session
-    engine.dispose()
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_from_the_first_page_to_a_file_that_answers_as_the_receipt_says(page, br
     # both beside each other
     page.get_by_role("navigation", name="Main").get_by_role("link", name="Runs").click()
     for name in ("Half of it", "A fifth of it"):
-        page.get_by_role("checkbox", name=f"Compare {name}", exact=True).check()
+        page.get_by_role("checkbox", name=f"Choose {name}", exact=True).check()
     page.get_by_role("button", name="Compare").click()
     page.wait_for_url(re.compile(r"/compare\?.*run="))
     for name in ("Half of it", "A fifth of it"):

@@ -43,7 +43,7 @@ def test_they_are_what_was_asked_and_measured():
     assert found["setting.gptq.bits"] == (4.0, "")
     assert found["setting.gptq.granularity"] == (0.0, "group")
     assert found["setting.gptq.sym"] == (1.0, "on")
-    assert found["technique.gptq"] == (1.0, "")
+    assert (found["technique.gptq"], found["techniques"]) == ((1.0, ""), (0.0, "gptq"))
     assert (found["size_bytes"], found["times_smaller"]) == ((250.0, ""), (4.0, ""))
     assert (found["metric.accuracy"], found["quality"]) == ((0.95, ""), (0.95, "accuracy"))
     assert math.isclose(found["change.accuracy"][0], -0.02)
@@ -58,6 +58,7 @@ def test_a_run_writes_them_with_itself(sessions):
         session.add(run)
     with sessions.begin() as session:
         assert set(kept(session, run.id)) == {
+            "techniques",
             "technique.gptq",
             *(f"setting.gptq.{name}" for name in ("bits", "granularity", "sym")),
         }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select, update
+from collections.abc import Sequence
+
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import some
 from webapp.store.clock import now
-from webapp.store.models import Checkpoint, Dataset, Deployment, Profile, Run, RunState, Share
+from webapp.store.models import Checkpoint, Dataset, Deployment, Profile, Run, RunState, Share, Study
 
 from .errors import Conflict
 
@@ -34,31 +36,47 @@ def delete_dataset(session: Session, dataset: Dataset) -> None:
 
 
 def delete_run(session: Session, run: Run) -> None:
-    """Its shares are revoked; comparisons that were shared, and a study that it won, say that it is gone; its forks,
-    the runs that continue it and its profile forget it, and its checkpoint has no best run any more if it was that.
+    """As `delete_runs`, of one."""
+    delete_runs(session, [run.id])
 
-    Raises Conflict while it is queued or running, or deployed.
+
+def delete_runs(session: Session, ids: Sequence[str]) -> None:
+    """All of them or none. Their shares are revoked; comparisons that were shared, and a study that one of them won,
+    say that it is gone; their forks, the runs that continue them and their profiles forget them, and a checkpoint whose
+    best run goes has none any more.
+
+    Raises Conflict while one is queued or running, or deployed.
     """
-    if not RunState(run.state).final:
-        raise Conflict(f"The run {run.name} is {run.state}; cancel it before you delete it.")
-    served = select(Deployment.name).where(Deployment.run_id == run.id, Deployment.token_hash.is_not(None))
-    if name := session.scalar(served.limit(1)):
-        raise Conflict(f"The run {run.name} is deployed as {name}. Delete the deployment first.")
+    asked = select(Run.id, Run.name, Run.state, Run.expected).where(Run.id.in_(ids))
+    runs = {row.id: row for row in session.execute(asked)}
+    for run in runs.values():
+        if not RunState(run.state).final:
+            raise Conflict(f"The run {run.name} is {run.state}; cancel it before you delete it.")
+    served = select(Deployment.name, Deployment.run_id)
+    served = served.where(Deployment.run_id.in_(runs), Deployment.token_hash.is_not(None))
+    if held := session.execute(served.limit(1)).first():
+        raise Conflict(f"The run {runs[held.run_id].name} is deployed as {held.name}. Delete the deployment first.")
     for column in (Run.forked_from_id, Run.continued_from_id, Checkpoint.delivered_by_id):
-        session.execute(update(column.class_).where(column == run.id).values({column.key: None}))
+        session.execute(update(column.class_).where(column.in_(runs)).values({column.key: None}))
     for share in session.scalars(select(Share).where(Share.revoked_at.is_(None))):
-        if run.id in share.run_ids:
-            share.run_ids = [id_ for id_ in share.run_ids if id_ != run.id]
+        gone = [runs[id_].name for id_ in share.run_ids if id_ in runs]
+        if gone:
+            share.run_ids = [id_ for id_ in share.run_ids if id_ not in runs]
             if share.view:
-                share.view = {**share.view, "gone": [*share.view.get("gone", ()), run.name]}
+                share.view = {**share.view, "gone": [*share.view.get("gone", ()), *gone]}
             if not share.run_ids:
                 share.revoked_at = now()
-    if profile := session.get(Profile, (run.expected or {}).get("profile_id", "")):
-        profile.measured = [each for each in profile.measured if each["run_id"] != run.id]
-    if run.study is not None and (told := run.study.conclusion or {}).get("winner") == run.id:
-        gone = f"{told['sentence']} The run with that file was deleted since."
-        run.study.conclusion = {**told, "winner": None, "sentence": gone}
-    session.delete(run)
+    taught = {(run.expected or {}).get("profile_id") for run in runs.values()} - {None}
+    for profile in session.scalars(select(Profile).where(Profile.id.in_(taught))):
+        profile.measured = [each for each in profile.measured if each["run_id"] not in runs]
+    for study in session.scalars(select(Study).where(Study.id.in_(select(Run.study_id).where(Run.id.in_(runs))))):
+        if (told := study.conclusion or {}).get("winner") in runs:
+            sentence = f"{told['sentence']} The run with that file was deleted since."
+            study.conclusion = {**told, "winner": None, "sentence": sentence}
+    for run in list(session.identity_map.values()):
+        if isinstance(run, Run) and run.id in runs:
+            session.expunge(run)
+    session.execute(delete(Run).where(Run.id.in_(runs)))  # what belongs to them goes with them: ON DELETE CASCADE
     session.commit()
 
 

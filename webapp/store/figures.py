@@ -40,6 +40,7 @@ def figures_of(run: Finished) -> dict[str, tuple[float, str]]:
             found[technique] = place
             for name, value in (step.get("settings") or {}).items():
                 found[f"{SETTING}{step['technique']}.{name}"] = value
+    found["techniques"] = ", ".join(n.removeprefix(TECHNIQUE) for n in found if n.startswith(TECHNIQUE))
     found |= {name: result.get(name) for name in MEASURED}
     if result.get("size_bytes") and baseline.get("size_bytes"):
         found["times_smaller"] = baseline["size_bytes"] / result["size_bytes"]

@@ -15,9 +15,12 @@ from flask import Flask, Response, current_app, request, url_for
 from markupsafe import Markup
 
 from webapp.actions.deployments import served_formats
+from webapp.actions.run_columns import FIXED
 from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
+from webapp.engine.run.metrics import METRICS
+from webapp.engine.techniques import techniques
 from webapp.store.models import SAMPLES
 from webapp.units import FRACTIONS, byte_text, measured_text, percent, significant
 
@@ -73,6 +76,8 @@ def init_display(app: Flask) -> None:
         when=when_text,
         format_title=format_title,
         markdown=markdown,
+        moment=moment,
+        technique_title=technique_title,
     )
     app.after_request(keep_versioned_assets)
     app.jinja_env.globals.update(
@@ -83,10 +88,27 @@ def init_display(app: Flask) -> None:
         state_looks=STATE_LOOKS,
         asset=asset,
         suffixes=suffixes,
+        metric_title=metric_title,
+        run_name_column=FIXED["name"],
     )
 
 
 OTHER_FILES = {"companion": "Goes with the weights", SAMPLES: "What both answered to each sample"}
+
+
+def moment(seconds: float) -> datetime:
+    """Of so many seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def technique_title(name: str) -> str:
+    """ "gptq" → "GPTQ"; of one that is not there any more, its name."""
+    known = techniques().get(name)
+    return known.title if known else name
+
+
+def metric_title(name: str) -> str:
+    return METRICS[name].title if name in METRICS else name.replace("_", " ").capitalize()
 
 
 def format_title(name: str) -> str:

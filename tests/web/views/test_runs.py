@@ -9,38 +9,6 @@ def started(session, run, **more):
     return row
 
 
-def test_the_list_narrows_by_state_and_checkpoint(client, run, session):
-    started(session, run, state=RunState.FAILED)
-    both = Page(client.get("/runs").text).text
-    assert "Under way" in both
-    assert run.name in both
-    failed = Page(client.get("/runs?state=failed").text).text
-    assert "Under way" in failed
-    assert run.name not in failed
-    assert "No run matches" in Page(client.get("/runs?checkpoint=another").text).text
-
-
-def test_where_there_is_no_run_there_is_nothing_to_narrow(client):
-    assert "All states" not in client.get("/runs").text
-
-
-def test_runs_are_ticked_to_be_compared(client, run):
-    page = Page(client.get("/runs").text)
-    assert page.of("form", action="/compare")
-    assert [own["value"] for own in page.of("input", name="run")] == [run.id]
-
-
-def test_a_long_list_has_pages(client, run, session):
-    session.add_all(
-        Run(name=f"number {n}", checkpoint_id=run.checkpoint_id, recipe=run.recipe, state="failed") for n in range(60)
-    )
-    session.commit()
-    assert "Page 1 of 2" in Page(client.get("/runs").text).text
-    assert run.name in Page(client.get("/runs?page=2").text).text
-    for beyond in (3, 10**30):
-        assert "Page 2 of 2" in Page(client.get(f"/runs?page={beyond}").text).text
-
-
 def test_a_finished_run_shows_its_result_and_where_to_go_on(client, run):
     page = Page(client.get(f"/runs/{run.id}").text)
     for shown in ("5.00 kB", "was 10.0 kB", "2.00 × smaller", "95.00 %", "50.0 %"):

@@ -12,7 +12,9 @@ from webapp.actions import imports
 from webapp.actions.compatibility import tasks_of
 from webapp.actions.deletion import delete_checkpoint
 from webapp.actions.errors import Conflict, NotFound, RequestInvalid
+from webapp.actions.run_columns import DEFAULT
 from webapp.actions.run_requests import set_task
+from webapp.actions.run_table import RunsView, runs_page
 from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
 from webapp.engine.exporters import exporters
@@ -24,6 +26,8 @@ from webapp.store.models import Checkpoint, Run, UploadState
 from webapp.web.extensions import db, importing, services
 
 blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
+
+LATEST = 6  # runs that its page shows
 
 
 @blueprint.get("")
@@ -71,7 +75,7 @@ def show(id: str) -> str:
     if checkpoint.state != UploadState.READY:
         return render_template("checkpoints/pending.html", checkpoint=checkpoint)
     facts = CheckpointFacts.model_validate(checkpoint.facts)
-    runs = db.session.scalars(select(Run).where(Run.checkpoint_id == id).order_by(Run.created_at.desc()).limit(6)).all()
+    latest = RunsView(checkpoint=id, columns=tuple(key for key in DEFAULT if key != "checkpoint"))
     layers = {layer.weight: layer.kind for layer in facts.layers}
     return render_template(
         "checkpoints/show.html",
@@ -79,7 +83,8 @@ def show(id: str) -> str:
         facts=facts,
         layers=layers,
         unreached=unreached(held_by(facts), facts.weights_bytes),
-        runs=runs,
+        runs=runs_page(db.session, latest, LATEST).runs,
+        run_columns=latest.shown,
         written_as=[form.title for form in exporters().values() if form.refuses(facts) is None],
         unwritable=unwritable(facts),
         tasks=tasks_of(checkpoint.facts or {}),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request
-from sqlalchemy import select
-from sqlalchemy.orm import joinedload, load_only
+from werkzeug.datastructures import MultiDict
 
 from webapp import charts
 from webapp.actions.comparison import COLUMNS, SCALES, View, as_csv, compare, drawn, runs_of
+from webapp.actions.run_table import RunsView, rows_of_runs, runs_page
 from webapp.actions.sharing import shares_of
-from webapp.store.models import Checkpoint, Dataset, Run
 from webapp.web.extensions import db
 
 blueprint = Blueprint("compare", __name__)
 
-PICKER_RUNS = 500  # the newest; older ones can still be named in the address
+PICKER_RUNS = 25  # on one page
+PICKED = ("state", "size_bytes", "quality", "created")  # the picker's columns
 
 
 @blueprint.get("/compare")
 def index() -> str:
     view = View.read(request.args)
-    choices = pickable(view.run_ids)
+    choices = picked(view)
     if not view.run_ids:
         return render_template("compare/pick.html", choices=choices, view=view)
     found = compare(view, drawn(runs_of(db.session, view.run_ids)))
@@ -49,16 +50,16 @@ def csv_answer(text: str) -> Response:
     return Response(text, mimetype="text/csv", headers={"Content-Disposition": 'attachment; filename="compare.csv"'})
 
 
-def pickable(chosen: tuple[str, ...]) -> list[Run]:
-    """The newest runs, without what is heavy in them, and those that are chosen already."""
-    light = (
-        load_only(Run.id, Run.name, Run.state, Run.created_at, Run.checkpoint_id, Run.dataset_id),
-        joinedload(Run.checkpoint).load_only(Checkpoint.name),
-        joinedload(Run.dataset).load_only(Dataset.name),
-    )
-    newest = list(db.session.scalars(select(Run).options(*light).order_by(Run.created_at.desc()).limit(PICKER_RUNS)))
-    older = [id_ for id_ in chosen if id_ not in {run.id for run in newest}]
-    return newest + [run for id_ in older if (run := db.session.get(Run, id_)) is not None]
+def picked(view: View) -> dict[str, Any]:
+    """What the picker shows: the runs that are chosen, and a page of the others that the search finds."""
+    asked = MultiDict([(name, request.args[name]) for name in ("q", "from", "to") if name in request.args])
+    search = replace(RunsView.read(asked), columns=PICKED)
+    return {
+        "search": search,
+        "columns_picked": search.shown,
+        "chosen": rows_of_runs(db.session, view.run_ids, search.shown),
+        "found": runs_page(db.session, search, PICKER_RUNS),
+    }
 
 
 @blueprint.app_template_global()

@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import func, or_, select
 
 from webapp.actions.deletion import delete_dataset
+from webapp.actions.run_table import RunsView, rows_of_runs
 from webapp.engine.data.inspect import READ
 from webapp.engine.facts import DatasetFacts
 from webapp.store.models import Dataset, Run, UploadState
@@ -43,10 +44,13 @@ def show(id: str) -> str:
     if dataset.state != UploadState.READY:
         return render_template("datasets/pending.html", dataset=dataset)
     used = or_(Run.dataset_id == id, Run.training_dataset_id == id)
-    runs = db.session.scalars(select(Run).where(used).order_by(Run.created_at.desc()).limit(6)).all()
+    ids = db.session.scalars(select(Run.id).where(used).order_by(Run.created_at.desc(), Run.id.desc()).limit(6)).all()
+    columns = RunsView().shown
+    runs = rows_of_runs(db.session, ids, columns)
     facts = DatasetFacts.model_validate(dataset.facts)
     images = thumbnails(services().files, dataset)
-    return render_template("datasets/show.html", dataset=dataset, facts=facts, runs=runs, kinds=KINDS, images=images)
+    shown = {"runs": runs, "run_columns": columns, "kinds": KINDS, "images": images}
+    return render_template("datasets/show.html", dataset=dataset, facts=facts, **shown)
 
 
 @blueprint.post("/<id>/delete")

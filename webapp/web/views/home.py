@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 
 from webapp import samples
 from webapp.actions.compatibility import first_choice
+from webapp.actions.run_table import RunsView, runs_page
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 from webapp.web.extensions import db
 
@@ -19,10 +20,10 @@ LATEST = 6
 
 @blueprint.get("/")
 def index() -> str:
-    runs = db.session.scalars(select(Run).order_by(Run.created_at.desc(), Run.id).limit(LATEST)).all()
     return render_template(
         "home/index.html",
-        runs=runs,
+        runs=runs_page(db.session, RunsView(), LATEST).runs,
+        columns=RunsView().shown,
         run_count=db.session.scalar(select(func.count()).select_from(Run)),
         checkpoint_count=db.session.scalar(select(func.count()).select_from(Checkpoint)),
         sample=(ready := sample()),

@@ -1,69 +1,164 @@
-"""Runs: the list, and the page of one with its stages, log and result."""
+"""Runs: the table, and the page of one with its stages, log and result."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Response,
+    flash,
+    get_template_attribute,
+    jsonify,
+    redirect,
+    render_template,
+    request,
+    stream_with_context,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 from plotly.graph_objects import Figure
 from sqlalchemy import func, select
-from sqlalchemy.orm import joinedload
 
 from webapp import charts
 from webapp.actions.compatibility import incompatible_formats
 from webapp.actions.deletion import delete_run
 from webapp.actions.deployments import deployable, deployed, served_formats
-from webapp.actions.errors import NotFound
+from webapp.actions.errors import NotFound, RequestInvalid
 from webapp.actions.packages import offered
 from webapp.actions.publishing import publications_of
+from webapp.actions.run_actions import MOST, RunAction, chosen, foreseen_deletion, perform
+from webapp.actions.run_columns import choices, techniques_used
 from webapp.actions.run_notes import edit_run, read_edit
 from webapp.actions.run_requests import cancel_run, retry_artifact, retry_run
+from webapp.actions.run_table import PAGE, RunsView, count, csv_lines, ids_of, rows_of_runs, runs_page
 from webapp.actions.samples import SampleRow, sample_of
 from webapp.actions.sharing import shares_of
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
-from webapp.store.models import Checkpoint, LogLine, Run, RunState
+from webapp.store.clock import now
+from webapp.store.models import Checkpoint, Dataset, LogLine, Run, RunState, RunTag, Study
+from webapp.web.display import STATE_LOOKS
 from webapp.web.extensions import db, services
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 
-PAGE = 50  # runs on one page of the list
 LOG_LINES = 500  # the latest that the page holds
+OFFERED = 200  # checkpoints, datasets, studies or tags to choose from in a filter; others can be named in the address
+POLLED = 100  # rows that are asked for at once
 
 
 @blueprint.get("")
-def index() -> str:
-    """`?checkpoint=ID`, `?state=succeeded` and `?page=2` narrow the list; what is unknown narrows to nothing."""
-    state, checkpoint_id = request.args.get("state", ""), request.args.get("checkpoint", "")
-    wanted = []
-    if checkpoint_id:
-        wanted.append(Run.checkpoint_id == checkpoint_id)
-    if state:
-        wanted.append(Run.state == state)
-    total = db.session.scalar(select(func.count(Run.id)).where(*wanted)) or 0
-    pages = max(1, -(-total // PAGE))
-    page = min(max(1, request.args.get("page", 1, type=int)), pages)
-    runs = db.session.scalars(
-        select(Run)
-        .where(*wanted)
-        .options(joinedload(Run.checkpoint).load_only(Checkpoint.name))
-        .order_by(Run.created_at.desc(), Run.id)
-        .limit(PAGE)
-        .offset((page - 1) * PAGE)
-    ).all()
-    used = select(Checkpoint.id, Checkpoint.name).where(Checkpoint.runs.any()).order_by(Checkpoint.name)
+def index() -> ResponseReturnValue:
+    """The table; its address holds the whole view (see RunsView). With `form` it comes from the filters' form, whose
+    address is long, and is led to the short one."""
+    view = RunsView.read(request.args)
+    if "form" in request.args:
+        return redirect(url_for("runs.index") + view.query())
     return render_template(
         "runs/index.html",
-        runs=runs,
-        total=total,
-        page=page,
-        pages=pages,
-        state=state,
-        checkpoint_id=checkpoint_id,
-        states=[state.value for state in RunState],
-        checkpoints=db.session.execute(used).all(),
+        view=view,
+        page=runs_page(db.session, view),
+        columns=view.shown,
+        choices=choices(db.session),
+        filters=filters(view),
+        begun=now().isoformat(),
     )
+
+
+def filters(view: RunsView) -> list[tuple[str, str, str, list[tuple[str, str]]]]:
+    """(parameter, label, what is chosen, its choices as (value, label)) of each filter that narrows by one thing."""
+    made = []
+    for name, label, table, column in (
+        ("checkpoint", "All checkpoints", Checkpoint, Run.checkpoint_id),
+        ("dataset", "All datasets", Dataset, Run.dataset_id),
+        ("study", "All studies", Study, Run.study_id),
+    ):
+        chosen = getattr(view, name)
+        asked = select(table.id, table.name).where(select(Run.id).where(column == table.id).exists())
+        found = list(db.session.execute(asked.order_by(table.created_at.desc()).limit(OFFERED)).tuples())
+        if chosen and chosen not in dict(found):
+            row = db.session.get(table, chosen)
+            found.append((chosen, row.name if row else "Not there"))
+        made.append((name, label, chosen, sorted(found, key=lambda pair: pair[1].lower())))
+    tags = db.session.scalars(select(RunTag.tag).group_by(RunTag.tag).order_by(func.count().desc()).limit(OFFERED))
+    looks = [(state.value, STATE_LOOKS[state.value][0]) for state in RunState]
+    return [
+        ("state", "All states", view.state, looks),
+        *made,
+        ("technique", "All techniques", view.technique, list(techniques_used(db.session).items())),
+        ("tag", "All tags", "".join(view.tags[:1]), [(tag, tag) for tag in sorted({*tags, *view.tags[:1]})]),
+    ]
+
+
+@blueprint.get("/rows")
+def rows() -> Response:
+    """What these rows (`run`) are now, as HTML by id; how many runs match, and how many of them were made `since`.
+
+    The newest of these come as rows too where the view has them on top. Asked for again and again by pages that are
+    open: where nothing has changed the answer is 304, without a template.
+    """
+    view, since = RunsView.read(request.args), moment_of(request.args.get("since", ""))
+    added = ids_of(db.session, view, PAGE, since) if view.at_top else []
+    shown = rows_of_runs(db.session, [*added, *request.args.getlist("run")[:POLLED]], view.shown)
+    told = (shown, count(db.session, view), count(db.session, view, since))
+    etag = hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+    if request.if_none_match.contains(etag) or request.if_none_match.contains(f"{etag}-gzip"):
+        response = Response(status=304)
+    else:
+        row = get_template_attribute("runs/rows.html", "run_row")
+        html = {run.id: str(row(run, view.shown, True)) for run in shown}
+        response = jsonify(rows=html, added=added, total=told[1], fresh=told[2])
+    response.set_etag(etag)
+    response.cache_control.no_cache = True
+    return response
+
+
+def moment_of(text: str) -> datetime:
+    """Raises RequestInvalid."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise RequestInvalid("`since` is a time with its zone, such as 2026-01-31T12:00:00+00:00.", "since")
+    return moment
+
+
+@blueprint.get("/table.csv")
+def table() -> Response:
+    """All runs of the view, with its columns."""
+    return csv_of(RunsView.read(request.args))
+
+
+def csv_of(view: RunsView) -> Response:
+    lines = stream_with_context(csv_lines(db.session, view))
+    return Response(lines, mimetype="text/csv", headers={"Content-Disposition": 'attachment; filename="runs.csv"'})
+
+
+@blueprint.post("/actions")
+def act() -> ResponseReturnValue:
+    """Does the `action` to the runs ticked (`run`), or to `all` that match the view, which the address holds.
+
+    Deleting is asked first: it is done where `sure` has the number of runs that was told, and asked again where that
+    has changed since.
+    """
+    view, form = RunsView.read(request.args), request.form
+    action = cast("RunAction", form.get("action", ""))
+    if action not in MOST:
+        raise RequestInvalid(f"{action[:40]!r} is nothing that is done to runs here.", "action")
+    ids = chosen(db.session, action, form.getlist("run"), view if form.get("all") == "1" else None)
+    if action == "compare":
+        return redirect(url_for("compare.index", run=ids))
+    if action == "delete" and form.get("sure") != str(len(ids)):
+        what = foreseen_deletion(db.session, ids)
+        return render_template("runs/delete.html", view=view, ids=ids, what=what, all="all" in form)
+    performed = perform(db.session, services().jobs, action, ids, form.get("tags", "").split(","))
+    flash(performed.sentence, "message" if performed.done else "error")
+    return redirect(url_for("runs.index") + view.query(after=view.after, until=view.until))
 
 
 @blueprint.get("/<id>")

@@ -125,6 +125,53 @@ class DraftAnswer(BaseModel):
     digest: str | None = Field(description="SHA-256 of a file of a folder.")
 
 
+class RunsQuery(RequestBody):
+    """As the table of runs, whose address has the same parameters; `column` is that of its CSV."""
+
+    limit: int = Field(50, ge=1, le=LARGEST_PAGE, description="How many.")
+    before: str | None = Field(None, max_length=1200, description="The `next` of a page: only what comes after it.")
+    q: str = Field("", max_length=200, description="Words that name, id, checkpoint, notes or tags hold, all of them.")
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None
+    checkpoint: str = Field("", max_length=12, description="Its id.")
+    dataset: str = Field("", max_length=12, description="That evaluates: its id.")
+    study: str = Field("", max_length=12, description="Its id.")
+    technique: str = Field("", max_length=100, description="That some step has, such as gptq.")
+    tag: list[str] = Field(default_factory=list, max_length=8, description="That it has, all of them.")
+    starred: bool = Field(False, description="Only those with a star.")
+    sort: str = Field(
+        "-created",
+        max_length=120,
+        description="name, created, state, checkpoint, dataset, study, tags, or a figure: size_bytes, times_smaller, "
+        "sparsity, speed, seconds, metric.NAME, change.NAME, setting.TECHNIQUE.NAME …; with - before it the largest "
+        "come first. What has no value comes last.",
+    )
+
+
+class RunsTableQuery(RunsQuery):
+    column: list[str] = Field(default_factory=list, max_length=30, description="Those of the table; any that can sort.")
+
+
+class RunsActionRequest(RequestBody):
+    """Something that is done to many runs: to those named, or to all that `view` finds, as `GET /runs` reads it."""
+
+    action: Literal["star", "unstar", "tag", "untag", "cancel", "retry", "delete"]
+    run_ids: list[str] = Field(default_factory=list, max_length=10_000)
+    view: RunsQuery | None = None
+    tags: list[str] = Field(default_factory=list, max_length=20, description="To add or to take away.")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        """Raises ValueError."""
+        if bool(self.run_ids) == (self.view is not None):
+            raise ValueError("Name run_ids, or a view, and not both.")
+        return self
+
+
+class RunsActionAnswer(BaseModel):
+    done: int = Field(description="Runs that it was done to.")
+    left: list[str] = Field(description="A sentence for each of the others.")
+
+
 class RunQuery(RequestBody):
     after: int | None = Field(
         None, ge=0, le=LARGEST_LINE, description="Only log lines after this id; else the last 200."
