@@ -91,3 +91,4 @@ def test_runs_that_were_there_before_get_theirs(engine, sessions):
     with sessions() as session:
         assert kept(session, "r" * 12) == figures_of(SimpleNamespace(**finished()))
         assert session.get(Run, "r" * 12).starred is False
+        assert session.get(Run, "r" * 12).prompts == []

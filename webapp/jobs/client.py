@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session
 from webapp.config import InstallationSettings
 from webapp.engine.run.stages import format_of
 from webapp.engine.run.stages.blame import BlameStage
+from webapp.engine.run.stages.job import PromptSet
+from webapp.engine.run.stages.prompts import PromptsStage, set_name
 from webapp.store.clock import now
 from webapp.store.database import make_engine, make_sessions, writing
 from webapp.store.models import ArtifactState, Checkpoint, Profile, Run, RunState, Stage, StageState, Study
@@ -111,6 +113,23 @@ class JobClient:
             if run.state.final:
                 run.blame = [*layers]
                 _begin_again(run, [stage for stage in run.stages if stage.name == BlameStage.name_of()])
+        self.enqueue_run(run_id)
+
+    def ask_prompts(self, run_id: str, texts: Sequence[str], max_tokens: int) -> None:
+        """Has original and result of a run that succeeded answer prompts; what was answered before stays.
+
+        Its file and receipt stay; one that is under way already stays as it is. Raises JobMissing, JobNotRetryable.
+        """
+        given = PromptSet(texts=tuple(texts), max_tokens=max_tokens)
+        with writing(self._sessions) as session:
+            run = _existing(session, RUN, run_id, lock=True)
+            if run.receipt is None:
+                raise JobNotRetryable(f"The run {run.name} is {run.state}; prompts are answered once it is done.")
+            if run.state.final:
+                row = given.model_dump(mode="json")
+                run.prompts = [*(each for each in run.prompts if each != row), row]
+                name = PromptsStage.name_of(set_name(given))
+                _begin_again(run, [stage for stage in run.stages if stage.name == name])
         self.enqueue_run(run_id)
 
     def enqueue_profile(self, profile_id: str) -> None:

@@ -20,7 +20,7 @@ from .downloads import folder_of
 from .lying_files import link_in_place, path_of, require_unchanged
 from .workplace import Workplace
 
-GIVEN = ("exports", "seed", "preprocessing", "task", "blame")
+GIVEN = ("exports", "seed", "preprocessing", "task", "blame", "prompts")
 
 
 def run_given(run: Run) -> RunGiven:

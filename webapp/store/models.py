@@ -199,6 +199,7 @@ class Run(Job, Base):
     expected: Mapped[dict[str, Any] | None]  # of a run by a budget: {"profile_id", "size_bytes", "loss", "points"?}
     needs: Mapped[dict[str, Any] | None]  # {"memory_bytes", "disk_bytes", "stages"}, at most; None: not foreseen
     blame: Mapped[list[Any] | None]  # layers that are given back one by one; []: those that moved most; None: not asked
+    prompts: Mapped[list[Any]] = mapped_column(default=list)  # sets of them, each {"texts", "max_tokens"}
     baseline: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     receipt: Mapped[dict[str, Any] | None]

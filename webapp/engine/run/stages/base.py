@@ -121,7 +121,7 @@ class RunStage(ABC):
         """For `decided_by`, where it measures quality."""
         return {
             "dataset": sources.dataset,
-            **self.asked.model_dump(mode="json", exclude={"recipe", "exports", "blame"}),
+            **self.asked.model_dump(mode="json", exclude={"recipe", "exports", "blame", "prompts"}),
         }
 
     def by_steps(self, sources: SourceDigests, count: int | None = None) -> dict[str, Any]:

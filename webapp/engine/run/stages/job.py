@@ -100,6 +100,13 @@ class DataGiven(StageInput):
     evaluate_at_most: int | None = None  # chunks of text, or samples; None: EVALUATE_AT_MOST
 
 
+class PromptSet(StageInput):
+    """Prompts of a person that both models answer, with at most so many tokens each."""
+
+    texts: tuple[str, ...]
+    max_tokens: int
+
+
 class RunGiven(DataGiven):
     """What a run is asked to do. `exports` has the formats that every run writes, whether they are named or not."""
 
@@ -108,6 +115,7 @@ class RunGiven(DataGiven):
         (), validate_default=True
     )
     blame: tuple[str, ...] | None = None  # layers to give back one by one; (): those that moved most; None: not asked
+    prompts: tuple[PromptSet, ...] = ()
 
 
 class StageOutput(StageInput):

@@ -13,6 +13,7 @@ from . import (
     folders,
     imports,
     profiles,
+    prompts,
     publications,
     recipes,
     runs,

@@ -656,6 +656,27 @@ class SamplesAnswer(BaseModel):
     next: int | None = Field(description="Give it as `after` for the next page; null on the last.")
 
 
+class WrittenAnswer(RowAnswer):
+    tokens: list[str] = Field(description="What each token adds to the text.")
+    ended: Literal["stop", "length"] = Field(description="stop: the model said that it is done.")
+
+
+class AnsweredPromptAnswer(RowAnswer):
+    prompt: str
+    original: WrittenAnswer
+    result: WrittenAnswer
+    same: int = Field(description="How many first tokens are the same in both.")
+
+
+class AskedPromptsAnswer(RowAnswer):
+    """Prompts that were asked together; `answers` are there once `stage` has succeeded."""
+
+    texts: list[str]
+    max_tokens: int
+    stage: StageAnswer | None
+    answers: list[AnsweredPromptAnswer]
+
+
 class ShareAnswer(BaseModel):
     token: str
     url: str

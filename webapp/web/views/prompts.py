@@ -1,0 +1,64 @@
+"""Prompts of one's own, and what original and result of a run answered them."""
+
+from __future__ import annotations
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from pydantic import ValidationError
+
+from webapp.actions import prompts
+from webapp.actions.errors import BodyInvalid
+from webapp.actions.prompts import PromptsRequest
+from webapp.engine.errors import PareError
+from webapp.store.models import Run
+from webapp.web.extensions import db, services
+
+blueprint = Blueprint("prompts", __name__, url_prefix="/runs/<id>/prompts")
+
+BOXES = 4  # to write into
+
+
+@blueprint.app_template_global()
+def answers_prompts(run: Run) -> bool:
+    return prompts.why_no_prompts(run) is None
+
+
+@blueprint.get("")
+def show(id: str) -> str:
+    return page(db.get_or_abort(Run, id))
+
+
+@blueprint.post("")
+def ask(id: str) -> ResponseReturnValue:
+    run = db.get_or_abort(Run, id)
+    texts = [text.replace("\r\n", "\n") for text in request.form.getlist("prompt") if text.strip()]
+    try:
+        prompts.ask_prompts(db.session, services().jobs, run, read(texts, request.form.get("max_tokens", "")))
+    except PareError as error:
+        return page(run, error, texts), error.status
+    return redirect(url_for("prompts.show", id=id))
+
+
+def read(texts: list[str], max_tokens: str) -> PromptsRequest:
+    """Raises BodyInvalid."""
+    if not texts:
+        raise BodyInvalid("Write a prompt for both to go on from.", "prompts")
+    try:
+        return PromptsRequest.model_validate({"prompts": texts, "max_tokens": max_tokens or prompts.TOKENS})
+    except ValidationError:
+        raise BodyInvalid(
+            f"At most {prompts.MOST_PROMPTS} prompts are asked at once, for 1 to {prompts.MOST_TOKENS} tokens each.",
+            "max_tokens",
+        ) from None
+
+
+def page(run: Run, error: PareError | None = None, texts: list[str] | None = None) -> str:
+    return render_template(
+        "prompts/show.html",
+        run=run,
+        error=error,
+        why_not=prompts.why_no_prompts(run),
+        asked=prompts.prompts_of(run),
+        boxes=[*(texts or ()), *[""] * BOXES][:BOXES],
+        limits=prompts,
+    )
