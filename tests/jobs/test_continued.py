@@ -130,3 +130,23 @@ def test_a_fork_calibrates_on_other_data_and_reuses_what_does_not_depend_on_it(b
     assert states(fork)["baseline"] is StageState.REUSED
     assert states(fork)["step-1"] is StageState.SUCCEEDED
     assert fork.baseline["metrics"] == like.baseline["metrics"]
+
+
+def test_a_delivered_file_that_comes_back_is_what_it_was_and_takes_further_steps(bench, uploads, first):
+    """As a checkpoint of its own: what the run measured of its result is the baseline now."""
+    run = bench.ended(started(bench, run_id=first.id, recipe=recipe(QUANTIZE)))
+    artifact = next(each for each in run.artifacts if each.name == "model.safetensors")
+    content = bench.files.path(artifact.digest).read_bytes()
+    again = bench.inspected(Checkpoint, bench.upload("checkpoint", "again.safetensors", content))
+    assert (again.state, again.reason) == (UploadState.READY, None)
+    assert again.files["model.safetensors"]["digest"] == artifact.digest
+    asked = {"checkpoint_id": again.id, "dataset_id": uploads[1], "recipe": recipe({"technique": "cast"})}
+    further = bench.ended(started(bench, **asked, exports=["onnx"]))
+    assert (further.state, further.error, further.undelivered) == (RunState.SUCCEEDED, None, [])
+    for name in ("size_bytes", "params_total", "params_nonzero", "params_stored", "sparsity"):
+        assert further.baseline[name] == run.result[name], name
+    assert further.baseline["metrics"]["accuracy"] == run.result["metrics"]["accuracy"]
+    at_once = bench.ended(started(bench, run_id=run.id, recipe=recipe({"technique": "cast"})))
+    assert further.result["metrics"]["accuracy"] == at_once.result["metrics"]["accuracy"]
+    sizes = [row["bytes_after"] for row in further.receipt["credit"]]
+    assert sizes[-1] == further.result["size_bytes"]

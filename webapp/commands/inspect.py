@@ -41,5 +41,5 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
     width = max(len(tensor.name) for tensor in facts.tensors)
     for tensor in facts.tensors:
         shape = " × ".join(str(size) for size in tensor.shape) or "scalar"
-        kind = tensor.block_type or tensor.dtype
+        kind = tensor.label
         click.echo(f"  {tensor.name.ljust(width)}  {shape:>20}  {kind:>9}  {tensor.bytes:>14,} bytes")

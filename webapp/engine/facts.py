@@ -124,6 +124,15 @@ class Facts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class StoredFacts(Facts):
+    """How a file of Pare holds a weight that is not simply a tensor: sparse, as integers, as factors."""
+
+    plan: dict[str, Any]  # of the storage form, as JSON
+    label: str  # for people: "int4 groups of 64"
+    bytes: int  # of all its parts
+    params: int  # values: those of the factors, where it has some
+
+
 class TensorFacts(Facts):
     name: str
     shape: tuple[int, ...]
@@ -131,13 +140,21 @@ class TensorFacts(Facts):
     zeros: int = 0  # values that are exactly zero, where they were counted (floats, at inspection)
     block_type: str | None = None  # of llama.cpp's blocks ("Q4_K"), of a checkpoint that came in these
     block_bytes: int = 0  # of all of them
+    stored: StoredFacts | None = None  # of a checkpoint that Pare made
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
 
     @property
+    def label(self) -> str:
+        """How it is stored, for people."""
+        return self.stored.label if self.stored else self.block_type or self.dtype
+
+    @property
     def bytes(self) -> int:
+        if self.stored is not None:
+            return self.stored.bytes
         return self.block_bytes if self.block_type else self.size * DTYPE_BYTES[self.dtype]
 
     @property
@@ -333,6 +350,9 @@ class CheckpointFacts(Facts):
     unwritable: dict[str, str] = Field(default_factory=dict)  # format: why its graph cannot be written in it
     beside: dict[str, int] = Field(default_factory=dict)  # format: bytes of its file beside the weights, where known
     weights_bytes: int  # size of model.safetensors, header included
+    activations: dict[str, dict[str, Any]] = Field(
+        default_factory=dict
+    )  # of a file of Pare: how inputs become integers
     structure: Structure | None = None  # None: without an architecture, or not looked at yet
     pass_size: PassSize | None = None  # None: likewise, or it could not be found
     sources: tuple[SourceFacts, ...] = ()  # what was read of a file or folder that was named by its path
@@ -340,7 +360,7 @@ class CheckpointFacts(Facts):
 
     @property
     def params_total(self) -> int:
-        return sum(t.size for t in self.tensors if t.is_float)
+        return sum(t.stored.params if t.stored else t.size for t in self.tensors if t.is_float)
 
     @property
     def dtypes(self) -> dict[str, int]:

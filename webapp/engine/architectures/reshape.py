@@ -68,6 +68,7 @@ def reshaped_facts(facts: CheckpointFacts, change: ShapeChange) -> CheckpointFac
                 "name": change.renamed.get(tensor.name, tensor.name),
                 "shape": change.shapes.get(tensor.name, tensor.shape),
                 "zeros": 0 if tensor.name in change.shapes else tensor.zeros,
+                "stored": None if tensor.name in change.shapes else tensor.stored,
             }
         )
         for tensor in facts.tensors

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from webapp.engine.facts import LayerFacts
 from webapp.engine.plugins import Accepted
 from webapp.engine.progress import Report
+from webapp.engine.weights.held import FiledWeight
 from webapp.engine.weights.safetensors import LazyTensor
 
 
@@ -42,6 +43,11 @@ class Opened:
     layers: tuple[LayerFacts, ...] | None = None  # where the format tells them and there is no architecture
     infinite: frozenset[str] = frozenset()  # tensors that may hold infinities: masks, for one
     blocks: dict[str, tuple[str, LazyTensor]] = field(default_factory=dict)  # of `tensors`: (llama.cpp's type, uint8)
+    stored: dict[str, FiledWeight] = field(default_factory=dict)  # of a file of Pare: weights that are no plain tensors
+    activations: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # of a file of Pare, as its metadata tells them
+    architecture: dict[str, Any] | None = None  # likewise
     importance: tuple[str, Path] | None = None  # an importance matrix that lies beside the weights: its name, and where
 
 

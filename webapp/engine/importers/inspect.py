@@ -27,7 +27,9 @@ from webapp.engine.lazy import torch
 from webapp.engine.math.values import all_finite, count_zeros
 from webapp.engine.plugins import one_of
 from webapp.engine.progress import ProgressPart, Report
+from webapp.engine.weights import StoragePlan, stored_facts
 from webapp.engine.weights.ggml import BLOCKS
+from webapp.engine.weights.manifest import MANIFEST
 from webapp.engine.weights.originals import WEIGHTS, lie_in_files, write_index
 from webapp.engine.weights.safetensors import (
     MOST_TENSORS,
@@ -46,6 +48,7 @@ from .huggingface import FROM_KERAS, HuggingFaceImporter
 from .located import located
 from .quantized import WIDER, widen
 from .reading import SourcesRead
+from .stored_forms import check_activations, checked_plan, in_file_order, recognisable
 
 log = logging.getLogger(__name__)
 
@@ -93,28 +96,34 @@ def inspect_checkpoint(
         part = ProgressPart(report, 0.0, 0.3)
         opened = kind.open(UntrustedFile(upload, filename, Path(scratch), part, dequantize, only, in_place))
         read = SourcesRead(opened.sources or {upload.name: upload}, filename) if in_place else None
-        if not opened.tensors:
+        if not opened.tensors and not opened.stored:
             raise CheckpointRefused(f"{filename} holds no tensors")
         if len(opened.tensors) > MOST_TENSORS:
             raise CheckpointRefused(f"{filename} holds {len(opened.tensors)} tensors; at most {MOST_TENSORS} are read")
-        for name in (*opened.tensors, *opened.tied):
+        for name in (*opened.tensors, *opened.stored, *opened.tied):
             checked_name(name, filename)
         _widen(opened, filename)
         _name_bare_layer(opened)
-        _check_dtypes(opened.tensors, filename)
-        tensors = {name: tensor.facts(name) for name, tensor in opened.tensors.items()}
+        plans = {name: checked_plan(name, weight, filename) for name, weight in opened.stored.items()}
+        _check_dtypes(opened.tensors, plans, filename)
+        tensors = {name: tensor.facts(name) for name, tensor in opened.tensors.items()} | {
+            name: TensorFacts(name=name, shape=plan.shape, dtype=plan.dtype, stored=stored_facts(plan))
+            for name, plan in plans.items()
+        }
         spec, because = _recognised(opened, tensors)
         if spec is not None and spec.config.get("assumed"):
             opened.notes.append(spec.config["assumed"])
         layers, tied = _layers(opened, tensors, spec)
+        check_activations(opened.activations, layers, filename)
         matrix = _importance(opened, layers, spec, importance)
-        metadata = {"format": "pt"}
-        if "pare_architecture" in opened.metadata:
-            metadata["pare_architecture"] = opened.metadata["pare_architecture"]
+        kept = ("pare_architecture", MANIFEST)
+        metadata = {"format": "pt"} | {name: opened.metadata[name] for name in kept if name in opened.metadata}
         zeros: dict[str, int] = {}
         _keep_blocks_of(opened, layers)
         checked = _checked(opened, zeros, ProgressPart(report, 0.3, 0.9))
-        linked = in_place and lie_in_files(opened.tensors, Path(scratch))
+        checked = in_file_order(checked, opened.stored, plans)
+        as_they_came = in_file_order(opened.tensors, opened.stored, plans)
+        linked = in_place and lie_in_files(as_they_came, Path(scratch))
         if linked:
             for tensor in checked.values():
                 for _ in tensor.slices():
@@ -123,7 +132,7 @@ def inspect_checkpoint(
             written = write_safetensors(out / WEIGHTS, checked, metadata)
         sources = read.facts(ProgressPart(report, 0.9, 0.99)) if read else ()
         if linked:
-            written = write_index(out, opened.tensors, metadata)
+            written = write_index(out, as_they_came, metadata)
         _write_files(out, opened)
         if matrix is not None:
             write_importance(out / IMATRIX, matrix)
@@ -141,6 +150,7 @@ def inspect_checkpoint(
         weights_only_because=because,
         notes=tuple(opened.notes),
         weights_bytes=written,
+        activations=opened.activations,
         sources=sources,
         importance=None if matrix is None else matrix.told(),
     )
@@ -189,13 +199,14 @@ def _name_bare_layer(opened: Opened) -> None:
         )
 
 
-def _check_dtypes(tensors: Mapping[str, LazyTensor], filename: str) -> None:
+def _check_dtypes(tensors: Mapping[str, LazyTensor], plans: Mapping[str, StoragePlan], filename: str) -> None:
     for name, tensor in tensors.items():
         if dtype_name(tensor.dtype) not in NAMES:
             raise CheckpointRefused(
                 f"{name} in {filename} is {dtype_name(tensor.dtype)}; Pare reads {', '.join(NAMES)}"
             )
-    if not any(tensor.dtype.is_floating_point and math.prod(tensor.shape) for tensor in tensors.values()):
+    floats = any(tensor.dtype.is_floating_point and math.prod(tensor.shape) for tensor in tensors.values())
+    if not floats and not any("float" in plan.dtype and plan.size for plan in plans.values()):
         raise CheckpointRefused(f"{filename} holds no floating point tensors, so there is nothing to compress")
 
 
@@ -212,6 +223,8 @@ def _recognised(opened: Opened, tensors: dict[str, TensorFacts]) -> tuple[Archit
             config = {"pare_architecture": json.loads(opened.metadata["pare_architecture"])}
         except (ValueError, RecursionError) as error:
             raise CheckpointRefused(f"pare_architecture in its metadata is {json_fault(error)}") from error
+    if config is None and opened.architecture is not None:
+        config = recognisable(opened.architecture)
     spec = recognise(tensors, config)
     if spec is not None:
         return spec, None

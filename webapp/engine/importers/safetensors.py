@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 
-from webapp.engine.errors import CheckpointRefused
 from webapp.engine.plugins import Accepted
+from webapp.engine.weights.manifest import MANIFEST
 from webapp.engine.weights.safetensors import HEADER_LIMIT_BYTES, opened_file
 
 from .base import Importer, Opened, UntrustedFile
+from .stored_forms import take_stored
 
 
 class SafetensorsImporter(Importer):
@@ -30,18 +29,7 @@ class SafetensorsImporter(Importer):
     @classmethod
     def open(cls, upload: UntrustedFile) -> Opened:
         metadata, tensors = opened_file(upload.path, upload.filename)
-        _refuse_compressed(metadata, upload.filename)
-        return Opened(tensors=tensors, metadata=metadata)
-
-
-def _refuse_compressed(metadata: Mapping[str, str], filename: str) -> None:
-    """Integers and factors that Pare wrote are not weights to compress again: their steps belong into one recipe."""
-    try:
-        stored = json.loads(metadata.get("pare", "{}")).get("weights", {})
-    except (ValueError, AttributeError, RecursionError):
-        return  # somebody else's metadata of that name
-    if stored:
-        raise CheckpointRefused(
-            f"{filename} was compressed by Pare already ({len(stored)} weights are sparse, factored or integers); "
-            "upload the checkpoint that it was made from, and add the further steps to its recipe"
-        )
+        opened = Opened(tensors=tensors, metadata={**metadata})
+        opened.metadata.pop(MANIFEST, None)  # put back where it is sound
+        take_stored(opened, metadata, upload.filename)
+        return opened

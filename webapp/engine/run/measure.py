@@ -375,7 +375,7 @@ def _layer(name: str, kind: str, weight: str, plan: StoragePlan) -> dict[str, An
 def half_precision_bytes(model: Model) -> int:
     """The file's size if every float that is still wide were float16: what a plain cast gives, put aside."""
     plans = {name: plan.mapped(_halved) for name, plan in model.weights.plans.items()}
-    return predicted_size(plans, model.tied, model.architecture)[1]
+    return predicted_size(plans, model.tied, model.architecture, model.activations)[1]
 
 
 def _halved(plan: StoragePlan) -> StoragePlan:

@@ -16,6 +16,7 @@ from webapp.engine.recipe import Recipe, Step, StepSettings, TechniqueSettings, 
 from webapp.engine.techniques import Context, Need, Outcome, Skip, Technique, technique
 from webapp.engine.weights import StoragePlan, stored_plan
 from webapp.engine.weights.artifact import predicted_size
+from webapp.engine.weights.manifest import stored_activations
 from webapp.engine.weights.model import Model
 
 Answer = TypeVar("Answer")
@@ -395,7 +396,8 @@ def _warnings(step: PreparedStep, asked: Step, skipped: list[SkippedLayer]) -> I
 
 def size_of(facts: CheckpointFacts, plans: Plans) -> int:
     """The bytes of the file that such a model is stored in."""
-    return predicted_size(plans, facts.tied, facts.architecture)[1]
+    activations = stored_activations({"activations": facts.activations})
+    return predicted_size(plans, facts.tied, facts.architecture, activations)[1]
 
 
 def _totals(facts: CheckpointFacts, plans: dict[str, StoragePlan], original: CheckpointFacts) -> Totals:

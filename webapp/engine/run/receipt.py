@@ -16,6 +16,7 @@ from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import technique
+from webapp.engine.weights import stored_plan
 from webapp.units import FRACTIONS, lowered, percent
 
 from .expectation import beside
@@ -215,7 +216,8 @@ def _credit(baseline: Facts, result: Facts, steps: Sequence[Facts], facts: Check
 
 def _half_of_original(facts: CheckpointFacts) -> int:
     wide = {"float32": 2, "float64": 6}
-    return facts.weights_bytes - sum(wide.get(t.dtype, 0) * t.size for t in facts.tensors if not t.block_type)
+    plans = (leaf for tensor in facts.tensors for leaf in stored_plan(tensor).leaves)
+    return facts.weights_bytes - sum(wide.get(p.dtype, 0) * p.stored for p in plans if p.holds == "floats")
 
 
 def _row(label: str, before: int, after: int, total: int, note: str) -> dict[str, Any]:

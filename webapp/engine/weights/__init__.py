@@ -11,9 +11,10 @@ from webapp.engine.plugins import subclasses_in
 from .base import Encoded, FormInTraining, StoragePlan, TensorPart, furthest, half_dtype
 from .composite import Composite, CompositePlan
 from .dense import Dense, DensePlan
+from .described import stored_facts, stored_plan
 from .factored import Factored, FactoredPlan
 from .factored_conv import FactoredConv, FactoredConvPlan
-from .ggml import GgmlBlocks, GgmlPlan, stored_plan
+from .ggml import GgmlBlocks, GgmlPlan
 from .pivoted import Pivoted, PivotedPlan
 from .quantized import Quantized, QuantizedPlan
 from .safetensors import dtype_name, dtype_of

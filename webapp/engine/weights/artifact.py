@@ -15,14 +15,13 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.lazy import Tensor
 
-from . import Dense, Encoded, StoragePlan, form_of
+from . import Dense, Encoded, StoragePlan
 from .activations import Activations
 from .base import TensorPart
 from .held import FiledWeight, Weights
+from .manifest import FORMAT, MANIFEST, filed_weights, manifest_in, stored_activations
 from .model import Model
 from .safetensors import LazyTensor, file_size, lazy_tensors, read_header, write_safetensors
-
-FORMAT = 1
 
 
 def manifest(
@@ -38,7 +37,7 @@ def manifest(
         content["activations"] = {path: plan.model_dump(exclude_none=True) for path, plan in activations.items()}
     if spec:
         content["architecture"] = spec.model_dump(mode="json")
-    return {"format": "pt", "pare": json.dumps(content, separators=(",", ":"), sort_keys=True)}
+    return {"format": "pt", MANIFEST: json.dumps(content, separators=(",", ":"), sort_keys=True)}
 
 
 def write_model(model: Model, path: Path) -> int:
@@ -62,38 +61,27 @@ def file_of(model: Model) -> Path | None:
 
 def _content(path: Path) -> dict[str, Any]:
     """The manifest. Raises CheckpointRefused for a file that has none, or that of another version."""
-    metadata, _, _ = read_header(path)
-    try:
-        content: dict[str, Any] = json.loads(metadata["pare"])
-    except (KeyError, ValueError):
-        raise CheckpointRefused(f"{path.name} was not written by Pare: its metadata has no manifest.") from None
-    if content.get("format") != FORMAT:
-        raise CheckpointRefused(f"{path.name} has format {content.get('format')} of Pare; this version reads {FORMAT}.")
+    content = manifest_in(read_header(path)[0], path.name)
+    if content is None:
+        raise CheckpointRefused(f"{path.name} was not written by Pare: its metadata has no manifest.")
     return content
 
 
 def read_model(path: Path) -> Model:
     """The model in a file that `write_model` made. Raises CheckpointRefused for any other file."""
     content = _content(path)
-    tensors = lazy_tensors(path)
-    weights: dict[str, Encoded | FiledWeight] = {}
-    for name, meta in content["weights"].items():
-        place = f"{name} in {path.name}"
-        try:
-            suffixes = form_of(meta["kind"]).suffixes(meta)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise CheckpointRefused(f"{place} is damaged: {error}. Download the file again.") from None
-        owned = {suffix: tensors.pop(name + suffix) for suffix in suffixes if name + suffix in tensors}
-        weights[name] = FiledWeight(owned, meta, place)
-    weights |= {name: Dense(tensor) for name, tensor in tensors.items()}
+    stored, tensors = filed_weights(content, lazy_tensors(path), path.name)
+    weights: dict[str, Encoded | FiledWeight] = {**stored, **{name: Dense(each) for name, each in tensors.items()}}
     spec = content.get("architecture")
-    activations = {path: Activations.model_validate(plan) for path, plan in content.get("activations", {}).items()}
     architecture = ArchitectureSpec.model_validate(spec) if spec else None
-    return Model(Weights(weights, path), content["tied"], architecture, activations)
+    return Model(Weights(weights, path), content["tied"], architecture, stored_activations(content))
 
 
 def predicted_size(
-    plans: Mapping[str, StoragePlan], tied: Mapping[str, str], spec: ArchitectureSpec | None
+    plans: Mapping[str, StoragePlan],
+    tied: Mapping[str, str],
+    spec: ArchitectureSpec | None,
+    activations: Mapping[str, Activations] | None = None,
 ) -> tuple[int, int]:
     """(header bytes, file bytes) that `write_model` gives for weights of these plans."""
 
@@ -101,4 +89,4 @@ def predicted_size(
     tensors = [
         TensorPart(name + part.name, part.shape, part.dtype) for name, plan in ordered.items() for part in plan.parts
     ]
-    return file_size(tensors, manifest(ordered, tied, spec))
+    return file_size(tensors, manifest(ordered, tied, spec, activations))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self
 
-from webapp.engine.facts import PLAIN, Layout, TensorFacts
+from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import ggml
 
@@ -64,15 +64,6 @@ class GgmlPlan(StoragePlan):
     def meta(self) -> dict[str, Any]:
         zeros = {} if self.zeros is None else {"zeros": self.zeros}
         return super().meta | {"type": self.type} | zeros | self.layout.meta
-
-
-def stored_plan(tensor: TensorFacts, shape: tuple[int, ...] | None = None) -> StoragePlan:
-    """How a checkpoint holds a tensor; of another `shape` how it would."""
-    if shape is not None and shape != tensor.shape:
-        return DensePlan(shape, tensor.dtype)
-    if tensor.block_type is None:
-        return DensePlan(tensor.shape, tensor.dtype, zeros=tensor.zeros)
-    return GgmlPlan(tensor.shape, tensor.dtype, tensor.block_type, tensor.shape[0], zeros=tensor.zeros)
 
 
 class GgmlBlocks(Encoded):

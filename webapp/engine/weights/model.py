@@ -12,7 +12,8 @@ from . import Composite, Dense, Encoded, StoragePlan, stored_plan
 from .activations import Activations
 from .ggml import BLOCKS
 from .held import FiledWeight, Weights
-from .originals import original_tensors
+from .manifest import filed_weights, manifest_in, stored_activations
+from .originals import original_file
 
 
 @dataclass(init=False)
@@ -44,8 +45,12 @@ class Model:
     @classmethod
     def of_checkpoint(cls, folder: Path, facts: CheckpointFacts) -> Model:
         """The checkpoint as it was uploaded; each tensor is read from the file when it is needed."""
-        tensors, known = original_tensors(folder), {tensor.name: tensor for tensor in facts.tensors}
+        (tensors, metadata), known = original_file(folder), {tensor.name: tensor for tensor in facts.tensors}
+        content = manifest_in(metadata, "the checkpoint")
         weights: dict[str, Encoded | FiledWeight] = {}
+        if content is not None:
+            in_parts, tensors = filed_weights(content, tensors, "the checkpoint")
+            weights |= in_parts
         for stored, tensor in tensors.items():
             name = stored.removesuffix(BLOCKS)
             told = known.get(name)
@@ -54,7 +59,8 @@ class Model:
                 weights[name] = FiledWeight({BLOCKS: tensor}, meta, f"{name} of the checkpoint")
             else:
                 weights[stored] = Dense(tensor, zeros=told.zeros if told is not None else None)
-        return cls(Weights(weights), facts.tied, facts.architecture, files=folder)
+        activations = stored_activations(content) if content is not None else None
+        return cls(Weights(weights), facts.tied, facts.architecture, activations, folder)
 
     def weight(self, name: str) -> Encoded:
         """A weight by its name, or by one that is tied to it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from webapp.engine.errors import CheckpointRefused
 
-from .safetensors import LazyTensor, file_size, lazy_tensors, read_header
+from .safetensors import LazyTensor, file_size, lazy_tensors, opened_file, read_header
 
 WEIGHTS = "model.safetensors"
 IN_PLACE = "weights"
@@ -49,7 +49,7 @@ def write_index(folder: Path, tensors: Mapping[str, LazyTensor], metadata: Mappi
 def original_tensors(folder: Path) -> dict[str, LazyTensor]:
     """Of an inspected checkpoint, each read when it is asked for. Raises CheckpointRefused for a file that was changed
     since, so that its header does not say the same."""
-    return _opened(folder)[0]
+    return original_file(folder)[0]
 
 
 def original_sizes(folder: Path) -> tuple[int, int, int]:
@@ -58,15 +58,17 @@ def original_sizes(folder: Path) -> tuple[int, int, int]:
     if path.exists():
         _, stored, header = read_header(path)
         return path.stat().st_size, header, sum(tensor.bytes for tensor in stored.values())
-    tensors, metadata = _opened(folder)
+    tensors, metadata = original_file(folder)
     header, size = file_size([tensor.facts(name) for name, tensor in tensors.items()], metadata)
     return size, header, size - header
 
 
-def _opened(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+def original_file(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """The same, and the metadata of the file. Raises CheckpointRefused likewise."""
     place = folder / IN_PLACE
     if not (place / INDEX).exists():
-        return lazy_tensors(folder / WEIGHTS), {}
+        metadata, tensors = opened_file(folder / WEIGHTS)
+        return tensors, metadata
     index = json.loads((place / INDEX).read_text(encoding="utf8"))
     found: dict[str, LazyTensor] = {}
     files: dict[str, dict[str, LazyTensor]] = {}

@@ -14,8 +14,9 @@ from webapp.engine.importers.base import Importer, Opened, UntrustedFile
 from webapp.engine.importers.gguf.importance import matrices_among
 from webapp.engine.importers.quantized import turn_into_floats, widen
 from webapp.engine.importers.state_dict import open_state_dict
+from webapp.engine.importers.stored_forms import take_stored
 from webapp.engine.plugins import Accepted
-from webapp.engine.weights.safetensors import lazy_tensors
+from webapp.engine.weights.safetensors import opened_file
 
 from .files import FROM_KERAS, FolderFiles, files_of
 from .names import conform
@@ -85,7 +86,8 @@ class HuggingFaceImporter(Importer):
         _without_remote_code(opened)
         turn_into_floats(opened, filename, upload.dequantize)
         widen(opened, filename)
-        conform(opened, filename, upload.scratch, report)
+        if not opened.stored:  # Pare itself wrote the names
+            conform(opened, filename, upload.scratch, report)
         return opened
 
 
@@ -174,7 +176,15 @@ def _here(name: str, pattern: str) -> bool:
 def _add(opened: Opened, path: Path, shard: str, named: Iterable[str]) -> None:
     """One shard's tensors. Raises CheckpointRefused where two shards hold one name, or it lacks one that is `named`."""
     if shard.endswith(".safetensors"):
-        tensors, tied = lazy_tensors(path, shard), {}
+        metadata, tensors = opened_file(path, shard)
+        made = Opened(tensors=tensors)
+        take_stored(made, metadata, shard)
+        tensors, tied = made.tensors, made.tied if made.stored else {}
+        opened.stored |= made.stored
+        opened.notes.extend(made.notes)
+        if made.stored:
+            opened.metadata |= made.metadata
+            opened.activations |= made.activations
     else:
         part = open_state_dict(path, shard)
         tensors, tied = part.tensors, part.tied
