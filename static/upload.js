@@ -39,6 +39,8 @@ function options() {
   if (form.querySelector("input[name=dequantize]:checked")) query.set("dequantize", "1");
   const task = form.querySelector("select[name=task]")?.value;
   if (task) query.set("task", task);
+  const newerThan = form.querySelector("select[name=newer_than_id]")?.value;
+  if (newerThan) query.set("newer_than_id", newerThan);
   return query;
 }
 
@@ -114,7 +116,7 @@ async function sendFolder(name, parts, total, signal) {
     await sendParts(part, { address: "/api/v1/files", query, begun, signal, show, pause: progress.pause });
     before += part.file.size;
   }
-  const body = { name, files: Object.fromEntries(parts.map(({ path, id }) => [path, id])), dequantize: query.has("dequantize"), task: query.get("task") };
+  const body = { name, files: Object.fromEntries(parts.map(({ path, id }) => [path, id])), dequantize: query.has("dequantize"), task: query.get("task"), newer_than_id: query.get("newer_than_id") };
   const key = crypto.getRandomValues(new Uint32Array(4)).join("-"); // an answer that is lost is not asked for twice
   const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
   while (true) {

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from webapp.engine.errors import some
 from webapp.store.clock import now
+from webapp.store.digests import maker_of
 from webapp.store.models import Checkpoint, Dataset, Deployment, Profile, Run, RunState, Share, Study
 
 from .errors import Conflict
@@ -56,8 +57,10 @@ def delete_runs(session: Session, ids: Sequence[str]) -> None:
     served = served.where(Deployment.run_id.in_(runs), Deployment.token_hash.is_not(None))
     if held := session.execute(served.limit(1)).first():
         raise Conflict(f"The run {runs[held.run_id].name} is deployed as {held.name}. Delete the deployment first.")
-    for column in (Run.forked_from_id, Run.continued_from_id, Checkpoint.delivered_by_id):
-        session.execute(update(column.class_).where(column.in_(runs)).values({column.key: None}))
+    for column in (Run.forked_from_id, Run.continued_from_id):
+        session.execute(update(Run).where(column.in_(runs)).values({column.key: None}))
+    for came_back in session.scalars(select(Checkpoint).where(Checkpoint.delivered_by_id.in_(runs))):
+        came_back.delivered_by_id = maker_of(session, came_back, but=runs)
     for share in session.scalars(select(Share).where(Share.revoked_at.is_(None))):
         gone = [runs[id_].name for id_ in share.run_ids if id_ in runs]
         if gone:

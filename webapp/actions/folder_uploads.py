@@ -13,13 +13,13 @@ from webapp.engine.data.tasks import named
 from webapp.engine.importers.gguf.importance import NAMED
 from webapp.engine.importers.huggingface import KEPT
 from webapp.engine.importers.huggingface.files import may_matter
-from webapp.store.digests import digest_of_files
+from webapp.store.digests import digest_of_files, maker_of
 from webapp.store.errors import UploadTooLarge
 from webapp.store.files import FileStore
 from webapp.store.models import Checkpoint
 
 from .errors import Conflict, RequestInvalid
-from .uploads import Inspections, find, upload_name
+from .uploads import Inspections, find, upload_name, version_before
 
 FILES = "files"  # the kind of an upload that becomes a part of a checkpoint
 MOST_FILES = 2000
@@ -57,6 +57,7 @@ def receive_folder(
     settings: InstallationSettings,
     dequantize: bool = False,
     task: str | None = None,
+    newer_than_id: str | None = None,
 ) -> Checkpoint:
     """Makes the row of uploads that are whole, {path in the folder: the upload's id}, and queues its inspection.
 
@@ -64,6 +65,8 @@ def receive_folder(
     TaskUnfit.
     """
     shown, use = upload_name(name), named(task, None) if task else None
+    if newer_than_id is not None:
+        version_before(session, newer_than_id)
     if CONFIG not in uploads and not _gguf_alone(uploads):
         raise RequestInvalid(f"There is no {CONFIG} among the files, which says what model they are.", "files")
     if len(uploads) > MOST_FILES:
@@ -92,7 +95,10 @@ def receive_folder(
         task=use,
         source={"kind": FILES, "files": parts},
     )
+    row.newer_than_id = newer_than_id
     session.add(row)
+    session.flush()
+    row.delivered_by_id = maker_of(session, row)
     session.commit()
     jobs.enqueue_inspection("checkpoint", row.id)
     for draft in drafts.values():

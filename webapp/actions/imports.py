@@ -19,7 +19,7 @@ from webapp.engine.importers.located import CONFIG, SNAPSHOTS, display_name
 from webapp.store.models import Checkpoint
 
 from .errors import Conflict, NotFound, RequestInvalid
-from .uploads import NAME_LENGTH, Inspections
+from .uploads import NAME_LENGTH, Inspections, version_before
 
 MOST, MOST_FOLDERS, DEEPEST = 500, 5000, 6  # checkpoints that are listed, folders that are looked at, and how deep
 OF_FOLDERS = (".safetensors", ".bin")  # weights that need their config.json beside them
@@ -58,6 +58,7 @@ def import_path(
     settings: InstallationSettings,
     dequantize: bool = False,
     task: str | None = None,
+    newer_than_id: str | None = None,
 ) -> Checkpoint:
     """Makes the row (state "inspecting") of what lies at `path` and stays there, and queues its inspection.
 
@@ -65,9 +66,11 @@ def import_path(
     of them; NotFound, TaskUnfit.
     """
     use = named(task, None) if task else None
+    if newer_than_id is not None:
+        version_before(session, newer_than_id)
     place = _allowed(path, settings)
     shown = _named(place)[-NAME_LENGTH:]
-    row = Checkpoint(size_bytes=_size(place), dequantize=dequantize, task=use)
+    row = Checkpoint(size_bytes=_size(place), dequantize=dequantize, task=use, newer_than_id=newer_than_id)
     return _begun(row, shown, {"kind": "path", "path": str(place)}, session, jobs)
 
 
@@ -80,19 +83,22 @@ def import_from_hub(
     settings: InstallationSettings,
     dequantize: bool = False,
     task: str | None = None,
+    newer_than_id: str | None = None,
 ) -> Checkpoint:
     """Makes the row of a model on the hub and queues its download, at the commit that `revision` is then ("main").
 
     Raises RequestInvalid, Conflict where the settings name no hub, TaskUnfit.
     """
     use = named(task, None) if task else None
+    if newer_than_id is not None:
+        version_before(session, newer_than_id)
     if not settings.hub_url:
         raise Conflict("Models by name are switched off here: the setting hub_url names no hub.")
     name = repository_name(repo_id)
     asked = revision or "main"
     if not REVISION.fullmatch(asked) or ".." in asked:
         raise RequestInvalid(f"{asked[:200]!r} is no branch, tag or commit.", "revision")
-    row = Checkpoint(size_bytes=0, dequantize=dequantize, task=use)
+    row = Checkpoint(size_bytes=0, dequantize=dequantize, task=use, newer_than_id=newer_than_id)
     return _begun(row, name, {"kind": "hub", "repo_id": name, "asked": asked, "revision": None}, session, jobs)
 
 

@@ -222,6 +222,11 @@ def set_task(session: Session, checkpoint: Checkpoint, task: str | None) -> None
 
 def fork_run(session: Session, jobs: RunQueue, run: Run, changes: RunChanges) -> Run:
     """A new run like `run`, with what `changes` names; stages that both share are reused."""
+    return create_run(session, jobs, fork_request(run, changes), forked_from_id=run.id)
+
+
+def fork_request(run: Run, changes: RunChanges) -> RunRequest:
+    """What asks for a run like it."""
     kept = {
         "checkpoint_id": run.checkpoint_id,
         "dataset_id": run.dataset_id,
@@ -237,7 +242,7 @@ def fork_run(session: Session, jobs: RunQueue, run: Run, changes: RunChanges) ->
     for field in ("checkpoint_id", "recipe", "exports", "seed"):  # null here means: as before
         if changed.get(field, 0) is None:
             del changed[field]
-    return create_run(session, jobs, RunRequest.model_validate(kept | changed), forked_from_id=run.id)
+    return RunRequest.model_validate(kept | changed)
 
 
 def cancel_run(session: Session, jobs: RunQueue, run: Run) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from webapp.config import InstallationSettings
 from webapp.engine.data.tasks import named
+from webapp.store.digests import maker_of
 from webapp.store.errors import UploadTooLarge
 from webapp.store.files import LOOK_EVERY_BYTES, FileStore, Readable
 from webapp.store.models import Checkpoint, Dataset, new_id
@@ -50,6 +51,7 @@ def receive_checkpoint(
     expected_bytes: int | None = None,
     dequantize: bool = False,
     task: str | None = None,
+    newer_than_id: str | None = None,
 ) -> Checkpoint:
     """Streams the body into the file store, makes the row (state "inspecting") and queues its inspection.
 
@@ -58,13 +60,19 @@ def receive_checkpoint(
     With `dequantize` weights that are quantized already become floats again, instead of being refused.
     `task` is what the model is for, where its owner says so; inspection refuses one that it cannot be.
 
-    `expected_bytes` is the Content-Length, None where the client did not say. Before any row exists it raises
-    RequestInvalid, TaskUnfit, UploadEmpty, or the store's UploadTooLarge, UploadBroken or StoreFull.
+    `newer_than_id` is a checkpoint of which it is the next version. `expected_bytes` is the Content-Length, None where
+    the client did not say. Before any row exists it raises NotFound, RequestInvalid, TaskUnfit, UploadEmpty, or the
+    store's UploadTooLarge, UploadBroken or StoreFull.
     """
     shown, use = upload_name(name), named(task, None) if task else None
+    if newer_than_id is not None:
+        version_before(session, newer_than_id)
     digest, size_bytes = receive_body(stream, shown, files, limit_bytes, expected_bytes)
     row = Checkpoint(name=shown, filename=shown, size_bytes=size_bytes, digest=digest, dequantize=dequantize, task=use)
+    row.newer_than_id = newer_than_id
     session.add(row)
+    session.flush()
+    row.delivered_by_id = maker_of(session, row)
     session.commit()
     jobs.enqueue_inspection("checkpoint", row.id)
     return row
@@ -124,6 +132,14 @@ def upload_name(name: str | None) -> str:
             f"The name has {len(shown)} characters; at most {NAME_LENGTH} are kept. Shorten it.", "name"
         )
     return shown
+
+
+def version_before(session: Session, id_: str) -> Checkpoint:
+    """The checkpoint that a newer one is to follow. Raises NotFound."""
+    found = session.get(Checkpoint, id_) if id_.isascii() and id_.isalnum() else None
+    if found is None:
+        raise NotFound(f"There is no checkpoint {id_[:40]}. It may have been deleted.", "newer_than_id")
+    return found
 
 
 def upload_split(split: str | None) -> str:

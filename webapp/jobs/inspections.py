@@ -17,7 +17,7 @@ from webapp.engine.errors import OutOfMemory, PareError
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers.reading import digest_of_sources
 from webapp.store.database import writing
-from webapp.store.digests import forget_upload
+from webapp.store.digests import forget_upload, maker_of
 from webapp.store.errors import StoreError
 from webapp.store.models import Checkpoint, Dataset, UploadState
 
@@ -135,6 +135,7 @@ class InspectionWork:
                 if facts and facts.get("sources"):
                     sources = CheckpointFacts.model_validate(facts).sources
                     row.digest, row.size_bytes = digest_of_sources(sources), sum(s.size_bytes for s in sources)
+                row.delivered_by_id = row.delivered_by_id or maker_of(session, row)  # the weights of an archive, too
         with self.place.sessions() as session:
             forget_upload(session, self.place.files, row)
         self._forget(row)

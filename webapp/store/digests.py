@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .files import FileStore
-from .models import Artifact, Checkpoint, Dataset, Stage, UploadState
+from .models import Artifact, Checkpoint, Dataset, Run, Stage, UploadState
 
 
 def digest_of_files(files: Mapping[str, Any]) -> str:
@@ -25,6 +25,20 @@ def normalised_digest(upload: Checkpoint | Dataset) -> str:
     task = ((upload.facts or {}).get("architecture") or {}).get("task") if isinstance(upload, Checkpoint) else None
     in_place = upload.in_place if isinstance(upload, Checkpoint) else {}
     return f"{digest_of_files({**upload.files, **in_place})} {task or ''}".strip()
+
+
+def maker_of(session: Session, checkpoint: Checkpoint, but: Collection[str] = ()) -> str | None:
+    """The id of the first run, `but` some, that delivered what was uploaded, or the weights in it. Not one of it."""
+    held = [checkpoint.files, (checkpoint.source or {}).get("files", {})]
+    digests = {checkpoint.digest} | {entry["digest"] for files in held for entry in (files or {}).values()}
+    asked = (
+        select(Run.id)
+        .join(Artifact, Artifact.run_id == Run.id)
+        .where(Artifact.digest.in_(digests - {""}), Artifact.format != "companion")
+        .where(Run.checkpoint_id != checkpoint.id, Run.id.not_in(but))
+        .order_by(Run.created_at, Run.id)
+    )
+    return session.scalar(asked.limit(1))
 
 
 def named_digests(session: Session) -> set[str]:

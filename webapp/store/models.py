@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -23,8 +23,17 @@ from sqlalchemy import (
     false,
     insert,
     inspect,
+    select,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, mapped_column, relationship
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    MappedSQLExpression,
+    Mapper,
+    column_property,
+    mapped_column,
+    relationship,
+)
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from .clock import now
@@ -160,10 +169,11 @@ class Checkpoint(Upload, Base):
         ForeignKey("runs.id", name="checkpoints_delivered_by", use_alter=True), index=True
     )
 
+    best_run_id: ClassVar[MappedSQLExpression[str | None]]  # below
+
     runs: Mapped[list[Run]] = relationship(back_populates="checkpoint", foreign_keys="Run.checkpoint_id")
     newer_than: Mapped[Checkpoint | None] = relationship(remote_side="Checkpoint.id")
     delivered_by: Mapped[Run | None] = relationship(foreign_keys=[delivered_by_id], viewonly=True)
-    best: Mapped[Run | None] = relationship(foreign_keys="Run.best_of_id", viewonly=True, uselist=False)
 
 
 class Dataset(Upload, Base):
@@ -179,6 +189,9 @@ class Run(Job, Base):
         Index(
             "runs_listed", "created_at", "id", "state", "checkpoint_id", "dataset_id", "study_id", "starred", "name"
         ),  # with all that a list is narrowed by, so that the rows, which hold receipts, are not read for it
+        Index(
+            "runs_by_lineage", "checkpoint_id", "continued_from_id", "forked_from_id", "created_at", "id"
+        ),  # likewise
     )
 
     name: Mapped[str] = mapped_column(String(200))
@@ -272,6 +285,11 @@ class RunFigure(Base):
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), primary_key=True)
     value: Mapped[float]
     text: Mapped[str] = mapped_column(String(TEXT_LENGTH), default="")
+
+
+Checkpoint.best_run_id = column_property(  # of its runs the one that was promoted
+    select(Run.id).where(Run.best_of_id == Checkpoint.id).correlate_except(Run).scalar_subquery()
+)
 
 
 @event.listens_for(Run, "after_insert")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy import func, select
+from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import defer
 
 from webapp import charts
@@ -12,9 +14,11 @@ from webapp.actions import imports
 from webapp.actions.compatibility import tasks_of
 from webapp.actions.deletion import delete_checkpoint
 from webapp.actions.errors import Conflict, NotFound, RequestInvalid
+from webapp.actions.lineage import lineage_of_checkpoint
 from webapp.actions.run_columns import DEFAULT
 from webapp.actions.run_requests import set_task
 from webapp.actions.run_table import RunsView, runs_page
+from webapp.actions.versions import applicable, studies_of, suggested_version, told_versions
 from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
 from webapp.engine.exporters import exporters
@@ -22,8 +26,9 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.importers import importers
 from webapp.engine.plugins import Accepted
 from webapp.engine.run.predict import held_by, unreached
-from webapp.store.models import Checkpoint, Run, UploadState
+from webapp.store.models import Checkpoint, Run, RunFigure, UploadState
 from webapp.web.extensions import db, importing, services
+from webapp.web.views.lineage import earlier_versions
 
 blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
 
@@ -33,11 +38,12 @@ LATEST = 6  # runs that its page shows
 @blueprint.get("")
 def index() -> str:
     runs = select(func.count(Run.id)).where(Run.checkpoint_id == Checkpoint.id).scalar_subquery()
+    best = {id_: (name, size) for id_, name, size in db.session.execute(best_runs())}
     rows = db.session.execute(
         select(Checkpoint, runs).options(defer(Checkpoint.files)).order_by(Checkpoint.created_at.desc(), Checkpoint.id)
     ).all()
     shown = [(checkpoint, summary(checkpoint), count) for checkpoint, count in rows]
-    return render_template("checkpoints/index.html", rows=shown, accepted=accepted())
+    return render_template("checkpoints/index.html", rows=shown, best=best, accepted=accepted())
 
 
 @blueprint.get("/new")
@@ -45,6 +51,8 @@ def new() -> str:
     return render_template(
         "checkpoints/new.html",
         uses=USES,
+        earlier=earlier_versions(),
+        newer_than=request.args.get("newer_than", ""),
         accepted=accepted(),
         dequantized=[kind.accepts.title for kind in importers().values() if kind.dequantizes],
         limit_bytes=services().settings.max_upload_bytes,
@@ -57,7 +65,8 @@ def new() -> str:
 @blueprint.post("/import")
 def take_in() -> ResponseReturnValue:
     form = request.form
-    asked = {**importing(), "dequantize": "dequantize" in form, "task": form.get("task") or None}
+    given = {"task": form.get("task") or None, "newer_than_id": form.get("newer_than_id") or None}
+    asked = {**importing(), **given, "dequantize": "dequantize" in form}
     try:
         if "repo_id" in form:
             row = imports.import_from_hub(form["repo_id"].strip(), form.get("revision", "").strip() or None, **asked)
@@ -85,6 +94,13 @@ def show(id: str) -> str:
         unreached=unreached(held_by(facts), facts.weights_bytes),
         runs=runs_page(db.session, latest, LATEST).runs,
         run_columns=latest.shown,
+        lineage=lineage_of_checkpoint(db.session, checkpoint),
+        versions=told_versions(db.session, checkpoint),
+        suggested=suggested_version(db.session, checkpoint),
+        earlier=earlier_versions(but=id),
+        applicable=applicable(db.session, checkpoint),
+        studies=studies_of(db.session, [checkpoint.newer_than_id]),
+        best=db.session.get(Run, checkpoint.best_run_id) if checkpoint.best_run_id else None,
         written_as=[form.title for form in exporters().values() if form.refuses(facts) is None],
         unwritable=unwritable(facts),
         tasks=tasks_of(checkpoint.facts or {}),
@@ -111,6 +127,16 @@ def delete(id: str) -> ResponseReturnValue:
     delete_checkpoint(db.session, checkpoint)
     flash(f"{checkpoint.name} was deleted.")
     return redirect(url_for("checkpoints.index"))
+
+
+def best_runs() -> Select[Any]:
+    """(checkpoint, name of its best run, bytes of that one's file)."""
+    size = and_(RunFigure.run_id == Run.id, RunFigure.name == "size_bytes")
+    return (
+        select(Run.best_of_id, Run.name, RunFigure.value)
+        .join(RunFigure, size, isouter=True)
+        .where(Run.best_of_id.is_not(None))
+    )
 
 
 def accepted() -> list[Accepted]:

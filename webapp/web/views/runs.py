@@ -24,10 +24,12 @@ from plotly.graph_objects import Figure
 from sqlalchemy import func, select
 
 from webapp import charts
+from webapp.actions.beside import beside
 from webapp.actions.compatibility import incompatible_formats
 from webapp.actions.deletion import delete_run
 from webapp.actions.deployments import deployable, deployed, served_formats
 from webapp.actions.errors import NotFound, RequestInvalid
+from webapp.actions.lineage import lineage_of_run
 from webapp.actions.packages import offered
 from webapp.actions.publishing import publications_of
 from webapp.actions.run_actions import MOST, RunAction, chosen, foreseen_deletion, perform
@@ -43,6 +45,7 @@ from webapp.store.clock import now
 from webapp.store.models import Checkpoint, Dataset, LogLine, Run, RunState, RunTag, Study
 from webapp.web.display import STATE_LOOKS
 from webapp.web.extensions import db, services
+from webapp.web.views.lineage import other_data
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 
@@ -175,6 +178,9 @@ def show(id: str) -> str:
         techniques=known,
         state=RunState(run.state),
         links=shares_of(db.session, [id]),
+        lineage=lineage_of_run(db.session, run),
+        like=beside(run, services().files),
+        other_data=other_data(run),
         drawn=drawn_of(run),
         given=given_sample(run),
         hub=settings.hub_url if settings.hub_token else "",

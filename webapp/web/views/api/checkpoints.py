@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from webapp.actions import uploads
+from webapp.actions import uploads, versions
 from webapp.actions.deletion import delete_checkpoint as delete_row
+from webapp.actions.lineage import lineage_of_checkpoint
 from webapp.actions.run_requests import set_task
+from webapp.actions.versions import AppliedRuns, set_best, set_version, versions_of
 from webapp.store.files import Readable
 from webapp.store.models import Checkpoint
-from webapp.web.extensions import db, row_of, taking_in
+from webapp.web.extensions import db, row_of, services, taking_in
 
 from . import schemas
 from .answers import checkpoint_answer, page
@@ -22,7 +24,7 @@ from .endpoints import Body, body_length, endpoint, require_bare_body
     "Upload a checkpoint: the file is the body",
     status=201,
     raw_body=True,
-    errors=(413, 415, 422, 507),
+    errors=(404, 413, 415, 422, 507),
     example="-T model.safetensors '?name=model.safetensors'",
 )
 def put_checkpoint(query: schemas.CheckpointQuery) -> schemas.CheckpointAnswer:
@@ -46,15 +48,43 @@ def get_checkpoint(id: str) -> schemas.CheckpointAnswer:
 @endpoint(
     "PATCH",
     "/checkpoints/<id>",
-    "Say what a checkpoint is for",
+    "Say what a checkpoint is for, which of its runs is the best so far, or of which one it is the next version",
     errors=(409,),
-    example="""--json '{"task": "regression"}'""",
+    example="""--json '{"best_run_id": "ID"}'""",
 )
 def change_checkpoint(id: str, body: schemas.CheckpointChanges) -> schemas.CheckpointAnswer:
     row = row_of(Checkpoint, id)
     if "task" in body.model_fields_set:
         set_task(db.session, row, body.task)
+    if "newer_than_id" in body.model_fields_set:
+        set_version(db.session, row, body.newer_than_id)
+    if "best_run_id" in body.model_fields_set:
+        set_best(db.session, row, body.best_run_id)
     return checkpoint_answer(row)
+
+
+@endpoint("GET", "/checkpoints/<id>/versions", "The versions that a checkpoint is one of, the first one first")
+def get_versions(id: str) -> schemas.Items[schemas.CheckpointAnswer]:
+    rows = versions_of(db.session, row_of(Checkpoint, id))
+    return schemas.Items[schemas.CheckpointAnswer](items=[checkpoint_answer(row, with_facts=False) for row in rows])
+
+
+@endpoint("GET", "/checkpoints/<id>/lineage", "Where a checkpoint comes from and what became of it, as a small tree")
+def get_checkpoint_lineage(id: str) -> schemas.LineageAnswer:
+    return schemas.LineageAnswer.model_validate(lineage_of_checkpoint(db.session, row_of(Checkpoint, id)))
+
+
+@endpoint(
+    "POST",
+    "/checkpoints/<id>/runs",
+    "Apply the recipes of runs to a checkpoint, such as the next version of theirs",
+    status=202,
+    errors=(409,),
+    example="""--json '{"run_ids": ["ID"]}'""",
+)
+def apply_runs(id: str, body: AppliedRuns) -> schemas.Items[schemas.RunSummary]:
+    made = versions.apply_runs(db.session, services().jobs, row_of(Checkpoint, id), body)
+    return schemas.Items[schemas.RunSummary](items=made)
 
 
 @endpoint("DELETE", "/checkpoints/<id>", "Delete a checkpoint that no run uses", status=204, errors=(409,))
@@ -72,4 +102,5 @@ def receive_checkpoint(
         expected_bytes=expected_bytes,
         dequantize=query.dequantize,
         task=query.task,
+        newer_than_id=query.newer_than_id,
     )

@@ -41,5 +41,6 @@ def create_folder(body: schemas.FolderRequest) -> schemas.CheckpointAnswer:
         **importing(),
         dequantize=body.dequantize,
         task=body.task,
+        newer_than_id=body.newer_than_id,
     )
     return checkpoint_answer(row)

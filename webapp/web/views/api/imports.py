@@ -27,7 +27,8 @@ def get_imports() -> schemas.Items[schemas.ImportableAnswer]:
     example="""--json '{"path": "/models/llama"}'""",
 )
 def import_checkpoint(body: schemas.ImportRequest) -> schemas.CheckpointAnswer:
-    asked = {**importing(), "dequantize": body.dequantize, "task": body.task}
+    given = {"dequantize": body.dequantize, "task": body.task, "newer_than_id": body.newer_than_id}
+    asked = {**importing(), **given}
     if body.path is not None:
         return checkpoint_answer(imports.import_path(body.path, **asked))
     assert body.repo_id is not None

@@ -12,6 +12,7 @@ from werkzeug.datastructures import MultiDict
 
 from webapp.actions import run_requests
 from webapp.actions.deletion import delete_run as delete_row
+from webapp.actions.lineage import lineage_of_run
 from webapp.actions.run_actions import chosen, perform
 from webapp.actions.run_notes import RunEdit, edit_run
 from webapp.actions.run_requests import RunChanges, RunRequest
@@ -138,3 +139,8 @@ def retry_run(id: str) -> schemas.RunAnswer:
 )
 def fork_run(id: str, body: RunChanges) -> schemas.RunAnswer:
     return run_answer(run_requests.fork_run(db.session, services().jobs, row_of(Run, id), body))
+
+
+@endpoint("GET", "/runs/<id>/lineage", "Where a run comes from and what goes on from it, as a small tree")
+def get_run_lineage(id: str) -> schemas.LineageAnswer:
+    return schemas.LineageAnswer.model_validate(lineage_of_run(db.session, row_of(Run, id)))

@@ -64,6 +64,7 @@ class CheckpointQuery(RequestBody):
         False, description="Turn weights that are quantized already into floats again; else they are refused."
     )
     task: str | None = Field(None, max_length=40, description=TASK)
+    newer_than_id: str | None = Field(None, max_length=12, description="A checkpoint of which it is the next version.")
 
 
 class FileQuery(RequestBody):
@@ -75,6 +76,7 @@ class FolderRequest(RequestBody):
     files: dict[str, str] = Field(min_length=1, description="The id of each upload by the file's path in the folder.")
     dequantize: bool = Field(False, description="Turn weights that are quantized already into floats again.")
     task: str | None = Field(None, max_length=40, description=TASK)
+    newer_than_id: str | None = Field(None, max_length=12, description="A checkpoint of which it is the next version.")
 
 
 class ImportRequest(RequestBody):
@@ -85,6 +87,7 @@ class ImportRequest(RequestBody):
     revision: str | None = Field(None, max_length=200, description="With repo_id: a branch, tag or commit; else main.")
     dequantize: bool = Field(False, description="Turn weights that are quantized already into floats again.")
     task: str | None = Field(None, max_length=40, description=TASK)
+    newer_than_id: str | None = Field(None, max_length=12, description="A checkpoint of which it is the next version.")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -104,6 +107,12 @@ class ImportableAnswer(RowAnswer):
 
 class CheckpointChanges(RequestBody):
     task: str | None = Field(None, max_length=40, description=f"{TASK} Null: as its architecture tells.")
+    best_run_id: str | None = Field(
+        None, max_length=12, description="The best of its runs so far; only one that succeeded. Null: none is."
+    )
+    newer_than_id: str | None = Field(
+        None, max_length=12, description="The checkpoint of which it is the next version. Null: of none."
+    )
 
 
 class DatasetQuery(RequestBody):
@@ -233,6 +242,9 @@ class CheckpointAnswer(UploadAnswer):
     source: dict[str, Any] | None = Field(
         description="Where it comes from: kind (path, hub or files) and what tells it; null for one uploaded file."
     )
+    best_run_id: str | None = Field(description="The best of its runs so far, as somebody said.")
+    newer_than_id: str | None = Field(description="The checkpoint of which it is the next version.")
+    delivered_by_id: str | None = Field(description="The run that made this very file, where Pare did.")
     progress: float = Field(description="Of its inspection, 0 to 1.")
     message: str = Field(description="What its inspection does right now.")
     facts: dict[str, Any] | None = Field(description="What inspection found: tensors, layers, architecture.")
@@ -425,6 +437,25 @@ class RunAnswer(RunSummary):
     @computed_field
     def recipe_yaml(self) -> str:
         return Recipe.read(self.recipe).to_yaml()
+
+
+class LineageAnswer(RowAnswer):
+    """A checkpoint or a run, and below it what came of it."""
+
+    kind: Literal["checkpoint", "run"]
+    id: str
+    name: str
+    state: str
+    how: str = Field(
+        description='It comes from what it stands below: continued, forked, uploaded again, newer version; "": a run.'
+    )
+    size_bytes: int | None
+    metric: str = Field(description="Of its quality.")
+    quality: float | None
+    best: bool = Field(description="It is the best of its checkpoint so far.")
+    current: bool = Field(description="It is the one that was asked for.")
+    children: list[LineageAnswer]
+    more: int = Field(description="That stand below it too and are not told here.")
 
 
 class ProfileSummary(JobSummary):

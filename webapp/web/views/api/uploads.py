@@ -11,7 +11,7 @@ from webapp.actions.errors import Conflict, RequestInvalid
 from webapp.actions.folder_uploads import FILES
 from webapp.actions.uploads import UploadDraft, upload_name, upload_split
 from webapp.engine.data.tasks import named
-from webapp.web.extensions import services
+from webapp.web.extensions import db, services
 
 from . import schemas
 from .checkpoints import receive_checkpoint
@@ -25,13 +25,15 @@ from .endpoints import Body, body_length, endpoint, require_bare_body
     "Begin to upload a checkpoint in parts: PATCH its upload with them. Upload-Length is the file's size in bytes",
     status=201,
     headers=("Upload-Length",),
-    errors=(413, 422, 507),
+    errors=(404, 413, 422, 507),
     example="-H 'Upload-Length: 44000' '?name=model.safetensors'",
 )
 def begin_checkpoint(query: schemas.CheckpointQuery) -> schemas.DraftAnswer:
     upload_name(query.name)
     if query.task:
         named(query.task, None)
+    if query.newer_than_id is not None:
+        uploads.version_before(db.session, query.newer_than_id)
     return begun("checkpoints", query)
 
 
