@@ -61,9 +61,11 @@ function themed(figure, width, printing) {
     if (narrow && axis.ticktext) axis.ticktext = axis.ticktext.map(shorter);
     if (axis.title?.text) axis.title.font = { size: narrow ? 11 : 13 };
   }
+  if (narrow) layout.annotations = layout.annotations?.filter(({ name }) => name !== "tick"); // there is no room beside an axis
   if (narrow) layout.margin = { ...layout.margin, l: 12, r: 12 };
   for (const trace of data) {
     if (narrow && trace.mode === "markers+text") trace.mode = "markers";
+    if (narrow && trace.marker?.showscale) trace.marker.showscale = false;
     if (trace.type === "treemap") trace.marker = { ...trace.marker, line: { color: paper, width: 1 } };
     if (trace.marker?.line && trace.type === "scatter") trace.marker.line.color = paper;
   }
@@ -74,6 +76,12 @@ function themed(figure, width, printing) {
 function draw(place, printing = false) {
   const { data, layout } = themed(place.figure, place.clientWidth, printing);
   window.Plotly.react(place, data, layout, config);
+  if (place.opens) return;
+  place.opens = true;
+  place.on("plotly_click", ({ points: [point] }) => {
+    const run = point?.data.meta?.runs?.[point.pointNumber];
+    if (run) location.assign(`/runs/${run}`);
+  });
 }
 
 function read() {

@@ -13,12 +13,67 @@ export function bytes(size) {
   return `${size} B`;
 }
 
+// 40 → "40 s", 75 → "1 min 15 s", 4000 → "1 h 6 min".
+function duration(seconds) {
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
 // Three digits of what may be tiny.
 export const significant = (value) => (value !== 0 && value < 0.0001 ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(3))));
 
 const percent = (share) => `${(share * 100).toFixed(1)} %`;
 
+const START = "Start run";
+
+// Of a study, before it starts: its runs with their sizes, the time and the bytes that they take.
+export function showPlan(answer) {
+  const panel = document.getElementById("prediction");
+  at("error").hidden = !answer.error;
+  if (answer.error) {
+    at("error").querySelector("p").textContent = answer.error.message;
+    at("mini").textContent = "This recipe does not work yet.";
+    panel.classList.add("stale");
+    return;
+  }
+  panel.classList.remove("stale");
+  panel.classList.add("of-study");
+  const sizes = answer.runs.map(({ size_bytes }) => size_bytes);
+  const runs = `${whole.format(sizes.length)} run${sizes.length === 1 ? "" : "s"}`;
+  at("after").textContent = runs;
+  at("after").title = "";
+  const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
+  at("before").textContent = least === most ? `of ${bytes(least)}` : `of ${bytes(least)} to ${bytes(most)}`;
+  const time = answer.seconds === null ? "not known before one has run" : `about ${duration(answer.seconds)}`;
+  at("times").textContent = answer.seconds === null ? "" : time;
+  at("mini").textContent = answer.seconds === null ? `A study of ${runs}` : `${runs}, ${time}`;
+  at("exact").textContent = "A study";
+  at("exact").title = "Each value, and each combination of values, is a run.";
+  facts([
+    ["Time", time, answer.seconds !== null && answer.untimed_stages ? `without ${answer.untimed_stages} pieces of work whose like has not run yet` : ""],
+    ["Files altogether", bytes(answer.size_bytes), ""],
+    ["Pieces of work", whole.format(answer.stages), answer.stages_done ? `${whole.format(answer.stages_done)} done already` : ""],
+    ...(answer.memory_bytes === null ? [] : [["Memory, at most", bytes(answer.memory_bytes), ""]]),
+  ]);
+  at("steps").hidden = true;
+  at("runs").hidden = false;
+  at("runs").tBodies[0].replaceChildren(
+    ...answer.runs.map(({ title, size_bytes }) => {
+      const row = document.createElement("tr");
+      row.append(element("td", title), element("td", bytes(size_bytes), "num"));
+      return row;
+    }),
+  );
+  at("warnings").replaceChildren(...answer.left_out.map(({ title, message }) => element("li", `Left out: ${title}. ${message}`)));
+  at("unreached").hidden = true;
+  document.querySelector("#start span").textContent = `Start study of ${runs}`;
+}
+
 export function showPrediction(answer) {
+  document.querySelector("#start span").textContent = START;
+  document.getElementById("prediction").classList.remove("of-study");
+  at("runs").hidden = true;
   const panel = document.getElementById("prediction");
   at("error").hidden = !answer.error;
   if (answer.error) {

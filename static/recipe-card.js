@@ -10,9 +10,11 @@ let made = 0;
 export function readCard(card) {
   const settings = {};
   for (const input of settingsOf(card)) {
-    if (!input.closest(".setting").hidden) settings[input.dataset.setting] = valueOf(input);
+    const place = input.closest(".setting");
+    if (!place.hidden) settings[input.dataset.setting] = varies(place) ? valuesOf(place.querySelector("[data-values]")) : valueOf(input);
   }
-  const step = { technique: card.dataset.step, settings };
+  const others = othersOf(card).map(({ value }) => value);
+  const step = { technique: others.length ? [card.dataset.step, ...others] : card.dataset.step, settings };
   const include = patterns(card.querySelector("[data-include]").value);
   const exclude = patterns(card.querySelector("[data-exclude]").value);
   if (exclude.length || include.join() !== "*") step.layers = { include: include.length ? include : ["*"], exclude };
@@ -29,8 +31,35 @@ function readRow(row) {
 function valueOf(input) {
   const { kind } = input.dataset;
   if (kind === "bool") return input.type === "checkbox" ? input.checked : input.value === "true";
-  if (kind !== "int" && kind !== "float") return input.value;
-  return input.value === "" || Number.isNaN(Number(input.value)) ? input.value : Number(input.value);
+  return typed(input.value, kind);
+}
+
+function typed(text, kind) {
+  if (kind !== "int" && kind !== "float") return text;
+  return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
+}
+
+// A setting of which a study tries several values: a list, or a range, which stays text.
+const varies = (place) => place.querySelector("[data-vary]")?.getAttribute("aria-pressed") === "true";
+const isRange = (value) => typeof value === "string" && /\d\s*\.\./.test(value);
+export const isVaried = (value) => Array.isArray(value) || isRange(value);
+const ON = { on: true, true: true, off: false, false: false };
+const othersOf = (card) => [...card.querySelectorAll("[data-other]:checked")];
+
+function valuesOf(input) {
+  const { kind } = input.dataset;
+  const parts = input.value.split(",").map((part) => part.trim()).filter(Boolean);
+  if (parts.length === 1 && isRange(parts[0])) return parts[0];
+  return parts.map((part) => (kind === "bool" ? (ON[part] ?? part) : isRange(part) ? part : typed(part, kind)));
+}
+
+export function vary(place, on, text = null) {
+  const input = place.querySelector("[data-values]");
+  place.querySelector("[data-vary]").setAttribute("aria-pressed", String(on));
+  place.querySelector("[data-values-of]").hidden = !on;
+  place.classList.toggle("varied", on);
+  const own = place.querySelector("[data-setting]");
+  if (on) input.value = text ?? (input.value || input.dataset.all || own.value);
 }
 
 const patterns = (text) => text.split(/[\s,]+/).filter(Boolean);
@@ -59,11 +88,18 @@ export function fill(card, step, matched) {
   for (const input of settingsOf(card)) {
     const value = step.settings?.[input.dataset.setting];
     if (value === undefined) continue;
+    if (isVaried(value)) {
+      const words = [value].flat().map((one) => (one === true ? "on" : one === false ? "off" : one));
+      vary(input.closest(".setting"), true, words.join(", "));
+      continue;
+    }
     if (input.dataset.kind === "bool") input.checked = Boolean(value);
     else input.value = value;
     const slider = input.closest(".setting").querySelector("[data-slider]");
     if (slider) slider.value = value;
   }
+  for (const box of card.querySelectorAll("[data-other]")) box.checked = [step.technique].flat().slice(1).includes(box.value);
+  card.querySelector("[data-beside]").open = othersOf(card).length > 0;
   const { include = ["*"], exclude = [] } = step.layers ?? {};
   card.querySelector("[data-include]").value = include.join(", ");
   card.querySelector("[data-exclude]").value = exclude.join(", ");
@@ -76,13 +112,16 @@ export function fill(card, step, matched) {
 
 // A setting that depends on another one, such as the group size, is shown only where it has a meaning.
 export function showWhen(card) {
-  const values = Object.fromEntries(settingsOf(card).map((input) => [input.dataset.setting, valueOf(input)]));
+  const own = (input) => (varies(input.closest(".setting")) ? valuesOf(input.closest(".setting").querySelector("[data-values]")) : valueOf(input));
+  const values = Object.fromEntries(settingsOf(card).map((input) => [input.dataset.setting, own(input)]));
   showSettings(card.querySelector(".settings"), values);
   for (const [index, row] of rowsOf(card).entries()) {
     showSettings(row, { ...values, ...Object.fromEntries(insteadOf(row).map((input) => [input.dataset.instead, valueOf(input)])) });
     row.querySelector('[data-row-move="-1"]').disabled = index === 0;
     row.querySelector('[data-row-move="1"]').disabled = row.nextElementSibling === null;
   }
+  const beside = othersOf(card).map((box) => box.parentElement.textContent.trim());
+  card.querySelector("[data-beside-summary]").textContent = beside.join(", ") || "this technique alone";
   const summary = card.querySelector("[data-overrides-summary]");
   if (summary) summary.textContent = rowsOf(card).map(patternOf).join(", ") || "none: every layer has the settings above";
   const include = patterns(card.querySelector("[data-include]").value);
@@ -95,7 +134,7 @@ export function showWhen(card) {
 function showSettings(place, values) {
   for (const setting of place.querySelectorAll("[data-show-when]")) {
     const wanted = Object.entries(JSON.parse(setting.dataset.showWhen));
-    setting.hidden = wanted.some(([name, value]) => values[name] !== value);
+    setting.hidden = wanted.some(([name, value]) => ![values[name]].flat().includes(value));
   }
 }
 

@@ -1,8 +1,8 @@
 // The recipe builder: cards that are added, ordered and filled in, and the same as text. What was changed last, cards or
 // text, is the recipe (`current`); the other follows it.
-import { showPrediction } from "./predict.js";
+import { showPlan, showPrediction } from "./predict.js";
 import { draftOf, keepDraft } from "./recipe-draft.js";
-import { addOverride, fill, readCard, rowsOf, showMatches, showWhen } from "./recipe-card.js";
+import { addOverride, fill, isVaried, readCard, rowsOf, showMatches, showWhen, vary } from "./recipe-card.js";
 import { yamlTab } from "./recipe-yaml.js";
 
 const form = document.getElementById("builder");
@@ -24,7 +24,7 @@ export function read() {
 
 function add(step, before = null, matched = null) {
   made += 1;
-  const html = document.getElementById(`card-${step.technique}`).innerHTML.replaceAll("__i__", `step${made}`);
+  const html = document.getElementById(`card-${[step.technique].flat()[0]}`).innerHTML.replaceAll("__i__", `step${made}`);
   const holder = document.createElement("template");
   holder.innerHTML = html.trim();
   const card = holder.content.firstElementChild;
@@ -39,8 +39,12 @@ function replace(recipe, matches = []) {
   numbered();
 }
 
-// What cards cannot show: a technique that is not here, and overrides whose order JavaScript has lost (see `pairs`).
-const onlyText = ({ technique, overrides = [] }) => !document.getElementById(`card-${technique}`) || !Array.isArray(overrides);
+// What cards cannot show: a technique that is not here, overrides whose order JavaScript has lost (see `pairs`), and
+// overrides of which a study tries several values.
+const onlyText = ({ technique, overrides = [] }) =>
+  [technique].flat().some((name) => !document.getElementById(`card-${name}`)) ||
+  !Array.isArray(overrides) ||
+  overrides.some(([, settings]) => Object.values(settings ?? {}).some(isVaried));
 const current = () => (typed ? yaml.value : JSON.stringify(read()));
 
 function numbered() {
@@ -145,6 +149,7 @@ async function ask() {
     const exports = [...form.querySelectorAll("[data-export]:checked")].map((box) => box.value);
     const data = { dataset_id, training_dataset_id, teacher_checkpoint_id };
     const answer = await post(address("predict"), { ...on, recipe, exports, ...data });
+    if (answer.error?.code === "recipe_varies") return await askPlan(asText, { ...on, recipe, ...data }, exports);
     if (answer.error) answer.error.message = plain(answer.error.message);
     // A recipe that the prediction refuses: what its patterns match, and its text, are still worth seeing.
     const { matches, recipe_yaml } = answer.error && !asText ? await post(address("match"), { ...on, recipe }) : answer;
@@ -160,6 +165,26 @@ async function ask() {
   } catch {
     showPrediction({ error: { message: "Pare does not answer; the estimate is out of date. Check that it is running." } });
   }
+}
+
+// A recipe with ranges: what its study will run.
+async function askPlan(asText, sweep, exports) {
+  const answer = await post(address("plan"), { sweep: { ...sweep, preprocessing: preprocessing() }, exports });
+  if (answer.error) answer.error.message = plain(answer.error.message);
+  if (asText !== typed || (asText && again)) return;
+  showPlan(answer);
+  if (asText) {
+    fault(answer.error);
+    if (answer.recipe && !answer.recipe.steps.some(onlyText)) replace(answer.recipe, answer.matches);
+  }
+  mark(asText ? null : answer.error);
+  if (!asText) yaml.show(answer.recipe_yaml ?? JSON.stringify(sweep.recipe, null, 2));
+  for (const [index, card] of cards().entries()) showMatches(card, answer.matches?.[index]);
+}
+
+function preprocessing() {
+  const text = form.elements.preprocessing?.value;
+  return text ? JSON.parse(text) : null;
 }
 
 async function post(address, body) {
@@ -269,6 +294,12 @@ form.addEventListener("click", (event) => {
     const next = row.nextElementSibling ?? row.previousElementSibling;
     row.remove();
     (next?.querySelector("[data-row-remove]") ?? card.querySelector("[data-add-override]")).focus();
+  } else if ("vary" in button.dataset) {
+    const place = button.closest(".setting");
+    const on = button.getAttribute("aria-pressed") !== "true";
+    vary(place, on);
+    (on ? place.querySelector("[data-values]") : place.querySelector("[data-setting]")).focus();
+    if (on) place.querySelector("[data-values]").select();
   } else if ("remove" in button.dataset) {
     const next = card.nextElementSibling ?? card.previousElementSibling;
     offerUndo(`${title(card)} was removed.`);
@@ -281,6 +312,7 @@ form.addEventListener("click", (event) => {
 list.addEventListener("input", (event) => {
   const { target } = event;
   const setting = target.closest(".setting");
+  if ("values" in target.dataset) return changed();
   if ("slider" in target.dataset) setting.querySelector("[data-setting]").value = target.value;
   else {
     const slider = setting?.querySelector("[data-slider]");

@@ -1,13 +1,16 @@
-// A study that is under way: the page's parts are refreshed as any others; the chart with them, and all of it at the end.
+// A study that is under way: the page's parts are refreshed as any others; the charts with them, and all of it at the end.
 import "./refresh.js";
 
 document.addEventListener("refreshed", async ({ detail: place }) => {
   if (place.id !== "study-runs" && place.id !== "study-state") return;
   const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
   if (!page.querySelector('#study-state [data-state="queued"], #study-state [data-state="running"]')) return location.reload();
-  const fresh = page.getElementById("figure-study");
-  const figure = document.getElementById("figure-study");
-  if (!fresh || fresh.textContent === figure.textContent) return;
-  figure.textContent = fresh.textContent;
-  document.dispatchEvent(new Event("figureschange"));
+  let changed = false;
+  for (const figure of document.querySelectorAll('script[id^="figure-"]')) {
+    const fresh = page.getElementById(figure.id);
+    if (!fresh || fresh.textContent === figure.textContent) continue;
+    figure.textContent = fresh.textContent;
+    changed = true;
+  }
+  if (changed) document.dispatchEvent(new Event("figureschange"));
 });

@@ -1,5 +1,6 @@
 """The command line does the whole job without a server, and its result can be checked again."""
 
+import csv
 import json
 import re
 import signal
@@ -94,6 +95,85 @@ def test_compress_writes_a_file_that_loads_and_verify_believes_it(given):
         (given / "out" / name).rename(given / "out" / f"mlp-gptq4.{name.removeprefix('model.')}")
     assert "checks passed" in call("verify", given / "out")
     assert [p.name for p in given.iterdir() if p.name.startswith(".pare")] == []
+
+
+SIDE_BY_SIDE = {
+    "version": 2,
+    "steps": [
+        {"technique": "magnitude_pruning", "settings": {"sparsity": [0.5, 0.9]}},
+        {"technique": ["weight_quantization", "cast"], "settings": {"bits": "4..5"}},
+    ],
+}
+
+
+def study(given, *more) -> str:
+    (given / "sweep.yaml").write_text(json.dumps(SIDE_BY_SIDE))
+    files = ["--data", given / "data.npz", "--recipe", given / "sweep.yaml"]
+    return call("study", given / "mlp.pt", *files, *more)
+
+
+def test_a_study_runs_every_recipe_of_its_ranges_and_shares_what_they_begin_with(given, monkeypatch):
+    done = []
+    monkeypatch.setattr(Workbench, "stage", stage_noted(done, Workbench.stage))
+    told = study(given, "--out", given / "out", "--quiet")
+    assert [name for name in done if name in ("baseline", "step-1", "step-2")] == [
+        "baseline",
+        "step-1",
+        "step-2",
+        "step-2",
+        "step-2",
+        "step-1",
+        "step-2",
+        "step-2",
+        "step-2",
+    ]
+    rows = list(csv.DictReader((given / "out/study.csv").read_text().splitlines()))
+    assert [(row["Sparsity"], row["Technique"], row["Bits"]) for row in rows[:3]] == [
+        ("0.5", "weight_quantization", "4"),
+        ("0.5", "weight_quantization", "5"),
+        ("0.5", "cast", ""),
+    ]
+    for row in rows:
+        folder = given / "out" / row["folder"]
+        receipt = json.loads((folder / "receipt.json").read_text())
+        accuracy = next(each["result"] for each in receipt["quality"] if each["metric"] == "accuracy")
+        assert float(row["metric:accuracy"]) == accuracy["value"]
+        assert int(row["size_bytes"]) == (folder / "model.safetensors").stat().st_size
+        assert row["run"] in told
+    assert sorted(path.name for path in given.iterdir() if path.name.startswith(".pare")) == []
+
+
+def stage_noted(done, stage):
+    def noted(self, planned, *more):
+        done.append(planned.name)
+        return stage(self, planned, *more)
+
+    return noted
+
+
+def test_a_study_goes_on_where_a_run_fails_and_says_so(given, monkeypatch):
+    stage = Workbench.stage
+
+    def failing(self, planned, *more):
+        if planned.name == "step-2" and planned.asked.recipe.steps[1].technique == "cast":
+            raise PareError("It broke.")
+        return stage(self, planned, *more)
+
+    monkeypatch.setattr(Workbench, "stage", failing)
+    (given / "sweep.yaml").write_text(json.dumps(SIDE_BY_SIDE))
+    files = ["--data", str(given / "data.npz"), "--recipe", str(given / "sweep.yaml"), "--out", str(given / "out")]
+    result = CliRunner().invoke(pare, ["study", str(given / "mlp.pt"), *files])
+    assert result.exit_code == 3
+    assert "Sparsity 0.5, Cast to half precision failed. It broke." in result.output
+    assert sorted(path.name for path in (given / "out").iterdir()) == ["001", "002", "004", "005", "study.csv"]
+
+
+def test_the_plan_of_a_study_tells_sizes_and_what_is_left_out(given):
+    recipe = {"version": 2, "steps": [{"technique": "magnitude_pruning", "settings": {"sparsity": [0.5, 7]}}]}
+    (given / "sweep.yaml").write_text(json.dumps(recipe))
+    told = call("study", given / "mlp.pt", "--recipe", given / "sweep.yaml", "--plan")
+    assert re.search(r"Sparsity 0\.5 +\d", told)
+    assert "Left out: Sparsity 7." in told
 
 
 def test_a_command_that_is_told_to_end_leaves_nothing_behind(given):

@@ -17,6 +17,7 @@ COMMANDS = {  # name: where it is
     "deployer": "webapp.commands.deployer",
     "profile": "webapp.commands.profile",
     "compress": "webapp.commands.compress",
+    "study": "webapp.commands.study",
     "inspect": "webapp.commands.inspect",
     "verify": "webapp.commands.verify",
     "doctor": "webapp.commands.doctor",

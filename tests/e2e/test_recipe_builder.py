@@ -199,6 +199,6 @@ def test_a_recipe_that_is_refused_comes_back_as_it_was_typed(builder):
 
 
 def test_a_setting_without_a_meaning_is_not_shown(builder):
-    expect(builder.get_by_label("Group size")).to_be_hidden()
-    builder.get_by_label("Scale granularity").select_option("group")
-    expect(builder.get_by_label("Group size")).to_be_visible()
+    expect(builder.locator("[data-setting=group_size]")).to_be_hidden()
+    builder.get_by_role("combobox", name="Scale granularity").select_option("group")
+    expect(builder.locator("[data-setting=group_size]")).to_be_visible()

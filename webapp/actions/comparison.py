@@ -288,13 +288,16 @@ def notes_on(runs: Sequence[dict[str, Any]], metric: str, metrics: dict[str, str
 
 
 def as_csv(comparison: Comparison) -> str:
-    """UTF-8 with a heading row; numbers unrounded; text that a spreadsheet would take for a formula is quoted."""
-    out = io.StringIO()
-    writer = csv.writer(out)
+    """UTF-8 with a heading row; numbers unrounded."""
     keys = ["id", *COLUMNS]
-    writer.writerow([f"metric:{comparison.metric}" if key == "metric" and comparison.metric else key for key in keys])
-    for each in comparison.rows:
-        writer.writerow([inert(each[key]) for key in keys])
+    head = [f"metric:{comparison.metric}" if key == "metric" and comparison.metric else key for key in keys]
+    return as_rows([head, *([each[key] for key in keys] for each in comparison.rows)])
+
+
+def as_rows(rows: Iterable[Sequence[Any]]) -> str:
+    """CSV, in which text that a spreadsheet would take for a formula is quoted."""
+    out = io.StringIO()
+    csv.writer(out).writerows([[inert(value) for value in row] for row in rows])
     return out.getvalue()
 
 

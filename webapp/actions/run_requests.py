@@ -11,14 +11,15 @@ from pydantic import BaseModel, Field, model_validator
 from sqlalchemy.orm import Session
 
 from webapp.engine.data.tasks import with_task
-from webapp.engine.errors import BudgetInvalid
+from webapp.engine.errors import BudgetInvalid, RecipeVaries
 from webapp.engine.exporters import with_always
 from webapp.engine.facts import CheckpointFacts, DatasetFacts, Task
-from webapp.engine.recipe import Recipe
+from webapp.engine.recipe import Recipe, read_text
 from webapp.engine.run.budgets import expected_of
 from webapp.engine.run.checks import NamedDataset, check_run, task_of
 from webapp.engine.run.footprint import RunFootprint, check_fits, shapes_of
 from webapp.engine.run.stages import RunGiven
+from webapp.engine.run.sweep import is_sweep
 from webapp.engine.techniques import techniques, with_versions
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
@@ -281,8 +282,13 @@ def retry_artifact(session: Session, jobs: RunQueue, run: Run, name: str) -> Non
 
 
 def parse_recipe(given: dict[str, Any] | str) -> Recipe:
-    """Raises RecipeInvalid."""
-    return Recipe.parse(given) if isinstance(given, str) else Recipe.read(given)
+    """Raises RecipeInvalid, and RecipeVaries for one with ranges or lists."""
+    data = read_text(given) if isinstance(given, str) else given
+    if is_sweep(data):
+        raise RecipeVaries(
+            "This recipe has several values of a setting or technique. Start a study of it, or name one."
+        )
+    return Recipe.read(data)
 
 
 def ready(session: Session, table: type[Any], id_: str, field: str) -> Any:

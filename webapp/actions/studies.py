@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field, model_validator
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import BudgetInvalid
+from webapp.engine.exporters import measured
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Limits, Solver
 from webapp.engine.profiles.smallest import Probe
 from webapp.engine.profiles.smallest import within as is_within
 from webapp.engine.profiles.uniform import uniform
+from webapp.engine.recipe import Recipe, read_text
 from webapp.engine.run.budgets import expected_of, limits_of
+from webapp.engine.run.sweep import MOST_VARIANTS
 from webapp.engine.run.worsening import POINTS, Worsening, worsened
 from webapp.store.clock import now
-from webapp.store.models import Profile, Run, Study
+from webapp.store.models import Checkpoint, Profile, Run, RunState, Study
 from webapp.units import byte_text
 
 from .budgets import profile_to_ask, solver_for
-from .errors import Conflict
-from .run_requests import RunQueue, RunRequest, checked_run, printable
+from .deletion import delete_run
+from .errors import Conflict, NotFound, RequestInvalid
+from .run_requests import AskedRecipe, RunQueue, RunRequest, checked_run, printable
 from .sharing import shares_of_study
+from .sweeps import StudyPlan, SweepAsked, SweepDraft, drafted, planned
 
 LABELS_OF_THEIR_OWN = ("text", "multiple-choice")  # kinds of datasets
 TEMPLATE = ("dataset_id", "training_dataset_id", "exports", "seed", "preprocessing", "task")  # columns all runs share
@@ -33,6 +39,7 @@ class StudyQueue(RunQueue, Protocol):
     """The part of the job client that studies need."""
 
     def cancel_study(self, study_id: str) -> Any: ...
+    def reopen_study(self, study_id: str) -> Any: ...
 
 
 class RaceAsked(BaseModel, extra="forbid"):
@@ -57,12 +64,28 @@ class SmallestAsked(BaseModel, extra="forbid"):
         return self
 
 
-class StudyRequest(BaseModel, extra="forbid"):
-    """A question, and what all of its runs have in common. The checkpoint and the data are the profile's."""
+class FrontAsked(BaseModel, extra="forbid"):
+    """Budgets from the smallest file to the original's size, each run and measured."""
 
-    profile_id: str
+    points: int = Field(8, ge=2, le=50, description="So many sizes, each as much larger than the one before.")
+    sizes: list[int] | None = Field(None, min_length=1, max_length=50, description="Bytes; in place of points.")
+
+
+class StudyRequest(BaseModel, extra="forbid"):
+    """One question, and what all of its runs have in common.
+
+    The checkpoint and the data of a race, a search and a front are the profile's; a sweep names its own.
+    """
+
+    profile_id: str | None = None
     race: RaceAsked | None = Field(None, description="A budget's recipe beside uniform ones of the same bytes.")
     smallest: SmallestAsked | None = None
+    front: FrontAsked | None = Field(None, description="Budgets of many sizes.")
+    sweep: SweepAsked | None = Field(
+        None,
+        description="A recipe in which any setting may be a range, `0.3..0.8 step 0.1`, or a list, and a technique a "
+        "list: all recipes that it stands for, at most 500. Those that cannot run are left out, and said.",
+    )
     families: list[str] | None = Field(None, description="The only ones to choose from; null: all.")
     locks: dict[str, int] = Field(default_factory=dict, description="Layers by name, each with the option it keeps.")
     exports: list[str] = Field(default_factory=list, max_length=8)
@@ -70,29 +93,186 @@ class StudyRequest(BaseModel, extra="forbid"):
 
     @model_validator(mode="after")
     def _one_question(self) -> StudyRequest:
-        if (self.race is None) == (self.smallest is None):
-            raise ValueError("a study asks one question: race or smallest")
+        if sum(asked is not None for asked in (self.race, self.smallest, self.front, self.sweep)) != 1:
+            raise ValueError("a study asks one question: race, smallest, front or sweep")
+        if (self.profile_id is None) != (self.sweep is not None):
+            raise ValueError("a race, a search and a front are made on a profile_id, and a sweep without one")
+        if self.sweep is not None and (self.families is not None or self.locks):
+            raise ValueError("families and locks limit budgets; a sweep's recipe says all itself")
         return self
 
 
 def start_study(session: Session, jobs: StudyQueue, asked: StudyRequest) -> Study:
     """Raises NotFound, Conflict, BudgetInvalid, and what asking for a run raises."""
-    profile = profile_to_ask(session, asked.profile_id)
-    if profile.dataset_id is None:
-        raise Conflict("The profile was made without a dataset that evaluates, so runs of it measure nothing.")
-    solver = solver_for(profile, asked.exports if asked.race is not None else ())
-    limits = limits_of(solver.facts, asked.families, asked.locks, asked.exports)
-    begin = _race if asked.race is not None else _smallest
-    study, runs = begin(session, profile, asked, solver, limits)
+    study, runs = _swept(session, asked, asked.sweep) if asked.sweep else _on_profile(session, asked)
     session.add(study)
     session.flush()
+    _begin(session, jobs, study, runs)
+    return study
+
+
+def plan_study(session: Session, asked: StudyRequest) -> StudyPlan:
+    """What a sweep will run, and take; nothing is started. Raises as `start_study` does."""
+    if asked.sweep is None:
+        raise RequestInvalid("Only a sweep can be planned: the others are told by their profile.", "sweep")
+    return planned(session, drafted(session, asked.sweep, asked.exports), asked.sweep.data)
+
+
+def _begin(session: Session, jobs: StudyQueue, study: Study, runs: list[Run]) -> None:
     for run in runs:
         run.study_id = study.id
     session.add_all(runs)
     session.commit()
     for run in runs:
         jobs.enqueue_run(run.id)
-    return study
+
+
+def _on_profile(session: Session, asked: StudyRequest) -> tuple[Study, list[Run]]:
+    assert asked.profile_id is not None
+    profile = profile_to_ask(session, asked.profile_id)
+    if profile.dataset_id is None:
+        raise Conflict("The profile was made without a dataset that evaluates, so runs of it measure nothing.")
+    solver = solver_for(profile, asked.exports if asked.smallest is None else ())
+    limits = limits_of(solver.facts, asked.families, asked.locks, asked.exports)
+    make = _race if asked.race is not None else _smallest if asked.smallest is not None else _front
+    return make(session, profile, asked, solver, limits)
+
+
+def _swept(session: Session, asked: StudyRequest, sweep: SweepAsked) -> tuple[Study, list[Run]]:
+    draft = drafted(session, sweep, asked.exports)
+    first = draft.runs[0]
+    checkpoint = session.get_one(Checkpoint, first.checkpoint_id)
+    over = " × ".join(axis["title"] for axis in draft.axes) or "one recipe"
+    study = Study(
+        name=printable(asked.name or "") or f"{checkpoint.name}: {over}"[:200],
+        kind="sweep",
+        checkpoint_id=checkpoint.id,
+        dataset_id=first.dataset_id,
+        question={
+            "recipes": [sweep.data],
+            "run_id": sweep.run_id,
+            "axes": draft.axes,
+            "left_out": [{"title": each.title, "message": each.message} for each in draft.left_out],
+            "teacher_checkpoint_id": first.teacher_checkpoint_id,
+            "run": {key: getattr(first, key) for key in TEMPLATE},
+        },
+    )
+    return study, draft.runs
+
+
+class MoreAsked(BaseModel, extra="forbid"):
+    """What joins a study: a sweep's other values, or a front's other sizes."""
+
+    recipe: AskedRecipe | None = None
+    sizes: list[int] | None = Field(None, min_length=1, max_length=50, description="Bytes.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MoreAsked:
+        if (self.recipe is None) == (self.sizes is None):
+            raise ValueError("name what joins: a recipe, or sizes")
+        return self
+
+
+def extend_study(session: Session, jobs: StudyQueue, study: Study, asked: MoreAsked) -> int:
+    """Adds the runs that are not there yet, and returns how many; a study that had ended goes on.
+
+    Raises Conflict where it is of another kind or nothing is new, RecipeInvalid, BudgetInvalid, and as `checked_run`.
+    """
+    known = session.execute(select(Run.recipe, Run.role).where(Run.study_id == study.id)).tuples().all()
+    there = {Recipe.read(recipe).digest for recipe, _ in known}
+    if study.kind == "sweep" and asked.recipe is not None:
+        draft = _more_of_a_sweep(session, study, asked.recipe)
+        found = draft.runs
+    elif study.kind == "front" and asked.sizes is not None:
+        found = _more_of_a_front(session, study, asked.sizes)
+    else:
+        has = {"sweep": "a recipe with other values", "front": "other sizes"}.get(study.kind)
+        raise Conflict(f"This study is extended by {has}." if has else "Only a sweep or a front can be extended.")
+    fresh = [run for run in found if Recipe.read(run.recipe).digest not in there]
+    if not fresh:
+        raise Conflict("All of these runs are in the study already.")
+    if (count := len(known) + len(fresh)) > MOST_VARIANTS:
+        raise Conflict(f"With these the study would have {count} runs; at most {MOST_VARIANTS} are possible.")
+    if study.kind == "sweep":
+        _note_more(study, draft, asked.recipe)
+    number = max(((role or {}).get("number", 0) for _, role in known), default=0)
+    for place, run in enumerate(fresh, start=number + 1):
+        run.role = {**(run.role or {}), "number": place}
+    _begin(session, jobs, study, fresh)
+    jobs.reopen_study(study.id)
+    session.expire_all()
+    return len(fresh)
+
+
+def _more_of_a_sweep(session: Session, study: Study, recipe: AskedRecipe) -> SweepDraft:
+    kept = study.question["run"]
+    shared = {name: kept[name] for name in ("dataset_id", "training_dataset_id", "seed", "preprocessing")}
+    start = {"run_id": run_id} if (run_id := study.question["run_id"]) else {"checkpoint_id": study.checkpoint_id}
+    teacher = study.question["teacher_checkpoint_id"]
+    asked = SweepAsked(**start, teacher_checkpoint_id=teacher, recipe=recipe, **shared)
+    return drafted(session, asked, kept["exports"])
+
+
+def _note_more(study: Study, draft: SweepDraft, recipe: Any) -> None:
+    """The question is what was asked at first and since; an axis has the values of both."""
+    axes = {axis["path"]: axis for axis in study.question["axes"]}
+    for axis in draft.axes:
+        known = axes.setdefault(axis["path"], axis)
+        merged = [*known["values"], *(value for value in axis["values"] if value not in known["values"])]
+        axes[axis["path"]] = {**known, "values": merged}
+    left_out = [{"title": each.title, "message": each.message} for each in draft.left_out]
+    question = {**study.question, "axes": list(axes.values())}
+    question["recipes"] = [*question["recipes"], read_text(recipe) if isinstance(recipe, str) else recipe]
+    study.question = {**question, "left_out": [*question["left_out"], *left_out]}
+
+
+def _front(
+    session: Session, profile: Profile, asked: StudyRequest, solver: Solver, limits: Limits
+) -> tuple[Study, list[Run]]:
+    assert asked.front is not None
+    least, whole = solver.smallest(limits), solver.facts.weights_bytes
+    if asked.front.sizes is None:
+        points = asked.front.points
+        sizes = [round(least * (whole / least) ** (place / points)) for place in range(points)]
+    else:
+        sizes = sorted(set(asked.front.sizes))
+    runs = _of_sizes(session, profile, asked, solver, limits, sizes)
+    name = f"{profile.checkpoint.name}: {len(runs)} budgets from {byte_text(sizes[0])}"
+    return _study(profile, asked, "front", name, {"axes": []}, runs[0]), runs
+
+
+def _of_sizes(
+    session: Session, profile: Profile, asked: StudyRequest, solver: Solver, limits: Limits, sizes: Sequence[int]
+) -> list[Run]:
+    """One run for each size, or fewer where two of them have the same recipe. Raises BudgetInvalid."""
+    runs: dict[str, Run] = {}
+    for size in sizes:
+        budget = solver.solve(BudgetGoal(bytes=size), limits)
+        if budget.recipe is None:
+            continue
+        title = f"At most {byte_text(size)}"
+        run = _run(session, profile, asked, budget, {"title": title, "number": len(runs) + 1})
+        runs.setdefault(Recipe.read(run.recipe).digest, run)
+    if not runs:
+        raise BudgetInvalid("At these sizes nothing has to change, so there is nothing to run.", "front.sizes")
+    return list(runs.values())
+
+
+def _more_of_a_front(session: Session, study: Study, sizes: Sequence[int]) -> list[Run]:
+    if study.profile_id is None:
+        raise Conflict("The profile of this study was deleted, so no other size can be tried.")
+    kept = study.question
+    request = StudyRequest(
+        profile_id=study.profile_id,
+        front=FrontAsked(sizes=list(sizes)),
+        families=kept["families"],
+        locks=kept["locks"],
+        exports=[name for name in kept["run"]["exports"] if name != measured().name],
+    )
+    profile = profile_to_ask(session, study.profile_id)
+    solver = solver_for(profile, request.exports)
+    limits = limits_of(solver.facts, request.families, request.locks, request.exports)
+    return _of_sizes(session, profile, request, solver, limits, sorted(set(sizes)))
 
 
 def _race(
@@ -137,7 +317,12 @@ def _smallest(
 
 
 def _study(
-    profile: Profile, asked: StudyRequest, kind: Literal["race", "smallest"], name: str, question: Any, run: Run
+    profile: Profile,
+    asked: StudyRequest,
+    kind: Literal["race", "smallest", "front"],
+    name: str,
+    question: Any,
+    run: Run,
 ) -> Study:
     shared = {"families": asked.families, "locks": asked.locks, "run": {key: getattr(run, key) for key in TEMPLATE}}
     return Study(
@@ -178,10 +363,45 @@ def cancel_study(session: Session, jobs: StudyQueue, study: Study) -> None:
     session.expire_all()
 
 
-def delete_study(session: Session, study: Study) -> None:
-    """Its runs stay, and its links end. Raises Conflict while it is under way."""
+def retry_study(session: Session, jobs: StudyQueue, study: Study) -> int:
+    """Tries again all of its runs that failed or were cancelled, and returns how many; the study goes on.
+
+    Raises Conflict where there is none.
+    """
+    again = (Run.study_id == study.id, Run.state.in_((RunState.FAILED, RunState.CANCELLED)))
+    ids = session.scalars(select(Run.id).where(*again).order_by(Run.created_at)).all()
+    if not ids:
+        raise Conflict(f"No run of the study {study.name} failed or was cancelled; there is nothing to try again.")
+    for id_ in ids:
+        jobs.retry_run(id_)
+    jobs.reopen_study(study.id)
+    session.expire_all()
+    return len(ids)
+
+
+def take_run(session: Session, study: Study, run_id: str) -> Run:
+    """This run is the one to go on with, of all of the study. Raises NotFound, or Conflict where it has no result."""
+    run = session.get(Run, run_id)
+    if run is None or run.study_id != study.id:
+        raise NotFound(f"The study {study.name} has no run {run_id[:40]}.", "run_id")
+    if run.state is not RunState.SUCCEEDED:
+        raise Conflict(f"The run {run.name} is {run.state}; one with a result can be taken.", "run_id")
+    study.taken_run_id = run.id
+    session.commit()
+    return run
+
+
+def delete_study(session: Session, study: Study, with_runs: bool = False) -> None:
+    """Its links end; its runs stay unless they are to go too. Raises Conflict while it is under way.
+
+    Runs are deleted one by one: where one is deployed, it and the study stay, which a Conflict says.
+    """
     if not study.state.final:
         raise Conflict(f"The study {study.name} is {study.state}; cancel it before you delete it.")
+    if with_runs:
+        for run in list(study.runs):
+            delete_run(session, run)
+        session.expire(study)
     for run in study.runs:
         run.study_id, run.role = None, None
     for share in shares_of_study(session, study.id):
@@ -223,16 +443,16 @@ def rows_of(study: Study) -> list[StudyRow]:
     found = []
     for run in study.runs:
         role, expected = run.role or {}, run.expected or {}
-        measured = _measured(run, unit)
+        lost = _measured(run, unit)
         within = None
-        if measured is not None and study.kind == "smallest":
-            probe = Probe(0, measured.value, measured.low, measured.high)
+        if lost is not None and study.kind == "smallest":
+            probe = Probe(0, lost.value, lost.low, lost.high)
             within = is_within(probe, study.question["tolerance"], study.question["certain"])
         found.append(
             StudyRow(
                 run=run,
                 title=role.get("title", run.name),
-                measured=measured,
+                measured=lost,
                 expected=expected.get("points" if unit == POINTS else "loss"),
                 difference=(decides.get("rows") or {}).get(run.id),
                 why=role.get("why", ""),

@@ -10,8 +10,10 @@ from .budget import LOSS_TITLES, LOSS_UNITS, budget_front, predicted_against_mea
 from .confusion import confusion_matrix
 from .curves import curve_rows, quantities, stage_curve
 from .layers import per_layer_sparsity
-from .points import ABSOLUTE_METRICS, AXES, front_runs, metric_names, pareto_front
+from .parallel import Dimension, parallel_coordinates
+from .points import ABSOLUTE_METRICS, AXES, front_runs, knee_run, metric_names, metric_of, pareto_front
 from .storage import bytes_by_storage
 from .studies import study_runs
+from .sweeps import Swept, sweep_curve
 from .tradeoff import size_vs_accuracy
 from .treemap import weights_treemap

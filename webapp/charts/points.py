@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,6 +78,39 @@ def front_runs(runs: Sequence[Run], metric: str, x: str = "size_bytes") -> set[s
         front = set(pareto_front([(p.x, p.y) for p in pool], bool(known[0].get("higher_is_better", True))))
         on_front |= {p.run_id for p in pool if (p.x, p.y) in front}
     return on_front - {""}
+
+
+def knee(front: Sequence[tuple[float, float]], higher_is_better: bool) -> int | None:
+    """Where on a front, by its place, more size stops to pay: the point furthest above the line between both ends.
+
+    Sizes count by their logarithm. None where the front has no such bend, or less than three points.
+    Satopää et al., Finding a "Kneedle" in a Haystack, ICDCS Workshops 2011, section IV.
+    """
+    if len(front) < 3 or front[0][0] <= 0:
+        return None
+    sizes = [math.log(x) for x, _ in front]
+    gained = [y if higher_is_better else -y for _, y in front]
+    wide, high = sizes[-1] - sizes[0], gained[-1] - gained[0]
+    if not (wide > 0 and high > 0 and math.isfinite(high)):
+        return None
+    above = [(y - gained[0]) / high - (x - sizes[0]) / wide for x, y in zip(sizes, gained, strict=True)]
+    best = max(range(len(above)), key=above.__getitem__)
+    return best if above[best] > 0 else None
+
+
+def knee_run(runs: Sequence[Run], metric: str) -> str | None:
+    """The id of the run at the knee of the front of sizes, the original being its end; of runs on one checkpoint."""
+    known = [m for run in runs if (m := metric_of(run.get("result"), metric))]
+    groups, originals = collected(runs, metric, "size_bytes")
+    if len(groups) != 1 or not known:
+        return None
+    [(key, points)] = groups.items()
+    higher = bool(known[0].get("higher_is_better", True))
+    points = [*points, *([originals[key]] if key in originals else [])]
+    front = pareto_front([(point.x, point.y) for point in points], higher)
+    at = knee(front, higher)
+    found = next((p.run_id for p in points if at is not None and (p.x, p.y) == front[at]), None)
+    return found or None
 
 
 def collected(runs: Sequence[Run], metric: str, x: str) -> tuple[dict[Group, list[Point]], dict[Group, Point]]:

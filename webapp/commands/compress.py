@@ -30,7 +30,7 @@ from .workbench import workbench
 NOT_ALL_DELIVERED = 3  # exit status
 
 
-class _Formats(click.Option):
+class FormatsOption(click.Option):
     """Its help lists the formats."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
@@ -63,7 +63,7 @@ class _Formats(click.Option):
 @click.option(
     "--export",
     "exports",
-    cls=_Formats,
+    cls=FormatsOption,
     multiple=True,
     metavar="FORMAT",
     help="A format to write too; may be given more than once.",
@@ -141,7 +141,7 @@ def compress(
                 found = runs.smallest(solver, limits, tolerance, most_runs)
             else:
                 found = runs.of_budget(solver, solver.solve(goal, limits))
-        _deliver(out, sources.checkpoint.folder, found)
+        deliver(out, sources.checkpoint.folder, found)
     receipt = found.receipt
     click.echo(render_text(receipt))
     if missing := receipt["undelivered"]:
@@ -159,7 +159,7 @@ def _understood(text: str) -> Recipe:
     return with_versions(found)
 
 
-def _deliver(out: Path, original: Path, found: LocalRun) -> None:
+def deliver(out: Path, original: Path, found: LocalRun) -> None:
     """The finished folder: the checkpoint's companions, the weights, the receipt."""
     from webapp.engine.weights.originals import IN_PLACE, WEIGHTS
 

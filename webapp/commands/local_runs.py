@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from webapp.engine.run.predict import predict
 from webapp.engine.run.receipt import conclude
 from webapp.engine.run.receipt_text import table
 from webapp.engine.run.sample_answers import FILE as SAMPLES
-from webapp.engine.run.stages import RunGiven, is_pointless, plan_stages
-from webapp.engine.run.stages.base import StageResults
+from webapp.engine.run.stages import RunGiven, RunStage, is_pointless, plan_stages
+from webapp.engine.run.stages.base import SourceDigests, StageResults
 from webapp.engine.run.stages.export import ExportStage
 from webapp.engine.run.stages.job import SourcesGiven, StageOutput
+from webapp.engine.run.stages.score import ScoreStage
+from webapp.engine.run.stages.step import StepStage
 from webapp.engine.run.worsening import POINTS
 from webapp.engine.techniques import with_versions
 from webapp.engine.weights.originals import is_weights
@@ -41,6 +45,7 @@ class LocalRun:
 
     recipe: Recipe
     receipt: dict[str, Any]
+    baseline: dict[str, Any] | None
     result: dict[str, Any]
     exported: list[Path]
     samples: list[Path]
@@ -54,7 +59,7 @@ class LocalRun:
 
 @dataclass
 class LocalRuns:
-    """They share what was measured of the original."""
+    """They share what was measured of the original, and those steps that a run which follows begins with."""
 
     bench: Workbench
     bar: ProgressBar
@@ -62,7 +67,8 @@ class LocalRuns:
     exports: tuple[str, ...]
     seed: int
     preprocessing: dict[str, Any]
-    shared: dict[str, StageOutput] = field(default_factory=dict)
+    shared: dict[str, StageOutput] = field(default_factory=dict)  # by the stages' keys
+    following: Sequence[Recipe] = ()  # of the runs that are to come
 
     def of_recipe(self, recipe: Recipe, expected: dict[str, Any] | None = None) -> LocalRun:
         """Checked as page and API check it."""
@@ -74,8 +80,8 @@ class LocalRuns:
         for name, stage in planned.items():
             if is_pointless(stage, planned, failed):
                 continue
-            if name in self.shared:
-                done[name] = self.shared[name]
+            if (made := self.shared.get(stage.key(self.digests))) is not None:
+                done[name] = made
                 continue
             self.bar.stage(stage.title)
             try:
@@ -84,7 +90,6 @@ class LocalRuns:
                 if stage.format is None:
                     raise
                 failed[name] = error.as_dict()
-        self.shared = {name: made for name, made in done.items() if planned[name].place[0] == ORIGINAL}
         results = StageResults(
             {name: made.facts for name, made in done.items()},
             {name: files_in(made.folder) for name, made in done.items()},
@@ -99,10 +104,29 @@ class LocalRuns:
             companions=files_in(checkpoint.folder, leave_out=is_weights),
             expected=expected,
         )
+        self._keep({planned[name].key(self.digests): (planned[name], made) for name, made in done.items()})
         missing = {row["format"] for row in concluded["receipt"]["undelivered"]}
         exported = [done[ExportStage.name_of(form)].folder for form in run.exports if form not in missing]
         samples = [path for made in done.values() if (path := made.folder / SAMPLES).exists()]
-        return LocalRun(recipe, concluded["receipt"], concluded["result"], exported, samples)
+        return LocalRun(recipe, concluded["receipt"], concluded["baseline"], concluded["result"], exported, samples)
+
+    @cached_property
+    def digests(self) -> SourceDigests:
+        given = self.sources
+        others = (given.dataset, given.training_dataset, given.teacher_checkpoint)
+        return SourceDigests(given.checkpoint.digest, *(one and one.digest for one in others))
+
+    def _keep(self, made: Mapping[str, tuple[RunStage, StageOutput]]) -> None:
+        """What a later run takes over; the folders of the other steps go."""
+        wanted = {stage.key(self.digests) for recipe in self.following for stage in self._steps_of(recipe)}
+        original = {key for key, (stage, _) in made.items() if stage.place[0] == ORIGINAL}
+        there = self.shared | {key: one for key, (stage, one) in made.items() if key in original or _is_step(stage)}
+        self.shared = {key: one for key, one in there.items() if key in wanted | original}
+        for key in there.keys() - self.shared.keys():
+            shutil.rmtree(there[key].folder, ignore_errors=True)
+
+    def _steps_of(self, recipe: Recipe) -> list[RunStage]:
+        return [stage for stage in plan_stages(self.checked(recipe)).values() if _is_step(stage)]
 
     def planned(self, recipe: Recipe) -> str:
         """What the run would give and need, as text. Raises as `of_recipe`."""
@@ -169,12 +193,16 @@ class LocalRuns:
         return check_fits(run, shapes_of(run, given.checkpoint.facts, *data, taught), self.bench.limit_bytes)
 
     def _asked(self, recipe: Recipe) -> RunGiven:
+        for row in predict(self.sources.checkpoint.facts, recipe).unreached:
+            self.bar.say(f"No step reaches {row.what}, {percent(row.share)} of the file: {row.why}.")
+        return self.checked(recipe)
+
+    def checked(self, recipe: Recipe) -> RunGiven:
+        """As page and API check it."""
         facts, teacher = self.sources.checkpoint.facts, self.sources.teacher_checkpoint
         dataset, training = named_datasets(self.sources)
         taught = teacher.facts if teacher else None
         prepared = check_run(facts, recipe, self.exports, dataset, training, taught, self.preprocessing)
-        for row in predict(facts, recipe).unreached:
-            self.bar.say(f"No step reaches {row.what}, {percent(row.share)} of the file: {row.why}.")
         return RunGiven(
             recipe=recipe,
             exports=self.exports,
@@ -182,6 +210,10 @@ class LocalRuns:
             preprocessing=prepared.model_dump(mode="json") if prepared else None,
             task=task_of(facts, dataset, training),
         )
+
+
+def _is_step(stage: RunStage) -> bool:
+    return stage.kind in (StepStage.kind, ScoreStage.kind)
 
 
 def _most(memory_bytes: int | None) -> str:

@@ -54,6 +54,10 @@ class TaskUnfit(PareError, code="task_unfit", status=422):
     """The checkpoint cannot be used for the task that was named."""
 
 
+class RecipeVaries(PareError, code="recipe_varies", status=422):
+    """A recipe has several values, as a study's may, where a run has one."""
+
+
 class ExportUnfit(PareError, code="export_unfit", status=422):
     """The model cannot be written in a format that was asked for."""
 

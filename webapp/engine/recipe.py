@@ -177,21 +177,7 @@ class Recipe(BaseModel):
     @classmethod
     def parse(cls, text: str) -> Recipe:
         """A recipe from YAML or JSON text. Raises RecipeInvalid with a sentence and the field it is about."""
-        if len(text) > LARGEST_TEXT:
-            raise RecipeInvalid(f"The recipe has {len(text):,} characters; at most {LARGEST_TEXT:,} are read.")
-        if text.lstrip().startswith("{"):  # JSON may have tabs between its parts, and YAML may not
-            text = text.replace("\t", " ")
-        if "&" in text or "*" in text:
-            refuse_aliases(text)
-        try:
-            data = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            where = getattr(error, "problem_mark", None)
-            place = f" (line {where.line + 1}, column {where.column + 1})" if where else ""
-            raise RecipeInvalid(
-                f"The recipe is neither YAML nor JSON{place}; check its indentation and quotes."
-            ) from None
-        return cls.read(data)
+        return cls.read(read_text(text))
 
     @classmethod
     def read(cls, data: Any) -> Recipe:
@@ -204,7 +190,7 @@ class Recipe(BaseModel):
             raise invalid(error, "recipe") from None
 
     def to_yaml(self) -> str:
-        return yaml.dump(self.as_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return as_yaml(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data as JSON has it; what was left at "all layers", and at none that differ, is left out."""
@@ -221,6 +207,27 @@ class Recipe(BaseModel):
         return hashlib.sha256(
             json.dumps([step.canonical() for step in self.steps], sort_keys=True).encode()
         ).hexdigest()
+
+
+def read_text(text: str) -> Any:
+    """YAML or JSON text of a recipe as plain data. Raises RecipeInvalid with the line."""
+    if len(text) > LARGEST_TEXT:
+        raise RecipeInvalid(f"The recipe has {len(text):,} characters; at most {LARGEST_TEXT:,} are read.")
+    if text.lstrip().startswith("{"):  # JSON may have tabs between its parts, and YAML may not
+        text = text.replace("\t", " ")
+    if "&" in text or "*" in text:
+        refuse_aliases(text)
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        place = f" (line {where.line + 1}, column {where.column + 1})" if where else ""
+        raise RecipeInvalid(f"The recipe is neither YAML nor JSON{place}; check its indentation and quotes.") from None
+
+
+def as_yaml(data: Any) -> str:
+    """Plain data of a recipe as YAML."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def upgraded(data: Any) -> Any:

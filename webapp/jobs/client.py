@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dbos import DBOSClient, EnqueueOptions
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -163,9 +163,20 @@ class JobClient:
             if study.state.final:
                 return
             study.state, study.message, study.finished_at = RunState.CANCELLED, "Cancelled", now()
-            ids = [run.id for run in study.runs if not run.state.final]
+            open_ = (Run.study_id == study_id, Run.state.in_((RunState.QUEUED, RunState.RUNNING)))
+            ids = session.scalars(select(Run.id).where(*open_)).all()
         for run_id in ids:
             self.cancel_run(run_id)
+
+    def reopen_study(self, study_id: str) -> None:
+        """One that has ended goes on, for it has runs again that have not. Raises JobMissing."""
+        with writing(self._sessions) as session:
+            study = session.get(Study, study_id, with_for_update=True)
+            if study is None:
+                raise JobMissing(f"There is no study {study_id}; it may have been deleted.")
+            if study.state.final:
+                study.state, study.message, study.error = RunState.RUNNING, "", None
+                study.conclusion, study.finished_at = None, None
 
     def enqueue(self, kind: JobKind, id: str) -> None:
         """Has it computed, unless it has ended. Raises JobMissing."""

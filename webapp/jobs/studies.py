@@ -63,10 +63,32 @@ def scores_of(place: Workplace, run: Run) -> dict[str, Any]:
 
 ALONE = "No uniform recipe gives a file that is as small, so the budget ran alone: its receipt says how it did."
 
+
+def gathered(place: Workplace, study: Study) -> Conclude:
+    """Runs that stand beside each other: which of them is best is for the reader, by the metric that counts there."""
+    lacking = [run for run in study.runs if run.state is not RunState.SUCCEEDED]
+    done = len(study.runs) - len(lacking)
+    sentence = f"{done} of {len(study.runs)} run{'' if len(study.runs) == 1 else 's'} ended with a result."
+    if lacking:
+        named = [f"“{(run.role or {}).get('title', run.name)}”" for run in lacking]
+        sentence += f" Without one: {some(named)}."
+    return Conclude({"winner": None, "sentence": sentence})
+
+
 KINDS: dict[str, Callable[[Workplace, Study], Begin | Conclude]] = {  # asked once all of its runs have ended
     "race": raced,
     "smallest": searched,
+    "front": gathered,
+    "sweep": gathered,
 }
+
+
+LIGHT = (selectinload(Study.runs).load_only(Run.name, Run.state, Run.role),)  # there may be hundreds
+WHOLE = (
+    selectinload(Study.runs).selectinload(Run.stages),
+    selectinload(Study.profile).options(undefer(Profile.facts)),
+    selectinload(Study.checkpoint),
+)
 
 
 def advance_studies(place: Workplace, jobs: JobClient) -> None:
@@ -94,10 +116,9 @@ def _advance(place: Workplace, jobs: JobClient, id_: str) -> None:
         seen = _seen(session, id_)
     if not all(state.final for _, state, _ in seen):
         return
-    runs = selectinload(Study.runs).selectinload(Run.stages)
-    profile = selectinload(Study.profile).options(undefer(Profile.facts))
     with place.sessions() as session:
-        study = session.get(Study, id_, options=[runs, profile, selectinload(Study.checkpoint)])
+        kind = session.scalar(select(Study.kind).where(Study.id == id_))
+        study = session.get(Study, id_, options=LIGHT if KINDS.get(kind or "") is gathered else WHOLE)
     if study is None:
         return
     decided = KINDS[study.kind](place, study)

@@ -334,12 +334,13 @@ class Study(Job, Base):
     __tablename__ = "studies"
 
     name: Mapped[str] = mapped_column(String(200))
-    kind: Mapped[str] = mapped_column(String(40))  # "race", "smallest", ...
+    kind: Mapped[str] = mapped_column(String(40))  # "race", "smallest", "front", "sweep"
     checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
     profile_id: Mapped[str | None] = mapped_column(ForeignKey("profiles.id", ondelete="SET NULL"))
     question: Mapped[dict[str, Any]]
     conclusion: Mapped[dict[str, Any] | None]
+    taken_run_id: Mapped[str | None] = mapped_column(String(12))  # chosen by a person; it may have been deleted since
 
     checkpoint: Mapped[Checkpoint] = relationship()
     dataset: Mapped[Dataset | None] = relationship()

@@ -22,7 +22,7 @@ from webapp.engine.importers import importers
 from webapp.engine.run.metrics import METRICS
 from webapp.engine.techniques import techniques
 from webapp.store.models import SAMPLES
-from webapp.units import FRACTIONS, byte_text, measured_text, percent, significant
+from webapp.units import FRACTIONS, byte_text, lowered, measured_text, percent, significant
 
 from .markdown import markdown
 
@@ -78,6 +78,7 @@ def init_display(app: Flask) -> None:
         markdown=markdown,
         moment=moment,
         technique_title=technique_title,
+        lowered=lowered,
     )
     app.after_request(keep_versioned_assets)
     app.jinja_env.globals.update(

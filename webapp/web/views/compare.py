@@ -46,8 +46,8 @@ def table() -> Response:
     return csv_answer(as_csv(compare(view, drawn(runs_of(db.session, view.run_ids)))))
 
 
-def csv_answer(text: str) -> Response:
-    return Response(text, mimetype="text/csv", headers={"Content-Disposition": 'attachment; filename="compare.csv"'})
+def csv_answer(text: str, filename: str = "compare.csv") -> Response:
+    return Response(text, mimetype="text/csv", headers={"Content-Disposition": f'attachment; filename="{filename}"'})
 
 
 def picked(view: View) -> dict[str, Any]:

@@ -16,15 +16,19 @@ from wtforms import SelectField
 
 from webapp.actions.compatibility import architecture_only, first_choice, incompatible_datasets, incompatible_formats
 from webapp.actions.continuing import run_to_continue, to_make_again
+from webapp.actions.errors import RequestInvalid
 from webapp.actions.run_requests import RunRequest, create_run
 from webapp.actions.run_requests import ready as require_ready
+from webapp.actions.studies import StudyRequest, start_study
+from webapp.actions.sweeps import SweepAsked, with_pairs
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.errors import PareError, PreprocessingInvalid
 from webapp.engine.exporters import exporters as formats
 from webapp.engine.facts import DatasetFacts
-from webapp.engine.recipe import LayerPatterns, Recipe, Step, lines_named
+from webapp.engine.recipe import LayerPatterns, Recipe, Step, lines_named, read_text
+from webapp.engine.run.sweep import is_sweep
 from webapp.engine.techniques import techniques
-from webapp.store.models import Checkpoint, Dataset, Profile, Run, UploadState
+from webapp.store.models import Checkpoint, Dataset, Profile, Run, Study, UploadState
 from webapp.units import byte_text
 from webapp.web.extensions import db, services
 from webapp.web.forms import RunForm, setting_rows
@@ -83,8 +87,10 @@ PRESETS = (
 @blueprint.get("")
 def new() -> str:
     """`?checkpoint=ID` chooses it, `?dataset=ID` too; `?fork=RUN` starts with that run's recipe and data, and
-    `?continue=RUN` goes on from what it delivered."""
+    `?continue=RUN` goes on from what it delivered; `?study=ID` starts with a sweep's."""
     form = RunForm()
+    if "study" in request.args:
+        return again(form, db.get_or_abort(Study, request.args["study"]))
     source = db.get_or_abort(Run, request.args["fork"]) if "fork" in request.args else None
     earlier = db.get_or_abort(Run, request.args["continue"]) if "continue" in request.args else None
     offer(form)
@@ -114,6 +120,23 @@ def begin_as(form: RunForm, run: Run) -> None:
     form.preprocessing.data = json.dumps(run.preprocessing) if run.preprocessing else ""
 
 
+def again(form: RunForm, study: Study) -> str:
+    """The builder with a sweep's recipe and data. Raises RequestInvalid for a study of another kind."""
+    if study.kind != "sweep":
+        raise RequestInvalid("The recipes of this study come from a profile; open its budget instead.", "study")
+    earlier = run_to_continue(db.session, id_) if (id_ := study.question["run_id"]) else None
+    offer(form)
+    form.continued_from.data = earlier.id if earlier else ""
+    kept = study.question["run"]
+    form.checkpoint.data, form.dataset.data = study.checkpoint_id, kept["dataset_id"] or ""
+    form.training_dataset.data, form.seed.data = kept["training_dataset_id"] or "", kept["seed"]
+    form.teacher_checkpoint.data = study.question["teacher_checkpoint_id"] or ""
+    form.exports.data = [name for name in kept["exports"] if name in dict(form.exports.choices)]
+    form.preprocessing.data = json.dumps(kept["preprocessing"]) if kept["preprocessing"] else ""
+    form.recipe.data = json.dumps(with_pairs(study.question["recipes"][0]))
+    return page(form, earlier=earlier)
+
+
 def opened(profile: Profile, recipe: Recipe, exports: Iterable[str]) -> str:
     """The builder with a recipe that was made on a profile, and its data."""
     form = RunForm(formdata=None)
@@ -136,20 +159,24 @@ def start() -> ResponseReturnValue:
     earlier = db.session.get(Run, form.continued_from.data) if form.continued_from.data else None
     if not form.validate():
         return page(form, source=source, earlier=earlier), 422
+    exports, name, text = form.exports.data or [], form.name.data or None, form.recipe.data or ""
     try:
-        asked = RunRequest(
-            checkpoint_id=None if form.continued_from.data else form.checkpoint.data,
-            run_id=form.continued_from.data or None,
-            dataset_id=form.dataset.data or None,
-            training_dataset_id=form.training_dataset.data or None,
-            teacher_checkpoint_id=form.teacher_checkpoint.data or None,
-            recipe=form.recipe.data or "",
-            exports=form.exports.data or [],
-            seed=form.seed.data or 0,
-            name=form.name.data or None,
-            preprocessing=asked_preprocessing(form.preprocessing.data),
-        )
-        with lines_named(asked.recipe):
+        shared: dict[str, Any] = {
+            "checkpoint_id": None if form.continued_from.data else form.checkpoint.data,
+            "run_id": form.continued_from.data or None,
+            "dataset_id": form.dataset.data or None,
+            "training_dataset_id": form.training_dataset.data or None,
+            "teacher_checkpoint_id": form.teacher_checkpoint.data or None,
+            "recipe": text,
+            "seed": form.seed.data or 0,
+            "preprocessing": asked_preprocessing(form.preprocessing.data),
+        }
+        with lines_named(text):
+            if is_sweep(read_text(text)):
+                request_ = StudyRequest(sweep=SweepAsked(**shared), exports=exports, name=name)
+                study = start_study(db.session, services().jobs, request_)
+                return redirect(url_for("studies.show", id=study.id))
+            asked = RunRequest(**shared, exports=exports, name=name)
             run = create_run(db.session, services().jobs, asked, forked_from_id=source.id if source else None)
     except PareError as error:
         return page(form, error, source, earlier), error.status

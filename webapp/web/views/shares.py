@@ -15,7 +15,7 @@ from webapp.web.extensions import db, services
 from .artifacts import artifact_of, send_artifact
 from .compare import csv_answer
 from .receipts import bytes_figure, json_answer, require_receipt
-from .studies import study_page
+from .studies import csv_of, study_page
 
 blueprint = Blueprint("shares", __name__)
 
@@ -72,7 +72,7 @@ def show(token: str) -> str:
     share = share_of(token)
     if "study" in share.view:
         study = shared_study(share)
-        return render_template("shares/study.html", token=token, **study_page(study))
+        return render_template("shares/study.html", token=token, **study_page(study, links=False))
     if share.view:
         found = shared_comparison(share)
         return render_template(
@@ -114,6 +114,14 @@ def artifact(token: str, name: str) -> Response:
 @blueprint.get("/shared/<token>/compare.csv")
 def comparison_csv(token: str) -> Response:
     return csv_answer(as_csv(shared_comparison(share_of(token))))
+
+
+@blueprint.get("/shared/<token>/study.csv")
+def study_csv(token: str) -> Response:
+    share = share_of(token)
+    if "study" not in share.view:
+        raise NotFound("This link does not lead to a study.")
+    return csv_of(shared_study(share), named=False)
 
 
 @blueprint.errorhandler(NotFound)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 from sqlalchemy import func, select
@@ -12,26 +13,41 @@ from sqlalchemy.orm import joinedload
 
 from webapp import charts
 from webapp.actions.budgets import solver_for
-from webapp.actions.errors import RequestInvalid
+from webapp.actions.comparison import as_rows
+from webapp.actions.errors import NotFound, RequestInvalid
 from webapp.actions.sharing import shares_of_study
 from webapp.actions.studies import (
+    MoreAsked,
     SmallestAsked,
     StudyRequest,
     cancel_study,
     delete_study,
+    extend_study,
     progress_of,
+    retry_study,
     rows_of,
     start_study,
+    take_run,
     unit_of,
 )
+from webapp.actions.sweeps import GATHERED, seconds_left, share_done, table_of, told
 from webapp.engine.errors import PareError
+from webapp.engine.recipe import as_yaml, lines_named
 from webapp.store.models import Checkpoint, Profile, RunState, Study
 from webapp.web.extensions import db, row_of, services
+
+from .compare import csv_answer
 
 blueprint = Blueprint("studies", __name__, url_prefix="/studies")
 
 PAGE = 50  # studies on one page of the list
-KINDS = {"race": "Budget against uniform recipes", "smallest": "Smallest within a tolerance"}
+KINDS = {
+    "race": "Budget against uniform recipes",
+    "smallest": "Smallest within a tolerance",
+    "front": "Budgets of many sizes",
+    "sweep": "Sweep",
+}
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @blueprint.get("")
@@ -69,8 +85,14 @@ def create() -> ResponseReturnValue:
 
 @blueprint.get("/<id>")
 def show(id: str) -> str:
-    study = db.get_or_abort(Study, id)
-    return render_template("studies/show.html", links=shares_of_study(db.session, id), **study_page(study))
+    return shown(db.get_or_abort(Study, id))
+
+
+def shown(study: Study, error: PareError | None = None) -> str:
+    recipes = [as_yaml(recipe) for recipe in study.question.get("recipes", ())]
+    links = shares_of_study(db.session, study.id)
+    given = {"recipes": recipes, "error": error, "form": request.form, "units": list(UNITS)}
+    return render_template("studies/show.html", links=links, **given, **study_page(study))
 
 
 @blueprint.post("/<id>/cancel")
@@ -79,16 +101,61 @@ def cancel(id: str) -> ResponseReturnValue:
     return redirect(url_for("studies.show", id=id))
 
 
+@blueprint.post("/<id>/retry")
+def retry(id: str) -> ResponseReturnValue:
+    count = retry_study(db.session, services().jobs, db.get_or_abort(Study, id))
+    flash(f"{count} run{' is' if count == 1 else 's are'} tried again.")
+    return redirect(url_for("studies.show", id=id))
+
+
+@blueprint.post("/<id>/take")
+def take(id: str) -> ResponseReturnValue:
+    """The run that `run` names is the one to go on with."""
+    study = db.get_or_abort(Study, id)
+    run = take_run(db.session, study, request.form.get("run", ""))
+    flash(f"Taken from {study.name}. Below are its receipt and its files.")
+    return redirect(url_for("runs.show", id=run.id))
+
+
+@blueprint.post("/<id>/extend")
+def extend(id: str) -> ResponseReturnValue:
+    """`recipe`: text with other ranges; or `sizes`, numbers in `unit` with commas between them."""
+    study = db.get_or_abort(Study, id)
+    try:
+        with lines_named(request.form.get("recipe")):
+            count = extend_study(db.session, services().jobs, study, asked_more())
+    except PareError as error:
+        db.session.rollback()
+        study = db.get_or_abort(Study, id)
+        return shown(study, error), error.status
+    flash(f"{count} run{' joins' if count == 1 else 's join'} the study.")
+    return redirect(url_for("studies.show", id=id))
+
+
 @blueprint.post("/<id>/delete")
 def delete(id: str) -> ResponseReturnValue:
+    """With `runs`, its runs go too."""
     study = db.get_or_abort(Study, id)
-    delete_study(db.session, study)
-    flash(f"{study.name} was deleted; its runs stay.")
+    with_runs = "runs" in request.form
+    delete_study(db.session, study, with_runs)
+    flash(f"{study.name} was deleted{' with its runs' if with_runs else '; its runs stay'}.")
     return redirect(url_for("studies.index"))
 
 
-def study_page(study: Study) -> dict[str, Any]:
-    """What its page and its shared page show."""
+@blueprint.get("/<id>/table.csv")
+def table(id: str) -> Response:
+    return csv_of(db.get_or_abort(Study, id))
+
+
+def study_page(study: Study, links: bool = True) -> dict[str, Any]:
+    """What its page and its shared page show; without `links`, nothing that leads to a run."""
+    given: dict[str, Any] = {"study": study, "kind": KINDS[study.kind]}
+    if study.kind in GATHERED:
+        found = told(db.session, study, request.args.get("metric", ""), request.args.get("x", ""))
+        given |= {"sweep": found, "figures": found.figures(study.taken_run_id, links)}
+        given |= {"progress": share_done(study.state, found.runs), "seconds_left": seconds_left(db.session, found.runs)}
+    if study.kind == "sweep":
+        return given
     rows, unit = rows_of(study), unit_of(study)
     drawn = [
         {
@@ -102,14 +169,31 @@ def study_page(study: Study) -> dict[str, Any]:
         }
         for row in rows
     ]
-    return {
-        "study": study,
-        "kind": KINDS[study.kind],
-        "rows": rows,
-        "unit": unit,
-        "progress": progress_of(study),
-        "figure": charts.study_runs(drawn, unit, study.question.get("tolerance")),
-    }
+    tolerance = study.question.get("tolerance")
+    given |= {"rows": rows, "unit": unit, "figure": charts.study_runs(drawn, unit, tolerance)}
+    return {"progress": progress_of(study)} | given
+
+
+def csv_of(study: Study, named: bool = True) -> Response:
+    """The table of a sweep or a front, its runs `named` by their ids, or numbered. Raises NotFound for another kind."""
+    if study.kind not in GATHERED:
+        raise NotFound("This study has no table as CSV; compare its runs, which has one.")
+    found = told(db.session, study, request.args.get("metric", ""), request.args.get("x", ""))
+    return csv_answer(as_rows(table_of(found, named)), "study.csv")
+
+
+def asked_more() -> MoreAsked:
+    """Raises RequestInvalid."""
+    form = request.form
+    if "recipe" in form:
+        return MoreAsked(recipe=form["recipe"])
+    words = re.split(r"[\s,;]+", form.get("sizes", "").strip())
+    unit = UNITS.get(form.get("unit", "kB"), 1)
+    try:
+        sizes = [round(float(word) * unit) for word in words if word]
+        return MoreAsked(sizes=sizes)
+    except (ValueError, OverflowError):  # pydantic's too
+        raise RequestInvalid("Name 1 to 50 sizes as numbers, with commas between them.", "sizes") from None
 
 
 def asked_page(profile: Profile, error: PareError | None = None) -> str:

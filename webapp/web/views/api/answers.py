@@ -8,7 +8,8 @@ from flask import url_for
 from sqlalchemy import ColumnElement, Select, select, tuple_
 
 from webapp.actions.errors import RequestInvalid
-from webapp.actions.studies import progress_of, rows_of, unit_of
+from webapp.actions.studies import StudyRow, progress_of, rows_of, unit_of
+from webapp.actions.sweeps import GATHERED, SweptRun, share_done, told
 from webapp.store.models import Checkpoint, Dataset, LogLine, Profile, Run, Share, Study
 from webapp.web.extensions import db
 from webapp.web.views.shares import share_token
@@ -61,11 +62,41 @@ def profile_answer(profile: Profile, with_layers: bool = False) -> schemas.Profi
     return schemas.ProfileAnswer.model_validate({**answer.model_dump(exclude={"url"}), **told})
 
 
-def study_answer(study: Study) -> schemas.StudyAnswer:
+def study_answer(study: Study, metric: str = "") -> schemas.StudyAnswer:
+    """Raises RequestInvalid for a metric that a sweep's runs do not have."""
     answer = schemas.StudySummary.model_validate(study).model_dump(exclude={"url"})
-    rows = [schemas.StudyRunAnswer.model_validate(row) for row in rows_of(study)]
-    told = {"progress": progress_of(study), "question": study.question, "unit": unit_of(study), "runs": rows}
-    return schemas.StudyAnswer.model_validate(answer | told)
+    if study.kind not in GATHERED:
+        rows = [schemas.StudyRunAnswer.model_validate(row) for row in rows_of(study)]
+        more = {"progress": progress_of(study), "unit": unit_of(study), "runs": rows}
+        return schemas.StudyAnswer.model_validate({**answer, **more, "question": study.question})
+    found = told(db.session, study, metric)
+    foretold = {row.run.id: row for row in rows_of(study)} if study.kind == "front" else {}
+    curve = {name: getattr(found, name) for name in ("axes", "metric", "metrics", "knee")}
+    more = {
+        "progress": share_done(study.state, found.runs),
+        "unit": unit_of(study) if foretold else "",
+        "runs": [_swept_answer(run, foretold.get(run.id)) for run in found.runs],
+        "sweep": {**curve, "front": sorted(found.front)},
+    }
+    return schemas.StudyAnswer.model_validate({**answer, **more, "question": study.question})
+
+
+def _swept_answer(run: SweptRun, foretold: StudyRow | None) -> schemas.StudyRunAnswer:
+    return schemas.StudyRunAnswer.model_validate(
+        {
+            "run": {"id": run.id, "state": str(run.state), "progress": run.progress},
+            "title": run.title,
+            "size_bytes": run.result.get("size_bytes"),
+            "measured": foretold and foretold.measured,
+            "expected": foretold and foretold.expected,
+            "difference": None,
+            "why": "",
+            "within": None,
+            "wins": False,
+            "settings": dict(run.settings),
+            "metrics": run.result.get("metrics"),
+        }
+    )
 
 
 def share_answer(share: Share) -> schemas.ShareAnswer:

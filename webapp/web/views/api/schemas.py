@@ -529,11 +529,12 @@ class StudySummary(JobSummary):
     """Runs that answer one question, as lists show them."""
 
     name: str
-    kind: str = Field(description="race or smallest.")
+    kind: str = Field(description="race, smallest, front or sweep.")
     profile_id: str | None
     conclusion: dict[str, Any] | None = Field(
         description="Once it has succeeded: the id of the run that is the answer (winner), and why, as a sentence."
     )
+    taken_run_id: str | None = Field(description="The run that a person chose to go on with.")
 
     @computed_field
     def url(self) -> str:
@@ -560,13 +561,38 @@ class StudyRunAnswer(RowAnswer):
     why: str = Field(description="Why this size was tried, where the study chose it.")
     within: bool | None = Field(description="The tolerance, where there is one.")
     wins: bool
+    settings: dict[str, Any] | None = Field(None, description="Of a sweep: what it has of each axis, by its path.")
+    metrics: dict[str, Any] | None = Field(None, description="Of a sweep or front: as the run's result has them.")
+
+
+class SweepAnswer(BaseModel):
+    """Of a sweep or a front: what differs, and what the curve shows."""
+
+    axes: list[dict[str, Any]] = Field(description="What differs: path, title and values.")
+    metric: str = Field(description="Of the curve; give another as `metric`. Empty before a run has any.")
+    metrics: dict[str, str] = Field(description="That some run has: titles by names.")
+    knee: str | None = Field(description="The run after which more bytes buy least.")
+    front: list[str] = Field(description="The runs that no other beats in both size and quality.")
+
+
+class StudyQuery(RequestBody):
+    metric: str = Field("", max_length=80, description="Of the curve of a sweep or a front.")
+
+
+class TakeRequest(RequestBody):
+    run_id: str = Field(max_length=12)
+
+
+class DeleteStudyQuery(RequestBody):
+    runs: bool = Field(False, description="Its runs go too.")
 
 
 class StudyAnswer(StudySummary):
     progress: float
     question: dict[str, Any]
-    unit: str = Field(description="points, or what losses are told in.")
+    unit: str = Field(description="points, or what losses are told in; empty for a sweep.")
     runs: list[StudyRunAnswer]
+    sweep: SweepAnswer | None = Field(None, description="Of a sweep or a front.")
 
 
 class BlameRequest(RequestBody):
