@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import load_only
 
@@ -11,6 +12,7 @@ from webapp.actions.compatibility import incompatible_datasets
 from webapp.actions.run_requests import RunChanges, fork_run
 from webapp.actions.versions import AppliedRuns, apply_runs, set_best, set_version
 from webapp.engine.errors import PareError
+from webapp.engine.recipe import Recipe, Step
 from webapp.engine.techniques import DATA_NEEDS, needs_of, techniques
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 from webapp.web.extensions import db, services
@@ -73,15 +75,23 @@ def apply(id: str) -> ResponseReturnValue:
 
 def other_data(run: Run) -> list[Dataset] | None:
     """What it could be calibrated on instead, newest first; None where no step of it learns from data."""
-    steps = [step for step in run.recipe["steps"] if step["technique"] in techniques()]
-    needs = (needs_of(step["technique"], step.get("settings", {}), step.get("overrides", {})) for step in steps)
-    if not any(needed & DATA_NEEDS for needed in needs):
+    if not any(learns(step) for step in Recipe.read(run.recipe).steps):
         return None
     reasons = incompatible_datasets(db.session, run.checkpoint)
     light = load_only(Dataset.id, Dataset.name)
     rows = select(Dataset).options(light).where(Dataset.state == UploadState.READY).order_by(Dataset.created_at.desc())
     used = run.training_dataset_id or run.dataset_id
     return [row for row in db.session.scalars(rows) if row.id != used and reasons.get(row.id, "") is None]
+
+
+def learns(step: Step) -> bool:
+    """Whether a step looks at data; not one that an earlier version of Pare took and this one does not."""
+    if step.technique not in techniques():
+        return False
+    try:
+        return bool(needs_of(step.technique, step.settings, step.overrides) & DATA_NEEDS)
+    except ValidationError:
+        return False
 
 
 def earlier_versions(but: str | None = None) -> list[Checkpoint]:
