@@ -28,7 +28,7 @@ MOST: dict[RunAction, int] = {  # runs at once: what each takes, within the time
     "untag": 10_000,
     "cancel": 500,
     "retry": 500,
-    "delete": 2_000,
+    "delete": 5_000,
 }
 DONE: dict[RunAction, str] = {
     "star": "starred",

@@ -16,7 +16,6 @@ from flask import (
     redirect,
     render_template,
     request,
-    stream_with_context,
     url_for,
 )
 from flask.typing import ResponseReturnValue
@@ -138,8 +137,8 @@ def table() -> Response:
 
 
 def csv_of(view: RunsView) -> Response:
-    lines = stream_with_context(csv_lines(db.session, view))
-    return Response(lines, mimetype="text/csv", headers={"Content-Disposition": 'attachment; filename="runs.csv"'})
+    text = "".join(csv_lines(db.session, view))
+    return Response(text, mimetype="text/csv", headers={"Content-Disposition": 'attachment; filename="runs.csv"'})
 
 
 @blueprint.post("/actions")
