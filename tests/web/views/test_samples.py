@@ -11,6 +11,7 @@ from tests.web.views.page import Page
 from webapp.actions.samples import SampleFilter
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import ArchitectureSpec, DatasetFacts
+from webapp.engine.run.measure import token_losses
 from webapp.engine.run.metrics import Samples
 from webapp.engine.run.sample_answers import FILE, SampleAnswers, write_samples
 from webapp.store.models import Artifact
@@ -22,9 +23,25 @@ SPEC = ArchitectureSpec(family="sequential", title="MLP", task="classification",
 class Job:
     """The dataset of a run, without the run."""
 
-    def __init__(self) -> None:
-        facts = {"kind": "arrays", "split": "all", "evaluation": {"n": N, "digest": "0"}, "labels": ["a", "b", "<i>"]}
+    def __init__(self, **more) -> None:
+        facts = {"kind": "arrays", "split": "all", "evaluation": {"n": N, "digest": "0"}} | more
         self.dataset = type("Given", (), {"facts": DatasetFacts.model_validate(facts), "folder": None})
+
+    def tokenizer(self):
+        return Words()
+
+
+class Words:
+    def decode(self, ids, **_):
+        return "".join(f" <b>{id_}" for id_ in ids)
+
+
+def keep(session, files, run, folder, answers, job, batch, before, after):
+    told = write_samples(answers, job, [batch], before, after, folder)
+    size = (folder / FILE).stat().st_size
+    session.add(Artifact(run_id=run.id, name=FILE, format="samples", digest=files.put(folder / FILE), size_bytes=size))
+    run.receipt = {**run.receipt, "samples": told}
+    session.commit()
 
 
 def keep_samples(session, files, run, folder, seed=0):
@@ -41,11 +58,8 @@ def keep_samples(session, files, run, folder, seed=0):
     right = [(side.argmax(-1) == labels).double().tolist() for side in (original, result)]
     kl = torch.nn.functional.kl_div(result.log_softmax(-1), original.softmax(-1), reduction="none").sum(-1).tolist()
     after = {"accuracy": Samples(right[1], ones), "kl_divergence": Samples(kl, ones)}
-    told = write_samples(answers, Job(), [batch], {"accuracy": Samples(right[0], ones)}, after, folder)
-    size = (folder / FILE).stat().st_size
-    session.add(Artifact(run_id=run.id, name=FILE, format="samples", digest=files.put(folder / FILE), size_bytes=size))
-    run.receipt = {**run.receipt, "samples": told}
-    session.commit()
+    job = Job(labels=["a", "b", "<i>"])
+    keep(session, files, run, folder, answers, job, batch, {"accuracy": Samples(right[0], ones)}, after)
     return original.argmax(-1).numpy(), result.argmax(-1).numpy(), labels.numpy()
 
 
@@ -173,3 +187,79 @@ def test_runs_without_samples_or_on_others_are_left_out_by_name(client, session,
 def test_a_filter_is_read_as_it_is_written():
     view = SampleFilter(outcome="to_wrong", label=3, distance=0.5)
     assert json.dumps(view.query(after=4)) == '"outcome=to_wrong&label=3&distance=0.5&after=4"'
+
+
+@pytest.fixture
+def written(session, files, run, tmp_path):
+    """Three chunks of six tokens; the result loses 5 nats more on the last token of the second, and 3 fewer before."""
+    spec = SPEC.model_copy(update={"task": "causal-lm"})
+    tokens = torch.arange(18).reshape(3, 6) % 7
+    original = torch.zeros(3, 6, 7)
+    result = original.clone()
+    result[1, 4, tokens[1, 5]] = -6.0
+    original[1, 3, tokens[1, 4]] = -3.0
+    batch = Batch({"input_ids": tokens}, None, 3)
+    answers = SampleAnswers(spec)
+    answers(batch, [original], [result])
+    sides = [token_losses(side, tokens).sum(-1).tolist() for side in (original, result)]
+    before, after = ({"perplexity": Samples(side, [5.0] * 3)} for side in sides)
+    keep(session, files, run, tmp_path, answers, Job(kind="text"), batch, before, after)
+    return run
+
+
+def test_tokens_are_coloured_by_the_loss_that_they_gained(client, written):
+    text = client.get(f"/runs/{written.id}/samples").text
+    worst = text[text.index('class="sample-tokens"') :].partition("</p>")[0]
+    assert worst.count('class="token token-6"') == 1
+    assert worst.count('class="token token-better"') == 1
+    assert "<b>" not in text
+    assert "&lt;b&gt;4" in worst
+    row = client.get(f"/api/v1/runs/{written.id}/samples").json["items"][0]
+    assert (row["index"], row["original_loss"][0], len(row["tokens"])) == (1, None, 6)
+    assert row["result_loss"][5] - row["original_loss"][5] > 4
+    assert "See the samples, the worst first" in client.get(f"/runs/{written.id}").text
+    by_result = client.get(f"/runs/{written.id}/samples?colour=result").text
+    assert "token-better" not in by_result
+    assert Page(client.get(f"/runs/{written.id}/samples?distance=0.1").text).text.count("Loss gained") < text.count(
+        "Loss gained"
+    )
+
+
+def test_numbers_are_shown_with_target_and_both_answers(client, session, files, run, tmp_path):
+    spec = SPEC.model_copy(update={"task": "regression"})
+    batch = Batch({"x": torch.randn(4, 3)}, torch.tensor([[1.0], [2.0], [3.0], [4.0]]), 4)
+    original, result = batch.targets + 0.1, batch.targets + torch.tensor([[0.0], [9.0], [0.0], [float("nan")]])
+    answers = SampleAnswers(spec)
+    answers(batch, [original], [result])
+    sides = [(side - batch.targets).square().mean(1).tolist() for side in (original, result)]
+    before, after = ({"mse": Samples(side, [1.0] * 4)} for side in sides)
+    keep(session, files, run, tmp_path, answers, Job(), batch, before, after)
+    items = client.get(f"/api/v1/runs/{run.id}/samples").json["items"]
+    assert [row["index"] for row in items][:2] == [3, 1]  # no number is the worst
+    assert (items[0]["distance"], items[0]["result_answer"]) == (None, [None])
+    assert (items[1]["target"], items[1]["result_answer"]) == ([2.0], [11.0])
+    page = Page(client.get(f"/runs/{run.id}/samples?distance=1").text)
+    assert "2 of 4 samples" in page.text
+    assert "not finite" in page.text
+
+
+def test_choices_of_a_question_show_whose_they_are(client, session, files, run, tmp_path):
+    from webapp.engine.data.batches import Choices
+
+    path = tmp_path / "evaluation.jsonl"
+    path.write_text('{"context": "the sky is", "choices": ["red", "blue"], "answer": 1}\n')
+    job = Job(kind="multiple-choice")
+    job.dataset.folder, job.preprocessing = tmp_path, lambda: None
+    tokens = torch.tensor([[1, 2], [1, 3]])
+    batch = Batch({"input_ids": tokens}, None, 1, Choices([2, 2], [1, 1], [3, 4], 1))
+    original, result = torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)
+    original[1, 0, 3], result[0, 0, 2] = 3.0, 3.0
+    answers = SampleAnswers(SPEC.model_copy(update={"task": "causal-lm"}))
+    answers(batch, [original], [result])
+    before, after = ({"accuracy": Samples([right], [1.0])} for right in (1.0, 0.0))
+    keep(session, files, run, tmp_path, answers, job, batch, before, after | {"kl_divergence": Samples([1.0], [1.0])})
+    page = Page(client.get(f"/runs/{run.id}/samples").text)
+    assert "1 of 1 now wrong" in Page(client.get(f"/runs/{run.id}").text).text
+    assert "the sky is" in page.text
+    assert "red (the result’s)" in page.text
+    assert "blue (right, the original’s)" in page.text

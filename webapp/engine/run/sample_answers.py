@@ -308,7 +308,7 @@ class _Contents:
         self._read: Callable[[int], Content] = self._array
         if self.facts.kind == "arrays":
             self.ends = list(accumulate(batch.n for batch in data))
-        else:
+        elif not answers.tokens:  # whose tokens are all that is shown
             samples = open_dataset(job.dataset.folder, self.facts, job.preprocessing(), answers.spec).evaluation()
             if isinstance(samples, Images):
                 self._read = lambda row: self._image(samples, row)
