@@ -40,7 +40,7 @@ from .step import STATE, last_step
 
 TOKENS = 16  # of a text: a language model's answer has the whole vocabulary for each
 MOST_TIMED_BYTES = 4_000_000_000  # of floats of original and result, both in memory
-ARROW_BYTES = 40_000_000  # of the library that writes the samples' answers
+ARROW_BYTES = 70_000_000  # of the library that writes the samples' answers
 MORE_TOKENS = 64  # for a program, which may need as many as its kernels are long
 
 
