@@ -9,12 +9,15 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from tests.e2e.conftest import NARROW, SCREENSHOTS, WIDE, drawn, take_image
+from webapp.samples import CHECKPOINT
 
 PAGES = {
     "home": "/",
     "checkpoints": "/checkpoints",
     "checkpoint-upload": "/checkpoints/new",
     "checkpoint": "/checkpoints/{checkpoint}",
+    "checkpoint-version": "/checkpoints/{version}",
+    "checkpoint-returned": "/checkpoints/{returned}",
     "fit-new": "/checkpoints/{checkpoint}/fit?new=1",
     "fit": "/checkpoints/{checkpoint}/fit",
     "datasets": "/datasets",
@@ -25,6 +28,7 @@ PAGES = {
     "runs": "/runs",
     "runs-columns": "/runs?q=it&sort=-size_bytes&column=state&column=techniques&column=metric.accuracy&column=speed",
     "run": "/runs/{run}",
+    "run-forked": "/runs/{forked}",
     "run-trained": "/runs/{trained}",
     "receipt": "/runs/{run}/receipt",
     "samples": "/runs/{other}/samples",
@@ -45,7 +49,7 @@ README = {f"readme-{name}": name for name in ("fit", "study", "blame", "run", "c
 
 
 @pytest.fixture(scope="package")
-def places(api, samples, runs, with_onnx) -> dict[str, str]:
+def places(api, samples, runs, with_onnx, tmp_path_factory) -> dict[str, str]:
     deployed = api.post("/deployments", {"run_id": with_onnx, "name": "shown"})["name"]
     api.wait(f"/deployments/{deployed}", lambda row: row["state"] == "ready")
     checkpoint, dataset = samples["digits_cnn.safetensors"], samples["digits.npz"]
@@ -57,7 +61,17 @@ def places(api, samples, runs, with_onnx) -> dict[str, str]:
     budget = study["runs"][0]["id"]
     api.post(f"/runs/{budget}/blame", {})
     assert api.finished(budget)["receipt"]["blame"]["layers"]
+    api.send("PATCH", f"/checkpoints/{checkpoint}", {"best_run_id": runs[0]})
+    file = tmp_path_factory.mktemp("delivered") / "digits_cnn_half.safetensors"
+    file.write_bytes(api.send("GET", f"/runs/{runs[0]}/artifacts/model.safetensors"))
+    version = api.upload("checkpoints", CHECKPOINT)["id"]
+    api.send("PATCH", f"/checkpoints/{version}", {"newer_than_id": checkpoint})
+    forked = api.post(f"/checkpoints/{version}/runs", {"run_ids": [runs[0]]})["items"][0]["id"]
+    assert api.finished(forked)["state"] == "succeeded"
     return {
+        "version": version,
+        "returned": api.upload("checkpoints", file)["id"],
+        "forked": forked,
         "study": study["id"],
         "budget": budget,
         "deployment": deployed,
