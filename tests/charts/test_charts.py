@@ -178,6 +178,16 @@ def test_prunable_sparsity_is_drawn_beside_the_other_where_known() -> None:
     assert charts.sparsity_bars([run(1, 1000, prunable_sparsity=0.8)]).data[1].x == (0.8,)
 
 
+def test_the_treemap_has_the_bytes_of_stored_forms() -> None:
+    stored = {"plan": {}, "label": "int4 groups of 64", "bytes": 9, "params": 64}
+    plain = {"name": "a.weight", "shape": [8, 8], "dtype": "float32"}
+    rows = [plain | {"stored": stored}, plain | {"name": "b.weight", "block_type": "Q4_K", "block_bytes": 7}]
+    trace = charts.weights_treemap({"tensors": rows}, "made by Pare").data[0]
+    assert trace.values[trace.ids.index("=a.weight")] == 9
+    assert trace.values[trace.ids.index("=b.weight")] == 7
+    assert trace.customdata[trace.ids.index("=a.weight")][1] == "8 × 8 int4 groups of 64"
+
+
 def test_the_treemap_has_every_byte_once() -> None:
     facts = {
         "tensors": [

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from webapp.charts import ABSOLUTE_METRICS
 from webapp.engine.exporters import measured
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.metrics import difference
@@ -32,6 +33,7 @@ class BesideRow:
     earlier_ci95: tuple[float, float] | None = None
     later_ci95: tuple[float, float] | None = None
     paired: dict[str, Any] | None = None  # difference, its ci95 and verdict, on the same samples
+    own_original: bool = False  # each is measured against its own original, and these are two
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,11 @@ def _rows(earlier: Run, run: Run, same: bool, files: FileStore) -> Iterator[Besi
         if was is None or was["value"] is None or metric["value"] is None:
             continue
         intervals = [tuple(each["ci95"]) if each.get("ci95") else None for each in (was, metric)]
-        scores = (_scores(earlier), _scores(run)) if same and metric["n"] <= MOST_SAMPLES else (None, None)
+        apart = name not in ABSOLUTE_METRICS and run.checkpoint_id != earlier.checkpoint_id
+        kept = same and not apart and metric["n"] <= MOST_SAMPLES
+        scores = (_scores(earlier), _scores(run)) if kept else (None, None)
         paired = _paired(name, *scores, run.seed, files) if None not in scores else None
-        yield BesideRow(metric["title"], was["value"], metric["value"], "", name, *intervals, paired)
+        yield BesideRow(metric["title"], was["value"], metric["value"], "", name, *intervals, paired, apart)
     yield BesideRow("Sparsity", before["sparsity"], after["sparsity"], "share")
 
 

@@ -49,7 +49,7 @@ def weights_treemap(facts: Mapping[str, Any], name: str = "checkpoint") -> go.Fi
         labels.append(whole(tensor["name"].rsplit(".", 1)[-1]))
         parents.append(parent_of(tensor["name"]))
         values.append(tensor["bytes"])
-        shown.append([whole(tensor["name"]), f"{shape_text(tensor['shape'])} {tensor['dtype']}"])
+        shown.append([whole(tensor["name"]), f"{shape_text(tensor['shape'])} {form(tensor)}"])
     customdata = [[*row, byte_text(size), percent(size / total, 2)] for row, size in zip(shown, values, strict=True)]
     trace = go.Treemap(
         ids=ids,
@@ -73,7 +73,16 @@ def parent_of(path: str) -> str:
 
 
 def tensor_bytes(tensor: Mapping[str, Any]) -> int:
+    """Of blocks of llama.cpp's, and of a stored form of Pare's, what these take."""
+    if tensor.get("stored") or tensor.get("block_type"):
+        return int(tensor["stored"]["bytes"] if tensor.get("stored") else tensor["block_bytes"])
     return math.prod(tensor["shape"]) * DTYPE_BYTES.get(tensor["dtype"], 1)
+
+
+def form(tensor: Mapping[str, Any]) -> str:
+    """How it is stored."""
+    stored = tensor.get("stored")
+    return str(stored["label"] if stored else tensor.get("block_type") or tensor["dtype"])
 
 
 def shape_text(shape: list[int] | tuple[int, ...]) -> str:

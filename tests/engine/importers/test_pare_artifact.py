@@ -8,6 +8,7 @@ import torch
 
 from tests import zoo
 from webapp.engine.errors import RecipeInvalid
+from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.predict import plans_of, predict
@@ -63,6 +64,43 @@ def test_it_is_what_it_was(bench, family, form, dtype):
     assert facts.weights_bytes == path.stat().st_size
     assert sum(tensor.bytes for tensor in facts.tensors) == was.bytes
     assert predict(facts, Recipe.read({"steps": [{"technique": "cast"}]})).before.size_bytes == path.stat().st_size
+
+
+WRITTEN = [  # exporter, family, form: what of its weights is in a stored form afterwards
+    ("gguf", "llama", "8 bits", {"dense", "ggml"}),
+    ("gguf", "llama", "Q4_0", {"dense", "ggml"}),
+    ("gguf", "llama", "bfloat16", {"dense"}),
+    ("compressed_tensors", "llama", "8 bits", {"dense", "quantized"}),
+    ("compressed_tensors", "llama", "4 bits", {"dense", "quantized"}),
+    ("compressed_tensors", "llama", "4 bits, zero points", {"dense", "quantized"}),
+    ("compressed_tensors", "bert", "3 bits", {"dense", "quantized"}),
+    ("compressed_tensors", "bert", "pruned", {"dense"}),
+    ("onnx", "cnn", "dense", {"dense"}),
+    ("onnx", "cnn", "pruned", {"dense"}),
+    ("onnx", "llama", "bfloat16", {"dense"}),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("exporter", "family", "form", "kinds"), WRITTEN)
+def test_what_else_pare_writes_comes_back_with_the_values_that_it_holds(bench, exporter, family, form, kinds, dtype):
+    folder, _ = zoo.written(exporter, family, form, dtype)
+    was, path = zoo.model(family, form, dtype), folder / exporters()[exporter].file
+    facts = bench.checkpoint(path)
+    now = Model.of_checkpoint(bench.out, facts)
+    assert facts.architecture is not None
+    assert {plan.kind for plan in now.weights.plans.values()} == kinds
+    held = 0
+    for name in was.weights:
+        expected, found = was.weight(name).decode().float(), now.weight(name).decode().float()
+        stored = was.plan(name).kind not in ("dense", "sparse")
+        if stored and now.plan(name).kind in ("dense", "sparse"):  # a float of half precision in that format
+            assert torch.allclose(found, expected, rtol=2**-8), name
+        else:
+            held += 1
+            assert torch.equal(found, expected), name
+    assert held
+    assert predict(facts, Recipe.read({"steps": [{"technique": "cast"}]})).before.size_bytes == facts.weights_bytes
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -82,8 +82,9 @@ def test_compressed_tensors_are_floats_again_on_request(bench, folder, tiny, for
     kind, args = FORMS[form]
     rounded = rewrite(folder, *by_library(kind, **args))
     path = bench.zip_folder(folder)
-    assert "quantized already (quantization_config: compressed-tensors)" in bench.refusal(path)
-    assert "?dequantize=1" in bench.refusal(path)
+    if form == "fp8":
+        assert "quantized already (quantization_config: compressed-tensors)" in bench.refusal(path)
+        assert "?dequantize=1" in bench.refusal(path)
     facts = asked(bench, path)
     found = bench.tensors()
     assert rounded
@@ -99,6 +100,35 @@ def test_compressed_tensors_are_floats_again_on_request(bench, folder, tiny, for
     with torch.inference_mode():
         ours = outputs(build(Model.of_checkpoint(bench.out, facts)), facts.architecture, batch)
         assert torch.allclose(ours, outputs(model, facts.architecture, batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "fp8"])
+def test_integers_stay_as_they_are_where_floats_are_not_asked_for(bench, folder, form, prefix):
+    kind, args = FORMS[form]
+    rounded = rewrite(folder, *by_library(kind, **args))
+    if prefix:  # saved without it: the names are those of the base model
+        held = load_file(folder / "model.safetensors")
+        save_file({name.removeprefix(prefix): each for name, each in held.items()}, folder / "model.safetensors")
+    facts = bench.checkpoint(bench.zip_folder(folder))
+    model = Model.of_checkpoint(bench.out, facts)
+    assert rounded
+    for name, expected in rounded.items():
+        plan = model.plan(name)
+        assert (plan.kind, plan.bits, plan.group) == ("quantized", args["num_bits"], args.get("group_size", 0)), name
+        assert torch.allclose(model.weight(name).decode(), expected, atol=1e-6), name
+        assert facts.tensor(name).stored is not None
+    assert any(f"{len(rounded)} weights stay in the integers" in note for note in facts.notes)
+    assert "quantization_config" not in json.loads((bench.out / "config.json").read_text())
+    assert facts.architecture.title == "LlamaForCausalLM"
+
+
+def test_integers_of_a_layer_that_are_beyond_their_bits_are_refused(bench, folder):
+    rewrite(folder, *by_library(*FORMS["8 bits"][:1], **FORMS["8 bits"][1]))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 4
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "has integers beyond 4 bits" in bench.refusal(bench.zip_folder(folder))
 
 
 def test_floats_of_8_bits_with_a_scale_per_block_are_floats_again(bench, folder):

@@ -48,7 +48,7 @@ from .huggingface import FROM_KERAS, HuggingFaceImporter
 from .located import located
 from .quantized import WIDER, widen
 from .reading import SourcesRead
-from .stored_forms import check_activations, checked_plan, in_file_order, recognisable
+from .stored_forms import check_activations, checked_plan, in_file_order, manifest_of, recognisable
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,8 @@ def inspect_checkpoint(
         matrix = _importance(opened, layers, spec, importance)
         kept = ("pare_architecture", MANIFEST)
         metadata = {"format": "pt"} | {name: opened.metadata[name] for name in kept if name in opened.metadata}
+        if plans and MANIFEST not in metadata:
+            metadata[MANIFEST] = manifest_of(plans, tied)
         zeros: dict[str, int] = {}
         _keep_blocks_of(opened, layers)
         checked = _checked(opened, zeros, ProgressPart(report, 0.3, 0.9))

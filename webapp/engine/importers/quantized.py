@@ -18,9 +18,11 @@ from typing import Any
 
 from webapp.engine.errors import CheckpointRefused, quoted
 from webapp.engine.lazy import Tensor, torch
+from webapp.engine.weights.held import FiledWeight
 from webapp.engine.weights.safetensors import LazyTensor, dtype_name, dtype_of
 
 from .base import Opened
+from .packed_integers import kept_integers
 
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
 SCALED = ("fp8", "fbgemm_fp8")  # methods whose scales are multiplied with, and no more
@@ -169,6 +171,9 @@ def turn_into_floats(opened: Opened, filename: str, asked: bool) -> None:
             f"{filename} is quantized already (quantization_config: {method}), in a form that Pare does not turn back; "
             f"{UPLOAD_INSTEAD}"
         )
+    if not asked and method == "compressed-tensors" and _keep_integers(opened, about, filename):
+        opened.config = {k: v for k, v in config.items() if k not in ("quantization_config", "compression_config")}
+        return
     if not asked:
         raise CheckpointRefused(
             f"{filename} is quantized already (quantization_config: {method}); {UPLOAD_INSTEAD}, or upload it again "
@@ -187,12 +192,52 @@ def turn_into_floats(opened: Opened, filename: str, asked: bool) -> None:
     )
 
 
-def _decompress(opened: Opened, about: dict[str, Any], filename: str) -> int:
-    """Puts the weights of compressed-tensors into `opened`, lazily; returns how many."""
+def _keep_integers(opened: Opened, about: dict[str, Any], filename: str) -> bool:
+    """Moves the weights into `opened.stored`, as they are; False, and nothing is moved, where one cannot be."""
+    config, groups = opened.config or {}, _groups(about, filename)
+    kept: dict[str, FiledWeight] = {}
+    rest: dict[str, LazyTensor] = {}
+    for path, module in _modules(opened).items():
+        dot = f"{path}." if path else ""
+        scheme = _scheme(path, groups) if "weight_scale" in module else None
+        if "weight_scale" in module:
+            told = config.get("dtype") or config.get("torch_dtype")
+            weight = scheme and kept_integers(path, module, scheme, _form(scheme, about), told, filename)
+            if not weight:
+                return False
+            kept[f"{dot}weight"] = weight
+        own = () if scheme is None else (*PARTS, *OF_ACTIVATIONS, "weight")
+        rest |= {dot + name: tensor for name, tensor in module.items() if name not in own}
+    if not kept:
+        return False
+    opened.tensors, opened.stored = rest, kept
+    opened.notes.append(
+        f"{len(kept):,} weights stay in the integers of compressed-tensors that they came in, and every figure "
+        "compares with these. Ask for them to be dequantized to have floats."
+    )
+    return True
+
+
+def _modules(opened: Opened) -> dict[str, dict[str, LazyTensor]]:
+    """The tensors of each by their own names."""
     modules: dict[str, dict[str, LazyTensor]] = {}
     for name, tensor in opened.tensors.items():
         path, _, own = name.rpartition(".")
         modules.setdefault(path, {})[own] = tensor
+    return modules
+
+
+def _scheme(path: str, groups: list[Any]) -> Any:
+    """How a module is quantized; None where the groups do not name it."""
+    return next((g for g in groups if path in g.targets), None) or next(
+        (g for g in groups if any(target in CLASSES for target in g.targets)),
+        groups[0] if len(groups) == 1 else None,
+    )
+
+
+def _decompress(opened: Opened, about: dict[str, Any], filename: str) -> int:
+    """Puts the weights of compressed-tensors into `opened`, lazily; returns how many."""
+    modules = _modules(opened)
     groups = _groups(about, filename)
     found: dict[str, LazyTensor] = {}
     count = 0
@@ -201,10 +246,7 @@ def _decompress(opened: Opened, about: dict[str, Any], filename: str) -> int:
         found |= {dot + own: tensor for own, tensor in module.items()}
         if "weight_scale" not in module:
             continue
-        scheme = next((g for g in groups if path in g.targets), None) or next(
-            (g for g in groups if any(target in CLASSES for target in g.targets)),
-            groups[0] if len(groups) == 1 else None,
-        )
+        scheme = _scheme(path, groups)
         if scheme is None:
             raise CheckpointRefused(f"the quantization_config of {filename} does not name {path}; {UPLOAD_INSTEAD}")
         found[f"{dot}weight"] = _decompressed(path, module, scheme, _form(scheme, about), filename)

@@ -5,20 +5,24 @@ Its metadata comes from outside like the rest of the file: a form is read only w
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import LayerFacts
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math.values import all_finite
 from webapp.engine.weights import StoragePlan
 from webapp.engine.weights.held import FiledWeight
-from webapp.engine.weights.manifest import MANIFEST, filed_weights, manifest_in, stored_activations
+from webapp.engine.weights.manifest import FORMAT, MANIFEST, filed_weights, manifest_in, stored_activations
 from webapp.engine.weights.memory import is_want_of_memory
-from webapp.engine.weights.safetensors import LazyTensor, dtype_name
+from webapp.engine.weights.safetensors import LazyTensor, dtype_name, dtype_of
 
 from .base import Opened
 
@@ -59,6 +63,38 @@ def take_stored(opened: Opened, metadata: Mapping[str, str], filename: str) -> N
             f"It was made by Pare: {len(stored):,} of its weights stay as they are stored ({', '.join(kinds)}), and "
             "every figure compares with that, not with the checkpoint it was made from."
         )
+
+
+@contextmanager
+def shown_whole(opened: Opened, filename: str) -> Iterator[None]:
+    """Within it weights in stored forms are tensors like the others, to be renamed and dropped; afterwards as before.
+
+    Raises CheckpointRefused where one of them was made anew of its values.
+    """
+    stands_for = {}
+    for name, weight in opened.stored.items():
+        shape, dtype = tuple(weight.meta["shape"]), dtype_of(weight.meta["dtype"])
+        opened.tensors[name] = LazyTensor(shape, dtype, partial(_values, weight, dtype))
+        stands_for[id(opened.tensors[name])] = weight
+    shown = {name: opened.tensors[name] for name in opened.stored}
+    yield
+    opened.stored = {name: stands_for[id(each)] for name, each in opened.tensors.items() if id(each) in stands_for}
+    opened.tensors = {name: each for name, each in opened.tensors.items() if name not in opened.stored}
+    if shown and not opened.stored:
+        raise CheckpointRefused(
+            f"{filename} is quantized, and its tensors have the names of an older version, which only floats are "
+            "converted from; ask for its weights to be dequantized (the box in the form, ?dequantize=1, --dequantize)"
+        )
+
+
+def _values(weight: FiledWeight, dtype: torch.dtype) -> Tensor:
+    return weight.load().decode().to(dtype)
+
+
+def manifest_of(plans: Mapping[str, StoragePlan], tied: Mapping[str, str]) -> str:
+    """What the metadata of the file says where somebody else's says nothing."""
+    weights = {name: plan.meta for name, plan in plans.items()}
+    return json.dumps({"format": FORMAT, "weights": weights, "tied": dict(tied)}, separators=(",", ":"), sort_keys=True)
 
 
 def checked_plan(name: str, weight: FiledWeight, filename: str) -> StoragePlan:

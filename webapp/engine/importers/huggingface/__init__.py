@@ -14,8 +14,9 @@ from webapp.engine.importers.base import Importer, Opened, UntrustedFile
 from webapp.engine.importers.gguf.importance import matrices_among
 from webapp.engine.importers.quantized import turn_into_floats, widen
 from webapp.engine.importers.state_dict import open_state_dict
-from webapp.engine.importers.stored_forms import take_stored
+from webapp.engine.importers.stored_forms import shown_whole, take_stored
 from webapp.engine.plugins import Accepted
+from webapp.engine.weights.manifest import MANIFEST
 from webapp.engine.weights.safetensors import opened_file
 
 from .files import FROM_KERAS, FolderFiles, files_of
@@ -86,8 +87,9 @@ class HuggingFaceImporter(Importer):
         _without_remote_code(opened)
         turn_into_floats(opened, filename, upload.dequantize)
         widen(opened, filename)
-        if not opened.stored:  # Pare itself wrote the names
-            conform(opened, filename, upload.scratch, report)
+        if MANIFEST not in opened.metadata:  # else Pare itself wrote the names
+            with shown_whole(opened, filename):
+                conform(opened, filename, upload.scratch, report)
         return opened
 
 

@@ -61,7 +61,9 @@ TASK = (
 class CheckpointQuery(RequestBody):
     name: str = Field(description="The file's name, such as model.safetensors; at most 200 characters.")
     dequantize: bool = Field(
-        False, description="Turn weights that are quantized already into floats again; else they are refused."
+        False,
+        description="Turn weights that are quantized already into floats again; else those that Pare can store stay as "
+        "they are, and others are refused.",
     )
     task: str | None = Field(None, max_length=40, description=TASK)
     newer_than_id: str | None = Field(None, max_length=12, description="A checkpoint of which it is the next version.")
