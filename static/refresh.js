@@ -20,10 +20,12 @@ function put(place, fresh) {
   document.dispatchEvent(new CustomEvent("refreshed", { detail: place }));
 }
 
+let etag = ""; // of a page that can say that nothing has changed
 async function look() {
   if (document.hidden) return;
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-  if (!answer.ok || answer.redirected) return;
+  const answer = await fetch(location.href, { headers: { Accept: "text/html", "X-Refresh": "1", "If-None-Match": etag } });
+  if (!answer.ok || answer.redirected) return; // 304 among them
+  etag = answer.headers.get("ETag") ?? "";
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const place of places) {
     const fresh = page.getElementById(place.id);
@@ -31,6 +33,7 @@ async function look() {
     shown.set(place, markup(fresh));
     put(place, fresh);
   }
+  document.dispatchEvent(new CustomEvent("looked", { detail: page }));
 }
 
 async function goOn() {

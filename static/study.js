@@ -1,9 +1,7 @@
 // A study that is under way: the page's parts are refreshed as any others; the charts with them, and all of it at the end.
 import "./refresh.js";
 
-document.addEventListener("refreshed", async ({ detail: place }) => {
-  if (place.id !== "study-runs" && place.id !== "study-state") return;
-  const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+document.addEventListener("looked", ({ detail: page }) => {
   if (!page.querySelector('#study-state [data-state="queued"], #study-state [data-state="running"]')) return location.reload();
   let changed = false;
   for (const figure of document.querySelectorAll('script[id^="figure-"]')) {

@@ -45,6 +45,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "stalls": at_a_running(stalls.main),
     "uploads": at_a_running(uploads.main),
     "kills": kills.main,
+    "kills_of_a_study": kills.of_a_study,
     "kills_at_every_stage": kills.at_every_stage,
     "machines": machines.main,
     "full_disk": full_disk.main,

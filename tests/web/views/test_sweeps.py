@@ -260,3 +260,29 @@ def test_a_front_runs_budgets_of_many_sizes(client, session):
     page = client.post(f"/studies/{study['id']}/extend", data={"sizes": "many", "unit": "kB"})
     assert page.status_code == 400
     assert "Name 1 to 50 sizes" in page.text
+
+
+def test_the_fit_page_begins_a_front(client, session):
+    profile = seed_profile(session)
+    form = {"profile": profile.id, "size": "20", "tolerance": "", "families": "Quantization", "points": "4"}
+    path = f"/checkpoints/{profile.checkpoint_id}/fit/front"
+    answer = client.post(path, data=form)
+    assert answer.status_code == 302, Page(answer.text).text
+    study = session.scalar(select(Study))
+    assert (study.kind, study.question["families"]) == ("front", ["Quantization"])
+    assert 2 <= len(study.runs) <= 4
+    refused = client.post(path, data=form | {"points": "1"})
+    assert refused.status_code == 422
+    assert "2 to 50" in Page(refused.text).text
+
+
+def test_an_open_page_is_told_that_nothing_has_changed(client, session, sweep):
+    study = start(client, sweep)
+    path, asks = f"/studies/{study['id']}", {"X-Refresh": "1"}
+    etag = client.get(path, headers=asks).headers["ETag"]
+    again = client.get(path, headers=asks | {"If-None-Match": etag})
+    assert (again.status_code, again.data) == (304, b"")
+    assert client.get(path, headers={"If-None-Match": etag}).status_code == 200  # somebody who opens it anew
+    end_runs(session, study["id"], [0.96])
+    changed = client.get(path, headers=asks | {"If-None-Match": etag})
+    assert (changed.status_code, changed.headers["ETag"] == etag) == (200, False)

@@ -25,7 +25,7 @@ from webapp.actions.budgets import (
 from webapp.actions.compatibility import best_of, incompatible_datasets, incompatible_formats, unprofilable_datasets
 from webapp.actions.errors import NotFound
 from webapp.actions.profiles import ProfileRequest, cancel_profile, create_profile, retry_profile
-from webapp.actions.studies import RaceAsked, StudyRequest, start_study
+from webapp.actions.studies import FrontAsked, RaceAsked, StudyRequest, start_study
 from webapp.engine.errors import BudgetInvalid, PareError, some
 from webapp.engine.exporters import exporters, measured
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Chosen, Solver
@@ -158,6 +158,31 @@ def start(id: str) -> ResponseReturnValue:
             exports=asked.exports,
         )
         study = start_study(db.session, services().jobs, race)
+    except PareError as error:
+        db.session.rollback()
+        return budget_page(checkpoint, profile, request.form, error), error.status
+    return redirect(url_for("studies.show", id=study.id))
+
+
+@blueprint.post("/front")
+def front(id: str) -> ResponseReturnValue:
+    """Runs budgets of many sizes; what else the form asks for limits them too."""
+    checkpoint = db.get_or_abort(Checkpoint, id)
+    profile = asked_profile(checkpoint)
+    try:
+        asked = Asked.of(request.form)
+        budget = asked.budget(profile.id, unit_of(profile))
+        points = request.form.get("points", "")
+        if not points.isdecimal() or not 2 <= int(points) <= 50:
+            raise BudgetInvalid("Name how many sizes are to run: 2 to 50.", "points")
+        wanted = StudyRequest(
+            profile_id=profile.id,
+            front=FrontAsked(points=int(points)),
+            families=budget.families,
+            locks=budget.locks,
+            exports=asked.exports,
+        )
+        study = start_study(db.session, services().jobs, wanted)
     except PareError as error:
         db.session.rollback()
         return budget_page(checkpoint, profile, request.form, error), error.status

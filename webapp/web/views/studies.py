@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
-from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Response, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 from sqlalchemy import func, select
@@ -33,7 +34,7 @@ from webapp.actions.studies import (
 from webapp.actions.sweeps import GATHERED, seconds_left, share_done, table_of, told
 from webapp.engine.errors import PareError
 from webapp.engine.recipe import as_yaml, lines_named
-from webapp.store.models import Checkpoint, Profile, RunState, Study
+from webapp.store.models import Checkpoint, Profile, Run, RunState, Study
 from webapp.web.extensions import db, row_of, services
 
 from .compare import csv_answer
@@ -84,8 +85,26 @@ def create() -> ResponseReturnValue:
 
 
 @blueprint.get("/<id>")
-def show(id: str) -> str:
-    return shown(db.get_or_abort(Study, id))
+def show(id: str) -> ResponseReturnValue:
+    """Asked for again and again by pages that are open: where nothing has changed, these are answered 304."""
+    study = db.get_or_abort(Study, id)
+    if "X-Refresh" not in request.headers:
+        return shown(study)
+    etag = fingerprint(study)
+    if request.if_none_match.contains(etag) or request.if_none_match.contains(f"{etag}-gzip"):
+        return Response(status=304)
+    answer = make_response(shown(study))
+    answer.set_etag(etag)
+    return answer
+
+
+def fingerprint(study: Study) -> str:
+    """Another one whenever the page would show something else."""
+    runs = select(Run.id, Run.state, Run.progress, Run.attempt).where(Run.study_id == study.id).order_by(Run.id)
+    told = [study.state, study.message, study.conclusion, study.error, study.taken_run_id, request.query_string]
+    rows = [tuple(row) for row in db.session.execute(runs)]
+    links = [share.id for share in shares_of_study(db.session, study.id)]
+    return hashlib.sha256(repr((told, rows, links)).encode()).hexdigest()[:32]
 
 
 def shown(study: Study, error: PareError | None = None) -> str:
