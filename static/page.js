@@ -29,12 +29,6 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-// Filters apply as soon as they are chosen; without scripts there is a button.
-for (const form of document.querySelectorAll("[data-autosubmit]")) {
-  form.querySelector("button[type=submit]").hidden = true;
-  form.addEventListener("change", () => form.submit());
-}
-
 // Ticked rows, such as the runs to compare: how many there are.
 function count() {
   for (const form of document.querySelectorAll("[data-choose]")) {

@@ -66,9 +66,9 @@ def main() -> None:
                 session.execute(text("ANALYZE"))  # as autovacuum does within a minute
                 session.commit()
             places = dict(landmarks(session))
-        gc.collect()
-        gc.freeze()  # what making the rows has left is not the server's
         app = create_app({"SETTINGS": settings, "TESTING": True, "WTF_CSRF_ENABLED": False})
+        gc.collect()
+        gc.freeze()  # as the server does; and what making the rows has left is not the server's
         print(f"{asked.runs:,} runs on {engine.dialect.name}\n")
         print("| view | p50 ms | p95 ms | CPU p95 | kB | packed kB |\n| --- | ---: | ---: | ---: | ---: | ---: |")
         for name, path in views(app.test_client(), places):

@@ -130,6 +130,11 @@ class RunsView:
         pairs = self.pairs(**changes)
         return f"?{urlencode(pairs)}" if pairs else ""
 
+    @property
+    def unnarrowed(self) -> str:
+        """The query of the same table with all runs."""
+        return self.query(**dict.fromkeys(NARROWS, ""), tags=(), starred=False)
+
     def sorted_by(self, column: RunColumn) -> str:
         """The query that sorts by this column: the largest figure or the first word on top, then the reverse."""
         first = f"-{column.key}" if column.is_number else column.key

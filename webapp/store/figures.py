@@ -36,10 +36,11 @@ def figures_of(run: Finished) -> dict[str, tuple[float, str]]:
     found: dict[str, Any] = {}
     receipt, result, baseline = run.receipt or {}, run.result or {}, run.baseline or {}
     for place, step in enumerate(receipt.get("steps") or run.recipe.get("steps") or (), start=1):
-        if isinstance(step, Mapping) and (technique := f"{TECHNIQUE}{step['technique']}") not in found:
-            found[technique] = place
-            for name, value in (step.get("settings") or {}).items():
-                found[f"{SETTING}{step['technique']}.{name}"] = value
+        name = step.get("technique") if isinstance(step, Mapping) else None
+        if name and f"{TECHNIQUE}{name}" not in found:
+            found[f"{TECHNIQUE}{name}"] = place
+            for setting, value in (step.get("settings") or {}).items():
+                found[f"{SETTING}{name}.{setting}"] = value
     found["techniques"] = ", ".join(n.removeprefix(TECHNIQUE) for n in found if n.startswith(TECHNIQUE))
     found |= {name: result.get(name) for name in MEASURED}
     if result.get("size_bytes") and baseline.get("size_bytes"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import re
 import resource
@@ -245,6 +246,10 @@ class GunicornWorker(ThreadWorker):
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
         self.worker_connections = max(self.cfg.threads + 1, files - OTHER_FILES)
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        gc.freeze()  # what the application is made of stays: to look through it for garbage held a request for 100 ms
 
     def accept(self, listener: socket.socket) -> None:
         if self.nr_conns >= self.worker_connections - 1:

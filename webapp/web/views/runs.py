@@ -87,13 +87,14 @@ def filters(view: RunsView) -> list[tuple[str, str, str, list[tuple[str, str]]]]
             found.append((chosen, row.name if row else "Not there"))
         made.append((name, label, chosen, sorted(found, key=lambda pair: pair[1].lower())))
     tags = db.session.scalars(select(RunTag.tag).group_by(RunTag.tag).order_by(func.count().desc()).limit(OFFERED))
-    looks = [(state.value, STATE_LOOKS[state.value][0]) for state in RunState]
-    return [
-        ("state", "All states", view.state, looks),
-        *made,
-        ("technique", "All techniques", view.technique, list(techniques_used(db.session).items())),
-        ("tag", "All tags", "".join(view.tags[:1]), [(tag, tag) for tag in sorted({*tags, *view.tags[:1]})]),
-    ]
+    states = {state.value: STATE_LOOKS[state.value][0] for state in RunState}
+    for name, label, chosen, known in (
+        ("state", "All states", view.state, states),
+        ("technique", "All techniques", view.technique, techniques_used(db.session)),
+        ("tag", "All tags", "".join(view.tags[:1]), {tag: tag for tag in sorted(tags)}),
+    ):
+        made.append((name, label, chosen, list((known | ({} if chosen in ("", *known) else {chosen: chosen})).items())))
+    return made
 
 
 @blueprint.get("/rows")

@@ -18,7 +18,7 @@ from . import schemas
 
 LOG_TAIL, LOG_MOST = 200, 1000  # lines
 
-Row = TypeVar("Row", Checkpoint, Dataset, Run, Profile, Study)
+Row = TypeVar("Row", Checkpoint, Dataset, Profile, Study)
 
 
 def page(table: type[Row], query: schemas.PageQuery, *conditions: ColumnElement[bool]) -> tuple[list[Row], str | None]:
