@@ -55,11 +55,11 @@ class SampleComparison:
 def compare_samples(files: FileStore, runs: Sequence[Run], lost_by: str = "", after: int = -1) -> SampleComparison:
     """Those that most runs lose first; of distances, those where they lie furthest apart. `lost_by`: a run's id.
 
-    Raises RequestInvalid for too many runs or for `lost_by` that is none of them, NotFound where no run kept samples.
+    Raises RequestInvalid for `lost_by` that is none of them, NotFound where no run kept samples.
     """
+    opened, notes = _opened(files, runs[:MOST_RUNS])
     if len(runs) > MOST_RUNS:
-        raise RequestInvalid(f"{len(runs)} runs are too many; at most {MOST_RUNS} are compared by samples.", "run")
-    opened, notes = _opened(files, runs)
+        notes.append(f"Of {len(runs)} runs the first {MOST_RUNS} are compared by samples.")
     if not opened:
         raise NotFound(" ".join(notes) or "Name the runs to compare in the address: ?run=ID&run=ID.")
     if lost_by and lost_by not in [run.id for run, _ in opened]:

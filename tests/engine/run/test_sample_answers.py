@@ -151,6 +151,10 @@ def test_tokens_joined_are_the_text_whatever_a_token_breaks():
     assert len(found) == len(text.encode())
 
 
+def test_tokens_of_a_model_without_a_tokenizer_are_numbers():
+    assert token_texts(None, [3, 14]) == [" 3", " 14"]
+
+
 def test_a_run_without_data_keeps_no_samples(tmp_path, mlp):
     concluded = Bench(tmp_path, mlp).run(PRUNE)
     assert concluded["receipt"]["samples"] is None

@@ -184,6 +184,13 @@ def test_runs_without_samples_or_on_others_are_left_out_by_name(client, session,
     assert client.get(f"/compare/samples?run={run.id}&lost=x").status_code == 400
 
 
+def test_of_many_runs_the_first_are_compared_and_it_is_said(client, seed, run, kept, monkeypatch):
+    monkeypatch.setattr("webapp.actions.sample_comparison.MOST_RUNS", 1)
+    other = seed(name="other")
+    page = Page(client.get(f"/compare/samples?run={run.id}&run={other.id}").text)
+    assert "Of 2 runs the first 1 are compared" in page.text
+
+
 def test_a_filter_is_read_as_it_is_written():
     view = SampleFilter(outcome="to_wrong", label=3, distance=0.5)
     assert json.dumps(view.query(after=4)) == '"outcome=to_wrong&label=3&distance=0.5&after=4"'

@@ -382,8 +382,13 @@ def _bytes_of(value: Any) -> int:
     return sum(map(_bytes_of, value)) if isinstance(value, list) else 4
 
 
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text; joined, they are the text. Halves of a character wait for the other half."""
+def token_texts(tokenizer: Any | None, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; joined, they are the text. Halves of a character wait for the other half.
+
+    Without a tokenizer they are the tokens' numbers.
+    """
+    if tokenizer is None:
+        return [f" {token}" for token in ids]
     found: list[str] = []
     start = given = 0  # of the tokens that are decoded together, and of those of them that were told
     for end in range(1, len(ids) + 1):
