@@ -44,7 +44,7 @@ def test_tags_are_each_once_in_lower_case_and_trimmed():
     [
         ({"name": "\0 \n"}, "name", "at least one character"),
         ({"name": "n" * (NAME_MOST + 1)}, "name", "201 characters; at most 200"),
-        ({"notes": "n" * (NOTES_MOST + 1)}, "notes", "at most 20,000"),
+        ({"notes": "n" * (NOTES_MOST + 1)}, "notes", "at most 10,000"),
         ({"tags": ["t" * (TAG_MOST + 1)]}, "tags", "at most 40"),
         ({"tags": ["a,b"]}, "tags", "comma"),
         ({"tags": [str(n) for n in range(TAGS_MOST + 1)]}, "tags", "at most 20 tags; these are 21"),

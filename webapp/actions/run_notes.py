@@ -12,7 +12,7 @@ from webapp.store.models import Run, RunNote, RunTag
 from .errors import BodyInvalid
 from .run_requests import printable
 
-NAME_MOST, NOTES_MOST, TAG_MOST, TAGS_MOST = 200, 20_000, 40, 20  # characters; tags
+NAME_MOST, NOTES_MOST, TAG_MOST, TAGS_MOST = 200, 10_000, 40, 20  # characters; tags
 
 
 class RunEdit(BaseModel, extra="forbid"):

@@ -235,7 +235,6 @@ class Run(Job, Base):
     tag_rows: Mapped[list[RunTag]] = relationship(
         order_by="RunTag.tag", cascade="all, delete-orphan", passive_deletes=True
     )
-    figures: Mapped[list[RunFigure]] = relationship(viewonly=True)
 
     @property
     def notes(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -11,6 +11,7 @@ from markupsafe import Markup
 SCHEMES = ("http://", "https://", "mailto:", "/", "#")  # that a link may begin with
 
 
+@lru_cache(16)  # ten thousand brackets take half a second
 def markdown(text: str) -> Markup:
     """HTML in it is shown as it stands, an image becomes a link, and a heading a bold line."""
     return Markup(_parser().render(text))  # noqa: S704 - the parser escapes all that is not its own
