@@ -131,6 +131,7 @@ class StoredFacts(Facts):
     label: str  # for people: "int4 groups of 64"
     bytes: int  # of all its parts
     params: int  # values: those of the factors, where it has some
+    factored: bool = False
 
 
 class TensorFacts(Facts):

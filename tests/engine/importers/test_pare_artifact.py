@@ -7,11 +7,20 @@ import pytest
 import torch
 
 from tests import zoo
-from webapp.engine.errors import RecipeInvalid
+from tests.engine.architectures import torchvision_shapes
+from tests.engine.architectures.test_torchvision_runs import GIVEN as TORCHVISION
+from tests.engine.techniques.test_structured_pruning import RESNET
+from webapp.engine.architectures.build import build
+from webapp.engine.architectures.resnet import ResNetModule
+from webapp.engine.data.batches import synthetic
+from webapp.engine.data.tasks import with_task
+from webapp.engine.errors import ProfileUnfit, RecipeInvalid
 from webapp.engine.exporters import exporters
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe
+from webapp.engine.run.checks import check_profile
 from webapp.engine.run.predict import plans_of, predict
+from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.described import described, plan_of
 from webapp.engine.weights.model import Model
@@ -165,6 +174,21 @@ def test_a_file_that_lies_on_the_machine_is_used_where_it_is(bench, tmp_path):
     assert Model.of_checkpoint(bench.out, facts).weights.plans == read_model(path).weights.plans
 
 
+def test_what_its_owner_said_it_is_for_stays(bench, tmp_path):
+    folder, facts = zoo.checkpoint("mlp", "float32")
+    model, _ = zoo.apply_steps((folder, with_task(facts, "embedding")), zoo.quantized(8))
+    write_model(model, tmp_path / "embeds.safetensors")
+    spec = bench.checkpoint(tmp_path / "embeds.safetensors").architecture
+    assert (spec.task, spec.set_by_owner, spec.told_task) == ("embedding", True, None)
+
+
+def test_factors_are_not_profiled_and_what_else_is_stored_may_be(bench):
+    with pytest.raises(ProfileUnfit, match="came as low-rank factors"):
+        check_profile(bench.checkpoint(made("mlp", "low rank, 8 bits", "float32")[0]), None, None)
+    with pytest.raises(ProfileUnfit, match="choose a dataset"):
+        check_profile(bench.checkpoint(made("mlp", "pruned, 4 bits", "float32")[0]), None, None)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_plan_survives_as_json(form):
     path, _ = made("cnn", form, "float32")
@@ -273,3 +297,48 @@ def test_metadata_of_that_name_that_is_nobody_s_is_left_aside(bench, tmp_path, t
     facts = bench.checkpoint(tmp_path / "other.safetensors")
     assert facts.architecture is not None
     assert Model.of_checkpoint(bench.out, facts).weights.keys() == tensors.keys()
+
+
+NETWORKS = {"resnet": lambda: ResNetModule(RESNET)} | {
+    name: lambda given=given: torchvision_shapes.state(given()) for name, given in TORCHVISION.items()
+}
+
+
+@pytest.mark.parametrize("steps", [CUT["cut"], [*CUT["cut"], ("low_rank", {"ratio": 0.5}), zoo.quantized(4)]], ids=len)
+@pytest.mark.parametrize("family", NETWORKS)
+def test_a_network_whose_channels_were_cut_is_recognised(bench, inspected, tmp_path, family, steps):
+    torch.manual_seed(0)
+    folder, facts = inspected(NETWORKS[family](), family)
+    model, _ = zoo.apply_steps((folder, with_structure(facts)), *steps)
+    write_model(model, tmp_path / "cut.safetensors")
+    found = bench.checkpoint(tmp_path / "cut.safetensors")
+    assert found.architecture is not None, found.weights_only_because
+    assert found.architecture.family == facts.architecture.family
+    now, was = Model.of_checkpoint(bench.out, found), read_model(tmp_path / "cut.safetensors")
+    assert now.weights.plans == was.weights.plans
+    assert with_structure(found).structure.groups
+    x = synthetic(found.architecture, 0).inputs["x"]
+    with torch.inference_mode():
+        assert torch.equal(build(now)(x), build(was)(x))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"blocks": [9] * 4},
+        {"base": 10**9},
+        {"blocks": [10**4] * 2000},
+        {"base": "wide"},
+        {"kernel": None},
+        {"classes": 6},
+    ],
+)
+def test_what_is_told_of_a_network_is_held_against_its_tensors(bench, inspected, tmp_path, wrong):
+    folder, facts = inspected(ResNetModule(RESNET), "resnet")
+    model, _ = zoo.apply_steps((folder, with_structure(facts)), *CUT["cut"])
+    write_model(model, tmp_path / "cut.safetensors")
+    metadata, tensors = opened_file(tmp_path / "cut.safetensors")
+    content = json.loads(metadata["pare"])
+    content["architecture"]["config"] |= wrong
+    write_safetensors(tmp_path / "bad.safetensors", tensors, {"pare": json.dumps(content)})
+    assert "resnet" in bench.refusal(tmp_path / "bad.safetensors").lower()

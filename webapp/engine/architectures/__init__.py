@@ -35,6 +35,10 @@ def recognise(tensors: Mapping[str, TensorFacts], config: dict[str, Any] | None)
     `tensors` holds aliases too. `config` is a Hugging Face config.json, or {"pare_architecture": {...}} where a
     safetensors file carried one in its metadata.
     """
+    told = (config or {}).get("pare_architecture")
+    named = architectures().get(str(told.get("family"))) if isinstance(told, dict) else None
+    if named is not None and isinstance(told, dict) and (spec := named.told(told, tensors)) is not None:
+        return spec
     for kind in architectures().values():
         if (spec := kind.recognise(tensors, config)) is not None:
             return spec

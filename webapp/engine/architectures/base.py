@@ -26,6 +26,11 @@ class Architecture(ABC):
         """
 
     @classmethod
+    def told(cls, told: Mapping[str, Any], tensors: Mapping[str, TensorFacts]) -> ArchitectureSpec | None:
+        """By what a file of Pare's tells of its model; None: as `recognise` finds. Raises CheckpointRefused."""
+        return None
+
+    @classmethod
     @abstractmethod
     def skeleton(cls, spec: ArchitectureSpec) -> nn.Module:
         """The module with every parameter and persistent buffer on the meta device, the rest real, in eval mode."""

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from typing import Any
 from webapp.engine.architectures import architecture, recognise
 from webapp.engine.architectures.transformers_family import Transformers, why_not
 from webapp.engine.data.preprocessing import told_preprocessing
-from webapp.engine.errors import CheckpointRefused, json_fault, quoted, some
+from webapp.engine.data.tasks import with_task
+from webapp.engine.errors import CheckpointRefused, TaskUnfit, json_fault, quoted, some
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts, LayerFacts, TensorFacts
 from webapp.engine.lazy import torch
 from webapp.engine.math.values import all_finite, count_zeros
@@ -143,7 +145,7 @@ def inspect_checkpoint(
     if spec is not None and (told := told_preprocessing(out)) is not None:
         inputs = {**spec.inputs, "preprocessing": told.model_dump(mode="json")}
         spec = spec.model_copy(update={"inputs": inputs})
-    return CheckpointFacts(
+    facts = CheckpointFacts(
         format=kind.name,
         tensors=tuple(_stored(tensor, zeros.get(name, 0), opened) for name, tensor in tensors.items()),
         layers=layers,
@@ -156,6 +158,11 @@ def inspect_checkpoint(
         sources=sources,
         importance=None if matrix is None else matrix.told(),
     )
+    manifest = opened.architecture or {}
+    if manifest.get("set_by_owner") is True and isinstance(manifest.get("task"), str):  # of what Pare made it from
+        with suppress(TaskUnfit):
+            return with_task(facts, manifest["task"])
+    return facts
 
 
 def _kind_of(upload: Path, filename: str) -> type[Importer]:

@@ -14,6 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from webapp.engine.architectures import architectures
+from webapp.engine.architectures.base import Architecture
+from webapp.engine.architectures.comparing import ImageClassifier
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
@@ -160,6 +163,8 @@ def recognisable(told: Mapping[str, Any]) -> dict[str, Any] | None:
             given = inputs.get("shape") if isinstance(inputs, dict) else None
             steps = config.get("steps")
             return {"pare_architecture": {"family": told["family"], "steps": steps, "input": given}}
+        case family if issubclass(architectures().get(str(family), Architecture), ImageClassifier):
+            return {"pare_architecture": {"family": family, "title": told.get("title"), "config": config}}
     return None
 
 

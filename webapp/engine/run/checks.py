@@ -10,7 +10,7 @@ from webapp.engine.data.batches import JUDGED_BY_ORIGINAL
 from webapp.engine.data.datasets import fit
 from webapp.engine.data.preprocessing import Preprocessing, preprocessing_of
 from webapp.engine.data.tasks import for_task, resolved
-from webapp.engine.errors import DatasetUnfit, ProfileUnfit, RecipeInvalid
+from webapp.engine.errors import DatasetUnfit, ProfileUnfit, RecipeInvalid, some
 from webapp.engine.exporters import check_formats
 from webapp.engine.facts import CheckpointFacts, DatasetFacts, Task
 from webapp.engine.recipe import Recipe
@@ -70,6 +70,13 @@ def check_profile(
         raise ProfileUnfit(
             f"This checkpoint is weights only ({because}), so it cannot be run, and nothing tells what its layers are "
             "worth.",
+            "checkpoint_id",
+        )
+    factored = [tensor.name for tensor in facts.tensors if tensor.stored and tensor.stored.factored]
+    if factored:
+        raise ProfileUnfit(
+            f"{some(factored, 1)} came as low-rank factors, and what may be done to these is not profiled. Build a "
+            "recipe by hand, or profile the checkpoint that it was made from.",
             "checkpoint_id",
         )
     if seen is None:

@@ -26,7 +26,8 @@ def stored_plan(tensor: TensorFacts, shape: tuple[int, ...] | None = None) -> St
 
 
 def stored_facts(plan: StoragePlan) -> StoredFacts:
-    return StoredFacts(plan=described(plan), label=plan.label, bytes=plan.bytes, params=plan.params)
+    size, values = plan.bytes, plan.params
+    return StoredFacts(plan=described(plan), label=plan.label, bytes=size, params=values, factored=bool(plan.factors))
 
 
 def described(plan: StoragePlan) -> dict[str, Any]:
