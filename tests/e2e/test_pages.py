@@ -45,7 +45,7 @@ PAGES = {
     "techniques": "/techniques",
     "not-found": "/nowhere",
 }
-README = {f"readme-{name}": name for name in ("fit", "study", "blame", "run", "compare")}
+README = {f"readme-{name}": name for name in ("fit", "study", "blame", "run", "samples", "compare")}
 
 
 @pytest.fixture(scope="package")

@@ -39,7 +39,7 @@ def confusion_matrix(
         zmax=1,
         xgap=1,
         ygap=1,
-        colorbar={"title": {"text": "Of the row"}, "tickformat": ".0%", "thickness": 12},
+        colorbar={"title": {"text": "Share of the row", "side": "right"}, "tickformat": ".0%", "thickness": 12},
     )
     labels = [short(name, 16) for name in names]
     return figure(
