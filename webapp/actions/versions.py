@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,9 @@ from webapp.engine.errors import PareError
 from webapp.store.models import Checkpoint, Run, RunState, Study, UploadState
 
 from .errors import Conflict, NotFound, RequestInvalid
-from .run_requests import RunChanges, RunQueue, checked_run, fork_request, ready
+from .run_requests import RunChanges, checked_run, fork_request, ready
+from .studies import MoreAsked, StudyQueue, StudyRequest, extend_study, start_study
+from .sweeps import SweepAsked, drafted, with_pairs
 from .uploads import version_before
 
 MOST_VERSIONS = 100  # in a row of them
@@ -29,7 +32,11 @@ class AppliedRuns(BaseModel, extra="forbid"):
     """Whose recipes are applied."""
 
     run_ids: list[str] = Field(default_factory=list, max_length=MOST_RUNS)
-    study_ids: list[str] = Field(default_factory=list, max_length=20, description="All runs of these studies, too.")
+    study_ids: list[str] = Field(
+        default_factory=list,
+        max_length=20,
+        description="Studies: a sweep is asked again, as a study of its own, and of another one all runs are applied.",
+    )
 
 
 def set_best(session: Session, checkpoint: Checkpoint, run_id: str | None) -> None:
@@ -157,27 +164,51 @@ def told_versions(session: Session, checkpoint: Checkpoint) -> list[Version]:
     return [Version(row, best.get(row.id), counts.get(row.id, 0)) for row in rows]
 
 
-def apply_runs(session: Session, jobs: RunQueue, checkpoint: Checkpoint, asked: AppliedRuns) -> list[Run]:
-    """New runs like these, of the checkpoint: all of them are checked before any is started.
+def apply_runs(session: Session, jobs: StudyQueue, checkpoint: Checkpoint, asked: AppliedRuns) -> list[Run]:
+    """New runs like these, of the checkpoint, with those of the sweeps that are asked again: all of them are checked
+    before any is started.
 
     Raises RequestInvalid where there is none, or too many; NotFound; Conflict; and what asking for a run raises, which
     then names the run that cannot be applied.
     """
     ready(session, Checkpoint, checkpoint.id, "id")
     runs = [_found(session, Run, id_, "run_ids") for id_ in dict.fromkeys(asked.run_ids)]
-    for id_ in dict.fromkeys(asked.study_ids):
-        runs += _found(session, Study, id_, "study_ids").runs
+    studies = [_found(session, Study, id_, "study_ids") for id_ in dict.fromkeys(asked.study_ids)]
+    sweeps = [study for study in studies if study.kind == "sweep" and not study.question["run_id"]]
+    for study in studies:
+        runs += [] if study in sweeps else study.runs
     runs = list({run.id: run for run in runs}.values())
-    if not runs:
+    if not runs and not sweeps:
         raise RequestInvalid("No run is named whose recipe is to be applied.", "run_ids")
     if len(runs) > MOST_RUNS:
         raise RequestInvalid(f"These are {len(runs)} runs; at most {MOST_RUNS} are started at once.", "run_ids")
     made = [_applied(session, run, checkpoint) for run in runs]
+    again = [(study, [_asked_again(study, data, checkpoint) for data in study.question["recipes"]]) for study in sweeps]
+    for study, asked_again in again:
+        for sweep in asked_again:
+            drafted(session, sweep, study.question["run"]["exports"])
     session.add_all(made)
     session.commit()
     for run in made:
         jobs.enqueue_run(run.id)
+    for study, (first, *more) in again:
+        begun = start_study(session, jobs, StudyRequest(sweep=first, exports=study.question["run"]["exports"]))
+        for sweep in more:
+            with suppress(Conflict):  # nothing of it is new
+                extend_study(session, jobs, begun, MoreAsked(recipe=sweep.recipe))
+        made += begun.runs
     return made
+
+
+def _asked_again(study: Study, data: Any, checkpoint: Checkpoint) -> SweepAsked:
+    """What asks for the same of another checkpoint; `data` is one of the study's recipes."""
+    shared = ("dataset_id", "training_dataset_id", "seed", "preprocessing")
+    return SweepAsked(
+        checkpoint_id=checkpoint.id,
+        recipe=with_pairs(data),
+        teacher_checkpoint_id=study.question["teacher_checkpoint_id"],
+        **{name: study.question["run"][name] for name in shared},
+    )
 
 
 def _applied(session: Session, run: Run, checkpoint: Checkpoint) -> Run:

@@ -243,6 +243,23 @@ def test_recipes_are_applied_to_the_next_version(client, session, seed, run):
     assert (fork["checkpoint_id"], fork["forked_from_id"]) == (newer.id, run.id)
 
 
+def test_a_sweep_is_asked_again_of_the_next_version(client, session, run):
+    steps = [{"technique": "magnitude_pruning", "settings": {"sparsity": [0.3, 0.5]}}]
+    sweep = {"checkpoint_id": run.checkpoint_id, "dataset_id": run.dataset_id, "seed": 5}
+    study = client.post("/api/v1/studies", json={"sweep": {**sweep, "recipe": {"version": 2, "steps": steps}}}).json
+    more = {"version": 2, "steps": [{**steps[0], "settings": {"sparsity": [0.5, 0.7]}}]}
+    client.post(f"/api/v1/studies/{study['id']}/extend", json={"recipe": more})
+    newer = seed_checkpoint(session, "digits_v2.safetensors")
+    newer.newer_than_id = run.checkpoint_id
+    session.commit()
+    assert "the sweep, asked again" in words(client, f"/checkpoints/{newer.id}")
+    answer = client.post(f"/checkpoints/{newer.id}/apply", data={"study": study["id"]})
+    again = session.get(Study, answer.headers["Location"].rsplit("/", 1)[1])
+    assert (again.kind, again.checkpoint_id, again.id != study["id"]) == ("sweep", newer.id, True)
+    found = [(made.recipe["steps"][0]["settings"]["sparsity"], made.seed, made.dataset_id) for made in again.runs]
+    assert sorted(found) == [(sparsity, 5, run.dataset_id) for sparsity in (0.3, 0.5, 0.7)]
+
+
 def test_what_cannot_be_applied_starts_nothing(client, session, seed, run):
     newer = seed_checkpoint(session, "digits_v2.safetensors")
     odd = seed(name="of a layer")

@@ -69,6 +69,9 @@ def apply(id: str) -> ResponseReturnValue:
         return redirect(url_for("checkpoints.show", id=id))
     if len(made) == 1:
         return redirect(url_for("runs.show", id=made[0].id))
+    of = {run.study_id for run in made}
+    if len(of) == 1 and None not in of:
+        return redirect(url_for("studies.show", id=made[0].study_id))
     flash(f"{len(made)} runs of {checkpoint.name} were started.")
     return redirect(url_for("runs.index", checkpoint=id))
 
