@@ -82,6 +82,13 @@ function draw(place, printing = false) {
     const run = point?.data.meta?.runs?.[point.pointNumber];
     if (run) location.assign(`/runs/${run}`);
   });
+  place.on("plotly_relayout", (changed) => {
+    if (!Object.keys(changed).some((name) => /^[xy]axis\.(range|autorange)/.test(name))) return;
+    const { xaxis, yaxis } = place.layout;
+    const whole = [xaxis, yaxis].every(({ autorange }) => autorange); // as drawn, true or "reversed"
+    const ends = [...(xaxis.range ?? []), ...(yaxis.range ?? [])].map((end) => Number(end.toPrecision(6)));
+    place.dispatchEvent(new CustomEvent("zoomed", { bubbles: true, detail: whole ? "" : ends.join() }));
+  });
 }
 
 function read() {

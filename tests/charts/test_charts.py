@@ -80,7 +80,7 @@ def test_no_run_beats_one_on_the_front(points: list[Any], higher: bool, front: l
 
 def test_size_against_accuracy_draws_runs_original_and_front() -> None:
     runs = [run(1, 1_000_000, metric(0.96)), run(2, 500_000, metric(0.9)), run(3, 600_000, metric(0.8))]
-    figure = charts.size_vs_accuracy(runs, "accuracy")
+    figure = charts.tradeoff(runs, charts.Sides(y="metric.accuracy"))
     front, points, original = figure.data
     assert front.name == "Pareto front"
     assert list(zip(front.x, front.y, strict=True)) == [(0.5, 0.9), (1.0, 0.96), (4.0, 0.97)]
@@ -93,7 +93,7 @@ def test_size_against_accuracy_draws_runs_original_and_front() -> None:
 
 def test_with_perplexity_the_axis_is_turned_and_the_front_goes_down() -> None:
     runs = [run(1, 1_000_000, metric(12.0, "perplexity", False)), run(2, 500_000, metric(90.0, "perplexity", False))]
-    figure = charts.size_vs_accuracy(runs, "perplexity")
+    figure = charts.tradeoff(runs, charts.Sides(y="metric.perplexity"))
     assert figure.layout.yaxis.autorange == "reversed"
     assert "lower is better" in figure.layout.yaxis.title.text
     assert list(figure.data[0].y) == [90.0, 12.0, 0.97]
@@ -101,23 +101,26 @@ def test_with_perplexity_the_axis_is_turned_and_the_front_goes_down() -> None:
 
 def test_a_large_range_gets_a_logarithmic_axis_unless_asked_otherwise() -> None:
     runs = [run(1, 100_000, metric(0.9))]
-    assert charts.size_vs_accuracy(runs, "accuracy").layout.xaxis.type == "log"
-    assert charts.size_vs_accuracy(runs, "accuracy", scale="linear").layout.xaxis.type == "linear"
+    assert charts.tradeoff(runs, charts.Sides(y="metric.accuracy")).layout.xaxis.type == "log"
+    assert charts.tradeoff(runs, charts.Sides(y="metric.accuracy", scale="linear")).layout.xaxis.type == "linear"
     near = [run(1, 3_000_000, metric(0.9))]
-    assert charts.size_vs_accuracy(near, "accuracy").layout.xaxis.type == "linear"
+    assert charts.tradeoff(near, charts.Sides(y="metric.accuracy")).layout.xaxis.type == "linear"
 
 
 def test_a_logarithmic_axis_has_labels_that_people_read() -> None:
     runs = [run(1, 100_000, metric(0.9))]
-    axis = charts.size_vs_accuracy(runs, "accuracy").layout.xaxis
+    axis = charts.tradeoff(runs, charts.Sides(y="metric.accuracy")).layout.xaxis
     assert axis.ticktext[:3] == ("0.1", "0.2", "0.5")
     far = metric(1e-9, "kl_divergence", False)
-    assert charts.size_vs_accuracy([run(1, 1_000, far)], "kl_divergence").layout.yaxis.exponentformat == "power"
+    assert (
+        charts.tradeoff([run(1, 1_000, far)], charts.Sides(y="metric.kl_divergence")).layout.yaxis.exponentformat
+        == "power"
+    )
 
 
 def test_fronts_do_not_mix_datasets() -> None:
     other = run(2, 400_000, metric(0.99), dataset={"id": "d2", "name": "easy.npz"})
-    figure = charts.size_vs_accuracy([run(1, 1_000_000, metric(0.8)), other], "accuracy")
+    figure = charts.tradeoff([run(1, 1_000_000, metric(0.8)), other], charts.Sides(y="metric.accuracy"))
     assert [len(t.x) for t in figure.data if t.name == "Pareto front"] == [2]  # easy.npz has a front of one: no line
     assert {t.name for t in figure.data} >= {"Runs of digits on digits.npz", "Runs of digits on easy.npz"}
 
@@ -125,7 +128,7 @@ def test_fronts_do_not_mix_datasets() -> None:
 def test_runs_without_the_metric_are_said_to_be_missing() -> None:
     bare = run(1, 100_000)
     bare["result"]["metrics_unavailable"] = "This checkpoint is weights only."
-    figure = charts.size_vs_accuracy([bare], "accuracy")
+    figure = charts.tradeoff([bare], charts.Sides(y="metric.accuracy"))
     assert not figure.data
     assert "None of these runs has accuracy" in texts(figure)
     assert "weights only" in texts(figure)
@@ -135,7 +138,7 @@ def test_every_chart_takes_no_run_and_an_unfinished_run() -> None:
     waiting = run(1, 1) | {"result": None, "baseline": None}
     for runs in ([], [waiting]):
         for figure in (
-            charts.size_vs_accuracy(runs, "accuracy"),
+            charts.tradeoff(runs, charts.Sides(y="metric.accuracy")),
             charts.size_bars(runs),
             charts.sparsity_bars(runs),
             charts.per_layer_sparsity(runs),
@@ -147,7 +150,7 @@ def test_every_chart_takes_no_run_and_an_unfinished_run() -> None:
 def test_a_hundred_runs_draw() -> None:
     runs = [run(i, 1000 * (i + 1), metric(0.5 + i / 250)) for i in range(100)]
     assert len(charts.size_bars(runs).data[1].y) == 100
-    assert charts.size_vs_accuracy(runs, "accuracy").data[1].mode == "markers"
+    assert len(charts.tradeoff(runs, charts.Sides(y="metric.accuracy")).data[1].x) == 100
     assert charts.per_layer_sparsity(runs).data[0].type == "heatmap"
     assert len(charts.per_layer_sparsity(runs).data[0].z[0]) == 100
 
@@ -238,7 +241,7 @@ def test_metrics_that_most_runs_have_come_first() -> None:
 
 
 def test_figures_are_json_that_a_browser_parses() -> None:
-    text = charts.size_vs_accuracy([run(1, 100_000, metric(0.9))], "accuracy").to_json()
+    text = charts.tradeoff([run(1, 100_000, metric(0.9))], charts.Sides(y="metric.accuracy")).to_json()
     assert "data" in json.loads(text, parse_constant=pytest.fail)
     assert len(text) < 4000  # no template of its own
 

@@ -25,6 +25,7 @@ from .drawing import (
     short,
     whole,
 )
+from .points import reading
 
 Run = Mapping[str, Any]
 LONG_LIST = 40  # runs; beyond it bars carry no text
@@ -111,6 +112,55 @@ def bars(
         customdata=[[whole(n), byte_text(s), f"{s:,}", a] for n, s, a in zip(names, sizes, against, strict=True)],
         hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}%{customdata[3]}<br>%{customdata[2]} bytes"
         "<extra></extra>",
+    )
+
+
+def time_ratios(runs: Sequence[Run]) -> go.Figure:
+    """Latency as a ratio to the original's in the same runtime, with its 95 % interval; left of the line is faster."""
+    title = "Time, ratio to the original"
+    timed = [(run, found) for run in runs if (found := reading(run, "result", "time_ratio")) is not None]
+    if not timed:
+        return nothing_to_show(title, "None of these runs was timed beside its original.")
+    values = [found.value for _, found in timed]
+    told = []
+    for run, found in timed:
+        ends = "" if found.low is None or found.high is None else f" (95 % CI: {found.low:.3f} to {found.high:.3f})"
+        disturbed = run["result"]["speed"].get("disturbed")
+        told.append(
+            f"<b>{whole(run['name'])}</b><br>{found.value:.3f} of the original's time{ends}"
+            + (f"<br>disturbed: {whole(str(disturbed))}" if disturbed else "")
+        )
+    points = go.Scatter(
+        x=values,
+        y=[run["id"] for run, _ in timed],
+        mode="markers",
+        marker={
+            "size": 10,
+            "color": COLOURS[0],
+            "symbol": ["circle-open" if run["result"]["speed"].get("disturbed") else "circle" for run, _ in timed],
+        },
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [0 if found.high is None else found.high - found.value for _, found in timed],
+            "arrayminus": [0 if found.low is None else found.value - found.low for _, found in timed],
+            "thickness": 1.5,
+            "width": 4,
+            "color": COLOURS[0],
+        },
+        hovertext=told,
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+    kind = axis_type([*values, 1.0])
+    line = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper"}
+    return figure(
+        [points],
+        title,
+        height=row_height(len(timed)),
+        xaxis=axis("Time, ratio to the original (less is faster)", type=kind, rangemode="tozero"),
+        yaxis=rows_by([run["id"] for run, _ in timed], [label_of(run) for run, _ in timed]),
+        shapes=[line | {"line": {"dash": "dash", "width": 1.5, "color": BASELINE_COLOUR}}],
+        showlegend=False,
     )
 
 

@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .drawing import label_of
-
 AXES = {
     "size_bytes": "File size",
     "params_nonzero": "Nonzero parameters",
     "bits_per_weight": "Bits per weight",
     "time_ratio": "Time, ratio to the original",
+    "size_ratio": "Size, ratio to the original",
+    "sparsity": "Sparsity",
+    "params_total": "Parameters",
+    "latency_p50_ms": "Latency p50 (ms)",
+    "seconds": "Seconds that the run took",
 }
+SHARES = ("size_ratio", "sparsity")  # axes in per cent
+UNDIRECTED = ("sparsity", "seconds")  # neither end of such an axis is better; the others' lower end is
+METRIC, SETTING = "metric.", "setting."  # begin the axes that are there for what runs have
 ABSOLUTE_METRICS = (
     "accuracy",
     "accuracy_norm",
@@ -29,19 +35,37 @@ Group = tuple[str, str]  # checkpoint id, dataset id
 
 
 @dataclass(frozen=True)
-class Point:
-    """One measured model. `x` in bytes, parameters, bits or a ratio; `low` and `high` end the 95 % interval, if any."""
+class Reading:
+    """A figure of one measured model, with the ends of its 95 % interval and the samples behind it, if any."""
 
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured model. `run_id` is "" of an original."""
+
+    run: Run
     run_id: str
     name: str
-    label: str  # short, for beside the point
-    x: float
-    y: float
-    low: float | None
-    high: float | None
-    n: int | None
+    across: Reading
+    up: Reading
     size_bytes: int
-    dataset: str
+
+    @property
+    def x(self) -> float:
+        return self.across.value
+
+    @property
+    def y(self) -> float:
+        return self.up.value
+
+    @property
+    def dataset(self) -> str:
+        return (self.run.get("dataset") or {}).get("name") or ""
 
 
 def metric_names(runs: Sequence[Run]) -> dict[str, str]:
@@ -67,16 +91,45 @@ def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) 
     return front
 
 
+def axis_title(runs: Sequence[Run], axis: str) -> str:
+    """Of one of AXES or a metric; a setting's is its name, for the title is with its technique."""
+    if axis.startswith(METRIC):
+        name = axis.removeprefix(METRIC)
+        return metric_names(runs).get(name) or name.replace("_", " ").capitalize()
+    return AXES.get(axis) or axis.removeprefix(SETTING)
+
+
+def higher_is_better(runs: Sequence[Run], axis: str) -> bool | None:
+    """None of an axis neither of whose ends is better."""
+    if axis.startswith(METRIC):
+        name = axis.removeprefix(METRIC)
+        known = next((m for run in runs if (m := metric_of(run.get("result"), name))), None)
+        return bool(known.get("higher_is_better", True)) if known else None
+    return False if axis in AXES and axis not in UNDIRECTED else None
+
+
+def front_of(points: Sequence[Point], higher_across: bool | None, higher_up: bool | None) -> list[tuple[float, float]]:
+    """The front of points on any two axes, ordered by x; none where an axis has no better end."""
+    if higher_across is None or higher_up is None:
+        return []
+    sign = -1 if higher_across else 1
+    found = pareto_front([(sign * point.x, point.y) for point in points], higher_up)
+    return sorted((sign * x, y) for x, y in found)
+
+
 def front_runs(runs: Sequence[Run], metric: str, x: str = "size_bytes") -> set[str]:
     """The ids of the runs that lie on the front of those they may be compared with, their original among them."""
-    known = [m for run in runs if (m := metric_of(run.get("result"), metric))]
-    if not known:
-        return set()
-    groups, originals = collected(runs, metric, x)
+    return runs_on_front(runs, x, f"{METRIC}{metric}")
+
+
+def runs_on_front(runs: Sequence[Run], x: str, y: str) -> set[str]:
+    """The same for any two axes."""
+    groups, originals = collected(runs, x, y)
+    directions = higher_is_better(runs, x), higher_is_better(runs, y)
     on_front = set()
-    for pool in pools(groups, originals, metric).values():
-        front = set(pareto_front([(p.x, p.y) for p in pool], bool(known[0].get("higher_is_better", True))))
-        on_front |= {p.run_id for p in pool if (p.x, p.y) in front}
+    for pool in pools(groups, originals, x, y).values():
+        front = set(front_of(pool, *directions))
+        on_front |= {point.run_id for point in pool if (point.x, point.y) in front}
     return on_front - {""}
 
 
@@ -101,7 +154,7 @@ def knee(front: Sequence[tuple[float, float]], higher_is_better: bool) -> int | 
 def knee_run(runs: Sequence[Run], metric: str) -> str | None:
     """The id of the run at the knee of the front of sizes, the original being its end; of runs on one checkpoint."""
     known = [m for run in runs if (m := metric_of(run.get("result"), metric))]
-    groups, originals = collected(runs, metric, "size_bytes")
+    groups, originals = collected(runs, "size_bytes", f"{METRIC}{metric}")
     if len(groups) != 1 or not known:
         return None
     [(key, points)] = groups.items()
@@ -113,29 +166,31 @@ def knee_run(runs: Sequence[Run], metric: str) -> str | None:
     return found or None
 
 
-def collected(runs: Sequence[Run], metric: str, x: str) -> tuple[dict[Group, list[Point]], dict[Group, Point]]:
-    """The runs' points by (checkpoint, dataset), and the original of each; runs without the metric are left out."""
+def collected(runs: Sequence[Run], x: str, y: str) -> tuple[dict[Group, list[Point]], dict[Group, Point]]:
+    """The runs' points by (checkpoint, dataset), and the original of each; runs without a figure are left out."""
     groups: dict[Group, list[Point]] = {}
     originals: dict[Group, Point] = {}
     for run in runs:
         key = (run["checkpoint"]["id"], (run.get("dataset") or {}).get("id") or "")
-        point = point_of(run, run.get("result"), run["name"], metric, x)
+        point = point_of(run, "result", run["name"], x, y)
         if point is None:
             continue
         groups.setdefault(key, []).append(point)
-        original = point_of(run, run.get("baseline"), f"{run['checkpoint']['name']} (original)", metric, x)
+        original = point_of(run, "baseline", f"{run['checkpoint']['name']} (original)", x, y)
         if original is not None:
             originals.setdefault(key, replace(original, run_id=""))
     return groups, originals
 
 
 def pools(
-    groups: Mapping[Group, list[Point]], originals: Mapping[Group, Point], metric: str
+    groups: Mapping[Group, list[Point]], originals: Mapping[Group, Point], x: str, y: str
 ) -> dict[tuple[str, ...], list[Point]]:
-    """Which points may be compared: those on the same dataset, and for relative metrics of the same original."""
+    """Which points may be compared: those on the same dataset, and for relative figures of the same original."""
+    metrics = [axis.removeprefix(METRIC) for axis in (x, y) if axis.startswith(METRIC)]
+    absolute = bool(metrics) and all(metric in ABSOLUTE_METRICS for metric in metrics)
     found: dict[tuple[str, ...], list[Point]] = {}
     for key, points in groups.items():
-        pool = found.setdefault(key[1:] if metric in ABSOLUTE_METRICS else key, [])
+        pool = found.setdefault(key[1:] if absolute else key, [])
         pool += [*points, *([originals[key]] if key in originals else [])]
     return found
 
@@ -145,25 +200,34 @@ def metric_of(measured: Mapping[str, Any] | None, metric: str) -> Mapping[str, A
     return found if found and found.get("value") is not None else None
 
 
-def point_of(run: Run, measured: Mapping[str, Any] | None, name: str, metric: str, x: str) -> Point | None:
-    found = metric_of(measured, metric)
-    position = axis_value(measured, x)
-    if measured is None or found is None or position is None:
+def point_of(run: Run, side: str, name: str, x: str, y: str) -> Point | None:
+    """Of a run's "result" or "baseline"; None where it lacks one of the figures."""
+    across, up = reading(run, side, x), reading(run, side, y)
+    if across is None or up is None:
         return None
-    low, high = found.get("ci95") or (None, None)
-    dataset = (run.get("dataset") or {}).get("name") or ""
-    return Point(
-        run["id"],
-        name,
-        label_of(run, 24),
-        position,
-        found["value"],
-        low,
-        high,
-        found.get("n"),
-        measured["size_bytes"],
-        dataset,
-    )
+    return Point(run, run["id"], name, across, up, run[side]["size_bytes"])
+
+
+def reading(run: Run, side: str, axis: str) -> Reading | None:
+    """A figure of a run's "result" or "baseline"; settings and seconds are the run's own, and no original has any."""
+    measured = run.get(side)
+    if not measured:
+        return None
+    if axis.startswith(METRIC):
+        found = metric_of(measured, axis.removeprefix(METRIC))
+        return Reading(found["value"], *(found.get("ci95") or (None, None)), found.get("n")) if found else None
+    if axis.startswith(SETTING) or axis == "seconds":
+        own = (run.get("settings") or {}).get(axis) if axis != "seconds" else run.get("seconds")
+        known = side == "result" and isinstance(own, int | float) and not isinstance(own, bool)
+        return Reading(own) if known else None
+    if axis == "size_ratio":
+        whole = (run.get("baseline") or {}).get("size_bytes")
+        return Reading(measured["size_bytes"] / whole) if whole else None
+    value = axis_value(measured, axis)
+    if value is None:
+        return None
+    ends = (measured.get("speed") or {}).get("ci95") if axis == "time_ratio" else None
+    return Reading(value, 1 / ends[1], 1 / ends[0]) if ends and min(ends) > 0 else Reading(value)
 
 
 def axis_value(measured: Mapping[str, Any] | None, x: str) -> float | None:
@@ -172,4 +236,6 @@ def axis_value(measured: Mapping[str, Any] | None, x: str) -> float | None:
     if x == "time_ratio":
         speed = measured.get("speed")
         return 1 / speed["ratio"] if speed else None
+    if x == "latency_p50_ms":
+        return (measured.get("latency_ms") or {}).get("p50")
     return measured.get(x)

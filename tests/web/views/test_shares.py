@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from tests.web.views.seeded import CONTENT
 from webapp import create_app
-from webapp.store.models import Artifact, Share
+from webapp.store.models import Artifact, RunTag, Share
 
 
 @pytest.fixture
@@ -76,6 +76,30 @@ def test_a_shared_comparison_can_be_sorted_and_has_no_single_run(client, compari
     assert [row.split(",")[1] for row in rows[1:]] == ["first", "second"]
     for path in ("/receipt", "/receipt.json", "/artifacts/model.safetensors"):
         assert client.get(f"/shared/{token}{path}").status_code == 404
+
+
+def test_a_shared_comparison_keeps_its_colour_and_axes_and_leads_nowhere(client, session, comparison):
+    _, runs = comparison
+    session.add(RunTag(run_id=runs[0].id, tag="secret-plan"))
+    session.commit()
+    body = {"run_ids": [each.id for each in runs], "colour": "technique", "y": "size_bytes", "x": "metric.accuracy"}
+    token = client.post("/api/v1/compare/shares", json=body).json["token"]
+    page = client.get(f"/shared/{token}").text
+    assert "Size against accuracy" in page.replace("File size", "Size")
+    assert '"meta"' not in page
+    assert foreign_links(page, token) == []
+    assert "secret-plan" not in page + client.get(f"/shared/{token}?colour=tag").text
+    assert "secret-plan" not in client.get(f"/shared/{token}/compare.csv").text
+    tagged = client.post("/api/v1/compare/shares", json={**body, "colour": "tag"}).json["token"]
+    assert "secret-plan" in client.get(f"/shared/{tagged}").text  # whoever shared it showed it
+
+
+def test_a_share_outlives_the_axis_that_it_was_drawn_by(client, session, comparison):
+    token, _ = comparison
+    share = session.scalars(select(Share)).one()
+    share.view = {**share.view, "x": "setting.gone.bits", "metric": "bleu"}
+    session.commit()
+    assert client.get(f"/shared/{token}").status_code == 200
 
 
 def test_unknown_and_revoked_are_the_same_page(client, token, run):

@@ -8,7 +8,7 @@ from flask import Blueprint, render_template, request
 from plotly.graph_objects import Figure
 
 from webapp import charts
-from webapp.actions.comparison import runs_of
+from webapp.actions.compared_runs import runs_of
 from webapp.actions.deployments import deployable
 from webapp.actions.errors import NotFound
 from webapp.actions.sample_comparison import compare_samples

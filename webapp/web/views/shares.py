@@ -5,15 +5,15 @@ from __future__ import annotations
 from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import charts
-from webapp.actions.comparison import COLUMNS, SCALES, SETTINGS, Comparison, View, as_csv, compare, drawn, runs_of
+from webapp.actions.compared_runs import drawn
+from webapp.actions.comparison import SCALES, SETTINGS, Comparison, View, as_csv, choices_of, compare
 from webapp.actions.errors import NotFound
 from webapp.actions.sharing import open_share, revoke, share_runs, share_study, shared_runs, token_of
 from webapp.store.models import Run, Share, Study
 from webapp.web.extensions import db, services
 
 from .artifacts import artifact_of, send_artifact
-from .compare import csv_answer
+from .compare import csv_answer, ids_of
 from .receipts import bytes_figure, json_answer, require_receipt
 from .studies import csv_of, study_page
 
@@ -49,8 +49,9 @@ def create_study(id: str) -> ResponseReturnValue:
 @blueprint.post("/compare/shares")
 def create_comparison() -> ResponseReturnValue:
     view = View.read(request.form)
-    compare(view, drawn(runs_of(db.session, view.run_ids)))
-    share_runs(db.session, view.run_ids, view.settings())
+    run_ids = ids_of(view)
+    compare(view, drawn(db.session, run_ids))
+    share_runs(db.session, run_ids, view.settings())
     flash("The link is made. Anyone with the link can view this comparison only.")
     return redirect(f"{url_for('compare.index')}?{view.query()}#share")
 
@@ -79,11 +80,7 @@ def show(token: str) -> str:
             "shares/comparison.html",
             token=token,
             comparison=found,
-            view=found.view,
-            figures=found.figures(),
-            axes=charts.AXES,
             scales=SCALES,
-            columns=COLUMNS,
             gone=share.view.get("gone", ()),
         )
     run = shared_run(share)
@@ -162,7 +159,8 @@ def shared_comparison(share: Share) -> Comparison:
     runs = shared_runs(db.session, share)
     if not share.view or not runs:  # a study's link has no runs
         raise NotFound("This link does not lead to a comparison.")
-    numbered = drawn(runs, anonymous=True)
-    kept = share.view if share.view.get("x") in charts.AXES else {**share.view, "x": ""}  # an axis may have gone since
+    with_tags = share.view.get("colour") == "tag"  # else they are the owners' own
+    numbered = drawn(db.session, [run.id for run in runs], anonymous=True, with_tags=with_tags)
+    kept = choices_of(numbered).fitting(share.view)  # an axis may have gone since
     asked = {name: request.args.get(name) or kept.get(name, "") for name in SETTINGS}
     return compare(View.of([run["id"] for run in numbered], asked), numbered)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Response, request, url_for
 
-from webapp.actions.comparison import Comparison, View, as_csv, compare, drawn, runs_of
-from webapp.web.extensions import db
+from webapp.actions.comparison import Comparison, View, as_csv
+from webapp.web.views.compare import asked
 
 from . import schemas
 from .endpoints import endpoint
@@ -13,13 +13,20 @@ from .endpoints import endpoint
 
 @endpoint("GET", "/compare", "Runs side by side", errors=(404,), example="'?run=ID&run=ID'")
 def get_comparison(query: schemas.CompareQuery) -> schemas.ComparisonAnswer:
-    found = asked()
+    found = _asked()
     return schemas.ComparisonAnswer(
         metric=found.metric,
         metrics=found.metrics,
         higher_is_better=found.higher_is_better,
         notes=found.notes,
         rows=found.rows,
+        axes=found.choices.axes,
+        colours=found.choices.colours,
+        recipes=[
+            schemas.RecipeDifference(part=row.part, name=row.name, values=row.values, differs=row.differs)
+            for row in found.recipes()
+        ],
+        layers=[schemas.LayerDifference(name=row.name, values=dict(row.values)) for row in found.layers().rows],
         url=f"{url_for('compare.index')}?{found.view.query()}",
     )
 
@@ -27,10 +34,9 @@ def get_comparison(query: schemas.CompareQuery) -> schemas.ComparisonAnswer:
 @endpoint("GET", "/compare.csv", "The same as CSV", media_type="text/csv", errors=(404,))
 def get_comparison_csv(query: schemas.CompareQuery) -> Response:
     return Response(
-        as_csv(asked()), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=compare.csv"}
+        as_csv(_asked()), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=compare.csv"}
     )
 
 
-def asked() -> Comparison:
-    view = View.read(request.args)
-    return compare(view, drawn(runs_of(db.session, view.run_ids)))
+def _asked() -> Comparison:
+    return asked(View.read(request.args))

@@ -190,15 +190,26 @@ class RunQuery(RequestBody):
 
 
 class ComparisonView(RequestBody):
-    metric: str = ""
-    x: str = Field("size_bytes", description="size_bytes, params_nonzero, bits_per_weight or time_ratio.")
+    metric: str = Field("", description="Of the table; y is it unless y is given.")
+    x: str = Field(
+        "size_bytes",
+        description="size_bytes, params_nonzero, bits_per_weight, time_ratio and the others of the answer's axes.",
+    )
+    y: str = Field("", description="Likewise; the metric where it is not given.")
     scale: str = Field("auto", description="auto, linear or log.")
+    colour: str = Field("", description="technique, checkpoint, dataset, study, tag or a setting; else by origin.")
+    lines: str = Field("study", description="study: a line through the runs of one; or none.")
+    zoom: str = Field("", description="The ends of the x axis, then of the y axis, as the chart counts them.")
     sort: str = Field("", description="A column of the table.")
     order: str = Field("asc", description="asc or desc.")
+    layer_sort: str = Field("", description='"layer", or a figure and the number of a run: bits.1.')
+    layer_order: str = Field("asc", description="asc or desc.")
+    layers: str = Field("differing", description="differing or all.")
 
 
 class CompareQuery(ComparisonView):
     run: list[str] = Field(default_factory=list, description="The runs, one parameter each.")
+    study: list[str] = Field(default_factory=list, description="Studies, whose runs are compared too.")
 
 
 class PredictRequest(RequestBody):
@@ -742,6 +753,24 @@ class ShareAnswer(BaseModel):
     created_at: datetime
 
 
+class RecipeDifference(BaseModel):
+    """One setting of the compared runs."""
+
+    part: str = Field(description='"Run", or the step: "Step 1".')
+    name: str
+    values: list[Any] = Field(description="Of each run in the order asked; null where it has no such thing.")
+    differs: bool
+
+
+class LayerDifference(BaseModel):
+    """One layer of the compared runs."""
+
+    name: str
+    values: dict[str, list[Any]] = Field(
+        description="bits, sparsity, rank, shape, bytes, storage, expected and measured loss, of each run."
+    )
+
+
 class ComparisonAnswer(BaseModel):
     """The table behind the compare page."""
 
@@ -750,6 +779,10 @@ class ComparisonAnswer(BaseModel):
     higher_is_better: bool
     notes: list[str] = Field(description="What has to be known before believing the table.")
     rows: list[dict[str, Any]]
+    axes: dict[str, str] = Field(description="What x and y may be, with their titles.")
+    colours: dict[str, str] = Field(description="What the runs may be coloured by, with its title.")
+    recipes: list[RecipeDifference] = Field(description="Every setting of the runs, step by step.")
+    layers: list[LayerDifference] = Field(description="Layers of the first six runs: those that differ, or all.")
     url: str
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from werkzeug.datastructures import MultiDict
 
-from webapp.actions.comparison import View, compare, drawn, runs_of
+from webapp.actions.compared_runs import drawn
+from webapp.actions.comparison import View, compare
 from webapp.actions.sharing import revoke, share_runs, shares_of
 from webapp.store.models import Run
 from webapp.web.extensions import db, row_of
@@ -41,5 +42,5 @@ def revoke_share(token: str) -> None:
 def share_comparison(body: schemas.ComparisonShareRequest) -> schemas.ShareAnswer:
     pairs = [("run", id_) for id_ in body.run_ids]
     view = View.read(MultiDict(pairs + list(body.model_dump(exclude={"run_ids"}).items())))
-    compare(view, drawn(runs_of(db.session, view.run_ids)))
+    compare(view, drawn(db.session, view.run_ids))
     return share_answer(share_runs(db.session, view.run_ids, view.settings()))
