@@ -45,7 +45,7 @@ PAGES = {
     "techniques": "/techniques",
     "not-found": "/nowhere",
 }
-README = {f"readme-{name}": name for name in ("fit", "study", "blame", "run", "samples", "compare")}
+README = {f"readme-{name}": name for name in ("runs", "fit", "study", "blame", "run", "samples", "compare")}
 
 
 @pytest.fixture(scope="package")
@@ -68,6 +68,7 @@ def places(api, samples, runs, with_onnx, tmp_path_factory) -> dict[str, str]:
     api.send("PATCH", f"/checkpoints/{version}", {"newer_than_id": checkpoint})
     forked = api.post(f"/checkpoints/{version}/runs", {"run_ids": [runs[0]]})["items"][0]["id"]
     assert api.finished(forked)["state"] == "succeeded"
+    api.send("PATCH", f"/runs/{runs[0]}", {"tags": ["baseline", "for the paper"], "starred": True})
     return {
         "version": version,
         "returned": api.upload("checkpoints", file)["id"],

@@ -75,9 +75,9 @@ def filters(view: RunsView) -> list[tuple[str, str, str, list[tuple[str, str]]]]
     """(parameter, label, what is chosen, its choices as (value, label)) of each filter that narrows by one thing."""
     made = []
     for name, label, table, column in (
-        ("checkpoint", "All checkpoints", Checkpoint, Run.checkpoint_id),
-        ("dataset", "All datasets", Dataset, Run.dataset_id),
-        ("study", "All studies", Study, Run.study_id),
+        ("checkpoint", "Checkpoint", Checkpoint, Run.checkpoint_id),
+        ("dataset", "Dataset", Dataset, Run.dataset_id),
+        ("study", "Study", Study, Run.study_id),
     ):
         chosen = getattr(view, name)
         asked = select(table.id, table.name).where(select(Run.id).where(column == table.id).exists())
@@ -89,9 +89,9 @@ def filters(view: RunsView) -> list[tuple[str, str, str, list[tuple[str, str]]]]
     tags = db.session.scalars(select(RunTag.tag).group_by(RunTag.tag).order_by(func.count().desc()).limit(OFFERED))
     states = {state.value: STATE_LOOKS[state.value][0] for state in RunState}
     for name, label, chosen, known in (
-        ("state", "All states", view.state, states),
-        ("technique", "All techniques", view.technique, techniques_used(db.session)),
-        ("tag", "All tags", "".join(view.tags[:1]), {tag: tag for tag in sorted(tags)}),
+        ("state", "State", view.state, states),
+        ("technique", "Technique", view.technique, techniques_used(db.session)),
+        ("tag", "Tag", "".join(view.tags[:1]), {tag: tag for tag in sorted(tags)}),
     ):
         made.append((name, label, chosen, list((known | ({} if chosen in ("", *known) else {chosen: chosen})).items())))
     return made
