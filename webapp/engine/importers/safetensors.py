@@ -18,7 +18,8 @@ class SafetensorsImporter(Importer):
     accepts = Accepted(
         (".safetensors",),
         "safetensors",
-        "Any tensors. Those of a known architecture become a model that runs; others are weights only.",
+        "Any tensors. Those of a known architecture become a model that runs; others are weights only. Pare's own file "
+        "is what it was, storage forms included.",
     )
     priority = 10
 
