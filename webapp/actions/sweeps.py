@@ -15,7 +15,7 @@ from webapp import charts
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.facts import CheckpointFacts, Task
 from webapp.engine.recipe import Recipe, as_yaml, read_text
-from webapp.engine.run.predict import StepMatches, match_layers, predict
+from webapp.engine.run.predict import StepMatches, match_layers, result_of, size_of
 from webapp.engine.run.stages import RunGiven, plan_stages
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.step import StepStage
@@ -131,13 +131,10 @@ def planned(session: Session, draft: SweepDraft, data: Mapping[str, Any]) -> Stu
     """Everything is foretold from facts; nothing runs."""
     checkpoint = session.get_one(Checkpoint, draft.runs[0].checkpoint_id)
     facts = CheckpointFacts.model_validate(checkpoint.facts)
-    rows = [
-        PlannedRun(
-            title=(run.role or {})["title"],
-            size_bytes=predict(facts, Recipe.read(run.recipe)).after.size_bytes,
-        )
-        for run in draft.runs
-    ]
+    rows = []
+    for run in draft.runs:
+        left = result_of(facts, Recipe.read(run.recipe))
+        rows.append(PlannedRun(title=(run.role or {})["title"], size_bytes=size_of(left.facts, left.plans)))
     work = _work(session, draft.runs)
     done = _keys_done(session, list(work))
     left = {key: kind for key, kind in work.items() if key not in done}

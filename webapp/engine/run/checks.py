@@ -17,7 +17,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import needs_of, techniques
 from webapp.engine.techniques.training.teaching import check_alike
 
-from .predict import predict
+from .predict import kinds_of, result_of
 from .wiring import advice, unconfirmable
 
 
@@ -42,7 +42,7 @@ def check_run(
     teaches in place of the original. Raises RecipeInvalid, ExportUnfit, DatasetUnfit or PreprocessingInvalid with the
     field.
     """
-    check_formats(facts, exports, predict(facts, recipe).kinds)
+    check_formats(facts, exports, kinds_of(result_of(facts, recipe).plans))
     check_datasets(facts, dataset, training)
     parts = [given.facts for given in (dataset, training) if given is not None]
     for index, message in without_data(facts, recipe, dataset, training):

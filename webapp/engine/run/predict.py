@@ -237,10 +237,9 @@ def predict(facts: CheckpointFacts, recipe: Recipe) -> Prediction:
     after = _totals(facts, plans, original)
     if after.size_bytes >= before.size_bytes:
         warnings.append("The file will not be smaller than the original.")
-    kinds = sorted({plan.kind for plan in plans.values()})
     left = unreached(_held(facts, plans), after.size_bytes, [technique(step.technique) for step in recipe.steps])
     return Prediction(
-        before=before, after=after, exact=exact, steps=steps, warnings=warnings, unreached=left, kinds=kinds
+        before=before, after=after, exact=exact, steps=steps, warnings=warnings, unreached=left, kinds=kinds_of(plans)
     )
 
 
@@ -254,6 +253,17 @@ class StepLeft:
     facts: CheckpointFacts
     plans: Plans
     skipped: list[SkippedLayer]
+
+
+def kinds_of(plans: Plans) -> list[str]:
+    """The storage forms among them."""
+    return sorted({plan.kind for plan in plans.values()})
+
+
+def result_of(facts: CheckpointFacts, recipe: Recipe) -> StepLeft:
+    """What the last step leaves. Raises RecipeInvalid as `predict` does, which counts more and takes longer."""
+    *_, last = left_by(facts, recipe)
+    return last
 
 
 def plans_of(facts: CheckpointFacts) -> Plans:
