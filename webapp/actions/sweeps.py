@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, cast
 
 from pydantic import BaseModel, Field, model_validator
@@ -249,7 +250,7 @@ class SweptRun:
     progress: float
     error: str | None
     settings: Mapping[str, Any]  # by the axis' path; None: its technique has no such setting
-    techniques: str  # their titles, in the recipe's order
+    techniques: tuple[str, ...]  # their titles, in the recipe's order
     result: Mapping[str, Any]  # size_bytes, sparsity, bits_per_weight, speed, metrics; {} until there is one
     baseline: Mapping[str, Any]
     expected_bytes: int | None
@@ -291,7 +292,7 @@ def swept_runs(session: Session, study: Study) -> list[SweptRun]:
                 progress=progress,
                 error=(error or {}).get("message"),
                 settings={axis["path"]: value_at(recipe, axis["path"]) for axis in study.question.get("axes", ())},
-                techniques=" + ".join(title_of_technique(step["technique"]) for step in recipe["steps"]),
+                techniques=tuple(title_of_technique(step["technique"]) for step in recipe["steps"]),
                 result=result if done and result["size_bytes"] is not None else {},
                 baseline=baseline if done and baseline["size_bytes"] is not None else {},
                 expected_bytes=(expected or {}).get("size_bytes"),
@@ -380,7 +381,7 @@ def told(session: Session, study: Study, metric: str = "", x: str = "") -> Sweep
         charts.Swept(
             run=row,
             title=run.title,
-            series=_series(run, axes, along),
+            series=_series(run, runs, axes, along),
             along=run.settings.get(along["path"]) if along else None,
             settings=run.settings,
         )
@@ -411,15 +412,20 @@ def _as_charts_are_fed(study: Study, run: SweptRun) -> dict[str, Any]:
     }
 
 
-def _series(run: SweptRun, axes: Sequence[Mapping[str, Any]], along: Mapping[str, Any] | None) -> str:
-    """The line that a run is on: its techniques, and what it has of the settings that the line does not go along."""
+def _series(
+    run: SweptRun, runs: Sequence[SweptRun], axes: Sequence[Mapping[str, Any]], along: Mapping[str, Any] | None
+) -> str:
+    """The line that a run is on: its techniques, those alone that differ between the runs where any do, and what it has
+    of the settings that the line does not go along."""
+    steps = list(zip_longest(*(each.techniques for each in runs)))
+    differing = [title for title, each in zip(run.techniques, steps, strict=False) if len(set(each)) > 1]
     others = [axis for axis in axes if axis is not along and not axis["path"].endswith(".technique")]
     fixed = [
         shown(axis["path"], axis["title"], value)
         for axis in others
         if (value := run.settings[axis["path"]]) is not None
     ]
-    return ", ".join([run.techniques, *fixed])
+    return ", ".join([" + ".join(differing or run.techniques), *fixed])
 
 
 def is_number(value: Any) -> bool:
