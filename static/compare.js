@@ -1,5 +1,5 @@
 // Choosing another axis or colour shows it at once; without JavaScript there is a button. A zoom is kept in the address,
-// in what the controls send and in the links that sort, until other axes are chosen.
+// in what controls and headings send, until other axes are chosen.
 for (const button of document.querySelectorAll("[data-submit-button]")) button.hidden = true;
 for (const select of document.querySelectorAll("[data-submits]")) {
   select.addEventListener("change", () => {
@@ -8,6 +8,9 @@ for (const select of document.querySelectorAll("[data-submits]")) {
     select.form.requestSubmit();
   });
 }
+addEventListener("submit", ({ target }) => {
+  for (const zoom of target.querySelectorAll("[data-zoom]")) zoom.disabled = !zoom.value;
+});
 
 function withZoom(address, zoom) {
   const url = new URL(address, location.href);

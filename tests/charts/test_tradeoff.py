@@ -118,6 +118,14 @@ def test_no_label_lies_on_another_at_fifty_points_and_the_ends_are_named():
         assert one[0] >= other[2] or one[2] <= other[0] or one[1] >= other[3] or one[3] <= other[1]
 
 
+def test_a_label_keeps_off_intervals_and_front_where_there_is_room():
+    first = Spot("a", 0, 0.5, "a name", 1, True, 0.4, 0.6)
+    spots = [first, Spot("", 10, 1.0, "", 1, True), Spot("b", 5, 0.0, "another", 2, False)]
+    assert labels(spots, ("linear", "linear"), False, [[0, 1]])["a"][1] == "top right"
+    bare = [Spot("a", 0, 0.5, "a name", 1, True), *spots[1:]]
+    assert labels(bare, ("linear", "linear"), False)["a"][1] == "top center"
+
+
 def _ends(spots):
     return {end(range(len(spots)), key=of) for end in (min, max) for of in (lambda n: spots[n].x, lambda n: spots[n].y)}
 

@@ -22,6 +22,7 @@ MOST_RUNS = 500  # of one comparison
 WHOLE_RUNS = 100  # of more, what only a receipt has is not read
 LAYER_RUNS = 6  # whose layers stand side by side
 AT_ONCE = 500  # SQLite takes a bounded number of parameters
+ANY = f"{SETTING}any."  # begins a setting of whichever technique has it: "setting.any.bits"
 ORIGINAL = ("size_bytes", "params_total", "params_nonzero", "sparsity", "bits_per_weight", "speed", "latency_ms")
 RESULT = (*ORIGINAL, "metrics", "metrics_unavailable")
 BASELINE = (*ORIGINAL, "metrics")
@@ -171,7 +172,10 @@ def _figures(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, An
         or_(RunFigure.name.startswith(SETTING, autoescape=True), RunFigure.name.in_(EXACT)),
     )
     for id_, name, value, text in session.execute(asked.order_by(RunFigure.run_id, RunFigure.name)):
-        found.setdefault(id_, {})[name] = text or value
+        own = found.setdefault(id_, {})
+        own[name] = text or value
+        if name.startswith(SETTING):
+            own.setdefault(f"{ANY}{name.split('.', 2)[2]}", own[name])
     return found
 
 

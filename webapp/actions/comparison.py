@@ -17,9 +17,10 @@ from werkzeug.datastructures import MultiDict
 
 from webapp import charts
 from webapp.charts.points import METRIC, SETTING
+from webapp.engine.techniques import techniques
 from webapp.units import lowered
 
-from .compared_runs import LAYER_RUNS
+from .compared_runs import ANY, LAYER_RUNS
 from .errors import RequestInvalid
 from .layer_diff import SORT, LayerDiff, layer_diff
 from .recipe_diff import RecipeRow, recipe_rows
@@ -109,6 +110,9 @@ class View:
     def of(cls, run_ids: Iterable[str], query: Mapping[str, str], study_ids: Iterable[str] = ()) -> View:
         """Raises RequestInvalid. Whether the runs have the axes and the metric is seen when they are compared."""
         given = {name: query.get(name) or getattr(cls, name) for name in SETTINGS}
+        for sort, order in (("sort", "order"), ("layer_sort", "layer_order")):
+            if given[sort].startswith("-"):  # as the headings of the tables ask
+                given |= {sort: given[sort][1:], order: "desc"}
         view = cls(tuple(dict.fromkeys(run_ids)), tuple(dict.fromkeys(study_ids)), **given)
         allowed = {
             "scale": list(SCALES),
@@ -160,6 +164,17 @@ class View:
         """The part of the query that names the runs, which are many."""
         return urlencode([*(("run", id_) for id_ in self.run_ids), *(("study", id_) for id_ in self.study_ids)])
 
+    def fields(self, *without: str) -> list[tuple[str, str]]:
+        """Of a form that keeps the rest of the address, without the runs."""
+        defaults = View()
+        named = [(field, getattr(self, field)) for field in SETTINGS if field not in without]
+        return [(field, value) for field, value in named if value != getattr(defaults, field)]
+
+    def next_sort(self, key: str, layers: bool = False) -> str:
+        """What a heading asks: its column from the first, or the other way round where it is sorted by that already."""
+        sort, order = (self.layer_sort, self.layer_order) if layers else (self.sort, self.order)
+        return f"-{key}" if sort == key and order == "asc" else key
+
     def settings(self) -> dict[str, str]:
         """What a share keeps of it; never empty."""
         return {field: getattr(self, field) for field in SETTINGS}
@@ -193,6 +208,9 @@ def choices_of(runs: Sequence[Mapping[str, Any]]) -> ComparisonChoices:
     for run in runs:
         for name, value in run["settings"].items():
             values.setdefault(name, set()).add(value)
+    own = [_named(name) for name in values if not name.startswith(ANY)]
+    for name in [name for name in values if name.startswith(ANY) and own.count(_named(name)) < 2]:
+        del values[name]  # one technique's own says the same
     numbers = [name for name, found in values.items() if any(isinstance(value, float) for value in found)]
     varying = [name for name in values if len(values[name]) > 1 or any(name not in run["settings"] for run in runs)]
     titles = {name: _setting_title(name) for name in sorted(values)}
@@ -204,7 +222,16 @@ def choices_of(runs: Sequence[Mapping[str, Any]]) -> ComparisonChoices:
     )
 
 
+def _named(name: str) -> str:
+    """ "setting.gptq.bits" → "bits"."""
+    return name.split(".", 2)[2]
+
+
 def _setting_title(name: str) -> str:
+    if name.startswith(ANY):
+        fields = (each.Settings.model_fields.get(_named(name)) for each in techniques().values())
+        title = next((field.title for field in fields if field and field.title), _named(name))
+        return f"{title}, of any technique"
     column = column_of(name)
     return column.title if column else name.removeprefix(SETTING)
 
@@ -245,7 +272,7 @@ class Comparison:
         found += ["metric_baseline", "time_ratio", "pareto"]
         axes = (("x", self.view.x), ("y", self.y))
         extra = [name for name, key in axes if key not in found and key != f"{METRIC}{self.metric}"]
-        extra += ["colour"] if self.view.colour and self.view.colour not in found else []
+        extra += ["colour"] if self.view.colour not in ("", *found, self.view.x, self.y) else []
         return [*found[:3], *extra, *found[3:]]
 
     @property
@@ -261,8 +288,9 @@ class Comparison:
 
     def settings_that_differ(self) -> list[RecipeRow]:
         """As many as a table of many runs has."""
-        return [each for each in self.recipes() if each.differs][:DIFFERING]
+        return [each for each in self.recipes if each.differs][:DIFFERING]
 
+    @cached_property
     def recipes(self) -> list[RecipeRow]:
         return recipe_rows(self.runs)
 
@@ -300,11 +328,13 @@ class Comparison:
         by_id = {run["id"]: run for run in self.runs}
         runs = [by_id[row["id"]] for row in self.rows if by_id[row["id"]]["result"]][:PARALLEL_RUNS]
         names = [name for name in self.choices.colours if name.startswith(SETTING)]
+        shared = {_named(name) for name in names if name.startswith(ANY)}
+        names = [name for name in names if name.startswith(ANY) or _named(name) not in shared]
         values = {name: [run["settings"].get(name) for run in runs] for name in names}
         values = {name: found for name, found in values.items() if len(set(found)) > 1}
         most = sorted(values, key=lambda name: (-sum(v is not None for v in values[name]), -len(set(values[name]))))
         settings = [charts.Dimension(self.choices.colours[name], values[name]) for name in most[:PARALLEL_AXES]]
-        techniques = charts.Dimension("Techniques", [run["techniques"] for run in runs])
+        applied = charts.Dimension("Techniques", [run["techniques"] for run in runs])
         results = {
             "Size (kB)": [run["result"]["size_bytes"] / 1000 for run in runs],
             "Sparsity": [run["result"]["sparsity"] for run in runs],
@@ -315,7 +345,7 @@ class Comparison:
         if not self.metric:
             colour = charts.Dimension("Size (kB)", results.pop("Size (kB)"))
         measured = [charts.Dimension(title, found) for title, found in results.items()]
-        return charts.parallel_coordinates([run["name"] for run in runs], [techniques, *settings, *measured], colour)
+        return charts.parallel_coordinates([run["name"] for run in runs], [applied, *settings, *measured], colour)
 
 
 def _value(run: Mapping[str, Any], axis: str) -> float | None:
@@ -458,7 +488,7 @@ def notes_on(runs: Sequence[dict[str, Any]], metric: str, metrics: dict[str, str
 
 def as_csv(comparison: Comparison) -> str:
     """UTF-8 with a heading row; numbers unrounded, settings as columns, the recipe as JSON."""
-    settings = sorted({name for run in comparison.runs for name in run["settings"]})
+    settings = sorted({name for run in comparison.runs for name in run["settings"] if not name.startswith(ANY)})
     keys = ["id", *(key for key in COLUMNS if key != "colour")]
     titles = {"x": f"x:{comparison.view.x}", "y": f"y:{comparison.y}"}
     titles |= {"metric": f"metric:{comparison.metric}"} if comparison.metric else {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,9 +26,9 @@ class RecipeRow:
     name: str
     values: list[Any]
 
-    @property
+    @cached_property
     def differs(self) -> bool:
-        return len({json.dumps(value) for value in self.values}) > 1
+        return len(set(map(repr, self.values))) > 1
 
     @property
     def title(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,20 +43,27 @@ class Spot:
     high: float | None = None
 
 
-def labels(spots: Sequence[Spot], types: tuple[str, str], turned: bool) -> dict[str, tuple[str, str]]:
+def labels(
+    spots: Sequence[Spot], types: tuple[str, str], turned: bool, fronts: Sequence[Sequence[int]] = ()
+) -> dict[str, tuple[str, str]]:
     """The label and its place by the id; what finds no room is left to hover and table.
 
-    `types` of the axes, "linear" or "log"; `turned`: the y axis has its low end on top.
+    `types` of the axes, "linear" or "log"; `turned`: the y axis has its low end on top. `fronts`: the places of those
+    that a front goes through, in its order; labels keep off it, and off the intervals, where there is room elsewhere.
     """
     across = _pixels([spot.x for spot in spots], types[0], WIDTH)
     ends = [end if end is not None else spot.y for spot in spots for end in (spot.y, spot.low, spot.high)]
     heights = _pixels(ends, types[1], HEIGHT)
     heights = [HEIGHT - at for at in heights] if turned else heights
     up = heights[::3]
-    bars = [
+    bars: list[Box] = [
         (x - BAR, min(low, high), x + BAR, max(low, high))
         for x, low, high in zip(across, heights[1::3], heights[2::3], strict=True)
     ]
+    for front in fronts:
+        for one, other in itertools.pairwise(front):
+            left, right = sorted((across[one], across[other]))
+            bars.append((left, up[one] - BAR, right, up[one] + BAR))
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in zip(across, up, strict=True)]
     own = [at for at, spot in enumerate(spots) if spot.id]
     named = set(own) if len(own) <= ALL_NAMED else {at for at in own if spots[at].on_front} | _ends(own, across, up)
@@ -84,15 +92,17 @@ def _pixels(values: Sequence[float], kind: str, length: float) -> list[float]:
 
 
 def _free(x: float, y: float, text: str, taken: list[Box], bars: Sequence[Box]) -> str | None:
-    """A place where the text lies on nothing, nor on the bars of intervals; then it is taken."""
+    """A place where the text lies on nothing, nor on `bars`; then it is taken."""
     wide, high = (len(text) * LETTER + 4) / 2, LINE / 2
     for place, (right, above) in PLACES.items():
         middle, level = x + right * (wide + MARK), y + above * (high + MARK)
         box = middle - wide, level - high, middle + wide, level + high
         inside = box[0] >= -OVER and box[2] <= WIDTH + OVER
-        if inside and not any(
-            box[0] < other[2] and box[2] > other[0] and box[1] < other[3] and box[3] > other[1] for other in taken
-        ):
+        if inside and not any(_overlap(box, other) for other in (*taken, *bars)):
             taken.append(box)
             return place
     return None
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and one[2] > other[0] and one[1] < other[3] and one[3] > other[1]

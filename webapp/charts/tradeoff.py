@@ -86,10 +86,12 @@ def tradeoff(runs: Sequence[Run], sides: Sides) -> go.Figure:
     scales = [_FigureScale.of(key, [side(p) for p in everything]) for key, side in ((x, _across), (y, _up))]
     traces: list[go.Scatter] = []
     on_front: set[str] = set()
+    fronts: list[list[int]] = []
     for pool in pools(groups, originals, x, y).values():
         front = front_of(pool, *directions)
         on_front |= {p.run_id for p in pool if (p.x, p.y) in set(front)}
         if len(front) > 1:
+            fronts.append([next(at for at, p in enumerate(everything) if (p.x, p.y) == place) for place in front])
             traces.append(_front(front, scales, shown=not traces, downwards=bool(directions[0])))
     if sides.lines:
         traces += _lines(points, scales)
@@ -98,7 +100,7 @@ def tradeoff(runs: Sequence[Run], sides: Sides) -> go.Figure:
         axis_type([p.y for p in everything]),
     )
     numbers = {run["id"]: number for number, run in enumerate(runs, start=1)}
-    named = labels([_spot(p, numbers, p.run_id in on_front) for p in everything], types, directions[1] is False)
+    named = labels([_spot(p, numbers, p.run_id in on_front) for p in everything], types, directions[1] is False, fronts)
     drawn = _Drawn(runs, sides, titles, scales, numbers, named)
     traces += _coloured(drawn, groups, originals)
     across = axis(scales[0].told(titles[0]), type=types[0], tickformat=scales[0].tick)

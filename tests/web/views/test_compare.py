@@ -8,6 +8,7 @@ import re
 import pytest
 from sqlalchemy import select
 
+from tests.web.views.page import Page
 from tests.web.views.seeded import metric, seed_checkpoint, seed_dataset
 from webapp.actions.compared_runs import MOST_RUNS
 from webapp.actions.comparison import PARALLEL_RUNS, TABLE_RUNS
@@ -59,11 +60,18 @@ def test_tables_and_bars_are_sorted_as_the_address_says(client, runs, sort, expe
     assert [row[0] for row in bars["customdata"]] == expected
 
 
-def test_links_that_sort_keep_the_rest_of_the_address(client, runs):
-    page = client.get(query(runs, x="bits_per_weight", sort="metric")).text
-    link = re.search(r'href="(/compare\?[^"]*sort=sparsity[^"]*)"', page).group(1)
-    assert "x=bits_per_weight" in link
-    assert all(run.id in link for run in runs)
+def test_headings_that_sort_keep_the_rest_of_the_address(client, runs):
+    text = client.get(query(runs, x="bits_per_weight", sort="metric", layer_sort="layer")).text
+    page, form = Page(text), Page(text.split('<form id="sort-runs"')[1].split("</form>")[0])
+    kept = [(field["name"], field["value"]) for field in form.of("input")]
+    assert [value for name, value in kept if name == "run"] == [run.id for run in runs]
+    assert ("x", "bits_per_weight") in kept
+    assert ("layer_sort", "layer") in kept
+    assert "sort" not in dict(kept)
+    asked = {button.get("value") for button in page.of("button", form="sort-runs")}
+    assert {"sparsity", "-metric"} <= asked  # of what it is sorted by, the other way round
+    page = client.get(query(runs, sort="-size_bytes")).text
+    assert order(page) == ["run 2", "run 1", "run 0"]
 
 
 def test_the_metric_can_be_chosen(client, seed):
@@ -189,12 +197,24 @@ def test_a_setting_can_be_an_axis_and_the_table_has_it(client, study):
     assert re.findall(r'title="(gptq \d)"', body) == ["gptq 2", "gptq 4"]
 
 
+def test_a_setting_that_several_techniques_have_is_one_axis(client, study):
+    found = client.get(f"/api/v1/compare?study={study.id}&x=setting.any.bits").json
+    assert found["axes"]["setting.any.bits"] == "Bits, of any technique"
+    assert [row["x"] for row in found["rows"]] == [4, 2, 4, 2]
+    one = client.get(f"/api/v1/compare?run={study.runs[0].id}").json
+    assert "setting.any.bits" not in one["axes"]  # the technique's own says the same
+    head = client.get(f"/compare.csv?study={study.id}").text.splitlines()[0]
+    assert "setting.any" not in head
+
+
 def test_a_point_opens_its_run_and_a_zoom_is_in_the_address(client, runs):
     page = client.get(query(runs, zoom="1,4,0.8,1")).text
     drawn = figures(page)["tradeoff"]
     assert [run.id for run in runs] in [trace.get("meta", {}).get("runs") for trace in drawn["data"]]
     assert drawn["layout"]["xaxis"]["range"] == [1, 4]
-    assert re.search(r'href="/compare\?[^"]*zoom=1%2C4%2C0.8%2C1[^"]*sort=sparsity', page)
+    assert [field["value"] for field in Page(page).of("input", name="zoom")] == [
+        "1,4,0.8,1"
+    ] * 4  # controls, headings, share
 
 
 def test_what_differs_between_recipes_and_what_is_the_same(client, study):

@@ -18,7 +18,7 @@ from webapp.web.extensions import db
 blueprint = Blueprint("compare", __name__)
 
 PICKER_RUNS = 25  # on one page
-PICKED_MOST = 100  # of the chosen ones, whose ticks can be taken away
+PICKED_MOST = 100  # chosen ones, whose ticks can be taken away; of more one chooses anew
 PICKED = ("state", "size_bytes", "quality", "created")  # the picker's columns
 
 
@@ -66,7 +66,7 @@ def picked(run_ids: list[str]) -> dict[str, Any]:
     return {
         "search": search,
         "columns_picked": search.shown,
-        "chosen": rows_of_runs(db.session, run_ids[:PICKED_MOST], search.shown),
+        "chosen": rows_of_runs(db.session, run_ids if len(run_ids) <= PICKED_MOST else [], search.shown),
         "found": runs_page(db.session, search, PICKER_RUNS),
     }
 

@@ -24,7 +24,7 @@ def get_comparison(query: schemas.CompareQuery) -> schemas.ComparisonAnswer:
         colours=found.choices.colours,
         recipes=[
             schemas.RecipeDifference(part=row.part, name=row.name, values=row.values, differs=row.differs)
-            for row in found.recipes()
+            for row in found.recipes
         ],
         layers=[schemas.LayerDifference(name=row.name, values=dict(row.values)) for row in found.layers().rows],
         url=f"{url_for('compare.index')}?{found.view.query()}",
