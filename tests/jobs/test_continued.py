@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.jobs.bench import Bench
+from webapp.actions.beside import beside
 from webapp.actions.continuing import to_make_again
 from webapp.actions.errors import Conflict
 from webapp.actions.run_requests import RunChanges, RunRequest, create_run, fork_run
@@ -130,6 +131,15 @@ def test_a_fork_calibrates_on_other_data_and_reuses_what_does_not_depend_on_it(b
     assert states(fork)["baseline"] is StageState.REUSED
     assert states(fork)["step-1"] is StageState.SUCCEEDED
     assert fork.baseline["metrics"] == like.baseline["metrics"]
+    with bench.sessions() as session:
+        found = beside(session.get(Run, fork_id), bench.files)
+    assert (found.earlier.id, found.changes) == (like.id, ["calibrated on noise.npz in place of digits.npz"])
+    size, accuracy = found.rows[0], next(row for row in found.rows if row.metric == "accuracy")
+    assert (size.earlier, size.later) == (like.result["size_bytes"], fork.result["size_bytes"])
+    assert accuracy.paired["difference"] == pytest.approx(accuracy.later - accuracy.earlier)
+    low, high = accuracy.paired["ci95"]
+    assert low <= accuracy.paired["difference"] <= high
+    assert accuracy.earlier_ci95[0] <= accuracy.earlier <= accuracy.earlier_ci95[1]
 
 
 def test_a_delivered_file_that_comes_back_is_what_it_was_and_takes_further_steps(bench, uploads, first):

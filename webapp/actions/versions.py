@@ -17,6 +17,7 @@ from webapp.store.models import Checkpoint, Run, RunState, Study, UploadState
 
 from .errors import Conflict, NotFound, RequestInvalid
 from .run_requests import RunChanges, checked_run, fork_request, ready
+from .run_table import ListedRun, RunsView, ids_of, rows_of_runs
 from .studies import MoreAsked, StudyQueue, StudyRequest, extend_study, start_study
 from .sweeps import SweepAsked, drafted, with_pairs
 from .uploads import version_before
@@ -24,6 +25,8 @@ from .uploads import version_before
 MOST_VERSIONS = 100  # in a row of them
 MOST_RUNS = 200  # that are started at once
 LOOKED_THROUGH, COMPARED = 500, 5  # checkpoints whose names are looked at, and whose tensors are, for a suggestion
+OFFERED = 50  # runs whose recipes can be applied
+NAMED = load_only(Run.id, Run.name, Run.best_of_id)  # without receipts
 PASSING = {"v", "ver", "version", "epoch", "step", "iter", "best", "last", "latest", "final", "new", "old", "copy"}
 SUFFIX = re.compile(r"\.[a-z0-9]{1,12}$")
 
@@ -160,7 +163,8 @@ def told_versions(session: Session, checkpoint: Checkpoint) -> list[Version]:
         select(Run.checkpoint_id, func.count(Run.id)).where(Run.checkpoint_id.in_(ids)).group_by(Run.checkpoint_id)
     )
     counts = dict(session.execute(counted).tuples().all())
-    best = {run.best_of_id: run for run in session.scalars(select(Run).where(Run.best_of_id.in_(ids)))}
+    named = select(Run).options(NAMED).where(Run.best_of_id.in_(ids))
+    best = {run.best_of_id: run for run in session.scalars(named)}
     return [Version(row, best.get(row.id), counts.get(row.id, 0)) for row in rows]
 
 
@@ -228,14 +232,14 @@ def _found(session: Session, table: type[Any], id_: str, field: str) -> Any:
     return row
 
 
-def applicable(session: Session, checkpoint: Checkpoint) -> Sequence[Run]:
+def applicable(session: Session, checkpoint: Checkpoint) -> Sequence[ListedRun]:
     """Runs of the version before it that succeeded, the best and then the newest first."""
-    if checkpoint.newer_than_id is None:
+    if checkpoint.newer_than is None:
         return ()
-    wanted = Run.checkpoint_id == checkpoint.newer_than_id, Run.state == RunState.SUCCEEDED
-    light = load_only(Run.id, Run.name, Run.created_at, Run.best_of_id, Run.study_id)
-    asked = select(Run).options(light).where(*wanted)
-    return session.scalars(asked.order_by(Run.best_of_id.is_(None), Run.created_at.desc()).limit(50)).all()
+    newest = ids_of(session, RunsView(checkpoint=checkpoint.newer_than.id), 2 * OFFERED)  # whatever became of them
+    best = [id_ for id_ in (checkpoint.newer_than.best_run_id,) if id_ is not None]
+    rows = rows_of_runs(session, [*dict.fromkeys([*best, *newest])], ())
+    return [row for row in rows if row.state is RunState.SUCCEEDED][:OFFERED]
 
 
 def studies_of(session: Session, checkpoint_ids: Iterable[str | None]) -> Sequence[Study]:
