@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from markdown_it import MarkdownIt
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 SCHEMES = ("http://", "https://", "mailto:", "/", "#")  # that a link may begin with
 
@@ -19,6 +21,8 @@ def markdown(text: str) -> Markup:
 
 @cache
 def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt  # 2 MB, where nobody may ever write a note
+
     parser = MarkdownIt("js-default", {"html": False, "linkify": False, "typographer": False})
     parser.disable(["image", "html_block", "html_inline"])
     parser.validateLink = lambda url: url.lower().startswith(SCHEMES)  # type: ignore[method-assign]
