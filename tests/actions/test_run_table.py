@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import event
@@ -175,6 +177,30 @@ def test_a_csv_has_all_of_the_view_unrounded(session):
     assert list(rows[0]) == ["id", "name", *columns]
     row = next(row for row in rows if row["id"] == runs[1].id)
     assert (row["name"], row["size_bytes"], row["metric.accuracy"]) == ("'=cmd()", "200", "0.91")
+
+
+def test_sqlite_reads_the_index_of_all_runs_and_no_row_for_a_list(listed):
+    session, runs = listed
+    if session.get_bind().dialect.name != "sqlite":
+        pytest.skip("how SQLite finds rows")
+    sent = []
+
+    def before(connection, cursor, statement, parameters, *more):
+        sent.append((statement, parameters))
+
+    event.listen(session.get_bind(), "before_cursor_execute", before)
+    narrowed = {"checkpoint": runs[0].checkpoint_id, "study": runs[0].study_id, "tags": ("keep",), "technique": "gptq"}
+    for sort in ("-created", "name", "checkpoint", "-size_bytes", "tags"):
+        for view in [RunsView(q="run", state="succeeded"), *(RunsView(**{name: narrowed[name]}) for name in narrowed)]:
+            ids_of(session, replace(view, sort=sort))
+            count(session, view)
+            count(session, view, runs[0].created_at)
+    event.remove(session.get_bind(), "before_cursor_execute", before)
+    for statement, parameters in sent:
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        found = [row[3] for row in plan if re.match(r"(SCAN|SEARCH) runs\b", row[3])]
+        assert found, statement
+        assert all("USING COVERING INDEX" in each for each in found), (statement, found)
 
 
 def test_queries_do_not_grow_with_the_runs_and_none_has_an_offset(session):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 
 from .drawing import figure, nothing_to_show, short, whole
 
@@ -70,6 +69,8 @@ def parallel_coordinates(names: Sequence[str], dimensions: Sequence[Dimension], 
 
 def _lines(rows: Sequence[int], axes: Sequence[_Scale], names: Sequence[str], shade: int) -> go.Scatter:
     """Those of one colour, as one trace with gaps between its lines."""
+    from plotly.colors import sample_colorscale  # every scale that there is, for charts that few ask for
+
     x: list[float | None] = []
     y: list[float | None] = []
     told: list[list[str]] = []
