@@ -191,6 +191,8 @@ def _losses(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, Any
     """What the layers of each run are expected and measured to cost, where a profile or the receipt has it."""
     found = {}
     for run in session.scalars(select(Run).where(Run.id.in_(run_ids), Run.result.is_not(None))):
+        if not all("layers" in (side or {}) for side in (run.result, run.baseline)) or run.checkpoint.facts is None:
+            continue
         try:
             blame = blame_of(session, run)
         except (Conflict, RecipeInvalid):  # of a technique that is gone

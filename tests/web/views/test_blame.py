@@ -197,3 +197,18 @@ def test_a_run_without_a_result_has_nothing_to_blame(client, session, run):
     session.get(Run, run.id).result = None
     session.commit()
     error_of(client.get(f"/api/v1/runs/{run.id}/blame"), 409)
+
+
+def test_the_comparison_has_what_layers_are_expected_and_measured_to_cost(client, session, seed, fitted, budget):
+    layer = next(layer for layer in budget.layers if layer.name in {row["name"] for row in fitted.result["layers"]})
+    whole = {"sparsity": 0.0, "bits_per_weight": 4.0}
+    fitted.result = {**fitted.result, "layers": [row | whole for row in fitted.result["layers"]]}
+    told(session, fitted, {layer.name: {"difference": 0.02, "ci95": [0.01, 0.03], "verdict": "worse"}})
+    expected = {row["name"]: row["expected"] for row in client.get(f"/api/v1/runs/{fitted.id}/blame").json["layers"]}
+    other = seed()
+    rows = client.get(f"/api/v1/compare?run={fitted.id}&run={other.id}").json["layers"]
+    row = next(row for row in rows if row["name"] == layer.name)
+    assert row["values"]["expected"] == [expected[layer.name], None]
+    assert abs(row["values"]["measured"][0]) == 0.02
+    page = Page(client.get(f"/compare?run={fitted.id}&run={other.id}").text)
+    assert "Measured loss, KL divergence" in page.text
