@@ -36,7 +36,7 @@ from webapp.engine.run.stages import (
     verify,
 )
 from webapp.engine.run.stages.base import SourceDigests, StageResults
-from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, SourcesGiven, StageOutput
+from webapp.engine.run.stages.job import CheckpointGiven, DatasetGiven, PromptSet, SourcesGiven, StageOutput
 
 CAST = ("cast", {})
 PRUNE_AND_QUANTIZE = [("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 4})]
@@ -373,6 +373,7 @@ ASKED = RunGiven(
     recipe=Recipe.read({"steps": [{"technique": "cast"}, {"technique": "distillation"}]}),
     exports=("onnx", "program"),
     blame=(),
+    prompts=(PromptSet(texts=("a", "b"), max_tokens=8),),
 )
 
 
