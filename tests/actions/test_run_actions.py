@@ -40,8 +40,8 @@ def test_those_ticked_or_all_of_a_view(session, runs):
     assert chosen(session, "star", [], view) == ids_of(session, view)
     with pytest.raises(RequestInvalid, match="No run is chosen"):
         chosen(session, "star", [])
-    with pytest.raises(RequestInvalid, match="At most 100 runs"):
-        chosen(session, "compare", [str(n) for n in range(101)])
+    with pytest.raises(RequestInvalid, match="At most 400 runs"):
+        chosen(session, "compare", [str(n) for n in range(401)])
 
 
 def test_tags_and_stars_of_many(session, runs, jobs, monkeypatch):

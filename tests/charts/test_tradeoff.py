@@ -69,6 +69,12 @@ def test_runs_are_coloured_by_what_they_have_and_those_without_it_last():
     assert [trace.name for trace in by_bits][:-1] == ["2", "3", "4", "8"]
 
 
+def test_two_checkpoints_of_one_name_have_two_colours():
+    runs = [swept(n, 4, checkpoint={"id": id_, "name": "digits"}) for n, id_ in enumerate(("c1", "c2", "c1"))]
+    drawn = points(charts.tradeoff(runs, charts.Sides(colour="checkpoint")))
+    assert [(t.name, len(t.x)) for t in drawn if "original" not in t.name] == [("digits (1)", 2), ("digits (2)", 1)]
+
+
 def test_many_numbers_are_shades_and_many_words_end_in_others():
     runs = [swept(n, n + 2, f"technique {n}") for n in range(20)]
     shaded = points(charts.tradeoff(runs, charts.Sides(colour="setting.gptq.bits")))[0]
@@ -122,6 +128,12 @@ def test_a_label_keeps_off_intervals_and_front_where_there_is_room():
     first = Spot("a", 0, 0.5, "a name", 1, True, 0.4, 0.6)
     spots = [first, Spot("", 10, 1.0, "", 1, True), Spot("b", 5, 0.0, "another", 2, False)]
     assert labels(spots, ("linear", "linear"), False, [[0, 1]])["a"][1] == "top right"
+    wide = [Spot("a", 0, 0.5, "a name", 1, True, left=-2, right=2), *spots[1:], Spot("", 0, 1.0, "", 3, False)]
+    assert labels(wide, ("linear", "linear"), False)["a"][1] == "top center"
+    assert (
+        labels([Spot("a", 0, 0.5, "a", 1, True, 0, 1, -2, 2), *spots[1:]], ("linear", "linear"), False)["a"][1]
+        == "top right"
+    )
     bare = [Spot("a", 0, 0.5, "a name", 1, True), *spots[1:]]
     assert labels(bare, ("linear", "linear"), False)["a"][1] == "top center"
 

@@ -21,7 +21,7 @@ from .run_table import RunsView, ids_of
 
 RunAction = Literal["compare", "star", "unstar", "tag", "untag", "cancel", "retry", "delete"]
 MOST: dict[RunAction, int] = {  # runs at once: what each takes, within the time that a request may take
-    "compare": 100,
+    "compare": 400,  # whose ids an address holds
     "star": 10_000,
     "unstar": 10_000,
     "tag": 10_000,

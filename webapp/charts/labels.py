@@ -41,6 +41,8 @@ class Spot:
     on_front: bool
     low: float | None = None  # of its interval along y
     high: float | None = None
+    left: float | None = None  # likewise along x
+    right: float | None = None
 
 
 def labels(
@@ -51,15 +53,15 @@ def labels(
     `types` of the axes, "linear" or "log"; `turned`: the y axis has its low end on top. `fronts`: the places of those
     that a front goes through, in its order; labels keep off it, and off the intervals, where there is room elsewhere.
     """
-    across = _pixels([spot.x for spot in spots], types[0], WIDTH)
-    ends = [end if end is not None else spot.y for spot in spots for end in (spot.y, spot.low, spot.high)]
-    heights = _pixels(ends, types[1], HEIGHT)
+    wide = [spot.x if end is None else end for spot in spots for end in (spot.x, spot.left, spot.right)]
+    ends = [spot.y if end is None else end for spot in spots for end in (spot.y, spot.low, spot.high)]
+    widths, heights = _pixels(wide, types[0], WIDTH), _pixels(ends, types[1], HEIGHT)
     heights = [HEIGHT - at for at in heights] if turned else heights
-    up = heights[::3]
-    bars: list[Box] = [
-        (x - BAR, min(low, high), x + BAR, max(low, high))
-        for x, low, high in zip(across, heights[1::3], heights[2::3], strict=True)
-    ]
+    across, up = widths[::3], heights[::3]
+    bars: list[Box] = []
+    for at, (x, y) in enumerate(zip(across, up, strict=True)):
+        bars.append((x - BAR, min(heights[3 * at + 1 : 3 * at + 3]), x + BAR, max(heights[3 * at + 1 : 3 * at + 3])))
+        bars.append((widths[3 * at + 1], y - BAR, widths[3 * at + 2], y + BAR))
     for front in fronts:
         for one, other in itertools.pairwise(front):
             left, right = sorted((across[one], across[other]))

@@ -104,8 +104,8 @@ def tradeoff(runs: Sequence[Run], sides: Sides) -> go.Figure:
     drawn = _Drawn(runs, sides, titles, scales, numbers, named)
     traces += _coloured(drawn, groups, originals)
     across = axis(scales[0].told(titles[0]), type=types[0], tickformat=scales[0].tick)
-    better = {True: "higher is better", False: "lower is better, so the axis is turned"}.get(directions[1], "")  # type: ignore[call-overload]
     turned = directions[1] is False
+    better = "higher is better" if directions[1] else "lower is better, so the axis is turned" if turned else ""
     up_title = whole(scales[1].told(titles[1])) + (f"<br>{better}" if better else "")
     up = axis(up_title, type=types[1], autorange="reversed" if turned else True, tickformat=scales[1].tick)
     across |= log_ticks([p.x / scales[0].divisor for p in everything]) if types[0] == "log" else {}
@@ -168,7 +168,8 @@ class _Drawn:
 
 def _spot(point: Point, numbers: Mapping[str, int], on_front: bool) -> Spot:
     name = point.run["name"].removeprefix(f"{point.run['checkpoint']['name']}: ") or point.run["name"]
-    return Spot(point.run_id, point.x, point.y, name, numbers[point.run["id"]], on_front, point.up.low, point.up.high)
+    ends = point.up.low, point.up.high, point.across.low, point.across.high
+    return Spot(point.run_id, point.x, point.y, name, numbers[point.run["id"]], on_front, *ends)
 
 
 def _front(
@@ -211,6 +212,8 @@ def _coloured(drawn: _Drawn, groups: Mapping[Group, list[Point]], originals: Map
         return _by_origin(drawn, groups, originals)
     points = [point for group in groups.values() for point in group]
     values = [category(point.run, colour) for point in points]
+    if colour in ("checkpoint", "dataset", "study"):
+        values = _told_apart([point.run[colour] for point in points])
     numbers = {value for value in values if isinstance(value, float)}
     if len(numbers) > len(COLOURS):
         traces = _by_number(drawn, points, values, min(numbers), max(numbers))
@@ -271,6 +274,22 @@ def category(run: Run, colour: str) -> str | float | None:
     if colour == "technique":
         return run.get("techniques") or None
     return (run.get(colour) or {}).get("name")
+
+
+def _told_apart(found: Sequence[Mapping[str, Any] | None]) -> list[str | None]:
+    """The name of each; two of one name, such as versions of a checkpoint, are numbered."""
+    ids: dict[str, list[str]] = {}
+    for each in found:
+        if each and each["id"] not in ids.setdefault(each["name"], []):
+            ids[each["name"]].append(each["id"])
+    return [
+        None
+        if not each
+        else each["name"]
+        if len(ids[each["name"]]) == 1
+        else f"{each['name']} ({ids[each['name']].index(each['id']) + 1})"
+        for each in found
+    ]
 
 
 def _word(value: str | float | None) -> str:
