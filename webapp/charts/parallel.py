@@ -16,6 +16,7 @@ from .drawing import figure, nothing_to_show, short, whole
 
 TITLE = "Settings and results"
 SHADES = 10  # of the lines: many runs are few traces
+SCALE = sample_colorscale("Viridis", [0.25 + 0.65 * at / (SHADES - 1) for at in range(SHADES)])  # seen on any paper
 TICKS = 6  # at most, on one axis of numbers
 APART = 0.07  # of its length, between two of them
 
@@ -46,7 +47,7 @@ def parallel_coordinates(names: Sequence[str], dimensions: Sequence[Dimension], 
         return nothing_to_show(TITLE, "All of the runs have the same settings and results.")
     values = [float(colour.values[at]) for at in kept]  # type: ignore[arg-type]
     low, high = min(values), max(values)
-    shades = [round((value - low) / (high - low) * (SHADES - 1)) if high > low else 0 for value in values]
+    shades = [round((value - low) / (high - low) * (SHADES - 1)) if high > low else SHADES // 2 for value in values]
     traces = [
         _lines([row for row, shade in enumerate(shades) if shade == each], axes, [names[at] for at in kept], each)
         for each in sorted(set(shades))
@@ -82,7 +83,7 @@ def _lines(rows: Sequence[int], axes: Sequence[_Scale], names: Sequence[str], sh
         x.append(None)
         y.append(None)
         told.append(["", "", ""])
-    [colour] = sample_colorscale("Viridis", [shade / (SHADES - 1)])
+    colour = SCALE[shade]
     return go.Scatter(
         x=x,
         y=y,
@@ -98,7 +99,7 @@ def _lines(rows: Sequence[int], axes: Sequence[_Scale], names: Sequence[str], sh
 def _key(title: str, low: float, high: float) -> go.Scatter:
     """The scale of colours, beside no point."""
     bar = {"title": {"text": short(title, 24), "side": "right"}, "thickness": 12, "outlinewidth": 0}
-    marker: dict[str, Any] = {"color": [low, high], "colorscale": "Viridis", "showscale": True, "colorbar": bar}
+    marker: dict[str, Any] = {"color": [low, high], "colorscale": SCALE, "showscale": True, "colorbar": bar}
     return go.Scatter(x=[None, None], y=[None, None], mode="markers", marker=marker, hoverinfo="skip")
 
 

@@ -30,6 +30,7 @@ ABSOLUTE_METRICS = (
     "r2",
     "mean_iou",
 )  # the others are measured against each run's own original
+BEND = 0.01  # above the line between the ends of a front, of its height: less is no knee
 Run = Mapping[str, Any]
 Group = tuple[str, str]  # checkpoint id, dataset id
 
@@ -148,7 +149,7 @@ def knee(front: Sequence[tuple[float, float]], higher_is_better: bool) -> int | 
         return None
     above = [(y - gained[0]) / high - (x - sizes[0]) / wide for x, y in zip(sizes, gained, strict=True)]
     best = max(range(len(above)), key=above.__getitem__)
-    return best if above[best] > 0 else None
+    return best if above[best] > BEND else None
 
 
 def knee_run(runs: Sequence[Run], metric: str) -> str | None:
