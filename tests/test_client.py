@@ -1,0 +1,132 @@
+"""The Python client against a real Pare: its documentation's examples, and what goes wrong."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.pare_process import serving
+from webapp.client import NotSucceeded, Pare, PareRefused, PareUnreachable
+from webapp.samples import CHECKPOINT, DATASET
+
+DOCS = Path(__file__).parents[1] / "docs/python-client.md"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("instance")) as pare:
+        yield pare
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    shutil.copy(CHECKPOINT, tmp_path)
+    shutil.copy(DATASET, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_examples_of_the_documentation_work_one_after_the_other(served, here):
+    names: dict[str, object] = {}
+    for example in re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf8"), re.DOTALL):
+        exec(example.replace("http://127.0.0.1:8000", served.url), names)  # noqa: S102 - as a reader would
+    first, run = Path("smaller.safetensors").read_bytes(), names["run"]
+    assert run.state == "succeeded"
+    knee, smaller = names["knee"], names["smaller"]
+    assert smaller.data["continued_from_id"] == knee.id
+    pare = names["pare"]
+    eight_bits = next(run for run in pare.runs(q="8 bits"))
+    digests = {each["name"]: each["digest"] for each in pare.get(eight_bits).data["artifacts"]}
+    assert digests["model.safetensors"] == hashlib.sha256(first).hexdigest()
+    assert "samples.parquet" in pare.get(eight_bits).artifacts
+    assert pare.download(eight_bits, here, "samples.parquet") == here / "samples.parquet"
+
+
+def test_refusals_are_raised_with_their_sentence_and_field(served, here):
+    pare = Pare(served.url)
+    (here / "bad.safetensors").write_bytes(b"no model at all" * 10)
+    with pytest.raises(NotSucceeded) as refused:
+        pare.upload_checkpoint("bad.safetensors")
+    assert refused.value.thing.state == "refused"
+    assert len(str(refused.value)) > 20
+    with pytest.raises(PareRefused) as unknown:
+        pare.run("2" * 12, recipe={"version": 2, "steps": [{"technique": "cast"}]})
+    assert (unknown.value.status, unknown.value.code, unknown.value.field) == (404, "not_found", "checkpoint_id")
+    checkpoint = pare.upload_checkpoint(CHECKPOINT)
+    with pytest.raises(PareRefused, match="alchemy"):
+        pare.run(checkpoint, recipe={"version": 2, "steps": [{"technique": "alchemy"}]})
+    with pytest.raises(PareRefused):
+        pare.download("2" * 12, here)
+    assert not list(here.glob("*.part"))
+    with pytest.raises(ValueError, match="kind"):
+        pare.get("2" * 12)
+
+
+def test_a_run_is_waited_for_as_long_as_is_said_and_cancelled(served):
+    pare = Pare(served.url)
+    checkpoint, dataset = pare.upload_checkpoint(CHECKPOINT), pare.upload_dataset(DATASET)
+    long = {"version": 2, "steps": [{"technique": "distillation", "settings": {"epochs": 100}}]}
+    run = pare.run(checkpoint, recipe=long, dataset=dataset)
+    with pytest.raises(TimeoutError, match="still"):
+        pare.wait(run, seconds=0.5)
+    pare.cancel(run)
+    with pytest.raises(NotSucceeded) as ended:
+        pare.wait(run)
+    assert ended.value.thing.state == "cancelled"
+    pare.delete(ended.value.thing)
+
+
+def test_where_nobody_answers_that_is_said():
+    with pytest.raises(PareUnreachable, match="No Pare answers"):
+        Pare("http://127.0.0.1:9", timeout=5).get("x" * 12, "runs")
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Something in between, which speaks no JSON; or which spoils what it hands on."""
+
+    def do_GET(self):
+        spoilt = "artifacts" in self.path
+        self.send_response(200 if spoilt else 502)
+        self.send_header("ETag", f'"{"0" * 64}"')
+        self.end_headers()
+        self.wfile.write(b"<html>Bad gateway</html>")
+        assert self.headers["Authorization"] == "Bearer secret"
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_answer_that_is_none_of_pares_and_a_file_that_was_spoilt_are_noticed(tmp_path):
+    server = HTTPServer(("127.0.0.1", 0), Proxy)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        pare = Pare(f"http://127.0.0.1:{server.server_port}", token="secret")
+        with pytest.raises(PareRefused, match="502"):
+            pare.get("x" * 12, "runs")
+        with pytest.raises(OSError, match="download it again"):
+            pare.download("x" * 12, tmp_path)
+        assert not list(tmp_path.iterdir())
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_it_imports_nothing_but_python():
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, webapp.client; print([n for n in sys.modules if n in ('torch', 'flask', 'pydantic')])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert told.stdout.strip() == "[]"
