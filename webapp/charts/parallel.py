@@ -82,7 +82,6 @@ def parallel_coordinates(names: Sequence[str], dimensions: Sequence[Dimension], 
 
 def _lines(rows: Sequence[int], axes: Sequence[_Scale], names: Sequence[str], shade: int) -> go.Scatter:
     """Those of one colour, as one trace with gaps between its lines."""
-    from plotly.colors import sample_colorscale  # every scale that there is, for charts that few ask for
 
     x: list[float | None] = []
     y: list[float | None] = []
