@@ -27,18 +27,20 @@ const percent = (share) => `${(share * 100).toFixed(1)} %`;
 
 const START = "Start run";
 
+// Shows the error, where there is one, over what was there before.
+function refused({ error }) {
+  at("error").hidden = !error;
+  document.getElementById("prediction").classList.toggle("stale", Boolean(error));
+  if (!error) return false;
+  at("error").querySelector("p").textContent = error.message;
+  at("mini").textContent = "This recipe does not work yet.";
+  return true;
+}
+
 // Of a study, before it starts: its runs with their sizes, the time and the bytes that they take.
 export function showPlan(answer) {
-  const panel = document.getElementById("prediction");
-  at("error").hidden = !answer.error;
-  if (answer.error) {
-    at("error").querySelector("p").textContent = answer.error.message;
-    at("mini").textContent = "This recipe does not work yet.";
-    panel.classList.add("stale");
-    return;
-  }
-  panel.classList.remove("stale");
-  panel.classList.add("of-study");
+  if (refused(answer)) return;
+  document.getElementById("prediction").classList.add("of-study");
   const sizes = answer.runs.map(({ size_bytes }) => size_bytes);
   const runs = `${whole.format(sizes.length)} run${sizes.length === 1 ? "" : "s"}`;
   at("after").textContent = runs;
@@ -74,15 +76,7 @@ export function showPrediction(answer) {
   document.querySelector("#start span").textContent = START;
   document.getElementById("prediction").classList.remove("of-study");
   at("runs").hidden = true;
-  const panel = document.getElementById("prediction");
-  at("error").hidden = !answer.error;
-  if (answer.error) {
-    at("error").querySelector("p").textContent = answer.error.message;
-    at("mini").textContent = "This recipe does not work yet.";
-    panel.classList.add("stale");
-    return;
-  }
-  panel.classList.remove("stale");
+  if (refused(answer)) return;
   const { before, after, exact, steps, warnings, unreached } = answer.prediction;
   at("after").textContent = bytes(after.size_bytes);
   at("after").title = `${whole.format(after.size_bytes)} bytes`;

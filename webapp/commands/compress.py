@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +41,44 @@ class FormatsOption(click.Option):
         return super().get_help_record(ctx)
 
 
+OPTIONS = (
+    click.option(
+        "--export",
+        "exports",
+        cls=FormatsOption,
+        multiple=True,
+        metavar="FORMAT",
+        help="A format to write too; may be given more than once.",
+    ),
+    click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="A folder to make."),
+    click.option("--plan", "only_planned", is_flag=True, help="Only tell what it will give and take; no --out."),
+    click.option(
+        "--memory",
+        "limit_bytes",
+        type=Bytes(),
+        help="The memory that each of its stages may take, such as 4GB; what needs more is refused before it runs.",
+    ),
+    click.option("--quiet", is_flag=True, help="Print the result only."),
+)
+
+
+def writes_folder(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of what is written where, and within how much memory."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def check_folder(out: Path | None, only_planned: bool, limit_bytes: int | None) -> None:
+    """Raises UsageError or ClickException."""
+    if (out is None) != only_planned:
+        raise click.UsageError("Name a folder to make, --out; or ask for the --plan alone.")
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
+    if limit_bytes is not None and limit_bytes < PROCESS_BYTES:
+        raise click.UsageError(f"No stage can do with less --memory than {byte_text(PROCESS_BYTES)}; name more.")
+
+
 @click.command(cls=ReadsFiles)
 @reads_sources
 @click.option("--recipe", type=File, help="The recipe, YAML or JSON.")
@@ -60,25 +100,7 @@ class FormatsOption(click.Option):
 @click.option(
     "--teacher", type=FileOrFolder, help="A checkpoint that teaches in distillation, in place of the original."
 )
-@click.option(
-    "--export",
-    "exports",
-    cls=FormatsOption,
-    multiple=True,
-    metavar="FORMAT",
-    help="A format to write too; may be given more than once.",
-)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="A folder to make.")
-@click.option(
-    "--plan", "only_planned", is_flag=True, help="Only tell size, memory and disk that it will take; no --out."
-)
-@click.option(
-    "--memory",
-    "limit_bytes",
-    type=Bytes(),
-    help="The memory that each of its stages may take, such as 4GB; what needs more is refused before it runs.",
-)
-@click.option("--quiet", is_flag=True, help="Print the receipt only.")
+@writes_folder
 def compress(
     given: GivenFiles,
     recipe: Path | None,
@@ -101,17 +123,12 @@ def compress(
 
     Exit status 3: a format failed and is not in the folder; the others are, and the receipt says why.
     """
-    if (out is None) != only_planned:
-        raise click.UsageError("Name a folder to make, --out; or ask for the --plan alone.")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
+    check_folder(out, only_planned, limit_bytes)
     goal = goal_of(size, ratio, tolerance)
     if (recipe is None) == (goal is None):
         raise click.UsageError("Name a --recipe, or a budget: --size, --ratio or --tolerance.")
     if most_runs > 1 and (tolerance is None or size is not None or ratio is not None):
         raise click.UsageError("Several --runs look for the smallest file within a --tolerance, and for nothing else.")
-    if limit_bytes is not None and limit_bytes < PROCESS_BYTES:
-        raise click.UsageError(f"No stage can do with less --memory than {byte_text(PROCESS_BYTES)}; name more.")
     text = recipe.read_text(encoding="utf8") if recipe else ""
     with lines_named(text):
         wanted = _understood(text) if recipe else None

@@ -14,15 +14,13 @@ from webapp.engine.exporters import check_names
 from webapp.engine.recipe import Recipe, lines_named, read_text
 from webapp.engine.run.predict import predict
 from webapp.engine.run.receipt_text import table
-from webapp.engine.run.shapes import PROCESS_BYTES
 from webapp.engine.run.sweep import Sweep, unfold, value_at
 from webapp.engine.techniques import with_versions
 from webapp.units import byte_text, measured_text, percent
 
-from .compress import NOT_ALL_DELIVERED, FormatsOption, deliver
+from .compress import NOT_ALL_DELIVERED, check_folder, deliver, writes_folder
 from .local_runs import LocalRun, LocalRuns
 from .options import ReadsFiles
-from .profiling import Bytes
 from .progress_bar import ProgressBar
 from .sources import File, GivenFiles, reads_sources
 from .workbench import workbench
@@ -31,27 +29,7 @@ from .workbench import workbench
 @click.command(cls=ReadsFiles)
 @reads_sources
 @click.option("--recipe", type=File, required=True, help="The recipe with ranges or lists, YAML or JSON.")
-@click.option(
-    "--export",
-    "exports",
-    cls=FormatsOption,
-    multiple=True,
-    metavar="FORMAT",
-    help="A format to write too; may be given more than once.",
-)
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="A folder to make, with one for each run."
-)
-@click.option(
-    "--plan", "only_planned", is_flag=True, help="Only tell the runs and how large each file will be; no --out."
-)
-@click.option(
-    "--memory",
-    "limit_bytes",
-    type=Bytes(),
-    help="How much memory a stage may take, such as 4GB; a run that needs more is refused before it begins.",
-)
-@click.option("--quiet", is_flag=True, help="Print the table only.")
+@writes_folder
 def study(
     given: GivenFiles,
     recipe: Path,
@@ -68,12 +46,7 @@ def study(
 
     Exit status 3: a run failed, or one of its formats did; the others are there.
     """
-    if (out is None) != only_planned:
-        raise click.UsageError("Name a folder to make, --out; or ask for the --plan alone.")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise click.ClickException(f"{out} is not empty; name a folder that does not exist yet.")
-    if limit_bytes is not None and limit_bytes < PROCESS_BYTES:
-        raise click.UsageError(f"No stage can do with less --memory than {byte_text(PROCESS_BYTES)}; name more.")
+    check_folder(out, only_planned, limit_bytes)
     text = recipe.read_text(encoding="utf8")
     with lines_named(text):
         sweep = unfold(read_text(text))

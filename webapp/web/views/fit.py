@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,43 +146,31 @@ def retry(id: str, profile_id: str) -> ResponseReturnValue:
 @blueprint.post("/run")
 def start(id: str) -> ResponseReturnValue:
     """Runs the budget's recipe, raced against uniform ones of its bytes where there are any."""
-    checkpoint = db.get_or_abort(Checkpoint, id)
-    profile = asked_profile(checkpoint)
-    try:
-        asked = Asked.of(request.form)
-        budget = asked.budget(profile.id, unit_of(profile))
-        race = StudyRequest(
-            profile_id=profile.id,
-            race=RaceAsked(goal=budget.goal),
-            families=budget.families,
-            locks=budget.locks,
-            exports=asked.exports,
-        )
-        study = start_study(db.session, services().jobs, race)
-    except PareError as error:
-        db.session.rollback()
-        return budget_page(checkpoint, profile, request.form, error), error.status
-    return redirect(url_for("studies.show", id=study.id))
+    return begun(id, lambda budget: {"race": RaceAsked(goal=budget.goal)})
 
 
 @blueprint.post("/front")
 def front(id: str) -> ResponseReturnValue:
     """Runs budgets of many sizes; what else the form asks for limits them too."""
+
+    def asked(budget: AskedBudget) -> dict[str, Any]:
+        points = request.form.get("points", "")
+        if not points.isdecimal() or not 2 <= int(points) <= 50:
+            raise BudgetInvalid("Name how many sizes are to run: 2 to 50.", "points")
+        return {"front": FrontAsked(points=int(points))}
+
+    return begun(id, asked)
+
+
+def begun(id: str, question: Callable[[AskedBudget], dict[str, Any]]) -> ResponseReturnValue:
+    """A study of what the form asks, within the families, locks and formats that it names."""
     checkpoint = db.get_or_abort(Checkpoint, id)
     profile = asked_profile(checkpoint)
     try:
         asked = Asked.of(request.form)
         budget = asked.budget(profile.id, unit_of(profile))
-        points = request.form.get("points", "")
-        if not points.isdecimal() or not 2 <= int(points) <= 50:
-            raise BudgetInvalid("Name how many sizes are to run: 2 to 50.", "points")
-        wanted = StudyRequest(
-            profile_id=profile.id,
-            front=FrontAsked(points=int(points)),
-            families=budget.families,
-            locks=budget.locks,
-            exports=asked.exports,
-        )
+        shared: dict[str, Any] = {"families": budget.families, "locks": budget.locks, "exports": asked.exports}
+        wanted = StudyRequest(profile_id=profile.id, **question(budget), **shared)
         study = start_study(db.session, services().jobs, wanted)
     except PareError as error:
         db.session.rollback()
