@@ -1,7 +1,9 @@
 """In any order and with any filter pages follow each other without a gap or a repeat, and OFFSET is never asked for."""
 
+import base64
 import csv
 import io
+import json
 import re
 from dataclasses import replace
 
@@ -14,10 +16,16 @@ from tests.actions.listed_runs import made_runs
 from tests.postgresql import fresh_database
 from webapp.actions.errors import RequestInvalid
 from webapp.actions.run_columns import choices, column_of, techniques_used
-from webapp.actions.run_table import RunsView, count, csv_lines, ids_of, rows_of_runs, runs_page
+from webapp.actions.run_table import NARROWS, RunsView, count, csv_lines, ids_of, rows_of_runs, runs_page
 from webapp.store.database import make_engine, make_sessions, upgrade
 
 RUNS = 23
+
+
+def cursor(*values):
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
+
+
 ORDERS = (
     "created",
     "name",
@@ -107,7 +115,11 @@ def test_pages_follow_each_other_in_any_order(listed, key, direction):
         ("tag=Keep&tag=100%25", lambda n: n % 36 == 0),
         ("starred=1", lambda n: n % 6 == 0),
         ("starred=1&state=succeeded&sort=-size_bytes", lambda n: n % 6 == 0 and n % 5),
-        ("q=%00", lambda n: True),
+        ("q=+", lambda n: False),
+        ("tag=+", lambda n: False),
+        ("technique=+", lambda n: False),
+        ("q=&tag=&technique=&starred=0", lambda n: True),
+        ("q=" + "+".join("abcdefgh") + "&tag=keep", lambda n: False),
     ],
 )
 def test_runs_are_searched_and_narrowed(listed, asked, expected):
@@ -150,6 +162,15 @@ def test_the_view_is_in_the_address():
         ({"to": "WzEsMl0"}, "Begin at its top"),  # [1,2]
         ({"from": "WyJhIiwieCJd", "sort": "size_bytes"}, "Begin at its top"),  # ["a","x"]
         ({"from": "a" * 2000}, "Begin at its top"),
+        ({"from": cursor("x", "9999-12-31T23:59:59-14:00")}, "Begin at its top"),
+        ({"to": cursor("x", "0001-01-01T00:00:00+14:00")}, "Begin at its top"),
+        ({"from": cursor("x", 10**400, "accuracy"), "sort": "quality"}, "Begin at its top"),
+        *(({name: "\0"}, f"{name} has a NUL") for name in (*NARROWS, "tag")),
+        ({"q": "a\0b"}, "q has a NUL"),
+        ({"q": "a " * 8 + "zzzzqq"}, "At most 8 words are looked for; these are 9"),
+        ([("tag", f"t{n}") for n in range(9)], "At most 8 tags are looked for; these are 9"),
+        ({"q": "a" * 201}, "q has 201 characters"),
+        ({"starred": "yes"}, "starred='yes' is not known"),
     ],
 )
 def test_what_the_address_cannot_mean_is_said(listed, asked, said):

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -75,11 +75,13 @@ class RunsView:
 
     @classmethod
     def read(cls, query: MultiDict[str, str]) -> RunsView:
-        """Raises RequestInvalid for a column or an order that there is not. What no run has narrows to nothing."""
+        """Raises RequestInvalid for a column or an order that there is not, and for what cannot be looked for as it
+        stands: without a part of it more runs would be found than were asked for. What no run has narrows to nothing.
+        """
         view = cls(
-            **{name: _clean(query.get(name, "")) for name in NARROWS},
-            tags=tuple(dict.fromkeys(filter(None, map(_clean, query.getlist("tag")))))[:WORDS_MOST],
-            starred=query.get("starred") == "1",
+            **{name: _asked(query.get(name, ""), name) for name in NARROWS},
+            tags=tuple(dict.fromkeys(filter(None, (_asked(tag, "tag") for tag in query.getlist("tag"))))),
+            starred=_starred(query.get("starred", "")),
             sort=query.get("sort") or "-created",
             columns=tuple(dict.fromkeys(query.getlist("column"))) or DEFAULT,
             after=query.get("from", ""),
@@ -90,6 +92,9 @@ class RunsView:
 
     def require_known(self) -> None:
         """Raises RequestInvalid."""
+        for found, name, what in ((self.q.split(), "q", "words"), (self.tags, "tag", "tags")):
+            if len(found) > WORDS_MOST:
+                raise RequestInvalid(f"At most {WORDS_MOST} {what} are looked for; these are {len(found)}.", name)
         for key, name in (*((key, "column") for key in self.columns), (self.sort_key, "sort")):
             if column_of(key) is None:
                 known = f"{', '.join(FIXED)}, or metric., change. or setting. with a name after it"
@@ -145,8 +150,20 @@ class RunsView:
         return self.query(sort=second if self.sort == first else first)
 
 
-def _clean(value: str) -> str:
-    return value.replace("\0", "").strip()[:VALUE_MOST]
+def _asked(value: str, name: str) -> str:
+    """Blanks alone stay, and match nothing: only "" is all. Raises RequestInvalid."""
+    if "\0" in value:
+        raise RequestInvalid(f"{name} has a NUL character, which no run has; remove it.", name)
+    if len(value) > VALUE_MOST:
+        raise RequestInvalid(f"{name} has {len(value):,} characters; at most {VALUE_MOST} are looked for.", name)
+    return value.strip() or value
+
+
+def _starred(value: str) -> bool:
+    """Raises RequestInvalid."""
+    if value not in ("", "0", "1"):
+        raise RequestInvalid(f"starred={value[:40]!r} is not known: starred=1 narrows to those with a star.", "starred")
+    return value == "1"
 
 
 @dataclass(frozen=True)
@@ -232,6 +249,7 @@ def rows_of_runs(session: Session, ids: Sequence[str], columns: Sequence[RunColu
         .outerjoin(Study, Study.id == Run.study_id)
     )
     found: dict[str, ListedRun] = {}
+    ids = [id_ for id_ in ids if "\0" not in id_]  # PostgreSQL takes no text with one
     names = [column.figure for column in columns if column.figure] + ["formats_failed"]
     for start in range(0, len(ids), AT_ONCE):
         some = ids[start : start + AT_ONCE]
@@ -266,7 +284,9 @@ def _without_its_index(element: listed, compiler: SQLCompiler, **options: Any) -
 
 def conditions(view: RunsView) -> list[ColumnElement[bool]]:
     """What a run of the view fulfils."""
-    wanted: list[ColumnElement[bool]] = [_says(word) for word in view.q.split()[:WORDS_MOST]]
+    wanted: list[ColumnElement[bool]] = [_says(word) for word in view.q.split()]
+    if view.q and not wanted:  # blanks alone
+        wanted.append(false())
     if view.state:
         wanted.append(listed(Run.state) == view.state if view.state in [*RunState] else false())
     for column, given in (
@@ -371,19 +391,19 @@ def _decoded(cursor: str, order: Order) -> list[Any]:
             raise wrong
         id_.encode()
         return [id_, *(_typed(value, key) for value, key in zip(keys, order.keys, strict=True))]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError, OverflowError):
         raise wrong from None
 
 
 def _typed(value: Any, key: ColumnElement[Any]) -> Any:
-    """Raises ValueError or TypeError where this is no value of the key."""
+    """Raises ValueError, TypeError or OverflowError where this is no value of the key."""
     if value is None:
         return None
     if isinstance(key.type, UtcDateTime):
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             raise ValueError("no time zone")
-        return moment
+        return moment.astimezone(UTC)
     if isinstance(key.type, Double | Float):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(float(value)):
             raise ValueError("no number")

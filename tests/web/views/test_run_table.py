@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, func, select
 
 from tests.web.views.page import Page
 from webapp.store.clock import now
@@ -148,7 +148,8 @@ def test_a_page_that_is_open_hears_of_changes_and_mostly_of_none(client, session
     assert "25" in changed["rows"][many[0].id]
     client.post("/runs/actions", data={"action": "delete", "run": run.id, "sure": "1"})
     assert run.id not in client.get(address).json["rows"]
-    assert client.get("/runs/rows?since=yesterday").status_code == 400
+    for wrong in ("yesterday", "2026-01-31", "0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00"):
+        assert client.get(f"/runs/rows?since={wrong}").status_code == 400, wrong
 
 
 @pytest.mark.parametrize("address", ["/runs", "/runs?sort=-metric.accuracy&q=a", "/", "/compare", "/api/v1/runs"])
@@ -202,8 +203,47 @@ def test_the_api_acts_on_many(client, run, many):
     assert done["done"] == 0
     assert "already ended" in done["left"][0]
     assert act(action="delete", view={"tag": ["x"]}).json["done"] == 60
-    assert act(action="star").status_code == 422
+    told = act(action="star")
+    assert told.status_code == 422
+    assert told.json["error"]["message"].endswith("run_ids, or a view, and not both.")
     assert act(action="compare", run_ids=[run.id]).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("view", "field"),
+    [
+        ({"q": "number", "limit": 1}, "view.limit"),
+        ({"q": "number", "limit": 50}, "view.limit"),
+        ({"q": "number", "before": None}, "view.before"),
+        ({"q": "number", "before": "x"}, "view.before"),
+        ({"q": "\0"}, "q"),
+        ({"tag": ["\0"]}, "tag"),
+        ({"tag": [""]}, "view.tag.0"),
+        ({"technique": "\0"}, "technique"),
+        ({"q": "a " * 8 + "zzzzqq"}, "q"),
+        ({"tag": [f"t{n}" for n in range(9)]}, "view.tag"),
+    ],
+)
+def test_an_action_on_a_view_is_done_to_no_run_that_the_view_was_not_to_find(client, session, run, many, view, field):
+    answer = client.post("/api/v1/runs/actions", json={"action": "delete", "view": view})
+    assert answer.status_code in (400, 422)
+    assert answer.json["error"]["field"] == field
+    assert answer.json["error"]["message"].endswith(".")
+    assert session.scalar(select(func.count(Run.id))) == 61
+
+
+@pytest.mark.parametrize("asked", ["q=%00", "tag=%00", "technique=%00", "q=a+a+a+a+a+a+a+a+zzzzqq", "starred=true"])
+@pytest.mark.parametrize("path", ["/runs", "/runs/table.csv", "/runs/rows"])
+def test_a_page_of_what_cannot_be_looked_for_says_so(client, run, path, asked):
+    answer = client.get(f"{path}?{asked}&since=2026-01-31T12:00:00Z")
+    assert answer.status_code == 400
+    assert "NUL" in answer.text or "At most 8 words" in answer.text or "is not known" in answer.text
+    assert client.post(f"/runs/actions?{asked}", data={"action": "star", "all": "1"}).status_code == 400
+
+
+def test_a_search_box_with_a_blank_searches_nothing(client, run):
+    assert client.get("/runs?form=1&q=+").location == "/runs"
+    assert "No run matches" in client.get("/runs?q=+").text
 
 
 def test_the_picker_of_the_comparison_keeps_what_is_ticked_while_one_searches(client, run, many):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import cast
 
 from flask import (
@@ -59,7 +59,7 @@ def index() -> ResponseReturnValue:
     address is long, and is led to the short one."""
     view = RunsView.read(request.args)
     if "form" in request.args:
-        return redirect(url_for("runs.index") + view.query())
+        return redirect(url_for("runs.index") + view.query(q=view.q.strip()))
     return render_template(
         "runs/index.html",
         view=view,
@@ -122,13 +122,14 @@ def rows() -> Response:
 
 def moment_of(text: str) -> datetime:
     """Raises RequestInvalid."""
+    wrong = RequestInvalid("`since` is a time with its zone, such as 2026-01-31T12:00:00+00:00.", "since")
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise RequestInvalid("`since` is a time with its zone, such as 2026-01-31T12:00:00+00:00.", "since")
-    return moment
+        if moment.tzinfo is None:
+            raise wrong
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # in UTC it may be before the first year, or after the last
+        raise wrong from None
 
 
 @blueprint.get("/table.csv")

@@ -218,7 +218,7 @@ def first_problem(error: ValidationError) -> tuple[str, str | None]:
         return f"{field} is not known; remove it.", field
     if first["type"] == "missing":
         return f"{field} is missing.", field
-    said = first["msg"].removeprefix("Value error, ")
+    said = first["msg"].removeprefix("Value error, ").removesuffix(".")
     what = said[:1].lower() + said[1:]
     return f"{field} is not right: {what}." if field else f"{what}.", field
 

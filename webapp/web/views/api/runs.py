@@ -63,10 +63,11 @@ def act_on_runs(body: schemas.RunsActionRequest) -> schemas.RunsActionAnswer:
     return schemas.RunsActionAnswer(done=performed.done, left=performed.left)
 
 
-def view_of(query: schemas.RunsQuery) -> RunsView:
+def view_of(query: schemas.RunsFilter) -> RunsView:
     """Raises RequestInvalid."""
+    before = query.before if isinstance(query, schemas.RunsQuery) else None
     told = query.model_dump(exclude={"limit", "before", "starred"}, exclude_none=True)
-    pairs = MultiDict(told | {"starred": "1" if query.starred else "", "from": query.before or ""})
+    pairs = MultiDict(told | {"starred": "1" if query.starred else "", "from": before or ""})
     return RunsView.read(pairs)
 
 

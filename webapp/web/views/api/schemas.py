@@ -136,18 +136,18 @@ class DraftAnswer(BaseModel):
     digest: str | None = Field(description="SHA-256 of a file of a folder.")
 
 
-class RunsQuery(RequestBody):
-    """As the table of runs, whose address has the same parameters; `column` is that of its CSV."""
+class RunsFilter(RequestBody):
+    """Which runs, as the table of runs, whose address has the same parameters."""
 
-    limit: int = Field(50, ge=1, le=LARGEST_PAGE, description="How many.")
-    before: str | None = Field(None, max_length=1200, description="The `next` of a page: only what comes after it.")
     q: str = Field("", max_length=200, description="Words that name, id, checkpoint, notes or tags hold, all of them.")
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None
     checkpoint: str = Field("", max_length=12, description="Its id.")
     dataset: str = Field("", max_length=12, description="That evaluates: its id.")
     study: str = Field("", max_length=12, description="Its id.")
     technique: str = Field("", max_length=100, description="That some step has, such as gptq.")
-    tag: list[str] = Field(default_factory=list, max_length=8, description="That it has, all of them.")
+    tag: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        default_factory=list, max_length=8, description="That it has, all of them."
+    )
     starred: bool = Field(False, description="Only those with a star.")
     sort: str = Field(
         "-created",
@@ -158,16 +158,25 @@ class RunsQuery(RequestBody):
     )
 
 
+class RunsQuery(RunsFilter):
+    """A page of them."""
+
+    limit: int = Field(50, ge=1, le=LARGEST_PAGE, description="How many.")
+    before: str | None = Field(None, max_length=1200, description="The `next` of a page: only what comes after it.")
+
+
 class RunsTableQuery(RunsQuery):
+    """`column` is that of the CSV."""
+
     column: list[str] = Field(default_factory=list, max_length=30, description="Those of the table; any that can sort.")
 
 
 class RunsActionRequest(RequestBody):
-    """Something that is done to many runs: to those named, or to all that `view` finds, as `GET /runs` reads it."""
+    """Something that is done to many runs: to those named, or to all that `view` finds, which has no pages."""
 
     action: Literal["star", "unstar", "tag", "untag", "cancel", "retry", "delete"]
     run_ids: list[str] = Field(default_factory=list, max_length=10_000)
-    view: RunsQuery | None = None
+    view: RunsFilter | None = Field(None, description="As `GET /runs` reads it, without limit and before.")
     tags: list[str] = Field(default_factory=list, max_length=20, description="To add or to take away.")
 
     @model_validator(mode="after")
