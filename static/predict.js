@@ -34,6 +34,7 @@ function refused({ error }) {
   if (!error) return false;
   at("error").querySelector("p").textContent = error.message;
   at("mini").textContent = "This recipe does not work yet.";
+  document.querySelector("#start span").textContent = document.getElementById("prediction").matches(".of-study") ? "Start study" : START;
   return true;
 }
 

@@ -148,6 +148,9 @@ async function ask() {
     const teacher_checkpoint_id = form.elements.teacher_checkpoint.value || null;
     const exports = [...form.querySelectorAll("[data-export]:checked")].map((box) => box.value);
     const data = { dataset_id, training_dataset_id, teacher_checkpoint_id };
+    if (!asText && recipe.steps.some(({ technique, settings }) => Array.isArray(technique) || Object.values(settings).some(isVaried))) {
+      return await askPlan(asText, { ...on, recipe, ...data }, exports);
+    }
     const answer = await post(address("predict"), { ...on, recipe, exports, ...data });
     if (answer.error?.code === "recipe_varies") return await askPlan(asText, { ...on, recipe, ...data }, exports);
     if (answer.error) answer.error.message = plain(answer.error.message);

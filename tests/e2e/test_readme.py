@@ -29,7 +29,8 @@ def commands(name: str) -> list[list[str]]:
 def folder(tmp_path) -> Path:
     shutil.copy(shipped.CHECKPOINT, tmp_path / "model.safetensors")
     shutil.copy(shipped.DATASET, tmp_path / "digits.npz")
-    (tmp_path / "recipe.yaml").write_text(block("yaml", "version: 2"))
+    (tmp_path / "recipe.yaml").write_text(block("yaml", "overrides:"))
+    (tmp_path / "sweep.yaml").write_text(block("yaml", " step "))
     return tmp_path
 
 
@@ -42,7 +43,9 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_inspect_compress_verify_and_load(folder):
     said = {line[1]: run([sys.executable, "-m", "webapp.cli", *line[1:]], folder) for line in commands("pare")}
-    assert set(said) == {"inspect", "profile", "compress", "verify"}
+    assert set(said) == {"inspect", "profile", "compress", "study", "verify"}
+    assert len(list((folder / "sweep").glob("*/model.safetensors"))) == 6
+    assert "Wanda" in said["study"]
     assert "features.conv1.weight" in said["inspect"]
     assert re.search(r"accuracy", said["compress"], flags=re.IGNORECASE)
     assert "classifier.fc2" in said["profile"]

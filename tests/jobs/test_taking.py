@@ -51,3 +51,16 @@ def queues(bench):
 
 def move(bench, run_id, queue):
     bench.jobs._connected().resume_workflow(f"{run_id}-1", queue_name=queue)
+
+
+def test_what_was_cancelled_while_it_waited_keeps_no_worker(bench):
+    """As where a study of hundreds is cancelled: the next run begins at once."""
+    many = [bench.run(SHORT) for _ in range(40)]
+    for run_id in many:
+        bench.jobs.cancel_run(run_id)
+    start(bench, GIGABYTE)
+    assert bench.ended(bench.run(SHORT)).state is RunState.SUCCEEDED
+    statuses = {workflow.workflow_id: workflow.status for workflow in bench.jobs._connected().list_workflows()}
+    assert {statuses[f"{run_id}-1"] for run_id in many} == {"CANCELLED"}
+    bench.jobs.retry_run(many[0])
+    assert bench.ended(many[0]).state is RunState.SUCCEEDED

@@ -42,9 +42,17 @@ def delete_run(session: Session, run: Run) -> None:
 
 
 def delete_runs(session: Session, ids: Sequence[str]) -> None:
-    """All of them or none. Their shares are revoked; comparisons that were shared, and a study that one of them won,
-    say that it is gone; their forks, the runs that continue them and their profiles forget them, and a checkpoint whose
-    best run goes has none any more.
+    """As `forget_runs`, at once."""
+    forget_runs(session, ids)
+    session.commit()
+
+
+def forget_runs(session: Session, ids: Sequence[str]) -> None:
+    """All of them or none, once the session is committed.
+
+    Their shares are revoked; comparisons that were shared, and a study that one of them won, say that it is gone; their
+    forks, the runs that continue them and their profiles forget them, as does a study of which one was taken, and a
+    checkpoint whose best run goes has none any more.
 
     Raises Conflict while one is queued or running, or deployed.
     """
@@ -76,11 +84,11 @@ def delete_runs(session: Session, ids: Sequence[str]) -> None:
         if (told := study.conclusion or {}).get("winner") in runs:
             sentence = f"{told['sentence']} The run with that file was deleted since."
             study.conclusion = {**told, "winner": None, "sentence": sentence}
+    session.execute(update(Study).where(Study.taken_run_id.in_(runs)).values(taken_run_id=None))
     for run in list(session.identity_map.values()):
         if isinstance(run, Run) and run.id in runs:
             session.expunge(run)
     session.execute(delete(Run).where(Run.id.in_(runs)))  # what belongs to them goes with them: ON DELETE CASCADE
-    session.commit()
 
 
 def refuse_if_used(session: Session, thing: str, condition: object) -> None:

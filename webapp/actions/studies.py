@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field, model_validator
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import BudgetInvalid
@@ -21,11 +22,12 @@ from webapp.engine.run.budgets import expected_of, limits_of
 from webapp.engine.run.sweep import MOST_VARIANTS
 from webapp.engine.run.worsening import POINTS, Worsening, worsened
 from webapp.store.clock import now
+from webapp.store.database import begin_writing
 from webapp.store.models import Checkpoint, Profile, Run, RunState, Study
 from webapp.units import byte_text
 
 from .budgets import profile_to_ask, solver_for
-from .deletion import delete_run
+from .deletion import forget_runs
 from .errors import Conflict, NotFound, RequestInvalid
 from .run_requests import AskedRecipe, RunQueue, RunRequest, checked_run, printable
 from .sharing import shares_of_study
@@ -64,11 +66,20 @@ class SmallestAsked(BaseModel, extra="forbid"):
         return self
 
 
+FileSize = Annotated[int, Field(gt=0, lt=2**53)]
+
+
 class FrontAsked(BaseModel, extra="forbid"):
     """Budgets from the smallest file to the original's size, each run and measured."""
 
     points: int = Field(8, ge=2, le=50, description="So many sizes, each as much larger than the one before.")
-    sizes: list[int] | None = Field(None, min_length=1, max_length=50, description="Bytes; in place of points.")
+    sizes: list[FileSize] | None = Field(None, min_length=1, max_length=50, description="Bytes; in place of points.")
+
+    @model_validator(mode="after")
+    def _said_once(self) -> FrontAsked:
+        if self.sizes is not None and "points" in self.model_fields_set:
+            raise ValueError("the sizes are said once: as points or as sizes")
+        return self
 
 
 class StudyRequest(BaseModel, extra="forbid"):
@@ -164,7 +175,7 @@ class MoreAsked(BaseModel, extra="forbid"):
     """What joins a study: a sweep's other values, or a front's other sizes."""
 
     recipe: AskedRecipe | None = None
-    sizes: list[int] | None = Field(None, min_length=1, max_length=50, description="Bytes.")
+    sizes: list[FileSize] | None = Field(None, min_length=1, max_length=50, description="Bytes.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> MoreAsked:
@@ -178,8 +189,6 @@ def extend_study(session: Session, jobs: StudyQueue, study: Study, asked: MoreAs
 
     Raises Conflict where it is of another kind or nothing is new, RecipeInvalid, BudgetInvalid, and as `checked_run`.
     """
-    known = session.execute(select(Run.recipe, Run.role).where(Run.study_id == study.id)).tuples().all()
-    there = {Recipe.read(recipe).digest for recipe, _ in known}
     if study.kind == "sweep" and asked.recipe is not None:
         draft = _more_of_a_sweep(session, study, asked.recipe)
         found = draft.runs
@@ -188,6 +197,9 @@ def extend_study(session: Session, jobs: StudyQueue, study: Study, asked: MoreAs
     else:
         has = {"sweep": "a recipe with other values", "front": "other sizes"}.get(study.kind)
         raise Conflict(f"This study is extended by {has}." if has else "Only a sweep or a front can be extended.")
+    _lock(session, study)  # now that all is thought through: somebody else may extend it too
+    known = session.execute(select(Run.recipe, Run.role).where(Run.study_id == study.id)).tuples().all()
+    there = {Recipe.read(recipe).digest for recipe, _ in known}
     fresh = [run for run in found if Recipe.read(run.recipe).digest not in there]
     if not fresh:
         raise Conflict("All of these runs are in the study already.")
@@ -207,7 +219,10 @@ def extend_study(session: Session, jobs: StudyQueue, study: Study, asked: MoreAs
 def _more_of_a_sweep(session: Session, study: Study, recipe: AskedRecipe) -> SweepDraft:
     kept = study.question["run"]
     shared = {name: kept[name] for name in ("dataset_id", "training_dataset_id", "seed", "preprocessing")}
-    start = {"run_id": run_id} if (run_id := study.question["run_id"]) else {"checkpoint_id": study.checkpoint_id}
+    run_id = study.question["run_id"]
+    if run_id is not None and session.get(Run, run_id) is None:
+        raise Conflict("The run that this sweep goes on from was deleted; fork one of its runs to try other values.")
+    start = {"run_id": run_id} if run_id is not None else {"checkpoint_id": study.checkpoint_id}
     teacher = study.question["teacher_checkpoint_id"]
     asked = SweepAsked(**start, teacher_checkpoint_id=teacher, recipe=recipe, **shared)
     return drafted(session, asked, kept["exports"])
@@ -237,7 +252,8 @@ def _front(
     else:
         sizes = sorted(set(asked.front.sizes))
     runs = _of_sizes(session, profile, asked, solver, limits, sizes)
-    name = f"{profile.checkpoint.name}: {len(runs)} budgets from {byte_text(sizes[0])}"
+    budgets = "one budget of" if len(runs) == 1 else f"{len(runs)} budgets from"
+    name = f"{profile.checkpoint.name}: {budgets} {byte_text(sizes[0])}"
     return _study(profile, asked, "front", name, {"axes": []}, runs[0]), runs
 
 
@@ -394,21 +410,28 @@ def take_run(session: Session, study: Study, run_id: str) -> Run:
 def delete_study(session: Session, study: Study, with_runs: bool = False) -> None:
     """Its links end; its runs stay unless they are to go too. Raises Conflict while it is under way.
 
-    Runs are deleted one by one: where one is deployed, it and the study stay, which a Conflict says.
+    Where one of its runs is deployed, or is tried again, all of them and the study stay, which a Conflict says.
     """
+    _lock(session, study)
     if not study.state.final:
         raise Conflict(f"The study {study.name} is {study.state}; cancel it before you delete it.")
     if with_runs:
-        for run in list(study.runs):
-            delete_run(session, run)
-        session.expire(study)
-    for run in study.runs:
-        run.study_id, run.role = None, None
+        forget_runs(session, session.scalars(select(Run.id).where(Run.study_id == study.id)).all())
+    session.execute(update(Run).where(Run.study_id == study.id).values(study_id=None, role=None))
     for share in shares_of_study(session, study.id):
         share.revoked_at = now()
-    session.flush()
-    session.delete(study)
+    session.execute(delete(Study).where(Study.id == study.id))
+    session.expunge(study)
     session.commit()
+
+
+def _lock(session: Session, study: Study) -> None:
+    """From here on nobody else changes it, and it is as it is now. Raises NotFound where it was deleted meanwhile."""
+    begin_writing(session)
+    try:
+        session.refresh(study, with_for_update=True)
+    except InvalidRequestError:
+        raise NotFound(f"The study {study.name} was deleted meanwhile.") from None
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _concluded(study: Study, stop: Stop) -> Conclude:
     sure = ""
     if probe.high is not None and probe.high > study.question["tolerance"]:
         sure = f" The interval reaches to {significant(probe.high)}: on these samples it is not certain."
-    worse = f"{significant(probe.worse)} {unit} worse"
+    worse = f"{significant(abs(probe.worse))} {unit} {'better' if probe.worse < 0 else 'worse'}"
     found = f"The smallest file within the tolerance has {byte_text(probe.size_bytes)}, {worse}."
     return Conclude({"winner": run.id, "sentence": f"{found}{sure} {stop.why}"})
 

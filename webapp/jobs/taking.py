@@ -32,7 +32,15 @@ def take(place: Workplace, able: Abilities) -> None:
         lock_moves(session)
         if place.executor_id not in living(session):
             return  # others took it for dead
-        found = next((id_ for id_, needs in _waiting(session) if able.fits(needs)), None)
+        found, over = None, []
+        for workflow_id, row in _waiting(session):
+            if row is None or row.state.final:
+                over.append(workflow_id)
+            elif able.fits(Needs.of(row)):
+                found = workflow_id
+                break
+        if over:  # each would be begun, only to find that there is nothing to do: hundreds where a study was cancelled
+            DBOS.cancel_workflows(over)
         if found is not None:
             DBOS.resume_workflow(found, queue_name=mine)
 
@@ -56,8 +64,8 @@ def _are_any(queue: str, *states: str) -> bool:
     return bool(DBOS.list_workflows(queue_name=queue, status=[*states], limit=1, load_input=False, load_output=False))
 
 
-def _waiting(session: Session) -> Iterator[tuple[str, Needs]]:
-    """The workflows that wait, the oldest first. What is of a row that was deleted needs nothing: it ends at once."""
+def _waiting(session: Session) -> Iterator[tuple[str, Run | Profile | None]]:
+    """The workflows that wait, the oldest first, each with its row, unless that was deleted."""
     offset = 0
     while True:
         workflows = DBOS.list_workflows(
@@ -71,5 +79,5 @@ def _waiting(session: Session) -> Iterator[tuple[str, Needs]]:
             row.id: row for table in (Run, Profile) for row in session.scalars(select(table).where(table.id.in_(ids)))
         }
         for workflow, id_ in zip(workflows, ids, strict=True):
-            yield workflow.workflow_id, Needs.of(rows[id_]) if id_ in rows else Needs()
+            yield workflow.workflow_id, rows.get(id_)
         offset += AT_ONCE

@@ -119,8 +119,13 @@ def test_more_than_a_study_may_have_is_refused_before_any_is_made():
     with pytest.raises(RecipeInvalid, match=f"1,000,000 recipes.*at most {MOST_VARIANTS}"):
         unfold(steps(*(prune(sparsity="0..0.99 step 0.01") for _ in range(3))))
     assert len(unfold(steps(prune(sparsity="0..0.499 step 0.001"))).variants) == MOST_VARIANTS
-    with pytest.raises(RecipeInvalid, match="at most 500 can run"):
-        unfold(steps(prune(sparsity="0..1 step 1e-9")))
+    for written in ("0..1 step 1e-9", "0..1e5000 step 1", "0..1e999999 step 1", "0..1 step 1e-400", f"0..{'9' * 5000}"):
+        with pytest.raises(RecipeInvalid) as refused:
+            unfold(steps(prune(sparsity=written)))
+        assert len(refused.value.message) < 200
+    many = {f"s{number}": [0, 1, 2] for number in range(20_000)}
+    with pytest.raises(RecipeInvalid, match="far too many"):
+        unfold(steps(prune(**many)))
 
 
 @pytest.mark.parametrize(

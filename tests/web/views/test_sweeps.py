@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import func, select
@@ -13,7 +14,7 @@ from tests.web.views.page import Page
 from tests.web.views.seeded import measured, metric, seed_checkpoint, seed_dataset
 from tests.web.views.seeded_receipt import receipt
 from tests.web.views.seeded_studies import FACTS, seed_profile
-from webapp.store.models import Run, RunState, Study
+from webapp.store.models import Deployment, Run, RunState, Study
 
 SIX = {"technique": "magnitude_pruning", "settings": {"sparsity": "0.3..0.8 step 0.1"}}
 
@@ -286,3 +287,56 @@ def test_an_open_page_is_told_that_nothing_has_changed(client, session, sweep):
     end_runs(session, study["id"], [0.96])
     changed = client.get(path, headers=asks | {"If-None-Match": etag})
     assert (changed.status_code, changed.headers["ETag"] == etag) == (200, False)
+
+
+def test_where_one_run_is_deployed_a_study_keeps_all_of_them(client, session, sweep):
+    study = start(client, sweep)
+    runs = end_runs(session, study["id"], [0.9] * 6)
+    finish(session, study["id"])
+    about = {"stage": "export-onnx", "artifact": "model.onnx", "about": {}, "machine": "m"}
+    session.add(Deployment(name="held", run_id=runs[3].id, token_hash="x" * 64, **about))
+    session.commit()
+    error = error_of(client.delete(f"/api/v1/studies/{study['id']}?runs=true"), 409)
+    assert "deployed as held" in error["message"]
+    assert (count(session, Run), count(session, Study)) == (6, 1)
+
+
+def test_a_taken_run_that_is_deleted_is_taken_no_more(client, session, sweep):
+    study = start(client, sweep)
+    runs = end_runs(session, study["id"], [0.9] * 6)
+    client.post(f"/api/v1/studies/{study['id']}/take", json={"run_id": runs[2].id})
+    assert client.delete(f"/api/v1/runs/{runs[2].id}").status_code == 204
+    assert client.get(f"/api/v1/studies/{study['id']}").json["taken_run_id"] is None
+
+
+def test_extensions_at_the_same_moment_double_nothing(client, session, sweep, app):
+    study = start(client, sweep)
+    more = {"recipe": recipe({"technique": "magnitude_pruning", "settings": {"sparsity": [0.11, 0.12, 0.13]}})}
+    path = f"/api/v1/studies/{study['id']}/extend"
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(lambda _: app.test_client().post(path, json=more).status_code, range(4)))
+    assert sorted(statuses) == [202, 409, 409, 409]
+    session.expire_all()
+    assert count(session, Run) == 9
+
+
+@pytest.mark.parametrize("sizes", [[0], [-5], [10**30], [1.5], ["x"]])
+def test_sizes_that_are_none_are_refused(client, session, sizes):
+    profile = seed_profile(session)
+    error_of(client.post("/api/v1/studies", json={"profile_id": profile.id, "front": {"sizes": sizes}}), 422)
+    study = client.post("/api/v1/studies", json={"profile_id": profile.id, "front": {"points": 3}}).json
+    error_of(client.post(f"/api/v1/studies/{study['id']}/extend", json={"sizes": sizes}), 422)
+    if all(isinstance(size, int) for size in sizes):
+        page = client.post(f"/studies/{study['id']}/extend", data={"sizes": str(sizes[0]), "unit": "kB"})
+        assert page.status_code == 400
+    twice = {"points": 3, "sizes": [1800]}
+    error_of(client.post("/api/v1/studies", json={"profile_id": profile.id, "front": twice}), 422)
+
+
+def test_a_sweep_whose_beginning_was_deleted_says_so_when_it_is_extended(client, session, sweep):
+    study = start(client, sweep)
+    row = session.get(Study, study["id"])
+    row.question = {**row.question, "run_id": "2" * 12}
+    session.commit()
+    error = error_of(client.post(f"/api/v1/studies/{study['id']}/extend", json={"recipe": recipe()}), 409)
+    assert "was deleted" in error["message"]

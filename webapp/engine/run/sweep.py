@@ -18,6 +18,7 @@ MOST_VARIANTS = 500
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"\s*({NUMBER})\s*\.\.\s*({NUMBER})(?:\s+step\s+({NUMBER}))?\s*\Z")
 LOOKS_LIKE_A_RANGE = re.compile(r"\s*[-+]?\.?\d.*\.\.")
+LONGEST_RANGE = 80  # characters
 HOW = "write it like 0.3..0.8 step 0.1"
 
 Place = tuple[str, ...]  # in a step: ("settings", "bits"), ("overrides", "0", "bits")
@@ -112,7 +113,8 @@ def unfold(data: Any) -> Sweep:
     count = math.prod(sum(math.prod(map(len, way.values.values())) for way in each) for each in ways)
     if count > MOST_VARIANTS:
         raise RecipeInvalid(
-            f"These ranges make {count:,} recipes, and a study has at most {MOST_VARIANTS}. Narrow one of them.",
+            f"These ranges make {f'{count:,}' if count < 10**12 else 'far too many'} recipes, and a study has at most "
+            f"{MOST_VARIANTS}. Narrow one of them.",
             "steps",
         )
     variants: dict[str, Variant] = {}
@@ -198,7 +200,7 @@ def _listed(given: Sequence[Any], path: str) -> Iterable[Any]:
 
 
 def _ranged(text: str, path: str) -> list[int | float]:
-    found = RANGE.match(text)
+    found = RANGE.match(text) if len(text) <= LONGEST_RANGE else None
     if found is None:
         raise RecipeInvalid(f"`{path}`: {text[:40]!r} is no range; {HOW}.", path)
     whole = all(part is None or part.lstrip("-+").isdecimal() for part in found.groups())
@@ -208,13 +210,16 @@ def _ranged(text: str, path: str) -> list[int | float]:
         first, last, step = Decimal(found[1]), Decimal(found[2]), Decimal(found[3] or 1)
         if step <= 0 or last < first:
             raise RecipeInvalid(f"`{path}`: a range goes up, by a step above 0; {HOW}.", path)
+        if (last - first) / step >= MOST_VARIANTS:
+            raise RecipeInvalid(f"`{path}`: this range has more values than can run, {MOST_VARIANTS}.", path)
         count = int((last - first) / step) + 1
-        if count > MOST_VARIANTS:
-            raise RecipeInvalid(f"`{path}`: this range has {count:,} values; at most {MOST_VARIANTS} can run.", path)
         values = [first + index * step for index in range(count)]
     except DecimalException:
         raise RecipeInvalid(f"`{path}`: {text[:40]!r} is no range; {HOW}.", path) from None
-    return [int(value) for value in values] if whole else [float(value) for value in values]
+    numbers: list[int | float] = [int(value) for value in values] if whole else [float(value) for value in values]
+    if not all(map(math.isfinite, numbers)):
+        raise RecipeInvalid(f"`{path}`: {text[:40]!r} is no range; {HOW}.", path)
+    return numbers
 
 
 def _made(ways: Sequence[_Way], where: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -212,7 +212,7 @@ def asked_more() -> MoreAsked:
         sizes = [round(float(word) * unit) for word in words if word]
         return MoreAsked(sizes=sizes)
     except (ValueError, OverflowError):  # pydantic's too
-        raise RequestInvalid("Name 1 to 50 sizes as numbers, with commas between them.", "sizes") from None
+        raise RequestInvalid("Name 1 to 50 sizes above 0 as numbers, with commas between them.", "sizes") from None
 
 
 def asked_page(profile: Profile, error: PareError | None = None) -> str:
