@@ -89,28 +89,44 @@ function live(place, form, count) {
     if (answer.status !== 200) return;
     const news = await answer.json();
     if (!body) return news.total && location.reload(); // the first run of all, or the first that matches
-    etag = answer.headers.get("ETag");
-    put(news);
+    if (put(news)) etag = answer.headers.get("ETag"); // else what could not be put is asked for again
     for (const total of document.querySelectorAll("[data-total]")) total.textContent = news.total.toLocaleString("en");
     count();
     document.dispatchEvent(new CustomEvent("refreshed", { detail: place }));
   }
 
+  // Returns whether all that is seen is new: what holds the focus stays as it is.
   function put({ rows, added, fresh: number }) {
     const known = new Map([...body.rows].map((row) => [idOf(row), row]));
     const unknown = added.filter((id) => !known.has(id));
+    let whole = true;
     for (const [id, row] of known) {
       row.classList.toggle("gone", !(id in rows));
-      if (!(id in rows) || row.contains(document.activeElement) || row.markup === rows[id]) continue;
+      if (!(id in rows) || row.markup === rows[id]) continue;
       const next = made(rows[id]);
       next.querySelector("input[name=run]").checked = row.querySelector("input[name=run]").checked;
-      row.replaceWith(next);
+      if (!row.contains(document.activeElement)) row.replaceWith(next);
+      else if (!putAround(row, next)) whole = false;
     }
     body.prepend(...unknown.map((id) => made(rows[id])));
     const others = number - added.length; // that are not on this page
     fresh.hidden = others <= 0;
     fresh.querySelector("[data-fresh-count]").textContent = others === 1 ? "1 new run." : `${others} new runs.`;
     if (unknown.length || others > 0) announce(number === 1 ? "1 new run." : `${number} new runs.`);
+    return whole;
+  }
+
+  function putAround(row, next) {
+    const cells = [...next.cells];
+    let whole = true;
+    row.dataset.state = next.dataset.state;
+    for (const [at, cell] of [...row.cells].entries()) {
+      if (cell.isEqualNode(cells[at])) continue;
+      if (cell.contains(document.activeElement)) whole = false;
+      else cell.replaceWith(cells[at]);
+    }
+    if (whole) row.markup = next.markup;
+    return whole;
   }
 
   function made(markup) {

@@ -71,11 +71,22 @@ def test_only_what_has_not_ended_is_cancelled_and_only_what_failed_retried(sessi
     session.commit()
     ids = [run.id for run in runs[:6]]
     done = perform(session, jobs, "cancel", ids)
-    assert (jobs.cancelled, done.done, len(done.left)) == ([runs[1].id], 1, 5)
+    assert (jobs.cancelled, done.done, len(done.left)) == ([ids[1]], 1, 5)
     assert done.sentence.endswith("And 2 more.")
     done = perform(session, jobs, "retry", [*ids, "nothere"])
-    assert jobs.retried == [runs[0].id, runs[5].id]
-    assert "There is no run nothere." in done.left
+    assert jobs.retried == [ids[0], ids[5]]
+    assert "There is no run 'nothere'." in done.left
+
+
+@pytest.mark.parametrize("action", ["delete", "tag", "untag", "star", "unstar", "cancel", "retry"])
+def test_ids_of_no_run_are_told_whatever_was_to_be_done(session, runs, jobs, action):
+    done = perform(session, jobs, action, ["nothere", "no\0ne"], ["x"])
+    assert done.done == 0
+    assert done.left == ["There is no run 'nothere'.", r"There is no run 'no\x00ne'."]
+
+
+def test_what_is_no_id_is_not_foreseen_to_go(session, runs):
+    assert foreseen_deletion(session, ["nothere", "no\0ne"]).going == 0
 
 
 def test_deleting_many_says_before_what_goes_and_leaves_what_is_in_use(session, runs, jobs):

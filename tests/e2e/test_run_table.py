@@ -50,6 +50,29 @@ def test_ticks_are_kept_over_searches_and_can_be_taken_away(page, runs):
     expect(page.get_by_role("button", name="Compare")).to_be_disabled()
 
 
+def test_a_row_changes_around_what_holds_the_focus_and_wholly_once_that_is_left(page, api, runs):
+    def star(action):
+        api.post("/runs/actions", {"action": action, "run_ids": [runs[1]]})
+
+    page.goto("/runs?q=Low-rank")
+    row = page.locator(f"#run-{runs[1]}")
+    box, link = row.get_by_role("checkbox"), row.locator(".row-link")
+    box.check()
+    box.focus()
+    star("star")
+    expect(row.locator(".starred")).to_be_visible()
+    expect(box).to_be_focused()
+    expect(box).to_be_checked()
+    link.focus()
+    star("unstar")
+    with page.expect_response(lambda told: "/runs/rows" in told.url and told.status == 200):
+        pass
+    with page.expect_response(lambda told: "/runs/rows" in told.url and told.status == 200):
+        expect(link).to_be_focused()
+    box.focus()
+    expect(row.locator(".starred")).to_have_count(0)
+
+
 def test_a_run_is_found_tagged_and_found_again_by_the_keyboard_alone(page, api, runs):
     page.goto("/runs")
     page.get_by_label("Search the runs").focus()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Literal
@@ -11,6 +11,7 @@ from sqlalchemy import Insert, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import PareError
+from webapp.store.database import begin_writing
 from webapp.store.models import Artifact, Deployment, Run, RunState, RunTag, Share
 
 from .deletion import delete_runs
@@ -92,6 +93,7 @@ def perform(
 ) -> Performed:
     """Does it to each run that it can be done to. Raises RequestInvalid where it can be done to none at all."""
     performed = Performed(action)
+    ids = _there(session, ids, performed)
     if action in ("star", "unstar"):
         for some in _parts(ids):
             known = session.execute(update(Run).where(Run.id.in_(some)).values(starred=action == "star"))
@@ -120,7 +122,7 @@ def perform(
 def foreseen_deletion(session: Session, ids: Sequence[str]) -> Deletion:
     """For the question before it."""
     going, under_way, deployed, size = 0, 0, 0, 0
-    for some in _parts(ids):
+    for some in _parts(_plain(ids)):
         free, busy, served = _deletable(session, some)
         going, under_way, deployed = going + len(free), under_way + len(busy), deployed + len(served)
         size += session.scalar(select(func.sum(Artifact.size_bytes)).where(Artifact.run_id.in_(free))) or 0
@@ -133,11 +135,25 @@ def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))
 
 
+def _plain(ids: Iterable[str]) -> list[str]:
+    """Those that can be one; PostgreSQL takes no text with a NUL."""
+    return [id_ for id_ in ids if id_.isascii() and id_.isalnum()]
+
+
+def _there(session: Session, ids: Sequence[str], performed: Performed) -> list[str]:
+    """The ids that are of a run; the others are left."""
+    known: set[str] = set()
+    for some in _parts(_plain(ids)):
+        known.update(session.scalars(select(Run.id).where(Run.id.in_(some))))
+    performed.left += [f"There is no run {id_[:12]!r}." for id_ in ids if id_ not in known]
+    return [id_ for id_ in ids if id_ in known]
+
+
 def _each(session: Session, ids: Sequence[str], performed: Performed, do: Callable[[Run], None]) -> None:
     for id_ in ids:
         run = session.get(Run, id_)
         if run is None:
-            performed.left.append(f"There is no run {id_[:12]}.")
+            performed.left.append(f"The run {id_} has just been deleted.")
             continue
         try:
             do(run)
@@ -174,10 +190,13 @@ def _delete(session: Session, ids: Sequence[str], performed: Performed) -> None:
 
 def _tag(session: Session, ids: Sequence[str], tags: Sequence[str], performed: Performed) -> None:
     """A run that would have too many tags keeps those that it has."""
+    begin_writing(session)
+    asked = select(Run.id, Run.name).where(Run.id.in_(ids)).order_by(Run.id).with_for_update()
+    there = session.execute(asked).tuples().all()
     others = select(RunTag.run_id, func.count()).where(RunTag.run_id.in_(ids), RunTag.tag.not_in(tags))
     counted = dict(session.execute(others.group_by(RunTag.run_id)).tuples().all())
     fits = []
-    for id_, name in session.execute(select(Run.id, Run.name).where(Run.id.in_(ids))):
+    for id_, name in there:
         if counted.get(id_, 0) + len(tags) > TAGS_MOST:
             performed.left.append(f"The run {name} would have more than {TAGS_MOST} tags.")
         else:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
+from webapp.store.database import locked
 from webapp.store.models import Run, RunNote, RunTag
 
-from .errors import BodyInvalid
+from .errors import BodyInvalid, NotFound
 from .run_requests import printable
 
 NAME_MOST, NOTES_MOST, TAG_MOST, TAGS_MOST = 200, 10_000, 40, 20  # characters; tags
@@ -42,7 +43,9 @@ def read_edit(form: Mapping[str, str]) -> RunEdit:
 
 
 def edit_run(session: Session, run: Run, edit: RunEdit) -> None:
-    """Raises BodyInvalid with the field and what it may be."""
+    """Of edits at the same time the last one stays. Raises BodyInvalid with the field and what it may be; NotFound."""
+    if locked(session, run) is None:
+        raise NotFound("The run has just been deleted.")
     if edit.name is not None:
         run.name = _name(edit.name)
     if edit.notes is not None:

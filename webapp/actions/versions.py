@@ -13,6 +13,7 @@ from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session, load_only
 
 from webapp.engine.errors import PareError
+from webapp.store.database import locked
 from webapp.store.models import Checkpoint, Run, RunState, Study, UploadState
 
 from .errors import Conflict, NotFound, RequestInvalid
@@ -43,18 +44,23 @@ class AppliedRuns(BaseModel, extra="forbid"):
 
 
 def set_best(session: Session, checkpoint: Checkpoint, run_id: str | None) -> None:
-    """The run that is the best of the checkpoint so far, as somebody says; None: none is.
+    """The run that is the best of the checkpoint so far, as the last one says who says so; None: none is.
 
     Raises NotFound, or Conflict for a run of another checkpoint, or one that has not succeeded.
     """
-    run = session.get(Run, run_id) if run_id is not None else None
+    if locked(session, checkpoint) is None:
+        raise NotFound("The checkpoint has just been deleted.")
+    run = None
+    if run_id is not None and run_id.isascii() and run_id.isalnum():
+        run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
     if run_id is not None and run is None:
-        raise NotFound(f"There is no run {run_id[:40]}. It may have been deleted.", "best_run_id")
+        raise NotFound(f"There is no run {run_id[:40]!r}. It may have been deleted.", "best_run_id")
     if run is not None and run.checkpoint_id != checkpoint.id:
         raise Conflict(f"The run {run.name} is of another checkpoint, {run.checkpoint.name}.", "best_run_id")
     if run is not None and run.state != RunState.SUCCEEDED:
         raise Conflict(f"The run {run.name} is {run.state}; the best so far has succeeded.", "best_run_id")
-    for earlier in session.scalars(select(Run).where(Run.best_of_id == checkpoint.id)):
+    promoted = select(Run).where(Run.best_of_id == checkpoint.id).execution_options(populate_existing=True)
+    for earlier in session.scalars(promoted):
         earlier.best_of_id = None
     session.flush()
     if run is not None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from .clock import follow
 from .errors import DatabaseUnusable
 
+Row = TypeVar("Row", bound=object)
 BUSY_TIMEOUT_MS = 30_000
 MIGRATIONS = Path(__file__).parent / "migrations"
 LIKE = "postgresql+psycopg://USER:PASSWORD@HOST/NAME."
@@ -116,6 +117,15 @@ def begin_writing(session: Session) -> None:
     """From here on what the session reads and writes is one, as in `writing`. It has written nothing yet."""
     if session.get_bind().dialect.name == "sqlite":
         session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def locked(session: Session, row: Row) -> Row | None:
+    """The row as it is now, which only this session changes until its transaction ends; None where it is gone.
+
+    The session has written nothing yet.
+    """
+    begin_writing(session)
+    return session.get(type(row), inspect(row).identity, with_for_update=True, populate_existing=True)
 
 
 def upgrade(engine: Engine) -> None:

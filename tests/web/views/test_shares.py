@@ -102,6 +102,18 @@ def test_a_share_outlives_the_axis_that_it_was_drawn_by(client, session, compari
     assert client.get(f"/shared/{token}").status_code == 200
 
 
+@pytest.mark.parametrize("asked", ["?metric=zzz", "?x=zzz", "?y=zzz", "?scale=zzz", "/compare.csv?metric=zzz"])
+def test_what_a_shared_comparison_has_not_is_said_without_a_way_out(client, comparison, asked):
+    token, _ = comparison
+    path, _, query = asked.partition("?")
+    answer = client.get(f"/shared/{token}{path}?{query}")
+    assert answer.status_code == 400
+    assert "zzz" in answer.text
+    assert foreign_links(answer.text, token) == []
+    assert f'href="/shared/{token}"' in answer.text
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
 def test_unknown_and_revoked_are_the_same_page(client, token, run):
     assert client.delete(f"/api/v1/shares/{token}").status_code == 204
     unknown, revoked = client.get(f"/shared/{'x' * 32}"), client.get(f"/shared/{token}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.actions.compared_runs import drawn
 from webapp.actions.comparison import SCALES, SETTINGS, Comparison, View, as_csv, choices_of, compare
 from webapp.actions.errors import NotFound
 from webapp.actions.sharing import open_share, revoke, share_runs, share_study, shared_runs, token_of
+from webapp.engine.errors import PareError
 from webapp.store.models import Run, Share, Study
 from webapp.web.extensions import db, services
 
@@ -121,12 +122,14 @@ def study_csv(token: str) -> Response:
     return csv_of(shared_study(share), named=False)
 
 
-@blueprint.errorhandler(NotFound)
-def gone(error: NotFound) -> ResponseReturnValue:
-    """One page for a link that never was and for one that is revoked."""
+@blueprint.errorhandler(PareError)
+def refused(error: PareError) -> ResponseReturnValue:
+    """One page for a link that never was and for one that is revoked; also of what else is wrong, without a way out."""
     if not request.path.startswith("/shared/"):
         raise error
-    return render_template("shares/gone.html", error=error), 404
+    if error.status >= 500:
+        current_app.logger.error("%s %s: %s", request.method, request.endpoint, error)
+    return render_template("shares/error.html", error=error, gone=error.status == 404), error.status
 
 
 @blueprint.after_request

@@ -1,0 +1,69 @@
+"""Of several who change the same at the same time the last one wins, and none fails."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from tests.actions.listed_runs import made_runs
+from tests.patience import PATIENCE_SECONDS
+from webapp.actions.run_notes import RunEdit, edit_run
+from webapp.actions.versions import set_best
+from webapp.store.database import make_sessions
+from webapp.store.models import Checkpoint, Run, RunState
+
+AT_ONCE = 6
+
+
+@pytest.fixture
+def at_once(session):
+    """Calls it in as many threads with a session and its number each, once all have read what they will change."""
+    sessions = make_sessions(session.get_bind())
+
+    def call(read, change):
+        met = Barrier(AT_ONCE)
+
+        def one(number):
+            with sessions() as own:
+                found = read(own)
+                met.wait(PATIENCE_SECONDS)
+                change(own, found, number)
+
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(one, range(AT_ONCE)))
+        session.expire_all()
+
+    return call
+
+
+@pytest.fixture
+def runs(session):
+    return [run for run in made_runs(session, 40) if run.state == RunState.SUCCEEDED]
+
+
+def test_the_last_tags_and_notes_stay(session, runs, at_once):
+    run = next(run for run in runs if not run.tags and run.note is None)
+
+    def read(own):
+        found = own.get(Run, run.id)
+        assert (found.tags, found.note) == ([], None)
+        return found
+
+    def change(own, found, number):
+        edit_run(own, found, RunEdit(tags=["all", f"of {number}"], notes=f"Note {number}"))
+
+    at_once(read, change)
+    assert run.note.text.startswith("Note ")
+    assert run.tags == ["all", f"of {run.note.text.removeprefix('Note ')}"]
+
+
+def test_the_last_one_said_to_be_the_best_is_it(session, runs, at_once):
+    checkpoint = session.get(Checkpoint, runs[0].checkpoint_id)
+    of_it = [run.id for run in runs if run.checkpoint_id == checkpoint.id][:AT_ONCE]
+
+    def read(own):
+        return own.get(Checkpoint, checkpoint.id), [own.get(Run, id_) for id_ in of_it]
+
+    for _ in range(5):
+        at_once(read, lambda own, found, number: set_best(own, found[0], of_it[number]))
+        assert checkpoint.best_run_id in of_it
