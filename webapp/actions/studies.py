@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field, model_validator
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from webapp.engine.errors import BudgetInvalid
@@ -22,7 +21,7 @@ from webapp.engine.run.budgets import expected_of, limits_of
 from webapp.engine.run.sweep import MOST_VARIANTS
 from webapp.engine.run.worsening import POINTS, Worsening, worsened
 from webapp.store.clock import now
-from webapp.store.database import begin_writing
+from webapp.store.database import locked
 from webapp.store.models import Checkpoint, Profile, Run, RunState, Study
 from webapp.units import byte_text
 
@@ -427,11 +426,9 @@ def delete_study(session: Session, study: Study, with_runs: bool = False) -> Non
 
 def _lock(session: Session, study: Study) -> None:
     """From here on nobody else changes it, and it is as it is now. Raises NotFound where it was deleted meanwhile."""
-    begin_writing(session)
-    try:
-        session.refresh(study, with_for_update=True)
-    except InvalidRequestError:
-        raise NotFound(f"The study {study.name} was deleted meanwhile.") from None
+    name = study.name
+    if locked(session, study) is None:
+        raise NotFound(f"The study {name} was deleted meanwhile.")
 
 
 @dataclass(frozen=True)
