@@ -8,7 +8,7 @@ from tests.engine.importers.exported_program.exported import export
 from tests.zoo import build_tiny
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.exporters import check_formats, unwritable
-from webapp.engine.weights.originals import original_tensors
+from webapp.engine.weights.originals import original_file
 from webapp.engine.weights.safetensors import LazyTensor
 
 GRAPHS = {"onnx", "program", "savedmodel"}
@@ -81,10 +81,10 @@ def test_no_value_is_read(bench, tmp_path, monkeypatch):
     )
 
     def unreadable(folder):
-        tensors = original_tensors(folder)
-        return {n: LazyTensor(t.shape, t.dtype, lambda: pytest.fail("read")) for n, t in tensors.items()}
+        tensors, metadata = original_file(folder)
+        return {n: LazyTensor(t.shape, t.dtype, lambda: pytest.fail("read")) for n, t in tensors.items()}, metadata
 
-    monkeypatch.setattr("webapp.engine.weights.model.original_tensors", unreadable)
+    monkeypatch.setattr("webapp.engine.weights.model.original_file", unreadable)
     assert unwritable(bench.out, facts) == {}
 
 

@@ -11,6 +11,7 @@ from webapp.actions.errors import NotFound
 from webapp.actions.sharing import open_share, revoke, share_runs, share_study, shared_runs, token_of
 from webapp.engine.errors import PareError
 from webapp.store.models import Run, Share, Study
+from webapp.web.error_pages import answer_known
 from webapp.web.extensions import db, services
 
 from .artifacts import artifact_of, send_artifact
@@ -126,7 +127,7 @@ def study_csv(token: str) -> Response:
 def refused(error: PareError) -> ResponseReturnValue:
     """One page for a link that never was and for one that is revoked; also of what else is wrong, without a way out."""
     if not request.path.startswith("/shared/"):
-        raise error
+        return answer_known(error)
     if error.status >= 500:
         current_app.logger.error("%s %s: %s", request.method, request.endpoint, error)
     return render_template("shares/error.html", error=error, gone=error.status == 404), error.status
