@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased, joinedload
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.run.metrics import METRICS
 from webapp.engine.run.sweep import value_at
-from webapp.engine.techniques import techniques
+from webapp.engine.techniques import technique_title
 from webapp.store.figures import SETTING
 from webapp.store.models import Checkpoint, Dataset, Run, RunFigure, RunTag, Study
 
@@ -141,7 +141,7 @@ def _read(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]
                 "started_at": started,
                 "finished_at": finished,
                 "seconds": (done - started).total_seconds() if started and done else None,
-                "techniques": " + ".join(_title(step["technique"]) for step in recipe.get("steps") or ()),
+                "techniques": " + ".join(technique_title(step["technique"]) for step in recipe.get("steps") or ()),
                 "checkpoint": {"id": checkpoint_id, "name": checkpoint},
                 "dataset": {"id": dataset_id, "name": dataset} if dataset_id and dataset else None,
                 "training_dataset": trained,
@@ -153,11 +153,6 @@ def _read(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]
                 "baseline": baseline if baseline["size_bytes"] is not None else None,
             }
     return found
-
-
-def _title(technique: str) -> str:
-    known = techniques().get(technique)
-    return known.title if known else technique
 
 
 EXACT = ("sparsity", "bits_per_weight")  # of a result: SQLite rounds a number that it takes out of JSON

@@ -20,7 +20,7 @@ from webapp.engine.run.stages import RunGiven, plan_stages
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.store.digests import normalised_digest
 from webapp.store.files import FileStore
-from webapp.store.models import Run, RunState
+from webapp.store.models import Checkpoint, Dataset, Run, RunState
 
 from .errors import Conflict, NotFound
 
@@ -80,22 +80,30 @@ def counted_from(count: int) -> Iterator[None]:
         raise RecipeInvalid(message, f"{sent}{(error.field or '')[len(there) :]}") from None
 
 
-def to_make_again(run: Run, files: FileStore) -> list[str]:
-    """The titles of its stages that a run which goes on from it has to do anew: their output was removed from the store
-    since, or Pare was updated. Raises RecipeInvalid for a technique that is there no more."""
-    given = RunGiven(
+def given_of(run: Run) -> RunGiven:
+    """What decides the stages of its steps and formats. Raises RecipeInvalid."""
+    return RunGiven(
         recipe=Recipe.read(run.recipe),
         exports=tuple(run.exports),
-        seed=run.seed,
+        seed=run.seed or 0,  # of one that is not in the database yet, None
         task=cast("Task | None", run.task),
         preprocessing=run.preprocessing,
     )
-    others = (run.dataset, run.training_dataset, run.teacher_checkpoint)
-    sources = SourceDigests(normalised_digest(run.checkpoint), *(row and normalised_digest(row) for row in others))
+
+
+def digests_of(checkpoint: Checkpoint, *others: Checkpoint | Dataset | None) -> SourceDigests:
+    """`others`: the dataset, the one that trains, the teacher."""
+    return SourceDigests(normalised_digest(checkpoint), *(row and normalised_digest(row) for row in others))
+
+
+def to_make_again(run: Run, files: FileStore) -> list[str]:
+    """The titles of its stages that a run which goes on from it has to do anew: their output was removed from the store
+    since, or Pare was updated. Raises RecipeInvalid for a technique that is there no more."""
+    sources = digests_of(run.checkpoint, run.dataset, run.training_dataset, run.teacher_checkpoint)
     done = {stage.name: stage for stage in run.stages}
     return [
         stage.title
-        for name, stage in plan_stages(given).items()
+        for name, stage in plan_stages(given_of(run)).items()
         if stage.kind in BEFORE
         and not (
             name in done

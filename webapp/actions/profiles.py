@@ -11,13 +11,12 @@ from sqlalchemy.orm import Session
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.run.checks import check_profile, task_of
 from webapp.engine.run.profile_job import profile_key
-from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.job import DataGiven
 from webapp.store.clock import now
 from webapp.store.database import begin_writing
-from webapp.store.digests import normalised_digest
 from webapp.store.models import Checkpoint, Dataset, Profile, RunState
 
+from .continuing import digests_of
 from .errors import Conflict
 from .run_requests import named, ready
 
@@ -60,7 +59,7 @@ def create_profile(session: Session, jobs: ProfileQueue, asked: ProfileRequest) 
         "preprocessing": prepared.model_dump(mode="json") if prepared else None,
         "task": task_of(facts, named(dataset), named(training)),
     }
-    digests = SourceDigests(*(row and normalised_digest(row) for row in (checkpoint, dataset, training)))
+    digests = digests_of(checkpoint, dataset, training)
     row = Profile(
         checkpoint_id=checkpoint.id,
         dataset_id=dataset.id if dataset else None,

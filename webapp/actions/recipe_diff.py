@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from webapp.engine.techniques import techniques
+from webapp.engine.techniques import technique_title, techniques
 
 ABSENT = None  # of a run that has no such step or setting
 Step = Mapping[str, Any]
@@ -84,7 +84,7 @@ def _told(step: Step, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _of_step(step: Step) -> dict[str, Any]:
     technique = techniques().get(step["technique"])
     layers = step.get("layers") or {}
-    told: dict[str, Any] = {"Technique": technique.title if technique else step["technique"]}
+    told: dict[str, Any] = {"Technique": technique_title(step["technique"])}
     told["Layers"] = ", ".join(layers.get("include") or ["*"])
     if layers.get("exclude"):
         told["Not the layers"] = ", ".join(layers["exclude"])

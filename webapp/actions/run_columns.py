@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.engine.run.metrics import METRICS
-from webapp.engine.techniques import techniques
+from webapp.engine.techniques import technique_title, techniques
 from webapp.store.figures import CHANGE, METRIC, SETTING, TECHNIQUE
 from webapp.store.models import RunFigure
 
@@ -89,7 +89,7 @@ def _setting_title(name: str) -> str:
     technique, _, setting = name.partition(".")
     known = techniques().get(technique)
     field = known.Settings.model_fields.get(setting) if known else None
-    return f"{known.title if known else technique}: {(field and field.title) or setting}"
+    return f"{technique_title(technique)}: {(field and field.title) or setting}"
 
 
 def choices(session: Session) -> dict[str, list[RunColumn]]:

@@ -20,7 +20,7 @@ from webapp.engine.run.checks import NamedDataset, check_run, task_of
 from webapp.engine.run.footprint import RunFootprint, check_fits, shapes_of
 from webapp.engine.run.stages import RunGiven
 from webapp.engine.run.sweep import is_sweep
-from webapp.engine.techniques import techniques, with_versions
+from webapp.engine.techniques import technique_title, with_versions
 from webapp.store.models import ArtifactState, Checkpoint, Dataset, Run, RunState, UploadState
 
 from .budgets import AskedBudget, expected_by_profile, profile_to_ask, solved
@@ -315,11 +315,9 @@ def printable(name: str) -> str:
 
 def run_name(checkpoint_name: str, recipe: Recipe) -> str:
     """ "digits.safetensors: Magnitude pruning 50 %, Weight quantization 8": what a list of runs shows."""
-    known = techniques()
     words = []
     for step in recipe.steps:
-        technique = known.get(step.technique)
-        title = technique.title if technique else step.technique
+        title = technique_title(step.technique)
         first = next(
             (v for v in step.settings.values() if isinstance(v, int | float) and not isinstance(v, bool)), None
         )

@@ -14,17 +14,17 @@ from sqlalchemy.orm import Session
 
 from webapp import charts
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
-from webapp.engine.facts import CheckpointFacts, Task
+from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe, as_yaml, read_text
 from webapp.engine.run.predict import StepMatches, match_layers, result_of, size_of
-from webapp.engine.run.stages import RunGiven, plan_stages
+from webapp.engine.run.stages import plan_stages
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.step import StepStage
 from webapp.engine.run.sweep import Axis, shown, unfold, value_at
-from webapp.engine.techniques import techniques
-from webapp.store.digests import normalised_digest
+from webapp.engine.techniques import technique_title
 from webapp.store.models import Checkpoint, Dataset, Run, RunState, Stage, StageState, Study
 
+from .continuing import digests_of, given_of
 from .errors import RequestInvalid
 from .run_requests import AskedRecipe, RunRequest, checked_run
 from .workers import alive
@@ -176,16 +176,9 @@ def _work(session: Session, runs: Iterable[Run]) -> dict[str, str]:
     found: dict[str, str] = {}
     digests: dict[tuple[str | None, ...], SourceDigests] = {}
     for run in runs:
-        asked = RunGiven(
-            recipe=Recipe.read(run.recipe),
-            exports=tuple(run.exports),
-            seed=run.seed or 0,
-            preprocessing=run.preprocessing,
-            task=cast("Task | None", run.task),
-        )
         ids = (run.checkpoint_id, run.dataset_id, run.training_dataset_id, run.teacher_checkpoint_id)
         sources = digests.get(ids) or digests.setdefault(ids, _digests(session, *ids))
-        for stage in plan_stages(asked).values():
+        for stage in plan_stages(given_of(run)).values():
             found[stage.key(sources)] = kind_of(stage.name, run.recipe)
     return found
 
@@ -193,12 +186,9 @@ def _work(session: Session, runs: Iterable[Run]) -> dict[str, str]:
 def _digests(
     session: Session, checkpoint_id: str, dataset_id: str | None, training_id: str | None, teacher_id: str | None
 ) -> SourceDigests:
-    def of(table: type[Checkpoint | Dataset], id_: str | None) -> str | None:
-        row = session.get(table, id_) if id_ else None
-        return row and normalised_digest(row)
-
-    whole = normalised_digest(session.get_one(Checkpoint, checkpoint_id))
-    return SourceDigests(whole, of(Dataset, dataset_id), of(Dataset, training_id), of(Checkpoint, teacher_id))
+    asked = ((Dataset, dataset_id), (Dataset, training_id), (Checkpoint, teacher_id))
+    others = (session.get_one(table, id_) if id_ else None for table, id_ in asked)
+    return digests_of(session.get_one(Checkpoint, checkpoint_id), *others)
 
 
 def kind_of(stage_name: str, recipe: Mapping[str, Any]) -> str:
@@ -253,11 +243,10 @@ class SweptRun:
     techniques: tuple[str, ...]  # their titles, in the recipe's order
     result: Mapping[str, Any]  # size_bytes, sparsity, bits_per_weight, speed, metrics; {} until there is one
     baseline: Mapping[str, Any]
-    expected_bytes: int | None
     seconds: float | None  # that it took
 
 
-FIGURES = ("size_bytes", "params_nonzero", "sparsity", "bits_per_weight", "speed", "metrics")  # of a result
+FIGURES = ("size_bytes", "sparsity", "bits_per_weight", "speed", "metrics")  # of a result
 
 
 def swept_runs(session: Session, study: Study) -> list[SweptRun]:
@@ -270,7 +259,6 @@ def swept_runs(session: Session, study: Study) -> list[SweptRun]:
         Run.progress,
         Run.error,
         Run.recipe,
-        Run.expected,
         Run.started_at,
         Run.finished_at,
         *(Run.result[name] for name in FIGURES),
@@ -278,7 +266,7 @@ def swept_runs(session: Session, study: Study) -> list[SweptRun]:
     ).where(Run.study_id == study.id)
     found = []
     for row in session.execute(asked.order_by(Run.created_at, Run.id)).tuples():
-        id_, name, role, state, progress, error, recipe, expected, started, finished, *figures = row
+        id_, name, role, state, progress, error, recipe, started, finished, *figures = row
         result = dict(zip(FIGURES, figures[: len(FIGURES)], strict=True))
         baseline = dict(zip(FIGURES, figures[len(FIGURES) :], strict=True))
         done = state is RunState.SUCCEEDED
@@ -292,19 +280,13 @@ def swept_runs(session: Session, study: Study) -> list[SweptRun]:
                 progress=progress,
                 error=(error or {}).get("message"),
                 settings={axis["path"]: value_at(recipe, axis["path"]) for axis in study.question.get("axes", ())},
-                techniques=tuple(title_of_technique(step["technique"]) for step in recipe["steps"]),
+                techniques=tuple(technique_title(step["technique"]) for step in recipe["steps"]),
                 result=result if done and result["size_bytes"] is not None else {},
                 baseline=baseline if done and baseline["size_bytes"] is not None else {},
-                expected_bytes=(expected or {}).get("size_bytes"),
                 seconds=(finished - started).total_seconds() if started and finished and done else None,
             )
         )
     return sorted(found, key=lambda run: run.number)
-
-
-def title_of_technique(name: str) -> str:
-    known = techniques().get(name)
-    return known.title if known else name
 
 
 def share_done(state: RunState, runs: Sequence[SweptRun]) -> float:
@@ -433,7 +415,7 @@ def is_number(value: Any) -> bool:
 
 
 def _worded(path: str, value: Any) -> Any:
-    return title_of_technique(value) if path.endswith(".technique") and isinstance(value, str) else value
+    return technique_title(value) if path.endswith(".technique") and isinstance(value, str) else value
 
 
 def table_of(found: SweepTold, named: bool = True) -> list[list[Any]]:

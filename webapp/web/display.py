@@ -20,7 +20,7 @@ from webapp.engine.data.tasks import TITLES
 from webapp.engine.exporters import exporters
 from webapp.engine.importers import importers
 from webapp.engine.run.metrics import METRICS
-from webapp.engine.techniques import techniques
+from webapp.engine.techniques import technique_title
 from webapp.store.models import SAMPLES
 from webapp.units import FRACTIONS, byte_text, lowered, measured_text, percent, significant
 
@@ -100,12 +100,6 @@ OTHER_FILES = {"companion": "Goes with the weights", SAMPLES: "What both answere
 def moment(seconds: float) -> datetime:
     """Of so many seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def technique_title(name: str) -> str:
-    """ "gptq" → "GPTQ"; of one that is not there any more, its name."""
-    known = techniques().get(name)
-    return known.title if known else name
 
 
 def metric_title(name: str) -> str:

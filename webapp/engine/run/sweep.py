@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import Recipe
-from webapp.engine.techniques import techniques
+from webapp.engine.techniques import technique_title, techniques
 
 MOST_VARIANTS = 500
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -64,7 +64,7 @@ class _Way:
 def shown(path: str, title: str, value: Any) -> str:
     """A value of an axis in words: "GPTQ", "Bits 4"."""
     if path.endswith(".technique"):
-        return techniques()[value].title if value in techniques() else str(value)
+        return technique_title(value)
     word = ("off", "on")[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
     return f"{title} {word}"
 

@@ -40,6 +40,12 @@ def technique(name: str, version: int | None = None, field: str = "technique") -
     return found
 
 
+def technique_title(name: str) -> str:
+    """ "gptq" → "GPTQ"; of one that is not there any more, its name."""
+    known = techniques().get(name)
+    return known.title if known else name
+
+
 DATA_NEEDS: frozenset[Need] = frozenset(
     {"calibration", "calibration_if_any", "training"}
 )  # what a step reads of the training half
