@@ -94,8 +94,7 @@ class JobClient:
                     if format_of(stage.name) in failed or not (stage.state in done or failed)
                 ]
                 if run.study is not None and run.state != RunState.SUCCEEDED and run.study.state == RunState.SUCCEEDED:
-                    study = run.study
-                    study.state, study.message, study.conclusion, study.finished_at = RunState.RUNNING, "", None, None
+                    _reopen(run.study)
                 _begin_again(run, again)
         self.enqueue_run(run_id)
 
@@ -157,9 +156,7 @@ class JobClient:
     def cancel_study(self, study_id: str) -> None:
         """The study is cancelled at once, and with it those of its runs that have not ended. Raises JobMissing."""
         with writing(self._sessions) as session:
-            study = session.get(Study, study_id, with_for_update=True)
-            if study is None:
-                raise JobMissing(f"There is no study {study_id}; it may have been deleted.")
+            study = _existing_study(session, study_id)
             if study.state.final:
                 return
             study.state, study.message, study.finished_at = RunState.CANCELLED, "Cancelled", now()
@@ -171,12 +168,9 @@ class JobClient:
     def reopen_study(self, study_id: str) -> None:
         """One that has ended goes on, for it has runs again that have not. Raises JobMissing."""
         with writing(self._sessions) as session:
-            study = session.get(Study, study_id, with_for_update=True)
-            if study is None:
-                raise JobMissing(f"There is no study {study_id}; it may have been deleted.")
+            study = _existing_study(session, study_id)
             if study.state.final:
-                study.state, study.message, study.error = RunState.RUNNING, "", None
-                study.conclusion, study.finished_at = None, None
+                _reopen(study)
 
     def enqueue(self, kind: JobKind, id: str) -> None:
         """Has it computed, unless it has ended. Raises JobMissing."""
@@ -257,6 +251,19 @@ def queue_may_fail() -> Iterator[None]:
         yield
     except DBAPIError as error:
         log.warning("The job system could not be told that something was queued: %s", error.orig)
+
+
+def _existing_study(session: Session, study_id: str) -> Study:
+    """Locked."""
+    study = session.get(Study, study_id, with_for_update=True)
+    if study is None:
+        raise JobMissing(f"There is no study {study_id}; it may have been deleted.")
+    return study
+
+
+def _reopen(study: Study) -> None:
+    study.state, study.message, study.error = RunState.RUNNING, "", None
+    study.conclusion, study.finished_at = None, None
 
 
 def _existing(session: Session, kind: JobKind, id: str, lock: bool = False) -> Any:
