@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from webapp.charts import Dimension, Swept, knee_run, parallel_coordinates, pareto_front, sweep_curve
+from webapp.charts import SERIES, Dimension, Sides, knee_run, parallel_coordinates, pareto_front, tradeoff
 from webapp.charts.points import knee
 
 
@@ -25,11 +25,15 @@ def run(number, size, accuracy, baseline=(1000, 0.99), state="succeeded"):
     }
 
 
-def swept(runs, series=None):
-    return [
-        Swept(one, f"Sparsity 0.{at}", series or "Wanda", at / 10, {"steps.0.settings.sparsity": at / 10})
+PATH = "setting.steps.0.settings.sparsity"
+
+
+def curve(runs, x="size_bytes", **sides):
+    fed = [
+        one | {"series": "Wanda", "line": {"key": "Wanda", "at": at / 10}, "settings": {PATH: at / 10}}
         for at, one in enumerate(runs, start=1)
     ]
+    return tradeoff(fed, Sides(x=x, colour=SERIES, titles={PATH: "Sparsity"}, labels=False, **sides))
 
 
 def test_the_knee_is_furthest_above_the_line_between_the_ends():
@@ -64,28 +68,28 @@ def test_the_original_ends_the_front_and_is_no_knee_itself():
 
 def test_the_curve_has_a_line_a_front_a_knee_and_the_original():
     runs = [run(0, 100, 0.5), run(1, 300, 0.97), run(2, 600, 0.98), run(3, 0, None, state="queued")]
-    figure = sweep_curve(swept(runs), "accuracy", taken="run2")
+    figure = curve(runs, marks={"Knee": "run1", "Taken": "run2"})
     traces = {trace.name: trace for trace in figure.data}
-    assert set(traces) == {"Pareto front", "Wanda", "Knee", "Taken", "Original"}
+    assert set(traces) == {"Pareto front", "Wanda", "Knee", "Taken", "net (original)"}
     assert list(traces["Wanda"].meta["runs"]) == ["run0", "run1", "run2"]
+    assert traces["Wanda"].mode == "lines+markers"
     assert list(traces["Wanda"].y) == [0.5, 0.97, 0.98]
     assert list(traces["Wanda"].error_y.array) == pytest.approx([0.01] * 3)
     points = [(100, 0.5), (300, 0.97), (600, 0.98), (1000, 0.99)]
     assert list(traces["Pareto front"].y) == [y for _, y in pareto_front(points, True)]
-    shared = sweep_curve(swept(runs), "accuracy", links=False)
+    shared = curve(runs, links=False)
     assert all(trace.meta is None for trace in shared.data)
 
 
 def test_against_a_setting_there_is_no_front_and_no_original():
-    path = "steps.0.settings.sparsity"
-    figure = sweep_curve(swept([run(0, 100, 0.5), run(1, 300, 0.97)]), "accuracy", path, "Sparsity")
+    figure = curve([run(0, 100, 0.5), run(1, 300, 0.97)], PATH, marks={"Knee": "run1", "Taken": None})
     assert [trace.name for trace in figure.data] == ["Wanda", "Knee"]
     assert list(figure.data[0].x) == [0.1, 0.2]
     assert figure.layout.xaxis.title.text == "Sparsity"
 
 
 def test_before_a_run_has_ended_the_curve_says_so():
-    figure = sweep_curve(swept([run(0, 0, None)]), "accuracy")
+    figure = curve([run(0, 0, None)], empty="The curve begins with the first run.")
     assert "first run" in figure.layout.annotations[0].text
 
 

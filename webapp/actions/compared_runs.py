@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased, joinedload
 
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.run.metrics import METRICS
-from webapp.engine.run.sweep import value_at
+from webapp.engine.run.sweep import is_amount, numeric_axes, value_at
 from webapp.engine.techniques import technique_title
 from webapp.store.figures import SETTING
 from webapp.store.models import Checkpoint, Dataset, Run, RunFigure, RunTag, Study
@@ -218,16 +218,11 @@ def _line(row: Mapping[str, Any], question: Mapping[str, Any] | None, kind: str 
     if not row["study"] or size is None or kind not in ("sweep", "front"):
         return None
     axes = (question or {}).get("axes") or ()
-    numeric = [axis for axis in axes if all(_is_number(value) for value in axis["values"])]
-    along = max(numeric, key=lambda axis: len(axis["values"]), default=None)
+    along = next(iter(numeric_axes(axes)), None)
     if along is None:
         return {"key": row["study"]["id"], "at": size} if kind == "front" else None
     at = value_at(row["recipe"], along["path"])
     others = [str(value_at(row["recipe"], axis["path"])) for axis in axes if axis is not along]
     steps = [step["technique"] for step in row["recipe"]["steps"]]
     key = " ".join([row["study"]["id"], *steps, *others])
-    return {"key": key, "at": at} if _is_number(at) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return {"key": key, "at": at} if is_amount(at) else None

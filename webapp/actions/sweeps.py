@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp import charts
+from webapp.charts.points import METRIC, SETTING
 from webapp.engine.errors import ExportUnfit, RecipeInvalid
 from webapp.engine.facts import CheckpointFacts
 from webapp.engine.recipe import Recipe, as_yaml, read_text
@@ -20,7 +21,7 @@ from webapp.engine.run.predict import StepMatches, match_layers, result_of, size
 from webapp.engine.run.stages import plan_stages
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.step import StepStage
-from webapp.engine.run.sweep import Axis, shown, unfold, value_at
+from webapp.engine.run.sweep import Axis, is_amount, numeric_axes, shown, unfold, value_at
 from webapp.engine.techniques import technique_title
 from webapp.store.models import Checkpoint, Dataset, Run, RunState, Stage, StageState, Study
 
@@ -317,7 +318,7 @@ class SweepTold:
     xs: dict[str, str]  # what x may be: titles by names
     knee: str | None  # the run's id
     front: set[str]
-    drawn: list[charts.Swept]
+    drawn: list[dict[str, Any]]  # the runs as charts are fed
 
     def value(self, run: SweptRun) -> dict[str, Any]:
         """Of the metric that is shown: value, ci95, n; {} where the run has none (yet)."""
@@ -339,8 +340,19 @@ class SweepTold:
         shown = charts.Dimension(title or "Size (kB)", [self.value(run).get("value") for run in self.runs])
         if not title:
             shown = measured.pop(0) if measured else shown
+        sides = charts.Sides(
+            x=self.x if self.x in charts.AXES else f"{SETTING}{self.x}",
+            y=f"{METRIC}{self.metric}",
+            scale="log" if self.x == "size_bytes" else "auto",  # as the knee counts sizes
+            colour=charts.SERIES,
+            titles={f"{SETTING}{path}": named for path, named in self.xs.items()} | {METRIC: "Quality"},
+            links=links,
+            labels=False,
+            marks={"Knee": self.knee, "Taken": taken},
+            empty="The curve begins with the first run that ends with a result.",
+        )
         return {
-            "curve": charts.sweep_curve(self.drawn, self.metric, self.x, self.xs.get(self.x, ""), taken, links),
+            "curve": charts.tradeoff(self.drawn, sides),
             "parallel": charts.parallel_coordinates([run.title for run in self.runs], [*settings, *measured], shown),
         }
 
@@ -348,9 +360,9 @@ class SweepTold:
 def told(session: Session, study: Study, metric: str = "", x: str = "") -> SweepTold:
     """Raises RequestInvalid for a metric or an x that there is not."""
     runs, axes = swept_runs(session, study), list(study.question.get("axes", ()))
-    numeric = [axis for axis in axes if all(is_number(value) for value in axis["values"])]
-    along = max(numeric, key=lambda axis: len(axis["values"]), default=None)
-    rows = [_as_charts_are_fed(study, run) for run in runs]
+    numeric = numeric_axes(axes)
+    along = next(iter(numeric), None)
+    rows = [_as_charts_are_fed(study, run, _series(run, runs, axes, along), along) for run in runs]
     metrics = charts.metric_names(rows)
     xs = {**{name: charts.AXES[name] for name in ("size_bytes", "bits_per_weight", "time_ratio")}}
     xs |= {axis["path"]: axis["title"] for axis in numeric}
@@ -359,16 +371,6 @@ def told(session: Session, study: Study, metric: str = "", x: str = "") -> Sweep
             has = f"They have {', '.join(known)}." if known else "They have none (yet)."
             raise RequestInvalid(f"The runs of this study have no {name} {given[:60]!r}. {has}", name)
     metric, x = metric or next(iter(metrics), ""), x or "size_bytes"
-    drawn = [
-        charts.Swept(
-            run=row,
-            title=run.title,
-            series=_series(run, runs, axes, along),
-            along=run.settings.get(along["path"]) if along else None,
-            settings=run.settings,
-        )
-        for run, row in zip(runs, rows, strict=True)
-    ]
     return SweepTold(
         runs=runs,
         axes=axes,
@@ -378,14 +380,19 @@ def told(session: Session, study: Study, metric: str = "", x: str = "") -> Sweep
         xs=xs,
         knee=charts.knee_run(rows, metric),
         front=charts.front_runs(rows, metric),
-        drawn=drawn,
+        drawn=rows,
     )
 
 
-def _as_charts_are_fed(study: Study, run: SweptRun) -> dict[str, Any]:
+def _as_charts_are_fed(study: Study, run: SweptRun, series: str, along: Mapping[str, Any] | None) -> dict[str, Any]:
+    """On the line of its series, by its value of the setting `along`."""
+    at = run.settings.get(along["path"]) if along else None
     return {
         "id": run.id,
-        "name": run.name,
+        "name": run.title,
+        "series": series,
+        "line": {"key": series, "at": at} if is_amount(at) else None,
+        "settings": {f"{SETTING}{path}": value for path, value in run.settings.items()},
         "state": run.state,
         "checkpoint": {"id": study.checkpoint_id, "name": study.checkpoint.name},
         "dataset": {"id": study.dataset_id, "name": study.dataset.name} if study.dataset else None,
@@ -408,10 +415,6 @@ def _series(
         if (value := run.settings[axis["path"]]) is not None
     ]
     return ", ".join([" + ".join(differing or run.techniques), *fixed])
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _worded(path: str, value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 A "run" here is `{"id", "name", "checkpoint": {"id", "name"}, "dataset": {"id", "name"} | None, "baseline", "result",
 "prunable_sparsity"?}`, where `baseline` and `result` are what a run keeps (or None while it has none); beside them what
-it may be coloured by or drawn along: `"settings"?, "seconds"?, "techniques"?, "tags"?, "study"?, "line"?`. Colours of
-text, paper and grid are left to the page (static/charts.js), which follows its light or dark theme.
+it may be coloured by or drawn along: `"settings"?, "seconds"?, "techniques"?, "tags"?, "study"?, "series"?, "line"?`.
+Colours of text, paper and grid are left to the page (static/charts.js), which follows its light or dark theme.
 """
 
 from .bars import size_bars, sparsity_bars, time_ratios
@@ -26,6 +26,5 @@ from .points import (
 )
 from .storage import bytes_by_storage
 from .studies import study_runs
-from .sweeps import Swept, sweep_curve
-from .tradeoff import COLOURED, Sides, category, tradeoff
+from .tradeoff import COLOURED, SERIES, Sides, category, tradeoff
 from .treemap import weights_treemap

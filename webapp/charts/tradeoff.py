@@ -56,11 +56,15 @@ class Sides:
     titles: Mapping[str, str] = field(default_factory=dict)
     zoom: Zoom | None = None
     links: bool = True  # a click on a point opens its run
+    labels: bool = True  # names and numbers beside the points
+    marks: Mapping[str, str | None] = field(default_factory=dict)  # ids of runs by what they are: a knee, a choice
+    empty: str = ""  # what to say while there is nothing to draw
 
     def title(self, runs: Sequence[Run], key: str) -> str:
         return self.titles.get(key) or axis_title(runs, key)
 
 
+SERIES = "series"  # colour by it, and each has a line of its own
 COLOURED = {
     "technique": "Technique",
     "checkpoint": "Checkpoint",
@@ -79,7 +83,7 @@ def tradeoff(runs: Sequence[Run], sides: Sides) -> go.Figure:
     if not groups:
         why = next((m for r in runs if (m := (r.get("result") or {}).get("metrics_unavailable"))), "")
         has = f"{lowered(titles[1])} and {lowered(titles[0])}" if x != "size_bytes" else lowered(titles[1])
-        return nothing_to_show(heading, f"None of these runs has {has} to draw. {why}".strip())
+        return nothing_to_show(heading, sides.empty or f"None of these runs has {has} to draw. {why}".strip())
     directions = higher_is_better(runs, x), higher_is_better(runs, y)
     points = [point for group in groups.values() for point in group]
     everything = [*points, *originals.values()]
@@ -93,16 +97,18 @@ def tradeoff(runs: Sequence[Run], sides: Sides) -> go.Figure:
         if len(front) > 1:
             fronts.append([next(at for at, p in enumerate(everything) if (p.x, p.y) == place) for place in front])
             traces.append(_front(front, scales, shown=not traces, downwards=bool(directions[0])))
-    if sides.lines:
+    if sides.lines and sides.colour != SERIES:
         traces += _lines(points, scales)
     types = (
         axis_type([p.x for p in everything], sides.scale),
         axis_type([p.y for p in everything]),
     )
     numbers = {run["id"]: number for number, run in enumerate(runs, start=1)}
-    named = labels([_spot(p, numbers, p.run_id in on_front) for p in everything], types, directions[1] is False, fronts)
+    spots = [_spot(p, numbers, p.run_id in on_front) for p in everything] if sides.labels else []
+    named = labels(spots, types, directions[1] is False, fronts) if spots else {}
     drawn = _Drawn(runs, sides, titles, scales, numbers, named)
     traces += _coloured(drawn, groups, originals)
+    traces += _marks(points, sides.marks, scales)
     across = axis(scales[0].told(titles[0]), type=types[0], tickformat=scales[0].tick)
     turned = directions[1] is False
     better = "higher is better" if directions[1] else "lower is better, so the axis is turned" if turned else ""
@@ -206,6 +212,29 @@ def _lines(points: Sequence[Point], scales: Sequence[_FigureScale]) -> list[go.S
     return [go.Scatter(x=x, y=y, mode="lines", line=look, name="Runs of one study", hoverinfo="skip")]
 
 
+def _on_line(point: Point) -> bool:
+    return bool(point.run.get("line"))
+
+
+def _along(point: Point) -> float:
+    return float(point.run["line"]["at"]) if _on_line(point) else point.x
+
+
+def _marks(
+    points: Sequence[Point], marks: Mapping[str, str | None], scales: Sequence[_FigureScale]
+) -> list[go.Scatter]:
+    """A ring around a run that is more than one of many."""
+    traces = []
+    for (name, run_id), symbol in zip(marks.items(), ("circle-open", "star-open", "square-open"), strict=False):
+        for point in points:
+            if run_id and point.run_id == run_id:
+                look = {"size": 20, "symbol": symbol, "color": COLOURS[1], "line": {"width": 2.5, "color": COLOURS[1]}}
+                x, y = [point.x / scales[0].divisor], [point.y / scales[1].divisor]
+                told = f"<b>{name}</b>: {whole(point.name)}<extra></extra>"
+                traces.append(go.Scatter(x=x, y=y, mode="markers", name=name, marker=look, hovertemplate=told))
+    return traces
+
+
 def _coloured(drawn: _Drawn, groups: Mapping[Group, list[Point]], originals: Mapping[Group, Point]) -> list[go.Scatter]:
     colour = drawn.sides.colour
     if not colour:
@@ -228,7 +257,10 @@ def _coloured(drawn: _Drawn, groups: Mapping[Group, list[Point]], originals: Map
         for number, word in enumerate([*kept, *([REST] if len(kept) < len(order) else [])]):
             own = [p for p, w in zip(points, words, strict=True) if (w == word if word in kept else w not in kept)]
             look = COLOURS[number % len(COLOURS)], SYMBOLS[(number + number // len(COLOURS)) % len(SYMBOLS)]
+            own = sorted(own, key=_along) if colour == SERIES else own
             traces.append(_scatter(drawn, own, short(word, 48), *look))
+            if colour == SERIES and drawn.sides.lines and word in kept and len(own) > 1 and all(map(_on_line, own)):
+                traces[-1].update(mode="lines+markers", line={"width": 1.5, "color": look[0]})
     return traces + [_star(drawn, original, BASELINE_COLOUR) for original in originals.values()]
 
 
@@ -269,6 +301,8 @@ def category(run: Run, colour: str) -> str | float | None:
     if colour.startswith(SETTING):
         value = (run.get("settings") or {}).get(colour)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if colour == SERIES:
+        return run.get(SERIES)
     if colour == "tag":
         return ", ".join(run.get("tags") or ()) or None
     if colour == "technique":
@@ -329,12 +363,15 @@ def _scatter(drawn: _Drawn, points: Sequence[Point], name: str, colour: str, sym
 
 
 def _hover(drawn: _Drawn, point: Point) -> str:
-    lines = [f"<b>{whole(point.name)}</b>" + (f" (no. {drawn.numbers[point.run['id']]})" if point.run_id else "")]
+    lines = [
+        f"<b>{whole(point.name)}</b>"
+        + (f" (no. {drawn.numbers[point.run['id']]})" if point.run_id and drawn.sides.labels else "")
+    ]
     for title, scale, found in zip(drawn.titles, drawn.scales, (point.across, point.up), strict=True):
         lines.append(f"{whole(title)}: {scale.text(found)}")
     if "size_bytes" not in (drawn.sides.x, drawn.sides.y):
         lines.append(f"File: {byte_text(point.size_bytes)}")
-    if drawn.sides.colour and point.run_id:
+    if drawn.sides.colour not in ("", SERIES) and point.run_id:
         title = COLOURED.get(drawn.sides.colour) or drawn.sides.title(drawn.runs, drawn.sides.colour)
         lines.append(f"{whole(title)}: {whole(_word(category(point.run, drawn.sides.colour)))}")
     return "<br>".join([*lines, f"On: {whole(point.dataset) or 'no dataset'}"])

@@ -148,7 +148,7 @@ def test_the_knee_is_where_more_bytes_stop_to_pay(client, session, sweep):
         "Magnitude pruning",
         "Pareto front",
         "Knee",
-        "Original",
+        f"{session.get(Study, study['id']).checkpoint.name} (original)",
     }
     assert figures[1]["layout"]["xaxis"]["ticktext"][0] == "Sparsity"
 

@@ -92,6 +92,16 @@ def value_at(recipe: Mapping[str, Any], path: str) -> Any:
     return declared.get_default(call_default_factory=True) if declared else None
 
 
+def numeric_axes(axes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of a study's axes, `{"path", "title", "values"}`, that have numbers only; that of most values first."""
+    numeric = [axis for axis in axes if all(is_amount(value) for value in axis["values"])]
+    return sorted(numeric, key=lambda axis: -len(axis["values"]))
+
+
+def is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def is_sweep(data: Any) -> bool:
     """Whether a recipe, as plain data, has a range or a list anywhere that a run has one value."""
     steps = data.get("steps") if isinstance(data, Mapping) else None
