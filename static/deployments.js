@@ -1,6 +1,7 @@
 // The page of a deployment: what changes is asked for every second while the page is seen.
 
 const row = document.querySelector("[data-deployment]");
+const TRAFFIC_MS = 5000; // between two looks at the charts
 
 function bytes(count) {
   if (count === null) return "–";
@@ -31,6 +32,32 @@ async function fill() {
   document.getElementById("snippets").replaceWith(page.getElementById("snippets"));
 }
 
+// The charts and the table of requests, from a fresh page; charts that are there already are drawn anew in their places.
+function showTraffic(page) {
+  const place = document.getElementById("traffic");
+  const fresh = page.getElementById("traffic");
+  const names = (part) => [...part.querySelectorAll("[data-figure]")].map((chart) => chart.dataset.figure).join();
+  if (!names(place) || names(place) !== names(fresh)) place.replaceWith(fresh);
+  else {
+    for (const figure of place.querySelectorAll('script[id^="figure-"]')) figure.textContent = fresh.querySelector(`#${figure.id}`).textContent;
+    place.querySelector("dl").replaceWith(fresh.querySelector("dl"));
+    place.querySelector("#traffic-more").replaceChildren(...fresh.querySelector("#traffic-more").childNodes);
+  }
+  document.dispatchEvent(new Event("figureschange"));
+  document.dispatchEvent(new CustomEvent("refreshed", { detail: place }));
+}
+
+let told = Number(row.dataset.drawnRequests); // requests, as the charts have them
+let due = 0;
+async function lookAtTraffic(requests) {
+  if (requests === told || Date.now() < due) return;
+  due = Date.now() + TRAFFIC_MS;
+  const page = await fetch(`${location.pathname}?traffic=${document.getElementById("traffic").dataset.traffic}`);
+  if (!page.ok) return;
+  showTraffic(new DOMParser().parseFromString(await page.text(), "text/html"));
+  told = requests;
+}
+
 async function show(now) {
   if (row.dataset.state !== now.state) {
     row.querySelector("[data-badge]").replaceChildren(document.getElementById(`state-${now.state}`).content.firstElementChild.cloneNode(true));
@@ -41,6 +68,7 @@ async function show(now) {
   put("memory", bytes(now.memory_bytes));
   put("since", since(now.ready_at));
   put("deaths", now.deaths.toLocaleString("en"));
+  await lookAtTraffic(now.requests);
   row.querySelector("[data-reason]").hidden = !now.reason;
   row.querySelector("[data-reason] p").textContent = now.reason ?? "";
 }

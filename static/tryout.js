@@ -4,6 +4,7 @@ import { imageOf, isGiven, sampleOf } from "./tryout-image.js";
 const form = document.querySelector("[data-try]");
 const at = (name) => form.querySelector(`[data-${name}]`);
 const element = (tag, text, className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+const sides = form && JSON.parse(form.dataset.try); // {original?, result}: where each is asked
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 async function input() {
@@ -26,15 +27,17 @@ function nested(flat, shape) {
 
 async function ask(side, given) {
   for (let times = 0; times < 240; times++) {
-    const answer = await fetch(form.dataset.try, {
+    const { url, ...more } = sides[side];
+    const answer = await fetch(url, {
       method: "POST",
       headers: { "Content-Type": "application/json", Accept: "application/json" },
-      body: JSON.stringify({ side, ...given }),
+      body: JSON.stringify({ ...more, ...given }),
     });
     const found = await answer.json();
     if (!answer.ok) throw new Error(found.error.message);
     if (found.state === "ready") return found;
     if (found.state === "failed") throw new Error(found.reason);
+    if (found.state === "stopped") throw new Error("The deployment is stopped; start it, then try again.");
     at("status").textContent = "Starting the models…";
     await pause(500);
   }
@@ -77,7 +80,7 @@ function draw(side, found, other) {
   const place = form.querySelector(`[data-side=${side}]`);
   let shown;
   if (found.tokens) shown = written(found, other);
-  else if (found.classes) shown = classes(found, side === "original" ? found : other);
+  else if (found.classes) shown = classes(found, side === "original" ? found : (other ?? found));
   else if (found.similarity !== null) shown = element("p", `Similarity ${found.similarity.toFixed(4)}`);
   else shown = element("p", found.values.slice(0, 50).map((value) => value.toPrecision(5)).join(", "), "try-text mono");
   place.querySelector("[data-answer]").replaceChildren(shown);
@@ -107,15 +110,15 @@ form?.addEventListener("submit", async (event) => {
   try {
     at("status").textContent = "Asking…";
     const given = await input();
-    const original = await ask("original", given);
+    const original = sides.original && (await ask("original", given));
     at("answers").hidden = false;
-    draw("original", original, null);
+    if (original) draw("original", original, null);
     form.querySelector("[data-side=result] [data-answer]").replaceChildren("…");
     const result = await ask("result", given);
-    draw("original", original, result);
+    if (original) draw("original", original, result);
     draw("result", result, original);
-    at("difference").textContent = difference(original, result);
-    at("difference").hidden = false;
+    if (original) at("difference").textContent = difference(original, result);
+    at("difference").hidden = !original;
     at("status").textContent = "";
   } catch (error) {
     at("status").textContent = error.message;

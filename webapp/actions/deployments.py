@@ -20,7 +20,7 @@ from webapp.engine.facts import Task
 from webapp.engine.run.stages.export import ExportStage
 from webapp.engine.run.stages.original import OriginalStage
 from webapp.serving import RUNTIME
-from webapp.serving.errors import Unauthorized
+from webapp.serving.errors import Unauthorized, Unavailable
 from webapp.store.clock import now
 from webapp.store.models import Artifact, Deployment, DeploymentState, Run
 
@@ -158,6 +158,24 @@ def check_token(row: Deployment | None, header: str | None) -> None:
 
 def hashed(token: str) -> str:
     return hashlib.sha256(token.encode("utf8", "replace")).hexdigest()
+
+
+def require_here(found: Deployment, machine: str) -> None:
+    """Raises Unavailable where another machine serves it: its process is reached there alone."""
+    if found.machine != machine:
+        raise Unavailable(f"{found.name} is served by another machine of this installation; ask there.")
+
+
+def address_of(found: Deployment, machine: str) -> str:
+    """The socket of its process. Raises Unavailable, with what it does instead."""
+    require_here(found, machine)
+    if found.state is DeploymentState.STOPPED:
+        raise Unavailable(f"{found.name} is stopped; start it again on its page.")
+    if found.state is DeploymentState.FAILED:
+        raise Unavailable(f"{found.name} could not be started: {found.reason}")
+    if found.state is not DeploymentState.READY or not found.socket:
+        raise Unavailable(f"{found.name} is starting; try again in a few seconds.")
+    return found.socket
 
 
 def tryout_deployment(session: Session, machine: str, run: Run, side: ModelSide) -> Deployment:

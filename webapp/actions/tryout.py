@@ -22,10 +22,9 @@ LONGEST_TEXT, MOST_TOKENS, MOST_VALUES = 10_000, 128, 1_000_000
 LONGEST_IMAGE = 16_000_000  # characters of base64: 12 MB
 
 
-class TryoutRequest(BaseModel, extra="forbid"):
+class TryoutInput(BaseModel, extra="forbid"):
     """`text` for models of text, and `other` beside it where they embed; `image` or `values` for the rest."""
 
-    side: ModelSide
     text: str | None = Field(None, max_length=LONGEST_TEXT)
     other: str | None = Field(None, max_length=LONGEST_TEXT, description="Compared with `text`.")
     image: str | None = Field(
@@ -35,7 +34,11 @@ class TryoutRequest(BaseModel, extra="forbid"):
     max_tokens: int = Field(32, ge=1, le=MOST_TOKENS, description="Of a language model's continuation.")
 
 
-def ask(row: Deployment, asked: TryoutRequest, timeout_seconds: float) -> dict[str, Any]:
+class TryoutRequest(TryoutInput):
+    side: ModelSide
+
+
+def ask(row: Deployment, asked: TryoutInput, timeout_seconds: float) -> dict[str, Any]:
     """{"took_ms"} and what the task answers. Raises BodyInvalid (the input does not fit), Unavailable."""
     task = row.about["architecture"]["task"]
     of_text = "vocab" in row.about["architecture"]["inputs"]
@@ -68,7 +71,7 @@ def softmax(values: Sequence[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def _written(row: Deployment, asked: TryoutRequest, timeout_seconds: float) -> dict[str, Any]:
+def _written(row: Deployment, asked: TryoutInput, timeout_seconds: float) -> dict[str, Any]:
     """The likeliest continuation, so that two models differ only by what they are."""
     body = {"model": row.name, "prompt": asked.text, "temperature": 0, "max_tokens": asked.max_tokens, "logprobs": 0}
     answer, took = _post(row, "/v1/completions", body, timeout_seconds)

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import psutil
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -32,7 +32,7 @@ from webapp.store.clock import now
 from webapp.store.database import make_engine, make_sessions, upgrade, writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
-from webapp.store.models import Deployment, DeploymentState
+from webapp.store.models import KEPT_MINUTES, Deployment, DeploymentMinute, DeploymentState
 
 from .processes import Service, child_environment, python
 from .workplace import file_store
@@ -59,6 +59,7 @@ class ModelProcess:
         self.changes: dict[str, Any] = {}
         self._ready, self._requests, self._silent, self._look_at = False, 0, 0, 0.0
         self._ever_ready = False
+        self._minutes: dict[int, int] = {}  # the requests of each minute, as the row has them
         self._lay_out(row, settings, files)
         self.service = Service(
             f"model {row.name}",
@@ -89,7 +90,7 @@ class ModelProcess:
             self._ready = False
             words = self._last_words()
             self.service.keep_alive()  # which notes the status and the pause until the next start
-            self._requests = 0
+            self._requests, self._minutes = 0, {}
             hopeless = self.service.status == UNLOADABLE or self.service.starts >= FALSE_STARTS
             if hopeless and not self._ever_ready:
                 self._say(DeploymentState.FAILED, words or "The process ended before it answered.")
@@ -130,6 +131,9 @@ class ModelProcess:
         if found["requests"] != self._requests:
             self.changes["requests"] = found["requests"] - self._requests
             self._requests = found["requests"]
+        if fresh := [each for each in found["minutes"] if self._minutes.get(each["minute"]) != each["requests"]]:
+            self.changes["minutes"] = [{**each, "started_at": found["started_at"]} for each in fresh]
+            self._minutes = {each["minute"]: each["requests"] for each in found["minutes"]}
         try:
             self.changes["memory_bytes"] = psutil.Process(process.pid).memory_info().rss
         except psutil.NoSuchProcess:
@@ -257,6 +261,13 @@ class Deployer:
             found = session.get(Deployment, row.id, with_for_update=True)
             if found is None or found.attempt != row.attempt:
                 return
+            for minute in changes.pop("minutes", ()):
+                session.merge(DeploymentMinute(deployment_id=row.id, **minute))
+                old = (
+                    DeploymentMinute.deployment_id == row.id,
+                    DeploymentMinute.minute <= minute["minute"] - KEPT_MINUTES,
+                )
+                session.execute(delete(DeploymentMinute).where(*old))
             for name, value in changes.items():
                 setattr(found, name, getattr(found, name) + value if name in ADDED_UP else value)
             if changes.get("state") is DeploymentState.READY:

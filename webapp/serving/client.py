@@ -29,7 +29,7 @@ class ModelConnection(http.client.HTTPConnection):
 
 
 def state_of(address: str, timeout: float) -> dict[str, Any]:
-    """{"requests", "signature"}. Raises Unavailable."""
+    """{"requests", "signature", "started_at", "minutes"}. Raises Unavailable."""
     connection = ModelConnection(address, timeout)
     try:
         connection.request("GET", f"{INTERNAL}state")

@@ -26,6 +26,7 @@ from webapp.engine.facts import ArchitectureSpec
 from . import ABOUT
 from .errors import Refused, Unloadable
 from .tensors import WHOLE, Array, checked
+from .traffic import Traffic
 
 FREE = {"batch": 1, "sequence": 8}  # of a sample to warm up with; other axes are sides of an image
 BYTES = "b64"
@@ -175,6 +176,7 @@ class ServedModel:
         self._turn = threading.Lock()  # a run uses all its threads; two at once would only disturb each other
         self._first_alone = _by_first_token(folder)
         self.requests = 0
+        self.traffic = Traffic()
         self.started_at = int(time.time())
         self._counting = threading.Lock()
         self._warm_up()

@@ -31,6 +31,11 @@ ROUTES: list[tuple[str, str, bool, Handler]] = [  # method, address, whether it 
 ]
 
 
+def is_counted(method: str, path: str) -> bool:
+    """Whether it is a request to the model, and no question about it."""
+    return any(counted and method == own and re.fullmatch(pattern, path) for own, pattern, counted, _ in ROUTES)
+
+
 def answer(model: ServedModel, request: Request) -> Answer:
     """Raises Refused or Unknown."""
     others = set()
@@ -53,4 +58,11 @@ def answer(model: ServedModel, request: Request) -> Answer:
 
 def state(model: ServedModel) -> Answer:
     """For whoever keeps the process alive."""
-    return as_json({"requests": model.requests, "signature": model.signature.model_dump(mode="json")})
+    return as_json(
+        {
+            "requests": model.requests,
+            "signature": model.signature.model_dump(mode="json"),
+            "started_at": model.started_at,
+            "minutes": model.traffic.minutes(),
+        }
+    )

@@ -18,7 +18,8 @@ from webapp.engine.errors import PareError
 from .answers import Answer, Request
 from .errors import Refused, TooLarge, error_body
 from .model import ServedModel
-from .routes import answer
+from .routes import answer, is_counted
+from .traffic import CLIENT_LEFT
 
 LARGEST_BODY = 1 << 30  # bytes; whoever lets requests in has the limit that users meet
 
@@ -41,8 +42,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
+        arrived = time.perf_counter()
         try:
             body = self._body()
+            arrived = time.perf_counter()
             headers = {name.lower(): value for name, value in self.headers.items()}
             began = time.perf_counter()
             found = answer(self.server.model, Request(self.command, path, headers, body))
@@ -57,6 +60,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(found)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client went away
+            found.status = CLIENT_LEFT
+        if is_counted(self.command, path):
+            self.server.model.traffic.record(time.perf_counter() - arrived, found.status)
 
     do_POST = do_GET
 

@@ -486,3 +486,25 @@ class Deployment(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     run: Mapped[Run] = relationship(foreign_keys=[run_id])
+
+    @property
+    def of_original(self) -> bool:
+        """Whether what it serves is the original, in the format of the run's file."""
+        return self.stage.startswith("original-")
+
+
+KEPT_MINUTES = 24 * 60  # of a deployment's requests
+
+
+class DeploymentMinute(Base):
+    """What a deployment's process measured of its requests in one minute (see webapp/serving/traffic.py)."""
+
+    __tablename__ = "deployment_minutes"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"), primary_key=True)
+    minute: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)  # since 1970
+    started_at: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)  # its process, seconds
+    requests: Mapped[int]
+    errors: Mapped[dict[str, Any]]  # {status: requests}
+    latencies: Mapped[dict[str, Any]]  # {bin: answered requests}

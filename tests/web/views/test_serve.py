@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import until
 from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, WRITER, seed_onnx_run
+from tests.web.views.page import Page
 from webapp.jobs.deployer import Deployer
+from webapp.store.clock import now
 from webapp.store.database import make_engine, make_sessions
-from webapp.store.models import Deployment, DeploymentState
+from webapp.store.models import Deployment, DeploymentMinute, DeploymentState
 
 
 @pytest.fixture
@@ -163,3 +166,61 @@ def test_rows_are_tried_with_the_names_of_their_classes(client, session, files, 
     refused = client.post(f"/api/v1/runs/{run.id}/try", json=body | {"values": [1, 2]})
     assert refused.status_code == 422
     assert "expected [batch, 3]" in refused.json["error"]["message"]
+
+
+def test_what_its_process_measured_is_in_the_charts(client, session, deploy, deployer):
+    made = deploy(small_models.classifier, ROWS)
+    assert client.get("/api/v1/deployments/small-one/traffic").json["steps"] == []
+    path = "/serve/small-one/v1/models/small-one:predict"
+    for row in ([1, 2, 3], [1, 2, 3], [1, 2]):
+        client.post(path, json={"instances": [row]}, headers=bearer(made))
+
+    def told():
+        deployer.look()
+        return client.get("/api/v1/deployments/small-one/traffic").json["whole"]
+
+    until(lambda: told()["requests"] == 3)
+    whole = told()
+    assert (whole["answered"], whole["refused"], whole["failed"], whole["left"]) == (2, 1, 0, 0)
+    assert 0 < whole["p50"] <= whole["p95"]
+    page = Page(client.get("/deployments/small-one").text)
+    assert "1 (33.3" in page.text
+    assert "figure-latency" in client.get("/deployments/small-one").text
+    kept = session.query(DeploymentMinute).all()
+    assert sum(each.requests for each in kept) == 3
+    client.delete("/api/v1/deployments/small-one")
+    assert session.query(DeploymentMinute).count() == 0
+
+
+def test_minutes_of_two_lives_add_up_and_what_is_older_than_the_window_is_left_out(client, session, deploy_row):
+    row, last = session.query(Deployment).one(), int(now().timestamp() // 60)
+    lives = [(last, 1, 3, {"400": 1}, {"0": 2}), (last, 2, 5, {"500": 1, "499": 1}, {"100": 3})]
+    for minute, started_at, requests, errors, latencies in [*lives, (last - 90, 1, 7, {}, {"0": 7})]:
+        figures = {"requests": requests, "errors": errors, "latencies": latencies}
+        session.add(DeploymentMinute(deployment_id=row.id, minute=minute, started_at=started_at, **figures))
+    session.commit()
+    hour = client.get("/api/v1/deployments/small-one/traffic").json
+    assert [step["requests"] for step in hour["steps"]] == [8]
+    (step,) = hour["steps"]
+    assert (step["answered"], step["refused"], step["failed"], step["left"]) == (5, 1, 1, 1)
+    assert step["p50"] > 100 > 1
+    day = client.get("/api/v1/deployments/small-one/traffic?window=day").json
+    assert day["whole"]["requests"] == 15
+    assert day["step_minutes"] == 15
+    assert client.get("/api/v1/deployments/small-one/traffic?window=year").status_code == 400
+
+
+def test_a_deployment_is_tried_without_its_token(client, session, deploy, deployer):
+    deploy(small_models.classifier, ROWS)
+    found = client.post("/api/v1/deployments/small-one/try", json={"values": [1, 2, 3]}).json
+    assert (found["state"], found["classes"][0]["name"]) == ("ready", "0")
+    assert found["classes"][0]["probability"] > 0.99
+    refused = client.post("/api/v1/deployments/small-one/try", json={"values": [1, 2]})
+    assert (refused.status_code, "expected [batch, 3]" in refused.json["error"]["message"]) == (422, True)
+    client.post("/deployments/small-one/stop")
+    assert client.post("/api/v1/deployments/small-one/try", json={"values": [1, 2, 3]}).json["state"] == "stopped"
+    row = session.query(Deployment).one()
+    row.machine = "elsewhere"
+    session.commit()
+    elsewhere = client.post("/api/v1/deployments/small-one/try", json={"values": [1, 2, 3]})
+    assert (elsewhere.status_code, elsewhere.json["error"]["code"]) == (503, "unavailable")

@@ -5,10 +5,14 @@ from __future__ import annotations
 from flask import Blueprint, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp import charts
 from webapp.actions import deployments
 from webapp.actions.deployments import DeploymentRequest, deployment_of
 from webapp.actions.snippets import snippets
+from webapp.actions.traffic import traffic_of
 from webapp.web.extensions import db, services
+
+from .runs import given_sample
 
 blueprint = Blueprint("deployments", __name__)
 
@@ -24,6 +28,8 @@ def index() -> str:
 def show(name: str) -> str:
     row = deployment_of(db.session, name)
     token = told["token"] if (told := session.pop(TOKEN, None)) and told["name"] == name else None
+    traffic = traffic_of(db.session, row, "day" if request.args.get("traffic") == "day" else "hour")
+    drawn = traffic.steps, traffic.step_minutes, traffic.whole.at, traffic.until
     base = url_for("serve.pass_on", name=name, path="v1", _external=True).removesuffix("/v1")
     return render_template(
         "deployments/show.html",
@@ -31,6 +37,10 @@ def show(name: str) -> str:
         base=base,
         token=token,
         snippets=snippets(row, base, token),
+        given=given_sample(row.run),
+        traffic=traffic,
+        latency=charts.latency_over_time(*drawn),
+        arrived=charts.requests_over_time(*drawn),
     )
 
 

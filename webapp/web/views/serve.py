@@ -14,12 +14,12 @@ from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 
-from webapp.actions.deployments import check_token
+from webapp.actions.deployments import address_of, check_token
 from webapp.actions.errors import Busy
 from webapp.engine.errors import PareError
 from webapp.serving.client import ModelConnection
 from webapp.serving.errors import TooLarge, Unavailable, Unknown, error_body
-from webapp.store.models import Deployment, DeploymentState
+from webapp.store.models import Deployment
 from webapp.web.extensions import db, services
 
 blueprint = Blueprint("serve", __name__, url_prefix="/serve")
@@ -44,19 +44,6 @@ def pass_on(name: str, path: str) -> ResponseReturnValue:
     address = address_of(found, services().settings.machine)
     db.session.close()  # the connection is not held while the model computes
     return answer_of(address, f"/{path}", body)
-
-
-def address_of(found: Deployment, machine: str) -> str:
-    """The socket of its process. Raises Unavailable, with what it does instead."""
-    if found.machine != machine:
-        raise Unavailable(f"{found.name} is served by another machine of this installation; ask there.")
-    if found.state is DeploymentState.STOPPED:
-        raise Unavailable(f"{found.name} is stopped; start it again on its page.")
-    if found.state is DeploymentState.FAILED:
-        raise Unavailable(f"{found.name} could not be started: {found.reason}")
-    if found.state is not DeploymentState.READY or not found.socket:
-        raise Unavailable(f"{found.name} is starting; try again in a few seconds.")
-    return found.socket
 
 
 def read_body(limit_bytes: int) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from webapp.actions import deployments
 from webapp.actions.deployments import DeploymentRequest
+from webapp.actions.traffic import traffic_of
 from webapp.web.extensions import db, services
 
 from .endpoints import endpoint
-from .schemas import DeploymentAnswer, Items, NewDeploymentAnswer
+from .schemas import DeploymentAnswer, Items, NewDeploymentAnswer, TrafficAnswer, TrafficQuery
 
 
 @endpoint(
@@ -31,6 +32,16 @@ def get_deployments() -> Items[DeploymentAnswer]:
 @endpoint("GET", "/deployments/<deployment>", "A deployment: its state, and the signature of its model")
 def get_deployment(deployment: str) -> DeploymentAnswer:
     return DeploymentAnswer.model_validate(deployments.deployment_of(db.session, deployment))
+
+
+@endpoint(
+    "GET",
+    "/deployments/<deployment>/traffic",
+    "Requests, errors and latency of the last hour or day, as the model's process measured them",
+)
+def get_traffic(deployment: str, query: TrafficQuery) -> TrafficAnswer:
+    row = deployments.deployment_of(db.session, deployment)
+    return TrafficAnswer.model_validate(traffic_of(db.session, row, query.window))
 
 
 @endpoint("DELETE", "/deployments/<deployment>", "Stop serving a model and forget it", status=204)

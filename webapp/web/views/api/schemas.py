@@ -9,6 +9,7 @@ from flask import url_for
 from pydantic import AliasPath, BaseModel, BeforeValidator, Field, computed_field, model_validator
 
 from webapp.actions.run_requests import AskedRecipe
+from webapp.actions.traffic import Window
 from webapp.engine.profiles.facts import Cut, LayerOptions, LossUnit, Measurement
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.footprint import RunFootprint
@@ -815,6 +816,29 @@ class DeploymentAnswer(RowAnswer):
 
 class NewDeploymentAnswer(DeploymentAnswer):
     token: str = Field(description="Send it with every request: Authorization: Bearer TOKEN. It is told this once.")
+
+
+class TrafficQuery(RequestBody):
+    window: Window = Field("hour", description="`hour` in steps of a minute, `day` in steps of 15.")
+
+
+class TrafficStepAnswer(RowAnswer):
+    at: datetime = Field(description="The beginning of the step.")
+    requests: int
+    answered: int
+    refused: int = Field(description="With a status of 4xx.")
+    failed: int = Field(description="With a status of 5xx.")
+    left: int = Field(description="The client did not wait for the answer.")
+    p50: float | None = Field(description="Milliseconds within which half of the answered requests were.")
+    p95: float | None
+
+
+class TrafficAnswer(RowAnswer):
+    window: Window
+    step_minutes: int
+    until: datetime
+    whole: TrafficStepAnswer = Field(description="All steps together.")
+    steps: list[TrafficStepAnswer] = Field(description="Those in which requests came, the oldest first.")
 
 
 class ShareOfClass(BaseModel):
