@@ -1,5 +1,6 @@
 // A budget that follows its slider: each change is solved by Pare, and the answer is shown all over the page.
 
+import { showCall } from "./calls.js";
 import { layerMap } from "./fit-map.js";
 import { bytes, significant } from "./predict.js";
 
@@ -45,10 +46,12 @@ async function send() {
   frame = 0;
   const [wanted] = Object.values(goal());
   if (!Number.isFinite(wanted) || wanted < 0 || (bySize && !wanted)) return fault(bySize ? "The size is to be a number above 0." : "The loss is to be a number, and not below 0.");
-  const question = JSON.stringify({ profile_id: known.profile, goal: goal(), families: ticked("families"), exports: ticked("exports"), locks });
+  const body = { profile_id: known.profile, goal: goal(), families: ticked("families"), exports: ticked("exports"), locks };
+  const question = JSON.stringify(body);
   if (underWay || question === asked) return;
   underWay = true;
   asked = question;
+  showCall("/budgets", body);
   try {
     const reply = await fetch(form.dataset.budgets, { method: "POST", headers: { "Content-Type": "application/json" }, body: question });
     const found = await reply.json();

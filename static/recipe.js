@@ -1,5 +1,6 @@
 // The recipe builder: cards that are added, ordered and filled in, and the same as text. What was changed last, cards or
 // text, is the recipe (`current`); the other follows it.
+import { showCall } from "./calls.js";
 import { showPlan, showPrediction } from "./predict.js";
 import { draftOf, keepDraft } from "./recipe-draft.js";
 import { addOverride, fill, isVaried, readCard, rowsOf, showMatches, showWhen, vary } from "./recipe-card.js";
@@ -151,6 +152,7 @@ async function ask() {
     if (!asText && recipe.steps.some(({ technique, settings }) => Array.isArray(technique) || Object.values(settings).some(isVaried))) {
       return await askPlan(asText, { ...on, recipe, ...data }, exports);
     }
+    showCall("/runs", { ...on, recipe, ...data, exports, ...others(), name: form.elements.name.value });
     const answer = await post(address("predict"), { ...on, recipe, exports, ...data });
     if (answer.error?.code === "recipe_varies") return await askPlan(asText, { ...on, recipe, ...data }, exports);
     if (answer.error) answer.error.message = plain(answer.error.message);
@@ -172,6 +174,7 @@ async function ask() {
 
 // A recipe with ranges: what its study will run.
 async function askPlan(asText, sweep, exports) {
+  showCall("/studies", { sweep: { ...sweep, ...others() }, exports, name: form.elements.name.value });
   const answer = await post(address("plan"), { sweep: { ...sweep, preprocessing: preprocessing() }, exports });
   if (answer.error) answer.error.message = plain(answer.error.message);
   if (asText !== typed || (asText && again)) return;
@@ -183,6 +186,11 @@ async function askPlan(asText, sweep, exports) {
   mark(asText ? null : answer.error);
   if (!asText) yaml.show(answer.recipe_yaml ?? JSON.stringify(sweep.recipe, null, 2));
   for (const [index, card] of cards().entries()) showMatches(card, answer.matches?.[index]);
+}
+
+// What the prediction does not depend on.
+function others() {
+  return { seed: Number(form.elements.seed.value) || null, preprocessing: preprocessing() };
 }
 
 function preprocessing() {

@@ -1,13 +1,16 @@
 """The Python client against a real Pare: its documentation's examples, and what goes wrong."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.request import urlopen
 
 import pytest
 
@@ -46,6 +49,62 @@ def test_the_examples_of_the_documentation_work_one_after_the_other(served, here
     assert digests["model.safetensors"] == hashlib.sha256(first).hexdigest()
     assert "samples.parquet" in pare.get(eight_bits).artifacts
     assert pare.download(eight_bits, here, "samples.parquet") == here / "samples.parquet"
+
+
+def shown_calls(served, address):
+    """{"start-curl": "curl …"} of a page, as they are copied."""
+    with urlopen(served.url + address) as answer:
+        page = answer.read().decode()
+    found = re.findall(r'<pre class="snippet" id="call-(\w+-\w+)"[^>]*>(.*?)</pre>', page, re.DOTALL)
+    return {name: unescape(text) for name, text in found}
+
+
+def test_the_requests_that_pages_show_give_what_they_show(served, here):
+    pare = Pare(served.url)
+    checkpoint, dataset = pare.upload_checkpoint(CHECKPOINT), pare.upload_dataset(DATASET)
+    step = {"technique": "magnitude_pruning", "settings": {"sparsity": "0.3..0.5 step 0.1"}}
+    study = pare.sweep(checkpoint, {"version": 2, "steps": [step]}, dataset, name='what\'s "shown"', wait=True)
+    profile = pare.profile(checkpoint, dataset)
+    first, *_ = runs = [run["id"] for run in study.data["runs"]]
+    both = "&".join(f"run={run}" for run in runs[:2])
+    pages = {
+        "/": None,
+        "/runs?q=sparsity&sort=-size_bytes&state=succeeded": None,
+        f"/runs/{first}": ("checkpoint_id", checkpoint.id),
+        f"/runs/{first}/receipt": None,
+        f"/runs/{first}/samples?outcome=both_right": None,
+        f"/runs/{first}/blame": None,
+        f"/compare?{both}&x=sparsity": None,
+        f"/compare/samples?{both}": None,
+        "/checkpoints": None,
+        f"/checkpoints/{checkpoint.id}": None,
+        f"/checkpoints/{checkpoint.id}/fit": ("profile_id", profile.id),
+        "/datasets": None,
+        f"/datasets/{dataset.id}": None,
+        f"/runs/new?checkpoint={checkpoint.id}": ("checkpoint_id", checkpoint.id),
+        "/studies": None,
+        f"/studies/{study.id}": ("sweep", ...),
+        "/deployments": None,
+        "/techniques": None,
+    }
+    for address, asked in pages.items():
+        calls = shown_calls(served, address)
+        for name, text in calls.items():
+            if name.endswith("-curl"):
+                called = subprocess.run(["bash", "-c", f"{text} -sf"], capture_output=True, text=True, check=False)
+                assert called.returncode == 0, (address, text)
+                told = json.loads(called.stdout)
+                assert name != "read-curl" or address != f"/runs/{first}" or told["id"] == first
+            else:
+                exec(text, names := {})  # noqa: S102 - as a reader would
+                if name == "start-python" and asked[1] is not ...:
+                    assert names["body"][asked[0]] == asked[1]
+        started = {"start-python", "start-curl"} if asked else set()
+        assert started <= set(calls), address
+        assert "/runs/new" in address or {"read-python", "read-curl"} <= set(calls), address
+    again = shown_calls(served, f"/studies/{study.id}")["start-python"]
+    exec(again, names := {})  # noqa: S102
+    assert pare.wait(pare.get(names["started"]["id"], "studies")).data["sweep"]["axes"] == study.data["sweep"]["axes"]
 
 
 def test_refusals_are_raised_with_their_sentence_and_field(served, here):

@@ -213,11 +213,11 @@ class Pare:
             raise NotSucceeded(thing)
         return thing
 
-    def runs(self, **view: str) -> Iterator[Thing]:
+    def runs(self, **view: str | Sequence[str]) -> Iterator[Thing]:
         """The runs that a view of the table shows, such as `runs(q="resnet", tag="paper", sort="size_bytes")`."""
         asked = dict(view)
         while True:
-            page = self.call("GET", f"/runs?{urlencode(asked)}")
+            page = self.call("GET", f"/runs?{urlencode(asked, doseq=True)}")
             yield from (_thing("runs", each) for each in page["items"])
             if page["next"] is None:
                 return

@@ -233,7 +233,7 @@ def fork_request(run: Run, changes: RunChanges) -> RunRequest:
         "dataset_id": run.dataset_id,
         "training_dataset_id": run.training_dataset_id,
         "teacher_checkpoint_id": run.teacher_checkpoint_id,
-        "recipe": run.recipe,
+        "recipe": Recipe.model_validate(run.recipe).as_dict(),
         "exports": run.exports,
         "seed": run.seed,
     }

@@ -170,6 +170,25 @@ def _swept(session: Session, asked: StudyRequest, sweep: SweepAsked) -> tuple[St
     return study, draft.runs
 
 
+def study_request(study: Study) -> StudyRequest | None:
+    """What asks for the same again; None where that is no single request, or its profile was deleted."""
+    kept, run = study.question, study.question["run"]
+    exports = [name for name in run["exports"] if name != measured().name]
+    if study.kind == "sweep":
+        first, *more = kept["recipes"]
+        return None if more else StudyRequest(sweep=_sweep_of(study, first), exports=exports)
+    if study.profile_id is None:
+        return None
+    shared = {"families": kept["families"], "locks": kept["locks"], "exports": exports, "profile_id": study.profile_id}
+    if study.kind == "race":
+        return StudyRequest(race=RaceAsked(goal=BudgetGoal(**kept["goal"])), **shared)
+    if study.kind == "smallest":
+        tolerance = {"points" if kept["unit"] == POINTS else "loss": kept["tolerance"]}
+        limits = {name: kept[name] for name in ("certain", "most_runs", "most_minutes")}
+        return StudyRequest(smallest=SmallestAsked(**tolerance, **limits), **shared)
+    return StudyRequest(front=FrontAsked(sizes=kept["sizes"]), **shared) if "sizes" in kept else None
+
+
 class MoreAsked(BaseModel, extra="forbid"):
     """What joins a study: a sweep's other values, or a front's other sizes."""
 
@@ -206,6 +225,8 @@ def extend_study(session: Session, jobs: StudyQueue, study: Study, asked: MoreAs
         raise Conflict(f"With these the study would have {count} runs; at most {MOST_VARIANTS} are possible.")
     if study.kind == "sweep":
         _note_more(study, draft, asked.recipe)
+    elif "sizes" in study.question:  # of one that was begun before they were kept, they are not known
+        study.question = {**study.question, "sizes": sorted({*study.question["sizes"], *(asked.sizes or ())})}
     number = max(((role or {}).get("number", 0) for _, role in known), default=0)
     for place, run in enumerate(fresh, start=number + 1):
         run.role = {**(run.role or {}), "number": place}
@@ -216,15 +237,19 @@ def extend_study(session: Session, jobs: StudyQueue, study: Study, asked: MoreAs
 
 
 def _more_of_a_sweep(session: Session, study: Study, recipe: AskedRecipe) -> SweepDraft:
-    kept = study.question["run"]
-    shared = {name: kept[name] for name in ("dataset_id", "training_dataset_id", "seed", "preprocessing")}
     run_id = study.question["run_id"]
     if run_id is not None and session.get(Run, run_id) is None:
         raise Conflict("The run that this sweep goes on from was deleted; fork one of its runs to try other values.")
+    return drafted(session, _sweep_of(study, recipe), study.question["run"]["exports"])
+
+
+def _sweep_of(study: Study, recipe: AskedRecipe) -> SweepAsked:
+    """A sweep like it, of another recipe."""
+    run, run_id = study.question["run"], study.question["run_id"]
+    shared = {name: run[name] for name in ("dataset_id", "training_dataset_id", "seed", "preprocessing")}
     start = {"run_id": run_id} if run_id is not None else {"checkpoint_id": study.checkpoint_id}
     teacher = study.question["teacher_checkpoint_id"]
-    asked = SweepAsked(**start, teacher_checkpoint_id=teacher, recipe=recipe, **shared)
-    return drafted(session, asked, kept["exports"])
+    return SweepAsked(**start, teacher_checkpoint_id=teacher, recipe=recipe, **shared)
 
 
 def _note_more(study: Study, draft: SweepDraft, recipe: Any) -> None:
@@ -253,7 +278,7 @@ def _front(
     runs = _of_sizes(session, profile, asked, solver, limits, sizes)
     budgets = "one budget of" if len(runs) == 1 else f"{len(runs)} budgets from"
     name = f"{profile.checkpoint.name}: {budgets} {byte_text(sizes[0])}"
-    return _study(profile, asked, "front", name, {"axes": []}, runs[0]), runs
+    return _study(profile, asked, "front", name, {"axes": [], "sizes": sizes}, runs[0]), runs
 
 
 def _of_sizes(

@@ -24,6 +24,7 @@ from webapp.engine.techniques import technique_title
 from webapp.store.models import SAMPLES
 from webapp.units import FRACTIONS, byte_text, lowered, measured_text, percent, significant
 
+from .calls import calls_of_page
 from .markdown import markdown
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def init_display(app: Flask) -> None:
         icon=icon,
         state_looks=STATE_LOOKS,
         asset=asset,
+        calls_of_page=calls_of_page,
         suffixes=suffixes,
         metric_title=metric_title,
         run_name_column=FIXED["name"],

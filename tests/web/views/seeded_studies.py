@@ -51,7 +51,7 @@ def seed_study(session: Session, kind: str = "race", name: str = "A study", done
         state=RunState.SUCCEEDED if done else RunState.RUNNING,
         checkpoint_id=profile.checkpoint_id,
         profile_id=profile.id,
-        question=shared | ({"size_bytes": 20_000} if kind == "race" else asked),
+        question=shared | ({"goal": {"bytes": 20_000}, "size_bytes": 20_000} if kind == "race" else asked),
         started_at=now(),
     )
     session.add(study)

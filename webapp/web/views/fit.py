@@ -34,6 +34,7 @@ from webapp.engine.profiles.facts import KEPT, LayerOptions, LossUnit, ProfileFa
 from webapp.engine.recipe import Recipe
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, RunState, UploadState
 from webapp.units import byte_unit
+from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, row_of, services
 from webapp.web.layer_map import layer_map
 
@@ -276,6 +277,7 @@ def budget_page(checkpoint: Checkpoint, profile: Profile, form: Any = None, erro
         size=asked.size or size_text(answer.size_bytes, unit_bytes),
         little=little,
         answer=answer,
+        made_by=MadeBy("/budgets", AskedBudget(profile_id=profile.id, goal=BudgetGoal(bytes=answer.size_bytes))),
         chosen=[chosen.get(layer["name"], GONE) for layer in layers],
         error=error,
         families=families,

@@ -30,6 +30,7 @@ from webapp.engine.run.sweep import is_sweep
 from webapp.engine.techniques import techniques
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, Study, UploadState
 from webapp.units import byte_text
+from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, services
 from webapp.web.forms import RunForm, setting_rows
 from webapp.web.previews import seen_by_the_model
@@ -287,8 +288,19 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
         formats=formats(),
         exports_fit=exports_fit(form.checkpoint.data),
         preparing=setting_rows(Preprocessing),
+        made_by=MadeBy("/runs", asked_at_first(form, earlier)) if form.checkpoint.choices else None,
         error=shown(error, len(before)) if error else None,
     )
+
+
+def asked_at_first(form: RunForm, earlier: Run | None) -> RunRequest:
+    """What a program would send to start it; the script follows what is filled in."""
+    start = {"run_id": earlier.id} if earlier is not None else {"checkpoint_id": form.checkpoint.data}
+    try:
+        recipe = json.loads(form.recipe.data or "")
+    except ValueError:  # text, which the API reads too
+        recipe = form.recipe.data
+    return RunRequest(**start, dataset_id=form.dataset.data or None, recipe=recipe or NO_STEPS)
 
 
 def shown(error: PareError, steps_before: int = 0) -> dict[str, str]:

@@ -34,7 +34,7 @@ from webapp.actions.publishing import publications_of
 from webapp.actions.run_actions import MOST, RunAction, chosen, foreseen_deletion, perform
 from webapp.actions.run_columns import choices, techniques_used
 from webapp.actions.run_notes import edit_run, read_edit
-from webapp.actions.run_requests import cancel_run, retry_artifact, retry_run
+from webapp.actions.run_requests import RunChanges, cancel_run, fork_request, retry_artifact, retry_run
 from webapp.actions.run_table import PAGE, RunsView, count, csv_lines, ids_of, rows_of_runs, runs_page
 from webapp.actions.samples import SampleRow, sample_of
 from webapp.actions.sharing import shares_of
@@ -42,6 +42,7 @@ from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
 from webapp.store.clock import now
 from webapp.store.models import Checkpoint, Dataset, LogLine, Run, RunState, RunTag, Study
+from webapp.web.calls import MadeBy
 from webapp.web.display import STATE_LOOKS
 from webapp.web.extensions import db, services
 from webapp.web.views.lineage import other_data
@@ -183,6 +184,7 @@ def show(id: str) -> str:
         like=beside(run, services().files),
         other_data=other_data(run),
         drawn=drawn_of(run),
+        made_by=MadeBy("/runs", fork_request(run, RunChanges())),
         given=given_sample(run),
         hub=settings.hub_url if settings.hub_token else "",
         publications=publications_of(db.session, run),

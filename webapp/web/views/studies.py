@@ -28,6 +28,7 @@ from webapp.actions.studies import (
     retry_study,
     rows_of,
     start_study,
+    study_request,
     take_run,
     unit_of,
 )
@@ -35,6 +36,7 @@ from webapp.actions.sweeps import GATHERED, seconds_left, share_done, table_of, 
 from webapp.engine.errors import PareError
 from webapp.engine.recipe import as_yaml, lines_named
 from webapp.store.models import Checkpoint, Profile, Run, RunState, Study
+from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, row_of, services
 
 from .compare import csv_answer
@@ -111,7 +113,9 @@ def shown(study: Study, error: PareError | None = None) -> str:
     recipes = [as_yaml(recipe) for recipe in study.question.get("recipes", ())]
     links = shares_of_study(db.session, study.id)
     given = {"recipes": recipes, "error": error, "form": request.form, "units": list(UNITS)}
-    return render_template("studies/show.html", links=links, **given, **study_page(study))
+    asked = study_request(study)
+    made_by = MadeBy("/studies", asked) if asked else None
+    return render_template("studies/show.html", links=links, made_by=made_by, **given, **study_page(study))
 
 
 @blueprint.post("/<id>/cancel")

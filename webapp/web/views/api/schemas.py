@@ -736,6 +736,35 @@ class SamplesAnswer(BaseModel):
     next: int | None = Field(description="Give it as `after` for the next page; null on the last.")
 
 
+class ComparedSamplesQuery(RequestBody):
+    run: list[str] = Field(description="The runs, one parameter each.")
+    lost: str = Field("", description="The id of one of them: only the samples that it loses.")
+    after: int = Field(-1, ge=-1, description="`next` of a page.")
+
+
+class LosingRunAnswer(BaseModel):
+    run_id: str
+    lost: int | None = Field(description="Samples that it answers wrongly; null where none is right or wrong.")
+    alone: int | None = Field(description="Of them those that no other run loses.")
+
+
+class DifferingSampleAnswer(BaseModel):
+    index: int = Field(description="Its place among the samples that evaluate, from 0.")
+    cells: list[bool | float | None] = Field(description="For each run: whether it loses the sample, or its distance.")
+    sample: SampleAnswer
+
+
+class ComparedSamplesAnswer(BaseModel):
+    """Samples that not all runs answer alike, those that most lose first."""
+
+    n: int
+    differ: int
+    notes: list[str] = Field(description="Sentences on runs that are left out.")
+    runs: list[LosingRunAnswer]
+    items: list[DifferingSampleAnswer]
+    next: int | None = Field(description="Give it as `after` for the next page; null on the last.")
+
+
 class WrittenAnswer(RowAnswer):
     tokens: list[str] = Field(description="What each token adds to the text.")
     ended: Literal["stop", "length"] = Field(description="stop: the model said that it is done.")
