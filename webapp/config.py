@@ -12,6 +12,7 @@ import secrets
 import socket
 import tempfile
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -134,6 +135,12 @@ class InstallationSettings(BaseSettings):
         shown="none",
         secret=True,
     )
+    webhook_networks: str = setting(
+        "",
+        "The networks or addresses that webhooks may call beside public ones, with commas between, such as 10.1.0.0/16 "
+        "or 127.0.0.1. Whoever uses Pare can have a worker send requests there.",
+        shown="none",
+    )
     min_free_bytes: Count = setting(
         200_000_000, "Nothing is stored that would leave less than this free on the disk, in bytes."
     )
@@ -249,6 +256,19 @@ class InstallationSettings(BaseSettings):
             raise SettingInvalid(
                 f"hub_url is {value!r}; it must be an address, such as https://huggingface.co.", "hub_url"
             )
+        return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for each in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ip_network(each)
+            except ValueError as error:
+                raise SettingInvalid(
+                    f"webhook_networks names {each!r}, which is no network such as 10.1.0.0/16 ({error}).",
+                    "webhook_networks",
+                ) from error
         return value
 
     @field_validator("access_token")

@@ -33,6 +33,7 @@ from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, TRANSFER
 from .recovery import requeue, sweep_scratch, take_over
 from .studies import advance_studies
 from .taking import take, tell_waiting
+from .webhooks import forget_old, send_due
 from .workflows import work_at
 from .workplace import Workplace
 
@@ -105,7 +106,7 @@ class RunWorker:
         self.heartbeat = Heartbeat(place.sessions, place.executor_id, self.able.kept())
         self._told_to_stop = threading.Event()
         self._next: dict[str, float] = {}
-        self._sweeping, self._studying = threading.Thread(), threading.Thread()
+        self._sweeping, self._studying, self._telling = (threading.Thread() for _ in range(3))
         self._missed: dict[str, float] = {}
 
     def work(self) -> None:
@@ -129,6 +130,9 @@ class RunWorker:
                 if not self._studying.is_alive():
                     self._studying = threading.Thread(target=self._study, daemon=True)  # budgets may take a second
                     self._studying.start()
+                if not self._telling.is_alive():
+                    self._telling = threading.Thread(target=self._tell, daemon=True)  # a receiver may be slow
+                    self._telling.start()
                 for supervisor in (self.place.children, self.place.hub):
                     supervisor.rest()
                 if self._is_due("sweep", settings.sweep_interval_seconds) and not self._sweeping.is_alive():
@@ -197,10 +201,19 @@ class RunWorker:
         except OperationalError as error:
             log.warning("Studies could not be looked at: %s", error)
 
+    def _tell(self) -> None:
+        try:
+            send_due(self.place)
+        except OperationalError as error:
+            log.warning("Webhooks could not be looked at: %s", error)
+        except Exception:
+            log.exception("A webhook could not be told; it is tried again")
+
     def _sweep(self) -> None:
         try:
             look_at_structures(self.place)
             sweep_scratch(self.place)
+            forget_old(self.place)
             remove_leftovers(self.place.settings)
             for kept in (UPLOADS, HUB):
                 remove_idle_folders(self.place.settings.work / kept, self.place.settings.sweep_age_seconds)

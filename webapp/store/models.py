@@ -21,6 +21,7 @@ from sqlalchemy import (
     delete,
     event,
     false,
+    func,
     insert,
     inspect,
     select,
@@ -30,6 +31,7 @@ from sqlalchemy.orm import (
     Mapped,
     MappedSQLExpression,
     Mapper,
+    Session,
     column_property,
     mapped_column,
     relationship,
@@ -37,6 +39,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from .clock import now
+from .events import event_body, run_facts, study_facts
 from .figures import NAME_LENGTH, TEXT_LENGTH, figures_of
 
 
@@ -508,3 +511,76 @@ class DeploymentMinute(Base):
     requests: Mapped[int]
     errors: Mapped[dict[str, Any]]  # {status: requests}
     latencies: Mapped[dict[str, Any]]  # {bin: answered requests}
+
+
+class Webhook(Base):
+    """An address elsewhere that is told when runs and studies end. Its secret is derived: it does not lie here."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[list[Any]]  # names, as in events.py
+    enabled: Mapped[bool] = mapped_column(default=True)
+    own_address: Mapped[str] = mapped_column(String(500))  # Pare's, with which the links of its messages begin
+    secret_number: Mapped[int] = mapped_column(default=1)  # one more for each new secret
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class WebhookDelivery(Base):
+    """A message for a webhook, written with the end that it tells of, and sent by whichever worker looks first."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("webhook_deliveries_due", "state", "due_at"),
+        Index("webhook_deliveries_latest", "webhook_id", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)  # goes with it, to be known again
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str] = mapped_column(String(200))  # the name of what ended
+    body: Mapped[str] = mapped_column(Text)  # JSON, the same at every try
+    state: Mapped[RunState] = mapped_column(default=RunState.QUEUED)  # or succeeded, or failed: not tried any more
+    tries: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime] = mapped_column(default=now)  # of the next try; of one under way, when it is given up
+    status: Mapped[int | None]  # what was answered last
+    error: Mapped[str | None] = mapped_column(String(1000))  # of the last try
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    tried_at: Mapped[datetime | None]
+
+    webhook: Mapped[Webhook] = relationship()
+
+
+@event.listens_for(Session, "before_flush")
+def keep_events(session: Session, *_: object) -> None:
+    """Whoever writes that a run or study has ended writes what its webhooks are to be told: both are there, or none."""
+    ended = [row for row in session.dirty if isinstance(row, Run | Study) and _has_ended(session, row)]
+    if not ended:
+        return
+    for webhook in session.scalars(select(Webhook).where(Webhook.enabled)).all():
+        for row in ended:
+            name = f"{type(row).__name__.lower()}.{row.state}"
+            if name in webhook.events:
+                body = event_body(name, _facts(session, row, webhook.own_address), row.finished_at or now())
+                session.add(WebhookDelivery(webhook_id=webhook.id, event=name, subject=row.name, body=body))
+
+
+def _has_ended(session: Session, row: Run | Study) -> bool:
+    """Just now, for the first time: a run that has delivered, and tries a format again or is asked more, did before."""
+    attributes: Any = inspect(row)
+    if isinstance(row, Run):
+        receipt = attributes.attrs.receipt.history
+        first: set[str] = session.info.setdefault("first receipts", set())  # receipt and state may come in two flushes
+        if any(receipt.added or ()) and not any(receipt.deleted or ()):
+            first.add(row.id)
+        if row.id not in first and any(receipt.deleted or receipt.unchanged or ()):
+            return False
+    return bool(attributes.attrs.state.history.added) and row.state.final
+
+
+def _facts(session: Session, row: Run | Study, address: str) -> dict[str, Any]:
+    if isinstance(row, Run):
+        return run_facts(row, address)
+    states = select(Run.state, func.count()).where(Run.study_id == row.id).group_by(Run.state)  # not their receipts
+    return study_facts(row, {str(state): count for state, count in session.execute(states).tuples()}, address)

@@ -6,7 +6,7 @@ from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
 from tests.web.views.seeded_profile import seed_profile
 from tests.web.views.seeded_studies import seed_study
-from webapp.store.models import Checkpoint, Run, RunState, UploadState
+from webapp.store.models import Checkpoint, Run, RunState, UploadState, Webhook, WebhookDelivery
 
 HOSTILE = "<script>alert(1)</script>\"'.pt"
 
@@ -21,6 +21,7 @@ EMPTY = {
     "/runs/new": "No checkpoint is ready",
     "/techniques": "Magnitude pruning",
     "/studies": "No studies yet",
+    "/webhooks": "An address that is told when runs and studies end",
 }
 
 
@@ -45,6 +46,12 @@ def full(session, files, tmp_path) -> list[str]:
     )
     session.add_all([refused, inspecting, live, failed])
     session.commit()
+    webhook = Webhook(url=f"https://a.example/{HOSTILE}", events=["run.failed"], own_address=HOSTILE)
+    session.add(webhook)
+    session.flush()
+    told = {"subject": HOSTILE, "body": HOSTILE, "error": HOSTILE, "status": 500, "tries": 1}
+    session.add(WebhookDelivery(webhook_id=webhook.id, event="run.failed", **told))
+    session.commit()
     studies = [seed_study(session, kind, HOSTILE, ended) for kind in ("race", "smallest") for ended in (True, False)]
     shapes = {HOSTILE: (48, 64), f"{HOSTILE}2": (64, 48)}
     profiles = [seed_profile(session, shapes, dataset, HOSTILE)]
@@ -53,6 +60,7 @@ def full(session, files, tmp_path) -> list[str]:
         told = {"state": state, "facts": None, "message": HOSTILE, "error": error}
         profiles.append(seed_profile(session, shapes, dataset, HOSTILE, **told))
     return [
+        f"/webhooks/{webhook.id}",
         *(f"/studies/{study.id}" for study in studies),
         f"/studies/new?profile={studies[0].profile_id}",
         *(address for address in EMPTY if "?" not in address),

@@ -8,7 +8,7 @@ from flask import Blueprint
 
 NOUNS = """
     home access checkpoints fit datasets runs lineage blame samples prompts run_builder techniques compare receipts
-    studies shares deployments serve artifacts packages publications plotly_library health
+    studies shares deployments serve artifacts packages publications webhooks plotly_library health
 """
 
 

@@ -23,6 +23,7 @@ from . import (
     techniques,
     tryout,
     uploads,
+    webhooks,
     workers,
 )
 from .document import pages

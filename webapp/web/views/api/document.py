@@ -18,7 +18,7 @@ from webapp.web.extensions import services
 from webapp.web.views.api.endpoints import KEY_LENGTH
 
 from .endpoints import ENDPOINTS, Endpoint, blueprint
-from .schemas import ErrorAnswer
+from .schemas import ErrorAnswer, WebhookMessage
 
 pages = Blueprint("reference", __name__)
 
@@ -30,6 +30,7 @@ PATH_PARTS = {
     "name": {"type": "string", "minLength": 1, "description": "The artifact's name, such as model.safetensors."},
     "target": {"type": "string", "enum": list(TARGETS), "description": "Where the package is to run."},
     "deployment": {"type": "string", "minLength": 1, "maxLength": 63, "description": "The deployment's name."},
+    "delivery": {"type": "string", "pattern": "^[2-9a-z]{12}$", "description": "As the list of deliveries gives it."},
     "token": {"type": "string", "minLength": 1, "description": "The last part of a share link."},
 }
 
@@ -87,7 +88,7 @@ def method_of(rule: Rule) -> str:
 def document(app: Flask) -> dict[str, Any]:
     """OpenAPI 3.1."""
     declared = sorted(routes(app), key=lambda each: (each[1], each[0]))
-    answers: list[type[BaseModel]] = [ErrorAnswer]
+    answers: list[type[BaseModel]] = [ErrorAnswer, WebhookMessage]
     bodies: list[type[BaseModel]] = []
     for _, _, each in declared:
         if isinstance(each.answer, type):
@@ -112,7 +113,22 @@ def document(app: Flask) -> dict[str, Any]:
         "info": title,
         "security": [{}, {"access_token": []}],
         "paths": paths,
+        "webhooks": {"ended": {"post": message(references)}},
         "components": components,
+    }
+
+
+def message(references: dict[Any, Any]) -> dict[str, Any]:
+    """What a webhook is sent."""
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    schema = references[(WebhookMessage, "serialization")]
+    return {
+        "summary": "A run or a study has ended; signed as https://www.standardwebhooks.com has it",
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "schema": {"type": "string"}} for name in names
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"2XX": {"description": "It was taken; with anything else it is sent again."}},
     }
 
 

@@ -886,3 +886,104 @@ class TryoutAnswer(BaseModel):
     similarity: float | None = Field(None, description="The cosine of the two texts' vectors, -1 to 1.")
     classes: list[ShareOfClass] | None = Field(None, description="Of a classifier, in the order of its answer.")
     values: list[float] | None = Field(None, description="What any other model answers for the sample, flat.")
+
+
+class WebhookAnswer(RowAnswer):
+    id: str
+    url: str = Field(description="What is called.")
+    events: list[str] = Field(description="What it is told of.")
+    enabled: bool
+    own_address: str = Field(description="Pare's own, with which the links in its messages begin.")
+    created_at: datetime
+
+    @computed_field(description="Its page.")
+    def page(self) -> str:
+        return url_for("webhooks.show", id=self.id)
+
+
+class NewWebhookAnswer(WebhookAnswer):
+    secret: str = Field(description="With which messages are signed. It is told this once.")
+
+
+class DeliveryAnswer(RowAnswer):
+    """A message to a webhook."""
+
+    id: str = Field(description="Its header webhook-id, the same at every try.")
+    event: str
+    state: Literal["queued", "succeeded", "failed"] = Field(description="Queued: it is tried, or will be again.")
+    tries: int
+    status: int | None = Field(description="What was answered last.")
+    error: str | None = Field(description="What went wrong at the last try, as a sentence.")
+    body: str = Field(description="What is sent: JSON, see WebhookMessage.")
+    created_at: datetime
+    tried_at: datetime | None
+    due_at: datetime = Field(description="Of the next try, while it is queued.")
+
+
+class NamedFacts(BaseModel):
+    id: str
+    name: str
+    digest: str = Field(description="SHA-256 of what was uploaded.")
+
+
+class NamedStudy(BaseModel):
+    id: str
+    name: str
+
+
+class DeliveredFacts(BaseModel):
+    name: str
+    format: str
+    size_bytes: int
+    digest: str = Field(description="SHA-256.")
+    url: str
+
+
+class RunFacts(RequestBody):
+    """A run that has ended; its figures are the receipt's."""
+
+    kind: Literal["run"]
+    id: str
+    name: str
+    state: Literal["succeeded", "failed", "cancelled"]
+    attempt: int = Field(description="One more for each retry.")
+    url: str = Field(description="Its page.")
+    checkpoint: NamedFacts
+    dataset: NamedFacts | None
+    study: NamedStudy | None
+    tags: list[str]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: ErrorBody | None
+    baseline: MeasuredSummary | None = Field(description="The original: its size_bytes, metrics, …")
+    result: MeasuredSummary | None = Field(description="The result: likewise.")
+    verdict: dict[str, Any] | None = Field(description="verdict, metric, sentence, difference and ci95.")
+    artifacts: list[DeliveredFacts]
+    undelivered: list[dict[str, Any]] = Field(description="Formats that failed: artifact, format, title, reason.")
+
+
+class StudyFacts(RequestBody):
+    """A study that has ended."""
+
+    kind: Literal["study"]
+    id: str
+    name: str
+    state: Literal["succeeded", "failed", "cancelled"]
+    url: str = Field(description="Its page.")
+    checkpoint: NamedFacts
+    dataset: NamedFacts | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: ErrorBody | None
+    conclusion: dict[str, Any] | None = Field(description="The run that is the answer (winner), and why (sentence).")
+    runs: dict[str, int] = Field(description="How many of its runs are in which state.")
+
+
+class WebhookMessage(RequestBody):
+    """What a webhook is sent. It answers with a status of 200 to 299 within 15 seconds, else it is sent again."""
+
+    type: str = Field(description="run.succeeded, run.failed, run.cancelled, study.…, or test.")
+    timestamp: datetime = Field(description="When it ended.")
+    data: RunFacts | StudyFacts | None = Field(description="Of a test: the last run that succeeded, if there is one.")

@@ -1,0 +1,121 @@
+"""Messages to webhooks are sent: by whichever worker looks first, one at a time for each, and again where that failed.
+
+A message is a row that was written with the end that it tells of. A worker takes it by moving the time at which it is
+due beyond what sending may take: if the worker dies, the message is due again then. So one may arrive twice, with the
+same id, and none is lost before its last try.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session, joinedload
+
+from webapp.config import InstallationSettings
+from webapp.outgoing.addresses import LOOKED_UP_SECONDS, AddressRefused, networks_of, target_of
+from webapp.outgoing.posting import POST_SECONDS, PostFailed, post
+from webapp.outgoing.signing import signed_headers, webhook_secret
+from webapp.store.clock import now
+from webapp.store.database import writing
+from webapp.store.models import RunState, Webhook, WebhookDelivery
+
+from .workplace import Workplace
+
+log = logging.getLogger(__name__)
+
+PAUSES = tuple(timedelta(seconds=each) for each in (10, 60, 300, 1800, 7200, 21600))  # after each try but the last
+TAKEN = timedelta(seconds=2 * (LOOKED_UP_SECONDS + POST_SECONDS))  # after which its worker is thought to be dead
+KEPT = timedelta(days=30)
+AT_ONCE = 8
+EXCERPT = 200  # characters of an answer
+
+
+def send_due(place: Workplace) -> None:
+    """Sends what is due, until nothing is. A receiver that is slow holds up its own messages and no others."""
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as threads:
+        while webhook_ids := _due(place):
+            list(threads.map(lambda webhook_id: _send_next(place, webhook_id), webhook_ids))
+
+
+def forget_old(place: Workplace) -> None:
+    """Deletes messages that ended a month ago."""
+    old = (WebhookDelivery.state != RunState.QUEUED, WebhookDelivery.created_at < now() - KEPT)
+    with writing(place.sessions) as session:
+        session.execute(delete(WebhookDelivery).where(*old))
+
+
+def _due(place: Workplace) -> Sequence[str]:
+    """The webhooks that have something to be sent, the longest due first."""
+    oldest = select(WebhookDelivery.webhook_id).where(*_is_due()).order_by(WebhookDelivery.due_at).limit(100)
+    with place.sessions() as session:
+        return list(dict.fromkeys(session.scalars(oldest)))[:AT_ONCE]
+
+
+def _is_due() -> tuple[object, ...]:
+    enabled = select(Webhook.id).where(Webhook.enabled)
+    due = WebhookDelivery.due_at <= now()
+    return WebhookDelivery.state == RunState.QUEUED, due, WebhookDelivery.webhook_id.in_(enabled)
+
+
+def _send_next(place: Workplace, webhook_id: str) -> None:
+    with writing(place.sessions) as session:
+        taken = _take(session, webhook_id)
+    if taken is None:
+        return
+    status, error = _sent(place.settings, taken)
+    with writing(place.sessions) as session:
+        row = session.get(WebhookDelivery, taken.id, with_for_update=True)
+        if row is None or row.tries != taken.tries or row.state is not RunState.QUEUED:
+            return  # deleted, or taken by another meanwhile
+        row.status, row.error = status, error
+        if error is None:
+            row.state = RunState.SUCCEEDED
+        elif row.tries > len(PAUSES):
+            row.state = RunState.FAILED
+        else:
+            row.due_at = now() + PAUSES[row.tries - 1]
+    log.info("Webhook %s, message %s: %s", webhook_id, taken.id, error or status)
+
+
+def _take(session: Session, webhook_id: str) -> WebhookDelivery | None:
+    """The oldest that is due, no longer due for others."""
+    row = session.scalar(
+        select(WebhookDelivery)
+        .options(joinedload(WebhookDelivery.webhook))
+        .where(*_is_due(), WebhookDelivery.webhook_id == webhook_id)
+        .order_by(WebhookDelivery.due_at, WebhookDelivery.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=WebhookDelivery)
+    )
+    if row is not None:
+        row.tries, row.tried_at, row.due_at = row.tries + 1, now(), now() + TAKEN
+    return row
+
+
+def _sent(settings: InstallationSettings, row: WebhookDelivery) -> tuple[int | None, str | None]:
+    """What was answered, and what is wrong with it. The address is looked up anew: it may have become a private one."""
+    secret = webhook_secret(settings.secret_key, row.webhook.id, row.webhook.secret_number)
+    body = row.body.encode()
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "Pare",
+        **signed_headers(secret, row.id, int(now().timestamp()), body),
+    }
+    try:
+        target = target_of(row.webhook.url, networks_of(settings.webhook_networks))
+        status, text = post(target, headers, body)
+    except (AddressRefused, PostFailed) as error:
+        return None, str(error)[:1000]
+    if 200 <= status < 300:
+        return status, None
+    if 300 <= status < 400:
+        return (
+            status,
+            f"{target.host} answered with a redirect ({status}), which is not followed. Enter where it leads.",
+        )
+    excerpt = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:EXCERPT]
+    return status, f"{target.host} answered with an error ({status}){f': {excerpt}' if excerpt else '.'}"
