@@ -62,3 +62,6 @@ function seen() {
 }
 seen();
 document.addEventListener("refreshed", seen);
+
+// The tour's panel is read first also where the page has loaded itself again.
+if (location.hash === "#tour") document.getElementById("tour")?.focus();

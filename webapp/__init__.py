@@ -31,7 +31,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     from webapp.web.display import init_display
     from webapp.web.error_pages import init_errors
     from webapp.web.extensions import Services, db, init_database
+    from webapp.web.next_step import init_next_step
     from webapp.web.security import init_security
+    from webapp.web.tour import init_tour
     from webapp.web.views import blueprints
 
     from .config import InstallationSettings
@@ -64,6 +66,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     csrf = CSRFProtect(app)  # after those: it reads the body
     init_errors(app)
     init_display(app)
+    init_next_step(app)
+    init_tour(app)
     init_database(app, settings.database_url)
     files = FileStore(settings.files_url, settings.instance / "cache", settings.min_free_bytes)
     with app.app_context():

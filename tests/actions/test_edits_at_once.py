@@ -7,10 +7,11 @@ import pytest
 
 from tests.actions.listed_runs import made_runs
 from tests.patience import PATIENCE_SECONDS
+from webapp.actions.errors import Conflict
 from webapp.actions.run_notes import RunEdit, edit_run
-from webapp.actions.versions import set_best
+from webapp.actions.versions import set_best, set_version
 from webapp.store.database import make_sessions
-from webapp.store.models import Checkpoint, Run, RunState
+from webapp.store.models import Checkpoint, Run, RunState, UploadState
 
 AT_ONCE = 6
 
@@ -67,3 +68,28 @@ def test_the_last_one_said_to_be_the_best_is_it(session, runs, at_once):
     for _ in range(5):
         at_once(read, lambda own, found, number: set_best(own, found[0], of_it[number]))
         assert checkpoint.best_run_id in of_it
+
+
+def test_versions_said_at_once_make_no_circle(session, at_once):
+    """Each is to be newer than the next one, and the last newer than the first: whoever comes last is refused."""
+    ready = {"state": UploadState.READY, "size_bytes": 1, "facts": {}}
+    rows = [Checkpoint(name=f"v{n}", filename=f"v{n}", digest=str(n) * 64, **ready) for n in range(AT_ONCE)]
+    session.add_all(rows)
+    session.commit()
+    ids = [row.id for row in rows]
+    for _ in range(5):
+        for row in rows:
+            row.newer_than_id = None
+        session.commit()
+        refused = []
+
+        def change(own, found, number, refused=refused):
+            try:
+                set_version(own, found[number], ids[(number + 1) % AT_ONCE])
+            except Conflict as error:
+                refused.append((number, error.message))
+
+        at_once(lambda own: [own.get(Checkpoint, id_) for id_ in ids], change)
+        ((number, sentence),) = refused
+        assert sentence.startswith(f"v{(number + 1) % AT_ONCE} is a newer version of v{number} already")
+        assert [row.newer_than_id is None for row in rows] == [n == number for n in range(AT_ONCE)]

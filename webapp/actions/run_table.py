@@ -6,30 +6,22 @@ A page begins after a run of the one before (keyset), so that the last page cost
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
-import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from sqlalchemy import (
     ColumnElement,
-    Double,
-    Float,
-    Select,
     String,
     and_,
     false,
     func,
-    literal,
     or_,
     select,
-    tuple_,
     type_coerce,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -39,15 +31,15 @@ from sqlalchemy.sql.functions import FunctionElement
 from werkzeug.datastructures import MultiDict
 
 from webapp.store.figures import TECHNIQUE
-from webapp.store.models import Checkpoint, Dataset, Run, RunFigure, RunNote, RunState, RunTag, Study, UtcDateTime
+from webapp.store.models import Checkpoint, Dataset, Run, RunFigure, RunNote, RunState, RunTag, Study
 
 from .comparison import inert
 from .errors import RequestInvalid
+from .keyset import Order, keyset_page
 from .run_columns import DEFAULT, FIXED, RunColumn, column_of
 
 PAGE = 50
-WORDS_MOST, COLUMNS_MOST, VALUE_MOST, CURSOR_MOST = 8, 30, 200, 1200
-END = "end"  # as `to`: the last page
+WORDS_MOST, COLUMNS_MOST, VALUE_MOST = 8, 30, 200
 AT_ONCE = 500  # SQLite takes a bounded number of parameters
 NARROWS = ("q", "state", "checkpoint", "dataset", "study", "technique")  # beside `tag` and `starred`
 
@@ -206,23 +198,8 @@ class RunsPage:
 
 def runs_page(session: Session, view: RunsView, limit: int = PAGE) -> RunsPage:
     """Raises RequestInvalid for a cursor that is none of this order's."""
-    order = _order(view)
-    wanted = conditions(view)
-    backwards = bool(view.until)
-    cursor = view.until if backwards else view.after
-    bounds = [] if cursor in ("", END) else [order.beyond(_decoded(cursor, order), backwards)]
-    asked = order.of(select(Run.id, *order.keys)).where(*wanted, *bounds).order_by(*order.by(backwards))
-    found = session.execute(asked.limit(limit + 1)).all()
-    more, found = len(found) > limit, found[:limit]
-    if backwards:
-        found = found[::-1]
-    before, after = (more, view.until != END) if backwards else (bool(view.after), more)
-    return RunsPage(
-        runs=rows_of_runs(session, [row[0] for row in found], view.shown),
-        total=count(session, view),
-        next=_encoded(found[-1]) if found and after else "",
-        previous=_encoded(found[0]) if found and before else "",
-    )
+    found = keyset_page(session, _order(view), conditions(view), view.after, view.until, limit)
+    return RunsPage(rows_of_runs(session, found.ids, view.shown), count(session, view), found.next, found.previous)
 
 
 def count(session: Session, view: RunsView, since: datetime | None = None) -> int:
@@ -317,101 +294,25 @@ def _says(word: str) -> ColumnElement[bool]:
     )
 
 
-@dataclass(frozen=True)
-class Order:
-    """By `keys`, then by id, all of them one way. What has no value comes last, either way."""
-
-    keys: tuple[ColumnElement[Any], ...]
-    descending: bool
-    nullable: bool
-    table: Any = None  # to be joined, where it matches `on`
-    on: ColumnElement[bool] | None = None
-
-    def of(self, asked: Select[Any]) -> Select[Any]:
-        return asked.outerjoin(self.table, self.on) if self.table is not None else asked.select_from(Run)
-
-    def by(self, backwards: bool) -> list[ColumnElement[Any]]:
-        down = self.descending != backwards
-        known = [self.keys[0].is_(None)] if self.nullable else []
-        return [
-            *(each.desc() if backwards else each.asc() for each in known),
-            *(each.desc() if down else each.asc() for each in (*self.keys, Run.id)),
-        ]
-
-    def beyond(self, cursor: list[Any], backwards: bool) -> ColumnElement[bool]:
-        """What comes after the cursor, or before it. `cursor` is the id and a value of each key."""
-        id_, values = cursor[0], cursor[1:]
-        down = self.descending != backwards
-        unknown = self.keys[0].is_(None)
-        if values[0] is None:
-            others = and_(unknown, Run.id < id_ if down else Run.id > id_)
-            return or_(others, self.keys[0].is_not(None)) if backwards else others
-        here = tuple_(*self.keys, Run.id)
-        there = tuple_(
-            *(literal(value, key.type) for value, key in zip(values, self.keys, strict=True)), literal(id_, String())
-        )
-        further = here < there if down else here > there
-        return or_(further, unknown) if self.nullable and not backwards else further
-
-
 def _order(view: RunsView) -> Order:
     key, down = view.sort_key, view.descending
     if key == "created":
-        return Order((Run.created_at,), down, nullable=False)
+        return Order(Run.id, (Run.created_at,), down, nullable=False)
     if key == "name":
-        return Order((func.lower(Run.name, type_=String()),), down, nullable=False)
+        return Order(Run.id, (func.lower(Run.name, type_=String()),), down, nullable=False)
     if key == "state":
-        return Order((type_coerce(Run.state, String()),), down, nullable=False)
+        return Order(Run.id, (type_coerce(Run.state, String()),), down, nullable=False)
     if key in ("checkpoint", "dataset", "study"):
         table: Any = {"checkpoint": Checkpoint, "dataset": Dataset, "study": Study}[key]
         on = getattr(Run, f"{key}_id") == table.id
-        return Order((func.lower(table.name, type_=String()),), down, True, table, on)
+        return Order(Run.id, (func.lower(table.name, type_=String()),), down, True, table, on)
     if key == "tags":
         first = select(func.min(RunTag.tag, type_=String())).where(RunTag.run_id == Run.id).scalar_subquery()
-        return Order((first,), down, nullable=True)
+        return Order(Run.id, (first,), down, nullable=True)
     figure = aliased(RunFigure)
-    return Order((figure.value, figure.text), down, True, figure, and_(figure.run_id == Run.id, figure.name == key))
-
-
-def _encoded(row: Sequence[Any]) -> str:
-    """Where a run is in its order, for an address."""
-    told = [value.isoformat() if isinstance(value, datetime) else value for value in row]
-    return base64.urlsafe_b64encode(json.dumps(told, separators=(",", ":")).encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str, order: Order) -> list[Any]:
-    """Raises RequestInvalid."""
-    wrong = RequestInvalid("The place in the list cannot be read. Begin at its top again, without `from` and `to`.")
-    try:
-        if len(cursor) > CURSOR_MOST:
-            raise wrong
-        values = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-        id_, *keys = values
-        if len(keys) != len(order.keys) or not isinstance(id_, str) or "\0" in id_:
-            raise wrong
-        id_.encode()
-        return [id_, *(_typed(value, key) for value, key in zip(keys, order.keys, strict=True))]
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        raise wrong from None
-
-
-def _typed(value: Any, key: ColumnElement[Any]) -> Any:
-    """Raises ValueError, TypeError or OverflowError where this is no value of the key."""
-    if value is None:
-        return None
-    if isinstance(key.type, UtcDateTime):
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            raise ValueError("no time zone")
-        return moment.astimezone(UTC)
-    if isinstance(key.type, Double | Float):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(float(value)):
-            raise ValueError("no number")
-        return float(value)
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError("no text")
-    value.encode()
-    return value
+    return Order(
+        Run.id, (figure.value, figure.text), down, True, figure, and_(figure.run_id == Run.id, figure.name == key)
+    )
 
 
 def csv_lines(session: Session, view: RunsView) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field, model_validator
 from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from webapp.engine.errors import BudgetInvalid
 from webapp.engine.exporters import measured
@@ -28,12 +28,16 @@ from webapp.units import byte_text
 from .budgets import profile_to_ask, solver_for
 from .deletion import forget_runs
 from .errors import Conflict, NotFound, RequestInvalid
+from .keyset import KeysetPage, Order, keyset_page
 from .run_requests import AskedRecipe, RunQueue, RunRequest, checked_run, printable
 from .sharing import shares_of_study
 from .sweeps import StudyPlan, SweepAsked, SweepDraft, drafted, planned
 
 LABELS_OF_THEIR_OWN = ("text", "multiple-choice")  # kinds of datasets
 TEMPLATE = ("dataset_id", "training_dataset_id", "exports", "seed", "preprocessing", "task")  # columns all runs share
+
+PAGE = 50  # studies of the list
+NEWEST_FIRST = Order(Study.id, (Study.created_at,), descending=True, nullable=False)
 
 
 class StudyQueue(RunQueue, Protocol):
@@ -393,6 +397,14 @@ def _run(session: Session, profile: Profile, asked: StudyRequest, budget: Budget
     run.role = dict(role) or None
     run.expected = expected_of(profile.id, budget)
     return run
+
+
+def studies_page(session: Session, after: str, until: str, limit: int = PAGE) -> tuple[list[Study], KeysetPage]:
+    """Of all studies, newest first. Raises RequestInvalid for a cursor that is none."""
+    found = keyset_page(session, NEWEST_FIRST, (), after, until, limit)
+    named = joinedload(Study.checkpoint).load_only(Checkpoint.name)
+    rows = {row.id: row for row in session.scalars(select(Study).options(named).where(Study.id.in_(found.ids)))}
+    return [rows[id_] for id_ in found.ids if id_ in rows], found
 
 
 def cancel_study(session: Session, jobs: StudyQueue, study: Study) -> None:

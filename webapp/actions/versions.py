@@ -23,6 +23,7 @@ from .studies import MoreAsked, StudyQueue, StudyRequest, extend_study, start_st
 from .sweeps import SweepAsked, drafted, with_pairs
 from .uploads import version_before
 
+VERSIONS_LOCK = 0x76657273  # "vers"
 MOST_VERSIONS = 100  # in a row of them
 MOST_RUNS = 200  # that are started at once
 LOOKED_THROUGH, COMPARED = 500, 5  # checkpoints whose names are looked at, and whose tensors are, for a suggestion
@@ -70,7 +71,12 @@ def set_best(session: Session, checkpoint: Checkpoint, run_id: str | None) -> No
 
 
 def set_version(session: Session, checkpoint: Checkpoint, newer_than_id: str | None) -> None:
-    """Of which checkpoint it is the next version; None: of none. Raises NotFound, or Conflict for a circle."""
+    """Of which checkpoint it is the next version; None: of none. Raises NotFound, or Conflict for a circle.
+
+    One at a time: each of two edits that are no circle alone may close one with the other.
+    """
+    if locked(session, checkpoint, alone=VERSIONS_LOCK) is None:
+        raise NotFound("The checkpoint has just been deleted.")
     if newer_than_id is not None:
         earlier = version_before(session, newer_than_id)
         if earlier.id == checkpoint.id:

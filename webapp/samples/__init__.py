@@ -7,6 +7,7 @@ upload and the same inspection.
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy import select
@@ -23,6 +24,18 @@ UNLABELLED = FOLDER / "digits_unlabelled.npz"  # x
 FILES = (CHECKPOINT, DATASET, UNLABELLED)
 
 
+@cache
+def digest_of(path: Path) -> str:
+    """SHA-256 of a sample, by which it is known under any name."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def sample_checkpoint(session: Session) -> Checkpoint | None:
+    """The sample as it was uploaded last, whatever its state; None where it is not there."""
+    rows = select(Checkpoint).where(Checkpoint.digest == digest_of(CHECKPOINT)).order_by(Checkpoint.created_at.desc())
+    return session.scalars(rows.limit(1)).first()
+
+
 def install(session: Session, files: FileStore, jobs: Inspections) -> list[Checkpoint | Dataset]:
     """Uploads the samples that are not there yet and queues their inspection. Returns the rows it made.
 
@@ -31,8 +44,7 @@ def install(session: Session, files: FileStore, jobs: Inspections) -> list[Check
     made: list[Checkpoint | Dataset] = []
     for path in FILES:
         table = Checkpoint if path == CHECKPOINT else Dataset
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if session.scalar(select(table.id).where(table.digest == digest).limit(1)) is not None:
+        if session.scalar(select(table.id).where(table.digest == digest_of(path)).limit(1)) is not None:
             continue
         limit_bytes = path.stat().st_size
         with path.open("rb") as stream:

@@ -119,12 +119,15 @@ def begin_writing(session: Session) -> None:
         session.connection().exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def locked(session: Session, row: Row) -> Row | None:
+def locked(session: Session, row: Row, alone: int | None = None) -> Row | None:
     """The row as it is now, which only this session changes until its transaction ends; None where it is gone.
 
+    With a number `alone`, nobody passes here with the same one until then: for what must hold for many rows together.
     The session has written nothing yet.
     """
     begin_writing(session)
+    if alone is not None and session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": alone})
     return session.get(type(row), inspect(row).identity, with_for_update=True, populate_existing=True)
 
 

@@ -22,7 +22,10 @@ EMPTY = {
     "/techniques": "Magnitude pruning",
     "/studies": "No studies yet",
     "/webhooks": "An address that is told when runs and studies end",
+    "/compare": "No run to compare yet",
+    "/deployments": "No deployments yet",
 }
+WITH_A_NEXT_STEP = ("/", "/checkpoints", "/datasets", "/runs", "/runs/new", "/studies", "/compare", "/deployments")
 
 
 @pytest.fixture
@@ -87,6 +90,39 @@ def test_an_empty_pare_says_what_to_do(client, address, sentence):
     answer = client.get(address)
     assert answer.status_code == 200
     assert sentence in Page(answer.text).text
+
+
+@pytest.mark.parametrize("address", WITH_A_NEXT_STEP)
+def test_where_there_is_nothing_the_sample_is_one_click_away(client, address):
+    page = Page(client.get(address).text)
+    assert page.of("form", action="/sample", method="post")
+    assert "Use the sample" in page.text
+
+
+@pytest.mark.parametrize("address", ["/", "/runs", "/compare", "/deployments"])
+def test_the_next_step_is_what_has_not_been_done_yet(client, session, address):
+    """With a checkpoint that is being read, one that is ready, a run under way, and one that has succeeded."""
+    checkpoint = seed_checkpoint(session, "reader.pt")
+    checkpoint.state = UploadState.INSPECTING
+    session.commit()
+    assert Page(client.get(address).text).of("a", href=f"/checkpoints/{checkpoint.id}", class_="btn btn-primary")
+    checkpoint.state = UploadState.READY
+    session.commit()
+    page = Page(client.get(address).text)
+    assert page.of("a", href=f"/checkpoints/{checkpoint.id}/fit", class_="btn btn-primary")
+    assert "Make reader.pt smaller" in page.text
+    recipe = {"version": 2, "steps": [{"technique": "cast", "settings": {"dtype": "float16"}}]}
+    run = Run(name="Half", checkpoint_id=checkpoint.id, recipe=recipe, state=RunState.RUNNING)
+    session.add(run)
+    session.commit()
+    page = Page(client.get(address).text)
+    if address == "/deployments":
+        assert page.of("a", href=f"/runs/{run.id}", class_="btn btn-primary")
+        run.state = RunState.SUCCEEDED
+        session.commit()
+        assert Page(client.get(address).text).of("a", href="/runs?state=succeeded", class_="btn btn-primary")
+    else:
+        assert page.of("a", href=f"/runs/{run.id}")  # in a list, where nothing needs to be explained any more
 
 
 def test_pages_load_nothing_from_elsewhere_and_run_nothing_inline(client, full):

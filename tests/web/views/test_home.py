@@ -1,14 +1,26 @@
+from sqlalchemy import func, select
+
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset
 from webapp.engine.data.inspect import READ
 from webapp.engine.importers import importers
 from webapp.samples import CHECKPOINT, DATASET
-from webapp.store.models import UploadState
+from webapp.store.models import Checkpoint, UploadState
 
 
-def test_without_a_checkpoint_the_way_is_to_upload_one(client):
+def test_without_a_checkpoint_the_ways_are_the_tour_the_sample_and_an_upload(client):
     page = Page(client.get("/").text)
-    assert page.of("a", href="/checkpoints/new", class_="btn btn-primary btn-lg")
+    assert page.of("form", action="/tour", method="post")
+    assert page.of("form", action="/sample", method="post")
+    assert page.of("a", href="/checkpoints/new", class_="btn btn-outline btn-lg")
+
+
+def test_the_sample_is_added_once(client, session):
+    assert client.post("/sample").location == "/"
+    assert f"The sample is being read: {CHECKPOINT.name}, {DATASET.name}" in Page(client.get("/").text).text
+    client.post("/sample")
+    assert "The sample is here already." in Page(client.get("/").text).text
+    assert session.scalar(select(func.count(Checkpoint.id))) == 1
 
 
 def test_a_sample_is_one_click_from_being_fitted(client, session):

@@ -185,3 +185,23 @@ def test_a_link_shows_the_study_and_leads_nowhere_else(client, session):
     client.post(f"/api/v1/studies/{study.id}/shares")
     assert client.delete(f"/api/v1/studies/{study.id}/shares").status_code == 204
     assert client.get(f"/api/v1/studies/{study.id}/shares").json["items"] == []
+
+
+def test_a_long_list_of_studies_is_leafed_through_from_where_one_was(client, session, monkeypatch):
+    monkeypatch.setattr("webapp.actions.studies.studies_page.__defaults__", (2,))
+    names = [seed_study(session, name=f"Study {number}").name for number in range(5)][::-1]
+
+    def shown(address):
+        page = Page(client.get(address).text)
+        found = [link["title"] for link in page.of("a", class_="row-link truncate")]
+        return found, {own["href"] for own in page.of("a", rel="nofollow")}
+
+    assert shown("/studies")[0] == names[:2]
+    (address,) = [link for link in shown("/studies")[1] if "?from=" in link]
+    session.delete(session.scalars(select(Study).where(Study.name == names[1])).one())  # where the cursor is
+    session.commit()
+    assert shown(address)[0] == names[2:4]
+    assert shown("/studies?to=end")[0] == names[3:]
+    (back,) = [link for link in shown("/studies?to=end")[1] if "?to=" in link and "end" not in link]
+    assert shown(back)[0] == [names[0], names[2]]
+    assert "Begin at its top again" in client.get("/studies?from=nonsense").text

@@ -7,7 +7,7 @@ from importlib import import_module
 from flask import Blueprint
 
 NOUNS = """
-    home access checkpoints fit datasets runs lineage blame samples prompts run_builder techniques compare receipts
+    home tour access checkpoints fit datasets runs lineage blame samples prompts run_builder techniques compare receipts
     studies shares deployments serve artifacts packages publications webhooks plotly_library health
 """
 

@@ -37,6 +37,7 @@ from webapp.units import byte_unit
 from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, row_of, services
 from webapp.web.layer_map import layer_map
+from webapp.web.tour import note_started
 
 from . import run_builder
 
@@ -176,6 +177,7 @@ def begun(id: str, question: Callable[[AskedBudget], dict[str, Any]]) -> Respons
     except PareError as error:
         db.session.rollback()
         return budget_page(checkpoint, profile, request.form, error), error.status
+    note_started(study)
     return redirect(url_for("studies.show", id=study.id))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, render_template
+from flask import Blueprint, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
 from sqlalchemy import func, select
 
 from webapp import samples
 from webapp.actions.compatibility import first_choice
 from webapp.actions.run_table import RunsView, runs_page
 from webapp.store.models import Checkpoint, Dataset, Run, UploadState
-from webapp.web.extensions import db
+from webapp.web.extensions import db, services
 
 from .checkpoints import accepted
 
@@ -31,6 +32,14 @@ def index() -> str:
         is_sample=set(reading) <= {path.name for path in samples.FILES},
         accepted=accepted(),
     )
+
+
+@blueprint.post("/sample")
+def use_sample() -> ResponseReturnValue:
+    """Adds what of the sample is not there. Raises StoreFull where there is no space for it."""
+    if not samples.install(db.session, services().files, services().jobs):
+        flash("The sample is here already.")
+    return redirect(url_for("home.index"))
 
 
 def being_read() -> list[str]:

@@ -34,6 +34,7 @@ from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, services
 from webapp.web.forms import RunForm, setting_rows
 from webapp.web.previews import seen_by_the_model
+from webapp.web.tour import note_started
 
 blueprint = Blueprint("run_builder", __name__, url_prefix="/runs/new")
 
@@ -176,11 +177,13 @@ def start() -> ResponseReturnValue:
             if is_sweep(read_text(text)):
                 request_ = StudyRequest(sweep=SweepAsked(**shared), exports=exports, name=name)
                 study = start_study(db.session, services().jobs, request_)
+                note_started(study)
                 return redirect(url_for("studies.show", id=study.id))
             asked = RunRequest(**shared, exports=exports, name=name)
             run = create_run(db.session, services().jobs, asked, forked_from_id=source.id if source else None)
     except PareError as error:
         return page(form, error, source, earlier), error.status
+    note_started(run)
     return redirect(url_for("runs.show", id=run.id))
 
 

@@ -10,7 +10,6 @@ from flask import Blueprint, Response, flash, make_response, redirect, render_te
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 from sqlalchemy import func, select
-from sqlalchemy.orm import joinedload
 
 from webapp import charts
 from webapp.actions.budgets import solver_for
@@ -28,6 +27,7 @@ from webapp.actions.studies import (
     retry_study,
     rows_of,
     start_study,
+    studies_page,
     study_request,
     take_run,
     unit_of,
@@ -35,7 +35,7 @@ from webapp.actions.studies import (
 from webapp.actions.sweeps import GATHERED, seconds_left, share_done, table_of, told
 from webapp.engine.errors import PareError
 from webapp.engine.recipe import as_yaml, lines_named
-from webapp.store.models import Checkpoint, Profile, Run, RunState, Study
+from webapp.store.models import Profile, Run, RunState, Study
 from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, row_of, services
 
@@ -43,7 +43,6 @@ from .compare import csv_answer
 
 blueprint = Blueprint("studies", __name__, url_prefix="/studies")
 
-PAGE = 50  # studies on one page of the list
 KINDS = {
     "race": "Budget against uniform recipes",
     "smallest": "Smallest within a tolerance",
@@ -55,17 +54,10 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 @blueprint.get("")
 def index() -> str:
+    """A page of them: `?from=` and `?to=` as in the table of runs. Raises RequestInvalid."""
+    studies, page = studies_page(db.session, request.args.get("from", ""), request.args.get("to", ""))
     total = db.session.scalar(select(func.count(Study.id))) or 0
-    pages = max(1, -(-total // PAGE))
-    page = min(max(1, request.args.get("page", 1, type=int)), pages)
-    studies = db.session.scalars(
-        select(Study)
-        .options(joinedload(Study.checkpoint).load_only(Checkpoint.name))
-        .order_by(Study.created_at.desc(), Study.id)
-        .limit(PAGE)
-        .offset((page - 1) * PAGE)
-    ).all()
-    return render_template("studies/index.html", studies=studies, total=total, page=page, pages=pages, kinds=KINDS)
+    return render_template("studies/index.html", studies=studies, total=total, page=page, kinds=KINDS)
 
 
 @blueprint.get("/new")
