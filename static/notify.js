@@ -40,11 +40,13 @@ function tell(state, result) {
 }
 
 async function look() {
+  if (!document.hidden) document.title = title;
   if (!document.hidden || !asked()) return;
   try {
     const answer = await fetch(place.dataset.notify, { headers: { Accept: "application/json" } });
     if (!answer.ok) return;
-    const { state, error, conclusion, receipt } = await answer.json();
+    const { state, progress, error, conclusion, receipt } = await answer.json();
+    if (document.hidden) document.title = `${Math.floor(progress * 100)} % · ${title}`;
     tell(state, error?.message ?? conclusion?.sentence ?? receipt?.verdict?.sentence ?? "");
   } catch {
     // Pare does not answer right now; the next look tries again

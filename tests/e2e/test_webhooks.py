@@ -10,6 +10,7 @@ from tests.e2e.test_folders import assert_readable
 from tests.e2e.test_sweeps import NARROW, WIDE, press
 from tests.patience import PATIENCE_SECONDS
 from tests.webhook_receiver import receiving
+from webapp.web.views.api.schemas import WebhookMessage
 
 
 @pytest.fixture(params=[(WIDE, "light"), (NARROW, "dark")], ids=["wide", "narrow"])
@@ -66,7 +67,9 @@ def test_a_webhook_is_added_tried_and_sent_again(visitor, runs, receiver):
     expect(row).to_contain_text("200")
     first, second = receiver.got
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
-    assert (first.json["type"], first.json["data"]["state"]) == ("test", "succeeded")
+    told = WebhookMessage.model_validate(first.json)  # of a real run
+    assert (told.type, told.data.id in runs, told.data.state) == ("test", True, "succeeded")
+    assert told.data.verdict["sentence"] in told.text
     page.locator("#delivery-rows summary").click()
     seen(page, "webhook-sent")
     page.goto("/webhooks")

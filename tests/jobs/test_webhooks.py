@@ -127,6 +127,35 @@ def test_a_worker_that_dies_while_it_sends_loses_nothing(bench, receiver):
     assert len({each.body for each in receiver.got}) == 1
 
 
+def test_workers_that_die_at_every_try_end_it_too(bench, place, receiver):
+    message_id = message(bench, hook(bench, receiver.url), tries=len(PAUSES))
+    receiver.answers = [500]
+    send_due(place)
+    due_now(bench)
+    with bench.sessions.begin() as session:  # as it is left by one that dies at the last try
+        row = session.get(WebhookDelivery, message_id)
+        row.state, row.error = RunState.QUEUED, None
+    send_due(place)
+    (row,) = all_messages(bench)
+    assert (row.state, row.error) == (RunState.FAILED, "The workers that sent it died before they were answered.")
+    assert len(receiver.got) == 1
+
+
+def test_what_nobody_foresaw_is_said_and_tried_again(bench, place, receiver, monkeypatch):
+    message(bench, hook(bench, receiver.url))
+    with monkeypatch.context() as patch:
+        patch.setattr(webhooks, "post", lambda *_: [][1])
+        send_due(place)
+    (row,) = all_messages(bench)
+    assert (row.state, row.error) == (
+        RunState.QUEUED,
+        "Something went wrong inside Pare (IndexError). The worker's log has the details.",
+    )
+    due_now(bench)
+    send_due(place)
+    assert len(receiver.got) == 1
+
+
 def test_what_is_refused_is_tried_again_after_longer_and_longer_and_then_given_up(bench, place, receiver):
     message(bench, hook(bench, receiver.url))
     receiver.answers, receiver.said = [500] * 99, b"out\x00 of\n order"

@@ -58,6 +58,7 @@ def test_the_facts_are_those_of_the_end_and_links_begin_with_the_address_that_wa
     told = json.loads(delivery.body)
     assert (told["type"], told["timestamp"]) == ("run.succeeded", "2026-01-02T03:04:00+00:00")
     data = told["data"]
+    assert told["text"] == f"r has succeeded: 50 % smaller; … https://pare.example/runs/{run.id}"
     assert data["url"] == f"https://pare.example/runs/{run.id}"
     assert data["baseline"] == {"size_bytes": 20, "metrics": {"accuracy": {"value": 0.9}}}
     assert data["result"]["metrics"] == {"accuracy": {"value": None}}
@@ -73,7 +74,9 @@ def test_only_those_that_asked_for_the_event_and_are_switched_on_are_told(sessio
     end(sessions, run, RunState.FAILED, error={"code": "c", "message": "It broke."})
     (delivery,) = written(sessions)
     assert delivery.webhook_id == asked
-    assert json.loads(delivery.body)["data"]["error"]["message"] == "It broke."
+    told = json.loads(delivery.body)
+    assert told["data"]["error"]["message"] == "It broke."
+    assert told["text"] == f"r has failed: It broke. https://pare.example/runs/{run.id}"
 
 
 def test_what_is_taken_back_was_never_told(sessions, run):
@@ -116,6 +119,7 @@ def test_a_study_tells_how_many_of_its_runs_are_in_which_state(sessions, run):
     told = json.loads(delivery.body)["data"]
     assert (told["kind"], told["runs"]) == ("study", {"failed": 1, "succeeded": 2})
     assert told["conclusion"]["sentence"] == "Done."
+    assert json.loads(delivery.body)["text"] == f"s has succeeded: Done. {told['url']}"
     assert told["url"] == f"https://pare.example/studies/{study.id}"
 
 

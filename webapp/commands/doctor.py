@@ -151,6 +151,34 @@ def check_workers(settings: InstallationSettings) -> Iterator[str]:
         yield "none is running; `pare serve` starts them"
 
 
+def check_webhooks(settings: InstallationSettings) -> Iterator[str]:
+    from urllib.parse import urlsplit
+
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from webapp.actions.webhooks import deliveries, webhooks
+    from webapp.outgoing.addresses import AddressRefused, networks_of, target_of
+    from webapp.store.database import make_engine, make_sessions
+    from webapp.store.models import RunState
+
+    try:
+        with make_sessions(make_engine(settings.database_url))() as session:
+            found = [(row, deliveries(session, row, 1)) for row in webhooks(session) if row.enabled]
+    except SQLAlchemyError as error:
+        raise Wrong("cannot be listed without the database") from error
+    for row, last in found:
+        name = f"{row.id} to {urlsplit(row.url).hostname}"  # the rest of an address is often a secret
+        try:
+            target_of(row.url, networks_of(settings.webhook_networks))
+        except AddressRefused as error:
+            raise Wrong(f"{name}: {error.message}") from error
+        if last and last[0].state is RunState.FAILED:
+            raise Wrong(f"{name}: the last message was given up. {last[0].error}")
+        yield f"{name} can be looked up"
+    if not found:
+        yield "none is switched on"
+
+
 CHECKS: dict[str, Callable[[InstallationSettings], Iterator[str]]] = {
     "versions": check_versions,
     "instance": check_instance,
@@ -160,6 +188,7 @@ CHECKS: dict[str, Callable[[InstallationSettings], Iterator[str]]] = {
     "files": check_files,
     "import folders": check_import_folders,
     "workers": check_workers,
+    "webhooks": check_webhooks,
 }
 
 

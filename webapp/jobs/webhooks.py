@@ -32,6 +32,8 @@ TAKEN = timedelta(seconds=2 * (LOOKED_UP_SECONDS + POST_SECONDS))  # after which
 KEPT = timedelta(days=30)
 AT_ONCE = 8
 EXCERPT = 200  # characters of an answer
+WENT_WRONG = "Something went wrong inside Pare"
+DIED = "The workers that sent it died before they were answered."
 
 
 def send_due(place: Workplace) -> None:
@@ -66,7 +68,11 @@ def _send_next(place: Workplace, webhook_id: str) -> None:
         taken = _take(session, webhook_id)
     if taken is None:
         return
-    status, error = _sent(place.settings, taken)
+    try:
+        status, error = _sent(place.settings, taken)
+    except Exception as failure:
+        log.exception("Message %s could not be sent for a reason that nobody foresaw", taken.id)
+        status, error = None, f"{WENT_WRONG} ({type(failure).__name__}). The worker's log has the details."
     with writing(place.sessions) as session:
         row = session.get(WebhookDelivery, taken.id, with_for_update=True)
         if row is None or row.tries != taken.tries or row.state is not RunState.QUEUED:
@@ -82,7 +88,7 @@ def _send_next(place: Workplace, webhook_id: str) -> None:
 
 
 def _take(session: Session, webhook_id: str) -> WebhookDelivery | None:
-    """The oldest that is due, no longer due for others."""
+    """The oldest that is due, no longer due for others; None where workers died at all of its tries."""
     row = session.scalar(
         select(WebhookDelivery)
         .options(joinedload(WebhookDelivery.webhook))
@@ -91,8 +97,12 @@ def _take(session: Session, webhook_id: str) -> WebhookDelivery | None:
         .limit(1)
         .with_for_update(skip_locked=True, of=WebhookDelivery)
     )
-    if row is not None:
-        row.tries, row.tried_at, row.due_at = row.tries + 1, now(), now() + TAKEN
+    if row is None:
+        return None
+    if row.tries > len(PAUSES):
+        row.state, row.error = RunState.FAILED, row.error or DIED
+        return None
+    row.tries, row.tried_at, row.due_at = row.tries + 1, now(), now() + TAKEN
     return row
 
 

@@ -18,8 +18,19 @@ HEAVY = ("layers", "bytes")  # of what was measured: a row for each layer, or te
 
 
 def event_body(event: str, data: Mapping[str, Any] | None, at: datetime) -> str:
-    """JSON."""
-    return json.dumps({"type": event, "timestamp": at.isoformat(), "data": data}, ensure_ascii=False)
+    """JSON; `text` says it in a sentence."""
+    told = {"type": event, "timestamp": at.isoformat(), "text": _sentence(event, data), "data": data}
+    return json.dumps(told, ensure_ascii=False)
+
+
+def _sentence(event: str, data: Mapping[str, Any] | None) -> str:
+    if data is None:
+        return "A test of this webhook. No run has succeeded yet."
+    happened = {"succeeded": "has succeeded", "failed": "has failed", "cancelled": "was cancelled"}[data["state"]]
+    why = (data["error"] or data.get("verdict") or data.get("conclusion") or {}) if data["state"] != "cancelled" else {}
+    more = why.get("message") or why.get("sentence") or ""
+    test = "A test of this webhook. " if event == TEST else ""
+    return f"{test}{data['name']} {happened}{f': {more}' if more else '.'} {data['url']}"
 
 
 def run_facts(run: Run, address: str) -> dict[str, Any]:

@@ -986,4 +986,5 @@ class WebhookMessage(RequestBody):
 
     type: str = Field(description="run.succeeded, run.failed, run.cancelled, study.…, or test.")
     timestamp: datetime = Field(description="When it ended.")
+    text: str = Field(description="The same in a sentence, which chats show.")
     data: RunFacts | StudyFacts | None = Field(description="Of a test: the last run that succeeded, if there is one.")
