@@ -69,7 +69,6 @@ CONTROLS = ("metric", "x", "y", "scale", "colour", "lines", "zoom")  # of the ch
 ORDERS = ("sort", "order", "layer_sort", "layer_order", "layers")  # of the tables
 SETTINGS = (*CONTROLS, *ORDERS)  # of the address, beside the runs
 TABLE_RUNS = 100  # in the tables and as bars; the chart and the CSV have all
-PARALLEL_RUNS = 150  # drawn as lines across the axes
 PARALLEL_AXES = 6  # settings, beside the results
 SIDE_BY_SIDE = LAYER_RUNS  # recipes as columns; of more, a table of the settings that differ
 DIFFERING = 12  # of these settings at most
@@ -326,7 +325,7 @@ class Comparison:
     def parallel(self) -> Any:
         """Settings that differ, and results, as axes beside each other."""
         by_id = {run["id"]: run for run in self.runs}
-        runs = [by_id[row["id"]] for row in self.rows if by_id[row["id"]]["result"]][:PARALLEL_RUNS]
+        runs = [by_id[row["id"]] for row in self.rows if by_id[row["id"]]["result"]][: charts.PARALLEL_RUNS]
         names = [name for name in self.choices.colours if name.startswith(SETTING)]
         shared = {_named(name) for name in names if name.startswith(ANY)}
         names = [name for name in names if name.startswith(ANY) or _named(name) not in shared]
@@ -476,7 +475,7 @@ def notes_on(runs: Sequence[dict[str, Any]], metric: str, metrics: dict[str, str
     if len(runs) > TABLE_RUNS:
         notes.append(
             f"Tables and bars show the first {TABLE_RUNS} of these {len(runs)} runs in their order, parallel "
-            f"coordinates {min(PARALLEL_RUNS, len(runs))}; size against quality and the CSV have all."
+            f"coordinates {min(charts.PARALLEL_RUNS, len(runs))}; size against quality and the CSV have all."
         )
     without = [run for run in done if metrics and not metric_of(run["result"], metric)]
     if without:

@@ -326,18 +326,19 @@ class SweepTold:
 
     def figures(self, taken: str | None, links: bool = True) -> dict[str, Any]:
         title = self.metrics.get(self.metric, "")
+        runs = [run for run in self.runs if run.result][: charts.PARALLEL_RUNS]  # the curve has all
         results: dict[str, list[Any]] = {
-            "Size (kB)": [size and size / 1000 for size in (run.result.get("size_bytes") for run in self.runs)],
-            "Bits per weight": [run.result.get("bits_per_weight") for run in self.runs],
-            "Sparsity, measured": [run.result.get("sparsity") for run in self.runs],
-            "Speed (× the original)": [(run.result.get("speed") or {}).get("ratio") for run in self.runs],
+            "Size (kB)": [size and size / 1000 for size in (run.result.get("size_bytes") for run in runs)],
+            "Bits per weight": [run.result.get("bits_per_weight") for run in runs],
+            "Sparsity, measured": [run.result.get("sparsity") for run in runs],
+            "Speed (× the original)": [(run.result.get("speed") or {}).get("ratio") for run in runs],
         }
         settings = [
-            charts.Dimension(axis["title"], [_worded(axis["path"], run.settings[axis["path"]]) for run in self.runs])
+            charts.Dimension(axis["title"], [_worded(axis["path"], run.settings[axis["path"]]) for run in runs])
             for axis in self.axes
         ]
         measured = [charts.Dimension(name, values) for name, values in results.items() if any(values)]
-        shown = charts.Dimension(title or "Size (kB)", [self.value(run).get("value") for run in self.runs])
+        shown = charts.Dimension(title or "Size (kB)", [self.value(run).get("value") for run in runs])
         if not title:
             shown = measured.pop(0) if measured else shown
         sides = charts.Sides(
@@ -353,7 +354,7 @@ class SweepTold:
         )
         return {
             "curve": charts.tradeoff(self.drawn, sides),
-            "parallel": charts.parallel_coordinates([run.title for run in self.runs], [*settings, *measured], shown),
+            "parallel": charts.parallel_coordinates([run.title for run in runs], [*settings, *measured], shown),
         }
 
 

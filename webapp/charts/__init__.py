@@ -11,7 +11,7 @@ from .budget import LOSS_TITLES, LOSS_UNITS, budget_front, predicted_against_mea
 from .confusion import confusion_matrix
 from .curves import curve_rows, quantities, stage_curve
 from .layers import per_layer_sparsity
-from .parallel import Dimension, parallel_coordinates
+from .parallel import PARALLEL_RUNS, Dimension, parallel_coordinates
 from .points import (
     ABSOLUTE_METRICS,
     AXES,

@@ -86,6 +86,11 @@ def label_of(run: Mapping[str, Any], length: int = 28) -> str:
     return short(run["name"].removeprefix(f"{run['checkpoint']['name']}: ") or run["name"], length)
 
 
+def near(value: float) -> float:
+    """With six digits, more than can be seen: a chart of many points is half digits."""
+    return float(f"{value:.6g}")
+
+
 def axis_type(values: Iterable[float | None], scale: str = "auto") -> str:
     """ "log" or "linear". A logarithmic axis needs positive values; without them it stays linear even when asked."""
     known = [v for v in values if v is not None]

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from .drawing import figure, nothing_to_show, short, whole
 
 TITLE = "Settings and results"
+PARALLEL_RUNS = 150  # that a chart has room for; who calls leaves the others out
 # Viridis from a quarter to nine tenths, which is seen on light and on dark paper; many runs are few traces
 SCALE = (
     "rgb(59, 81, 138)",

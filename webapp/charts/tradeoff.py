@@ -19,6 +19,7 @@ from .drawing import (
     byte_axis,
     figure,
     log_ticks,
+    near,
     nothing_to_show,
     short,
     whole,
@@ -342,8 +343,8 @@ def _scatter(drawn: _Drawn, points: Sequence[Point], name: str, colour: str, sym
     found = [drawn.named.get(p.run_id, ("", "top center")) for p in points]
     told = [_hover(drawn, point) for point in points]
     trace = go.Scatter(
-        x=[p.x / across.divisor for p in points],
-        y=[p.y / up.divisor for p in points],
+        x=[near(p.x / across.divisor) for p in points],
+        y=[near(p.y / up.divisor) for p in points],
         mode="markers+text" if any(text for text, _ in found) else "markers",
         cliponaxis=False,
         name=name,
@@ -383,8 +384,8 @@ def _interval(found: Sequence[Reading], divisor: float, colour: str) -> dict[str
     return {
         "type": "data",
         "symmetric": False,
-        "array": [(one.high - one.value) / divisor if one.high is not None else 0 for one in found],
-        "arrayminus": [(one.value - one.low) / divisor if one.low is not None else 0 for one in found],
+        "array": [near((one.high - one.value) / divisor) if one.high is not None else 0 for one in found],
+        "arrayminus": [near((one.value - one.low) / divisor) if one.low is not None else 0 for one in found],
         "thickness": 1.2,
         "width": 4,
         "color": colour,

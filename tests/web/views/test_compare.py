@@ -11,7 +11,8 @@ from sqlalchemy import select
 from tests.web.views.page import Page
 from tests.web.views.seeded import metric, seed_checkpoint, seed_dataset
 from webapp.actions.compared_runs import MOST_RUNS
-from webapp.actions.comparison import PARALLEL_RUNS, TABLE_RUNS
+from webapp.actions.comparison import TABLE_RUNS
+from webapp.charts import PARALLEL_RUNS
 from webapp.store.models import Run, RunTag, Study
 
 

@@ -153,6 +153,26 @@ def test_the_knee_is_where_more_bytes_stop_to_pay(client, session, sweep):
     assert figures[1]["layout"]["xaxis"]["ticktext"][0] == "Sparsity"
 
 
+def test_a_long_table_of_runs_has_pages_and_the_charts_have_all(client, session, sweep):
+    step = {"technique": "magnitude_pruning", "settings": {"sparsity": "0.1..0.695 step 0.005"}}
+    study = start(client, sweep | {"recipe": {"version": 2, "steps": [step]}})
+    runs = end_runs(session, study["id"], [0.9 - number / 1000 for number in range(120)])
+    assert len(runs) == 120
+    seen, address = [], f"/studies/{study['id']}?metric=accuracy"
+    while address:
+        page = Page(client.get(address).text)
+        rows = [link["href"].rpartition("/")[2] for link in page.of("a", class_="row-link")]
+        assert 20 <= len(rows) <= 50
+        seen += rows
+        following = page.of("a", rel="next")
+        address = following[0]["href"] if following else ""
+    assert seen == [run.id for run in runs]
+    html = client.get(f"/studies/{study['id']}?first=100000").text  # beyond the end: from the beginning
+    assert "Runs 1 to 50 of 120" in Page(html).text
+    curve = json.loads(re.search(r'id="figure-curve">(.*?)</script>', html)[1])
+    assert [len(t["x"]) for t in curve["data"] if t["name"] == "Magnitude pruning"] == [120]
+
+
 def test_a_run_is_taken_and_stays_taken(client, session, sweep):
     study = start(client, sweep)
     runs = end_runs(session, study["id"], [0.96, 0.95])

@@ -165,6 +165,7 @@ def table(id: str) -> Response:
 def study_page(study: Study, links: bool = True) -> dict[str, Any]:
     """What its page and its shared page show; without `links`, nothing that leads to a run."""
     given: dict[str, Any] = {"study": study, "kind": KINDS[study.kind]}
+    given["first"] = max(0, request.args.get("first", 0, type=int))
     if study.kind in GATHERED:
         found = told(db.session, study, request.args.get("metric", ""), request.args.get("x", ""))
         given |= {"sweep": found, "figures": found.figures(study.taken_run_id, links)}
