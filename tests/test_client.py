@@ -65,6 +65,7 @@ def test_the_requests_that_pages_show_give_what_they_show(served, here):
     step = {"technique": "magnitude_pruning", "settings": {"sparsity": "0.3..0.5 step 0.1"}}
     study = pare.sweep(checkpoint, {"version": 2, "steps": [step]}, dataset, name='what\'s "shown"', wait=True)
     profile = pare.profile(checkpoint, dataset)
+    webhook = pare.call("POST", "/webhooks", {"url": "https://1.1.1.1/", "enabled": False})["id"]  # it is never called
     first, *_ = runs = [run["id"] for run in study.data["runs"]]
     both = "&".join(f"run={run}" for run in runs[:2])
     pages = {
@@ -86,6 +87,8 @@ def test_the_requests_that_pages_show_give_what_they_show(served, here):
         f"/studies/{study.id}": ("sweep", ...),
         "/deployments": None,
         "/techniques": None,
+        "/webhooks": None,
+        f"/webhooks/{webhook}": None,
     }
     for address, asked in pages.items():
         calls = shown_calls(served, address)

@@ -34,6 +34,8 @@ SHOWN_BY = {  # the endpoint of a page: the one of the API that gives what it sh
     "deployments.index": "get_deployments",
     "deployments.show": "get_deployment",
     "techniques.index": "get_techniques",
+    "webhooks.index": "get_webhooks",
+    "webhooks.show": "get_deliveries",
 }
 RENAMED = {"deployments.show": {"name": "deployment"}}  # parts of a page's address, as the API calls them
 GETS = {  # what the client has a name for: of what kind it is
