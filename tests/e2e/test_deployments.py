@@ -11,9 +11,11 @@ import urllib.request
 
 import psutil
 import pytest
-from playwright.sync_api import Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
 
 from tests.api_client import Api
+from tests.e2e.conftest import drawn, take_image
 from tests.pare_process import serving
 from tests.patience import PATIENCE_SECONDS, until
 from tests.serving.deployed_models import seeded_runs
@@ -81,6 +83,47 @@ def test_a_digit_is_drawn_and_both_models_answer(page: Page, with_onnx):
         expect(page.locator(f"[data-side={side}] tr")).to_have_count(10)
         expect(page.locator(f"[data-side={side}] tr.best th")).to_have_text("1")
         expect(page.locator(f"[data-side={side}]")).not_to_contain_text("ms")  # one cold answer is no measurement
+
+
+def press(page: Page, place: Locator) -> None:
+    place.focus()
+    page.keyboard.press("Enter")
+
+
+def test_a_deployment_is_tried_and_replayed_beside_its_original_by_keyboard(visitor, with_onnx, api, scheme):
+    name = f"compared-{scheme}"
+    api.post("/deployments", {"run_id": with_onnx, "name": name})
+    api.wait(f"/deployments/{name}", lambda row: row["state"] == "ready")
+    visitor.set_viewport_size({"width": 1280, "height": 860})
+    visitor.goto(f"/deployments/{name}")
+    press(visitor, visitor.get_by_role("link", name="Take a sample of the dataset"))
+    expect(visitor.locator("#try")).to_contain_text("When the run was measured")
+    press(visitor, visitor.get_by_role("button", name="Try", exact=True))
+    expect(visitor.locator("[data-difference]")).to_contain_text("say")
+    expect(visitor.locator("[data-side=result] tr")).to_have_count(10)
+
+    samples = visitor.get_by_label("Samples at most")
+    samples.focus()
+    visitor.keyboard.press("Control+A")
+    visitor.keyboard.type("120")
+    expect(visitor.get_by_label("In turns with")).to_have_value("original")
+    visitor.keyboard.press("Enter")
+    report = visitor.locator("#replay-report")
+    expect(report).to_contain_text(f"As served, {name} answers 120 samples with accuracy")
+    expect(report).to_contain_text("every answer is the recorded one")
+    expect(report).to_contain_text("95 % interval")
+    expect(report.get_by_role("row", name="Errors")).to_contain_text("none")
+    expect(report.locator("[data-figure] .main-svg").first).to_be_visible()
+    expect(visitor.locator("#replay-now").get_by_role("button", name="Replay")).to_be_visible()  # it can be asked again
+    expect(visitor.locator("#traffic [data-figure] .main-svg").first).to_be_visible()  # without being asked for
+    for width in (1280, 390):
+        visitor.set_viewport_size({"width": width, "height": 860})
+        visitor.goto(f"/deployments/{name}?sample=1")
+        drawn(visitor)
+        take_image(visitor, f"deployment-replayed-{scheme}-{width}")
+        assert visitor.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+        assert Axe().run(visitor).response["violations"] == []
+    api.send("DELETE", f"/deployments/{name}")
 
 
 def models_of(instance) -> list[psutil.Process]:

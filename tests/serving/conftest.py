@@ -30,7 +30,7 @@ class Connection(http.client.HTTPConnection):
 
 class Serving:
     def __init__(self, folder: Path, address: Path) -> None:
-        self.address = address
+        self.folder, self.address = folder, address
         command = [sys.executable, "-m", "webapp.serving", str(folder), str(address)]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         until(self.listens)

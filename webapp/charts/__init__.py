@@ -27,5 +27,5 @@ from .points import (
 from .storage import bytes_by_storage
 from .studies import study_runs
 from .tradeoff import COLOURED, SERIES, Sides, category, tradeoff
-from .traffic import latency_over_time, requests_over_time
+from .traffic import latency_over_time, latency_shares, requests_over_time
 from .treemap import weights_treemap

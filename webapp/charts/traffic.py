@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -18,6 +18,9 @@ from .drawing import (
     figure,
     log_ticks,
     nothing_to_show,
+    shares,
+    short,
+    whole,
 )
 
 ENDS = {  # of a request: its title, its colour and the pattern of its bar
@@ -110,5 +113,31 @@ def requests_over_time(steps: Sequence[DrawnStep], step_minutes: int, since: dat
     )
 
 
+def latency_shares(sides: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure:
+    """Of each model the share of its answers that came within a time, from (milliseconds, share) that rise."""
+    title = "Latency of the replayed requests"
+    known = {name: points for name, points in sides.items() if points}
+    if not known:
+        return nothing_to_show(title, "No request was answered.")
+    traces = []
+    for number, (name, points) in enumerate(known.items()):
+        traces.append(
+            go.Scatter(
+                x=[points[0][0], *(x for x, _ in points)],
+                y=[0.0, *(share for _, share in points)],
+                mode="lines",
+                name=short(name),
+                line={"color": COLOURS[number], "dash": ("solid", "dot")[number % 2], "width": 2, "shape": "hv"},
+                hovertemplate=f"<b>{whole(name)}</b><br>%{{y:.1%}} within %{{x:.3g}} ms<extra></extra>",
+            )
+        )
+    values = [x for points in known.values() for x, _ in points]
+    along = axis("Latency (ms)", type=axis_type(values))
+    along |= log_ticks(values) if along["type"] == "log" else {"rangemode": "tozero"}
+    up = shares("Share of the answers")
+    return figure(traces, title, height=320, xaxis=along, yaxis=up, showlegend=True, legend=LEGEND_ABOVE)
+
+
 def _times(since: datetime, until: datetime) -> dict[str, Any]:
-    return axis("Time (UTC)", type="date", tickformat="%H:%M", range=[since, until])
+    minutes = 10 if until - since < timedelta(hours=2) else 240
+    return axis("Time (UTC)", type="date", tickformat="%H:%M", range=[since, until], dtick=60_000 * minutes)

@@ -18,7 +18,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from sqlalchemy import delete, select
@@ -32,10 +32,13 @@ from webapp.store.clock import now
 from webapp.store.database import make_engine, make_sessions, upgrade, writing
 from webapp.store.errors import StoreError
 from webapp.store.files import FileStore
-from webapp.store.models import KEPT_MINUTES, Deployment, DeploymentMinute, DeploymentState
+from webapp.store.models import KEPT_MINUTES, Deployment, DeploymentMinute, DeploymentState, Replay, RunState
 
 from .processes import Service, child_environment, python
 from .workplace import file_store
+
+if TYPE_CHECKING:
+    from .replays import ReplayRunner
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +203,14 @@ class Deployer:
         self._settings, self._sessions, self._files, self._sockets = settings, sessions, files, sockets
         self._served: dict[str, ModelProcess] = {}
         self._failed: dict[str, int] = {}  # the attempt of each that is not tried again
+        self._replays: ReplayRunner | None = None  # once there is something to replay
         shutil.rmtree(settings.work / "deployments", ignore_errors=True)
 
     def look(self) -> None:
         """Makes what is there equal to what is wanted. What goes wrong is logged, and looked at again."""
         try:
             with self._sessions() as session:
+                self._replay(session)
                 mine = select(Deployment).where(Deployment.machine == self._settings.machine)
                 rows = {row.id: row for row in session.scalars(mine)}
                 for id in self._served.keys() - rows.keys():
@@ -219,8 +224,26 @@ class Deployer:
 
     def end(self) -> None:
         """The processes end; the rows stay as they are wanted."""
+        if self._replays is not None:
+            self._replays.end()
         for served in self._served.values():
             served.end()
+
+    def _replay(self, session: Session) -> None:
+        """Has the replays that wait done, and keeps what they try from being forgotten meanwhile."""
+        under_way = Replay.state.in_((RunState.QUEUED, RunState.RUNNING))
+        mine = select(Replay).join(Replay.deployment).where(under_way, Deployment.machine == self._settings.machine)
+        rows = session.scalars(mine.order_by(Replay.created_at, Replay.id)).all()
+        for row in rows:
+            beside = row.beside
+            if beside is not None and now() - beside.asked_at > timedelta(seconds=TRYOUT_SECONDS / 5):
+                self._note(beside, {"asked_at": now()})
+        if rows and self._replays is None:
+            from .replays import ReplayRunner
+
+            self._replays = ReplayRunner(self._settings, self._sessions, self._files)
+        if self._replays is not None:
+            self._replays.look([(row.id, row.attempt) for row in rows])
 
     def _keep(self, row: Deployment) -> None:
         if row.token_hash is None and now() - row.asked_at > timedelta(seconds=TRYOUT_SECONDS):

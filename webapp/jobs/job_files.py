@@ -13,7 +13,9 @@ from webapp.engine.run.profile_job import ProfileJob
 from webapp.engine.run.stages import RunGiven, RunStage, StageJob
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.job import DataGiven, RunSources, SourcesGiven, StageOutput
+from webapp.engine.weights.originals import is_weights
 from webapp.store.digests import normalised_digest
+from webapp.store.files import FileStore
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, Stage
 
 from .downloads import folder_of
@@ -27,6 +29,10 @@ def run_given(run: Run) -> RunGiven:
     """Raises RecipeInvalid for a recipe that an earlier version of Pare took and this one does not."""
     given = {name: getattr(run, name) for name in GIVEN}
     return RunGiven.model_validate({"recipe": Recipe.read(run.recipe), **given})
+
+
+def data_given(run: Run | Profile) -> DataGiven:
+    return DataGiven.model_validate({name: getattr(run, name) for name in DataGiven.model_fields if name in GIVEN})
 
 
 def foreseen(run: Run) -> dict[str, Any]:
@@ -65,9 +71,8 @@ def stage_job(place: Workplace, run: Run, stage: RunStage, done: dict[str, Stage
 
 def profile_job(place: Workplace, profile: Profile, folder: Path) -> ProfileJob:
     """The child's job for a profile; what it reads is laid out in the folder."""
-    asked = DataGiven.model_validate({name: getattr(profile, name) for name in DataGiven.model_fields if name in GIVEN})
     sources = dict(_laid_out(place, profile, folder))
-    return ProfileJob(run=asked, **sources, output=folder / "output", scratch=place.scratch(profile.id))
+    return ProfileJob(run=data_given(profile), **sources, output=folder / "output", scratch=place.scratch(profile.id))
 
 
 def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) -> InspectionJob:
@@ -85,6 +90,17 @@ def inspection_job(place: Workplace, row: Checkpoint | Dataset, folder: Path) ->
     if isinstance(row, Dataset):
         return job.model_copy(update={"split": row.split})
     return job.model_copy(update={"dequantize": row.dequantize, "use": row.task})
+
+
+def replay_sources(files: FileStore, run: Run, folder: Path) -> SourcesGiven:
+    """The run's dataset, and of its checkpoint all but the weights, laid out in folders."""
+    assert run.dataset is not None
+    beside = {name: entry for name, entry in run.checkpoint.files.items() if not is_weights(name)}
+    given = {
+        "checkpoint": _record(run.checkpoint) | {"folder": files.materialise(beside, folder / "checkpoint")},
+        "dataset": _record(run.dataset) | {"folder": files.materialise(run.dataset.files, folder / "dataset")},
+    }
+    return SourcesGiven.model_validate(given)
 
 
 def _lies_at(place: Workplace, checkpoint: Checkpoint, folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.store.clock import now
-from webapp.store.models import LogLine, Profile, Run, RunState, Stage, StageState
+from webapp.store.models import LogLine, Profile, Replay, Run, RunState, Stage, StageState
 
 from .child import CurvePoint
 
@@ -54,10 +54,10 @@ def _columns(rows: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
 
 @dataclass
 class JobProgress:
-    """Of one attempt at a run or a profile."""
+    """Of one attempt at a run, a profile, …"""
 
     sessions: sessionmaker[Session]
-    table: type[Run | Profile]
+    table: type[Run | Profile | Replay]
     id: str
     attempt: int
     started_at: datetime = field(default_factory=now, kw_only=True)

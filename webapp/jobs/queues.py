@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from webapp.config import InstallationSettings
-from webapp.store.models import Profile, Publication, Run
+from webapp.store.models import Profile, Publication, Replay, Run
 
 APPLICATION_NAME = "pare"
 APPLICATION_VERSION = "1"  # raised when a workflow's steps change so that one in progress could not go on
@@ -27,7 +27,7 @@ Kind = Literal["checkpoint", "dataset"]
 class JobKind:
     """A table whose rows are durable jobs: each attempt at a row is a workflow."""
 
-    table: type[Run | Profile | Publication]
+    table: type[Run | Profile | Publication | Replay]
     workflow: str
     prefix: str = ""  # of a workflow's id
     queue: str = RUNS  # which a profile shares, so that a worker computes one thing at a time

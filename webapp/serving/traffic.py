@@ -83,3 +83,13 @@ def percentile(latencies: Mapping[int, int], share: float) -> float | None:
         if seen >= share * total:
             return float(GROWTH ** (bin + 0.5))
     return None
+
+
+def cumulative(latencies: Mapping[int, int]) -> list[tuple[float, float]]:
+    """(milliseconds, the share that took no longer), from the shortest latency to the longest."""
+    total, seen = sum(latencies.values()), 0
+    found = []
+    for bin in sorted(latencies):
+        seen += latencies[bin]
+        found.append((float(GROWTH ** (bin + 1)), seen / total))
+    return found

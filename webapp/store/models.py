@@ -513,6 +513,21 @@ class DeploymentMinute(Base):
     latencies: Mapped[dict[str, Any]]  # {bin: answered requests}
 
 
+class Replay(Job, Base):
+    """A dataset sent through a deployment, and maybe through another one in turns; the deployer's machine does it."""
+
+    __tablename__ = "replays"
+
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"), index=True)
+    beside_id: Mapped[str | None] = mapped_column(ForeignKey("deployments.id", ondelete="SET NULL"), index=True)
+    samples: Mapped[int]  # at most
+    seconds: Mapped[float]  # at most
+    result: Mapped[dict[str, Any] | None]  # what webapp/serving/replay.py tells
+
+    deployment: Mapped[Deployment] = relationship(foreign_keys=[deployment_id])
+    beside: Mapped[Deployment | None] = relationship(foreign_keys=[beside_id])
+
+
 class Webhook(Base):
     """An address elsewhere that is told when runs and studies end. Its secret is derived: it does not lie here."""
 

@@ -1,10 +1,15 @@
 """A fresh installation per test, and rows as finished runs leave them."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
+from tests.serving.seeded_deployment import seed_onnx_run
 from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
 from webapp import create_app
 from webapp.config import InstallationSettings
+from webapp.jobs.deployer import Deployer
 from webapp.store.database import make_engine, make_sessions
 
 
@@ -55,3 +60,36 @@ def seed(session, files, tmp_path):
 @pytest.fixture
 def run(seed):
     return seed()
+
+
+@pytest.fixture
+def deployer(settings, files, sockets):
+    """The deployer of this installation, which looks when it is told to."""
+    engine = make_engine(settings.database_url)
+    found = Deployer(settings, make_sessions(engine), files, sockets)
+    yield found
+    found.end()
+    engine.dispose()
+
+
+@pytest.fixture
+def sockets():
+    with tempfile.TemporaryDirectory(prefix="pare-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def deploy(client, session, files, tmp_path, deployer):
+    """Deploys a small model by the API; waits until it is ready. Returns the API's answer."""
+
+    def deploy(make, about):
+        run = seed_onnx_run(session, files, make(tmp_path / make.__name__), "Small one", **about)
+        made = client.post("/api/v1/deployments", json={"run_id": run.id})
+        assert made.status_code == 201, made.json
+        while client.get(f"/api/v1/deployments/{made.json['name']}").json["state"] == "starting":
+            deployer.look()
+        found = client.get(f"/api/v1/deployments/{made.json['name']}").json
+        assert found["state"] == "ready", found
+        return made.json
+
+    return deploy

@@ -104,7 +104,7 @@ def test_snippets_in_python_are_python(client, small, session, files, tmp_path):
         client.post(f"/runs/{id}/deployments")
         for token in (True, False):  # shown, and not any more
             page = client.get(f"/deployments/{name}").text
-            found = re.findall(r'<pre class="snippet"[^>]*>(.*?)</pre>', page, re.DOTALL)
+            found = re.findall(r'<pre class="snippet" id="snippet-[^>]*>(.*?)</pre>', page, re.DOTALL)
             python = [text for text in found if not text.startswith("curl")]
             assert python
             for text in python:
@@ -118,7 +118,7 @@ def test_a_model_of_images_is_asked_with_a_file(client, small, session):
     session.commit()
     client.post(f"/runs/{small.id}/deployments")
     page = client.get("/deployments/small-one").text
-    shell, python, *_ = re.findall(r'<pre class="snippet"[^>]*>(.*?)</pre>', page, re.DOTALL)
+    shell, python, *_ = re.findall(r'<pre class="snippet" id="snippet-[^>]*>(.*?)</pre>', page, re.DOTALL)
     assert "image.jpg" in shell
     assert "b64" in shell
     code = python.replace("&#39;", "'").replace("&#34;", '"')

@@ -1,8 +1,6 @@
 """What reaches a deployed model and what does not: the token, the protocols' own refusals, streams, limits."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -10,43 +8,8 @@ from tests.patience import until
 from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, WRITER, seed_onnx_run
 from tests.web.views.page import Page
-from webapp.jobs.deployer import Deployer
 from webapp.store.clock import now
-from webapp.store.database import make_engine, make_sessions
 from webapp.store.models import Deployment, DeploymentMinute, DeploymentState
-
-
-@pytest.fixture
-def deployer(settings, files, sockets):
-    """The deployer of this installation, which looks when it is told to."""
-    engine = make_engine(settings.database_url)
-    found = Deployer(settings, make_sessions(engine), files, sockets)
-    yield found
-    found.end()
-    engine.dispose()
-
-
-@pytest.fixture
-def sockets():
-    with tempfile.TemporaryDirectory(prefix="pare-") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def deploy(client, session, files, tmp_path, deployer):
-    """Deploys a small model by the API; waits until it is ready. Returns the API's answer."""
-
-    def deploy(make, about):
-        run = seed_onnx_run(session, files, make(tmp_path / make.__name__), "Small one", **about)
-        made = client.post("/api/v1/deployments", json={"run_id": run.id})
-        assert made.status_code == 201, made.json
-        while client.get(f"/api/v1/deployments/{made.json['name']}").json["state"] == "starting":
-            deployer.look()
-        found = client.get(f"/api/v1/deployments/{made.json['name']}").json
-        assert found["state"] == "ready", found
-        return made.json
-
-    return deploy
 
 
 def bearer(made):

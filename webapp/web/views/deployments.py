@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
+from pydantic import ValidationError
 
 from webapp import charts
-from webapp.actions import deployments
+from webapp.actions import deployments, replays
 from webapp.actions.deployments import DeploymentRequest, deployment_of
+from webapp.actions.errors import BodyInvalid
+from webapp.actions.replays import ReplayReport, ReplayRequest
 from webapp.actions.snippets import snippets
 from webapp.actions.traffic import traffic_of
+from webapp.engine.errors import PareError
+from webapp.store.models import Deployment
 from webapp.web.extensions import db, services
 
+from .api.endpoints import first_problem
 from .runs import given_sample
 
 blueprint = Blueprint("deployments", __name__)
@@ -26,7 +34,12 @@ def index() -> str:
 
 @blueprint.get("/deployments/<name>")
 def show(name: str) -> str:
-    row = deployment_of(db.session, name)
+    return page_of(deployment_of(db.session, name))
+
+
+def page_of(row: Deployment, error: PareError | None = None) -> str:
+    """`error` is what was wrong with a replay that was asked for."""
+    name = row.name
     token = told["token"] if (told := session.pop(TOKEN, None)) and told["name"] == name else None
     traffic = traffic_of(db.session, row, "day" if request.args.get("traffic") == "day" else "hour")
     drawn = traffic.steps, traffic.step_minutes, traffic.whole.at, traffic.until
@@ -38,10 +51,53 @@ def show(name: str) -> str:
         token=token,
         snippets=snippets(row, base, token),
         given=given_sample(row.run),
+        error=error,
+        **replay_parts(row),
         traffic=traffic,
         latency=charts.latency_over_time(*drawn),
         arrived=charts.requests_over_time(*drawn),
     )
+
+
+def replay_parts(row: Deployment) -> dict[str, Any]:
+    """Of the page: the replay that is under way, the report that is shown (`?replay=ID`, else the last), and all."""
+    known = replays.replays_of(db.session, row)
+    latest = known[0] if known else None
+    asked = request.args.get("replay") or next((each.id for each in known if each.result is not None), None)
+    report = next((ReplayReport.of(each) for each in known if each.id == asked), None)
+    return {
+        "latest": latest,
+        "replays": [each for each in known if each.result is not None],
+        "report": report,
+        "shares": charts.latency_shares({side.title: side.shares for side in report.sides}) if report else None,
+        "why_not": replays.why_no_replay(row),
+        "comparable": replays.comparable(db.session, row),
+        "original_servable": replays.original_servable(row.run) and not row.of_original,
+        "most_samples": replays.MOST_SAMPLES,
+        "most_seconds": replays.MOST_SECONDS,
+    }
+
+
+@blueprint.post("/deployments/<name>/replays")
+def replay(name: str) -> ResponseReturnValue:
+    row = deployment_of(db.session, name)
+    given = {key: value for key in ReplayRequest.model_fields if (value := request.form.get(key, "").strip())}
+    try:
+        asked = ReplayRequest.model_validate(given)
+        replays.start_replay(db.session, services().settings.machine, row, asked)
+    except ValidationError as invalid:
+        sentence, field = first_problem(invalid)
+        return page_of(row, BodyInvalid(f"In the form, {sentence}", field)), BodyInvalid.status
+    except PareError as error:
+        return page_of(row, error), error.status
+    return redirect(url_for(".show", name=name, _anchor="replay"))
+
+
+@blueprint.post("/deployments/<name>/replays/<id>/stop")
+def stop_replay(name: str, id: str) -> ResponseReturnValue:
+    row = deployment_of(db.session, name)
+    replays.stop_replay(db.session, replays.replay_of(db.session, row, id))
+    return redirect(url_for(".show", name=name, _anchor="replay"))
 
 
 @blueprint.post("/runs/<id>/deployments")

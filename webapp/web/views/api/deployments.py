@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from webapp.actions import deployments
+from webapp.actions import deployments, replays
 from webapp.actions.deployments import DeploymentRequest
+from webapp.actions.replays import ReplayReport, ReplayRequest
 from webapp.actions.traffic import traffic_of
+from webapp.store.models import Replay
 from webapp.web.extensions import db, services
 
 from .endpoints import endpoint
-from .schemas import DeploymentAnswer, Items, NewDeploymentAnswer, TrafficAnswer, TrafficQuery
+from .schemas import DeploymentAnswer, Items, NewDeploymentAnswer, ReplayAnswer, TrafficAnswer, TrafficQuery
 
 
 @endpoint(
@@ -70,3 +72,42 @@ def renew_token(deployment: str) -> NewDeploymentAnswer:
     row = deployments.deployment_of(db.session, deployment)
     token = deployments.new_token(db.session, row)
     return NewDeploymentAnswer(**DeploymentAnswer.model_validate(row).model_dump(), token=token)
+
+
+@endpoint(
+    "POST",
+    "/deployments/<deployment>/replays",
+    "Send the run's dataset through a deployment, maybe in turns with the original or another one",
+    status=202,
+    errors=(409, 503),
+    example="""--json '{"samples": 500, "beside": "original"}'""",
+)
+def create_replay(deployment: str, body: ReplayRequest) -> ReplayAnswer:
+    row = deployments.deployment_of(db.session, deployment)
+    return _replay_answer(replays.start_replay(db.session, services().settings.machine, row, body))
+
+
+@endpoint("GET", "/deployments/<deployment>/replays", "The last replays through a deployment, newest first")
+def get_replays(deployment: str) -> Items[ReplayAnswer]:
+    row = deployments.deployment_of(db.session, deployment)
+    return Items[ReplayAnswer](items=[_replay_answer(each) for each in replays.replays_of(db.session, row)])
+
+
+@endpoint("GET", "/deployments/<deployment>/replays/<id>", "A replay: how far it is, and what was measured")
+def get_replay(deployment: str, id: str) -> ReplayAnswer:
+    row = deployments.deployment_of(db.session, deployment)
+    return _replay_answer(replays.replay_of(db.session, row, id))
+
+
+@endpoint("POST", "/deployments/<deployment>/replays/<id>/stop", "Stop a replay; what it had measured is lost")
+def stop_replay(deployment: str, id: str) -> ReplayAnswer:
+    row = deployments.deployment_of(db.session, deployment)
+    found = replays.replay_of(db.session, row, id)
+    replays.stop_replay(db.session, found)
+    return _replay_answer(found)
+
+
+def _replay_answer(row: Replay) -> ReplayAnswer:
+    report = ReplayReport.of(row)
+    told = {name: getattr(row, name) for name in ReplayAnswer.model_fields if name != "sentences"}
+    return ReplayAnswer(**told, sentences=report.sentences if report else [])

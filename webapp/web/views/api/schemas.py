@@ -870,6 +870,26 @@ class TrafficAnswer(RowAnswer):
     steps: list[TrafficStepAnswer] = Field(description="Those in which requests came, the oldest first.")
 
 
+class ReplayAnswer(RowAnswer):
+    id: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    progress: float = Field(description="0 to 1.")
+    message: str
+    error: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    samples: int = Field(description="At most.")
+    seconds: float = Field(description="At most.")
+    result: dict[str, Any] | None = Field(
+        description="`replayed` of `total` samples; `sides`, the deployment first, each with `answered`, `errors` by "
+        "status, `latency_ms`, `metrics` as served, and `recorded`: the metrics that the run measured on the same "
+        "samples, and how many answers are `different`; `speed`: the ratio of the other side's latency to the "
+        "deployment's, with its interval; `between`: how alike both answered."
+    )
+    sentences: list[str] = Field(description="What the figures mean.")
+
+
 class ShareOfClass(BaseModel):
     name: str
     probability: float

@@ -1,0 +1,168 @@
+"""A dataset replayed through a deployment: asked for, done by the deployer, stopped, gone on with, told."""
+
+import numpy as np
+import pytest
+
+from tests.patience import until
+from tests.serving import small_models
+from tests.serving.seeded_deployment import ROWS, WRITER, seed_onnx_run
+from tests.serving.small_models import WEIGHT
+from tests.web.views.page import Page
+from webapp.engine.data.inspect import inspect_dataset
+from webapp.engine.progress import Silent
+from webapp.store.models import Dataset, Deployment, Replay, Run, RunState, UploadState
+
+REPLAYS = "/api/v1/deployments/small-one/replays"
+
+
+@pytest.fixture
+def rows(session, files, tmp_path):
+    """A dataset of 30 rows; the small classifier is right on 24."""
+    x = np.random.default_rng(1).normal(size=(30, 3)).astype(np.float32)
+    answers = (x @ WEIGHT).argmax(1)
+    np.savez(tmp_path / "rows.npz", x=x, y=np.where(np.arange(30) < 24, answers, 1 - answers))
+    out = tmp_path / "inspected"
+    out.mkdir()
+    facts = inspect_dataset(tmp_path / "rows.npz", "rows.npz", "all", out, Silent())
+    row = Dataset(name="rows.npz", filename="rows.npz", state=UploadState.READY, size_bytes=1, digest="e" * 64)
+    row.facts, row.files = facts.model_dump(mode="json"), files.put_folder(out)
+    session.add(row)
+    session.commit()
+    return row
+
+
+@pytest.fixture
+def deployed(client, session, deploy, rows):
+    """The small classifier, deployed, of a run on these rows."""
+    made = deploy(small_models.classifier, ROWS)
+    run = session.get(Run, made["run_id"])
+    run.dataset, run.task = rows, "classification"
+    facts = run.checkpoint.facts
+    run.checkpoint.facts = facts | {"architecture": facts["architecture"] | {"config": {"classes": 2}}}
+    session.commit()
+    return made
+
+
+def ended(client, deployer, id):
+    def look():
+        deployer.look()
+        found = client.get(f"{REPLAYS}/{id}").json
+        return found if found["state"] not in ("queued", "running") else None
+
+    return until(look)
+
+
+def test_it_is_sent_through_the_deployment_and_its_original_in_turns(client, deployed, deployer):
+    page = client.get("/deployments/small-one").text
+    assert "Replay and A/B" in page
+    asked = client.post("/deployments/small-one/replays", data={"samples": "25", "seconds": "60", "beside": "original"})
+    assert asked.location == "/deployments/small-one#replay"
+    (replay,) = client.get(REPLAYS).json["items"]
+    assert (replay["state"], replay["samples"]) == ("queued", 25)
+    assert "Stop replay" in client.get("/deployments/small-one").text
+    found = ended(client, deployer, replay["id"])
+    assert found["state"] == "succeeded", found["error"]
+    one, other = found["result"]["sides"]
+    assert one["metrics"]["accuracy"]["value"] == pytest.approx(24 / 25)
+    assert other["metrics"]["accuracy"]["n"] == 25
+    assert found["result"]["between"]["agreement"]["value"] == 1.0
+    assert any("small-one is" in sentence and "95 % interval" in sentence for sentence in found["sentences"])
+    text = Page(client.get("/deployments/small-one").text).text
+    assert "25 samples in" in text
+    assert "The original" in text
+    assert "96.00" in text
+    assert len(client.get("/api/v1/deployments").json["items"]) == 1, "what is started for it is not listed"
+
+    def requests():
+        deployer.look()
+        return client.get("/api/v1/deployments/small-one/traffic").json["whole"]["requests"]
+
+    until(lambda: requests() >= 25)
+
+
+def test_one_that_was_under_way_when_pare_ended_begins_anew(client, session, settings, files, deployed, deployer):
+    id = client.post(REPLAYS, json={"samples": 5}).json["id"]
+    row = session.get(Replay, id)
+    row.state, row.progress = RunState.RUNNING, 0.5
+    session.commit()
+    assert ended(client, deployer, id)["result"]["replayed"] == 5
+    assert "The run kept no answers" in client.get(f"{REPLAYS}/{id}").json["sentences"][0]
+
+
+def test_it_is_stopped_and_another_can_begin(client, session, deployed, deployer):
+    id = client.post(REPLAYS, json={}).json["id"]
+    second = client.post(REPLAYS, json={})
+    assert (second.status_code, "under way already" in second.json["error"]["message"]) == (409, True)
+    client.post(f"/deployments/small-one/replays/{id}/stop")
+    assert client.get(f"{REPLAYS}/{id}").json["state"] == "cancelled"
+    assert "was stopped" in client.get("/deployments/small-one").text
+    deployer.look()  # which leaves it alone
+    assert client.post(f"{REPLAYS}/{id}/stop").json["state"] == "cancelled"
+    assert client.post(REPLAYS, json={}).status_code == 202
+
+
+def test_one_that_is_stopped_while_it_runs_ends_its_process(client, session, deployed, deployer):
+    id = client.post(REPLAYS, json={}).json["id"]
+
+    def running():
+        deployer.look()
+        return deployer._replays.place.children.processes
+
+    until(running)
+    client.post(f"{REPLAYS}/{id}/stop")
+    until(lambda: not deployer._replays.place.children.processes)
+    assert client.get(f"{REPLAYS}/{id}").json["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "told"),
+    [
+        ({"samples": 0}, 422, "samples"),
+        ({"seconds": 100_000}, 422, "seconds"),
+        ({"beside": "another"}, 422, "cannot be compared with small-one; there is original"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_on_the_page_too(client, deployed, asked, status, told):
+    answer = client.post(REPLAYS, json=asked)
+    assert (answer.status_code, told in answer.json["error"]["message"]) == (status, True)
+    page = client.post("/deployments/small-one/replays", data=asked)
+    assert page.status_code == status
+    assert told in Page(page.text).text
+    assert client.get(REPLAYS).json["items"] == []
+
+
+def test_a_deployment_that_does_not_run_replays_nothing(client, session, deployed):
+    client.post("/deployments/small-one/stop")
+    refused = client.post(REPLAYS, json={})
+    assert (refused.status_code, "has to run before" in refused.json["error"]["message"]) == (409, True)
+    row = session.query(Deployment).one()
+    row.machine = "elsewhere"
+    session.commit()
+    assert client.post(REPLAYS, json={}).status_code == 503
+
+
+def test_a_run_without_a_dataset_says_so(client, session, files, tmp_path):
+    run = seed_onnx_run(session, files, small_models.writer(tmp_path / "w"), "Small one", **WRITER)
+    client.post("/api/v1/deployments", json={"run_id": run.id})
+    assert "nothing to replay" in Page(client.get("/deployments/small-one").text).text
+    assert client.post(REPLAYS, json={}).status_code == 409
+
+
+def test_an_original_that_could_not_be_written_is_not_offered(client, session, deployed):
+    run = session.get(Run, deployed["run_id"])
+    session.delete(next(stage for stage in run.stages if stage.name == "original-onnx"))
+    session.commit()
+    assert "compared with those that the run recorded" in Page(client.get("/deployments/small-one").text).text
+    refused = client.post(REPLAYS, json={"beside": "original"})
+    assert (refused.status_code, "could not be written" in refused.json["error"]["message"]) == (409, True)
+
+
+def test_ten_are_kept_and_none_without_its_deployment(client, session, deployed):
+    for _ in range(12):
+        id = client.post(REPLAYS, json={}).json["id"]
+        client.post(f"{REPLAYS}/{id}/stop")
+    assert len(client.get(REPLAYS).json["items"]) == 10
+    assert client.get(f"{REPLAYS}/nothing").status_code == 404
+    client.delete("/api/v1/deployments/small-one")
+    session.expire_all()
+    assert session.query(Replay).count() == 0
