@@ -157,7 +157,7 @@ class Watched:
         page.on("request", lambda request: self._asked(request.url, url))
 
     def _said(self, message) -> None:
-        refused = "status of 422" in message.text  # a recipe that does not work is an answer, not a failure
+        refused = any(f"status of {code}" in message.text for code in (409, 422))  # an answer, not a failure
         if message.type == "error" and not refused:
             self.found.append(f"{message.location.get('url')}: {message.text}")
 

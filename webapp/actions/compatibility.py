@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from webapp.engine.data.tasks import possible
 from webapp.engine.errors import DatasetUnfit, PreprocessingInvalid, ProfileUnfit
 from webapp.engine.exporters import exporters
 from webapp.engine.facts import ArchitectureSpec, CheckpointFacts
+from webapp.engine.recipe import Recipe, Step
 from webapp.engine.run.checks import NamedDataset, check_datasets, check_profile
-from webapp.store.models import Checkpoint, Dataset, UploadState
+from webapp.engine.techniques import DATA_NEEDS, needs_of, techniques
+from webapp.store.models import Checkpoint, Dataset, Run, UploadState
 
 from .run_requests import named
 
@@ -83,3 +86,24 @@ def architecture_only(facts: dict[str, Any]) -> CheckpointFacts:
         unwritable=facts.get("unwritable", {}),
         weights_bytes=facts["weights_bytes"],
     )
+
+
+def other_data(session: Session, run: Run) -> list[Dataset] | None:
+    """What it could be calibrated on instead, newest first; None where no step of it learns from data."""
+    if not any(learns(step) for step in Recipe.read(run.recipe).steps):
+        return None
+    reasons = incompatible_datasets(session, run.checkpoint)
+    light = load_only(Dataset.id, Dataset.name)
+    rows = select(Dataset).options(light).where(Dataset.state == UploadState.READY).order_by(Dataset.created_at.desc())
+    used = run.training_dataset_id or run.dataset_id
+    return [row for row in session.scalars(rows) if row.id != used and reasons.get(row.id, "") is None]
+
+
+def learns(step: Step) -> bool:
+    """Whether a step looks at data; not one that an earlier version of Pare took and this one does not."""
+    if step.technique not in techniques():
+        return False
+    try:
+        return bool(needs_of(step.technique, step.settings, step.overrides) & DATA_NEEDS)
+    except ValidationError:
+        return False

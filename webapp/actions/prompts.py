@@ -14,9 +14,10 @@ from webapp.engine.errors import quoted
 from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.run.stages.job import PromptSet
 from webapp.engine.run.stages.prompts import PromptsStage, set_name
+from webapp.store.database import locked
 from webapp.store.models import Run, Stage, StageState
 
-from .errors import BodyInvalid, Conflict
+from .errors import BodyInvalid, Conflict, NotFound
 
 MOST_PROMPTS = 8  # at once
 MOST_SETS = 25  # of a run
@@ -76,6 +77,7 @@ class AnsweredPrompt:
 class AskedPrompts:
     """A set of prompts, with its answers once they are there; `stage` is the work on it, None before it is planned."""
 
+    name: str  # of the set, within the run
     texts: list[str]
     max_tokens: int
     stage: Stage | None
@@ -105,9 +107,10 @@ def prompts_of(run: Run) -> list[AskedPrompts]:
     found = []
     for row in reversed(run.prompts):
         given = PromptSet.model_validate(row)
-        stage = stages.get(PromptsStage.name_of(set_name(given)))
+        name = set_name(given)
+        stage = stages.get(PromptsStage.name_of(name))
         answers = (stage.facts or {}).get("answers", ()) if stage is not None else ()
-        found.append(AskedPrompts([*given.texts], given.max_tokens, stage, [_answered(each) for each in answers]))
+        found.append(AskedPrompts(name, [*given.texts], given.max_tokens, stage, [_answered(each) for each in answers]))
     return found
 
 
@@ -132,6 +135,20 @@ def ask_prompts(session: Session, jobs: PromptQueue, run: Run, asked: PromptsReq
             )
     row = PromptSet(texts=tuple(asked.prompts), max_tokens=asked.max_tokens).model_dump(mode="json")
     if row not in run.prompts and len(run.prompts) >= MOST_SETS:
-        raise Conflict(f"The run {run.name} keeps {MOST_SETS} sets of prompts, the most that it may. Fork it for more.")
+        raise Conflict(f"The run {run.name} keeps {MOST_SETS} sets of prompts, the most that it may. Delete one first.")
     jobs.ask_prompts(run.id, asked.prompts, asked.max_tokens)
     session.expire(run)
+
+
+def delete_prompts(session: Session, run: Run, name: str) -> None:
+    """The set of this name and its answers. Raises NotFound, or Conflict while the run is under way."""
+    if locked(session, run) is None:
+        raise NotFound("The run has just been deleted.")
+    kept = [row for row in run.prompts if set_name(PromptSet.model_validate(row)) != name]
+    if len(kept) == len(run.prompts):
+        raise NotFound(f"The run {run.name} has no set of prompts {name[:40]!r}. It may have been deleted.", "name")
+    if not run.state.final:
+        raise Conflict(f"The run {run.name} is {run.state}; delete its prompts when it is done.")
+    run.prompts = kept
+    run.stages = [stage for stage in run.stages if stage.name != PromptsStage.name_of(name)]
+    session.commit()

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from webapp.store.database import locked
 from webapp.store.models import Run, RunNote, RunTag
 
-from .errors import BodyInvalid, NotFound
+from .errors import BodyInvalid, Conflict, NotFound
 from .run_requests import printable
 
 NAME_MOST, NOTES_MOST, TAG_MOST, TAGS_MOST = 200, 10_000, 40, 20  # characters; tags
@@ -21,6 +21,10 @@ class RunEdit(BaseModel, extra="forbid"):
 
     name: str | None = Field(None, description=f"1 to {NAME_MOST} characters.")
     notes: str | None = Field(None, description=f"Markdown, at most {NOTES_MOST:,} characters; without HTML.")
+    notes_before: str | None = Field(
+        None,
+        description="The notes as they were read; where they are others by now, the answer is 409 and nothing changes.",
+    )
     tags: list[str] | None = Field(
         None,
         description=f"All that it has from now on: at most {TAGS_MOST}, of {TAG_MOST} characters each, without commas; "
@@ -37,18 +41,23 @@ def read_edit(form: Mapping[str, str]) -> RunEdit:
     return RunEdit(
         name=form.get("name"),
         notes=form["notes"].replace("\r\n", "\n") if "notes" in form else None,
+        notes_before=form["notes_before"].replace("\r\n", "\n") if "notes_before" in form else None,
         tags=form["tags"].split(",") if "tags" in form else None,
         starred=form["starred"] == "1" if "starred" in form else None,
     )
 
 
 def edit_run(session: Session, run: Run, edit: RunEdit) -> None:
-    """Of edits at the same time the last one stays. Raises BodyInvalid with the field and what it may be; NotFound."""
+    """Of edits at the same time the last one stays, but of notes where it knew those before.
+
+    Raises BodyInvalid with the field and what it may be; Conflict for notes that were changed meanwhile; NotFound.
+    """
     if locked(session, run) is None:
         raise NotFound("The run has just been deleted.")
     if edit.name is not None:
         run.name = _name(edit.name)
     if edit.notes is not None:
+        _require_unchanged(run, edit)
         _write_note(run, edit.notes)
     if edit.tags is not None:
         keep_tags(run, edit.tags)
@@ -89,8 +98,23 @@ def _name(given: str) -> str:
     return name
 
 
+def _require_unchanged(run: Run, edit: RunEdit) -> None:
+    """Raises Conflict."""
+    now = run.note.text if run.note else ""
+    if edit.notes_before is not None and now not in (_note_text(edit.notes_before), _note_text(edit.notes or "")):
+        raise Conflict(
+            "The notes were changed meanwhile, in another tab or by somebody else. What they say now is kept; to write "
+            "yours in its place, save them again.",
+            "notes",
+        )
+
+
+def _note_text(given: str) -> str:
+    return given.replace("\0", "").strip()
+
+
 def _write_note(run: Run, given: str) -> None:
-    text = given.replace("\0", "").strip()
+    text = _note_text(given)
     if len(text) > NOTES_MOST:
         raise BodyInvalid(f"The notes have {len(text):,} characters; at most {NOTES_MOST:,} may be.", "notes")
     if not text:

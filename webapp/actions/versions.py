@@ -27,6 +27,7 @@ VERSIONS_LOCK = 0x76657273  # "vers"
 MOST_VERSIONS = 100  # in a row of them
 MOST_RUNS = 200  # that are started at once
 LOOKED_THROUGH, COMPARED = 500, 5  # checkpoints whose names are looked at, and whose tensors are, for a suggestion
+MOST_EARLIER = 200  # checkpoints that one may be a version of, the newest
 OFFERED = 50  # runs whose recipes can be applied
 NAMED = load_only(Run.id, Run.name, Run.best_of_id)  # without receipts
 PASSING = {"v", "ver", "version", "epoch", "step", "iter", "best", "last", "latest", "final", "new", "old", "copy"}
@@ -96,6 +97,12 @@ def versions_of(session: Session, checkpoint: Checkpoint) -> list[Checkpoint]:
         return [checkpoint]
     first = _chain(session, checkpoint.id, up=True)[-1]
     return _chain(session, first.id, up=False)
+
+
+def earlier_versions(session: Session, but: str | None = None) -> list[Checkpoint]:
+    """What a checkpoint may be a newer version of, newest first."""
+    rows = select(Checkpoint).options(load_only(Checkpoint.id, Checkpoint.name)).where(Checkpoint.id != (but or ""))
+    return list(session.scalars(rows.order_by(Checkpoint.created_at.desc()).limit(MOST_EARLIER)))
 
 
 def _has_newer(session: Session, checkpoint_id: str) -> bool:

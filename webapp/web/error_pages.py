@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException, SecurityError
+from werkzeug.routing import RequestRedirect
 
 from webapp.actions.errors import AccessRefused, Busy, TooManyTries
 from webapp.engine.errors import PareError
@@ -16,6 +17,7 @@ from webapp.store.errors import DatabaseUnusable, StoreError, StoreFull
 from webapp.store.space import FULL, is_full
 
 from .extensions import services
+from .security import SAFE_METHODS
 
 PROGRAM_PATHS = ("/api/", "/serve/", "/healthz")  # under /serve/ each protocol has its own form: views/serve.py
 HEADERS: dict[type[Exception], dict[str, str]] = {
@@ -48,6 +50,21 @@ SENTENCES = {
 }
 
 
+WAYS_BACK = {  # the page of the thing that a form was about: what its link says
+    "runs.show": "Back to the run",
+    "runs.index": "Back to the runs",
+    "studies.show": "Back to the study",
+    "checkpoints.show": "Back to the checkpoint",
+    "datasets.show": "Back to the dataset",
+    "deployments.show": "Back to the deployment",
+    "deployments.index": "Back to the deployments",
+    "fit.show": "Back to the budget",
+    "blame.show": "Back to the layers",
+    "prompts.show": "Back to the prompts",
+    "compare.index": "Back to the comparison",
+}
+
+
 def init_errors(app: Flask) -> None:
     app.register_error_handler(PareError, answer_known)
     app.register_error_handler(StoreError, answer_known)
@@ -71,7 +88,25 @@ def answer(status: int, error: dict[str, Any]) -> ResponseReturnValue:
     if wants_json():
         return {"error": error}, status
     title = TITLES.get(status, "Something went wrong")
-    return render_template("error.html", status=status, title=title, error=error), status
+    back = way_back() if status != 404 else None
+    return render_template("error.html", status=status, title=title, error=error, back=back), status
+
+
+def way_back() -> tuple[str, str] | None:
+    """From a form that was refused to the page of what it is about, the nearest above its address: (address, label)."""
+    if request.method in SAFE_METHODS:
+        return None
+    addresses = current_app.create_url_adapter(request)
+    path = request.path
+    while addresses is not None and path.count("/"):
+        try:
+            endpoint, _ = addresses.match(path, method="GET")
+        except (HTTPException, RequestRedirect):
+            endpoint = ""
+        if isinstance(endpoint, str) and endpoint in WAYS_BACK:
+            return path, WAYS_BACK[endpoint]
+        path = path.rpartition("/")[0]
+    return None
 
 
 def answer_known(error: PareError | StoreError) -> ResponseReturnValue:

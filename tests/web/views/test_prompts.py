@@ -126,3 +126,32 @@ def test_a_run_keeps_a_bounded_number_of_sets(client, session, writer):
     session.commit()
     refused = client.post(f"/api/v1/runs/{writer.id}/prompts", json={"prompts": ["one more"]})
     assert "keeps 25 sets" in error_of(refused, 409)["message"]
+
+
+def test_a_set_of_prompts_is_deleted_with_its_answers(client, session, answered):
+    first = set_name(PromptSet(texts=("the cat",), max_tokens=4))
+    page = Page(client.get(f"/runs/{answered.id}/prompts").text)
+    assert page.of("form", action=f"/runs/{answered.id}/prompts/{first}/delete", method="post")
+    assert client.post(f"/runs/{answered.id}/prompts/{first}/delete").location == f"/runs/{answered.id}/prompts"
+    text = Page(client.get(f"/runs/{answered.id}/prompts").text).text
+    assert "the cat" not in text
+    assert "They could not be answered." in text
+    session.expire_all()
+    names = [stage.name for stage in session.get(Run, answered.id).stages]
+    assert f"prompts-{first}" not in names
+    gone = client.delete(f"/api/v1/runs/{answered.id}/prompts/{first}")
+    assert "has no set of prompts" in error_of(gone, 404)["message"]
+    (left,) = client.get(f"/api/v1/runs/{answered.id}/prompts").json["items"]
+    assert client.delete(f"/api/v1/runs/{answered.id}/prompts/{left['name']}").status_code == 204
+    assert client.get(f"/api/v1/runs/{answered.id}/prompts").json["items"] == []
+    assert "1 asked" not in client.get(f"/runs/{answered.id}").text
+
+
+def test_prompts_that_are_being_answered_stay(client, session, writer):
+    client.post(f"/runs/{writer.id}/prompts", data={"prompt": ["the cat"], "max_tokens": "16"})
+    (asked,) = client.get(f"/api/v1/runs/{writer.id}/prompts").json["items"]
+    refused = client.delete(f"/api/v1/runs/{writer.id}/prompts/{asked['name']}")
+    assert "delete its prompts when it is done" in error_of(refused, 409)["message"]
+    assert client.post(f"/runs/{writer.id}/prompts/{asked['name']}/delete").status_code == 409
+    page = Page(client.get(f"/runs/{writer.id}/prompts").text)
+    assert not page.of("form", action=f"/runs/{writer.id}/prompts/{asked['name']}/delete")

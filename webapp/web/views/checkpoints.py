@@ -18,7 +18,7 @@ from webapp.actions.lineage import lineage_of_checkpoint
 from webapp.actions.run_columns import DEFAULT
 from webapp.actions.run_requests import set_task
 from webapp.actions.run_table import RunsView, runs_page
-from webapp.actions.versions import applicable, studies_of, suggested_version, told_versions
+from webapp.actions.versions import applicable, earlier_versions, studies_of, suggested_version, told_versions
 from webapp.engine.data.tasks import JUDGED_BY, USES
 from webapp.engine.errors import TaskUnfit
 from webapp.engine.exporters import exporters
@@ -28,7 +28,7 @@ from webapp.engine.plugins import Accepted
 from webapp.engine.run.predict import held_by, unreached
 from webapp.store.models import Checkpoint, Run, RunFigure, UploadState
 from webapp.web.extensions import db, importing, services
-from webapp.web.views.lineage import earlier_versions
+from webapp.web.refusals import RefusedField, back_with
 
 blueprint = Blueprint("checkpoints", __name__, url_prefix="/checkpoints")
 
@@ -48,11 +48,16 @@ def index() -> str:
 
 @blueprint.get("/new")
 def new() -> str:
+    return new_page()
+
+
+def new_page(refused: RefusedField | None = None) -> str:
     return render_template(
         "checkpoints/new.html",
+        refused=refused,
         uses=USES,
-        earlier=earlier_versions(),
-        newer_than=request.args.get("newer_than", ""),
+        earlier=earlier_versions(db.session),
+        newer_than=request.values.get("newer_than_id" if refused else "newer_than", ""),
         accepted=accepted(),
         dequantized=[kind.accepts.title for kind in importers().values() if kind.dequantizes],
         limit_bytes=services().settings.max_upload_bytes,
@@ -73,14 +78,18 @@ def take_in() -> ResponseReturnValue:
         else:
             row = imports.import_path(form.get("path", ""), **asked)
     except (RequestInvalid, Conflict, NotFound, TaskUnfit) as error:
-        flash(error.message, "danger")
-        return redirect(url_for("checkpoints.new"))
+        db.session.rollback()
+        return new_page(RefusedField("repo_id" if "repo_id" in form else "path", error.message)), error.status
     return redirect(url_for("checkpoints.show", id=row.id))
 
 
 @blueprint.get("/<id>")
 def show(id: str) -> str:
-    checkpoint = db.get_or_abort(Checkpoint, id)
+    return page(db.get_or_abort(Checkpoint, id))
+
+
+def page(checkpoint: Checkpoint, refused: RefusedField | None = None) -> str:
+    id = checkpoint.id
     if checkpoint.state != UploadState.READY:
         return render_template("checkpoints/pending.html", checkpoint=checkpoint)
     facts = CheckpointFacts.model_validate(checkpoint.facts)
@@ -97,7 +106,8 @@ def show(id: str) -> str:
         lineage=lineage_of_checkpoint(db.session, checkpoint),
         versions=told_versions(db.session, checkpoint),
         suggested=suggested_version(db.session, checkpoint),
-        earlier=earlier_versions(but=id),
+        earlier=earlier_versions(db.session, but=id),
+        refused=refused,
         applicable=applicable(db.session, checkpoint),
         studies=studies_of(db.session, [checkpoint.newer_than_id]),
         best=db.session.get(Run, checkpoint.best_run_id) if checkpoint.best_run_id else None,
@@ -115,9 +125,8 @@ def use_for(id: str) -> ResponseReturnValue:
     try:
         set_task(db.session, checkpoint, request.form.get("task") or None)
     except (TaskUnfit, Conflict) as error:
-        flash(error.message, "danger")
-    else:
-        flash(f"{checkpoint.name}: the task is set. Runs that were asked for before keep theirs.")
+        return back_with(error, page, checkpoint, "task")
+    flash(f"{checkpoint.name}: the task is set. Runs that were asked for before keep theirs.")
     return redirect(url_for("checkpoints.show", id=id))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from functools import partial
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 
@@ -12,6 +14,7 @@ from webapp.actions.prompts import PromptsRequest
 from webapp.engine.errors import PareError
 from webapp.store.models import Run
 from webapp.web.extensions import db, services
+from webapp.web.refusals import RefusedField, back_with
 
 blueprint = Blueprint("prompts", __name__, url_prefix="/runs/<id>/prompts")
 
@@ -35,7 +38,14 @@ def ask(id: str) -> ResponseReturnValue:
     try:
         prompts.ask_prompts(db.session, services().jobs, run, read(texts, request.form.get("max_tokens", "")))
     except PareError as error:
-        return page(run, error, texts), error.status
+        return back_with(error, partial(page, texts=texts), run, error.field or "prompts")
+    return redirect(url_for("prompts.show", id=id))
+
+
+@blueprint.post("/<name>/delete")
+def delete(id: str, name: str) -> ResponseReturnValue:
+    prompts.delete_prompts(db.session, db.get_or_abort(Run, id), name)
+    flash("The prompts and their answers were deleted.")
     return redirect(url_for("prompts.show", id=id))
 
 
@@ -52,11 +62,11 @@ def read(texts: list[str], max_tokens: str) -> PromptsRequest:
         ) from None
 
 
-def page(run: Run, error: PareError | None = None, texts: list[str] | None = None) -> str:
+def page(run: Run, refused: RefusedField | None = None, texts: list[str] | None = None) -> str:
     return render_template(
         "prompts/show.html",
         run=run,
-        error=error,
+        refused=refused,
         why_not=prompts.why_no_prompts(run),
         asked=prompts.prompts_of(run),
         boxes=[*(texts or ()), *[""] * BOXES][:BOXES],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, flash, redirect, request, url_for
+from flask import Blueprint, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.actions.errors import Conflict, RequestInvalid
 from webapp.actions.publishing import publish_run
 from webapp.store.models import Run
 from webapp.web.extensions import db, importing
+from webapp.web.refusals import back_with
+
+from . import runs
 
 blueprint = Blueprint("publications", __name__)
 
@@ -19,5 +22,5 @@ def create(id: str) -> ResponseReturnValue:
     try:
         publish_run(run, request.form.get("repo_id", "").strip(), "private" in request.form, **importing())
     except (Conflict, RequestInvalid) as error:
-        flash(error.message, "danger")
+        return back_with(error, runs.page, run, "repo_id")
     return redirect(url_for("runs.show", id=id, _anchor="publications"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from flask import (
@@ -24,10 +26,10 @@ from sqlalchemy import func, select
 
 from webapp import charts
 from webapp.actions.beside import beside
-from webapp.actions.compatibility import incompatible_formats
+from webapp.actions.compatibility import incompatible_formats, other_data
 from webapp.actions.deletion import delete_run
 from webapp.actions.deployments import deployable, deployed, served_formats
-from webapp.actions.errors import NotFound, RequestInvalid
+from webapp.actions.errors import BodyInvalid, NotFound, RequestInvalid
 from webapp.actions.lineage import lineage_of_run
 from webapp.actions.packages import offered
 from webapp.actions.publishing import publications_of
@@ -38,6 +40,7 @@ from webapp.actions.run_requests import RunChanges, cancel_run, fork_request, re
 from webapp.actions.run_table import PAGE, RunsView, count, csv_lines, ids_of, rows_of_runs, runs_page
 from webapp.actions.samples import SampleRow, sample_of
 from webapp.actions.sharing import shares_of
+from webapp.engine.errors import PareError
 from webapp.engine.recipe import Recipe
 from webapp.engine.techniques import techniques
 from webapp.store.clock import now
@@ -45,7 +48,7 @@ from webapp.store.models import Checkpoint, Dataset, LogLine, Run, RunState, Run
 from webapp.web.calls import MadeBy
 from webapp.web.display import STATE_LOOKS
 from webapp.web.extensions import db, services
-from webapp.web.views.lineage import other_data
+from webapp.web.refusals import RefusedField, back_with
 
 blueprint = Blueprint("runs", __name__, url_prefix="/runs")
 
@@ -61,8 +64,14 @@ def index() -> ResponseReturnValue:
     view = RunsView.read(request.args)
     if "form" in request.args:
         return redirect(url_for("runs.index") + view.query(q=view.q.strip()))
+    return table_page(view)
+
+
+def table_page(view: RunsView, refused: RefusedField | None = None, ticked: Collection[str] = ()) -> str:
     return render_template(
         "runs/index.html",
+        refused=refused,
+        ticked=ticked,
         view=view,
         page=runs_page(db.session, view),
         columns=view.shown,
@@ -161,14 +170,21 @@ def act() -> ResponseReturnValue:
     if action == "delete" and form.get("sure") != str(len(ids)):
         what = foreseen_deletion(db.session, ids)
         return render_template("runs/delete.html", view=view, ids=ids, what=what, all="all" in form)
-    performed = perform(db.session, services().jobs, action, ids, form.get("tags", "").split(","))
+    try:
+        performed = perform(db.session, services().jobs, action, ids, form.get("tags", "").split(","))
+    except BodyInvalid as error:
+        return back_with(error, partial(table_page, ticked=form.getlist("run")), view)
     flash(performed.sentence, "message" if performed.done else "error")
     return redirect(url_for("runs.index") + view.query(after=view.after, until=view.until))
 
 
 @blueprint.get("/<id>")
 def show(id: str) -> str:
-    run, settings = db.get_or_abort(Run, id), services().settings
+    return page(db.get_or_abort(Run, id))
+
+
+def page(run: Run, refused: RefusedField | None = None) -> str:
+    id, settings = run.id, services().settings
     known, unfit = techniques(), incompatible_formats(run.checkpoint)
     newest = select(LogLine).where(LogLine.run_id == id).order_by(LogLine.id.desc()).limit(LOG_LINES)
     lines = list(reversed(db.session.scalars(newest).all()))
@@ -182,7 +198,8 @@ def show(id: str) -> str:
         links=shares_of(db.session, [id]),
         lineage=lineage_of_run(db.session, run),
         like=beside(run, services().files),
-        other_data=other_data(run),
+        other_data=other_data(db.session, run),
+        refused=refused,
         drawn=drawn_of(run),
         made_by=MadeBy("/runs", fork_request(run, RunChanges())),
         given=given_sample(run),
@@ -243,7 +260,11 @@ def curves(id: str) -> str:
 @blueprint.post("/<id>")
 def change(id: str) -> ResponseReturnValue:
     """One form changes one thing or several: `name`, `notes`, `tags` (with commas between), `starred` (0 or 1)."""
-    edit_run(db.session, db.get_or_abort(Run, id), read_edit(request.form))
+    run = db.get_or_abort(Run, id)
+    try:
+        edit_run(db.session, run, read_edit(request.form))
+    except PareError as error:
+        return back_with(error, page, run)
     return redirect(url_for("runs.show", id=id))
 
 

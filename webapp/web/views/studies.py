@@ -38,6 +38,7 @@ from webapp.engine.recipe import as_yaml, lines_named
 from webapp.store.models import Profile, Run, RunState, Study
 from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, row_of, services
+from webapp.web.refusals import RefusedField, back_with
 
 from .compare import csv_answer
 
@@ -49,6 +50,7 @@ KINDS = {
     "front": "Budgets of many sizes",
     "sweep": "Sweep",
 }
+FIELDS = {"most_runs": "most_runs", "most_minutes": "most_minutes"}  # of the form; any other is the tolerance's
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -73,8 +75,7 @@ def create() -> ResponseReturnValue:
     try:
         study = start_study(db.session, services().jobs, StudyRequest(profile_id=profile.id, smallest=asked_smallest()))
     except PareError as error:
-        db.session.rollback()
-        return asked_page(profile, error), error.status
+        return back_with(error, asked_page, profile, FIELDS.get(error.field or "", "tolerance"))
     return redirect(url_for("studies.show", id=study.id))
 
 
@@ -101,10 +102,10 @@ def fingerprint(study: Study) -> str:
     return hashlib.sha256(repr((told, rows, links)).encode()).hexdigest()[:32]
 
 
-def shown(study: Study, error: PareError | None = None) -> str:
+def shown(study: Study, refused: RefusedField | None = None) -> str:
     recipes = [as_yaml(recipe) for recipe in study.question.get("recipes", ())]
     links = shares_of_study(db.session, study.id)
-    given = {"recipes": recipes, "error": error, "form": request.form, "units": list(UNITS)}
+    given = {"recipes": recipes, "refused": refused, "form": request.form, "units": list(UNITS)}
     asked = study_request(study)
     made_by = MadeBy("/studies", asked) if asked else None
     return render_template("studies/show.html", links=links, made_by=made_by, **given, **study_page(study))
@@ -140,9 +141,7 @@ def extend(id: str) -> ResponseReturnValue:
         with lines_named(request.form.get("recipe")):
             count = extend_study(db.session, services().jobs, study, asked_more())
     except PareError as error:
-        db.session.rollback()
-        study = db.get_or_abort(Study, id)
-        return shown(study, error), error.status
+        return back_with(error, shown, study, "recipe" if "recipe" in request.form else "sizes")
     flash(f"{count} run{' joins' if count == 1 else 's join'} the study.")
     return redirect(url_for("studies.show", id=id))
 
@@ -212,12 +211,12 @@ def asked_more() -> MoreAsked:
         raise RequestInvalid("Name 1 to 50 sizes above 0 as numbers, with commas between them.", "sizes") from None
 
 
-def asked_page(profile: Profile, error: PareError | None = None) -> str:
+def asked_page(profile: Profile, refused: RefusedField | None = None) -> str:
     if profile.state is not RunState.SUCCEEDED:
         raise RequestInvalid(f"The profile is {profile.state}; a study begins once it has succeeded.", "profile")
     solver = solver_for(profile)
     points, unit = solver.points_fit is not None, solver.profile.unit
-    given = {"profile": profile, "unit": unit, "points": points, "form": request.form, "error": error}
+    given = {"profile": profile, "unit": unit, "points": points, "form": request.form, "refused": refused}
     return render_template("studies/new.html", **given)
 
 

@@ -30,3 +30,8 @@ def ask_prompts(id: str, body: PromptsRequest) -> schemas.RunAnswer:
     run = row_of(Run, id)
     prompts.ask_prompts(db.session, services().jobs, run, body)
     return run_answer(run)
+
+
+@endpoint("DELETE", "/runs/<id>/prompts/<name>", "Delete prompts and their answers", status=204, errors=(409,))
+def delete_prompts(id: str, name: str) -> None:
+    prompts.delete_prompts(db.session, row_of(Run, id), name)

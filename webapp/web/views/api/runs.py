@@ -97,6 +97,7 @@ def get_run(id: str, query: schemas.RunQuery) -> schemas.RunAnswer:
     "PATCH",
     "/runs/<id>",
     "Name a run, write about it, tag it, star it",
+    errors=(409,),
     example="""--json '{"tags": ["baseline"], "starred": true}'""",
 )
 def change_run(id: str, body: RunEdit) -> schemas.RunAnswer:

@@ -780,6 +780,7 @@ class AnsweredPromptAnswer(RowAnswer):
 class AskedPromptsAnswer(RowAnswer):
     """Prompts that were asked together; `answers` are there once `stage` has succeeded."""
 
+    name: str
     texts: list[str]
     max_tokens: int
     stage: StageAnswer | None
