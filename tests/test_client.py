@@ -39,6 +39,13 @@ def test_the_examples_of_the_documentation_work_one_after_the_other(served, here
     names: dict[str, object] = {}
     for example in re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf8"), re.DOTALL):
         exec(example.replace("http://127.0.0.1:8000", served.url), names)  # noqa: S102 - as a reader would
+    deployment, replay = names["deployment"], names["replay"]
+    assert (deployment["state"], bool(deployment["token"])) == ("ready", True)
+    assert (replay.state, replay.result["replayed"]) == ("succeeded", 200)
+    assert "every answer is the recorded one" in replay.data["sentences"][0]
+    with pytest.raises(PareRefused, match="cannot be compared with"):
+        names["pare"].replay(deployment["name"], beside="nothing")
+    assert "replays" in shown_calls(served, f"/deployments/{deployment['name']}")["start-curl"]
     first, run = Path("smaller.safetensors").read_bytes(), names["run"]
     assert run.state == "succeeded"
     knee, smaller = names["knee"], names["smaller"]

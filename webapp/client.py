@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class NotSucceeded(Exception):
 
 @dataclass(frozen=True)
 class Thing:
-    """An upload, a profile, a run or a study as the API told it last; `data` is all of the answer."""
+    """An upload, a profile, a run, a study or a replay as the API told it last; `data` is all of the answer."""
 
     kind: Kind
     id: str
@@ -68,7 +69,7 @@ class Thing:
 
     @property
     def result(self) -> Json:
-        """Of a run: size_bytes, sparsity, metrics and more; empty until there is one."""
+        """Of a run: size_bytes, sparsity, metrics and more; of a replay its figures; empty until there is one."""
         return self.data.get("result") or {}
 
     @property
@@ -260,6 +261,42 @@ class Pare:
         finally:
             part.unlink(missing_ok=True)
         return path
+
+    def deploy(
+        self, run: Thing | str, artifact: str | None = None, name: str | None = None, seconds: float | None = 120.0
+    ) -> Json:
+        """Serves a run's file, and returns its `name`, `url` and `token` once it answers; the token is told this once.
+
+        Raises TimeoutError where it does not answer within `seconds`, and PareRefused where it cannot be served.
+        """
+        given = {"run_id": _id(run), "artifact": artifact, "name": name}
+        made = self.call("POST", "/deployments", {key: value for key, value in given.items() if value is not None})
+        address, deadline = f"/deployments/{quote(made['name'], safe='')}", time.monotonic() + (seconds or math.inf)
+        while (now := self.call("GET", address))["state"] == "starting":
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{made['name']} is still starting after {seconds:g} s.")
+            time.sleep(ASKS_AGAIN_SECONDS[0])
+        if now["state"] != "ready":
+            raise PareRefused(503, "unavailable", now["reason"] or f"{made['name']} is {now['state']}.")
+        return {**made, **now}
+
+    def replay(
+        self,
+        deployment: str,
+        *,
+        samples: int | None = None,
+        seconds: float | None = None,
+        beside: str | None = None,
+        wait: bool = True,
+    ) -> Thing:
+        """Sends the run's dataset through a deployment, in turns with what is `beside`: "original", or another's name.
+
+        Of its end, `result` has the figures, and `data["sentences"]` what they mean. Raises NotSucceeded.
+        """
+        given = {"samples": samples, "seconds": seconds, "beside": beside}
+        kind = cast("Kind", f"deployments/{quote(deployment, safe='')}/replays")
+        asked = {key: value for key, value in given.items() if value is not None}
+        return self._begun(kind, f"/{kind}", asked, wait)
 
     def call(self, method: str, path: str, body: Any = None) -> Json:
         """Any request of the API: `path` begins behind /api/v1, `body` is sent as JSON. {} where nothing comes back."""

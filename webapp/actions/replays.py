@@ -104,6 +104,13 @@ def replay_of(session: Session, row: Deployment, id: str) -> Replay:
     return found
 
 
+def asked_of(replay: Replay) -> ReplayRequest:
+    """What would send the same again."""
+    told = [side["name"] for side in (replay.result or {}).get("sides", ())]
+    beside = None if len(told) < 2 else ORIGINAL if _title({"name": told[1]}) == THE_ORIGINAL else told[1]
+    return ReplayRequest(samples=replay.samples, seconds=replay.seconds, beside=beside)
+
+
 def stop_replay(session: Session, replay: Replay) -> None:
     """Nothing happens to one that has ended."""
     if not replay.state.final:
@@ -186,12 +193,13 @@ class ReplayReport:
     @property
     def sentences(self) -> list[str]:
         """What the figures mean: as served beside as measured, and the two sides beside each other."""
-        found = [sentence for side in self.sides if (sentence := _as_measured(side))]
+        noun = "texts" if self._result["tokens"] else "samples"
+        found = [sentence for side in self.sides if (sentence := _as_measured(side, noun))]
         if len(self.sides) == 2:
             found.append(self._speed())
         if self.sides[0].told["recorded"] is None and len(self.sides) == 1:
             found.append("The run kept no answers that these could be compared with.")
-        if self._result["sent_as"] == "texts":
+        if self._result["sent_as"] == "texts" and not self.agrees:
             found.append(
                 "The texts were sent as they are, and cut where the model's window ends; the run measured the first "
                 "128 tokens of each."
@@ -224,12 +232,12 @@ def _title(told: dict[str, Any]) -> str:
     return THE_ORIGINAL if told["name"].startswith("try-") else str(told["name"])
 
 
-def _as_measured(side: ReplayedSide) -> str | None:
+def _as_measured(side: ReplayedSide, noun: str) -> str | None:
     """What was measured as served beside what the run measured of the same samples; None where it kept nothing."""
     known = side.told["recorded"]
     if known is None:
         return None
-    said = f"As served, {_in_sentence(side.title)} answers {known['compared']:,} samples"
+    said = f"As served, {_in_sentence(side.title)} answers {known['compared']:,} {noun}"
     now, then = [], []
     for name, before in known["metrics"].items():
         found = side.told["metrics"][name]

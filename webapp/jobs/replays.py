@@ -57,7 +57,7 @@ class ReplayRunner:
         if self._thread.is_alive():
             return
         if not waiting:
-            self.place.children.rest()
+            self.place.children.forks.rest(ready=False)  # replays are seldom, and torch is large
             return
         work = ReplayWork(self.place, *waiting[0])
         self._thread = threading.Thread(target=work.replay, name=f"replay {work.id}", daemon=True)
@@ -107,7 +107,8 @@ class ReplayWork(JobWork):
                 "seconds": row.seconds,
                 "timeout_seconds": place.settings.request_timeout_seconds,
                 "samples_file": str(place.files.path(kept)) if kept else None,
-                "threads": 1,
+                **place.limits(),
+                "threads": 1,  # beside the models', which compute
             }
             until = time.monotonic() + row.seconds + OVERTIME_SECONDS
             found: dict[str, Any] = place.children.run(order, folder, progress.tell, lambda: self._over(until))

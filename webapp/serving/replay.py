@@ -29,7 +29,7 @@ from webapp.engine.errors import DatasetUnfit, PareError
 from webapp.engine.exporters.onnx.signature import Signature
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
 from webapp.engine.progress import Report
-from webapp.engine.run.child import DONE, FAILED, Lines, leave_with_the_worker
+from webapp.engine.run.child import DONE, FAILED, Lines, leave_with_the_worker, limit_memory
 from webapp.engine.run.latency import WARM_UP, compare, words
 from webapp.engine.run.measure import Collected
 from webapp.engine.run.metrics import Samples, summarise
@@ -45,6 +45,7 @@ from .traffic import bin_of
 MOST_ANSWER_BYTES = 16_000_000  # of a text's scores, which has the whole vocabulary for each token
 LEAST_TOKENS = 8
 MOST_PAIRS = 1_000  # of latencies that are compared
+ENOUGH_PAIRS = 200  # for an interval: of fewer samples, some are sent again, for their time alone
 EXAMPLES = 12  # samples that are named where answers differ
 NEAR = 0.01  # numbers that lie closer, of the largest, are the same answer in another arithmetic
 NO_ANSWER = 0  # in place of a status: the process did not answer at all
@@ -86,6 +87,7 @@ def main(job_file: str) -> int:
     threading.Thread(target=leave_with_the_worker, daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf8"))
     torch.set_num_threads(job.pop("threads", None) or 1)
+    limit_memory(job.pop("memory_limit_bytes", None))
     try:
         with torch.inference_mode():
             lines.send({"done": replayed(ReplayJob.model_validate(job), lines)})
@@ -129,6 +131,11 @@ class ServedCall(nn.Module):
         if self.named:
             return dict(zip((each.name for each in self.side.signature.outputs), outputs, strict=True))
         return outputs if outputs[1:] else outputs[0]
+
+    def answer(self, sample: ReplayedSample, spec: ArchitectureSpec) -> list[Tensor]:
+        """What of its answers is judged. Raises Unanswered."""
+        self.sample = sample
+        return answers(self, spec, sample.batch)
 
     def close(self) -> None:
         self._connection.close()
@@ -254,15 +261,13 @@ def _sent(
         elif time.monotonic() - begun > job.seconds:
             break
         found: dict[int, list[Tensor]] = {}
-        for place in range(len(models))[:: -1 if number % 2 else 1]:  # neither always follows the other
-            model = models[place]
-            model.sample = sample
+        for place in _turns(len(models), number):
             try:
-                found[place] = answers(model, spec, sample.batch)
+                found[place] = models[place].answer(sample, spec)
             except Unanswered as error:
                 sides[place].fail(error)
                 continue
-            sides[place].add(number, found[place], sample.batch, model.milliseconds)
+            sides[place].add(number, found[place], sample.batch, models[place].milliseconds)
         if len(found) == 2:
             between.against_original(found[1], found[0], sample.batch)
             pairs += 1
@@ -272,13 +277,16 @@ def _sent(
             told_at = time.monotonic()
             share = max(number / total, (told_at - begun) / job.seconds)
             report.progress(min(share, 1.0), f"{number:,} of {total:,} samples")
+    seconds = time.monotonic() - begun
+    if pairs == number == total:
+        _time_again(job, spec, data, models, sides, min(begun + job.seconds, time.monotonic() + job.seconds / 2))
     recorded = _Recorded.read(job.samples_file) if job.samples_file else None
     return {
         "sent_as": _sent_as(job, spec),
         "tokens": tokens,
         "total": total,
         "replayed": number,
-        "seconds": time.monotonic() - begun,
+        "seconds": seconds,
         "sides": [
             _told_of(side, given, recorded, job.run.seed, tokens) for side, given in zip(job.sides, sides, strict=True)
         ],
@@ -286,6 +294,34 @@ def _sent(
         "between": summarise(between.summed(), job.run.seed) if pairs else None,
         "paired": pairs,
     }
+
+
+def _turns(count: int, number: int) -> range:
+    """The models' places in the order in which they are asked: neither always follows the other."""
+    return range(count)[:: -1 if number % 2 else 1]
+
+
+def _time_again(
+    job: ReplayJob,
+    spec: ArchitectureSpec,
+    data: Sequence[Batch],
+    models: list[ServedCall],
+    sides: list[SideScores],
+    until: float,
+) -> None:
+    """Sends the samples again, for their time alone, until there are ENOUGH_PAIRS or the time is over."""
+    number = len(sides[0].milliseconds)
+    while number < ENOUGH_PAIRS:
+        for sample in samples_of(job, spec, data):
+            if number >= ENOUGH_PAIRS or time.monotonic() > until:
+                return
+            try:
+                for place in _turns(len(models), number):
+                    models[place].answer(sample, spec)
+                    sides[place].milliseconds[number] = models[place].milliseconds
+            except Unanswered:
+                return
+            number += 1
 
 
 def samples_of(job: ReplayJob, spec: ArchitectureSpec, data: Sequence[Batch]) -> Iterator[ReplayedSample]:
@@ -334,9 +370,8 @@ def _sent_as(job: ReplayJob, spec: ArchitectureSpec) -> Literal["images", "texts
 
 def _warm_up(models: list[ServedCall], spec: ArchitectureSpec, sample: ReplayedSample) -> None:
     for model in models * WARM_UP:
-        model.sample = sample
         try:
-            answers(model, spec, sample.batch)
+            model.answer(sample, spec)
         except Unanswered:
             return  # the first that counts tells it
 

@@ -96,7 +96,7 @@ def main(job_file: str) -> int:
     job = json.loads(Path(job_file).read_text(encoding="utf8"))
     threads, foreseen = job.pop("threads", None), job.pop("foreseen_bytes", None)
     limit = job.pop("memory_limit_bytes", None)
-    _limit_memory(limit if limit is None or foreseen is None else limit + (threads or 1) * STACK_BYTES)
+    limit_memory(limit if limit is None or foreseen is None else limit + (threads or 1) * STACK_BYTES)
     try:
         lines.send({"done": _work(job, threads, foreseen, lines)})
     except PareError as error:
@@ -134,7 +134,7 @@ def _work(job: dict[str, Any], threads: int | None, foreseen: int | None, lines:
         from .inspection import InspectionJob, inspected
 
         gc.set_threshold(GARBAGE, 50, 50)  # the facts of 100,000 tensors are no garbage, however often one looks
-        return inspected(InspectionJob.model_validate(job), lines, _limit_memory)
+        return inspected(InspectionJob.model_validate(job), lines, limit_memory)
     if task == "try_formats":
         signal.alarm(job["seconds"])  # which ends this process: then nothing is known
         from webapp.engine.exporters import unwritable
@@ -181,7 +181,7 @@ def leave_with_the_worker() -> None:
     os._exit(FAILED)
 
 
-def _limit_memory(limit_bytes: int | None) -> None:
+def limit_memory(limit_bytes: int | None) -> None:
     """At most; a limit that is lower already stays."""
     if limit_bytes:
         _, now = resource.getrlimit(resource.RLIMIT_DATA)

@@ -17,6 +17,7 @@ from webapp.actions.snippets import snippets
 from webapp.actions.traffic import traffic_of
 from webapp.engine.errors import PareError
 from webapp.store.models import Deployment
+from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, services
 
 from .api.endpoints import first_problem
@@ -44,15 +45,17 @@ def page_of(row: Deployment, error: PareError | None = None) -> str:
     traffic = traffic_of(db.session, row, "day" if request.args.get("traffic") == "day" else "hour")
     drawn = traffic.steps, traffic.step_minutes, traffic.whole.at, traffic.until
     base = url_for("serve.pass_on", name=name, path="v1", _external=True).removesuffix("/v1")
+    parts = replay_parts(row)
     return render_template(
         "deployments/show.html",
+        made_by=parts["report"] and MadeBy(f"/deployments/{name}/replays", replays.asked_of(parts["report"].replay)),
         deployment=row,
         base=base,
         token=token,
         snippets=snippets(row, base, token),
         given=given_sample(row.run),
         error=error,
-        **replay_parts(row),
+        **parts,
         traffic=traffic,
         latency=charts.latency_over_time(*drawn),
         arrived=charts.requests_over_time(*drawn),
