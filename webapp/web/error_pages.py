@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, current_app, render_template, request
 from flask.typing import ResponseReturnValue
@@ -93,18 +94,21 @@ def answer(status: int, error: dict[str, Any]) -> ResponseReturnValue:
 
 
 def way_back() -> tuple[str, str] | None:
-    """From a form that was refused to the page of what it is about, the nearest above its address: (address, label)."""
-    if request.method in SAFE_METHODS:
+    """From a form that was refused to the page of what it is about, the nearest above its address, with the view that
+    it was sent from: (address, label)."""
+    if request.method in SAFE_METHODS or request.url_rule is None:
         return None
     addresses = current_app.create_url_adapter(request)
     path = request.path
     while addresses is not None and path.count("/"):
         try:
-            endpoint, _ = addresses.match(path, method="GET")
+            rule, _ = addresses.match(path, method="GET", return_rule=True)
         except (HTTPException, RequestRedirect):
-            endpoint = ""
-        if isinstance(endpoint, str) and endpoint in WAYS_BACK:
-            return path, WAYS_BACK[endpoint]
+            rule = None
+        if rule is not None and rule.endpoint in WAYS_BACK and request.url_rule.rule.startswith(rule.rule):
+            came_from = urlsplit(request.referrer or "")
+            view = f"?{came_from.query}" if (came_from.netloc, came_from.path) == (request.host, path) else ""
+            return path + view.rstrip("?"), WAYS_BACK[rule.endpoint]
         path = path.rpartition("/")[0]
     return None
 

@@ -6,6 +6,7 @@ from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint, seed_dataset, seed_run
 from tests.web.views.seeded_profile import seed_profile
 from tests.web.views.seeded_studies import seed_study
+from webapp.samples import CHECKPOINT, digest_of
 from webapp.store.models import Checkpoint, Run, RunState, UploadState, Webhook, WebhookDelivery
 
 HOSTILE = "<script>alert(1)</script>\"'.pt"
@@ -123,6 +124,31 @@ def test_the_next_step_is_what_has_not_been_done_yet(client, session, address):
         assert Page(client.get(address).text).of("a", href="/runs?state=succeeded", class_="btn btn-primary")
     else:
         assert page.of("a", href=f"/runs/{run.id}")  # in a list, where nothing needs to be explained any more
+
+
+def test_pages_of_one_thing_that_have_nothing_to_show_say_what_is_missing_and_lead_on(client, session, run):
+    run.artifacts = [each for each in run.artifacts if each.format != "samples"]
+    session.commit()
+    for address, words, link in (
+        (f"/runs/{run.id}/samples", "the worst first", f"/runs/new?fork={run.id}"),
+        (f"/compare/samples?run={run.id}", "which run gets which sample wrong", f"/compare?run={run.id}#picker"),
+        (f"/runs/{run.id}/prompts", "writes no text", f"/runs/{run.id}"),
+        ("/compare", "There is one run so far", f"/runs/new?fork={run.id}"),
+        (f"/runs/new?checkpoint={run.checkpoint_id}", "Dataset", "/runs"),
+    ):
+        page = Page(client.get(address).text)
+        assert words in page.text, address
+        assert page.of("a", href=link), address
+    sample = seed_checkpoint(session, "sample.safetensors")
+    assert "Use the sample's digits" not in client.get(f"/checkpoints/{sample.id}/fit").text
+    sample.digest = digest_of(CHECKPOINT)
+    session.commit()
+    client.post(f"/runs/{run.id}/delete")
+    client.post(f"/datasets/{run.dataset_id}/delete")
+    page = Page(client.get(f"/checkpoints/{sample.id}/fit").text)
+    assert "Use the sample's digits" in page.text
+    assert page.of("form", action="/sample", method="post")
+    assert "There is none yet" in Page(client.get("/runs/new").text).text
 
 
 def test_pages_load_nothing_from_elsewhere_and_run_nothing_inline(client, full):

@@ -159,6 +159,15 @@ def test_what_is_not_possible_right_now_leads_back_to_the_thing(client, session,
         assert client.get(links[0]["href"]).status_code == 200
 
 
+def test_the_way_back_keeps_the_view(client, run):
+    view = f"/runs?q=o&sort=name&from=x&run={run.id}"
+    referring = {"Referer": f"http://localhost{view}"}
+    answer = client.post("/runs/actions", data={"action": "explode"}, headers=referring)
+    assert Page(answer.text).of("a", href=view, class_="btn btn-primary")
+    elsewhere = client.post("/runs/actions", data={"action": "explode"}, headers={"Referer": f"http://else{view}"})
+    assert Page(elsewhere.text).of("a", href="/runs", class_="btn btn-primary")
+
+
 def test_a_page_that_is_not_there_leads_home(client):
     answer = client.post("/runs/222222222222/cancel")
     assert answer.status_code == 404

@@ -32,6 +32,7 @@ from webapp.engine.exporters import exporters, measured
 from webapp.engine.profiles.budget import Budget, BudgetGoal, Chosen, Solver
 from webapp.engine.profiles.facts import KEPT, LayerOptions, LossUnit, ProfileFacts
 from webapp.engine.recipe import Recipe
+from webapp.samples import CHECKPOINT, digest_of
 from webapp.store.models import Checkpoint, Dataset, Profile, Run, RunState, UploadState
 from webapp.units import byte_unit
 from webapp.web.calls import MadeBy
@@ -238,6 +239,7 @@ def start_page(checkpoint: Checkpoint, error: PareError | None = None) -> str:
         "fit/start.html",
         checkpoint=checkpoint,
         error=error,
+        is_sample=checkpoint.digest == digest_of(CHECKPOINT),
         why_not=(checkpoint.facts or {}).get("weights_only_because"),
         datasets=[(id_, rows[id_].name, None if id_ in lacking and training else why) for id_, why in fit.items()],
         training=training,
