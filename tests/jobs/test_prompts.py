@@ -8,6 +8,7 @@ import torch
 from tests.jobs.bench import Bench
 from tests.jobs.test_worker import digests
 from tests.zoo import build_tiny, write_tokenizer
+from webapp.engine.run.stages.job import PromptSet
 from webapp.jobs.errors import JobNotRetryable
 from webapp.store.models import Checkpoint, Run, RunState, StageState
 
@@ -27,7 +28,7 @@ def test_sets_are_kept_in_the_order_in_which_they_were_asked(bench, tmp_path):
     before = bench.ended(run_id)
     assert before.prompts == []
     for texts in (["one"], ["two", "three"], ["one"]):
-        bench.jobs.ask_prompts(run_id, texts, 8)
+        bench.jobs.ask_prompts(run_id, PromptSet(texts=tuple(texts), max_tokens=8))
         after = bench.ended(run_id)
     assert after.prompts == [{"texts": ["two", "three"], "max_tokens": 8}, {"texts": ["one"], "max_tokens": 8}]
     assert (after.state, after.attempt) == (RunState.SUCCEEDED, 4)
@@ -38,7 +39,7 @@ def test_a_run_without_a_result_answers_nothing(bench):
     run_id = bench.run({"stages": {"a": [["exit", 9]]}})
     bench.ended(run_id)
     with pytest.raises(JobNotRetryable, match="once it is done"):
-        bench.jobs.ask_prompts(run_id, ["one"], 8)
+        bench.jobs.ask_prompts(run_id, PromptSet(texts=("one",), max_tokens=8))
     assert bench.get(Run, run_id).prompts == []
 
 
@@ -58,9 +59,9 @@ def test_a_real_model_answers_in_a_process_of_its_own(tmp_path_factory, tmp_path
         )
         run_id = bench.run(None, checkpoint.id, recipe=EIGHT_BITS, preprocessing=None)
         before = bench.ended(run_id)
-        bench.jobs.ask_prompts(run_id, ["the cat sat on the"], 6)
+        bench.jobs.ask_prompts(run_id, PromptSet(texts=("the cat sat on the",), max_tokens=6))
         after = bench.ended(run_id)
-        bench.jobs.ask_prompts(run_id, ["the cat " * 200], 6)
+        bench.jobs.ask_prompts(run_id, PromptSet(texts=("the cat " * 200,), max_tokens=6))
         refused = bench.ended(run_id)
     finally:
         bench.close()

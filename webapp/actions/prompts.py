@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,9 @@ from webapp.engine.facts import ArchitectureSpec
 from webapp.engine.run.stages.job import PromptSet
 from webapp.engine.run.stages.prompts import PromptsStage, set_name
 from webapp.store.database import locked
-from webapp.store.models import Run, Stage, StageState
+from webapp.store.errors import FileMissing
+from webapp.store.files import FileStore
+from webapp.store.models import Checkpoint, Run, Stage, StageState
 
 from .errors import BodyInvalid, Conflict, NotFound
 
@@ -24,19 +26,22 @@ MOST_SETS = 25  # of a run
 LONGEST_PROMPT = 4_000  # characters
 MOST_TOKENS = 128
 TOKENS = 48
+TEMPLATE_FILE = "chat_template.jinja"
+MOST_SETTINGS = 20_000_000  # bytes of a tokenizer's settings: some name every added token
 
 
 class PromptQueue(Protocol):
     """The part of the job client that this needs."""
 
-    def ask_prompts(self, run_id: str, texts: Sequence[str], max_tokens: int) -> Any: ...
+    def ask_prompts(self, run_id: str, given: PromptSet) -> Any: ...
 
 
 class PromptsRequest(BaseModel, extra="forbid"):
     prompts: list[str] = Field(
-        min_length=1, max_length=MOST_PROMPTS, description="As the model reads them: no template."
+        min_length=1, max_length=MOST_PROMPTS, description="As the model reads them, where it is no chat."
     )
     max_tokens: int = Field(TOKENS, ge=1, le=MOST_TOKENS, description="Of each answer.")
+    chat: bool = Field(False, description="Each is what a user says, in the chat template of the model's tokenizer.")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class AskedPrompts:
     name: str  # of the set, within the run
     texts: list[str]
     max_tokens: int
+    chat: bool
     stage: Stage | None
     answers: list[AnsweredPrompt]
 
@@ -110,7 +116,9 @@ def prompts_of(run: Run) -> list[AskedPrompts]:
         name = set_name(given)
         stage = stages.get(PromptsStage.name_of(name))
         answers = (stage.facts or {}).get("answers", ()) if stage is not None else ()
-        found.append(AskedPrompts(name, [*given.texts], given.max_tokens, stage, [_answered(each) for each in answers]))
+        found.append(
+            AskedPrompts(name, [*given.texts], given.max_tokens, given.chat, stage, [*map(_answered, answers)])
+        )
     return found
 
 
@@ -118,9 +126,24 @@ def _answered(told: dict[str, Any]) -> AnsweredPrompt:
     return AnsweredPrompt(told["prompt"], WrittenSide(**told["original"]), WrittenSide(**told["result"]), told["same"])
 
 
-def ask_prompts(session: Session, jobs: PromptQueue, run: Run, asked: PromptsRequest) -> None:
+def has_chat_template(files: FileStore, checkpoint: Checkpoint) -> bool:
+    """Whether the model's tokenizer has one."""
+    held = {**checkpoint.files, **checkpoint.in_place}
+    if TEMPLATE_FILE in held:
+        return True
+    settings = held.get("tokenizer_config.json")
+    if settings is None or settings["size_bytes"] > MOST_SETTINGS:
+        return False
+    try:
+        told = json.loads(files.path(settings["digest"]).read_bytes())
+    except (FileMissing, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and bool(told.get("chat_template"))
+
+
+def ask_prompts(session: Session, files: FileStore, jobs: PromptQueue, run: Run, asked: PromptsRequest) -> None:
     """Has both answer them. Raises Conflict where the run answers none, is under way, or keeps as many as it may, and
-    BodyInvalid for a prompt that is empty or too long."""
+    BodyInvalid for a prompt that is empty or too long, or a chat with a model that has no template for one."""
     if why := why_no_prompts(run):
         raise Conflict(why)
     if not run.state.final:
@@ -133,10 +156,12 @@ def ask_prompts(session: Session, jobs: PromptQueue, run: Run, asked: PromptsReq
                 f"The prompt {quoted(text)} has {len(text):,} characters; at most {LONGEST_PROMPT:,} are taken.",
                 "prompts",
             )
-    row = PromptSet(texts=tuple(asked.prompts), max_tokens=asked.max_tokens).model_dump(mode="json")
-    if row not in run.prompts and len(run.prompts) >= MOST_SETS:
+    if asked.chat and not has_chat_template(files, run.checkpoint):
+        raise BodyInvalid(f"The tokenizer of {run.checkpoint.name} has no chat template; ask without one.", "chat")
+    given = PromptSet(texts=tuple(asked.prompts), max_tokens=asked.max_tokens, chat=asked.chat)
+    if given.row not in run.prompts and len(run.prompts) >= MOST_SETS:
         raise Conflict(f"The run {run.name} keeps {MOST_SETS} sets of prompts, the most that it may. Delete one first.")
-    jobs.ask_prompts(run.id, asked.prompts, asked.max_tokens)
+    jobs.ask_prompts(run.id, given)
     session.expire(run)
 
 

@@ -114,19 +114,17 @@ class JobClient:
                 _begin_again(run, [stage for stage in run.stages if stage.name == BlameStage.name_of()])
         self.enqueue_run(run_id)
 
-    def ask_prompts(self, run_id: str, texts: Sequence[str], max_tokens: int) -> None:
+    def ask_prompts(self, run_id: str, given: PromptSet) -> None:
         """Has original and result of a run that succeeded answer prompts; what was answered before stays.
 
         Its file and receipt stay; one that is under way already stays as it is. Raises JobMissing, JobNotRetryable.
         """
-        given = PromptSet(texts=tuple(texts), max_tokens=max_tokens)
         with writing(self._sessions) as session:
             run = _existing(session, RUN, run_id, lock=True)
             if run.receipt is None:
                 raise JobNotRetryable(f"The run {run.name} is {run.state}; prompts are answered once it is done.")
             if run.state.final:
-                row = given.model_dump(mode="json")
-                run.prompts = [*(each for each in run.prompts if each != row), row]
+                run.prompts = [*(each for each in run.prompts if each != given.row), given.row]
                 name = PromptsStage.name_of(set_name(given))
                 _begin_again(run, [stage for stage in run.stages if stage.name == name])
         self.enqueue_run(run_id)

@@ -1,7 +1,12 @@
 """Prompts of one's own: each side writes what its own module writes greedily, and it is said where they part."""
 
+import json
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from tests import zoo
 from tests.engine.run.test_stages import Bench
@@ -10,7 +15,7 @@ from webapp.engine.errors import RecipeInvalid
 from webapp.engine.run.stages import plan_stages
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.run.stages.job import PromptSet
-from webapp.engine.run.stages.prompts import continued, same_tokens
+from webapp.engine.run.stages.prompts import chat_tokens, continued, same_tokens, set_name
 from webapp.engine.weights.artifact import read_model
 
 TWO_BITS = ("weight_quantization", {"bits": 2})
@@ -80,6 +85,39 @@ def test_what_was_answered_is_not_done_again_and_the_measurements_stay(tmp_path)
 def test_what_cannot_be_answered_is_said(tmp_path, family, text, said):
     with pytest.raises(RecipeInvalid, match=said):
         Bench(tmp_path, zoo.checkpoint(family), options=asked(text)).run(TWO_BITS)
+
+
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} the {% endfor %}{% if add_generation_prompt %}cat{% endif %}"
+
+
+def test_a_chat_is_put_in_the_template_of_the_models_own_tokenizer(tmp_path):
+    folder = shutil.copytree(zoo.checkpoint("llama")[0], tmp_path / "chat")
+    settings = folder / "tokenizer_config.json"
+    told = json.loads(settings.read_text(encoding="utf8")) if settings.exists() else {}
+    settings.write_text(json.dumps(told | {"chat_template": TEMPLATE}), encoding="utf8")
+    checkpoint = (folder, zoo.checkpoint("llama")[1])
+    chat = {"prompts": (PromptSet(texts=("a dog",), max_tokens=6, chat=True),)}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    _, talked = answered(tmp_path / "one", checkpoint, chat)
+    _, plain = answered(tmp_path / "two", checkpoint, asked("a dog the cat", tokens=6))
+    assert talked["answers"][0]["prompt"] == "a dog"
+    assert talked["answers"][0]["original"] == plain["answers"][0]["original"]
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no') }}", "{% for x in range(10**12) %}a{% endfor %}", "{{ x"]
+)
+def test_a_template_that_cannot_be_applied_is_said(template):
+    tokenizer = SimpleNamespace(chat_template=template)
+    tokenizer.apply_chat_template = lambda said, **_: render_jinja_template([said], chat_template=template)[0]
+    with pytest.raises(RecipeInvalid, match="cannot be applied"):
+        chat_tokens(tokenizer, "a dog")
+
+
+def test_sets_keep_the_names_that_they_had_before_there_were_chats():
+    assert PromptSet(texts=("a",), max_tokens=1).row == {"texts": ["a"], "max_tokens": 1}
+    assert set_name(PromptSet(texts=("a",), max_tokens=1)) != set_name(PromptSet(texts=("a",), max_tokens=1, chat=True))
 
 
 def test_how_far_two_go_together():

@@ -155,3 +155,25 @@ def test_prompts_that_are_being_answered_stay(client, session, writer):
     assert client.post(f"/runs/{writer.id}/prompts/{asked['name']}/delete").status_code == 409
     page = Page(client.get(f"/runs/{writer.id}/prompts").text)
     assert not page.of("form", action=f"/runs/{writer.id}/prompts/{asked['name']}/delete")
+
+
+def chat_template(session, files, tmp_path, writer, content):
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(content, encoding="utf8")
+    row = {"digest": files.put(settings), "size_bytes": settings.stat().st_size}
+    writer.checkpoint.files = {**writer.checkpoint.files, "tokenizer_config.json": row}
+    session.commit()
+
+
+def test_a_chat_is_offered_where_the_model_has_a_template(client, session, files, tmp_path, writer):
+    address, body = f"/api/v1/runs/{writer.id}/prompts", {"prompts": ["Hello"], "chat": True}
+    for content in ("", "[1]", "{}", '{"chat_template": null}', "no JSON"):
+        chat_template(session, files, tmp_path, writer, content)
+        assert "no chat template" in error_of(client.post(address, json=body), 422)["message"]
+        assert not Page(client.get(f"/runs/{writer.id}/prompts").text).of("input", name="chat")
+    chat_template(session, files, tmp_path, writer, '{"chat_template": "{{ messages }}"}')
+    (box,) = Page(client.get(f"/runs/{writer.id}/prompts").text).of("input", name="chat")
+    assert "checked" in box
+    assert client.post(address, json=body).status_code == 202
+    session.expire_all()
+    assert writer.prompts == [{"texts": ["Hello"], "max_tokens": 48, "chat": True}]

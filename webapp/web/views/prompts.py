@@ -36,7 +36,8 @@ def ask(id: str) -> ResponseReturnValue:
     run = db.get_or_abort(Run, id)
     texts = [text.replace("\r\n", "\n") for text in request.form.getlist("prompt") if text.strip()]
     try:
-        prompts.ask_prompts(db.session, services().jobs, run, read(texts, request.form.get("max_tokens", "")))
+        asked = read(texts, request.form.get("max_tokens", ""), "chat" in request.form)
+        prompts.ask_prompts(db.session, services().files, services().jobs, run, asked)
     except PareError as error:
         return back_with(error, partial(page, texts=texts), run, error.field or "prompts")
     return redirect(url_for("prompts.show", id=id))
@@ -49,12 +50,13 @@ def delete(id: str, name: str) -> ResponseReturnValue:
     return redirect(url_for("prompts.show", id=id))
 
 
-def read(texts: list[str], max_tokens: str) -> PromptsRequest:
+def read(texts: list[str], max_tokens: str, chat: bool) -> PromptsRequest:
     """Raises BodyInvalid."""
     if not texts:
         raise BodyInvalid("Write a prompt for both to go on from.", "prompts")
     try:
-        return PromptsRequest.model_validate({"prompts": texts, "max_tokens": max_tokens or prompts.TOKENS})
+        asked = {"prompts": texts, "max_tokens": max_tokens or prompts.TOKENS, "chat": chat}
+        return PromptsRequest.model_validate(asked)
     except ValidationError:
         raise BodyInvalid(
             f"At most {prompts.MOST_PROMPTS} prompts are asked at once, for 1 to {prompts.MOST_TOKENS} tokens each.",
@@ -69,6 +71,7 @@ def page(run: Run, refused: RefusedField | None = None, texts: list[str] | None 
         refused=refused,
         why_not=prompts.why_no_prompts(run),
         asked=prompts.prompts_of(run),
+        chats=prompts.has_chat_template(services().files, run.checkpoint),
         boxes=[*(texts or ()), *[""] * BOXES][:BOXES],
         limits=prompts,
     )

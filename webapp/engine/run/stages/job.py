@@ -105,6 +105,12 @@ class PromptSet(StageInput):
 
     texts: tuple[str, ...]
     max_tokens: int
+    chat: bool = False  # each is what a user says, in the template of the model's tokenizer
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As a run keeps it: what is as ever is left out, so that sets keep their names."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class RunGiven(DataGiven):

@@ -59,7 +59,7 @@ class PromptsStage(RunStage):
         return (ExportStage.name_of(measured().name),)
 
     def decided_by(self, sources: SourceDigests) -> dict[str, Any]:
-        return self.by_steps(sources) | {"prompts": self.given.model_dump(mode="json")}
+        return self.by_steps(sources) | {"prompts": self.given.row}
 
     def footprint(self, shapes: RunShapes) -> Footprint:
         """One model after the other, whole."""
@@ -74,7 +74,8 @@ class PromptsStage(RunStage):
         if spec is None or spec.task != "causal-lm" or tokenizer is None:
             raise RecipeInvalid("Prompts are answered by language models that came with their tokenizer.", "prompts")
         window = int(spec.inputs.get("tokens") or MOST_PROMPT_TOKENS)
-        prompts = [prompt_tokens(tokenizer, text, window - self.given.max_tokens) for text in self.given.texts]
+        read = chat_tokens if self.given.chat else plain_tokens
+        prompts = [fitting(text, read(tokenizer, text), window - self.given.max_tokens) for text in self.given.texts]
         written: dict[str, list[dict[str, Any]]] = {}
         delivered = job.inputs[self.inputs[0]].folder / measured().file
         sides: dict[str, Callable[[], Model]] = {"original": job.original, "result": lambda: read_model(delivered)}
@@ -107,12 +108,33 @@ class PromptsStage(RunStage):
 
 def set_name(given: PromptSet) -> str:
     """What tells a set from others of a run."""
-    return hashlib.sha256(json.dumps(given.model_dump(mode="json")).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(given.row).encode()).hexdigest()[:12]
 
 
-def prompt_tokens(tokenizer: Any, text: str, most: int) -> list[int]:
-    """Raises RecipeInvalid where there is none, or more than `most`; and DatasetUnfit for text without a token."""
+def plain_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Raises DatasetUnfit for text without a token."""
     ids: list[int] = tokenized(tokenizer, text, verbose=False)["input_ids"]
+    return ids
+
+
+def chat_tokens(tokenizer: Any, text: str) -> list[int]:
+    """What a user says, and the beginning of the answer, by the template of the model's own tokenizer.
+
+    Raises RecipeInvalid where it has none, or one that cannot be applied.
+    """
+    if not tokenizer.chat_template:
+        raise RecipeInvalid("The model's tokenizer has no chat template; give the prompts as they are.", "chat")
+    said = [{"role": "user", "content": text}]
+    try:
+        written = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # whatever a template that came with the model does wrong, it does in its sandbox
+        raise RecipeInvalid(f"The model's chat template cannot be applied: {error}", "chat") from error
+    ids: list[int] = tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def fitting(text: str, ids: list[int], most: int) -> list[int]:
+    """Raises RecipeInvalid where there is no token, or more than `most`."""
     most = min(most, MOST_PROMPT_TOKENS)
     if not ids:
         raise RecipeInvalid(f"The tokenizer makes no token of the prompt {quoted(text)}; write more.", "prompts")
@@ -148,8 +170,10 @@ def continued(module: nn.Module, prompt: Sequence[int], most: int, ends: frozens
 
 def ends_of(module: nn.Module, tokenizer: Any) -> frozenset[int]:
     """The tokens with which the model says that it is done."""
-    told = getattr(getattr(module, "config", None), "eos_token_id", None)
-    found = {*(told if isinstance(told, list) else [told]), getattr(tokenizer, "eos_token_id", None)}
+    found = {getattr(tokenizer, "eos_token_id", None)}
+    for settings in ("config", "generation_config"):
+        told = getattr(getattr(module, settings, None), "eos_token_id", None)
+        found |= {*told} if isinstance(told, list) else {told}
     return frozenset(token for token in found if isinstance(token, int))
 
 

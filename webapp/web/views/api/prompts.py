@@ -28,7 +28,7 @@ def get_prompts(id: str) -> schemas.Items[schemas.AskedPromptsAnswer]:
 )
 def ask_prompts(id: str, body: PromptsRequest) -> schemas.RunAnswer:
     run = row_of(Run, id)
-    prompts.ask_prompts(db.session, services().jobs, run, body)
+    prompts.ask_prompts(db.session, services().files, services().jobs, run, body)
     return run_answer(run)
 
 

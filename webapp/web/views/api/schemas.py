@@ -783,6 +783,7 @@ class AskedPromptsAnswer(RowAnswer):
     name: str
     texts: list[str]
     max_tokens: int
+    chat: bool
     stage: StageAnswer | None
     answers: list[AnsweredPromptAnswer]
 
