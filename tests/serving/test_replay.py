@@ -40,7 +40,13 @@ def job(tmp_path):
                 "dataset": {**uploaded, "facts": facts, "folder": out},
                 "output": tmp_path / "output",
                 "sides": [
-                    {"name": name, "socket": str(serving.address), "signature": signature(serving), "recorded": side}
+                    {
+                        "name": name,
+                        "title": name,
+                        "socket": str(serving.address),
+                        "signature": signature(serving),
+                        "recorded": side,
+                    }
                     for name, serving, side in sides
                 ],
                 "samples": samples,

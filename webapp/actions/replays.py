@@ -106,8 +106,8 @@ def replay_of(session: Session, row: Deployment, id: str) -> Replay:
 
 def asked_of(replay: Replay) -> ReplayRequest:
     """What would send the same again."""
-    told = [side["name"] for side in (replay.result or {}).get("sides", ())]
-    beside = None if len(told) < 2 else ORIGINAL if _title({"name": told[1]}) == THE_ORIGINAL else told[1]
+    others = (replay.result or {}).get("sides", ())[1:]
+    beside = next((ORIGINAL if side["title"] == THE_ORIGINAL else side["name"] for side in others), None)
     return ReplayRequest(samples=replay.samples, seconds=replay.seconds, beside=beside)
 
 
@@ -154,7 +154,7 @@ class ReplayReport:
     def of(cls, replay: Replay) -> ReplayReport | None:
         if replay.result is None:
             return None
-        sides = [ReplayedSide(_title(each), each) for each in replay.result["sides"]]
+        sides = [ReplayedSide(each["title"], each) for each in replay.result["sides"]]
         return cls(replay, sides)
 
     @property
@@ -226,10 +226,6 @@ class ReplayReport:
     def _result(self) -> dict[str, Any]:
         assert self.replay.result is not None
         return self.replay.result
-
-
-def _title(told: dict[str, Any]) -> str:
-    return THE_ORIGINAL if told["name"].startswith("try-") else str(told["name"])
 
 
 def _as_measured(side: ReplayedSide, noun: str) -> str | None:

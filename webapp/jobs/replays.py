@@ -131,7 +131,7 @@ class ReplayWork(JobWork):
                 return wanted
             if wanted is not None and wanted.state is not DeploymentState.STARTING:
                 why = f": {wanted.reason}" if wanted.reason else ""
-                raise Unavailable(f"{_name_of(wanted)} is {wanted.state.value}{why}. Start it, then replay again.")
+                raise Unavailable(f"{_title(wanted)} is {wanted.state.value}{why}. Start it, then replay again.")
             if time.monotonic() > until:
                 raise Unavailable(f"The model did not answer within {READY_SECONDS:.0f} s of its start.")
             time.sleep(LOOK_SECONDS)
@@ -147,8 +147,14 @@ class ReplayWork(JobWork):
 
 def _side(row: Deployment, run_id: str) -> dict[str, Any]:
     recorded = ("original" if row.of_original else "result") if row.run_id == run_id else None
-    return {"name": row.name, "socket": row.socket, "signature": row.signature, "recorded": recorded}
+    return {
+        "name": row.name,
+        "title": _title(row),
+        "socket": row.socket,
+        "signature": row.signature,
+        "recorded": recorded,
+    }
 
 
-def _name_of(row: Deployment) -> str:
+def _title(row: Deployment) -> str:
     return row.name if row.token_hash is not None else "The original"

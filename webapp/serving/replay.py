@@ -57,6 +57,7 @@ class ReplaySide(StageInput):
     """A model that answers at `socket`; `recorded` is whose answers in the run's samples are its own."""
 
     name: str
+    title: str  # what people call it
     socket: str
     signature: Signature
     recorded: RecordedSide | None = None
@@ -397,6 +398,7 @@ def _told_of(
     known = recorded.beside(side.recorded, given, scores, seed, tokens) if recorded and side.recorded else None
     return {
         "name": side.name,
+        "title": side.title,
         "answered": len(given.answered),
         "errors": {str(status): count for status, count in given.errors.items()},
         "error": given.error,

@@ -80,6 +80,22 @@ def test_it_is_sent_through_the_deployment_and_its_original_in_turns(client, dep
     until(lambda: requests() >= 25)
 
 
+def test_two_deployments_of_a_checkpoint_are_compared(client, deployed, deployer):
+    client.post("/api/v1/deployments", json={"run_id": deployed["run_id"], "name": "try-another"})
+    refused = client.post(REPLAYS, json={"beside": "try-another"})
+    assert (refused.status_code, "try-another is starting" in refused.json["error"]["message"]) == (409, True)
+    until(lambda: deployer.look() or client.get("/api/v1/deployments/try-another").json["state"] == "ready")
+    assert 'option value="try-another"' in client.get("/deployments/small-one").text
+    id = client.post(REPLAYS, json={"beside": "try-another"}).json["id"]
+    found = ended(client, deployer, id)
+    assert [side["title"] for side in found["result"]["sides"]] == ["small-one", "try-another"]
+    text = Page(client.get("/deployments/small-one").text).text
+    assert "Agreement with try-another" in text
+    assert "of try-another" in text or "as try-another" in text or "than try-another" in text
+    client.delete("/api/v1/deployments/try-another")
+    assert "Agreement with try-another" in Page(client.get("/deployments/small-one").text).text
+
+
 def test_one_that_was_under_way_when_pare_ended_begins_anew(client, session, settings, files, deployed, deployer):
     id = client.post(REPLAYS, json={"samples": 5}).json["id"]
     row = session.get(Replay, id)
