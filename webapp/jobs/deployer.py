@@ -210,13 +210,14 @@ class Deployer:
         """Makes what is there equal to what is wanted. What goes wrong is logged, and looked at again."""
         try:
             with self._sessions() as session:
-                self._replay(session)
+                replays = self._waiting_replays(session)
                 mine = select(Deployment).where(Deployment.machine == self._settings.machine)
                 rows = {row.id: row for row in session.scalars(mine)}
                 for id in self._served.keys() - rows.keys():
                     self._served.pop(id).end()
                 for row in rows.values():
                     self._keep(row)
+            self._replay(replays)  # now that what an earlier life left in the rows is not there any more
         except OperationalError as error:
             log.warning("The database does not answer: %s", error)
         except Exception:
@@ -229,8 +230,8 @@ class Deployer:
         for served in self._served.values():
             served.end()
 
-    def _replay(self, session: Session) -> None:
-        """Has the replays that wait done, and keeps what they try from being forgotten meanwhile."""
+    def _waiting_replays(self, session: Session) -> list[tuple[str, int]]:
+        """Ids and attempts, the oldest first. What they try is kept from being forgotten meanwhile."""
         under_way = Replay.state.in_((RunState.QUEUED, RunState.RUNNING))
         mine = select(Replay).join(Replay.deployment).where(under_way, Deployment.machine == self._settings.machine)
         rows = session.scalars(mine.order_by(Replay.created_at, Replay.id)).all()
@@ -238,12 +239,15 @@ class Deployer:
             beside = row.beside
             if beside is not None and now() - beside.asked_at > timedelta(seconds=TRYOUT_SECONDS / 5):
                 self._note(beside, {"asked_at": now()})
-        if rows and self._replays is None:
+        return [(row.id, row.attempt) for row in rows]
+
+    def _replay(self, waiting: list[tuple[str, int]]) -> None:
+        if waiting and self._replays is None:
             from .replays import ReplayRunner
 
             self._replays = ReplayRunner(self._settings, self._sessions, self._files)
         if self._replays is not None:
-            self._replays.look([(row.id, row.attempt) for row in rows])
+            self._replays.look(waiting)
 
     def _keep(self, row: Deployment) -> None:
         if row.token_hash is None and now() - row.asked_at > timedelta(seconds=TRYOUT_SECONDS):

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from webapp.config import InstallationSettings
 from webapp.engine.errors import PareError
+from webapp.serving.client import state_of
 from webapp.serving.errors import Unavailable
 from webapp.store.clock import now
 from webapp.store.database import writing
@@ -127,9 +128,10 @@ class ReplayWork(JobWork):
                 raise Stopped("the work is not wanted any more")
             with self.place.sessions() as session:
                 wanted = session.get(Deployment, wanted.id)
-            if wanted is not None and wanted.state is DeploymentState.READY and wanted.socket and wanted.signature:
-                return wanted
-            if wanted is not None and wanted.state is not DeploymentState.STARTING:
+            ready = wanted is not None and wanted.state is DeploymentState.READY
+            if ready and _answers(wanted):
+                return wanted  # type: ignore[return-value]
+            if wanted is not None and not ready and wanted.state is not DeploymentState.STARTING:
                 why = f": {wanted.reason}" if wanted.reason else ""
                 raise Unavailable(f"{_title(wanted)} is {wanted.state.value}{why}. Start it, then replay again.")
             if time.monotonic() > until:
@@ -143,6 +145,16 @@ class ReplayWork(JobWork):
             if row is not None:
                 row.result, row.state, row.progress = result, RunState.SUCCEEDED, 1.0
                 row.message, row.seconds_left, row.finished_at = "Done", None, now()
+
+
+def _answers(row: Deployment | None) -> bool:
+    """Whether its process does: a row may speak of one that has just ended."""
+    if row is None or row.socket is None or row.signature is None:
+        return False
+    try:
+        return bool(state_of(row.socket, LOOK_SECONDS))
+    except Unavailable:
+        return False
 
 
 def _side(row: Deployment, run_id: str) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """A dataset replayed through a deployment: asked for, done by the deployer, stopped, gone on with, told."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,8 @@ from tests.serving.small_models import WEIGHT
 from tests.web.views.page import Page
 from webapp.engine.data.inspect import inspect_dataset
 from webapp.engine.progress import Silent
+from webapp.jobs.deployer import Deployer
+from webapp.store.database import make_engine, make_sessions
 from webapp.store.models import Dataset, Deployment, Replay, Run, RunState, UploadState
 
 REPLAYS = "/api/v1/deployments/small-one/replays"
@@ -101,7 +106,15 @@ def test_one_that_was_under_way_when_pare_ended_begins_anew(client, session, set
     row = session.get(Replay, id)
     row.state, row.progress = RunState.RUNNING, 0.5
     session.commit()
-    assert ended(client, deployer, id)["result"]["replayed"] == 5
+    deployer.end()
+    engine = make_engine(settings.database_url)
+    with tempfile.TemporaryDirectory(prefix="pare-") as sockets:
+        another = Deployer(settings, make_sessions(engine), files, Path(sockets))  # whose rows say "ready" at first
+        found = ended(client, another, id)
+        another.end()
+    engine.dispose()
+    assert found["result"]["replayed"] == 5
+    assert (found["result"]["sides"][0]["answered"], found["result"]["sides"][0]["errors"]) == (5, {})
     assert "The run kept no answers" in client.get(f"{REPLAYS}/{id}").json["sentences"][0]
 
 
