@@ -181,7 +181,13 @@ def test_what_no_step_works_on_cannot_be_given_back(client, session, fitted):
     answer = client.post(f"/runs/{fitted.id}/blame/give-back", data={"layer": ["nothing"]})
     assert answer.status_code == 422
     assert "No step works on nothing" in Page(answer.text).text
-    assert client.post(f"/runs/{fitted.id}/blame/give-back").location == f"/runs/{fitted.id}/blame"
+    layer = Page(answer.text).of("input", name="layer")[0]["value"]
+    answer = client.post(f"/runs/{fitted.id}/blame/give-back", data={"layer": [layer, "nothing"]})
+    assert "checked" in Page(answer.text).of("input", name="layer", value=layer)[0]
+    nothing = client.post(f"/runs/{fitted.id}/blame/give-back")
+    assert nothing.status_code == 400
+    assert Page(nothing.text).of("p", id="layers-refused", role="alert")
+    assert "Tick the layers that are to be given back." in nothing.text
 
 
 def test_a_run_without_a_profile_has_bytes_and_measurements(client, run):

@@ -182,3 +182,15 @@ def test_a_checkpoint_or_dataset_that_is_not_there_is_named_and_not_silently_ano
     assert "There is no checkpoint nothinghere2. It may have been deleted. Another checkpoint is chosen below." in text
     assert "There is no dataset gonegonegone. It may have been deleted. Another dataset is chosen below." in text
     assert "deleted" not in client.get(f"/runs/new?checkpoint={checkpoint.id}&dataset={dataset.id}").text
+
+
+def test_data_that_does_not_fit_is_said_at_its_field(client, session, checkpoint):
+    other = seed_dataset(session, "other.npz", shape=(3, 32, 32))
+    answer = client.post("/runs/new", data=form(checkpoint, dataset=other.id, name="Kept"))
+    assert answer.status_code == 422
+    page = Page(answer.text)
+    (field,) = page.of("select", id="dataset")
+    assert field["aria-invalid"] == "true"
+    assert "dataset-error" in field["aria-describedby"].split()
+    assert page.of("p", id="dataset-error")
+    assert page.of("input", id="name")[0]["value"] == "Kept"

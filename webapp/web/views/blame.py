@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.actions.blame import blame_of, give_back, measure_blame
+from webapp.actions.errors import RequestInvalid
 from webapp.engine.errors import PareError
 from webapp.store.models import Run
 from webapp.web.extensions import db, services
+from webapp.web.refusals import RefusedField, back_with
 
 blueprint = Blueprint("blame", __name__, url_prefix="/runs/<id>/blame")
 
@@ -27,16 +29,14 @@ def measure(id: str) -> ResponseReturnValue:
 @blueprint.post("/give-back")
 def fork(id: str) -> ResponseReturnValue:
     run = db.get_or_abort(Run, id)
-    layers = request.form.getlist("layer")
-    if not layers:
-        flash("Tick the layers that are to be given back.", "warning")
-        return redirect(url_for("blame.show", id=id))
     try:
+        if not (layers := request.form.getlist("layer")):
+            raise RequestInvalid("Tick the layers that are to be given back.", "layers")
         made = give_back(db.session, services().jobs, run, layers)
     except PareError as error:
-        return page(run, error), error.status
+        return back_with(error, page, run, "layers")
     return redirect(url_for("runs.show", id=made.id))
 
 
-def page(run: Run, error: PareError | None = None) -> str:
-    return render_template("blame/show.html", run=run, blame=blame_of(db.session, run), error=error)
+def page(run: Run, refused: RefusedField | None = None) -> str:
+    return render_template("blame/show.html", run=run, blame=blame_of(db.session, run), refused=refused)

@@ -272,6 +272,8 @@ def exports_fit(checkpoint_id: str | None) -> dict[str, str | None]:
 
 
 def page(form: RunForm, error: PareError | None = None, source: Run | None = None, earlier: Run | None = None) -> str:
+    if error is not None and (field := (error.field or "").partition(".")[0].removesuffix("_id")) in form:
+        form[field].errors = [*form[field].errors, error.message]
     known = techniques()
     before = Recipe.read(earlier.recipe).steps if earlier is not None else ()
     if earlier is not None:
