@@ -247,7 +247,8 @@ def _as_measured(side: ReplayedSide, noun: str) -> str | None:
         return f"{said}."
     if not known["different"]:
         return f"{said}; every answer is the recorded one."
-    return f"{said}; {known['different']:,} of the {known['compared']:,} answers are not the recorded ones."
+    are = "is not the recorded one" if known["different"] == 1 else "are not the recorded ones"
+    return f"{said}; {known['different']:,} of the {known['compared']:,} answers {are}."
 
 
 def _in_sentence(title: str) -> str:

@@ -181,7 +181,9 @@ def test_an_original_that_could_not_be_written_is_not_offered(client, session, d
     run = session.get(Run, deployed["run_id"])
     session.delete(next(stage for stage in run.stages if stage.name == "original-onnx"))
     session.commit()
-    assert "compared with those that the run recorded" in Page(client.get("/deployments/small-one").text).text
+    page = Page(client.get("/deployments/small-one").text).text
+    assert "compared with those that the run recorded" in page
+    assert "only what the run recorded of it is beside" in page  # where it is tried
     refused = client.post(REPLAYS, json={"beside": "original"})
     assert (refused.status_code, "could not be written" in refused.json["error"]["message"]) == (409, True)
 
@@ -195,3 +197,40 @@ def test_ten_are_kept_and_none_without_its_deployment(client, session, deployed)
     client.delete("/api/v1/deployments/small-one")
     session.expire_all()
     assert session.query(Replay).count() == 0
+
+
+def test_a_replay_that_was_not_answered_is_no_success_on_the_page(client, session, deployed):
+    id = client.post(REPLAYS, json={}).json["id"]
+    row = session.get(Replay, id)
+    shown = {"value": 0.5, "n": 4, "ci95": None, "higher_is_better": True, "title": "Accuracy", "unit": ""}
+    recorded = {"side": "result", "metrics": {"accuracy": shown}, "compared": 4, "different": 0, "examples": []}
+    side = {
+        "name": "small-one",
+        "title": "small-one",
+        "answered": 4,
+        "errors": {"400": 1, "500": 2, "0": 3},
+        "error": "The input x is missing.",
+        "latency_ms": {"p50": 1.0, "p95": 2.0},
+        "latencies": {"0": 4},
+        "metrics": {"accuracy": shown},
+        "recorded": recorded,
+    }
+    result = {"sent_as": "numbers", "tokens": None, "total": 30, "replayed": 10, "seconds": 60.0}
+    row.result = result | {"sides": [side], "speed": None, "between": None, "paired": 0}
+    row.state = RunState.SUCCEEDED
+    session.commit()
+    html = client.get("/deployments/small-one").text
+    text = Page(html).text
+    assert "3 not answered, 1 refused (400), 2 failed (500)" in text
+    assert "The first was told: The input x is missing." in text
+    assert "10 of 30 samples, for the 60 s were over" in text
+    assert "notice-good" not in html
+    recorded |= {"metrics": {"accuracy": shown | {"value": 0.75}}, "different": 1, "examples": [2]}
+    row.result = result | {"sides": [side | {"errors": {}, "recorded": recorded}], "speed": None, "between": None}
+    session.commit()
+    (sentence,) = client.get(f"{REPLAYS}/{id}").json["sentences"]
+    assert sentence == (
+        "As served, small-one answers 4 samples with accuracy 50.00\N{NO-BREAK SPACE}%, where the run measured "
+        "accuracy 75.00\N{NO-BREAK SPACE}% on the same ones; 1 of the 4 answers is not the recorded one."
+    )
+    assert "Answered otherwise than recorded: sample 2" in Page(client.get("/deployments/small-one").text).text
