@@ -85,7 +85,8 @@ WRITTEN = [  # exporter, family, form: what of its weights is in a stored form a
     ("compressed_tensors", "bert", "3 bits", {"dense", "quantized"}),
     ("compressed_tensors", "bert", "pruned", {"dense"}),
     ("onnx", "cnn", "dense", {"dense"}),
-    ("onnx", "cnn", "pruned", {"dense"}),
+    ("onnx", "cnn", "pruned", {"dense", "sparse"}),
+    ("onnx", "mlp", "4 bits, zero points", {"dense", "quantized"}),
     ("onnx", "llama", "bfloat16", {"dense"}),
 ]
 

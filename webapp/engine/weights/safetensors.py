@@ -87,6 +87,10 @@ class LazyTensor:
         for start in range(0, self.shape[0], rows):
             yield self.part(start, min(start + rows, self.shape[0]))
 
+    def turned(self) -> LazyTensor:
+        """The transpose. Of two axes."""
+        return LazyTensor(self.shape[::-1], self.dtype, lambda: self.load().t().contiguous())
+
     def facts(self, name: str) -> TensorFacts:
         return _facts(name, self)
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from webapp.engine.architectures.build import leaves_of
+from webapp.engine.architectures.build import Leaves, leaves_of
 from webapp.engine.weights import Encoded, Quantized, QuantizedPlan
 from webapp.engine.weights.activations import Activations
+from webapp.engine.weights.artifact import manifest
+from webapp.engine.weights.manifest import MANIFEST
 from webapp.engine.weights.model import Model
 
 from .convolutions import convolution
@@ -60,6 +62,7 @@ def assembled(model: Model, keep: bool = False) -> Assembled:
             drawing.replace(weight, decoded(drawing, weight.name, leaf, transposed))
         drawing.graph.inputs.remove(weight)
     drawing.finished()
+    graph.metadata_props.update(_told(leaves))
     made.notes = _notes(leaf for leaf, _ in leaves.values())
     return made
 
@@ -77,6 +80,13 @@ def _put(drawing: Drawing, use: Use, new: ir.Value) -> None:
     """In the place of a node."""
     drawing.replace(use.output, new)
     drawing.graph.remove(use.node, safe=True)
+
+
+def _told(leaves: Leaves) -> dict[str, str]:
+    """What of the weights in stored forms the graph does not show (how many bits, the checkpoint's dtype), for Pare."""
+    plans = {name: leaf.plan for name, (leaf, _) in leaves.items()}
+    told = manifest(plans, {}, None)
+    return {MANIFEST: told[MANIFEST]} if not all(plan.plain for plan in plans.values()) else {}
 
 
 def _tidy(drawing: Drawing, weight: ir.Value) -> None:

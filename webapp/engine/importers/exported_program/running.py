@@ -105,15 +105,17 @@ def opened_program(archived: ProgramArchive, made: str = "", rows_apart: bool = 
         raise NotRun("answers with no tensor")
     shapes = {name: archived.tensors[name].shape for name in draft.tensors}
     lifted = lift(draft, shapes, archived.aliases)
-    renamed = {new: _transposed(archived.tensors[old], new in lifted.transposed) for new, old in lifted.renamed.items()}
+    held = {new: archived.tensors[old] for new, old in lifted.renamed.items()}
+    renamed = {new: each.turned() if new in lifted.transposed else each for new, each in held.items()}
     answers = len(draft.outputs) + archived.left_out
     told = _tried(draft, lambda names: assembled(draft, lifted, renamed, names), renamed, rows_apart)
     wanted = tensor_names(told["program"])
+    turned = [name for name in wanted if name in lifted.transposed and type(held[name]) is LazyTensor]
     return Opened(
         tensors={name: renamed[name] for name in wanted},
         tied=dict(told["program"]["ties"]),
         metadata={"pare_architecture": json.dumps({"family": "program", **told}, separators=(",", ":"))},
-        notes=_notes(draft, lifted, wanted, archived, answers),
+        notes=_notes(draft, lifted, wanted, turned, archived, answers),
         infinite=archived.buffers,
     )
 
@@ -134,13 +136,10 @@ def _tried(
     return described(draft, make, tensors, rows_apart)
 
 
-def _transposed(tensor: LazyTensor, transposed: bool) -> LazyTensor:
-    if not transposed:
-        return tensor
-    return LazyTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.load().t().contiguous())
-
-
-def _notes(draft: ProgramDraft, lifted: Lifted, wanted: list[str], archived: ProgramArchive, answers: int) -> list[str]:
+def _notes(
+    draft: ProgramDraft, lifted: Lifted, wanted: list[str], turned: list[str], archived: ProgramArchive, answers: int
+) -> list[str]:
+    """`turned` are the tensors that are stored the other way round than they came."""
     notes = []
     renamed = {
         old: new for new, old in lifted.renamed.items() if new in wanted and new not in (old, *archived.aliases[old])
@@ -148,8 +147,8 @@ def _notes(draft: ProgramDraft, lifted: Lifted, wanted: list[str], archived: Pro
     if renamed:
         pairs = [f"{old} is {new}" for old, new in renamed.items()]
         notes.append(f"The names of layers that it did not tell: {some(pairs, NAMED)}.")
-    if transposed := [name for name in wanted if name in lifted.transposed]:
-        notes.append(f"Stored transposed, as (outputs, inputs): {some(transposed, NAMED)}.")
+    if turned:
+        notes.append(f"Stored transposed, as (outputs, inputs): {some(turned, NAMED)}.")
     used = {lifted.renamed[name] for name in wanted}
     used |= {alias for name in used for alias in archived.aliases[name]}
     if unused := [name for name in archived.tensors if name not in used and not name.endswith("num_batches_tracked")]:

@@ -21,7 +21,7 @@ class OnnxImporter(Importer):
     accepts = Accepted(
         (".onnx", ".zip"),
         "ONNX",
-        "A graph with its weights; with external data, a zip of all its files.",
+        "A graph with its weights, of which integers stay integers; with external data, a zip of all its files.",
     )
     priority = 50
     graph = True

@@ -18,14 +18,22 @@ from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.importers.quantized import WIDER, wider
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report
+from webapp.engine.weights.manifest import MANIFEST, manifest_in
 from webapp.engine.weights.safetensors import MOST_AXES, LazyTensor, dtype_name
 
 from .graph import FlatGraph, Graph, flattened, graph_of
+from .integer_tensors import keep_stored
+from .integer_weights import undecoded, with_integers
 from .tracing import archived
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 WEIGHT_PLACES = {"Gather": (0,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}  # elsewhere the second input
-QUANTIZED = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "MatMulNBits")
+INTEGER_PRODUCTS = (  # what rounds activations, too
+    *("QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
+    *("ConvInteger", "QLinearMatMul", "QLinearConv"),
+)
+DECODED = ("DequantizeLinear", "MatMulNBits")
+NIBBLES = {21: torch.uint8, 22: torch.int8}  # TensorProto.DataType: two in a byte, the first in its lower half
 UNFIXED = 224  # places along free axes of a graph that does not take few
 ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values which are not raw
     1: (torch.float32, "float_data"),
@@ -46,6 +54,7 @@ ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values wh
     19: (torch.float8_e5m2, "int32_data"),
     20: (torch.float8_e5m2fnuz, "int32_data"),
     24: (torch.float8_e8m0fnu, "int32_data"),
+    **{kind: (dtype, "int32_data") for kind, dtype in NIBBLES.items()},
 }
 
 
@@ -59,19 +68,24 @@ def _lazy(tensor: Any, beside: Mapping[str, Path], filename: str) -> LazyTensor:
     dtype, field = ELEMENTS[tensor.data_type]
     shape = tuple(int(size) for size in tensor.dims)
     wanted = math.prod(shape) * dtype.itemsize
+    nibbles = tensor.data_type in NIBBLES
+    wanted = -(-wanted // 2) if nibbles else wanted
     if len(shape) > MOST_AXES:
         raise CheckpointRefused(f"{tensor.name} in {filename} claims {len(shape)} axes, which no tensor has")
     if min(shape, default=0) < 0 or max(*shape, wanted, 0) > 2**46:
         raise CheckpointRefused(f"{tensor.name} in {filename} claims the shape {list(shape)}")
     if tensor.data_location == 1:
-        return LazyTensor(shape, dtype, _external(tensor, beside, wanted, filename, shape, dtype))
+        load = _external(tensor, beside, wanted, filename)
+        return LazyTensor(shape, dtype, lambda: _raw(load(), shape, dtype, nibbles))
     held = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, field)) * dtype.itemsize
     if held != wanted:
         raise CheckpointRefused(
             f"{tensor.name} in {filename} claims the shape {list(shape)}, which takes {wanted} bytes, and holds {held}"
         )
     if tensor.HasField("raw_data"):
-        return LazyTensor(shape, dtype, lambda: _raw(tensor.raw_data, shape, dtype))
+        return LazyTensor(shape, dtype, lambda: _raw(tensor.raw_data, shape, dtype, nibbles))
+    if nibbles:
+        return LazyTensor(shape, dtype, lambda: _raw(bytes(n & 255 for n in tensor.int32_data), shape, dtype, nibbles))
     return LazyTensor(shape, dtype, lambda: _listed(list(getattr(tensor, field)), shape, dtype))
 
 
@@ -80,9 +94,13 @@ def constant_tensor(tensor: Any, beside: Mapping[str, Path], filename: str) -> L
     return lazy_tensor(tensor, beside, filename) if tensor.data_type in ELEMENTS else None
 
 
-def _raw(content: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def _raw(content: bytes, shape: tuple[int, ...], dtype: torch.dtype, nibbles: bool) -> torch.Tensor:
     if not content:
         return torch.empty(shape, dtype=dtype)
+    if nibbles:
+        packed = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        apart = torch.stack((packed & 15, packed >> 4), -1).flatten()[: math.prod(shape)].reshape(shape)
+        return ((apart ^ 8).to(torch.int8) - 8) if dtype == torch.int8 else apart
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(dtype).reshape(shape)
 
 
@@ -93,9 +111,7 @@ def _listed(values: list[Any], shape: tuple[int, ...], dtype: torch.dtype) -> to
     return torch.tensor(values, dtype=dtype).reshape(shape)
 
 
-def _external(
-    tensor: Any, beside: Mapping[str, Path], wanted: int, filename: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> Callable[[], torch.Tensor]:
+def _external(tensor: Any, beside: Mapping[str, Path], wanted: int, filename: str) -> Callable[[], bytes]:
     about = {entry.key: entry.value for entry in tensor.external_data}
     location = about.get("location", "")
     pure = PurePosixPath(location)
@@ -115,10 +131,10 @@ def _external(
             f"and {path.stat().st_size} in all"
         )
 
-    def load() -> torch.Tensor:
+    def load() -> bytes:
         with path.open("rb") as file:
             file.seek(offset)
-            return _raw(file.read(wanted), shape, dtype)
+            return file.read(wanted)
 
     return load
 
@@ -149,8 +165,12 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
         flat = flattened(graph)
     except NotRun as reason:
         raise CheckpointRefused(f"{filename} {reason}") from reason
-    if used := sorted({node.proto.op_type for node in flat.nodes} & set(QUANTIZED)):
-        raise CheckpointRefused(f"{filename} is quantized already ({used[0]}); upload the model it was made from")
+    used = {node.proto.op_type for node in flat.nodes}
+    if products := sorted(used & set(INTEGER_PRODUCTS)):
+        raise CheckpointRefused(
+            f"{filename} multiplies integers ({products[0]}): how it rounds what is multiplied with its weights is not "
+            "taken apart; upload the model it was made from"
+        )
     tensors, left = {}, []
     for name, tensor in [*((tensor.name, tensor) for tensor in graph.initializer), *flat.tensors.items()]:
         if tensor.data_type not in ELEMENTS:
@@ -160,16 +180,25 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
         else:
             tensors[name] = lazy_tensor(tensor, beside, filename)
     notes = [f"Left out, of types that Pare does not read: {', '.join(left[:5])}."] if left else []
+    told = told_weights(model, filename)
     report.progress(0.2, "Following its graph")
     try:
         opened = _running(
-            lambda alone: graph_of(
-                model, flat, tensors, lambda held: constant_tensor(held, beside, filename), alone=alone
+            lambda alone: _taken_apart(
+                graph_of(model, flat, tensors, lambda held: constant_tensor(held, beside, filename), alone=alone),
+                told,
+                filename,
             )
         )
     except NotRun as reason:
+        if decoded := sorted(used & set(DECODED)):
+            raise CheckpointRefused(
+                f"{filename} is quantized already ({decoded[0]}), and its graph cannot be run: it {reason}; "
+                "upload the model it was made from"
+            ) from reason
         because = f"The graph cannot be run: it {reason}. Its weights are compressed and delivered as safetensors."
     else:
+        keep_stored(opened, told, filename)
         opened.notes += notes
         return opened
     if not tensors:
@@ -178,6 +207,24 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
     return Opened(
         tensors, notes=notes, weights_only_because=because, layers=layers, infinite=_constants(tensors, layers)
     )
+
+
+def _taken_apart(graph: Graph, told: Mapping[str, Any], filename: str) -> Graph:
+    """With its integers as weights. Raises CheckpointRefused where a step decodes them in a way that is not known."""
+    found = with_integers(graph, told)
+    if step := undecoded(found):
+        raise CheckpointRefused(
+            f"{filename} is quantized already ({step}), in a way that is not taken apart; upload the model it was made "
+            "from"
+        )
+    return found
+
+
+def told_weights(model: Any, filename: str) -> Mapping[str, Any]:
+    """What Pare says of the weights in a file that it wrote; nothing of another's. Raises CheckpointRefused."""
+    told = next((entry.value for entry in model.metadata_props if entry.key == MANIFEST), "")
+    found: Mapping[str, Any] = (manifest_in({MANIFEST: told}, filename) or {"weights": {}})["weights"]
+    return found
 
 
 def _type_name(tensor: Any) -> str:

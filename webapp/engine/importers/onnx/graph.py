@@ -27,6 +27,9 @@ DESCRIBING = (  # attributes that repeat what inputs say, or that hold for anoth
     "kernel_shape seed ratio stash_type saturate cubic_coeff_a extrapolation_value spatial consumed_inputs num_outputs "
     "nearest_mode pads auto_pad softmax_precision round_mode output_padding storage_order momentum training_mode dtype"
 )
+COPY = "//"  # before the number of a tensor's copy
+NBITS = "com.microsoft.MatMulNBits"
+DECODERS = ("DequantizeLinear", "com.microsoft.DequantizeLinear", NBITS)  # taken apart before the graph is followed
 Read = Callable[[Any], "LazyTensor | None"]
 DEPTH = 20  # of graphs in graphs
 GRAPH, IF = 5, "If"  # AttributeProto.GRAPH
@@ -224,7 +227,7 @@ def _ancestors(output: str, makers: Mapping[str, FlatNode], known: set[str]) -> 
             raise NotRun(f"needs {quoted(name)}, which nothing in it makes")
         wanted.add(name)
         waiting += filter(None, makers[name].inputs)
-    if unknown := sorted({_full(makers[name].proto) for name in wanted} - set(OPERATORS) - {"Constant"}):
+    if unknown := sorted({_full(makers[name].proto) for name in wanted} - set(OPERATORS) - {"Constant", *DECODERS}):
         raise NotRun(f"uses {some([name[:80] for name in unknown], NAMED)}, which Pare does not run")
     return wanted
 

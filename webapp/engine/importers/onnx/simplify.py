@@ -14,7 +14,7 @@ from webapp.engine.importers.onnx.operators.products import LINEAR
 from webapp.engine.importers.onnx.operators.recurrent import APART, GATES, in_order
 from webapp.engine.weights.safetensors import LazyTensor
 
-from .graph import Graph, GraphNode, renamed
+from .graph import COPY, Graph, GraphNode, renamed
 
 PARTS: dict[str, dict[int, str]] = {  # operator -> the parts of its layer, by their places among its inputs
     LINEAR: {1: "weight", 2: "bias"},
@@ -33,7 +33,6 @@ PARTS: dict[str, dict[int, str]] = {  # operator -> the parts of its layer, by t
 }
 EVERY = slice(None)
 NORM = "Normalization"
-COPY = "//"  # before the number of a copy
 
 
 @dataclass(frozen=True)

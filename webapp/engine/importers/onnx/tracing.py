@@ -24,9 +24,9 @@ from webapp.engine.importers.exported_program.serialized import NotRun
 from webapp.engine.lazy import torch
 from webapp.engine.weights.safetensors import LazyTensor
 
-from .graph import Graph, GraphInput
+from .graph import COPY, Graph, GraphInput
 from .interpreter import GraphModule, asked_for, known_tensors, trained
-from .simplify import COPY, GraphPart, simplified
+from .simplify import GraphPart, simplified
 from .values import FLOAT, INT
 
 LIFTED = "lifted_tensor"  # what torch.export calls constants that it met on its way
