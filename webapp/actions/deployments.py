@@ -34,6 +34,9 @@ ModelSide = Literal["original", "result"]
 class DeploymentRequest(BaseModel, extra="forbid"):
     run_id: str
     artifact: str | None = Field(None, description="A file of the run that can be served; else the first that can.")
+    side: ModelSide = Field(
+        "result", description="`original`: the original in the format of that file, to be compared with it."
+    )
     name: str | None = Field(None, pattern=SLUG, description="Part of its address; made from the run's name if none.")
 
 
@@ -68,11 +71,12 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
         raise Conflict(f"The run {run.name} has {which} that can be served; {way}.", "artifact")
     if asked.name and session.scalar(select(Deployment.id).where(Deployment.name == asked.name)):
         raise Conflict(f"There is a deployment {asked.name} already; choose another name.", "name")
+    stage = stage_of(run, artifact, asked.side)
     token = secrets.token_urlsafe(24)
     row = Deployment(
-        name=asked.name or free_name(session, run.name),
+        name=asked.name or free_name(session, run.name if asked.side == "result" else f"original of {run.name}"),
         run_id=run.id,
-        stage=ExportStage.name_of(artifact.format),
+        stage=stage,
         artifact=artifact.name,
         about=model_facts(run),
         token_hash=hashed(token),
@@ -85,6 +89,17 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
         session.rollback()
         raise Conflict(f"There is a deployment {row.name} already; choose another name.", "name") from None
     return row, token
+
+
+def stage_of(run: Run, artifact: Artifact, side: ModelSide) -> str:
+    """Which stage of the run made the side's file. Raises Conflict where the original was not written."""
+    stage = (OriginalStage if side == "original" else ExportStage).name_of(artifact.format)
+    if not next((made.files for made in run.stages if made.name == stage), None):
+        title = served_formats()[artifact.format]
+        raise Conflict(
+            f"The original of {run.name} could not be written as {title}; only the compressed model is there."
+        )
+    return stage
 
 
 def model_facts(run: Run) -> dict[str, Any]:
@@ -119,7 +134,8 @@ def deployments(session: Session) -> list[Deployment]:
 def deployed(session: Session, run_id: str, artifact: str) -> list[str]:
     """The names under which a run's file is deployed already."""
     same = (Deployment.run_id == run_id, Deployment.artifact == artifact, Deployment.token_hash.is_not(None))
-    return list(session.scalars(select(Deployment.name).where(*same).order_by(Deployment.created_at, Deployment.id)))
+    rows = session.scalars(select(Deployment).where(*same).order_by(Deployment.created_at, Deployment.id))
+    return [row.name for row in rows if not row.of_original]
 
 
 def restart(session: Session, row: Deployment) -> None:
@@ -183,12 +199,7 @@ def tryout_deployment(session: Session, machine: str, run: Run, side: ModelSide)
     if not (files := deployable(run)):
         raise Conflict(f"The run {run.name} has no file to try; {fork_with_one()}.")
     artifact = files[0]
-    stage = (OriginalStage if side == "original" else ExportStage).name_of(artifact.format)
-    if not next((made.files for made in run.stages if made.name == stage), None):
-        title = served_formats()[artifact.format]
-        raise Conflict(
-            f"The original of {run.name} could not be written as {title}; only the compressed model is there."
-        )
+    stage = stage_of(run, artifact, side)
     name = f"try-{run.id}-{side}"
     row = session.scalar(select(Deployment).where(Deployment.name == name))
     if row is None:

@@ -32,7 +32,7 @@ class ReplayRequest(BaseModel, extra="forbid"):
     beside: str | None = Field(
         None,
         max_length=63,
-        description="Is sent the same requests in turns: `original`, which is started where it does not run, or the "
+        description="Is sent the same requests in turns: `original`, which is started where it is not deployed, or the "
         "name of another deployment of the same checkpoint.",
     )
 
@@ -80,7 +80,8 @@ def _beside(session: Session, machine: str, row: Deployment, name: str) -> Deplo
     if name == ORIGINAL:
         if row.of_original:
             raise BodyInvalid(f"{row.name} is the original itself; choose another deployment, or none.", "beside")
-        return tryout_deployment(session, machine, row.run, ORIGINAL)
+        deployed = deployed_original(session, row)
+        return deployed or tryout_deployment(session, machine, row.run, ORIGINAL)
     found = next((each for each in comparable(session, row) if each.name == name), None)
     if found is None:
         names = ", ".join([ORIGINAL, *(each.name for each in comparable(session, row))])
@@ -88,6 +89,12 @@ def _beside(session: Session, machine: str, row: Deployment, name: str) -> Deplo
     if found.state is not DeploymentState.READY:
         raise Conflict(f"{found.name} is {found.state}; it has to run before anything is sent to it.", "beside")
     return found
+
+
+def deployed_original(session: Session, row: Deployment) -> Deployment | None:
+    """The original of its run where it is deployed too, and runs."""
+    ready = (each for each in comparable(session, row) if each.state is DeploymentState.READY)
+    return next((each for each in ready if each.of_original and each.run_id == row.run_id), None)
 
 
 def replays_of(session: Session, row: Deployment) -> list[Replay]:

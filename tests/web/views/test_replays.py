@@ -101,6 +101,21 @@ def test_two_deployments_of_a_checkpoint_are_compared(client, deployed, deployer
     assert "Agreement with try-another" in Page(client.get("/deployments/small-one").text).text
 
 
+def test_the_original_is_deployed_too_and_then_taken_for_the_comparison(client, session, deployed, deployer):
+    made = client.post(f"/runs/{deployed['run_id']}/deployments", data={"artifact": "model.onnx", "side": "original"})
+    assert made.location == "/deployments/original-of-small-one"
+    until(lambda: deployer.look() or client.get("/api/v1/deployments/original-of-small-one").json["state"] == "ready")
+    page = Page(client.get("/deployments/small-one").text).text
+    assert "The original is deployed as original-of-small-one" in page
+    assert "Deploy the original too" not in page
+    assert "This deployment is the original itself" in Page(client.get(made.location).text).text
+    found = ended(client, deployer, client.post(REPLAYS, json={"samples": 5, "beside": "original"}).json["id"])
+    assert found["result"]["sides"][1]["name"] == "original-of-small-one"
+    assert "deployed as original-of-small-one" not in Page(client.get(f"/runs/{deployed['run_id']}").text).text
+    refused = client.post("/api/v1/deployments/original-of-small-one/replays", json={"beside": "original"})
+    assert (refused.status_code, "is the original itself" in refused.json["error"]["message"]) == (422, True)
+
+
 def test_one_that_was_under_way_when_pare_ended_begins_anew(client, session, settings, files, deployed, deployer):
     id = client.post(REPLAYS, json={"samples": 5}).json["id"]
     row = session.get(Replay, id)

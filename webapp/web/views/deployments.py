@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from webapp import charts
 from webapp.actions import deployments, replays
-from webapp.actions.deployments import DeploymentRequest, deployment_of
+from webapp.actions.deployments import DeploymentRequest, ModelSide, deployment_of
 from webapp.actions.errors import BodyInvalid
 from webapp.actions.replays import ReplayReport, ReplayRequest
 from webapp.actions.snippets import snippets
@@ -76,6 +76,7 @@ def replay_parts(row: Deployment) -> dict[str, Any]:
         "why_not": replays.why_no_replay(row),
         "comparable": replays.comparable(db.session, row),
         "original_servable": replays.original_servable(row.run) and not row.of_original,
+        "deployed_original": replays.deployed_original(db.session, row),
         "most_samples": replays.MOST_SAMPLES,
         "most_seconds": replays.MOST_SECONDS,
     }
@@ -105,8 +106,9 @@ def stop_replay(name: str, id: str) -> ResponseReturnValue:
 
 @blueprint.post("/runs/<id>/deployments")
 def create(id: str) -> ResponseReturnValue:
-    asked = DeploymentRequest(run_id=id, artifact=request.form.get("artifact"))
-    before = deployments.deployed(db.session, id, asked.artifact or "")
+    side: ModelSide = "original" if request.form.get("side") == "original" else "result"
+    asked = DeploymentRequest(run_id=id, artifact=request.form.get("artifact"), side=side)
+    before = deployments.deployed(db.session, id, asked.artifact or "") if side == "result" else []
     row, token = deployments.create_deployment(db.session, services().settings.machine, asked)
     if before:
         flash(

@@ -831,6 +831,7 @@ class DeploymentAnswer(RowAnswer):
     name: str
     run_id: str
     artifact: str
+    of_original: bool = Field(description="Whether it is the original, in the format of that file.")
     state: Literal["starting", "ready", "stopped", "failed"]
     reason: str | None = Field(description="Why it is not ready, where that is known.")
     requests: int = Field(description="Answered so far, over all restarts.")
