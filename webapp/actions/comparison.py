@@ -262,8 +262,13 @@ class Comparison:
         if key == "metric":
             return self.metrics.get(self.metric) or "Metric"
         if key in ("x", "y"):
-            return self.choices.axes.get(self.view.x if key == "x" else self.y) or self.y.removeprefix(METRIC)
+            return self.choices.axes.get(self.view.x if key == "x" else self.y) or self.unmeasured
         return self.choices.colours[self.view.colour] if key == "colour" and self.view.colour else COLUMNS[key][0]
+
+    @property
+    def unmeasured(self) -> str:
+        """What is drawn upwards where no run has it."""
+        return self.y.removeprefix(METRIC).replace("_", " ").capitalize()
 
     def columns(self) -> list[str]:
         """Of the table beside the chart: all that is drawn."""

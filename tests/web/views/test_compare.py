@@ -290,3 +290,11 @@ def test_of_hundreds_of_runs_tables_are_cut_and_say_so(client, session, seed):
     assert sum(len(trace["x"]) for trace in figures(answer.text)["tradeoff"]["data"]) >= len(ids)
     many = "&".join(f"run={n:012d}" for n in range(MOST_RUNS + 1))
     assert client.get(f"/api/v1/compare?{many}").json["error"]["field"] == "run"
+
+
+def test_an_axis_that_no_run_has_is_named_as_what_it_is(client, session, run):
+    run.baseline, run.result = run.baseline | {"metrics": {}}, run.result | {"metrics": {}}
+    session.commit()
+    page = Page(client.get(f"/compare?run={run.id}").text)
+    assert "Accuracy against file size" in page.text
+    assert "Accuracy, not measured" in page.text

@@ -26,7 +26,7 @@ def shown(client, address: str = "/") -> str:
     return found[0] if found else ""
 
 
-def note(client, **what: str) -> None:
+def note(client, **what) -> None:
     """As starting a run does."""
     with client.session_transaction() as session:
         session["tour"] = {"read": 2, "left": False} | what
@@ -110,17 +110,36 @@ def test_what_is_started_on_the_tour_is_what_it_goes_on_with(client, session, sa
     assert session.query(Run).count() == 3
 
 
-def test_it_is_left_at_any_step_and_resumed_there(client, sample):
-    client.post("/tour")
-    client.post("/tour/next")
+@pytest.mark.parametrize(
+    ("number", "read", "state"),
+    [
+        (1, 1, None),
+        (2, 2, None),
+        (3, 2, RunState.QUEUED),
+        (4, 2, RunState.SUCCEEDED),
+        (5, 5, RunState.SUCCEEDED),
+    ],
+)
+def test_it_is_left_at_any_step_and_resumed_there(client, session, files, tmp_path, sample, number, read, state):
+    run = seed_run(session, files, tmp_path, sample, seed_dataset(session)) if state else None
+    if run:
+        run.state = state
+        session.commit()
+    note(client, read=read, **({"run": run.id} if run else {}))
+    assert f"Step {number} of 5" in shown(client)
     assert client.post("/tour/leave").location == "/"
-    for address in ("/", f"/checkpoints/{sample.id}", f"/checkpoints/{sample.id}/fit"):
+    for address in (
+        "/",
+        f"/checkpoints/{sample.id}",
+        f"/checkpoints/{sample.id}/fit",
+        *([f"/runs/{run.id}"] if run else []),
+    ):
         assert shown(client, address) == ""
-    assert "Resume the tour at step 2" in Page(client.get("/").text).text
+    assert f"Resume the tour at step {number}" in Page(client.get("/").text).text
     client.post("/tour/next")  # of a page that was open in another tab
-    assert "Resume the tour at step 2" in Page(client.get("/").text).text
-    assert client.post("/tour").location == f"/checkpoints/{sample.id}/fit#tour"
-    assert "Step 2 of 5" in shown(client)
+    assert f"Resume the tour at step {number}" in Page(client.get("/").text).text
+    resumed = client.post("/tour").location
+    assert f"Step {number} of 5" in shown(client, resumed)
 
 
 def test_it_is_nowhere_for_whom_did_not_start_it_nor_where_things_went_wrong(client, app, sample):
