@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.jobs.bench import Bench
+from tests.patience import PATIENCE_SECONDS
 from tests.postgresql import fresh_database
 from tests.webhook_receiver import receiving
 from webapp.actions.webhooks import (
@@ -20,12 +21,13 @@ from webapp.actions.webhooks import (
     send_again,
 )
 from webapp.jobs import webhooks
-from webapp.jobs.webhooks import PAUSES, forget_old, send_due
+from webapp.jobs.webhooks import PAUSES, Messenger, forget_old
 from webapp.outgoing.addresses import AddressRefused
 from webapp.outgoing.signing import signed_headers
 from webapp.store.clock import now
+from webapp.store.database import writing
 from webapp.store.events import EVENTS
-from webapp.store.models import Run, RunState, Webhook, WebhookDelivery
+from webapp.store.models import Run, RunState, Study, Webhook, WebhookDelivery
 
 DONE = {"stages": {"a": [["write", "a"]]}}
 HERE = {"webhook_networks": "127.0.0.0/8"}
@@ -49,6 +51,12 @@ def bench(request, tmp_path):
 def place(bench):
     """What of a worker's the messages need."""
     return SimpleNamespace(settings=bench.settings, sessions=bench.sessions)
+
+
+def send_due(place):
+    messenger = Messenger(place)
+    messenger.look()
+    messenger.finish()
 
 
 def hook(bench, url, **given):
@@ -208,7 +216,70 @@ def test_a_slow_receiver_is_left_and_holds_up_no_other(bench, place, receiver, m
     assert errors == ["127.0.0.1 did not answer within 0.5 seconds."]
 
 
+def test_a_webhook_that_is_deleted_as_a_run_ends_spoils_no_run(bench, receiver):
+    """The deletion is under way when the end is written, and done before that is committed."""
+    webhook, other, run_id = hook(bench, receiver.url), hook(bench, receiver.url), bench.run(DONE)
+
+    def end():
+        with writing(bench.sessions) as session:
+            run = session.get(Run, run_id)
+            run.state, run.finished_at = RunState.SUCCEEDED, now()
+
+    with writing(bench.sessions) as session:
+        session.delete(session.get(Webhook, webhook.id))
+        session.flush()
+        ending = threading.Thread(target=end)
+        ending.start()
+        ending.join(1)
+        assert ending.is_alive()
+    ending.join(PATIENCE_SECONDS)
+    assert bench.get(Run, run_id).state is RunState.SUCCEEDED
+    assert [each.webhook_id for each in all_messages(bench)] == [other.id]
+
+
+def test_of_a_study_that_is_cancelled_its_open_runs_count_as_cancelled(bench, receiver):
+    hook(bench, receiver.url, events=["study.cancelled"])
+    with bench.sessions.begin() as session:
+        done, *open_ = [session.get(Run, bench.run(DONE)) for _ in range(3)]
+        done.state = RunState.SUCCEEDED
+        study = Study(name="s", kind="sweep", checkpoint_id=done.checkpoint_id, question={}, runs=[done, *open_])
+        session.add(study)
+    bench.jobs.cancel_study(study.id)
+    (told,) = [json.loads(each.body)["data"]["runs"] for each in all_messages(bench)]
+    assert told == {"cancelled": 2, "succeeded": 1}
+
+
+def test_one_whose_name_is_gone_can_be_switched_off(bench):
+    with bench.sessions.begin() as session:
+        row = Webhook(url="https://gone.invalid/", events=list(EVENTS), own_address="http://pare.example")
+        session.add(row)
+    with bench.sessions() as session:
+        row = session.get(Webhook, row.id)
+        change_webhook(session, bench.settings, row, WebhookChanges(url=row.url, enabled=False))
+        assert not session.get(Webhook, row.id).enabled
+
+
 real = webhooks.post
+
+
+def test_many_messages_to_a_slow_receiver_hold_up_no_other_that_comes_later(bench, place, receiver):
+    held, messenger = threading.Event(), Messenger(place)
+    with receiving() as slow:
+        slow.slow = lambda handler: held.wait()
+        late = hook(bench, slow.url)
+        for _ in range(150):
+            message(bench, late)
+        messenger.look()
+        bench.until(lambda: slow.got)
+        message(bench, hook(bench, receiver.url))
+        messenger.look()
+        bench.until(lambda: receiver.got)
+        assert len(slow.got) == 1  # one at a time
+        with bench.sessions() as session:
+            change_webhook(session, bench.settings, session.get(Webhook, late.id), WebhookChanges(enabled=False))
+        held.set()
+        messenger.finish()
+    assert len(slow.got) == 1
 
 
 def test_an_address_that_has_become_a_private_one_is_not_called(bench, place, receiver):
@@ -219,8 +290,9 @@ def test_an_address_that_has_become_a_private_one_is_not_called(bench, place, re
     (row,) = all_messages(bench)
     assert "127.0.0.1 is not a public address" in row.error
     assert (row.state, row.tries) == (RunState.QUEUED, 1)
+    elsewhere = WebhookChanges(url=f"{receiver.url}/b")
     with bench.sessions() as session, pytest.raises(AddressRefused, match="not a public address"):
-        change_webhook(session, place.settings, session.get(Webhook, row.webhook_id), WebhookChanges(url=receiver.url))
+        change_webhook(session, place.settings, session.get(Webhook, row.webhook_id), elsewhere)
 
 
 def test_two_workers_send_a_message_once(bench, place, receiver):

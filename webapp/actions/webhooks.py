@@ -12,13 +12,15 @@ from webapp.config import InstallationSettings
 from webapp.outgoing.addresses import networks_of, target_of
 from webapp.outgoing.signing import webhook_secret
 from webapp.store.clock import now
-from webapp.store.database import locked
+from webapp.store.database import locked, pass_alone
 from webapp.store.events import TEST, event_body, run_facts
 from webapp.store.models import Run, RunState, Webhook, WebhookDelivery
 
 from .errors import Conflict, NotFound
 
 MOST = 20  # webhooks
+COUNTING = 0x77686F6F  # "whoo": the PostgreSQL advisory lock of whoever counts them to add one
+OWN_ADDRESS = r"^https?://[^\s?#]+$"  # links are made by adding to it
 SHOWN = 50  # deliveries
 SWITCHED_OFF = "The webhook was switched off before this was sent."
 
@@ -35,7 +37,7 @@ class WebhookRequest(BaseModel, extra="forbid"):
     own_address: str | None = Field(
         None,
         max_length=500,
-        pattern=r"^https?://[!-~]+$",
+        pattern=OWN_ADDRESS,
         description="Pare's own, with which the links in its messages begin; else the one of this request.",
     )
 
@@ -46,7 +48,7 @@ class WebhookChanges(BaseModel, extra="forbid"):
     url: str | None = None
     events: Events | None = None
     enabled: bool | None = None
-    own_address: str | None = Field(None, max_length=500, pattern=r"^https?://[!-~]+$")
+    own_address: str | None = Field(None, max_length=500, pattern=OWN_ADDRESS)
 
 
 def webhooks(session: Session) -> list[Webhook]:
@@ -56,9 +58,10 @@ def webhooks(session: Session) -> list[Webhook]:
 
 def create_webhook(session: Session, settings: InstallationSettings, asked: WebhookRequest, reached_at: str) -> Webhook:
     """`reached_at` is Pare's address as of this request. Raises AddressRefused; Conflict where there are too many."""
+    target_of(asked.url, networks_of(settings.webhook_networks), "url")
+    pass_alone(session, COUNTING)
     if (session.scalar(select(func.count(Webhook.id))) or 0) >= MOST:
         raise Conflict(f"There are {MOST} webhooks already. Delete one that is not needed.")
-    target_of(asked.url, networks_of(settings.webhook_networks), "url")
     row = Webhook(
         url=asked.url,
         events=list(dict.fromkeys(asked.events)),
@@ -72,8 +75,8 @@ def create_webhook(session: Session, settings: InstallationSettings, asked: Webh
 
 def change_webhook(session: Session, settings: InstallationSettings, row: Webhook, asked: WebhookChanges) -> None:
     """Of one that is switched off, what waits is not sent any more. Raises AddressRefused, NotFound."""
-    if asked.url is not None:
-        target_of(asked.url, networks_of(settings.webhook_networks), "url")
+    if asked.url not in (None, row.url) or (asked.enabled and not row.enabled):  # else one could not switch it off
+        target_of(asked.url or row.url, networks_of(settings.webhook_networks), "url")
     found = _locked(session, row)
     found.url = found.url if asked.url is None else asked.url
     found.events = found.events if asked.events is None else list(dict.fromkeys(asked.events))
@@ -104,8 +107,8 @@ def delete_webhook(session: Session, row: Webhook) -> None:
 
 
 def send_test(session: Session, row: Webhook) -> WebhookDelivery:
-    """A message of the event "test", with the facts of the last run that succeeded. Raises Conflict."""
-    _require_enabled(row)
+    """A message of the event "test", with the facts of the last run that succeeded. Raises Conflict, NotFound."""
+    _require_enabled(_locked(session, row))
     newest = select(Run).where(Run.state == RunState.SUCCEEDED).order_by(Run.created_at.desc(), Run.id).limit(1)
     run = session.scalar(newest)
     facts = run_facts(run, row.own_address) if run is not None else None

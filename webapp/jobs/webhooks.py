@@ -8,11 +8,12 @@ same id, and none is lost before its last try.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, joinedload
 
 from webapp.config import InstallationSettings
@@ -30,17 +31,40 @@ log = logging.getLogger(__name__)
 PAUSES = tuple(timedelta(seconds=each) for each in (10, 60, 300, 1800, 7200, 21600))  # after each try but the last
 TAKEN = timedelta(seconds=2 * (LOOKED_UP_SECONDS + POST_SECONDS))  # after which its worker is thought to be dead
 KEPT = timedelta(days=30)
-AT_ONCE = 8
 EXCERPT = 200  # characters of an answer
 WENT_WRONG = "Something went wrong inside Pare"
 DIED = "The workers that sent it died before they were answered."
 
 
-def send_due(place: Workplace) -> None:
-    """Sends what is due, until nothing is. A receiver that is slow holds up its own messages and no others."""
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as threads:
-        while webhook_ids := _due(place):
-            list(threads.map(lambda webhook_id: _send_next(place, webhook_id), webhook_ids))
+class Messenger:
+    """Sends what is due. A receiver that is slow holds up its own messages and no others: each has its own thread."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.place = place
+        self._threads: dict[str, threading.Thread] = {}  # by the webhook that they send to
+
+    def look(self) -> None:
+        """Begins with what is due now, and waits for nobody."""
+        self._threads = {webhook_id: thread for webhook_id, thread in self._threads.items() if thread.is_alive()}
+        for webhook_id in _due(self.place):
+            if webhook_id not in self._threads:
+                thread = threading.Thread(target=self._send_all, args=[webhook_id], daemon=True)
+                self._threads[webhook_id] = thread
+                thread.start()
+
+    def finish(self) -> None:
+        """Waits until what was begun is done."""
+        for thread in self._threads.values():
+            thread.join()
+
+    def _send_all(self, webhook_id: str) -> None:
+        try:
+            while _send_next(self.place, webhook_id):
+                pass
+        except OperationalError as error:
+            log.warning("The messages of webhook %s could not be looked at: %s", webhook_id, error)
+        except Exception:
+            log.exception("Webhook %s could not be told; it is tried again", webhook_id)
 
 
 def forget_old(place: Workplace) -> None:
@@ -51,10 +75,9 @@ def forget_old(place: Workplace) -> None:
 
 
 def _due(place: Workplace) -> Sequence[str]:
-    """The webhooks that have something to be sent, the longest due first."""
-    oldest = select(WebhookDelivery.webhook_id).where(*_is_due()).order_by(WebhookDelivery.due_at).limit(100)
+    """The webhooks that have something to be sent."""
     with place.sessions() as session:
-        return list(dict.fromkeys(session.scalars(oldest)))[:AT_ONCE]
+        return session.scalars(select(WebhookDelivery.webhook_id).where(*_is_due()).distinct()).all()
 
 
 def _is_due() -> tuple[object, ...]:
@@ -63,11 +86,14 @@ def _is_due() -> tuple[object, ...]:
     return WebhookDelivery.state == RunState.QUEUED, due, WebhookDelivery.webhook_id.in_(enabled)
 
 
-def _send_next(place: Workplace, webhook_id: str) -> None:
+def _send_next(place: Workplace, webhook_id: str) -> bool:
+    """Whether there was something to send, or to give up."""
     with writing(place.sessions) as session:
         taken = _take(session, webhook_id)
     if taken is None:
-        return
+        return False
+    if taken.state is RunState.FAILED:
+        return True
     try:
         status, error = _sent(place.settings, taken)
     except Exception as failure:
@@ -76,7 +102,7 @@ def _send_next(place: Workplace, webhook_id: str) -> None:
     with writing(place.sessions) as session:
         row = session.get(WebhookDelivery, taken.id, with_for_update=True)
         if row is None or row.tries != taken.tries or row.state is not RunState.QUEUED:
-            return  # deleted, or taken by another meanwhile
+            return True  # deleted, or taken by another meanwhile
         row.status, row.error = status, error
         if error is None:
             row.state = RunState.SUCCEEDED
@@ -85,10 +111,11 @@ def _send_next(place: Workplace, webhook_id: str) -> None:
         else:
             row.due_at = now() + PAUSES[row.tries - 1]
     log.info("Webhook %s, message %s: %s", webhook_id, taken.id, error or status)
+    return True
 
 
 def _take(session: Session, webhook_id: str) -> WebhookDelivery | None:
-    """The oldest that is due, no longer due for others; None where workers died at all of its tries."""
+    """The oldest that is due, no longer due for others; given up where workers died at all of its tries."""
     row = session.scalar(
         select(WebhookDelivery)
         .options(joinedload(WebhookDelivery.webhook))
@@ -101,7 +128,7 @@ def _take(session: Session, webhook_id: str) -> WebhookDelivery | None:
         return None
     if row.tries > len(PAUSES):
         row.state, row.error = RunState.FAILED, row.error or DIED
-        return None
+        return row
     row.tries, row.tried_at, row.due_at = row.tries + 1, now(), now() + TAKEN
     return row
 

@@ -33,7 +33,7 @@ from .queues import APPLICATION_NAME, APPLICATION_VERSION, INSPECTIONS, TRANSFER
 from .recovery import requeue, sweep_scratch, take_over
 from .studies import advance_studies
 from .taking import take, tell_waiting
-from .webhooks import forget_old, send_due
+from .webhooks import Messenger, forget_old
 from .workflows import work_at
 from .workplace import Workplace
 
@@ -104,6 +104,7 @@ class RunWorker:
         self.place, self.jobs = place, jobs
         self.able = Abilities.here(place.settings)
         self.heartbeat = Heartbeat(place.sessions, place.executor_id, self.able.kept())
+        self.messenger = Messenger(place)
         self._told_to_stop = threading.Event()
         self._next: dict[str, float] = {}
         self._sweeping, self._studying, self._telling = (threading.Thread() for _ in range(3))
@@ -131,7 +132,7 @@ class RunWorker:
                     self._studying = threading.Thread(target=self._study, daemon=True)  # budgets may take a second
                     self._studying.start()
                 if not self._telling.is_alive():
-                    self._telling = threading.Thread(target=self._tell, daemon=True)  # a receiver may be slow
+                    self._telling = threading.Thread(target=self._tell, daemon=True)  # a slow database delays no beat
                     self._telling.start()
                 for supervisor in (self.place.children, self.place.hub):
                     supervisor.rest()
@@ -203,11 +204,11 @@ class RunWorker:
 
     def _tell(self) -> None:
         try:
-            send_due(self.place)
+            self.messenger.look()
         except OperationalError as error:
             log.warning("Webhooks could not be looked at: %s", error)
         except Exception:
-            log.exception("A webhook could not be told; it is tried again")
+            log.exception("Webhooks could not be looked at; it is tried again")
 
     def _sweep(self) -> None:
         try:

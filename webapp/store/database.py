@@ -119,6 +119,13 @@ def begin_writing(session: Session) -> None:
         session.connection().exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def pass_alone(session: Session, number: int) -> None:
+    """Until the transaction ends nobody else passes here with this number. The session has written nothing yet."""
+    begin_writing(session)
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": number})
+
+
 def locked(session: Session, row: Row, alone: int | None = None) -> Row | None:
     """The row as it is now, which only this session changes until its transaction ends; None where it is gone.
 
@@ -126,8 +133,8 @@ def locked(session: Session, row: Row, alone: int | None = None) -> Row | None:
     The session has written nothing yet.
     """
     begin_writing(session)
-    if alone is not None and session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": alone})
+    if alone is not None:
+        pass_alone(session, alone)
     return session.get(type(row), inspect(row).identity, with_for_update=True, populate_existing=True)
 
 

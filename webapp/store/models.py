@@ -573,7 +573,8 @@ def keep_events(session: Session, *_: object) -> None:
     ended = [row for row in session.dirty if isinstance(row, Run | Study) and _has_ended(session, row)]
     if not ended:
         return
-    for webhook in session.scalars(select(Webhook).where(Webhook.enabled)).all():
+    listening = select(Webhook).where(Webhook.enabled)
+    for webhook in session.scalars(listening.with_for_update(read=True, key_share=True)).all():  # stays until then
         for row in ended:
             name = f"{type(row).__name__.lower()}.{row.state}"
             if name in webhook.events:
@@ -598,4 +599,8 @@ def _facts(session: Session, row: Run | Study, address: str) -> dict[str, Any]:
     if isinstance(row, Run):
         return run_facts(row, address)
     states = select(Run.state, func.count()).where(Run.study_id == row.id).group_by(Run.state)  # not their receipts
-    return study_facts(row, {str(state): count for state, count in session.execute(states).tuples()}, address)
+    counts: dict[str, int] = {}
+    for state, count in session.execute(states).tuples():
+        ends = state if state.final or row.state is not RunState.CANCELLED else RunState.CANCELLED  # with their study
+        counts[str(ends)] = counts.get(str(ends), 0) + count
+    return study_facts(row, counts, address)

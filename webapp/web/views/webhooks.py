@@ -83,7 +83,7 @@ def delete(id: str) -> ResponseReturnValue:
 def listed(error: PareError | None = None) -> str:
     rows = [(row, next(iter(webhooks.deliveries(db.session, row, 1)), None)) for row in webhooks.webhooks(db.session)]
     default = WebhookRequest.model_fields["events"].default
-    given = {"url": request.form.get("url", ""), "events": request.form.getlist("events") or default}
+    given = {"url": request.form.get("url", ""), "events": request.form.getlist("events") if error else default}
     given["own_address"] = request.form.get("own_address") or request.root_url.rstrip("/")
     return render_template("webhooks/index.html", rows=rows, events=EVENTS, given=given, error=error)
 
@@ -123,5 +123,5 @@ def read_form(kind: type[WebhookRequest] | type[WebhookChanges]) -> WebhookReque
 
 WRONG = {
     "events": "Choose at least one event that the webhook is told of.",
-    "own_address": "Pare's own address begins with https:// or http:// and has no spaces.",
+    "own_address": "Pare's own address begins with https:// or http:// and has no spaces, ? or #.",
 }
