@@ -35,6 +35,19 @@ def test_sets_are_kept_in_the_order_in_which_they_were_asked(bench, tmp_path):
     assert (digests(after), after.receipt) == (digests(before), before.receipt)
 
 
+def test_a_run_that_answers_others_takes_no_more_and_says_so(bench):
+    run_id = bench.run({"stages": {"a": [["write", "a"]]}})
+    with bench.sessions.begin() as session:
+        run = session.get(Run, run_id)
+        run.receipt, run.state = {}, RunState.SUCCEEDED
+    first = PromptSet(texts=("one",), max_tokens=8)
+    bench.jobs.ask_prompts(run_id, first)
+    bench.jobs.ask_prompts(run_id, first)  # pressed twice
+    with pytest.raises(JobNotRetryable, match="ask again when it is done"):
+        bench.jobs.ask_prompts(run_id, PromptSet(texts=("two",), max_tokens=8))
+    assert bench.get(Run, run_id).prompts == [first.row]
+
+
 def test_a_run_without_a_result_answers_nothing(bench):
     run_id = bench.run({"stages": {"a": [["exit", 9]]}})
     bench.ended(run_id)

@@ -101,7 +101,7 @@ class JobClient:
     def blame_run(self, run_id: str, layers: Sequence[str]) -> None:
         """Has the layers of a run that succeeded given back one by one and measured; without any, the worst ones.
 
-        Its file and receipt stay; one that is under way already stays as it is. Raises JobMissing, JobNotRetryable.
+        Its file and receipt stay. Raises JobMissing, and JobNotRetryable where it is not done, or answers others.
         """
         with writing(self._sessions) as session:
             run = _existing(session, RUN, run_id, lock=True)
@@ -117,12 +117,14 @@ class JobClient:
     def ask_prompts(self, run_id: str, given: PromptSet) -> None:
         """Has original and result of a run that succeeded answer prompts; what was answered before stays.
 
-        Its file and receipt stay; one that is under way already stays as it is. Raises JobMissing, JobNotRetryable.
+        Its file and receipt stay. Raises JobMissing, and JobNotRetryable where it is not done, or answers others.
         """
         with writing(self._sessions) as session:
             run = _existing(session, RUN, run_id, lock=True)
             if run.receipt is None:
                 raise JobNotRetryable(f"The run {run.name} is {run.state}; prompts are answered once it is done.")
+            if not run.state.final and given.row not in run.prompts:
+                raise JobNotRetryable(f"The run {run.name} is {run.state}; ask again when it is done.")
             if run.state.final:
                 run.prompts = [*(each for each in run.prompts if each != given.row), given.row]
                 name = PromptsStage.name_of(set_name(given))

@@ -68,3 +68,15 @@ def test_what_is_no_number_is_none_and_the_worse_side(broken):
         assert difference("perplexity", fine, lost) == {"difference": None, "ci95": None, "verdict": "worse"}
         assert difference("perplexity", lost, fine)["verdict"] == "better"
         assert difference("perplexity", lost, lost)["verdict"] is None
+
+
+def test_one_sample_has_no_interval_and_no_verdict():
+    """Resampled, it would always be the same: a width of nothing would look like certainty."""
+    before, after = Samples([30.0], [10.0]), Samples([40.0], [10.0])
+    told = summarise({"perplexity": before})["perplexity"]
+    assert (told["ci95"], told["n"]) == (None, 10)
+    found = difference("perplexity", before, after)
+    assert found["difference"] == pytest.approx(math.exp(4) - math.exp(3))
+    assert (found["ci95"], found["verdict"]) == (None, None)
+    share = summarise({"accuracy": Samples([1.0], [1.0])})["accuracy"]  # Wilson's interval knows of one
+    assert share["ci95"][0] < 0.3

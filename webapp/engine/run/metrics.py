@@ -129,8 +129,11 @@ def summarise(scores: Scores, seed: int = 0) -> dict[str, Any]:
 
 
 def interval(metric: str, samples: Samples, seed: int = 0) -> Interval:
+    """NaN where nothing is known of how samples differ, for there is one."""
     if metric in SHARES and set(samples.counts) == {1.0}:
         return wilson(samples.value(metric), samples.n)
+    if len(samples.sums) < 2:
+        return math.nan, math.nan
     return _percentiles(samples.values(metric, _resampled(len(samples.sums), seed)))
 
 
@@ -146,13 +149,15 @@ def difference(metric: str, before: Samples, after: Samples, seed: int = 0) -> d
     """after - before with its paired bootstrap interval, and the verdict: "worse", "better", "no difference shown".
 
     Where one side is no finite number there is neither difference nor interval, and that side is the worse one; where
-    neither is, there is no verdict.
+    neither is, or where there is one sample, there is no verdict.
     """
     values = before.value(metric), after.value(metric)
     if not all(map(math.isfinite, values)):
         lost = [not math.isfinite(value) for value in values]
         verdict = None if all(lost) else "worse" if lost[1] else "better"
         return {"difference": None, "ci95": None, "verdict": verdict}
+    if len(before.sums) < 2:
+        return {"difference": values[1] - values[0], "ci95": None, "verdict": None}
     sides = (side.values(metric, _resampled(len(before.sums), seed)) for side in (before, after))
     low, high = _percentiles(later - earlier for earlier, later in zip(*sides, strict=True))
     sign = 1 if METRICS[metric].higher_is_better else -1

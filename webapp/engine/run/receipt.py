@@ -27,6 +27,7 @@ from .stages.base import COST, Facts, Files, StageResults, code_digest
 from .stages.job import CheckpointRecord, DatasetRecord, RunGiven, RunSources
 
 PACKAGES = ("transformers", "numpy")
+ONE_SAMPLE = "one sample says nothing of others"
 
 
 class Conclusion(TypedDict):
@@ -149,7 +150,8 @@ def _verdict(baseline: Facts, result: Facts, differences: Facts, proof: Facts) -
     for metric, found in differences.items():
         title, n, ci95 = baseline["metrics"][metric]["title"], baseline["metrics"][metric]["n"], found["ci95"]
         before, after = (number_text(side["metrics"][metric]["value"], metric) for side in (baseline, result))
-        verdict = found["verdict"] or "there is nothing to compare"
+        unsaid = "there is nothing to compare" if found["difference"] is None or lost else ONE_SAMPLE
+        verdict = found["verdict"] or unsaid
         ends = "" if ci95 is None else " to ".join(_signed(end, metric) for end in ci95)
         interval = f", 95 % CI of the difference {ends}" if ends else ""
         sentence = f"{size}; {lowered(title)} {before} → {after}: {verdict} (n = {n:,}{interval}).{broken}"

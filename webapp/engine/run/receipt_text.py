@@ -77,7 +77,7 @@ def _quality_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         between = f" [{low}, {high}]" if metric["ci95"] else ""
         return f"{number_text(metric['value'], row['metric'])}{between}"
 
-    verdict = row["verdict"] or "against the original"
+    verdict = row["verdict"] or ("against the original" if row["baseline"] is None else "no verdict")
     return row["title"], shown(row["baseline"]), shown(row["result"]), f"{row['result']['n']:,}", verdict
 
 
