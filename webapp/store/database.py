@@ -132,8 +132,9 @@ def locked(session: Session, row: Row, alone: int | None = None) -> Row | None:
     With a number `alone`, nobody passes here with the same one until then: for what must hold for many rows together.
     The session has written nothing yet.
     """
-    begin_writing(session)
-    if alone is not None:
+    if alone is None:
+        begin_writing(session)
+    else:
         pass_alone(session, alone)
     return session.get(type(row), inspect(row).identity, with_for_update=True, populate_existing=True)
 
