@@ -40,8 +40,8 @@ def read_edit(form: Mapping[str, str]) -> RunEdit:
         raise BodyInvalid(f"{min(unknown)[:40]!r} of a run cannot be changed.")
     return RunEdit(
         name=form.get("name"),
-        notes=form["notes"].replace("\r\n", "\n") if "notes" in form else None,
-        notes_before=form["notes_before"].replace("\r\n", "\n") if "notes_before" in form else None,
+        notes=form.get("notes"),
+        notes_before=form.get("notes_before"),
         tags=form["tags"].split(",") if "tags" in form else None,
         starred=form["starred"] == "1" if "starred" in form else None,
     )
@@ -100,7 +100,7 @@ def _name(given: str) -> str:
 
 def _require_unchanged(run: Run, edit: RunEdit) -> None:
     """Raises Conflict."""
-    now = run.note.text if run.note else ""
+    now = _note_text(run.note.text) if run.note else ""
     if edit.notes_before is not None and now not in (_note_text(edit.notes_before), _note_text(edit.notes or "")):
         raise Conflict(
             "The notes were changed meanwhile, in another tab or by somebody else. What they say now is kept; to write "
@@ -110,7 +110,7 @@ def _require_unchanged(run: Run, edit: RunEdit) -> None:
 
 
 def _note_text(given: str) -> str:
-    return given.replace("\0", "").strip()
+    return given.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n").strip()  # browsers send others back
 
 
 def _write_note(run: Run, given: str) -> None:

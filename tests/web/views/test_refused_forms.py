@@ -8,7 +8,7 @@ from tests.web.views.page import Page
 from tests.web.views.seeded import seed_checkpoint
 from tests.web.views.seeded_studies import seed_profile, seed_study
 from webapp.actions.run_notes import RunEdit, edit_run
-from webapp.store.models import Run, RunState
+from webapp.store.models import Run, RunNote, RunState
 
 
 def field(answer, name: str, tag: str = "input") -> dict[str, str]:
@@ -46,6 +46,18 @@ def test_of_one_form_with_two_things_nothing_is_kept_where_one_is_refused(client
     assert f">{run.name}</h1>" in answer.text
     session.expire_all()
     assert session.get(Run, run.id).name != "Another"
+
+
+def test_notes_with_line_ends_of_any_kind_can_be_edited_on_the_page(client, session, run):
+    session.add(RunNote(run_id=run.id, text="old\rkind"))
+    session.commit()
+    for stored in (None, "a\r\nb", "a\rb", "a\n\rb"):
+        if stored is not None:
+            assert client.patch(f"/api/v1/runs/{run.id}", json={"notes": stored}).status_code == 200
+        shown = Page(client.get(f"/runs/{run.id}").text).of("input", name="notes_before")[0]["value"]
+        sent = shown.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")  # as a browser does
+        answer = client.post(f"/runs/{run.id}", data={"notes": f"{sent}\r\nmore", "notes_before": sent})
+        assert answer.status_code == 302, stored
 
 
 def test_notes_that_were_changed_meanwhile_are_not_overwritten_unseen(client, session, run):
