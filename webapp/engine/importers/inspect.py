@@ -121,7 +121,7 @@ def inspect_checkpoint(
         kept = ("pare_architecture", MANIFEST)
         metadata = {"format": "pt"} | {name: opened.metadata[name] for name in kept if name in opened.metadata}
         if plans and MANIFEST not in metadata:
-            metadata[MANIFEST] = manifest_of(plans, tied)
+            metadata[MANIFEST] = manifest_of(plans, tied, opened.activations)
         zeros: dict[str, int] = {}
         _keep_blocks_of(opened, layers)
         checked = _checked(opened, zeros, ProgressPart(report, 0.3, 0.9))

@@ -29,6 +29,7 @@ SCALED = ("fp8", "fbgemm_fp8")  # methods whose scales are multiplied with, and 
 CLASSES = ("Linear", "Embedding")  # that a target may name instead of a layer
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 UPLOAD_INSTEAD = "upload the weights it was made from"
+ASK = "ask for its weights to be dequantized (the box in the form, ?dequantize=1, --dequantize)"
 Module = Mapping[str, LazyTensor]  # a module's tensors by their own names
 SMALL_FLOATS = (
     "float8_e4m3fn",
@@ -177,7 +178,7 @@ def turn_into_floats(opened: Opened, filename: str, asked: bool) -> None:
     if not asked:
         raise CheckpointRefused(
             f"{filename} is quantized already (quantization_config: {method}); {UPLOAD_INSTEAD}, or upload it again "
-            "and ask for its weights to be dequantized (the box in the form, ?dequantize=1, --dequantize)"
+            f"and {ASK}"
         )
     if method in SCALED:
         count = widen(opened, filename, scales_block(about.get("weight_block_size"), filename))

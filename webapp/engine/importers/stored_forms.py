@@ -94,10 +94,13 @@ def _values(weight: FiledWeight, dtype: torch.dtype) -> Tensor:
     return weight.load().decode().to(dtype)
 
 
-def manifest_of(plans: Mapping[str, StoragePlan], tied: Mapping[str, str]) -> str:
+def manifest_of(
+    plans: Mapping[str, StoragePlan], tied: Mapping[str, str], activations: Mapping[str, Mapping[str, Any]]
+) -> str:
     """What the metadata of the file says where somebody else's says nothing."""
-    weights = {name: plan.meta for name, plan in plans.items()}
-    return json.dumps({"format": FORMAT, "weights": weights, "tied": dict(tied)}, separators=(",", ":"), sort_keys=True)
+    content: dict[str, Any] = {"format": FORMAT, "weights": {name: plan.meta for name, plan in plans.items()}}
+    content |= {"tied": dict(tied), **({"activations": dict(activations)} if activations else {})}
+    return json.dumps(content, separators=(",", ":"), sort_keys=True)
 
 
 def checked_plan(name: str, weight: FiledWeight, filename: str) -> StoragePlan:

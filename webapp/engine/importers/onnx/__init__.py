@@ -25,6 +25,7 @@ class OnnxImporter(Importer):
     )
     priority = 50
     graph = True
+    dequantizes = True
 
     @classmethod
     def recognises(cls, path: Path, head: bytes) -> bool:
@@ -38,4 +39,6 @@ class OnnxImporter(Importer):
     def open(cls, upload: UntrustedFile) -> Opened:
         from .file import open_file
 
-        return open_file(upload.path, upload.filename, upload.scratch, upload.report, upload.in_place)
+        return open_file(
+            upload.path, upload.filename, upload.scratch, upload.report, upload.dequantize, upload.in_place
+        )

@@ -15,24 +15,23 @@ from webapp.engine.importers.base import Opened
 from webapp.engine.importers.beside import FilesBeside
 from webapp.engine.importers.exported_program.running import opened_program
 from webapp.engine.importers.exported_program.serialized import NotRun
-from webapp.engine.importers.quantized import WIDER, wider
+from webapp.engine.importers.quantized import ASK, UPLOAD_INSTEAD, WIDER, wider
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report
+from webapp.engine.weights.activations import Activations
 from webapp.engine.weights.manifest import MANIFEST, manifest_in
 from webapp.engine.weights.safetensors import MOST_AXES, LazyTensor, dtype_name
 
 from .graph import FlatGraph, Graph, flattened, graph_of
-from .integer_tensors import keep_stored
+from .integer_tensors import dequantized_notes, keep_stored
 from .integer_weights import undecoded, with_integers
+from .roundings import Roundings, with_roundings, without_roundings
 from .tracing import archived
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 WEIGHT_PLACES = {"Gather": (0,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}  # elsewhere the second input
-INTEGER_PRODUCTS = (  # what rounds activations, too
-    *("QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
-    *("ConvInteger", "QLinearMatMul", "QLinearConv"),
-)
-DECODED = ("DequantizeLinear", "MatMulNBits")
+INTEGER_PRODUCTS = ("DynamicQuantizeMatMul", "ConvInteger", "QLinearMatMul", "QLinearConv")
+DECODED = ("DequantizeLinear", "MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "QuantizeLinear")
 NIBBLES = {21: torch.uint8, 22: torch.int8}  # TensorProto.DataType: two in a byte, the first in its lower half
 UNFIXED = 224  # places along free axes of a graph that does not take few
 ELEMENTS = {  # TensorProto.DataType -> ours, and the field that holds values which are not raw
@@ -145,20 +144,22 @@ def _number(text: str | None, default: int) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
 
 
-def open_file(upload: Path, filename: str, scratch: Path, report: Report, in_place: bool = False) -> Opened:
-    """`in_place`: its external data may lie beside it. Raises CheckpointRefused."""
+def open_file(
+    upload: Path, filename: str, scratch: Path, report: Report, dequantize: bool = False, in_place: bool = False
+) -> Opened:
+    """`dequantize`: weights become floats. `in_place`: external data may lie beside it. Raises CheckpointRefused."""
     if zipfile.is_zipfile(upload):
         model, beside = _unpacked(upload, filename, scratch)
-        return _opened(model, filename, report, beside)
+        return _opened(model, filename, report, beside, dequantize)
     if not in_place:
-        return _opened(upload, filename, report, {})
+        return _opened(upload, filename, report, {}, dequantize)
     found = FilesBeside(upload.parent, filename)
-    opened = _opened(upload, filename, report, found)
+    opened = _opened(upload, filename, report, found, dequantize)
     opened.sources = {upload.name: upload, **found}
     return opened
 
 
-def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Path]) -> Opened:
+def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Path], dequantize: bool) -> Opened:
     model = _model(upload, filename)
     graph = model.graph
     try:
@@ -168,8 +169,7 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
     used = {node.proto.op_type for node in flat.nodes}
     if products := sorted(used & set(INTEGER_PRODUCTS)):
         raise CheckpointRefused(
-            f"{filename} multiplies integers ({products[0]}): how it rounds what is multiplied with its weights is not "
-            "taken apart; upload the model it was made from"
+            f"{filename} multiplies integers ({products[0]}), in a way that is not taken apart; {UPLOAD_INSTEAD}"
         )
     tensors, left = {}, []
     for name, tensor in [*((tensor.name, tensor) for tensor in graph.initializer), *flat.tensors.items()]:
@@ -183,10 +183,11 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
     told = told_weights(model, filename)
     report.progress(0.2, "Following its graph")
     try:
-        opened = _running(
+        opened, plans = _running(
             lambda alone: _taken_apart(
                 graph_of(model, flat, tensors, lambda held: constant_tensor(held, beside, filename), alone=alone),
                 told,
+                dequantize,
                 filename,
             )
         )
@@ -194,11 +195,14 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
         if decoded := sorted(used & set(DECODED)):
             raise CheckpointRefused(
                 f"{filename} is quantized already ({decoded[0]}), and its graph cannot be run: it {reason}; "
-                "upload the model it was made from"
+                f"{UPLOAD_INSTEAD}"
             ) from reason
         because = f"The graph cannot be run: it {reason}. Its weights are compressed and delivered as safetensors."
     else:
-        keep_stored(opened, told, filename)
+        if dequantize:
+            opened.notes += dequantized_notes(opened)
+        else:
+            keep_stored(opened, told, plans, filename)
         opened.notes += notes
         return opened
     if not tensors:
@@ -209,13 +213,17 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
     )
 
 
-def _taken_apart(graph: Graph, told: Mapping[str, Any], filename: str) -> Graph:
-    """With its integers as weights. Raises CheckpointRefused where a step decodes them in a way that is not known."""
-    found = with_integers(graph, told)
-    if step := undecoded(found):
+def _taken_apart(graph: Graph, told: Mapping[str, Any], asked: bool, filename: str) -> Roundings:
+    """With its integers as weights. Raises CheckpointRefused where a step decodes or rounds in a way not known here."""
+    found = without_roundings(with_integers(with_roundings(graph), told, asked), clipped=asked)
+    if found.left and not asked:
         raise CheckpointRefused(
-            f"{filename} is quantized already ({step}), in a way that is not taken apart; upload the model it was made "
-            "from"
+            f"{filename} rounds activations ({found.left}) where Pare does not; {UPLOAD_INSTEAD}, or upload it again "
+            f"and {ASK}, with nothing rounded"
+        )
+    if step := undecoded(found.graph, asked):
+        raise CheckpointRefused(
+            f"{filename} is quantized already ({step}), in a way that is not taken apart; {UPLOAD_INSTEAD}"
         )
     return found
 
@@ -234,15 +242,19 @@ def _type_name(tensor: Any) -> str:
     return TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in known else f"type {tensor.data_type}"
 
 
-def _running(make: Callable[[bool], Graph]) -> Opened:
-    """With all of its outputs if it can be, else with its first of floats alone. Raises NotRun."""
-    graph = make(False)
+def _running(make: Callable[[bool], Roundings]) -> tuple[Opened, Mapping[str, Activations]]:
+    """With all of its outputs if it can be, else with its first of floats alone; and how activations are rounded.
+
+    Raises NotRun.
+    """
+    found = make(False)
     try:
-        return _followed(graph)
+        return _followed(found.graph), found.plans
     except NotRun:
-        if len(graph.outputs) == 1:
+        if len(found.graph.outputs) == 1:
             raise
-    return _followed(make(True))
+    found = make(True)
+    return _followed(found.graph), found.plans
 
 
 def _followed(graph: Graph) -> Opened:

@@ -30,6 +30,9 @@ DESCRIBING = (  # attributes that repeat what inputs say, or that hold for anoth
 COPY = "//"  # before the number of a tensor's copy
 NBITS = "com.microsoft.MatMulNBits"
 DECODERS = ("DequantizeLinear", "com.microsoft.DequantizeLinear", NBITS)  # taken apart before the graph is followed
+FROM_INTEGERS = "com.microsoft.MatMulIntegerToFloat"
+ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", FROM_INTEGERS)  # likewise
+ROUNDED = "pare.Rounded"  # what they become: a step whose input is rounded as its attribute "plan" says
 Read = Callable[[Any], "LazyTensor | None"]
 DEPTH = 20  # of graphs in graphs
 GRAPH, IF = 5, "If"  # AttributeProto.GRAPH
@@ -227,7 +230,9 @@ def _ancestors(output: str, makers: Mapping[str, FlatNode], known: set[str]) -> 
             raise NotRun(f"needs {quoted(name)}, which nothing in it makes")
         wanted.add(name)
         waiting += filter(None, makers[name].inputs)
-    if unknown := sorted({_full(makers[name].proto) for name in wanted} - set(OPERATORS) - {"Constant", *DECODERS}):
+    if unknown := sorted(
+        {_full(makers[name].proto) for name in wanted} - set(OPERATORS) - {"Constant", *DECODERS, *ROUNDING}
+    ):
         raise NotRun(f"uses {some([name[:80] for name in unknown], NAMED)}, which Pare does not run")
     return wanted
 

@@ -14,10 +14,12 @@ from typing import Any
 from webapp.engine.errors import CheckpointRefused
 from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.importers.base import Opened
+from webapp.engine.importers.quantized import ASK, UPLOAD_INSTEAD
 from webapp.engine.importers.stored_forms import MALFORMED
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.math.quantizers import Grid
+from webapp.engine.math.quantizers import Grid, stored_scale
 from webapp.engine.weights import Dense, Quantized, dtype_of
+from webapp.engine.weights.activations import Activations
 from webapp.engine.weights.held import FiledWeight
 from webapp.engine.weights.memory import is_want_of_memory
 from webapp.engine.weights.safetensors import LazyTensor
@@ -121,6 +123,9 @@ class IntegerParts:
         group = self.group if self.group < codes.shape[1] else 0
         if self.repeated:
             group, scale, zero = _fewest(group, scale, zero, meta.get("group"))
+        narrow = stored_scale(scale.float())
+        if told is not None and torch.equal(narrow.float(), scale.float()):
+            scale = narrow if scale.dtype == torch.float32 else scale  # as Pare has them, wherever nothing is lost
         if self.levels is not None:
             levels = self.levels.load()
             if int(codes.max()) >= len(levels):
@@ -129,7 +134,7 @@ class IntegerParts:
         wide, middle = codes.to(torch.int16), None
         if zero is None:
             middle = 0
-        elif told is None and bool((zero == zero.reshape(-1)[0]).all()):
+        elif (told is None or codes.dtype == torch.int8) and bool((zero == zero.reshape(-1)[0]).all()):
             middle = int(zero.reshape(-1)[0])
         if middle is not None:
             low, high = int(wide.min()) - middle, int(wide.max()) - middle
@@ -173,10 +178,10 @@ def _fewest(group: int, scale: Tensor, zero: Tensor | None, told: object) -> tup
     return group, fewer[0], fewer[1] if len(fewer) > 1 else None
 
 
-def keep_stored(opened: Opened, told: Mapping[str, Any], filename: str) -> None:
+def keep_stored(opened: Opened, told: Mapping[str, Any], plans: Mapping[str, Activations], filename: str) -> None:
     """Moves what is no plain tensor into `opened.stored`: integers, and what Pare `told` of that it was pruned.
 
-    Raises CheckpointRefused.
+    `plans` are of the inputs that weights are multiplied with, by the weights' names. Raises CheckpointRefused.
     """
     layers = json.loads(opened.metadata["pare_architecture"])["program"]["layers"]
     for name, tensor in list(opened.tensors.items()):
@@ -184,8 +189,11 @@ def keep_stored(opened: Opened, told: Mapping[str, Any], filename: str) -> None:
             if tensor.layout.transposed and len(tensor.shape) == 2 and name.rpartition(".")[0] in layers:
                 raise CheckpointRefused(
                     f"{name} in {filename} has a scale for each input, and Pare has scales of outputs, or of groups of "
-                    "inputs; upload the model it was made from"
+                    f"inputs; {UPLOAD_INSTEAD}, or upload it again and {ASK}"
                 )
+            if plan := plans.get(tensor.matrix.name):
+                path = name.rpartition(".")[0]
+                opened.activations[path] = _of_layer(plan, path, tensor, path in layers, filename)
             opened.stored[name] = _filed(name, tensor, filename)
             del opened.tensors[name]
         elif _pruned(told.get(name), tensor):
@@ -201,6 +209,29 @@ def keep_stored(opened: Opened, told: Mapping[str, Any], filename: str) -> None:
             if "quantized" in kinds
             else f"{len(opened.stored):,} of its weights are pruned, and keep no zeros."
         )
+
+
+def dequantized_notes(opened: Opened) -> list[str]:
+    """Of weights that are integers in the file, and floats by their owner's wish."""
+    count = sum(isinstance(tensor, IntegerTensor) for tensor in opened.tensors.values())
+    return [
+        f"{count} of its weights were dequantized as asked: they are the rounded values, as floats, and nothing that "
+        "they are multiplied with is rounded. Every figure compares with these, not with the model before it was "
+        "quantized."
+    ] * bool(count)
+
+
+def _of_layer(plan: Activations, path: str, tensor: IntegerTensor, known: bool, filename: str) -> dict[str, Any]:
+    """How a layer's inputs are rounded, as a manifest has it. Raises CheckpointRefused for another kind of weights."""
+    grid = tensor.encoded().grid
+    if not known or grid.bits != WIDEST or grid.group or grid.zero_point is not None or tensor.layout.transposed:
+        raise CheckpointRefused(
+            f"{path} in {filename} rounds what its weights are multiplied with; Pare does where they have 8 bits, one "
+            f"scale for each output and no zero points. {UPLOAD_INSTEAD.capitalize()}, or upload it again and {ASK}, "
+            "with nothing rounded"
+        )
+    told = plan if plan.result is None else plan.model_copy(update={"result_at": path})
+    return told.model_dump(exclude_none=True)
 
 
 def _pruned(told: Any, tensor: LazyTensor) -> bool:

@@ -16,9 +16,10 @@ from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.weights.safetensors import LazyTensor
 
-from .graph import COPY, DECODERS, NBITS, Graph, GraphNode, renamed
+from .graph import COPY, DECODERS, NBITS, ROUNDED, Graph, GraphNode, renamed
 from .integer_tensors import (
     BYTES,
+    WIDEST,
     IntegerMatrix,
     IntegerParts,
     IntegerTensor,
@@ -33,7 +34,9 @@ from .integer_tensors import (
 from .operators.recurrent import GATES
 
 FLOAT, PLACES = 1, (6, 7)  # TensorProto.DataType of what integers are cast to: to be scaled, or to be looked up
+WIDE = torch.int32  # of biases
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+BIAS = re.compile(r"(\.weight(?=\.bias_codes))|_codes$|_quantized$")
 SUFFIX = re.compile(r"(\.codes|\.blocks|_quantized|(_DQ)?_Q\d+(G\d+)?)$")  # of Pare, and of onnxruntime's quantization
 
 
@@ -45,6 +48,14 @@ class _FileNumbers:
     name: str
     group: int = 0
     columns: int = 0
+
+
+@dataclass(frozen=True)
+class _Bias:
+    """Floats in integers, of 32 bits, which are no fewer bytes, or by their owner's wish; they become floats."""
+
+    tensor: LazyTensor
+    name: str
 
 
 @dataclass(frozen=True)
@@ -74,48 +85,58 @@ class _Rows:
     path: str
 
 
-def with_integers(graph: Graph, told: Mapping[str, Any]) -> Graph:
-    """The graph with weights in the place of the steps that decode them. `told`: what the file says of its weights."""
-    found = _Taking(graph, told)
+def with_integers(graph: Graph, told: Mapping[str, Any], asked: bool = False) -> Graph:
+    """The graph with weights in the place of the steps that decode them. `told`: what the file says of its weights.
+
+    `asked`: all become floats, and vectors may.
+    """
+    found = _Taking(graph, told, asked)
     nodes = [node for each in graph.nodes for node in found.taken(each)]
-    if not found.made:
+    if not found.made and not found.biases:
         return graph
-    nodes = _needed(found.tied(nodes), set(graph.outputs))
-    used = {name for node in nodes for name in node.inputs}
-    before = {name for _, _, name in graph.uses()}
-    kept = {name: held for name, held in graph.tensors.items() if name in used or name not in before}
-    return replace(graph, nodes=tuple(nodes), tensors=kept | {n: t for n, t in found.made.items() if n in used})
+    return with_nodes(graph, found.tied(nodes), {**found.made, **found.biases})
 
 
-def undecoded(graph: Graph) -> str | None:
-    """A step that decodes integers in a way that is not known here, or would take their weight apart."""
+def undecoded(graph: Graph, asked: bool) -> str | None:
+    """A step that decodes integers in a way that is not known here, or, unless `asked` for floats, would make some."""
     return next(
         (
             node.op
             for node in graph.nodes
             if node.op in DECODERS
-            or (node.op in GATES and any(isinstance(graph.tensors.get(name), IntegerTensor) for name in node.inputs))
+            or (
+                not asked
+                and node.op in GATES
+                and any(isinstance(graph.tensors.get(name), IntegerTensor) for name in node.inputs)
+            )
         ),
         None,
     )
 
 
-def _needed(nodes: list[GraphNode], wanted: set[str]) -> list[GraphNode]:
-    kept = []
+def with_nodes(graph: Graph, nodes: list[GraphNode], made: Mapping[str, LazyTensor] | None = None) -> Graph:
+    """The graph with those of the nodes that its answer depends on, and without tensors that now nothing reads."""
+    kept, wanted = [], set(graph.outputs)
     for node in reversed(nodes):
         if wanted & set(node.outputs):
             wanted |= {*node.inputs, *(name for name, _ in node.guards)}
             kept.append(node)
-    return kept[::-1]
+    before = {name for _, _, name in graph.uses()}
+    left = {name: held for name, held in graph.tensors.items() if name in wanted or name not in before}
+    return replace(
+        graph, nodes=tuple(kept[::-1]), tensors=left | {n: t for n, t in (made or {}).items() if n in wanted}
+    )
 
 
 class _Taking:
     """Goes through the nodes in their order; `values` are what decoding has come to, `made` the weights."""
 
-    def __init__(self, graph: Graph, told: Mapping[str, Any]) -> None:
-        self.graph, self.told = graph, told
+    def __init__(self, graph: Graph, told: Mapping[str, Any], asked: bool) -> None:
+        self.graph, self.told, self.asked = graph, told, asked
         self.values: dict[str, Any] = {}
         self.made: dict[str, IntegerTensor] = {}
+        self.biases: dict[str, LazyTensor] = {}
+        self.whole = {"bits": WIDEST} if any(node.op == ROUNDED for node in graph.nodes) else {}  # as kernels take them
         self.matrices: dict[tuple[Any, ...], IntegerMatrix] = {}  # by what they are made from
         self.readers: dict[str, list[str]] = {}
         for node, _, name in graph.uses():
@@ -132,8 +153,10 @@ class _Taking:
         if value is not None:
             self.values[node.outputs[0]] = value
             return [node]
-        weights = {name: self.values.get(name) for name in node.inputs}
-        return [renamed(node, {n: self._named(each) for n, each in weights.items() if isinstance(each, IntegerTensor)})]
+        read = {name: self.values.get(name) for name in node.inputs}
+        names = {name: self._named(each) for name, each in read.items() if isinstance(each, IntegerTensor)}
+        names |= {name: self._bias(each) for name, each in read.items() if isinstance(each, _Bias)}
+        return [renamed(node, names)]
 
     def _at(self, node: GraphNode, place: int) -> Any:
         """What an input is: something of a weight, a tensor of the file, or None."""
@@ -144,6 +167,8 @@ class _Taking:
     def _value(self, node: GraphNode) -> Any:
         first, second = self._at(node, 0), self._at(node, 1)
         match node.op, first, second:
+            case "DequantizeLinear", _FileNumbers(), _FileNumbers() if len(first.tensor.shape) < 2:
+                return _bias(first, second, self._at(node, 2)) if self.asked or first.tensor.dtype == WIDE else None
             case "DequantizeLinear" | "com.microsoft.DequantizeLinear", _FileNumbers(), _FileNumbers():
                 return self._dequantized(node, first, second)
             case "Identity", _, _:
@@ -165,6 +190,13 @@ class _Taking:
             case "Mul", _Rows(), _Rows(what=_FileNumbers()) if first.x == second.x:
                 weight = self._scaled(first.what, second.what)
                 return None if weight is None else replace(first, what=weight)
+            case "Transpose", _FileNumbers(tensor=LazyTensor(shape=(_, _))), _ if node.get("perm") in (None, [1, 0]):
+                return replace(first, tensor=over(first.tensor, transposed))
+            case "Reshape", _FileNumbers(), _FileNumbers():
+                shape = second.tensor.load().flatten().tolist()
+                size, known = math.prod(first.tensor.shape), math.prod(length for length in shape if length != -1)
+                fits = known > 0 and shape.count(-1) < 2 and (size == known if -1 not in shape else size % known == 0)
+                return replace(first, tensor=over(first.tensor, partial(torch.reshape, shape=shape))) if fits else None
             case "Transpose", IntegerTensor(shape=(_, _)), _ if node.get("perm") in (None, [1, 0]):
                 always = set(self.readers[node.inputs[0]]) == {"Transpose"}  # else one weight is used both ways
                 return first.turned() if always else None
@@ -284,7 +316,7 @@ class _Taking:
             stem = SUFFIX.sub("", name) or name
             told = self.told.get(stem)
             meta = told if isinstance(told, Mapping) and told.get("kind") == "quantized" else {}
-            meta = meta if meta.get("dtype") in DTYPES else {}
+            meta = meta if meta.get("dtype") in DTYPES else self.whole
             rows, columns = parts.codes.shape[0], math.prod(parts.codes.shape[1:])
             read = partial(parts.read, meta)
             self.matrices[made_of] = IntegerMatrix(stem, rows, columns, read, meta, uniform)
@@ -296,6 +328,11 @@ class _Taking:
         while (name := f"{stem}{COPY}{number}") in self.made and not same_weight(self.made[name], weight):
             number += 1
         self.made.setdefault(name, weight)
+        return name
+
+    def _bias(self, bias: _Bias) -> str:
+        name = f"{bias.name}{COPY}floats"
+        self.biases[name] = bias.tensor
         return name
 
     def tied(self, nodes: list[GraphNode]) -> list[GraphNode]:
@@ -315,6 +352,22 @@ class _Taking:
             first = GraphNode("Transpose", (own,), (view,), {"perm": [1, 0]})
             nodes = [first, *(renamed(node, {turned: view, other: own}) for node in nodes)]
         return nodes
+
+
+def _bias(codes: _FileNumbers, scale: _FileNumbers, zero: Any) -> _Bias | None:
+    """float32 (n,), with a scale and a zero point for each or one for all."""
+    shape = codes.tensor.shape
+    others = (scale, zero) if isinstance(zero, _FileNumbers) else (scale,)
+    if any(each.group or each.tensor.shape not in ((), (1,), shape) for each in others):
+        return None
+
+    def load() -> Tensor:
+        units = codes.tensor.load().to(torch.float64)  # which holds 32 bits
+        if isinstance(zero, _FileNumbers):
+            units = units - zero.tensor.load()
+        return (units * scale.tensor.load()).to(torch.float32)
+
+    return _Bias(LazyTensor(shape, torch.float32, load), BIAS.sub("", codes.name))
 
 
 def _spread(per_group: _FileNumbers, places: _FileNumbers) -> _FileNumbers | None:
