@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from webapp.engine.architectures import class_names
 from webapp.engine.data.tasks import for_task
@@ -29,6 +30,7 @@ from .errors import Conflict, NotFound
 
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 ModelSide = Literal["original", "result"]
+NAMING_ATTEMPTS = 20  # where several are deployed at once
 
 
 class DeploymentRequest(BaseModel, extra="forbid"):
@@ -71,24 +73,29 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
         raise Conflict(f"The run {run.name} has {which} that can be served; {way}.", "artifact")
     if asked.name and session.scalar(select(Deployment.id).where(Deployment.name == asked.name)):
         raise Conflict(f"There is a deployment {asked.name} already; choose another name.", "name")
-    stage = stage_of(run, artifact, asked.side)
+    stage, facts = stage_of(run, artifact, asked.side), model_facts(run)
     token = secrets.token_urlsafe(24)
-    row = Deployment(
-        name=asked.name or free_name(session, run.name if asked.side == "result" else f"original of {run.name}"),
-        run_id=run.id,
-        stage=stage,
-        artifact=artifact.name,
-        about=model_facts(run),
-        token_hash=hashed(token),
-        machine=machine,
-    )
-    session.add(row)
-    try:
-        session.commit()
-    except IntegrityError:
-        session.rollback()
-        raise Conflict(f"There is a deployment {row.name} already; choose another name.", "name") from None
-    return row, token
+    run_id, title = run.id, run.name if asked.side == "result" else f"original of {run.name}"
+    for _ in range(NAMING_ATTEMPTS):
+        row = Deployment(
+            name=asked.name or free_name(session, title),
+            run_id=run_id,
+            stage=stage,
+            artifact=artifact.name,
+            about=facts,
+            token_hash=hashed(token),
+            machine=machine,
+        )
+        session.add(row)
+        try:
+            session.commit()
+        except IntegrityError:  # another request was first
+            session.rollback()
+            if asked.name:
+                break
+            continue
+        return row, token
+    raise Conflict(f"There is a deployment {row.name} already; choose another name.", "name")
 
 
 def stage_of(run: Run, artifact: Artifact, side: ModelSide) -> str:
@@ -117,9 +124,16 @@ def model_facts(run: Run) -> dict[str, Any]:
     }
 
 
+def named(session: Session, name: str) -> Deployment | None:
+    """The deployment of this name, which may be anything; none that is only tried."""
+    if not re.fullmatch(SLUG, name):
+        return None
+    return session.scalar(select(Deployment).where(Deployment.name == name, Deployment.token_hash.is_not(None)))
+
+
 def deployment_of(session: Session, name: str) -> Deployment:
     """Raises NotFound."""
-    found = session.scalar(select(Deployment).where(Deployment.name == name, Deployment.token_hash.is_not(None)))
+    found = named(session, name)
     if found is None:
         raise NotFound(f"There is no deployment {name[:63]!r}. It may have been deleted.")
     return found
@@ -139,14 +153,24 @@ def deployed(session: Session, run_id: str, artifact: str) -> list[str]:
 
 
 def restart(session: Session, row: Deployment) -> None:
+    """Raises NotFound where it was deleted meanwhile."""
     row.wanted, row.attempt, row.state, row.reason = True, row.attempt + 1, DeploymentState.STARTING, None
-    session.commit()
+    _write(session, row.name)
 
 
 def stop(session: Session, row: Deployment) -> None:
+    """As `restart`."""
     row.wanted, row.state, row.reason = False, DeploymentState.STOPPED, None
     row.pid = row.socket = row.memory_bytes = row.ready_at = None
-    session.commit()
+    _write(session, row.name)
+
+
+def _write(session: Session, name: str) -> None:
+    try:
+        session.commit()
+    except StaleDataError:
+        session.rollback()
+        raise NotFound(f"There is no deployment {name!r}. It may have been deleted.") from None
 
 
 def delete(session: Session, row: Deployment) -> None:
@@ -159,7 +183,7 @@ def new_token(session: Session, row: Deployment) -> str:
     """The one before is worth nothing any more."""
     token = secrets.token_urlsafe(24)
     row.token_hash = hashed(token)
-    session.commit()
+    _write(session, row.name)
     return token
 
 

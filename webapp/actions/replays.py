@@ -21,6 +21,7 @@ from .errors import BodyInvalid, Conflict, NotFound
 ORIGINAL, THE_ORIGINAL = "original", "The original"
 MOST_SAMPLES, MOST_SECONDS = 10_000, 600
 SAMPLES, SECONDS = 500, 60
+MOST_LOAD = 1.5  # programs that want each processor, beyond which times are not compared
 KEPT = 10  # replays of a deployment
 OPEN = (RunState.QUEUED, RunState.RUNNING)
 NO_ANSWER = "0"  # in place of a status (see webapp/serving/replay.py)
@@ -60,6 +61,8 @@ def comparable(session: Session, row: Deployment) -> list[Deployment]:
 
 def start_replay(session: Session, machine: str, row: Deployment, asked: ReplayRequest) -> Replay:
     """Has it done by the deployer. Raises Conflict, BodyInvalid, Unavailable."""
+    if session.scalar(select(Deployment.id).where(Deployment.id == row.id).with_for_update()) is None:
+        raise NotFound(f"There is no deployment {row.name}. It may have been deleted.")
     require_here(row, machine)
     if why := why_no_replay(row):
         raise Conflict(why)
@@ -184,26 +187,56 @@ class ReplayReport:
     def extent(self) -> str:
         """How much of the dataset it was."""
         result = self._result
-        noun = "texts" if result["tokens"] else "samples"
+        noun = "text" if result["tokens"] else "sample"
+        if result["gone"]:
+            return (
+                f"It was ended after {counted(result['replayed'], noun)} of {result['total']:,}, for "
+                f"{' and '.join(map(_in_sentence, result['gone']))} did not answer any more."
+            )
         if result["replayed"] < result["total"]:
             return (
-                f"{result['replayed']:,} of {result['total']:,} {noun}, for the {self.replay.seconds:g} s were over; "
-                f"give it more time for all of them."
+                f"{result['replayed']:,} of {counted(result['total'], noun)}, for the {self.replay.seconds:g} s were "
+                "over; give it more time for all of them."
             )
-        return f"{result['replayed']:,} {noun} in {result['seconds']:.1f} s."
+        return f"{counted(result['replayed'], noun)} in {result['seconds']:.1f} s."
 
     @property
     def agrees(self) -> bool:
-        """Whether the deployment answers as the run recorded, as far as that is known."""
+        """Whether all answer as the run recorded, as far as that is known."""
         return not any(_strays(side.told) for side in self.sides)
+
+    @property
+    def good(self) -> bool:
+        """Whether all was answered with numbers, and as recorded."""
+        return self.agrees and not any(side.errors or "not_finite" in side.told["metrics"] for side in self.sides)
+
+    @property
+    def busy(self) -> str | None:
+        """The sentence on a machine that had more to do, or let requests wait longer than the model worked on them."""
+        if self._result["load"] > MOST_LOAD:
+            return f"The machine was busy: {self._result['load']:.1f} programs shared each of its processors."
+        for side in self.sides:
+            client, inside = side.told["client_latency_ms"], side.told["latency_ms"]
+            if inside and client["p50"] > 3 * inside["p50"] and client["p50"] > inside["p50"] + 0.3:
+                return (
+                    f"The machine was busy: of the {client['p50']:.3g} ms that half of the requests to "
+                    f"{_in_sentence(side.title)} took at most, its process was at work {inside['p50']:.3g} ms."
+                )
+        return None
 
     @property
     def sentences(self) -> list[str]:
         """What the figures mean: as served beside as measured, and the two sides beside each other."""
-        noun = "texts" if self._result["tokens"] else "samples"
+        noun = "text" if self._result["tokens"] else "sample"
         found = [sentence for side in self.sides if (sentence := _as_measured(side, noun))]
         if len(self.sides) == 2:
+            if any(side.told["answered"] > self._result["paired"] for side in self.sides):
+                found.append(f"Both are scored on the {counted(self._result['paired'], noun)} that both answered.")
             found.append(self._speed())
+        for side in self.sides:
+            if broken := side.told["metrics"].get("not_finite"):
+                share = measured_text(broken["value"], "not_finite")
+                found.append(f"{share} of the answers of {_in_sentence(side.title)} hold NaN or infinity.")
         if self.sides[0].told["recorded"] is None and len(self.sides) == 1:
             found.append("The run kept no answers that these could be compared with.")
         if self._result["sent_as"] == "texts" and not self.agrees:
@@ -216,6 +249,8 @@ class ReplayReport:
                 f"Of each text the first {self._result['tokens']:,} tokens were sent, and answered with the scores of "
                 "every next token; nothing was written."
             )
+        if self.busy and self._result["speed"] is None:
+            found.append(self.busy)
         return found
 
     def _speed(self) -> str:
@@ -223,11 +258,13 @@ class ReplayReport:
         if speed is None:
             return "Too few requests were answered by both to compare how fast they are."
         low, high = speed["ci95"]
-        said = speed["words"].replace("the original", other)
-        return (
-            f"{self.sides[0].title} is {said}: ratio {speed['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}, over "
-            f"{speed['turns']:,} requests that both answered in turns."
+        measured = (
+            f"ratio {speed['ratio']:.2f}, 95 % interval {low:.2f} to {high:.2f}, over {speed['turns']:,} requests"
         )
+        if self.busy:
+            return f"{self.busy} Which of both is faster is not shown: {measured}."
+        said = speed["words"].replace("the original", other)
+        return f"{self.sides[0].title} is {said}: {measured} that both answered in turns."
 
     @property
     def _result(self) -> dict[str, Any]:
@@ -240,7 +277,7 @@ def _as_measured(side: ReplayedSide, noun: str) -> str | None:
     known = side.told["recorded"]
     if known is None:
         return None
-    said = f"As served, {_in_sentence(side.title)} answers {known['compared']:,} {noun}"
+    said = f"As served, {_in_sentence(side.title)} answers {counted(known['compared'], noun)}"
     now, then = [], []
     for name, before in known["metrics"].items():
         found = side.told["metrics"][name]
@@ -256,6 +293,10 @@ def _as_measured(side: ReplayedSide, noun: str) -> str | None:
         return f"{said}; every answer is the recorded one."
     are = "is not the recorded one" if known["different"] == 1 else "are not the recorded ones"
     return f"{said}; {known['different']:,} of the {known['compared']:,} answers {are}."
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _in_sentence(title: str) -> str:

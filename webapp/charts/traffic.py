@@ -132,7 +132,7 @@ def latency_shares(sides: Mapping[str, Sequence[tuple[float, float]]]) -> go.Fig
             )
         )
     values = [x for points in known.values() for x, _ in points]
-    along = axis("Latency (ms)", type=axis_type(values))
+    along = axis("Latency in the model's process (ms)", type=axis_type(values))
     along |= log_ticks(values) if along["type"] == "log" else {"rangemode": "tozero"}
     up = shares("Share of the answers")
     return figure(traces, title, height=320, xaxis=along, yaxis=up, showlegend=True, legend=LEGEND_ABOVE)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +31,9 @@ from webapp.engine.errors import DatasetUnfit, PareError
 from webapp.engine.exporters.onnx.signature import Signature
 from webapp.engine.facts import PER_TOKEN, ArchitectureSpec
 from webapp.engine.progress import Report
+from webapp.engine.run import latency
 from webapp.engine.run.child import DONE, FAILED, Lines, leave_with_the_worker, limit_memory
-from webapp.engine.run.latency import WARM_UP, compare, words
+from webapp.engine.run.latency import RESAMPLES, WARM_UP, words
 from webapp.engine.run.measure import Collected
 from webapp.engine.run.metrics import Samples, summarise
 from webapp.engine.run.sample_answers import SampleAnswers, scores_in
@@ -45,9 +48,11 @@ from .traffic import bin_of
 MOST_ANSWER_BYTES = 16_000_000  # of a text's scores, which has the whole vocabulary for each token
 LEAST_TOKENS = 8
 MOST_PAIRS = 1_000  # of latencies that are compared
-ENOUGH_PAIRS = 200  # for an interval: of fewer samples, some are sent again, for their time alone
+BLOCKS = 20  # of pairs that follow each other, which a busy machine has disturbed alike
+ENOUGH_PAIRS = 200  # for an interval
 EXAMPLES = 12  # samples that are named where answers differ
 NEAR = 0.01  # numbers that lie closer, of the largest, are the same answer in another arithmetic
+SILENT, SILENT_PAUSE_SECONDS = 25, 0.2  # requests in a row that a process did not answer at all: it is gone
 NO_ANSWER = 0  # in place of a status: the process did not answer at all
 
 RecordedSide = Literal["original", "result"]
@@ -71,6 +76,13 @@ class ReplayJob(ModelJob):
     seconds: float
     timeout_seconds: float
     samples_file: Path | None = None
+
+
+class Took(NamedTuple):
+    """Milliseconds of a request: until a client has the answer, and in the model's process alone."""
+
+    wire: float
+    inside: float
 
 
 class Unanswered(Exception):
@@ -115,12 +127,12 @@ class ReplayedSample:
 
 
 class ServedCall(nn.Module):
-    """A served model, called like the one that it is; `milliseconds` is what the last call took on the wire."""
+    """A served model, called like the one that it is; `took` is how long the last answer was on its way."""
 
     def __init__(self, side: ReplaySide, spec: ArchitectureSpec, timeout_seconds: float) -> None:
         super().__init__()
         self.side, self.named = side, spec.family == "transformers"
-        self.milliseconds = 0.0
+        self.took = Took(0.0, 0.0)
         self.sample: ReplayedSample | None = None
         self._connection = ModelConnection(side.socket, timeout_seconds)
 
@@ -179,7 +191,9 @@ class ServedCall(nn.Module):
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise Unanswered(NO_ANSWER, "The model's process did not answer.") from error
-        self.milliseconds = 1000 * (time.perf_counter() - start)
+        wire = 1000 * (time.perf_counter() - start)
+        timing = re.search(r"dur=([\d.]+)", answer.headers.get("Server-Timing", ""))
+        self.took = Took(wire, float(timing[1]) if timing else wire)
         if answer.status != 200:
             raise Unanswered(answer.status, _told(content))
         if path.startswith("/v1"):
@@ -210,24 +224,24 @@ def _told(content: bytes) -> str:
 
 @dataclass
 class SideScores:
-    """What one model answered: its scores and answers, of the samples in `answered`, in their order."""
+    """What one model answered: its scores and answers, of the samples in `scored`, in their order."""
 
     spec: ArchitectureSpec
     collected: Collected = field(init=False)
     answers: SampleAnswers = field(init=False)
-    answered: list[int] = field(default_factory=list)
-    milliseconds: dict[int, float] = field(default_factory=dict)
+    scored: list[int] = field(default_factory=list)
+    answered: int = 0
+    took: dict[int, Took] = field(default_factory=dict)
     errors: dict[int, int] = field(default_factory=dict)
     error: str | None = None  # the first
 
     def __post_init__(self) -> None:
         self.collected, self.answers = Collected(self.spec), SampleAnswers(self.spec)
 
-    def add(self, number: int, every: list[Tensor], batch: Batch, milliseconds: float) -> None:
+    def add(self, number: int, every: list[Tensor], batch: Batch) -> None:
         self.collected.against_targets(every[0], batch)
         self.answers(batch, every, every)
-        self.answered.append(number)
-        self.milliseconds[number] = milliseconds
+        self.scored.append(number)
 
     def fail(self, error: Unanswered) -> None:
         self.errors[error.status] = self.errors.get(error.status, 0) + 1
@@ -255,6 +269,7 @@ def _sent(
     sides = [SideScores(spec) for _ in models]
     between, pairs = Collected(spec), 0
     begun, told_at, number, tokens = time.monotonic(), 0.0, 0, None
+    silent: list[int] = [0] * len(models)  # how often each did not answer at all, the last times in a row
     for sample in samples_of(job, spec, data):
         if number == 0:
             _warm_up(models, spec, sample)
@@ -267,20 +282,30 @@ def _sent(
                 found[place] = models[place].answer(sample, spec)
             except Unanswered as error:
                 sides[place].fail(error)
+                silent[place] = silent[place] + 1 if error.status == NO_ANSWER else 0
                 continue
-            sides[place].add(number, found[place], sample.batch, models[place].milliseconds)
-        if len(found) == 2:
-            between.against_original(found[1], found[0], sample.batch)
+            silent[place] = 0
+            sides[place].answered += 1
+            sides[place].took[number] = models[place].took
+        if len(found) == len(models):  # what one alone answered would make figures of different samples
+            for place, every in found.items():
+                sides[place].add(number, every, sample.batch)
+            if len(found) == 2:
+                between.against_original(found[1], found[0], sample.batch)
             pairs += 1
         tokens = sample.batch.inputs["input_ids"].shape[1] if spec.task in ("causal-lm", *PER_TOKEN) else None
         number += 1
+        if max(silent) >= SILENT:
+            break
+        if any(silent):
+            time.sleep(SILENT_PAUSE_SECONDS)  # it is started again, if it only died
         if time.monotonic() - told_at > 0.2:
             told_at = time.monotonic()
             share = max(number / total, (told_at - begun) / job.seconds)
             report.progress(min(share, 1.0), f"{number:,} of {total:,} samples")
     seconds = time.monotonic() - begun
-    if pairs == number == total:
-        _time_again(job, spec, data, models, sides, min(begun + job.seconds, time.monotonic() + job.seconds / 2))
+    if len(models) == 2 and pairs == number == total:
+        _time_again(job, spec, data, models, sides, begun)
     recorded = _Recorded.read(job.samples_file) if job.samples_file else None
     return {
         "sent_as": _sent_as(job, spec),
@@ -292,7 +317,9 @@ def _sent(
             _told_of(side, given, recorded, job.run.seed, tokens) for side, given in zip(job.sides, sides, strict=True)
         ],
         "speed": _speed(*sides) if len(sides) == 2 else None,
-        "between": summarise(between.summed(), job.run.seed) if pairs else None,
+        "between": summarise(between.summed(), job.run.seed) if pairs and len(sides) == 2 else None,
+        "load": os.getloadavg()[0] / (os.cpu_count() or 1),
+        "gone": [side.title for side, times in zip(job.sides, silent, strict=True) if times >= SILENT],
         "paired": pairs,
     }
 
@@ -308,18 +335,19 @@ def _time_again(
     data: Sequence[Batch],
     models: list[ServedCall],
     sides: list[SideScores],
-    until: float,
+    begun: float,
 ) -> None:
-    """Sends the samples again, for their time alone, until there are ENOUGH_PAIRS or the time is over."""
-    number = len(sides[0].milliseconds)
-    while number < ENOUGH_PAIRS:
+    """Sends the samples again, for their time alone: ENOUGH_PAIRS, and as long as disturbances may last."""
+    number = len(sides[0].took)
+    while True:
         for sample in samples_of(job, spec, data):
-            if number >= ENOUGH_PAIRS or time.monotonic() > until:
+            passed = time.monotonic() - begun
+            if passed > job.seconds or (number >= ENOUGH_PAIRS and passed > latency.SECONDS):
                 return
             try:
                 for place in _turns(len(models), number):
                     models[place].answer(sample, spec)
-                    sides[place].milliseconds[number] = models[place].milliseconds
+                    sides[place].took[number] = models[place].took
             except Unanswered:
                 return
             number += 1
@@ -378,37 +406,53 @@ def _warm_up(models: list[ServedCall], spec: ArchitectureSpec, sample: ReplayedS
 
 
 def _speed(own: SideScores, other: SideScores) -> dict[str, Any] | None:
-    """How many times as fast the deployment answers as what it is compared with; None of too few pairs."""
-    both = sorted(own.milliseconds.keys() & other.milliseconds.keys())
-    both = both[:: -(-len(both) // MOST_PAIRS)] if both else both
-    if len(both) < 10:
+    """How many times as fast the deployment answers as what it is compared with, in their processes; None of too few.
+
+    The interval is of a bootstrap over blocks: neighbours in time are disturbed alike, and are no samples of their own.
+    """
+    both = sorted(own.took.keys() & other.took.keys())
+    both = both[:: -(-len(both) // MOST_PAIRS) | 1]  # an odd step: who is asked first stays in turns
+    size = len(both) // BLOCKS
+    if not size:
         return None
-    ratio, ci95 = compare([other.milliseconds[n] for n in both], [own.milliseconds[n] for n in both])
-    return {"ratio": ratio, "ci95": list(ci95), "turns": len(both), "words": words(ratio, ci95)}
+    both = both[: size * BLOCKS]
+    pairs = np.array([[side.took[n].inside for n in both] for side in (other, own)])
+    drawn = np.random.default_rng(0).integers(0, BLOCKS, (RESAMPLES, BLOCKS))
+    medians = np.median(pairs.reshape(2, BLOCKS, size)[:, drawn].reshape(2, RESAMPLES, -1), axis=-1)
+    low, high = (float(x) for x in np.percentile(medians[0] / medians[1], [2.5, 97.5]))
+    before, after = np.median(pairs, axis=-1)
+    ratio = float(before / after)
+    return {"ratio": ratio, "ci95": [low, high], "turns": len(both), "words": words(ratio, (low, high))}
 
 
 def _told_of(
     side: ReplaySide, given: SideScores, recorded: _Recorded | None, seed: int, tokens: int | None
 ) -> dict[str, Any]:
-    times = list(given.milliseconds.values())
+    times = [took.inside for took in given.took.values()]
     bins: dict[str, int] = {}
     for each in times:
         bins[str(bin_of(each))] = bins.get(str(bin_of(each)), 0) + 1
-    scores = given.collected.summed() if given.answered else {}
+    scores = given.collected.summed() if given.scored else {}
     known = recorded.beside(side.recorded, given, scores, seed, tokens) if recorded and side.recorded else None
     return {
         "name": side.name,
         "title": side.title,
-        "answered": len(given.answered),
+        "answered": given.answered,
         "errors": {str(status): count for status, count in given.errors.items()},
         "error": given.error,
-        "latency_ms": dict(zip(("p50", "p95"), map(float, np.percentile(times, [50, 95])), strict=True))
-        if times
-        else None,
+        "latency_ms": _percentiles(times),
+        "client_latency_ms": _percentiles([took.wire for took in given.took.values()]),
         "latencies": bins,
         "metrics": summarise(scores, seed),
         "recorded": known,
     }
+
+
+def _percentiles(milliseconds: list[float]) -> dict[str, float] | None:
+    if not milliseconds:
+        return None
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    return {"p50": float(p50), "p95": float(p95)}
 
 
 @dataclass
@@ -431,8 +475,8 @@ class _Recorded:
     ) -> dict[str, Any] | None:
         """Its metrics when the run was measured, over the samples answered now, and which it answers otherwise."""
         n = len(self.columns["index"])
-        kept = [place for place, number in enumerate(given.answered) if number < n]
-        same = [given.answered[place] for place in kept]
+        kept = [place for place, number in enumerate(given.scored) if number < n]
+        same = [given.scored[place] for place in kept]
         if tokens is not None:
             return self._texts(side, given, scores, seed)
         before = scores_in(self.columns)[0 if side == "original" else 1]
@@ -451,7 +495,7 @@ class _Recorded:
         for kind in ("class", "answer"):
             was, now = self.columns.get(f"{side}_{kind}"), given.answers.columns.get(f"result_{kind}")
             if was is not None and now is not None:
-                rows = [(given.answered[place], was[given.answered[place]], now[place]) for place in kept]
+                rows = [(given.scored[place], was[given.scored[place]], now[place]) for place in kept]
                 return [number for number, one, other in rows if not _alike(one, other)]
         return None
 
@@ -463,7 +507,7 @@ class _Recorded:
         if losses is None or now is None:
             return None
         then, different = Samples([], []), []
-        for place, number in enumerate(given.answered):
+        for place, number in enumerate(given.scored):
             if number >= len(losses) or not losses[number]:
                 continue
             count = int(now.counts[place])

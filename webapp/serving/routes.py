@@ -39,7 +39,7 @@ def is_counted(method: str, path: str) -> bool:
 def answer(model: ServedModel, request: Request) -> Answer:
     """Raises Refused or Unknown."""
     others = set()
-    for method, pattern, counted, handler in ROUTES:
+    for method, pattern, _, handler in ROUTES:
         if (found := re.fullmatch(pattern, request.path)) is None:
             continue
         if method != request.method:
@@ -48,8 +48,6 @@ def answer(model: ServedModel, request: Request) -> Answer:
         named = found.groupdict()
         if named.get("name") not in (None, model.name) or named.get("version") not in (None, "1"):
             raise Unknown(f"There is no such model or version here; there is {model.name}, version 1.")
-        if counted:
-            model.count()
         return handler(model, request)
     if others:
         raise Refused(f"This address takes {' or '.join(sorted(others))}.")

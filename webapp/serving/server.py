@@ -42,7 +42,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        arrived = time.perf_counter()
+        arrived, counted = time.perf_counter(), is_counted(self.command, path)
+        if counted:
+            self.server.model.count()
         try:
             body = self._body()
             arrived = time.perf_counter()
@@ -61,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client went away
             found.status = CLIENT_LEFT
-        if is_counted(self.command, path):
+        if counted:
             self.server.model.traffic.record(time.perf_counter() - arrived, found.status)
 
     do_POST = do_GET

@@ -8,6 +8,9 @@ from tests.serving import small_models
 from tests.serving.seeded_deployment import ROWS, WRITER, seed_onnx_run
 from tests.web.views.page import Page
 from tests.web.views.seeded import seed_dataset
+from webapp.actions import deployments
+from webapp.actions.deployments import DeploymentRequest
+from webapp.actions.errors import NotFound
 
 
 @pytest.fixture
@@ -73,6 +76,24 @@ def test_names_are_free_or_refused(client, small):
     assert client.post("/api/v1/deployments", json=body | {"name": "../x"}).status_code == 422
     assert client.post("/api/v1/deployments", json=body | {"artifact": "model.safetensors"}).status_code == 409
     assert client.post("/api/v1/deployments", json={"run_id": "nothing"}).status_code == 404
+
+
+def test_several_deployed_at_once_get_names_of_their_own(session, small, monkeypatch):
+    taken = iter(["small-one", "small-one", "small-one", "small-one-2"])  # as two that look at the same moment find
+    monkeypatch.setattr(deployments, "free_name", lambda *_: next(taken))
+    asked = DeploymentRequest(run_id=small.id)
+    assert [deployments.create_deployment(session, "here", asked)[0].name for _ in range(2)] == [
+        "small-one",
+        "small-one-2",
+    ]
+
+
+def test_one_that_was_deleted_meanwhile_is_not_restarted(client, session, small, settings):
+    client.post(f"/runs/{small.id}/deployments")
+    row = deployments.deployment_of(session, "small-one")
+    client.delete("/api/v1/deployments/small-one")
+    with pytest.raises(NotFound, match="may have been deleted"):
+        deployments.restart(session, row)
 
 
 def test_it_is_stopped_restarted_and_deleted_from_its_page(client, small):

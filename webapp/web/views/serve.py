@@ -12,14 +12,12 @@ from contextlib import ExitStack, closing
 
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
 
-from webapp.actions.deployments import address_of, check_token
+from webapp.actions.deployments import address_of, check_token, named
 from webapp.actions.errors import Busy
 from webapp.engine.errors import PareError
 from webapp.serving.client import ModelConnection
 from webapp.serving.errors import TooLarge, Unavailable, Unknown, error_body
-from webapp.store.models import Deployment
 from webapp.web.extensions import db, services
 
 blueprint = Blueprint("serve", __name__, url_prefix="/serve")
@@ -35,7 +33,7 @@ waiting = threading.BoundedSemaphore(AT_ONCE)
 
 @blueprint.route("/<name>/<path:path>", methods=["GET", "POST"])
 def pass_on(name: str, path: str) -> ResponseReturnValue:
-    found = db.session.scalar(select(Deployment).where(Deployment.name == name, Deployment.token_hash.is_not(None)))
+    found = named(db.session, name)
     check_token(found, request.headers.get("Authorization"))
     assert found is not None
     if not path.startswith(PROTOCOLS):

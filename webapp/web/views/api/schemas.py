@@ -886,7 +886,8 @@ class ReplayAnswer(RowAnswer):
     seconds: float = Field(description="At most.")
     result: dict[str, Any] | None = Field(
         description="`replayed` of `total` samples; `sides`, the deployment first, each with `answered`, `errors` by "
-        "status, `latency_ms`, `metrics` as served, and `recorded`: the metrics that the run measured on the same "
+        "status, `latency_ms` in the model's process and `client_latency_ms`, `metrics` as served, and `recorded`: the "
+        "metrics that the run measured on the same "
         "samples, and how many answers are `different`; `speed`: the ratio of the other side's latency to the "
         "deployment's, with its interval; `between`: how alike both answered."
     )
