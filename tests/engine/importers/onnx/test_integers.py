@@ -1,6 +1,7 @@
 """Integers in an ONNX file stay integers: of Pare's own files those of the run, of others those that are decoded."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantFormat
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+import webapp
 from tests import zoo
 from tests.engine.importers.onnx.graphs import exported, written
+from tests.engine.run.test_stages import Bench as Run
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import synthetic
 from webapp.engine.exporters import exporters
@@ -96,18 +99,44 @@ def test_factors_are_layers_of_their_own(bench):
 def test_it_is_compressed_further_and_written_again(bench, tmp_path):
     folder, _ = zoo.written("onnx", "cnn", "8 bits", "float32")
     facts = bench.checkpoint(folder / "model.onnx")
-    model, _ = zoo.apply_steps((bench.out, facts), zoo.quantized(4), ("cast", {"dtype": "float16"}))
-    expected, _ = zoo.apply_steps(
-        zoo.checkpoint("cnn"), *zoo.FORMS["8 bits"], zoo.quantized(4), ("cast", {"dtype": "float16"})
-    )
+    further = ("dynamic_quantization", {}), ("cast", {"dtype": "float16"})
+    given = zoo.seeded_batches(facts.architecture)
+    model, _ = zoo.apply_steps((bench.out, facts), *further, data=given)
+    expected, _ = zoo.apply_steps(zoo.checkpoint("cnn"), *zoo.FORMS["8 bits"], *further, data=given)
+    assert model.weights.plans == expected.weights.plans
     for name in expected.weights:
         assert torch.equal(model.weight(name).decode(), expected.weight(name).decode()), name
     exporters()["onnx"].write(model, tmp_path)
-    agrees(model, tmp_path / "model.onnx")
     again, _ = back(bench, tmp_path / "model.onnx")
-    assert {name: plan for name, plan in again.weights.plans.items() if plan.kind == "quantized"} == {
-        name: plan for name, plan in model.weights.plans.items() if plan.kind == "quantized"
-    }
+    assert again.activations.keys() == model.activations.keys() == {"6"}
+    assert again.weights.plans == model.weights.plans
+
+
+def test_figures_are_those_of_the_run_that_made_it(bench, tmp_path):
+    """The digits, pruned and in 4 bits: of its ONNX file the baseline is what the run's result was."""
+    samples = Path(webapp.__file__).parent / "samples"
+    given = bench.checkpoint(samples / "digits_cnn.safetensors")
+    checkpoint = bench.out, given
+    data = bench.dataset(samples / "digits.npz")
+    dataset = bench.out, data
+
+    def run(name, checkpoint, *steps):
+        (tmp_path / name).mkdir()
+        made = Run(tmp_path / name, checkpoint, dataset, ("safetensors", "onnx"))
+        concluded = made.run(*steps)
+        assert [proof["agreed"] for proof in concluded["receipt"]["proof"]] == [True, True]
+        return concluded, made.folders["export-onnx"] / "model.onnx"
+
+    steps = ("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 4})
+    first, path = run("first", checkpoint, *steps)
+    facts = bench.checkpoint(path)
+    second, _ = run("second", (bench.out, facts), ("cast", {"dtype": "float16"}))
+    was, now = first["result"], second["baseline"]
+    for figure in ("params_total", "params_nonzero", "params_stored", "sparsity"):
+        assert now[figure] == was[figure], figure
+    assert now["metrics"]["accuracy"] == was["metrics"]["accuracy"]
+    assert now["size_bytes"] == pytest.approx(was["size_bytes"], abs=1000)  # but for what the header tells of the graph
+    assert now["bits_per_weight"] == pytest.approx(was["bits_per_weight"], abs=0.05)
 
 
 def told(path, change):
@@ -302,6 +331,18 @@ def test_four_bits_that_are_cut_short(bench, tmp_path, cut):
     codes.raw_data = content[:-cut]
     onnx.save(model, path)
     assert f"takes 120 bytes, and holds {120 - cut}" in bench.refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [([], ["w"]), (["w_quantized"], ["w"]), (["w_scale", "w_quantized"], ["w"]), (["w_quantized", "w_scale"], [])],
+)
+def test_steps_without_what_they_need(bench, tmp_path, inputs, outputs):
+    path = quantized_file(tmp_path / "m.onnx", drawn((24, 10), -127, 128, np.int8), scales(10), axis=1)
+    model = onnx.load(path)
+    model.graph.node[0].CopyFrom(helper.make_node("DequantizeLinear", inputs, outputs, axis=1))
+    onnx.save(model, path)
+    assert bench.refusal(path).startswith("m.onnx ")
 
 
 def test_recurrent_matrices_in_integers_are_refused(bench, tmp_path):

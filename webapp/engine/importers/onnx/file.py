@@ -26,7 +26,7 @@ from .graph import FlatGraph, Graph, flattened, graph_of
 from .integer_tensors import dequantized_notes, keep_stored
 from .integer_weights import undecoded, with_integers
 from .roundings import Roundings, with_roundings, without_roundings
-from .tracing import archived
+from .tracing import FAILURES, archived
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 WEIGHT_PLACES = {"Gather": (0,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}  # elsewhere the second input
@@ -214,8 +214,12 @@ def _opened(upload: Path, filename: str, report: Report, beside: Mapping[str, Pa
 
 
 def _taken_apart(graph: Graph, told: Mapping[str, Any], asked: bool, filename: str) -> Roundings:
-    """With its integers as weights. Raises CheckpointRefused where a step decodes or rounds in a way not known here."""
-    found = without_roundings(with_integers(with_roundings(graph), told, asked), clipped=asked)
+    """With its integers as weights. Raises CheckpointRefused where a step decodes or rounds otherwise, and NotRun."""
+    try:
+        found = without_roundings(with_integers(with_roundings(graph), told, asked), clipped=asked)
+    except FAILURES as error:  # inputs that are not there, tensors of other ranks
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotRun(f"has a step that is malformed ({first[:160]})") from error
     if found.left and not asked:
         raise CheckpointRefused(
             f"{filename} rounds activations ({found.left}) where Pare does not; {UPLOAD_INSTEAD}, or upload it again "

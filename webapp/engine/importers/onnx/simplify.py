@@ -85,7 +85,7 @@ def _with_biases(graph: Graph) -> Graph:
     tensors = dict(graph.tensors)
     gone: set[str] = set()
     for node in graph.nodes:
-        if node.op == "Add":
+        if node.op == "Add" and len(node.inputs) == 2:
             for product, bias in (node.inputs, node.inputs[::-1]):
                 if product in products and _rank(graph, bias) in (1, 2):
                     weight, held = graph.tensors[products[product].inputs[1]], tensors[bias]
