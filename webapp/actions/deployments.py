@@ -26,10 +26,11 @@ from webapp.store.clock import now
 from webapp.store.models import Artifact, Deployment, DeploymentState, Run
 
 from .compatibility import architecture_only
-from .errors import Conflict, NotFound
+from .errors import BodyInvalid, Conflict, NotFound
 
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 ModelSide = Literal["original", "result"]
+TRIED = "try-"  # what the names of models that are only tried begin with
 NAMING_ATTEMPTS = 20  # where several are deployed at once
 
 
@@ -58,7 +59,7 @@ def fork_with_one() -> str:
 
 
 def create_deployment(session: Session, machine: str, asked: DeploymentRequest) -> tuple[Deployment, str]:
-    """The row and its token, which is not kept. Raises NotFound, Conflict."""
+    """The row and its token, which is not kept. Raises NotFound, Conflict, BodyInvalid."""
     run = session.get(Run, asked.run_id) if asked.run_id.isalnum() else None
     if run is None:
         raise NotFound(f"There is no run {asked.run_id[:40]!r}. It may have been deleted.", "run_id")
@@ -71,6 +72,10 @@ def create_deployment(session: Session, machine: str, asked: DeploymentRequest) 
         way = f"it has {names}" if names else f"{fork_with_one()} and deploy the fork"
         which = f"no file {asked.artifact[:80]!r}" if asked.artifact else "no file"
         raise Conflict(f"The run {run.name} has {which} that can be served; {way}.", "artifact")
+    if asked.name and asked.name.startswith(TRIED):
+        raise BodyInvalid(
+            f"Names that begin with {TRIED} are kept for models that are only tried; take another.", "name"
+        )
     if asked.name and session.scalar(select(Deployment.id).where(Deployment.name == asked.name)):
         raise Conflict(f"There is a deployment {asked.name} already; choose another name.", "name")
     stage, facts = stage_of(run, artifact, asked.side), model_facts(run)
@@ -224,8 +229,10 @@ def tryout_deployment(session: Session, machine: str, run: Run, side: ModelSide)
         raise Conflict(f"The run {run.name} has no file to try; {fork_with_one()}.")
     artifact = files[0]
     stage = stage_of(run, artifact, side)
-    name = f"try-{run.id}-{side}"
+    name = f"{TRIED}{run.id}-{side}"
     row = session.scalar(select(Deployment).where(Deployment.name == name))
+    if row is not None and row.token_hash is not None:
+        raise Conflict(f"The deployment {name} has the name of what is only tried; delete it.")
     if row is None:
         row = Deployment(
             name=name, run_id=run.id, stage=stage, artifact=artifact.name, about=model_facts(run), machine=machine
@@ -250,7 +257,7 @@ def slug_of(name: str) -> str:
 def free_name(session: Session, run_name: str) -> str:
     """A slug of the run's name that no deployment has."""
     slug = slug_of(run_name)
-    slug = f"model-{slug}" if slug.startswith("try-") else slug
+    slug = f"model-{slug}" if slug.startswith(TRIED) else slug
     taken = set(session.scalars(select(Deployment.name).where(Deployment.name.startswith(slug))))
     numbered = (f"{slug}-{number}" for number in range(2, len(taken) + 3))
     return slug if slug not in taken else next(name for name in numbered if name not in taken)

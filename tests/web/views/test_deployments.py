@@ -74,6 +74,8 @@ def test_names_are_free_or_refused(client, small):
     assert client.post("/api/v1/deployments", json=body | {"name": "mine"}).json["name"] == "mine"
     assert client.post("/api/v1/deployments", json=body | {"name": "mine"}).status_code == 409
     assert client.post("/api/v1/deployments", json=body | {"name": "../x"}).status_code == 422
+    reserved = client.post("/api/v1/deployments", json=body | {"name": f"try-{small.id}-original"})
+    assert (reserved.status_code, "only tried" in reserved.json["error"]["message"]) == (422, True)
     assert client.post("/api/v1/deployments", json=body | {"artifact": "model.safetensors"}).status_code == 409
     assert client.post("/api/v1/deployments", json={"run_id": "nothing"}).status_code == 404
 

@@ -86,19 +86,19 @@ def test_it_is_sent_through_the_deployment_and_its_original_in_turns(client, dep
 
 
 def test_two_deployments_of_a_checkpoint_are_compared(client, deployed, deployer):
-    client.post("/api/v1/deployments", json={"run_id": deployed["run_id"], "name": "try-another"})
-    refused = client.post(REPLAYS, json={"beside": "try-another"})
-    assert (refused.status_code, "try-another is starting" in refused.json["error"]["message"]) == (409, True)
-    until(lambda: deployer.look() or client.get("/api/v1/deployments/try-another").json["state"] == "ready")
-    assert 'option value="try-another"' in client.get("/deployments/small-one").text
-    id = client.post(REPLAYS, json={"beside": "try-another"}).json["id"]
+    client.post("/api/v1/deployments", json={"run_id": deployed["run_id"], "name": "another-one"})
+    refused = client.post(REPLAYS, json={"beside": "another-one"})
+    assert (refused.status_code, "another-one is starting" in refused.json["error"]["message"]) == (409, True)
+    until(lambda: deployer.look() or client.get("/api/v1/deployments/another-one").json["state"] == "ready")
+    assert 'option value="another-one"' in client.get("/deployments/small-one").text
+    id = client.post(REPLAYS, json={"beside": "another-one"}).json["id"]
     found = ended(client, deployer, id)
-    assert [side["title"] for side in found["result"]["sides"]] == ["small-one", "try-another"]
+    assert [side["title"] for side in found["result"]["sides"]] == ["small-one", "another-one"]
     text = Page(client.get("/deployments/small-one").text).text
-    assert "Agreement with try-another" in text
+    assert "Agreement with another-one" in text
     assert "95 % interval" in text
-    client.delete("/api/v1/deployments/try-another")
-    assert "Agreement with try-another" in Page(client.get("/deployments/small-one").text).text
+    client.delete("/api/v1/deployments/another-one")
+    assert "Agreement with another-one" in Page(client.get("/deployments/small-one").text).text
 
 
 def test_the_original_is_deployed_too_and_then_taken_for_the_comparison(client, session, deployed, deployer):
@@ -161,8 +161,9 @@ def test_one_that_is_stopped_while_it_runs_ends_its_process(client, session, dep
 @pytest.mark.parametrize(
     ("asked", "status", "told"),
     [
-        ({"samples": 0}, 422, "samples"),
-        ({"seconds": 100_000}, 422, "seconds"),
+        ({"samples": 0}, 422, "amples"),
+        ({"samples": "many"}, 422, "amples"),
+        ({"seconds": 100_000}, 422, "econds"),
         ({"beside": "another"}, 422, "cannot be compared with small-one; there is original"),
     ],
 )

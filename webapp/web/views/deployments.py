@@ -20,11 +20,15 @@ from webapp.store.models import Deployment
 from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, services
 
-from .api.endpoints import first_problem
 from .runs import given_sample
 
 blueprint = Blueprint("deployments", __name__)
 
+IN_THE_FORM = {  # what each field of it takes
+    "samples": f"Samples at most is a whole number from 1 to {replays.MOST_SAMPLES:,}.",
+    "seconds": f"Seconds at most is a number from 1 to {replays.MOST_SECONDS:,}.",
+    "beside": "Choose from the list what it is sent in turns with.",
+}
 TOKEN = "new_token"  # in the session, until the page has shown it  # noqa: S105
 
 
@@ -90,8 +94,8 @@ def replay(name: str) -> ResponseReturnValue:
         asked = ReplayRequest.model_validate(given)
         replays.start_replay(db.session, services().settings.machine, row, asked)
     except ValidationError as invalid:
-        sentence, field = first_problem(invalid)
-        return page_of(row, BodyInvalid(f"In the form, {sentence}", field)), BodyInvalid.status
+        field = str(invalid.errors()[0]["loc"][0])
+        return page_of(row, BodyInvalid(IN_THE_FORM[field], field)), BodyInvalid.status
     except PareError as error:
         return page_of(row, error), error.status
     return redirect(url_for(".show", name=name, _anchor="replay"))
