@@ -345,6 +345,16 @@ def test_steps_without_what_they_need(bench, tmp_path, inputs, outputs):
     assert bench.refusal(path).startswith("m.onnx ")
 
 
+def test_a_weight_that_is_multiplied_with_itself(bench, tmp_path):
+    path = quantized_file(
+        tmp_path / "m.onnx", drawn((3, 3, 3, 3), -127, 128, np.int8), scales(3), product="Conv", axis=0
+    )
+    model = onnx.load(path)
+    model.graph.node[1].input[0] = "w"
+    onnx.save(model, path)
+    assert "it does not answer with one row for each sample" in bench.refusal(path)
+
+
 def test_recurrent_matrices_in_integers_are_refused(bench, tmp_path):
     """Their rows are in another order here; they are not taken apart for that, and become no floats unasked."""
     model = onnx.load(exported("recurrent", dynamo=False))

@@ -57,6 +57,8 @@ def _products(draft: ProgramDraft, shapes: Shapes, views: Mapping[str, str]) -> 
         if reader is None or (target != "aten.embedding.default" and named and named[0]):
             continue
         found = reader(number, list(args), shapes, views, draft)
+        if found is not None and isinstance(found.x, str) and found.x[0] == "@":
+            continue  # it multiplies one tensor of the program with another
         if (
             found is not None
             and isinstance(result, list)
