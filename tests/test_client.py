@@ -112,6 +112,9 @@ def test_the_requests_that_pages_show_give_what_they_show(served, here):
         started = {"start-python", "start-curl"} if asked else set()
         assert started <= set(calls), address
         assert "/runs/new" in address or {"read-python", "read-curl"} <= set(calls), address
+    later = pare.call("GET", "/runs?limit=1")["next"]
+    exec(shown_calls(served, f"/runs?from={later}")["read-python"], names := {})  # noqa: S102
+    assert [run.id for run in names["runs"]] == [run.id for run in pare.runs()][1:]
     again = shown_calls(served, f"/studies/{study.id}")["start-python"]
     exec(again, names := {})  # noqa: S102
     assert pare.wait(pare.get(names["started"]["id"], "studies")).data["sweep"]["axes"] == study.data["sweep"]["axes"]

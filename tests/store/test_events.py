@@ -129,3 +129,12 @@ def test_messages_go_with_their_webhook(sessions, run):
     with sessions.begin() as session:
         session.delete(session.get(Webhook, hook_id))
     assert written(sessions) == []
+
+
+def test_the_sentence_holds_no_links_or_mentions_of_a_chat(sessions, run):
+    hook(sessions)
+    end(sessions, run, name="<!channel> <http://a.example|click> & more")
+    (delivery,) = written(sessions)
+    told = json.loads(delivery.body)
+    assert told["text"].startswith("&lt;!channel&gt; &lt;http://a.example|click&gt; &amp; more has succeeded")
+    assert told["data"]["name"] == "<!channel> <http://a.example|click> & more"

@@ -21,7 +21,7 @@ from .errors import Conflict, NotFound
 MOST = 20  # webhooks
 COUNTING = 0x77686F6F  # "whoo": the PostgreSQL advisory lock of whoever counts them to add one
 OWN_ADDRESS = r"^https?://[^\s?#]+$"  # links are made by adding to it
-SHOWN = 50  # deliveries
+SHOWN = 20  # deliveries, with what was sent
 SWITCHED_OFF = "The webhook was switched off before this was sent."
 
 EventName = Literal[

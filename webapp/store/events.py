@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def _sentence(event: str, data: Mapping[str, Any] | None) -> str:
     why = (data["error"] or data.get("verdict") or data.get("conclusion") or {}) if data["state"] != "cancelled" else {}
     more = why.get("message") or why.get("sentence") or ""
     test = "A test of this webhook. " if event == TEST else ""
-    return f"{test}{data['name']} {happened}{f': {more}' if more else '.'} {data['url']}"
+    name, more = (escape(each, quote=False) for each in (data["name"], more))  # chats read links and mentions in < >
+    return f"{test}{name} {happened}{f': {more}' if more else '.'} {data['url']}"
 
 
 def run_facts(run: Run, address: str) -> dict[str, Any]:

@@ -97,7 +97,9 @@ def _get(name: str, parts: Mapping[str, str]) -> ShownCall:
 
     query = ENDPOINTS[f"api.{name}"].query
     known = query.model_fields if query else {}
-    given = [(key, value) for key, value in request.args.items(multi=True) if key in known and value]
+    page = {"from": "before"} if name == "get_runs" else {}  # what the API calls the place where a page begins
+    asked_for = ((page.get(key, key), value) for key, value in request.args.items(multi=True))
+    given = [(key, value) for key, value in asked_for if key in known and value]
     address = url_for(f"api.{name}", **parts)
     path = address.removeprefix(url_for("home.index").rstrip("/") + "/api/v1")
     asked = f"?{urlencode(given)}" if given else ""

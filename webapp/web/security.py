@@ -10,7 +10,7 @@ import socket
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, request, session
 from werkzeug.exceptions import SecurityError
 from werkzeug.sansio.utils import host_is_trusted
 
@@ -91,3 +91,17 @@ def add_headers(response: Response) -> Response:
     response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
     response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     return response
+
+
+def show_once(kind: str, owner: str, secret: str) -> None:
+    """The next page of the owner shows it to this browser, and no page after that."""
+    session[f"once {kind}"] = {"owner": owner, "secret": secret}
+
+
+def shown_once(kind: str, owner: str) -> str | None:
+    """The secret of the owner that was not shown yet; a part of a page that asks for news does not take it away."""
+    told = session.get(f"once {kind}")
+    if told is None or told["owner"] != owner or "X-Refresh" in request.headers:
+        return None
+    del session[f"once {kind}"]
+    return str(told["secret"])

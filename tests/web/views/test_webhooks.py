@@ -57,6 +57,25 @@ def test_the_page_makes_one_and_shows_its_secret_once(client, session):
     assert secret not in " ".join(map(str, vars(row).values()))
 
 
+def test_a_secret_waits_for_the_page_that_it_is_of(client, session, webhook):
+    made = client.post("/webhooks", data=FORM)
+    assert "whsec_" not in client.get(f"/webhooks/{webhook['id']}").text  # another window looked first
+    assert "whsec_" not in client.get(made.location, headers={"X-Refresh": "1"}).text
+    assert "whsec_" in client.get(made.location).text
+    assert "whsec_" not in client.get(made.location).text
+
+
+def test_an_open_page_is_sent_again_only_where_something_changed(client, session, run, webhook):
+    address, asks = f"/webhooks/{webhook['id']}", {"X-Refresh": "1"}
+    first = client.get(address, headers=asks)
+    again = client.get(address, headers=asks | {"If-None-Match": first.headers["ETag"]})
+    assert (first.status_code, again.status_code) == (200, 304)
+    end_again(session, run)
+    changed = client.get(address, headers=asks | {"If-None-Match": first.headers["ETag"]})
+    assert changed.status_code == 200
+    assert "run.succeeded" in Page(changed.text).text
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

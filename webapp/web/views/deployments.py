@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, flash, redirect, render_template, request, session, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 
@@ -19,6 +19,7 @@ from webapp.engine.errors import PareError
 from webapp.store.models import Deployment
 from webapp.web.calls import MadeBy
 from webapp.web.extensions import db, services
+from webapp.web.security import show_once, shown_once
 
 from .runs import given_sample
 
@@ -29,7 +30,7 @@ IN_THE_FORM = {  # what each field of it takes
     "seconds": f"Seconds at most is a number from 1 to {replays.MOST_SECONDS:,}.",
     "beside": "Choose from the list what it is sent in turns with.",
 }
-TOKEN = "new_token"  # in the session, until the page has shown it  # noqa: S105
+TOKEN = "deployment"  # noqa: S105 - the kind that is shown once
 
 
 @blueprint.get("/deployments")
@@ -45,7 +46,7 @@ def show(name: str) -> str:
 def page_of(row: Deployment, error: PareError | None = None) -> str:
     """`error` is what was wrong with a replay that was asked for."""
     name = row.name
-    token = told["token"] if (told := session.pop(TOKEN, None)) and told["name"] == name else None
+    token = shown_once(TOKEN, name)
     traffic = traffic_of(db.session, row, "day" if request.args.get("traffic") == "day" else "hour")
     drawn = traffic.steps, traffic.step_minutes, traffic.whole.at, traffic.until
     base = url_for("serve.pass_on", name=name, path="v1", _external=True).removesuffix("/v1")
@@ -119,7 +120,7 @@ def create(id: str) -> ResponseReturnValue:
             f"{row.artifact} of this run was deployed already, as {', '.join(before)}, and still is. "
             f"{row.name} is one more, with a process and a token of its own; delete what you do not need."
         )
-    session[TOKEN] = {"name": row.name, "token": token}
+    show_once(TOKEN, row.name, token)
     return redirect(url_for(".show", name=row.name))
 
 
@@ -137,7 +138,7 @@ def stop(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/deployments/<name>/token")
 def renew(name: str) -> ResponseReturnValue:
-    session[TOKEN] = {"name": name, "token": deployments.new_token(db.session, deployment_of(db.session, name))}
+    show_once(TOKEN, name, deployments.new_token(db.session, deployment_of(db.session, name)))
     return redirect(url_for(".show", name=name))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,6 +45,7 @@ from webapp.engine.techniques import techniques
 from webapp.store.clock import now
 from webapp.store.models import Checkpoint, Dataset, LogLine, Run, RunState, RunTag, Study
 from webapp.web.calls import MadeBy
+from webapp.web.compression import unless_known
 from webapp.web.display import STATE_LOOKS
 from webapp.web.extensions import db, services
 from webapp.web.refusals import RefusedField, back_with
@@ -118,16 +118,13 @@ def rows() -> Response:
     added = ids_of(db.session, view, PAGE, since) if view.at_top else []
     shown = rows_of_runs(db.session, [*added, *request.args.getlist("run")[:POLLED]], view.shown)
     told = (shown, count(db.session, view), count(db.session, view, since))
-    etag = hashlib.sha256(repr(told).encode()).hexdigest()[:32]
-    if request.if_none_match.contains(etag) or request.if_none_match.contains(f"{etag}-gzip"):
-        response = Response(status=304)
-    else:
+
+    def answer() -> Response:
         row = get_template_attribute("runs/rows.html", "run_row")
         html = {run.id: str(row(run, view.shown, True)) for run in shown}
-        response = jsonify(rows=html, added=added, total=told[1], fresh=told[2])
-    response.set_etag(etag)
-    response.cache_control.no_cache = True
-    return response
+        return jsonify(rows=html, added=added, total=told[1], fresh=told[2])
+
+    return unless_known(repr(told), answer)
 
 
 def moment_of(text: str) -> datetime:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any
 
-from flask import Blueprint, Response, flash, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 from sqlalchemy import func, select
@@ -37,6 +36,7 @@ from webapp.engine.errors import PareError
 from webapp.engine.recipe import as_yaml, lines_named
 from webapp.store.models import Profile, Run, RunState, Study
 from webapp.web.calls import MadeBy
+from webapp.web.compression import unless_known
 from webapp.web.extensions import db, row_of, services
 from webapp.web.refusals import RefusedField, back_with
 
@@ -85,12 +85,7 @@ def show(id: str) -> ResponseReturnValue:
     study = db.get_or_abort(Study, id)
     if "X-Refresh" not in request.headers:
         return shown(study)
-    etag = fingerprint(study)
-    if request.if_none_match.contains(etag) or request.if_none_match.contains(f"{etag}-gzip"):
-        return Response(status=304)
-    answer = make_response(shown(study))
-    answer.set_etag(etag)
-    return answer
+    return unless_known(fingerprint(study), lambda: shown(study))
 
 
 def fingerprint(study: Study) -> str:
@@ -99,7 +94,7 @@ def fingerprint(study: Study) -> str:
     told = [study.state, study.message, study.conclusion, study.error, study.taken_run_id, request.query_string]
     rows = [tuple(row) for row in db.session.execute(runs)]
     links = [share.id for share in shares_of_study(db.session, study.id)]
-    return hashlib.sha256(repr((told, rows, links)).encode()).hexdigest()[:32]
+    return repr((told, rows, links))
 
 
 def shown(study: Study, refused: RefusedField | None = None) -> str:

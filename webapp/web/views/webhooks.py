@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, flash, redirect, render_template, request, session, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 
@@ -12,11 +12,13 @@ from webapp.actions.webhooks import WebhookChanges, WebhookRequest
 from webapp.engine.errors import PareError
 from webapp.store.events import EVENTS
 from webapp.store.models import Webhook
+from webapp.web.compression import unless_known
 from webapp.web.extensions import db, row_of, services
+from webapp.web.security import show_once, shown_once
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/webhooks")
 
-SECRET = "webhook_secret"  # in the session, until the page has shown it  # noqa: S105
+SECRET = "webhook"  # noqa: S105 - the kind that is shown once
 
 
 @blueprint.get("")
@@ -33,13 +35,17 @@ def create() -> ResponseReturnValue:
     except PareError as error:
         db.session.rollback()
         return listed(error), error.status
-    tell_secret(row, webhooks.secret_of(settings, row))
+    show_once(SECRET, row.id, webhooks.secret_of(settings, row))
     return redirect(url_for(".show", id=row.id))
 
 
 @blueprint.get("/<id>")
-def show(id: str) -> str:
-    return shown(row_of(Webhook, id))
+def show(id: str) -> ResponseReturnValue:
+    row = row_of(Webhook, id)
+    if "X-Refresh" not in request.headers:
+        return shown(row)
+    sent = [(each.id, each.state, each.tries, each.status, each.error) for each in webhooks.deliveries(db.session, row)]
+    return unless_known(repr((sent, row.enabled)), lambda: shown(row))
 
 
 @blueprint.post("/<id>")
@@ -57,7 +63,7 @@ def change(id: str) -> ResponseReturnValue:
 @blueprint.post("/<id>/secret")
 def renew(id: str) -> ResponseReturnValue:
     row = row_of(Webhook, id)
-    tell_secret(row, webhooks.renew_secret(db.session, services().settings, row))
+    show_once(SECRET, row.id, webhooks.renew_secret(db.session, services().settings, row))
     return redirect(url_for(".show", id=id))
 
 
@@ -89,7 +95,6 @@ def listed(error: PareError | None = None) -> str:
 
 
 def shown(row: Webhook, error: PareError | None = None) -> str:
-    secret = told["secret"] if (told := session.pop(SECRET, None)) and told["id"] == row.id else None
     given = {"url": row.url, "events": row.events, "own_address": row.own_address, "enabled": row.enabled}
     if error is not None:
         given |= {"url": request.form.get("url", ""), "events": request.form.getlist("events")}
@@ -98,16 +103,11 @@ def shown(row: Webhook, error: PareError | None = None) -> str:
         "webhooks/show.html",
         webhook=row,
         deliveries=webhooks.deliveries(db.session, row),
-        secret=secret,
+        secret=shown_once(SECRET, row.id),
         events=EVENTS,
         given=given,
         error=error,
     )
-
-
-def tell_secret(row: Webhook, secret: str) -> None:
-    """Its page shows it once."""
-    session[SECRET] = {"id": row.id, "secret": secret}
 
 
 def read_form(kind: type[WebhookRequest] | type[WebhookChanges]) -> WebhookRequest | WebhookChanges:
