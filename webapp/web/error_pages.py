@@ -95,8 +95,8 @@ def answer(status: int, error: dict[str, Any]) -> ResponseReturnValue:
 
 def way_back() -> tuple[str, str] | None:
     """From a form that was refused to the page of what it is about, the nearest above its address, with the view that
-    it was sent from: (address, label)."""
-    if request.method in SAFE_METHODS or request.url_rule is None:
+    it was sent from: (address, label). From a view that cannot be shown to the page without it."""
+    if request.url_rule is None or (request.method in SAFE_METHODS and not request.query_string):
         return None
     addresses = current_app.create_url_adapter(request)
     path = request.path

@@ -193,3 +193,11 @@ def test_a_form_about_what_was_just_deleted_is_a_page_of_its_own(client, session
     answer = client.post(f"/runs/{run.id}", data={"name": "x"})
     assert answer.status_code == 404
     assert "just been deleted" in answer.text
+
+
+def test_a_view_that_there_is_not_leads_to_the_page_without_it(client, session):
+    study = seed_study(session, "front")
+    answer = client.get(f"/studies/{study.id}?metric=zzz")
+    assert answer.status_code == 400
+    assert Page(answer.text).of("a", href=f"/studies/{study.id}", class_="btn btn-primary")
+    assert "Back to the study" in answer.text
