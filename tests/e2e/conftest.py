@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Error, Locator, Page, Response, expect,
 
 from tests.api_client import Api
 from tests.pare_process import Served, serving
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from webapp import samples as shipped
 
 SCREENSHOTS = os.environ.get("PARE_SCREENSHOTS")
@@ -196,8 +196,16 @@ def drawn(page: Page) -> None:
     page.wait_for_load_state("networkidle")
     for chart in page.locator("[data-figure]").all():
         chart.scroll_into_view_if_needed()
-        expect(chart.locator(".main-svg").first).to_be_visible()
+        picture = chart.locator(".main-svg").first
+        expect(picture).to_be_visible()
+        until(lambda chart=chart, picture=picture: 0.9 < width(picture) / width(chart) < 1.01)  # after the window
     page.evaluate("scrollTo(0, 0)")
+
+
+def width(place: Locator) -> float:
+    """Pixels."""
+    box = place.bounding_box()
+    return box["width"] if box else 0.0
 
 
 @pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.slow)])

@@ -70,6 +70,7 @@ def test_a_field_becomes_a_study_and_its_knee_goes_on(visitor, samples, api, loo
     expect(page.get_by_text("6 of 6 runs ended with a result.")).to_be_visible()
     seen(page, "sweep", look)
     if look[0] == "wide":
+        drawn(page)
         take_image(page, "readme-sweep", full_page=False)
     press(page.get_by_role("button", name=re.compile("^Take the knee")))
     page.wait_for_url(re.compile(r"/runs/\w{12}$"))
