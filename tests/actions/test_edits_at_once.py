@@ -4,14 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+from sqlalchemy import func, select
 
 from tests.actions.listed_runs import made_runs
 from tests.patience import PATIENCE_SECONDS
 from webapp.actions.errors import Conflict
+from webapp.actions.replays import ReplayRequest, start_replay
 from webapp.actions.run_notes import RunEdit, edit_run
 from webapp.actions.versions import set_best, set_version
 from webapp.store.database import make_sessions
-from webapp.store.models import Checkpoint, Run, RunState, UploadState
+from webapp.store.models import Checkpoint, Deployment, DeploymentState, Replay, Run, RunState, UploadState
 
 AT_ONCE = 6
 
@@ -93,3 +95,22 @@ def test_versions_said_at_once_make_no_circle(session, at_once):
         ((number, sentence),) = refused
         assert sentence.startswith(f"v{(number + 1) % AT_ONCE} is a newer version of v{number} already")
         assert [row.newer_than_id is None for row in rows] == [n == number for n in range(AT_ONCE)]
+
+
+def test_one_replay_is_begun_of_those_that_are_asked_for_at_once(session, runs, at_once):
+    run = next(run for run in runs if run.dataset_id)
+    about = {"stage": "s", "artifact": "model.onnx", "about": {}, "token_hash": "t", "machine": "here"}
+    session.add(row := Deployment(name="d", run_id=run.id, state=DeploymentState.READY, **about))
+    session.commit()
+    refused = []
+
+    def begin(own, found, _):
+        try:
+            start_replay(own, "here", found, ReplayRequest())
+        except Conflict as error:
+            refused.append(error.message)
+
+    at_once(lambda own: own.get(Deployment, row.id), begin)
+    assert session.scalar(select(func.count(Replay.id))) == 1
+    assert len(refused) == AT_ONCE - 1
+    assert all("under way already" in message for message in refused)

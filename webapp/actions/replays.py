@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from webapp.serving.traffic import CLIENT_LEFT, added, cumulative
 from webapp.store.clock import now
+from webapp.store.database import locked
 from webapp.store.models import Deployment, DeploymentState, Replay, Run, RunState
 from webapp.units import FRACTIONS, lowered, measured_text
 
@@ -61,7 +62,7 @@ def comparable(session: Session, row: Deployment) -> list[Deployment]:
 
 def start_replay(session: Session, machine: str, row: Deployment, asked: ReplayRequest) -> Replay:
     """Has it done by the deployer. Raises Conflict, BodyInvalid, Unavailable."""
-    if session.scalar(select(Deployment.id).where(Deployment.id == row.id).with_for_update()) is None:
+    if locked(session, row) is None:
         raise NotFound(f"There is no deployment {row.name}. It may have been deleted.")
     require_here(row, machine)
     if why := why_no_replay(row):
