@@ -176,8 +176,7 @@ def _swept(session: Session, asked: StudyRequest, sweep: SweepAsked) -> tuple[St
 
 def study_request(study: Study) -> StudyRequest | None:
     """What asks for the same again; None where that is no single request, or its profile was deleted."""
-    kept, run = study.question, study.question["run"]
-    exports = [name for name in run["exports"] if name != measured().name]
+    kept, exports = study.question, _exports_asked(study)
     if study.kind == "sweep":
         first, *more = kept["recipes"]
         return None if more else StudyRequest(sweep=_sweep_of(study, first), exports=exports)
@@ -247,6 +246,11 @@ def _more_of_a_sweep(session: Session, study: Study, recipe: AskedRecipe) -> Swe
     return drafted(session, _sweep_of(study, recipe), study.question["run"]["exports"])
 
 
+def _exports_asked(study: Study) -> list[str]:
+    """Without the format that every run writes."""
+    return [name for name in study.question["run"]["exports"] if name != measured().name]
+
+
 def _sweep_of(study: Study, recipe: AskedRecipe) -> SweepAsked:
     """A sweep like it, of another recipe."""
     run, run_id = study.question["run"], study.question["run_id"]
@@ -311,7 +315,7 @@ def _more_of_a_front(session: Session, study: Study, sizes: Sequence[int]) -> li
         front=FrontAsked(sizes=list(sizes)),
         families=kept["families"],
         locks=kept["locks"],
-        exports=[name for name in kept["run"]["exports"] if name != measured().name],
+        exports=_exports_asked(study),
     )
     profile = profile_to_ask(session, study.profile_id)
     solver = solver_for(profile, request.exports)

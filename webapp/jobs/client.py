@@ -101,7 +101,7 @@ class JobClient:
     def blame_run(self, run_id: str, layers: Sequence[str]) -> None:
         """Has the layers of a run that succeeded given back one by one and measured; without any, the worst ones.
 
-        Its file and receipt stay. Raises JobMissing, and JobNotRetryable where it is not done, or answers others.
+        Its file and receipt stay; one that is under way already stays as it is. Raises JobMissing, JobNotRetryable.
         """
         with writing(self._sessions) as session:
             run = _existing(session, RUN, run_id, lock=True)

@@ -100,8 +100,7 @@ def _get(name: str, parts: Mapping[str, str]) -> ShownCall:
     page = {"from": "before"} if name == "get_runs" else {}  # what the API calls the place where a page begins
     asked_for = ((page.get(key, key), value) for key, value in request.args.items(multi=True))
     given = [(key, value) for key, value in asked_for if key in known and value]
-    address = url_for(f"api.{name}", **parts)
-    path = address.removeprefix(url_for("home.index").rstrip("/") + "/api/v1")
+    path = _path(name, **parts)
     asked = f"?{urlencode(given)}" if given else ""
     if name == "get_runs" and given:
         view = {key: [value for other, value in given if other == key] for key, _ in given}
@@ -140,9 +139,14 @@ def _literal(value: Any, indent: str = "") -> str:
 
 
 def _upload(name: str, what: str) -> ShownCall:
-    path = url_for(f"api.{name}").removeprefix(url_for("home.index").rstrip("/") + "/api/v1")
+    path = _path(name)
     curl = f"curl {_token()}-T FILE {_address(f'{path}?name=FILE')}"
     return ShownCall("upload", f"Upload a {what}", curl, _program(f'{what} = pare.upload_{what}("FILE")'))
+
+
+def _path(name: str, **parts: str) -> str:
+    """Of an endpoint of the API, behind /api/v1."""
+    return url_for(f"api.{name}", **parts).removeprefix(url_for("home.index").rstrip("/") + "/api/v1")
 
 
 def _token() -> str:

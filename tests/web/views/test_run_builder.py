@@ -194,3 +194,10 @@ def test_data_that_does_not_fit_is_said_at_its_field(client, session, checkpoint
     assert "dataset-error" in field["aria-describedby"].split()
     assert page.of("p", id="dataset-error")
     assert page.of("input", id="name")[0]["value"] == "Kept"
+
+
+@pytest.mark.parametrize("text", ["5", "[1]", "null", "true", '"a"', "", "{}", "[", "- a"])
+def test_whatever_is_sent_as_a_recipe_comes_back_with_a_sentence(client, run, text):
+    answer = client.post("/runs/new", data={"checkpoint": run.checkpoint_id, "recipe": text, "seed": "0"})
+    assert answer.status_code == 422
+    assert Page(answer.text).of("div", id="form-error")

@@ -301,11 +301,13 @@ def page(form: RunForm, error: PareError | None = None, source: Run | None = Non
 def asked_at_first(form: RunForm, earlier: Run | None) -> RunRequest:
     """What a program would send to start it; the script follows what is filled in."""
     start = {"run_id": earlier.id} if earlier is not None else {"checkpoint_id": form.checkpoint.data}
+    text = form.recipe.data or NO_STEPS
     try:
-        recipe = json.loads(form.recipe.data or "")
-    except ValueError:  # text, which the API reads too
-        recipe = form.recipe.data
-    return RunRequest(**start, dataset_id=form.dataset.data or None, recipe=recipe or NO_STEPS)
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    recipe = told if isinstance(told, dict) else text  # text, which the API reads too
+    return RunRequest(**start, dataset_id=form.dataset.data or None, recipe=recipe)
 
 
 def shown(error: PareError, steps_before: int = 0) -> dict[str, str]:

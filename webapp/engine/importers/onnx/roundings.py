@@ -42,6 +42,7 @@ def with_roundings(graph: Graph) -> Graph:
 class _Finding:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.facts = graph, dict[str, _Fact]()
+        self.makers = {name: node for node in graph.nodes for name in node.outputs}
         self.any = False
         self.constant: dict[str, str] = {name: name for name in graph.tensors}  # value that depends on no input
 
@@ -159,9 +160,8 @@ class _Finding:
 
     def _source(self, name: str) -> Any:
         """The constant of the file behind one that is transposed, reshaped or cast."""
-        makers = {made: node for node in self.graph.nodes for made in node.outputs}
-        while name in makers and makers[name].op in ("Transpose", "Reshape", "Cast"):
-            name = makers[name].inputs[0]
+        while name in self.makers and self.makers[name].op in ("Transpose", "Reshape", "Cast"):
+            name = self.makers[name].inputs[0]
         held = self.graph.tensors.get(name)
         return None if held is None else held.load()
 
