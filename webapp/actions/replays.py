@@ -10,22 +10,21 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.serving.traffic import CLIENT_LEFT, added, cumulative
+from webapp.serving.traffic import CLIENT_LEFT, NO_ANSWER, added, cumulative
 from webapp.store.clock import now
 from webapp.store.database import locked
-from webapp.store.models import Deployment, DeploymentState, Replay, Run, RunState
+from webapp.store.models import THE_ORIGINAL, Deployment, DeploymentState, Replay, Run, RunState
 from webapp.units import FRACTIONS, lowered, measured_text
 
 from .deployments import deployments, require_here, tryout_deployment
 from .errors import BodyInvalid, Conflict, NotFound
 
-ORIGINAL, THE_ORIGINAL = "original", "The original"
+ORIGINAL = "original"
 MOST_SAMPLES, MOST_SECONDS = 10_000, 600
 SAMPLES, SECONDS = 500, 60
 MOST_LOAD = 1.5  # programs that want each processor, beyond which times are not compared
 KEPT = 10  # replays of a deployment
 OPEN = (RunState.QUEUED, RunState.RUNNING)
-NO_ANSWER = "0"  # in place of a status (see webapp/serving/replay.py)
 
 
 class ReplayRequest(BaseModel, extra="forbid"):
@@ -146,10 +145,9 @@ class ReplayedSide:
     def errors(self) -> str:
         """ "3 refused (400)" and so on; empty where all was answered."""
         found = []
-        for status, count in sorted(self.told["errors"].items()):
-            how = (
-                "not answered" if status in (NO_ANSWER, str(CLIENT_LEFT)) else "failed" if status >= "5" else "refused"
-            )
+        for status, count in sorted((int(status), count) for status, count in self.told["errors"].items()):
+            silent = status in (NO_ANSWER, CLIENT_LEFT)
+            how = "not answered" if silent else "failed" if status >= 500 else "refused"
             found.append(f"{count:,} {how}" + (f" ({status})" if status != NO_ANSWER else ""))
         return ", ".join(found)
 

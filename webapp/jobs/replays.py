@@ -133,7 +133,7 @@ class ReplayWork(JobWork):
                 return wanted  # type: ignore[return-value]
             if wanted is not None and not ready and wanted.state is not DeploymentState.STARTING:
                 why = f": {wanted.reason}" if wanted.reason else ""
-                raise Unavailable(f"{_title(wanted)} is {wanted.state.value}{why}. Start it, then replay again.")
+                raise Unavailable(f"{wanted.title} is {wanted.state.value}{why}. Start it, then replay again.")
             if time.monotonic() > until:
                 raise Unavailable(f"The model did not answer within {READY_SECONDS:.0f} s of its start.")
             time.sleep(LOOK_SECONDS)
@@ -161,12 +161,8 @@ def _side(row: Deployment, run_id: str) -> dict[str, Any]:
     recorded = ("original" if row.of_original else "result") if row.run_id == run_id else None
     return {
         "name": row.name,
-        "title": _title(row),
+        "title": row.title,
         "socket": row.socket,
         "signature": row.signature,
         "recorded": recorded,
     }
-
-
-def _title(row: Deployment) -> str:
-    return row.name if row.token_hash is not None else "The original"

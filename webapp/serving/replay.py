@@ -43,7 +43,7 @@ from webapp.units import byte_text
 
 from .client import ModelConnection
 from .open_inference import HEADER, datatype
-from .traffic import bin_of
+from .traffic import NO_ANSWER, bin_of
 
 MOST_ANSWER_BYTES = 16_000_000  # of a text's scores, which has the whole vocabulary for each token
 LEAST_TOKENS = 8
@@ -53,7 +53,6 @@ ENOUGH_PAIRS = 200  # for an interval
 EXAMPLES = 12  # samples that are named where answers differ
 NEAR = 0.01  # numbers that lie closer, of the largest, are the same answer in another arithmetic
 SILENT, SILENT_PAUSE_SECONDS = 25, 0.2  # requests in a row that a process did not answer at all: it is gone
-NO_ANSWER = 0  # in place of a status: the process did not answer at all
 
 RecordedSide = Literal["original", "result"]
 

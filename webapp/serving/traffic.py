@@ -17,6 +17,7 @@ GROWTH = 1.05  # each bin ends at this many times the latency that the one befor
 SHORTEST_MS = 0.01  # and what is shorter
 MINUTES = 10  # that a process keeps for whoever collects them
 CLIENT_LEFT = 499  # the status of an answer that nobody waited for
+NO_ANSWER = 0  # in place of a status: the process did not answer at all
 
 
 @dataclass

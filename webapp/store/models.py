@@ -459,6 +459,9 @@ class Worker(Base):
     seen_at: Mapped[datetime] = mapped_column(default=now)
 
 
+THE_ORIGINAL = "The original"
+
+
 class Deployment(Base):
     """A model that is served, or (without a token) one that a run's page tries. What is wanted is written by requests,
     what is there by the deployer of the machine."""
@@ -494,6 +497,11 @@ class Deployment(Base):
     def of_original(self) -> bool:
         """Whether what it serves is the original, in the format of the run's file."""
         return self.stage.startswith("original-")
+
+    @property
+    def title(self) -> str:
+        """What people call it: what is only tried beside a deployment has no name of its own."""
+        return self.name if self.token_hash is not None else THE_ORIGINAL
 
 
 KEPT_MINUTES = 24 * 60  # of a deployment's requests
