@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Locator, Page, Response, expect, sync_playwright
@@ -169,10 +171,17 @@ class Watched:
 @pytest.fixture
 def page(browser, served) -> Page:
     """A fresh visitor's page. The test fails where the page's scripts failed, or where it asked another host."""
-    context = browser.new_context(base_url=served.url, viewport=WIDE, accept_downloads=True)
+    with visited(browser, served.url, accept_downloads=True) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def visited(browser: Browser, url: str, **settings: Any) -> Iterator[Page]:
+    """A page of a visitor of their own, wide. Fails as `page` does."""
+    context = browser.new_context(base_url=url, viewport=WIDE, **settings)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_SECONDS * 1000)
-    watched = Watched(page, served.url)
+    watched = Watched(page, url)
     yield page
     context.close()
     assert not watched.found, "\n".join(watched.found)

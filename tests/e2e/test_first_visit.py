@@ -7,9 +7,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.api_client import Api
-from tests.e2e.conftest import NARROW, WIDE, Watched, drawn, take_image
+from tests.e2e.conftest import NARROW, WIDE, drawn, take_image, visited
 from tests.pare_process import Served, serving
-from tests.patience import PATIENCE_SECONDS, until
+from tests.patience import until
 
 EMPTY = ("/", "/checkpoints", "/datasets", "/runs", "/runs/new", "/studies", "/compare", "/deployments")
 FULL = ("/techniques", "/api", "/checkpoints/new", "/datasets/new")
@@ -31,13 +31,8 @@ def fresh(tmp_path_factory) -> Served:
 
 @pytest.fixture
 def newcomer(browser, fresh, scheme) -> Page:
-    context = browser.new_context(base_url=fresh.url, viewport=WIDE, color_scheme=scheme, reduced_motion="reduce")
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_SECONDS * 1000)
-    watched = Watched(page, fresh.url)
-    yield page
-    context.close()
-    assert not watched.found, "\n".join(watched.found)
+    with visited(browser, fresh.url, color_scheme=scheme, reduced_motion="reduce") as page:
+        yield page
 
 
 def looked_at(page: Page, name: str) -> None:
