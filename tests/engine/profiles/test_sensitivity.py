@@ -10,12 +10,12 @@ from tests import zoo
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import Batch, synthetic
 from webapp.engine.data.tasks import for_task
-from webapp.engine.profiles.drawn_loss import DrawnLoss
 from webapp.engine.profiles.sensitivity import Directions
 from webapp.engine.profiles.watching import sensitivities
 from webapp.engine.progress import Silent
 from webapp.engine.run.measure import evaluate_each
 from webapp.engine.techniques.calibration.backward import backward_parts
+from webapp.engine.techniques.calibration.drawn_loss import DrawnLoss
 from webapp.engine.weights.model import Model
 
 BATCHES, PROBES = 16, 4

@@ -6,11 +6,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from webapp.engine.facts import Facts, LayerKind, Task
+from webapp.engine.facts import BY_NUMBERS, ArchitectureSpec, Facts, LayerKind, Task
 
 LossUnit = Literal["nats", "cosine distance", "squared error"]
 
 KEPT = "Kept"  # the family of the option that leaves a layer as it is
+
+
+def unit_of(spec: ArchitectureSpec) -> LossUnit:
+    if spec.task in BY_NUMBERS:
+        return "squared error"
+    return "cosine distance" if spec.task == "embedding" else "nats"
 
 
 class OptionStep(Facts):

@@ -9,7 +9,7 @@ from typing import Any
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.techniques.calibration.backward import BackwardPart
-from webapp.engine.techniques.calibration.matrices import columns_of, geometry, inputs_as_rows
+from webapp.engine.techniques.calibration.matrices import columns_of, geometry, gradients_by_place, inputs_as_rows
 
 from .sensitivity import LayerSensitivity, Lookups, MatrixSensitivity, SampleCovariance, some_places
 
@@ -122,7 +122,7 @@ class _PartWatch:
                 made = MatrixSensitivity(inputs, held, groups, output.shape[axis] // groups, seed, convolves)
                 self.products[path] = made
                 self._sensitivity(layer).products.append(made)
-            return lambda gradient: self.products[path].add(_gradients(part, gradient, groups), valid)
+            return lambda gradient: self.products[path].add(gradients_by_place(part, gradient, groups), valid)
 
         self._hook(part, hook)
 
@@ -183,14 +183,3 @@ def _in_places(part: nn.Module, x: Tensor, groups: int) -> Iterator[Tensor]:
     for some in torch.split(x, max(1, VALUES_AT_ONCE // max(each, 1))):
         rows = inputs_as_rows(part, some, groups, None).reshape(len(some), -1, groups, columns_of(part))
         yield some_places(rows)
-
-
-def _gradients(part: nn.Module, gradient: Tensor, groups: int) -> Tensor:
-    """(B, places, groups, outputs)."""
-    if isinstance(part, nn.modules.conv._ConvNd):
-        gradient = gradient.flatten(2).transpose(1, 2)
-    else:
-        gradient = (
-            gradient.reshape(len(gradient), -1, gradient.shape[-1]) if gradient.dim() > 1 else gradient[None, None]
-        )
-    return gradient.reshape(*gradient.shape[:2], groups, -1)

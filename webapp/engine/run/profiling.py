@@ -16,8 +16,7 @@ from webapp.engine.facts import CheckpointFacts
 from webapp.engine.lazy import torch
 from webapp.engine.profiles.cut_losses import GroupLosses, group_losses, with_cut_losses
 from webapp.engine.profiles.cuts import Offered, offered
-from webapp.engine.profiles.drawn_loss import DrawnLoss, unit_of
-from webapp.engine.profiles.facts import LayerOptions, ProfileFacts
+from webapp.engine.profiles.facts import LayerOptions, ProfileFacts, unit_of
 from webapp.engine.profiles.fit import LossFit
 from webapp.engine.profiles.losses import EVERY, WHOLE, Losses, option_losses, rounding_error, with_losses
 from webapp.engine.profiles.options import layer_options
@@ -27,6 +26,7 @@ from webapp.engine.profiles.watching import sensitivities
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.techniques.calibration import WeightMatrix
 from webapp.engine.techniques.calibration.backward import BackwardPart, backward_parts
+from webapp.engine.techniques.calibration.drawn_loss import DrawnLoss
 from webapp.engine.techniques.calibration.samples import TEXTS
 from webapp.engine.techniques.surgery import with_structure
 from webapp.engine.weights.model import Model

@@ -201,7 +201,8 @@ class _Backward(SequentialCalibration):
                 x, after = states.of(index, batch).requires_grad_(), gradients[batch]
                 out = run_block(part, [x], 0, calls[batch])()
                 out.backward(after)  # type: ignore[no-untyped-call]
-                assert x.grad is not None
+                if x.grad is None:
+                    raise RuntimeError(f"What {index} blocks put out does not require grad")
                 gradients[batch] = x.grad
                 return x.detach(), out.detach(), after
 

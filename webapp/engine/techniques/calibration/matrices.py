@@ -128,6 +128,17 @@ def inputs_as_rows(part: nn.Module, x: Tensor, groups: int, mask: Tensor | None)
     return x.reshape(-1, 1, x.shape[-1]).float()
 
 
+def gradients_by_place(part: nn.Module, gradient: Tensor, groups: int) -> Tensor:
+    """Gradients at the outputs of a matrix as (B, places, groups, outputs)."""
+    if isinstance(part, nn.modules.conv._ConvNd):
+        gradient = gradient.flatten(2).transpose(1, 2)
+    else:
+        gradient = (
+            gradient.reshape(len(gradient), -1, gradient.shape[-1]) if gradient.dim() > 1 else gradient[None, None]
+        )
+    return gradient.reshape(*gradient.shape[:2], groups, -1)
+
+
 def _patches(x: Tensor, kernel: Sizes, dilation: Sizes, stride: Sizes) -> Tensor:
     """(B, C, *places) -> (B, C, *places of the output, *kernel)."""
     for axis, (size, apart, step) in enumerate(zip(kernel, dilation, stride, strict=True), start=2):

@@ -15,14 +15,6 @@ from webapp.engine.data.targets import counted, distributions
 from webapp.engine.facts import BY_NUMBERS, ArchitectureSpec
 from webapp.engine.lazy import Tensor, functional, torch
 
-from .facts import LossUnit
-
-
-def unit_of(spec: ArchitectureSpec) -> LossUnit:
-    if spec.task in BY_NUMBERS:
-        return "squared error"
-    return "cosine distance" if spec.task == "embedding" else "nats"
-
 
 class DrawnLoss:
     """The same seed draws the same for a batch, in whatever order the batches come.
