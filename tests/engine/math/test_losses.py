@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from webapp.engine.math import losses
 
 
-def softened(student, teacher, temperature):
-    """Hinton et al., written out: per row the sum over classes, the mean over rows, times T²."""
+def softened(student, teacher, temperature, reverse=False, skew=0.0):
+    """Hinton et al. and Ko et al., written out: per row the sum over classes, the mean over rows, times T²."""
     rows = []
     for s, t in zip(student.flatten(0, -2), teacher.flatten(0, -2), strict=True):
         p, q = torch.softmax(t / temperature, -1), torch.softmax(s / temperature, -1)
-        rows.append((p * (p / q).log()).sum())
+        first, second = (q, p) if reverse else (p, q)
+        rows.append((first * (first / (skew * first + (1 - skew) * second)).log()).sum())
     return torch.stack(rows).mean() * temperature**2
 
 
@@ -22,16 +23,42 @@ def pair(*shape, seed=0):
     return torch.randn(*shape, generator=generator), 2 * torch.randn(*shape, generator=generator)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 999), st.sampled_from([(1, 1), (6, 8), (2, 5, 7), (300, 3)]), st.sampled_from([0.5, 1.0, 4.0]))
-def test_soft_targets_and_their_gradient_are_the_papers(seed, shape, temperature):
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 999),
+    st.sampled_from([(1, 1), (6, 8), (2, 5, 7), (300, 3)]),
+    st.sampled_from([0.5, 1.0, 4.0]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.1, 0.7]),
+)
+def test_soft_targets_and_their_gradient_are_the_papers(seed, shape, temperature, reverse, skew):
     student, teacher = pair(*shape, seed=seed)
     ours, plain = student.clone().requires_grad_(), student.double().requires_grad_()
-    loss, expected = losses.soft_targets(ours, teacher, temperature), softened(plain, teacher.double(), temperature)
+    loss = losses.soft_targets(ours, teacher, temperature, reverse, skew)
+    expected = softened(plain, teacher.double(), temperature, reverse, skew)
     (3 * loss).backward()
     (3 * expected).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
     assert torch.allclose(ours.grad, plain.grad.float(), atol=1e-6)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_less_skew_the_nearer_to_the_plain_divergence_from_below(reverse):
+    student, teacher = pair(6, 8)
+    plain = losses.soft_targets(student, teacher, reverse=reverse)
+    found = [losses.soft_targets(student, teacher, reverse=reverse, skew=skew) for skew in (0.5, 0.1, 1e-6)]
+    assert found[0] < found[1] < plain
+    assert found[2].item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("skew", [0.0, 0.1])
+def test_answers_that_are_certain_and_opposed_have_a_finite_loss_and_gradient(reverse, skew):
+    """Of 1e-400 and less there is no float: the logarithms are what is computed with."""
+    student = torch.tensor([[1000.0, 0.0, -1000.0]], requires_grad=True)
+    loss = losses.soft_targets(student, -student.detach(), 1.0, reverse, skew)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
 
 
 def test_soft_targets_count_tokens_once_each():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webapp.engine.math import grids, quantizers
+from webapp.engine.math.decoding import FixedCodes
 from webapp.engine.math.grids import QuantizationScheme
 
 SCHEMES = [
@@ -73,3 +74,19 @@ def test_as_stored_is_rounded_and_its_gradient_is_not():
     assert torch.equal(found, values.half().float())
     found.sum().backward()
     assert torch.equal(values.grad, torch.ones(2))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_with_codes_that_stay_the_gradient_is_that_of_their_decoding(scheme):
+    """value = scale * unit, written out: autograd gives the scale the sum of its group's gradients times units."""
+    weight, outer = matrix(6, 8), matrix(6, 8, seed=1)
+    grid = grids.fit_grid(weight, scheme)
+    codes = quantizers.quantize(weight, grid)
+    plain, ours = (grid.scale.float().clone().requires_grad_() for _ in range(2))
+    units = quantizers.dequantize(codes, replace(grid, scale=torch.ones_like(plain)))
+    expected = units * grid.across(plain, 8)
+    expected.backward(outer)
+    found = FixedCodes.apply(ours, codes, grid, torch.empty(6, 8))
+    found.backward(outer)
+    assert torch.equal(found, expected)
+    assert torch.allclose(ours.grad, plain.grad, atol=1e-5)

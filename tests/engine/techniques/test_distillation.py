@@ -1,8 +1,9 @@
 """Distillation wins back what pruning lost, and a run is done anew when another teaches."""
 
 import pytest
+import torch
 
-from tests.engine.techniques.training.lessons import after, trained
+from tests.engine.techniques.training.lessons import after, trained, values
 from webapp.engine.architectures.build import build
 from webapp.engine.data.batches import batches
 from webapp.engine.data.datasets import open_dataset
@@ -16,6 +17,10 @@ from webapp.engine.run.stages import RunGiven, plan_stages
 from webapp.engine.run.stages.base import SourceDigests
 from webapp.engine.weights import Quantized
 from webapp.samples import CHECKPOINT, DATASET
+
+
+def codes_of(encoded):
+    return encoded.codes.numpy().tobytes() if isinstance(encoded, Quantized) else None
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,32 @@ def test_integers_of_two_bits_learn_on_their_grid(digits):
     assert trained("distillation", model, facts, half, teacher=after(folder, facts), epochs=2, batch_size=32).ok
     assert accuracy(model) > max(before, 0.9)
     assert sum(isinstance(encoded, Quantized) for encoded in model.weights.values()) == 4
+
+
+def test_scales_alone_heal_two_bits_and_leave_every_code(digits):
+    folder, facts, half, accuracy = digits
+    model = after(
+        folder, facts, ("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 2, "symmetric": False})
+    )
+    before, codes = accuracy(model), {name: codes_of(encoded) for name, encoded in model.weights.items()}
+    old = values(model)
+    outcome = trained("distillation", model, facts, half, teacher=after(folder, facts), epochs=1, trains="scales")
+    assert outcome.ok
+    assert accuracy(model) > before + 0.05
+    for name, encoded in model.weights.items():
+        assert codes_of(encoded) == codes[name]
+        assert not torch.equal(encoded.decode(), old[name]), f"{name} was not trained"
+        assert torch.equal(encoded.decode() == 0, old[name] == 0) or codes[name] is None
+    assert sum(isinstance(encoded, Quantized) for encoded in model.weights.values()) == 4
+
+
+def test_scales_alone_leave_matrices_of_floats(digits):
+    folder, facts, half, _ = digits
+    model = after(folder, facts, ("magnitude_pruning", {"sparsity": 0.8}))
+    old = values(model)
+    assert trained("distillation", model, facts, half, teacher=after(folder, facts), epochs=1, trains="scales").ok
+    moved = {name for name, new in values(model).items() if not torch.equal(old[name], new)}
+    assert moved == {name for name, value in old.items() if value.dim() == 1}
 
 
 def test_another_teacher_is_another_stage_from_the_step_that_it_teaches_on():

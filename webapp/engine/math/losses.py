@@ -7,16 +7,20 @@ from webapp.engine.lazy import Tensor, functional
 LEAST = 1e-12  # divisors
 
 
-def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """T² KL(softmax(teacher / T) || softmax(student / T)), nats summed over the last axis, mean over all rows.
+def soft_targets(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, reverse: bool = False, skew: float = 0.0
+) -> Tensor:
+    """T² KL(p || q), nats summed over the last axis, mean over all rows; p and q are softmax(teacher / T) and of student.
 
     Logits (..., classes) of equal shape. Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531: the factor
-    T² keeps the gradient's size when T changes. The gradient T (softmax(student / T) - softmax(teacher / T)) / rows is
-    made along with the loss, so that of all intermediate values only it is kept.
+    T² keeps the gradient's size when T changes. With `skew` a in [0, 1) the second is mixed with the first,
+    KL(p || a p + (1 - a) q), which bounds the gradient where q is next to nothing; `reverse` is KL(q || (1 - a) p + a q):
+    Ko et al. 2024, equations 3 and 4, https://arxiv.org/abs/2402.03898. The gradient is made along with the loss, so
+    that of all intermediate values only it is kept.
     """
     from .soft_targets import SoftTargets
 
-    loss: Tensor = SoftTargets.apply(student, teacher, temperature)  # type: ignore[no-untyped-call]
+    loss: Tensor = SoftTargets.apply(student, teacher, temperature, reverse, skew)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -128,9 +128,15 @@ def quantize(matrix: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
 def dequantize(codes: Tensor, grid: Grid) -> Tensor:
     """uint8 (rows, columns) -> float32 (rows, columns)."""
     rows, columns = codes.shape
+    return (_units(codes, grid) * grid.scale.float()[..., None]).reshape(rows, -1)[:, :columns]
+
+
+def _units(codes: Tensor, grid: Grid) -> Tensor:
+    """Values over their scale, float32 (rows, groups, group)."""
     blocks = grouped(codes, grid.group)
-    units = blocks - grid.zero[..., None] if grid.levels is None else grid.levels[blocks.long()]
-    return (units * grid.scale.float()[..., None]).reshape(rows, -1)[:, :columns]
+    if grid.levels is not None:
+        return grid.levels[blocks.long()]
+    return blocks - grid.zero[..., None].to(blocks.device)
 
 
 def dequantize_into(codes: Tensor, grid: Grid, place: Tensor) -> None:
@@ -140,6 +146,18 @@ def dequantize_into(codes: Tensor, grid: Grid, place: Tensor) -> None:
         place[chosen] = dequantize(codes[chosen], grid.rows(chosen.start, chosen.stop))
 
     for_rows(codes.shape, CHUNK, some)
+
+
+def scale_gradient(gradient: Tensor, codes: Tensor, grid: Grid) -> Tensor:
+    """That of the scales, float32 (rows, groups), from the gradient (rows, columns) of what the codes decode to."""
+    found = torch.empty(grid.scale.shape, device=gradient.device)
+
+    def some(chosen: slice) -> None:
+        units = _units(codes[chosen], grid.rows(chosen.start, chosen.stop))
+        found[chosen] = (units * grouped(gradient[chosen].float(), grid.group)).sum(-1)
+
+    for_rows(codes.shape, CHUNK, some)
+    return found
 
 
 def count_zero_codes(codes: Tensor, grid: Grid) -> int:

@@ -7,11 +7,14 @@ from typing import Any, Literal
 from webapp.engine.errors import RecipeInvalid
 from webapp.engine.recipe import setting
 from webapp.engine.techniques.training.by_training import ByTraining
-from webapp.engine.techniques.training.teaching import LossWeights, Teaching
+from webapp.engine.techniques.training.teaching import Divergence, LossWeights, Teaching
+from webapp.engine.techniques.training.student import Forms, healed
 
 from .base import AtWork, Context
 from .training import Objective, Student, TrainingSamples, TrainingSettings
 
+HEALING = 50.0  # times the rate of whole weights
+SMALLEST_GROUP = 1 / 8  # at most so many scales for each weight
 MAPS = 1.75  # copies of the attention maps that teacher and student each hold at once
 
 
@@ -28,6 +31,29 @@ class Distillation(ByTraining):
     needs = ByTraining.needs | {"teacher"}
 
     class Settings(TrainingSettings):
+        trains: Literal["all", "scales"] = setting(
+            "all",
+            "What is trained",
+            "all: every value of the chosen layers. scales: the scales of quantized weights, norms and biases, while "
+            "codes, zeros and all other matrices stay; for what is left of a model at 2 or 3 bits: minutes, and few "
+            "samples are enough.",
+        )
+        divergence: Literal["forward", "reverse"] = setting(
+            "forward",
+            "Divergence",
+            "forward: KL(teacher || student), which covers all that the teacher finds likely. reverse: KL(student || "
+            "teacher), which leaves out what the student cannot tell.",
+        )
+        skew: float = setting(
+            0.0,
+            "Skew",
+            "Share of the first distribution that is mixed into the second before they are compared (skew KL); above "
+            "0, classes that the student all but excludes pull less.",
+            widget="slider",
+            step=0.05,
+            ge=0.0,
+            le=0.9,
+        )
         temperature: float = setting(
             2.0,
             "Temperature",
@@ -70,15 +96,26 @@ class Distillation(ByTraining):
 
     def working_bytes(self, at: AtWork) -> int:
         found, batch = super().working_bytes(at), at.training
+        if at.settings.own.trains == "scales":  # the codes, and the gradient of one matrix at a time
+            found += sum(layer.size for layer in at.layers) + at.largest
         if batch is None or not at.settings.own.attention_weight:
             return found
         return found + int(MAPS * (at.model.attention(batch) + at.teacher.attention(batch)))
+
+    def share_trained(self, settings: Any) -> float:
+        return SMALLEST_GROUP if settings.trains == "scales" else 1.0
+
+    def forms(self, settings: Any, context: Context) -> Forms:
+        return healed if settings.trains == "scales" else super().forms(settings, context)
+
+    def rate(self, settings: Any, student: Student) -> float:
+        return float(settings.rate(student.spec, HEALING if settings.trains == "scales" else 1.0))
 
     def objective(self, student: Student, samples: TrainingSamples, settings: Any, context: Context) -> Objective:
         if context.teacher is None:
             raise RecipeInvalid("Distillation needs a teacher, and this run has none.")
         counts = LossWeights(
-            settings.temperature,
+            Divergence(settings.temperature, settings.divergence == "reverse", settings.skew),
             settings.hard_weight,
             settings.hidden_weight,
             settings.hidden_by,

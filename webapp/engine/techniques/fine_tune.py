@@ -11,6 +11,8 @@ from webapp.engine.techniques.training.student import Forms, adapted, whole
 from .base import Context
 from .training import Labels, Objective, Student, TrainingSamples, TrainingSettings
 
+LORA = 10.0  # times the rate of whole weights
+
 
 class FineTune(ByTraining):
     name = "fine_tune"
@@ -44,7 +46,7 @@ class FineTune(ByTraining):
         return 0.1 if settings.lora_rank else 1.0
 
     def rate(self, settings: Any, student: Student) -> float:
-        return float(settings.rate(student.spec, bool(settings.lora_rank)))
+        return float(settings.rate(student.spec, LORA if settings.lora_rank else 1.0))
 
     def objective(self, student: Student, samples: TrainingSamples, settings: Any, context: Context) -> Objective:
         return Labels(student.spec)

@@ -238,6 +238,9 @@ class Quantized(Encoded):
     def in_training(self, transposed: bool, device: torch.device, train_scales: bool) -> FormInTraining:
         return QuantizedInTraining(self, transposed, device, train_scales)
 
+    def scales_in_training(self, transposed: bool, device: torch.device) -> ScalesInTraining:
+        return ScalesInTraining(self, transposed, device)
+
 
 class QuantizedInTraining(FormInTraining):
     """A module computes with what the floats round to on the grid. Scales are trained by their logarithm."""
@@ -261,12 +264,40 @@ class QuantizedInTraining(FormInTraining):
 
     def rounded(self, values: Tensor) -> Tensor:
         near = quantizers.fake_quantize(self.stored.matrix(self.oriented(values)), self.grid, self.scales())
-        return self.oriented(self.stored.layout.weight(near, self.stored.shape))
+        return self._shaped(near)
 
     def encoded(self, values: Tensor) -> Encoded:
+        return self.stored.on_grid(self.oriented(values.detach().cpu()), self._rescaled())
+
+    def _shaped(self, matrix: Tensor) -> Tensor:
+        """As the module holds it."""
+        return self.oriented(self.stored.layout.weight(matrix, self.stored.shape))
+
+    def _rescaled(self) -> Grid:
         old = self.stored.grid
-        grid = replace(old, scale=self.scales().detach().cpu().to(old.scale.dtype))
-        return self.stored.on_grid(self.oriented(values.detach().cpu()), grid)
+        return replace(old, scale=self.scales().detach().cpu().to(old.scale.dtype))
+
+
+class ScalesInTraining(QuantizedInTraining):
+    """The codes stay as they are, so that nothing is rounded. `values` is a view of the memory that is decoded into."""
+
+    def __init__(self, stored: Quantized, transposed: bool, device: torch.device) -> None:
+        super().__init__(stored, transposed, device, train_scales=True)
+        self._codes = stored.codes.to(device)
+        self._matrix = torch.empty(stored.codes.shape, device=device)
+        self.values = self._shaped(self._matrix)
+
+    def decoded(self) -> Tensor:
+        """What the module computes with, in the memory of `values`; its gradient goes to the scales."""
+        from webapp.engine.math.decoding import FixedCodes
+
+        matrix: Tensor = FixedCodes.apply(self.scales(), self._codes, self.grid, self._matrix)  # type: ignore[no-untyped-call]
+        return self._shaped(matrix)
+
+    def kept(self) -> Quantized:
+        """The weight to store."""
+        old = self.stored
+        return Quantized(old.codes, self._rescaled(), old.shape, old.dtype, old.layout, old.zeros_wanted)
 
 
 def packed_bytes(count: int, bits: int) -> int:

@@ -50,6 +50,28 @@ def test_killed_in_the_middle_twice_it_ends_with_the_same_bytes(lesson, tmp_path
     assert resumed == outcome
 
 
+def test_broken_off_while_scales_alone_are_trained_it_ends_with_the_same_bytes(mlp, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LARGEST_SHARE", 1e9)  # a checkpoint at the end of each epoch
+
+    class BrokenOff(Told):
+        def progress(self, fraction, message=""):
+            if "step 25 " in message:
+                raise KeyboardInterrupt
+
+    def train(report, scratch):
+        model = after(*mlp, ("weight_quantization", {"bits": 2, "granularity": "group", "group_size": 16}))
+        own = {"trains": "scales", "epochs": 3, "scratch": scratch, "report": report}
+        return model, trained("distillation", model, mlp[1], blobs(), teacher=after(*mlp), **own)
+
+    whole, outcome = train(Told(), tmp_path / "undisturbed")
+    with pytest.raises(KeyboardInterrupt):
+        train(BrokenOff(), tmp_path / "scratch")
+    again, resumed = train(told := Told(), tmp_path / "scratch")
+    assert told.lines
+    assert bytes_of(again, tmp_path / "again") == bytes_of(whole, tmp_path / "whole")
+    assert resumed == outcome
+
+
 def test_what_another_training_left_is_not_taken_for_its_own(mlp, tmp_path):
     trained("fine_tune", after(*mlp), mlp[1], blobs(), epochs=1, scratch=tmp_path / "scratch")
     found = []

@@ -87,6 +87,26 @@ def test_gpt2_whose_matrices_are_transposed_keeps_its_form(tiny, bench, save_tok
     assert again.tied == facts.tied  # the head is still the embedding
 
 
+@pytest.mark.parametrize("name", ["factors in 4 bits", "4 bits in groups"])
+def test_scales_alone_of_transposed_matrices_and_factors(tiny, bench, save_tokenizer, tmp_path, name):
+    folder, facts, tokenizer, half = language_model(tiny, bench, save_tokenizer, "GPT2LMHeadModel", "gpt2")
+    model = after(folder, facts, *STEPS[name])
+    before, codes = (values(model), forms_of(model), zeros_of(model)), codes_of(model)
+    own = {"tokenizer": tokenizer, "teacher": after(folder, facts), "epochs": 0.5, "batch_size": 4, "trains": "scales"}
+    check(model, before, trained("distillation", model, facts, half, **own), tmp_path)
+    assert all(torch.equal(codes[key], now) for key, now in codes_of(model).items())
+
+
+def codes_of(model):
+    leaves = {name: encoded.leaves for name, encoded in model.weights.items()}
+    return {
+        (name, number): leaf.codes
+        for name, found in leaves.items()
+        for number, leaf in enumerate(found)
+        if isinstance(leaf, Quantized)
+    }
+
+
 def language_model(tiny, bench, save_tokenizer, class_name, model_type):
     from webapp.engine.architectures import architectures
     from webapp.engine.data.datasets import Text

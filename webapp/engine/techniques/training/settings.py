@@ -123,11 +123,11 @@ class TrainingSettings(TechniqueSettings):
         "auto: products in bfloat16 where the hardware has it (a GPU, or a CPU with AMX), else float32.",
     )
 
-    def rate(self, spec: ArchitectureSpec, lora: bool = False) -> float:
-        """The peak of the learning rate."""
+    def rate(self, spec: ArchitectureSpec, times: float = 1.0) -> float:
+        """The peak of the learning rate; `times` as high as for whole weights where it is not told."""
         ours, transformers = RATES[self.optimizer]
         suits = transformers if spec.family == "transformers" else ours
-        return self.learning_rate or suits * (10 if lora else 1)
+        return self.learning_rate or suits * times
 
     def batch(self, spec: ArchitectureSpec) -> int:
         """Samples of one forward pass."""

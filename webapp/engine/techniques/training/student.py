@@ -14,16 +14,16 @@ from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import ArchitectureSpec, LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import losses
-from webapp.engine.weights import Dense, Encoded
+from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.model import Model
 
 from .settings import TrainingSettings
-from .trained_weights import Place, TrainedWeight, WholeWeight, places
+from .trained_weights import MovingWeight, Place, ScaledWeight, TrainedWeight, WholeWeight, places
 
 Forms = Callable[[Place], TrainedWeight | None]
 
 
-class LoraWeight(TrainedWeight):
+class LoraWeight(MovingWeight):
     """Low-rank adaptation: the weight stays, `up` (out, rank) times `down` (rank, in) is trained beside it and merged.
 
     Hu et al. 2021, https://arxiv.org/abs/2106.09685, equation 3: W + (alpha / r) B A, with B zero at the start.
@@ -151,6 +151,16 @@ def whole(settings: TrainingSettings) -> Forms:
         return WholeWeight(place, settings.train_scales) if place.encoded.dtype.is_floating_point else None
 
     return form
+
+
+def healed(place: Place) -> TrainedWeight | None:
+    """Scales, norms and biases; matrices of floats and codes stay. EfficientQAT, section 3.3,
+    https://arxiv.org/abs/2407.11062, which trains the scales alone."""
+    encoded = place.encoded
+    if isinstance(encoded, Quantized):
+        return ScaledWeight(place, encoded)
+    vector = len(encoded.shape) <= 1 and encoded.dtype.is_floating_point
+    return WholeWeight(place, train_scales=False) if vector else None
 
 
 def adapted(rank: int, alpha: float, seed: int) -> Forms:

@@ -70,10 +70,22 @@ def paired(students: int, teachers: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """How distributions are compared; see `losses.soft_targets`."""
+
+    temperature: float = 1.0
+    reverse: bool = False
+    skew: float = 0.0
+
+    def of(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return losses.soft_targets(student, teacher, self.temperature, self.reverse, self.skew)
+
+
+@dataclass(frozen=True)
 class LossWeights:
     """What counts how much; `hard` is the share of the labels, one minus it that of the teacher's answers."""
 
-    temperature: float
+    divergence: Divergence
     hard: float
     hidden: float
     hidden_by: Literal["squares", "cosine"]
@@ -127,7 +139,7 @@ class Teaching(Objective):
                 own, taught = _rows(answers, batch), _rows(expected, batch)
             elif spec.task == "segmentation":
                 own, taught = (side.movedim(1, -1) for side in (two_classes(answers), two_classes(expected)))
-            total = (1 - self.hard) * losses.soft_targets(own, taught, weights.temperature)
+            total = (1 - self.hard) * weights.divergence.of(own, taught)
             if self.hard:
                 total = total + self.hard * label_loss(spec, answers, batch)
         if weights.hidden:

@@ -9,7 +9,7 @@ from functools import partial
 
 from webapp.engine.facts import PLAIN, LayerFacts, Layout
 from webapp.engine.lazy import Tensor, nn
-from webapp.engine.weights import Composite, Encoded
+from webapp.engine.weights import Composite, Encoded, Quantized
 from webapp.engine.weights.model import Model
 
 
@@ -68,11 +68,8 @@ def places(model: Model, layers: Iterable[LayerFacts], module: nn.Module) -> Ite
 class TrainedWeight(ABC):
     """`leaves` by a name of their own; `value` is what the module computes with, None where that is the leaf itself."""
 
-    def __init__(self, place: Place, train_scales: bool = False) -> None:
-        self.place = place
-        self.form = place.encoded.in_training(place.transposed, place.parameter.device, train_scales)
-        self.mask = place.parameter.detach() != 0 if place.encoded.plan.pruned else None  # what was pruned stays zero
-        self.leaves: dict[str, nn.Parameter] = {}
+    place: Place
+    leaves: dict[str, nn.Parameter]
 
     @abstractmethod
     def value(self) -> Tensor | None: ...
@@ -84,7 +81,17 @@ class TrainedWeight(ABC):
     def encoded(self) -> Encoded: ...
 
 
-class WholeWeight(TrainedWeight):
+class MovingWeight(TrainedWeight):
+    """The floats themselves move, in the form that they are stored in."""
+
+    def __init__(self, place: Place, train_scales: bool = False) -> None:
+        self.place = place
+        self.form = place.encoded.in_training(place.transposed, place.parameter.device, train_scales)
+        self.mask = place.parameter.detach() != 0 if place.encoded.plan.pruned else None  # what was pruned stays zero
+        self.leaves = {}
+
+
+class WholeWeight(MovingWeight):
     """The module's own parameter is the leaf."""
 
     def __init__(self, place: Place, train_scales: bool) -> None:
@@ -104,3 +111,19 @@ class WholeWeight(TrainedWeight):
 
     def encoded(self) -> Encoded:
         return self.form.encoded(self.leaf.detach())
+
+
+class ScaledWeight(TrainedWeight):
+    """Of a quantized weight the scales move, and its codes stay."""
+
+    def __init__(self, place: Place, stored: Quantized) -> None:
+        self.place = place
+        self.form = stored.scales_in_training(place.transposed, place.parameter.device)
+        place.parameter.data = self.form.values  # one memory for the module's values and for what is decoded
+        self.leaves = {f"{place.name}{suffix}": leaf for suffix, leaf in self.form.leaves.items()}
+
+    def value(self) -> Tensor:
+        return self.form.decoded()
+
+    def encoded(self) -> Encoded:
+        return self.form.kept()
