@@ -44,6 +44,8 @@ GROUPS_OF_128 = {"granularity": "group", "group_size": 128}
 NO_HEAD = {"exclude": ["lm_head"]}
 BLOCKS, HEAD = {"include": ["model.layers.*"]}, {"include": ["lm_head"]}
 WHITENED = {"method": "whitened"}
+HEALED = ("distillation", {"trains": "scales", "epochs": 1, "temperature": 1.0, "hard_weight": 0.0, "batch_size": 1})
+NO_TOOL = "none, what was asked for"  # none is known that heals on a CPU in minutes
 
 SMOLLM2 = [
     Bar(
@@ -144,6 +146,18 @@ SMOLLM2 = [
         language(27.41, 0.0031, 0.963, cpu_s=7, peak_mb=1419, mb=220.5),
         [("weight_quantization", {"bits": 8})],
         NO_HEAD,
+    ),
+    Bar(
+        "2 bits, groups of 32, GPTQ, healed",
+        NO_TOOL,
+        {"perplexity": 60, "cpu_s": 400},
+        [("gptq", {"bits": 2, "granularity": "group", "group_size": 32}), HEALED],
+    ),
+    Bar(
+        "2:4 + 4 bits, healed",
+        NO_TOOL,
+        {"perplexity": 45, "cpu_s": 400},
+        [("sparsegpt", {"pattern": "2:4"}), ("gptq", {"bits": 4, **GROUPS_OF_64}), HEALED],
     ),
 ]
 MINILM = [

@@ -28,6 +28,8 @@ class Distillation(ByTraining):
     )
     paper = "https://arxiv.org/abs/1503.02531"
 
+    version = 2
+
     needs = ByTraining.needs | {"teacher"}
 
     class Settings(TrainingSettings):
@@ -41,7 +43,7 @@ class Distillation(ByTraining):
         divergence: Literal["forward", "reverse"] = setting(
             "forward",
             "Divergence",
-            "forward: KL(teacher || student), which covers all that the teacher finds likely. reverse: KL(student || "
+            "forward: KL(teacher ‖ student), which covers all that the teacher finds likely. reverse: KL(student ‖ "
             "teacher), which leaves out what the student cannot tell.",
         )
         skew: float = setting(
