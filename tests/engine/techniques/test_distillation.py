@@ -61,7 +61,10 @@ def test_integers_of_two_bits_learn_on_their_grid(digits):
 def test_scales_alone_heal_two_bits_and_leave_every_code(digits):
     folder, facts, half, accuracy = digits
     model = after(
-        folder, facts, ("magnitude_pruning", {"sparsity": 0.5}), ("weight_quantization", {"bits": 2, "symmetric": False})
+        folder,
+        facts,
+        ("magnitude_pruning", {"sparsity": 0.5}),
+        ("weight_quantization", {"bits": 2, "symmetric": False}),
     )
     before, codes = accuracy(model), {name: codes_of(encoded) for name, encoded in model.weights.items()}
     old = values(model)

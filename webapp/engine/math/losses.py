@@ -10,13 +10,13 @@ LEAST = 1e-12  # divisors
 def soft_targets(
     student: Tensor, teacher: Tensor, temperature: float = 1.0, reverse: bool = False, skew: float = 0.0
 ) -> Tensor:
-    """T² KL(p || q), nats summed over the last axis, mean over all rows; p and q are softmax(teacher / T) and of student.
+    """T² KL(p || q), nats over the last axis, mean over all rows. p is softmax(teacher / T), q softmax(student / T).
 
     Logits (..., classes) of equal shape. Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531: the factor
     T² keeps the gradient's size when T changes. With `skew` a in [0, 1) the second is mixed with the first,
-    KL(p || a p + (1 - a) q), which bounds the gradient where q is next to nothing; `reverse` is KL(q || (1 - a) p + a q):
-    Ko et al. 2024, equations 3 and 4, https://arxiv.org/abs/2402.03898. The gradient is made along with the loss, so
-    that of all intermediate values only it is kept.
+    KL(p || a p + (1 - a) q), which bounds the gradient where q is next to nothing; `reverse` is
+    KL(q || (1 - a) p + a q): Ko et al. 2024, section 3.1, https://arxiv.org/abs/2402.03898.
+    The gradient is made along with the loss, so that of all intermediate values only it is kept.
     """
     from .soft_targets import SoftTargets
 

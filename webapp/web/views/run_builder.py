@@ -76,7 +76,7 @@ PRESETS = (
     ),
     Preset(
         "GPTQ, 2-bit, healed",
-        "A fifteenth of float32, then scales, norms and biases are taught by the original for three minutes; needs data",
+        "A twelfth of float32; scales, norms and biases are then taught by the original, for three minutes; needs data",
         recipe(("gptq", {"bits": 2, "granularity": "group", "group_size": 32}), ("distillation", HEALING)),
     ),
     Preset(
