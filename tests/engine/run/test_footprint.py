@@ -94,6 +94,16 @@ def test_attention_maps_that_are_compared_count_with_the_square_of_the_length():
     assert more == 2 * (step(attention_weight=1.0, batch_size=2) - step(batch_size=2)) > 0
 
 
+def test_scales_alone_hold_fewer_gradients_and_keep_less():
+    facts = of_llama()
+    whole, scales = (
+        next(s for s in footprint(run, shapes_of(run, facts, TEXT)).stages if s.stage == "step-1")
+        for run in (asked(("distillation", {"batch_size": 1, "trains": trains})) for trains in ("all", "scales"))
+    )
+    assert scales.memory_bytes < whole.memory_bytes - 8 * facts.params_total
+    assert scales.disk_bytes < whole.disk_bytes
+
+
 @pytest.mark.parametrize("seen", [None, TEXT])
 def test_llama_cpps_types_walk_through_the_model_only_where_they_measure_it(seen):
     facts = of_llama()

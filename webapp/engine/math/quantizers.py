@@ -80,7 +80,8 @@ def grouped(matrix: Tensor, group: int) -> Tensor:
     rows, columns = matrix.shape
     if not group or group >= columns:
         return matrix[:, None, :]
-    return functional.pad(matrix, (0, -columns % group)).reshape(rows, math.ceil(columns / group), group)
+    whole = functional.pad(matrix, (0, -columns % group)) if columns % group else matrix  # padding by none copies
+    return whole.reshape(rows, math.ceil(columns / group), group)
 
 
 def stored_scale(scale: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class ByTraining(Technique):
         return found + (at.model.backward(batch) + at.model.passes(batch) if batch else 0)
 
     def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
-        return 4 * after.floats
+        return int(4 * after.floats * self.share_trained(at.settings.own))
 
     def share_trained(self, settings: Any) -> float:
         """Of the weights that gradients and moments are held for."""
