@@ -97,6 +97,16 @@ def test_scales_alone_of_transposed_matrices_and_factors(tiny, bench, save_token
     assert all(torch.equal(codes[key], now) for key, now in codes_of(model).items())
 
 
+def test_where_scales_alone_are_trained_a_vector_moves_by_a_share_of_its_size(mlp):
+    model = after(*mlp, ("weight_quantization", {"bits": 2}))
+    old = {name: value for name, value in values(model).items() if value.dim() == 1}
+    own = {"epochs": 0.01, "validation": 0.0, "schedule": "constant", "warmup": 0.0, "trains": "scales"}  # one step
+    trained("distillation", model, mlp[1], blobs(), teacher=after(*mlp), learning_rate=0.03, **own)
+    for name, before in old.items():
+        moved = (values(model)[name] - before).abs().max()
+        assert moved.item() == pytest.approx(0.03 * before.square().mean().sqrt().item(), rel=1e-2)
+
+
 def codes_of(model):
     leaves = {name: encoded.leaves for name, encoded in model.weights.items()}
     return {

@@ -18,7 +18,7 @@ from webapp.engine.weights import Dense, Encoded, Quantized
 from webapp.engine.weights.model import Model
 
 from .settings import TrainingSettings
-from .trained_weights import MovingWeight, Place, ScaledWeight, TrainedWeight, WholeWeight, places
+from .trained_weights import MovingWeight, Place, ScaledWeight, TrainedWeight, VectorBySize, WholeWeight, places
 
 Forms = Callable[[Place], TrainedWeight | None]
 
@@ -160,7 +160,7 @@ def healed(place: Place) -> TrainedWeight | None:
     if isinstance(encoded, Quantized):
         return ScaledWeight(place, encoded)
     vector = len(encoded.shape) <= 1 and encoded.dtype.is_floating_point
-    return WholeWeight(place, train_scales=False) if vector else None
+    return VectorBySize(place) if vector else None
 
 
 def adapted(rank: int, alpha: float, seed: int) -> Forms:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from webapp.engine.facts import PLAIN, LayerFacts, Layout
-from webapp.engine.lazy import Tensor, nn
+from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Composite, Encoded, Quantized
 from webapp.engine.weights.model import Model
+
+SMALLEST_SIZE = 1e-3  # of a vector that moves by its size
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,34 @@ class WholeWeight(MovingWeight):
 
     def encoded(self) -> Encoded:
         return self.form.encoded(self.leaf.detach())
+
+
+class VectorBySize(MovingWeight):
+    """A norm or a bias, moved in units of its own root mean square, so that the rate of scales suits it.
+
+    The relative step size of Shazeer & Stern 2018, section 8, https://arxiv.org/abs/1804.04235: norms of one model lie
+    between 0.02 and 2.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.start = place.parameter.detach()
+        self.unit = self.start.square().mean().sqrt().clamp(min=SMALLEST_SIZE)
+        self.steps = nn.Parameter(torch.zeros_like(self.start))
+        self.leaves = {f"{place.name}.steps": self.steps}
+
+    def mask_gradients(self) -> None:
+        if self.mask is not None and self.steps.grad is not None:
+            self.steps.grad *= self.mask
+
+    def _moved(self) -> Tensor:
+        return self.start + self.unit * self.steps
+
+    def value(self) -> Tensor:
+        return self.form.rounded(self._moved())
+
+    def encoded(self) -> Encoded:
+        return self.form.encoded(self._moved().detach())
 
 
 class ScaledWeight(TrainedWeight):
