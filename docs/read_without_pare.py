@@ -68,6 +68,10 @@ def decode(arrays, name, about):
         return arrays[name]
     if about["kind"] == "factored":
         return decode(arrays, name + ".left", about["left"]) @ decode(arrays, name + ".right", about["right"])
+    if about["kind"] == "compensated":
+        base, down, up = (decode(arrays, f"{name}.{factor}", about[factor]) for factor in ("base", "down", "up"))
+        letters = "ir...,ro...->io..." if about.get("transposed") else "ri...,or...->oi..."
+        return base + np.einsum(letters, down, up)
     if about["kind"] == "pivoted":
         basis, mix = (decode(arrays, f"{name}.{factor}", about[factor]) for factor in ("basis", "mix"))
         return filled(arrays[name + ".pivots"], basis, mix, shape, about.get("transposed"))

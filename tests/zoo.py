@@ -98,6 +98,7 @@ FORMS: dict[str, list[Step]] = {  # how a weight is stored -> the steps that mak
     "2 bits": [quantized(2)],
     "NF4": [quantized(4, numbers="normal")],
     "codebook": [quantized(3, numbers="fitted")],
+    "3 bits, rank 2": [quantized(3, compensation_rank=2)],
     "low rank": [("low_rank", {"ratio": 0.5})],
     "low rank, 8 bits": [("low_rank", {"ratio": 0.5}), quantized(8)],
     "bfloat16": [("cast", {"dtype": "bfloat16"})],

@@ -56,6 +56,16 @@ def test_answers_are_nearer_than_roundings(mlp, apply_steps, data, values):
     assert gptq < 0.8 * rounding
 
 
+def test_low_rank_puts_back_some_of_the_error_of_the_answers(mlp, apply_steps, data):
+    for name in ("gptq", "awq"):
+        expected, found = answers(apply_steps(mlp, data=data)[0], data), []
+        for rank in (0, 4):
+            model, _ = apply_steps(mlp, (name, {**GROUPS, "compensation_rank": rank}), data=data)
+            assert {model.weights[layer.weight].plan.params > layer.size for layer in mlp[1].layers} == {rank > 0}
+            found.append(float((answers(model, data) - expected).square().sum()))
+        assert found[1] < 0.9 * found[0]
+
+
 @pytest.mark.parametrize("before", [("magnitude_pruning", {"sparsity": 0.5}), ("low_rank", {"ratio": 0.6})])
 def test_what_came_before_is_kept(mlp, apply_steps, data, before):
     rounding, gptq = errors(mlp, apply_steps, data, before, bits=4)

@@ -69,6 +69,34 @@ def test_pruned_weights_stay_zero(mlp, apply_steps, more):
     assert after.weights["0.weight"].plan.pruned
 
 
+@pytest.mark.parametrize("before", [(), (("magnitude_pruning", {"sparsity": 0.6}),)])
+def test_low_rank_puts_back_some_of_the_error_in_the_bytes_that_were_planned(mlp, apply_steps, before):
+    chosen = technique("weight_quantization").Settings(bits=3, compensation_rank=2, **GROUPS)
+    found = [apply_steps(mlp, *before, rounded(bits=3, compensation_rank=rank, **GROUPS)) for rank in (0, 2)]
+    (plain, _), (model, outcomes) = found
+    earlier, _ = apply_steps(mlp, *before)
+    for layer, outcome in zip(mlp[1].layers, outcomes, strict=True):
+        weight, was = model.weights[layer.weight], earlier.weights[layer.weight]
+        errors = [(each.decode() - was.decode()).square().sum() for each in (plain.weights[layer.weight], weight)]
+        assert errors[1] < 0.95 * errors[0]
+        assert (outcome.ok, outcome.done) == (True, weight.plan.label)
+        assert weight.plan.rank == 2
+        planned = technique("weight_quantization").plan(layer, was.plan, chosen)
+        for part, each in zip(weight.plan.each, planned.each, strict=True):
+            assert part.sparse or part.bytes == each.bytes
+        base = weight.factors["base"].decode()
+        assert not before or bool((base[was.decode() == 0] == 0).all())
+
+
+def test_what_can_take_no_factors_is_rounded_without_and_says_so(mlp, apply_steps):
+    more = {"bits": 3, "compensation_rank": 4}
+    for steps in ([rounded(**more | {"compensation_rank": 40})], [("low_rank", {"ratio": 0.5}), rounded(**more)]):
+        model, outcomes = apply_steps(mlp, *steps)
+        assert not any(outcome.ok for outcome in outcomes)
+        assert all("no low-rank factors were added" in outcome.note for outcome in outcomes)
+        assert all(each.plan.kind != "compensated" for each in model.weights.values())
+
+
 def test_factors_are_rounded_each_for_itself(mlp, apply_steps):
     model, _ = apply_steps(mlp, ("low_rank", {"ratio": 0.5, "form": "factors"}), rounded(bits=4))
     assert {type(leaf).__name__ for leaf in model.weights["0.weight"].leaves} == {"Quantized"}

@@ -10,7 +10,7 @@ from torch import nn
 
 from webapp.engine.facts import PLAIN, Layout
 from webapp.engine.math.grids import QuantizationScheme
-from webapp.engine.weights import Dense, Encoded, Factored, FactoredConv, GgmlBlocks, Pivoted, Quantized
+from webapp.engine.weights import Compensated, Dense, Encoded, Factored, FactoredConv, GgmlBlocks, Pivoted, Quantized
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 WIDTH = 32
@@ -69,6 +69,9 @@ MATRICES: dict[str, Maker] = {  # each (32, 32): layers of one chain
     "pivots in 4 bits": composite(
         Pivoted, quantized(RANK, W, bits=4), quantized(W - RANK, RANK, bits=4), pivots=pivots(W, RANK)
     ),
+    "3 bits and factors": composite(
+        Compensated, quantized(W, W, bits=3, group=16), quantized(4, W, bits=4), quantized(W, 4, bits=4)
+    ),
 }
 
 
@@ -111,6 +114,26 @@ SHAPES: dict[str, Shaped] = {
     ),
     "pivoted columns": Shaped(
         composite(Pivoted, dense(7, 2), dense(2, 3), pivots=pivots(5, 2), **T), lambda: conv1d(5, 7)
+    ),
+    "2 bits and factors, inputs first": Shaped(
+        composite(
+            Compensated,
+            *(quantized(*shape, bits=bits, layout=Layout(True)) for *shape, bits in ((7, 5, 2), (7, 2, 4), (2, 5, 4))),
+            **T,
+        ),
+        lambda: conv1d(5, 7),
+    ),
+    "kernels in 3 bits and factors": Shaped(
+        composite(Compensated, quantized(6, 4, 3, 3, bits=3), quantized(2, 4, 3, 3, bits=4), quantized(6, 2, 1, 1)),
+        conv(4, 6, 3),
+    ),
+    "transposed kernels in 3 bits and factors": Shaped(
+        composite(
+            Compensated,
+            *(quantized(*shape, bits=3, layout=Layout(True)) for shape in ((4, 5, 3), (4, 2, 3), (2, 5, 1))),
+            **T,
+        ),
+        conv(4, 5, 3, kind=nn.ConvTranspose1d),
     ),
     "Tucker": Shaped(composite(FactoredConv, dense(2, 4, 1, 1), dense(3, 2, 3, 3), dense(6, 3, 1, 1)), conv(4, 6, 3)),
     "Tucker in 8 bits": Shaped(

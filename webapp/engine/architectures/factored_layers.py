@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class FactoredModule(nn.Module):
         self.bias_name = f"{last}.bias" if self.form.chained else "bias"
         for name in shapes:
             biased = bias is not None and self.bias_name == f"{name}.bias"
-            self.add_module(name, _product(whole, name, shapes, self.transposed, biased))
+            self.add_module(name, _product(whole, name, shapes, self.form.heads, self.transposed, biased))
         self.bias = nn.Parameter(torch.empty(len(bias))) if bias is not None and not self.form.chained else None
         for name in getattr(whole, "__constants__", ()):  # stride and others, which the model around it may read
             if name not in vars(self):
@@ -63,14 +64,18 @@ class FactoredModule(nn.Module):
         return y + (self.bias if self.axis == -1 else self.bias.view(-1, *[1] * (y.dim() - 2)))
 
 
-def _product(whole: nn.Module, name: str, shapes: dict[str, Shape], transposed: bool, biased: bool) -> nn.Module:
-    """The layer with this factor as its weight. Along an axis the first factor with a long kernel strides and pads."""
+def _product(
+    whole: nn.Module, name: str, shapes: dict[str, Shape], heads: Sequence[str], transposed: bool, biased: bool
+) -> nn.Module:
+    """The layer with this factor as its weight. Heads stride and pad; in a chain the first with a kernel long there."""
     shape = shapes[name]
     if not isinstance(whole, _ConvNd):
         outputs, inputs = reversed(shape) if transposed else shape
         return nn.Linear(inputs, outputs, bias=biased)
     kept = [
-        name == next(other for other, lengths in shapes.items() if lengths[2 + axis] == length)
+        name in heads
+        if heads
+        else name == next(other for other, lengths in shapes.items() if lengths[2 + axis] == length)
         for axis, length in enumerate(whole.kernel_size)
     ]
     return _conv(whole, shape, kept, biased)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.math import awq, grids, quantizers
+from webapp.engine.math import awq, gptq, grids, quantizers
+from webapp.engine.math.compensation import Coded
 from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
 from webapp.engine.techniques.calibration.folding import fold, producers
@@ -15,8 +16,9 @@ from webapp.engine.weights import Encoded, Quantized
 
 from .base import Context, Outcome, calibration_samples
 from .calibration import CalibrationBlock, Covariance, WeightMatrix
-from .rounding import Rounding, RoundingSettings
+from .rounding import Rounding, RoundingSettings, compensated
 
+DAMPING = 0.01  # of the metric in which low rank is fitted to the error
 UNSCALED = "no layer before it can take its scales, so it was rounded without them"
 
 
@@ -74,8 +76,16 @@ class Awq(Rounding, BlockByBlock):
     ) -> tuple[Encoded, Outcome]:
         values, scheme = matrix.floats(), settings.scheme
         weights = statistic.sums.diagonal(dim1=1, dim2=2).mean(0)  # (columns,)
-        grid = grids.fit_grid(values, scheme, weights)
-        codes = quantizers.quantize(values, grid)
-        old = matrix.encoded
-        done = Quantized(codes, grid, old.shape, old.dtype, matrix.layout, old.plan.pruned)
-        return done, Outcome(matrix.layer.name, self.asked(matrix.layer, settings), done.plan.label)
+        old, zeros = matrix.encoded, values == 0 if matrix.encoded.plan.pruned else None
+
+        def rounded(wanted: Tensor) -> Coded:
+            kept = wanted if zeros is None else wanted.masked_fill(zeros, 0.0)
+            grid = grids.fit_grid(kept, scheme, weights)
+            return quantizers.quantize(kept, grid), grid
+
+        base = Quantized(*rounded(values), old.shape, old.dtype, matrix.layout, old.plan.pruned)
+        done: Encoded = base
+        if rank := self.rank(matrix, settings):
+            given = gptq.problem(values, statistic.mean[0], DAMPING, act_order=True)
+            done = compensated(values, base, rank, rounded, given)
+        return done, self.told(matrix, done, settings, "")

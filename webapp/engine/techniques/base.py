@@ -211,7 +211,7 @@ class Technique(ABC):
     counts_zeros: ClassVar[bool] = True  # how many zeros of earlier steps stay is known without the values
     copies: ClassVar[float] = 4.0  # of the floats of a layer, that work on it holds at once
     covariances: ClassVar[float] = 0.0  # copies of the covariance of a layer's inputs, likewise
-    rows_apart: ClassVar[bool] = False  # what becomes of a row of a matrix does not depend on its other rows
+    rows_apart: ClassVar[bool] = False  # what an option makes of a row of a matrix does not depend on its other rows
     requires: ClassVar[tuple[str, ...]] = ()  # extras, as they are imported: only workers that have them take it
 
     def needs_for(self, settings: Any) -> frozenset[Need]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.math import gptq, grids, quantizers, refining
+from webapp.engine.math import gptq, grids, refining
+from webapp.engine.math.compensation import Coded
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
@@ -18,7 +19,7 @@ from webapp.engine.weights.model import Model
 
 from .base import MATRICES, Context, Outcome, Skip, calibration_samples
 from .calibration import Covariance, Statistic, WeightMatrix
-from .rounding import Rounding, RoundingSettings
+from .rounding import Rounding, RoundingSettings, compensated
 
 HELD_BACK = 4  # every how many batches one is held back, to choose the damping by
 USUAL = 0.01  # damping where there are too few batches to hold any back
@@ -113,19 +114,22 @@ class Gptq(Rounding, BlockByBlock):
             for rows, mean in zip(whole.chunk(matrix.groups), statistic.mean, strict=True)
         ]
         solved = [given for given in problems if given is not None]
-        scheme, note = settings.scheme, ""
         if len(solved) < len(problems):
-            grid, note = grids.fit_grid(whole, scheme), SINGULAR
-            codes = quantizers.quantize(whole, grid)
-        else:
-            weights = torch.stack([given.weights for given in solved]).mean(0)
-            wanted = torch.cat([given.matrix for given in solved])
-            grid = grids.fit_grid(wanted if zeros is None else wanted.masked_fill(zeros, 0.0), scheme, weights)
-            codes, grid = _codes(solved, grid, zeros, settings.refine)
-        done = Quantized(codes, grid, old.shape, old.dtype, matrix.layout, old.plan.pruned)
-        return done, Outcome(
-            matrix.layer.name, self.asked(matrix.layer, settings), done.plan.label, not note, note=note
-        )
+            return (done := self.plainly(matrix, settings)), replace(
+                self.told(matrix, done, settings, SINGULAR), ok=False
+            )
+        weights = torch.stack([given.weights for given in solved]).mean(0)
+
+        def rounded(wanted: Tensor) -> Coded:
+            rows = wanted.chunk(matrix.groups)
+            each = [replace(given, matrix=own) for given, own in zip(solved, rows, strict=True)]
+            grid = grids.fit_grid(wanted if zeros is None else wanted.masked_fill(zeros, 0.0), settings.scheme, weights)
+            return _codes(each, grid, zeros, settings.refine)
+
+        base = Quantized(*rounded(whole), old.shape, old.dtype, matrix.layout, old.plan.pruned)
+        rank = self.rank(matrix, settings)
+        done = compensated(whole, base, rank, rounded, solved[0]) if rank else base
+        return done, self.told(matrix, done, settings, "")
 
     def works_on(self, layer: LayerFacts, settings: Any) -> bool:
         return super().works_on(layer, settings) and (layer.kind != "embedding" or settings.tied)

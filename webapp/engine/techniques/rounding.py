@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from webapp.engine.facts import LayerFacts
-from webapp.engine.math.grids import NumberFormat, QuantizationScheme
+from webapp.engine.lazy import Tensor
+from webapp.engine.math import compensation, ranks
+from webapp.engine.math.compensation import Coded
+from webapp.engine.math.gptq import RoundingProblem
+from webapp.engine.math.grids import NumberFormat, QuantizationScheme, fit_grid
+from webapp.engine.math.quantizers import quantize
 from webapp.engine.recipe import TechniqueSettings, setting
-from webapp.engine.weights import Encoded, Quantized, QuantizedPlan, StoragePlan
+from webapp.engine.weights import Compensated, CompensatedPlan, Encoded, Quantized, QuantizedPlan, StoragePlan
+from webapp.engine.weights.compensated import factor_shapes
 
-from .base import LARGE, Outcome, Technique
+from .base import LARGE, AtWork, Outcome, Technique
 from .calibration import WeightMatrix
 
 MENU: Sequence[tuple[int, NumberFormat, int]] = (  # bits, numbers, group size: what a budget may choose from
@@ -38,6 +44,12 @@ FINER_FACTORED: Sequence[tuple[int, NumberFormat, int]] = tuple(
     (bits, "fitted", group) for bits in (6, 5, 4) for group in (32, 128)
 )
 LARGEST_FACTORS = 0.5  # of the weight's values: more of them are better rounded without being factored
+COMPENSATED = ("linear", "conv")
+UNCOMPENSATED = (
+    "no low-rank factors were added: it has factors already, its channels are in groups, or such factors would "
+    "hold half as many values as it"
+)
+COMPENSATING = 8.0  # copies of a layer's floats, that finding the factors of its error holds at once
 FORMAT_LABELS = {"int": "int{bits}", "normal": "{bits}-bit NormalFloat", "fitted": "{bits}-bit fitted levels"}
 
 
@@ -84,6 +96,17 @@ class RoundingSettings(TechniqueSettings):
         per_layer=True,
     )
 
+    compensation_rank: int = setting(
+        0,
+        "Low-rank error compensation (rank)",
+        "Adds to each linear layer and convolution two factors of this rank, in 4 bits, for what rounding took away. "
+        "In the same bytes 16 keeps more than half the group size does, at 2 to 4 bits; more bits for some of the "
+        "layers keep as much. GGUF and transformers.zip cannot hold it. 0: none.",
+        per_layer=True,
+        ge=0,
+        le=1024,
+    )
+
     @property
     def scheme(self) -> QuantizationScheme:
         group = self.group_size if self.granularity == "group" else 0
@@ -106,7 +129,13 @@ class Rounding(Technique):
         return False  # values that round to zero may make the bitmask worth its bytes
 
     def plan(self, layer: LayerFacts, plan: StoragePlan, settings: Any) -> StoragePlan:
-        return plan.mapped(lambda simple: QuantizedPlan.of(simple, settings.scheme, layer.layout))
+        rounded = plan.mapped(lambda simple: QuantizedPlan.of(simple, settings.scheme, layer.layout))
+        rank = 0 if plan.factors else compensation_rank(layer, settings)
+        return CompensatedPlan.of(rounded, rank, compensation.FACTORS, layer.layout) if rank else rounded
+
+    def working_bytes(self, at: AtWork) -> int:
+        sizes = (layer.size for layer in at.layers if compensation_rank(layer, at.settings.of(layer)))
+        return super().working_bytes(at) + int(4 * COMPENSATING * max(sizes, default=0))
 
     def menu(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterator[dict[str, Any]]:
         """Settings for the `options` of a technique that rounds."""
@@ -132,13 +161,67 @@ class Rounding(Technique):
 
     def plainly(self, matrix: WeightMatrix, settings: Any) -> Encoded:
         """The matrix rounded to nearest, without data."""
-        pruned = matrix.encoded.plan.pruned
-        return Quantized.nearest(matrix.encoded.decode(), settings.scheme, matrix.layout, pruned)
+        old = matrix.encoded
+        done = Quantized.nearest(old.decode(), settings.scheme, matrix.layout, old.plan.pruned)
+        return done if matrix.side else compensated_plainly(old, done, matrix.layer, settings)
+
+    def rank(self, matrix: WeightMatrix, settings: Any) -> int:
+        """Of the factors that are added to a matrix; a factored layer gets no more of them."""
+        return 0 if matrix.side else compensation_rank(matrix.layer, settings)
 
     def told(self, matrix: WeightMatrix, encoded: Encoded, settings: Any, note: str) -> Outcome:
-        return Outcome(matrix.layer.name, self.asked(matrix.layer, settings), encoded.plan.label, note=note)
+        return self.outcome(matrix.layer, encoded, settings, note)
+
+    def outcome(self, layer: LayerFacts, encoded: Encoded, settings: Any, note: str = "") -> Outcome:
+        """What was done to a layer, and what `note` says of it; not `ok` where it lacks the rank that was asked for."""
+        missed = settings.compensation_rank and layer.kind in COMPENSATED and not isinstance(encoded, Compensated)
+        notes = " ".join(filter(None, (note, UNCOMPENSATED if missed else "")))
+        return Outcome(layer.name, self.asked(layer, settings), encoded.plan.label, not missed, note=notes)
 
     def asked(self, layer: LayerFacts, settings: Any) -> str:
         scheme = settings.scheme
         numbers = FORMAT_LABELS[scheme.numbers].format(bits=scheme.bits)
-        return f"{numbers} " + (f"groups of {scheme.group}" if scheme.group else "per channel")
+        spread = f"groups of {scheme.group}" if scheme.group else "per channel"
+        rank = settings.compensation_rank if layer.kind in COMPENSATED else 0
+        more = f" + rank {rank}" if rank else ""
+        return f"{numbers} {spread}{more}"
+
+
+def compensation_rank(layer: LayerFacts, settings: Any) -> int:
+    """Of the factors that are added to a layer; 0 where none are wanted, and where they would hold half its values."""
+    if layer.kind not in COMPENSATED or layer.groups > 1 or layer.stacked:
+        return 0
+    rows = layer.layout.rows(layer.shape)
+    rank = int(settings.compensation_rank)
+    return rank if ranks.factor_values(rows, layer.size // max(rows, 1), rank) <= LARGEST_FACTORS * layer.size else 0
+
+
+def compensated(
+    matrix: Tensor, base: Quantized, rank: int, again: Callable[[Tensor], Coded], given: RoundingProblem | None
+) -> Encoded:
+    """`base`, which was rounded of a matrix float32 (rows, columns), and what low rank puts back of the error.
+
+    `again` rounds a matrix as base was; `given` has the metric of its inputs, where that is known.
+    """
+    found = compensation.compensated(matrix, (base.codes, base.grid), rank, again, given)
+    layout, transposed = base.layout, base.layout.transposed
+    shapes = (base.shape, *factor_shapes(base.shape, rank, transposed))
+    each = zip((found.base, found.down, found.up), shapes, (base.zeros_wanted, False, False), strict=True)
+    factors = (Quantized(*coded, shape, base.dtype, layout, zeros) for coded, shape, zeros in each)
+    return Compensated(*factors, transposed=transposed)
+
+
+def compensated_plainly(old: Encoded, base: Encoded, layer: LayerFacts, settings: Any) -> Encoded:
+    """The same of a weight of which `base` was rounded to nearest, without data; a factored one stays as it is."""
+    rank = compensation_rank(layer, settings)
+    if not rank or not isinstance(base, Quantized):
+        return base
+    matrix = base.layout.matrix(old.decode()).float()
+    zeros = matrix == 0 if base.zeros_wanted else None
+
+    def again(wanted: Tensor) -> Coded:
+        kept = wanted if zeros is None else wanted.masked_fill(zeros, 0.0)
+        grid = fit_grid(kept, settings.scheme)
+        return quantize(kept, grid), grid
+
+    return compensated(matrix, base, rank, again, None)

@@ -13,7 +13,7 @@ from webapp.engine.weights import Dense, Encoded, Quantized, StoragePlan
 
 from .base import MATRICES, LayerByLayer, Outcome
 from .calibration import Covariance, WeightMatrix
-from .rounding import Rounding, RoundingSettings
+from .rounding import Rounding, RoundingSettings, compensated_plainly
 
 TRIED = 1 << 14  # values that levels are fitted to where settings are only tried
 
@@ -50,8 +50,8 @@ class WeightQuantization(Rounding, LayerByLayer):
         def rounded(simple: Encoded) -> Encoded:
             return Quantized.nearest(simple, settings.scheme, layer.layout, simple.plan.pruned)
 
-        done = encoded.mapped(rounded)
-        return done, Outcome(layer.name, self.asked(layer, settings), done.plan.label)
+        done = compensated_plainly(encoded, encoded.mapped(rounded), layer, settings)
+        return done, self.outcome(layer, done, settings)
 
     def trials(
         self, matrix: WeightMatrix, inputs: Covariance | None, choices: Sequence[Any]

@@ -9,6 +9,7 @@ from webapp.engine.errors import CheckpointRefused
 from webapp.engine.plugins import subclasses_in
 
 from .base import Encoded, FormInTraining, StoragePlan, TensorPart, furthest, half_dtype
+from .compensated import Compensated, CompensatedPlan
 from .composite import Composite, CompositePlan
 from .dense import Dense, DensePlan
 from .described import stored_facts, stored_plan

@@ -80,6 +80,7 @@ class Composite(Encoded):
     Plan: ClassVar[type[CompositePlan]]
     beside: ClassVar[tuple[str, ...]] = ()  # suffixes of what the file holds beside the factors
     chained: ClassVar[bool] = True  # the last product puts out what the layer does, and adds its bias
+    heads: ClassVar[tuple[str, ...]] = ()  # products that each run on what the layer is given, if not the first alone
 
     def __init__(self, *each: Encoded, transposed: bool = False) -> None:
         self.each, self.transposed, self.dtype = each, transposed, each[0].dtype
