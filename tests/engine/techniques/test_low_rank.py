@@ -11,10 +11,14 @@ from webapp.engine.architectures.factored_layers import FactoredModule
 from webapp.engine.data.batches import outputs, synthetic
 from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import LayerFacts
+from webapp.engine.math.whitening import metric, output_metric
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe, StepSettings
 from webapp.engine.run.predict import predict
 from webapp.engine.techniques import Context, Skip, technique
+from webapp.engine.techniques.calibration.drawn_loss import DrawnLoss
+from webapp.engine.techniques.calibration.gradients import learned
+from webapp.engine.techniques.low_rank.factorizations import MatrixForm
 from webapp.engine.weights import Dense, DensePlan, Factored, FactoredConv, Pivoted
 from webapp.engine.weights.artifact import read_model, write_model
 from webapp.engine.weights.model import Model
@@ -109,6 +113,62 @@ def test_a_layer_that_loses_too_much_may_stay_whole(inspected, apply_steps):
     assert model.weights["full.weight"].plan.plain
 
 
+def seen(rows, columns):
+    """A matrix (out, in), the metrics of its inputs and outputs, and their covariances."""
+    generator = torch.Generator().manual_seed(0)
+    weight, x, g = (torch.randn(n, m, generator=generator) for n, m in ((rows, columns), (40, columns), (40, rows)))
+    x, g = x * torch.linspace(0.1, 2, columns), g * torch.linspace(2, 0.1, rows)
+    h, g = (each.t().double() @ each.double() for each in (x, g))
+    return weight.double(), metric(h, 1e-9), output_metric(g, 1e-9), h, g
+
+
+@pytest.mark.parametrize("pivots", [True, False])
+@pytest.mark.parametrize("shape", [(6, 8), (8, 6)])
+def test_whitened_on_both_sides_loses_the_least_that_its_rank_can(shape, pivots):
+    """Of tr(G D H D^T), and as much as it was expected to; the outputs alone it meets less well."""
+    weight, inputs, outputs, h, g = seen(*shape)
+    form = MatrixForm(shape, pivots=pivots)
+    expected = form.expected(weight, inputs, outputs)
+    for option, told in zip(form.options, expected, strict=True):
+        lost = []
+        for sides in (outputs, None):
+            made = form.split(weight, inputs, sides).encoded(option, torch.float64).decode()
+            lost.append(0.5 * float(((g @ (made - weight) @ h) * (made - weight)).sum()))
+        assert lost[0] == pytest.approx(told, rel=1e-5, abs=1e-6)
+        assert lost[0] < lost[1] or lost[1] == pytest.approx(0, abs=1e-6)
+
+
+def test_ranks_that_are_spread_by_the_expected_loss_lose_less_than_the_same_share(mlp, apply_steps, given_batches):
+    data, loss = given_batches(mlp[1].architecture), {}
+    found = learned(Model.of_checkpoint(*mlp), mlp[1].layers, data.batches, 0, None, Silent(), as_learned)
+    for allocation in ("auto", "layer"):
+        model, outcomes = apply_steps(mlp, ("low_rank", {**WHITENED, "allocation": allocation}), data=data)
+        assert all(outcome.ok for outcome in outcomes)
+        assert sum(model.weights[f"{n}.weight"].plan.params for n in (0, 2)) <= 0.5 * (64 * 48 + 480)
+        loss[allocation] = 0.0
+        for name in ("0", "2"):
+            change = model.weights[f"{name}.weight"].decode() - weight(mlp, f"{name}.weight")
+            known = found.of(name)
+            loss[allocation] += float(((known["g"] @ change @ known["h"]) * change).sum())
+    assert 0 < loss["auto"] < loss["layer"]
+
+
+def as_learned(found):
+    return {"g": found.gradients[0], "h": found.inputs.mean[0]}
+
+
+def test_where_nothing_goes_back_the_outputs_count(mlp, apply_steps, given_batches, monkeypatch):
+    data = given_batches(mlp[1].architecture)
+    plainly, _ = apply_steps(mlp, ("low_rank", {**WHITENED, "counts": "outputs"}), data=data)
+    known, _ = apply_steps(mlp, ("low_rank", WHITENED), data=data)
+    monkeypatch.setattr(DrawnLoss, "of", lambda self, index, answers: answers[0].detach().sum())
+    without, outcomes = apply_steps(mlp, ("low_rank", WHITENED), data=data)
+    assert "no gradients" in outcomes[0].note
+    for name, encoded in plainly.weights.items():
+        assert torch.equal(encoded.decode(), without.weights[name].decode())
+    assert not torch.equal(known.weights["0.weight"].decode(), plainly.weights["0.weight"].decode())
+
+
 def test_whitened_needs_data_and_plain_does_not(mlp, apply_steps):
     low_rank = technique("low_rank")
     assert low_rank.needs_for(low_rank.Settings()) == frozenset()
@@ -128,7 +188,8 @@ def test_transformers_answer_from_their_file_as_in_memory(
     tiny(name, model_type).save_pretrained(tmp_path / "model")
     facts = bench.checkpoint(bench.zip_folder(tmp_path / "model"))
     spec, checkpoint = facts.architecture, (bench.out, facts)
-    steps = [("low_rank", {**WHITENED, "ratio": 0.7, **form}), ("weight_quantization", {"bits": 8})]
+    own = {**WHITENED, "ratio": 0.7, "allocation": "layer", **form}
+    steps = [("low_rank", own), ("weight_quantization", {"bits": 8})]
     model, _ = apply_steps(checkpoint, steps[0], data=given_batches(spec))
     factored = [e for e in model.weights.values() if isinstance(e, Factored | Pivoted)]
     assert len(factored) >= 8
@@ -184,7 +245,8 @@ def test_convolutions_run_as_their_factors_and_can_be_quantized(
     spec = cnn[1].architecture
     assert spec.family == "cnn"
     data, x = given_batches(spec), synthetic(spec, 9).inputs["x"]
-    steps = [("low_rank", {"method": method, "ratio": 0.6, **form}), ("weight_quantization", {"bits": 8})]
+    own = {"method": method, "ratio": 0.6, "allocation": "layer", **form}
+    steps = [("low_rank", own), ("weight_quantization", {"bits": 8})]
     model, outcomes = apply_steps(cnn, steps[0], data=data)
     assert not any(outcome.skipped for outcome in outcomes)
     assert isinstance(model.weights["3.weight"], kind)

@@ -25,6 +25,13 @@ def directions(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return (matrix @ v.flip(1)) * torch.where(alive, 1 / singular.clamp(min=1e-300), 0.0), singular
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """Those of `directions`, alone."""
+    gram = matrix @ matrix.t() if matrix.shape[0] <= matrix.shape[1] else matrix.t() @ matrix
+    squares: Tensor = torch.linalg.eigvalsh(gram)
+    return squares.flip(0).clamp(min=0).sqrt()
+
+
 def losses(singular: Tensor) -> Tensor:
     """(k + 1,): the share of the squared singular values that is lost at rank 0, 1, …, k."""
     squares = singular.double().square()

@@ -17,6 +17,7 @@ from webapp.engine.importers.gguf.importance import Entry
 from webapp.engine.lazy import torch
 from webapp.engine.progress import Report, tracked
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
+from webapp.engine.techniques.calibration.gradients import WIDEST
 from webapp.engine.techniques.calibration.matrices import WeightMatrix
 from webapp.engine.techniques.calibration.samples import TechniqueData, calibrating
 from webapp.engine.techniques.calibration.statistics import Covariance
@@ -178,6 +179,36 @@ class AtWork:
         return (
             held + models * WAITING_STATES * model.states(samples) + models * model.passes(samples.of(samples.rows, 1))
         )
+
+    @property
+    def blocks(self) -> int:
+        return (
+            max(1, round((self.model.floats - self.model.outside_whole) / self.model.block)) if self.model.block else 1
+        )
+
+    def backward(self) -> int:
+        """Of a pass forward and backward, a part of the model in memory, that learns the gradients' covariances."""
+        samples, model = self.calibrating, self.model
+        if samples is None:
+            return 0
+        one = samples.of(samples.rows, 1)
+        held = model.outside_whole + model.block if model.block else model.whole
+        held += 2 * model.states(samples) + model.passes(one) + model.backward(one) // self.blocks
+        return held + 3 * (self.covariances(True) // self.blocks)
+
+    def learned(self) -> int:
+        """What such a pass keeps on the disk: the states between the blocks, and the gradients' covariances."""
+        states = (self.blocks + 1) * self.model.states(self.calibrating) if self.calibrating else 0
+        return self.covariances(False) + states
+
+    def covariances(self, inputs: bool) -> int:
+        """Bytes of those of the gradients at all matrices' outputs, and of their inputs."""
+        found = 0
+        for layer in self.layers:
+            if layer.kind in MATRICES:
+                rows = layer.layout.rows(layer.shape)
+                found += 4 * (rows**2 if rows <= WIDEST else rows) + (4 * _inputs(layer) ** 2 if inputs else 0)
+        return found
 
     def kept(self, file_bytes: int) -> int:
         """What a walk through the blocks keeps on the disk (`KeptBlocks`): the weights that it changed, at most all of

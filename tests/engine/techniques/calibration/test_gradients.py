@@ -47,8 +47,24 @@ def by_hand(model, layers, data, seed):
     return {name: total / loss.count for name, total in sums.items()}
 
 
+def test_they_are_drawn_towards_the_identity_as_far_as_batches_differ():
+    """Closer to what all samples would give than the sum is, and left alone where all batches agree."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(24, 24, generator=generator) * torch.linspace(0.2, 2, 24)
+    batches, alike = gradients._Batches(), gradients._Batches()
+    for _ in range(8):
+        rows = torch.randn(6, 24, generator=generator) @ root.t()
+        batches.add((rows.t() @ rows)[None])
+        alike.add((root @ root.t())[None])
+    true = 48 * root @ root.t()
+    assert (batches.shrunk()[0] - true).norm() < 0.9 * (batches.total[0] - true).norm()
+    torch.testing.assert_close(batches.shrunk()[0].trace(), batches.total[0].trace())
+    torch.testing.assert_close(alike.shrunk()[0], 8 * root @ root.t())
+
+
 @pytest.mark.parametrize(("family", "task"), [("llama", None), ("bert", "embedding"), ("mlp", "classification")])
-def test_they_are_those_of_the_whole_model(family, task, tmp_path):
+def test_they_are_those_of_the_whole_model(family, task, tmp_path, monkeypatch):
+    monkeypatch.setattr(gradients._Batches, "shrunk", lambda self: self.total)
     model, layers, data = given(family, task)
     found = learned(model, layers, data, 0, tmp_path, Silent(), both)
     expected = by_hand(model, layers, data, 0)

@@ -4,16 +4,22 @@ A change ΔW costs about ½ tr(G ΔW H ΔWᵀ) in the unit of the receipt (nats,
 inputs' covariance H, both of the model as the step begins (K-FAC; Martens & Grosse 2015,
 https://arxiv.org/abs/1503.05671; at many places of a sample "expand" of https://arxiv.org/abs/2311.00636). One pass
 forward and backward, block by block: of each part `learn` keeps what a technique needs, in the scratch folder.
+
+Gradients have heavy tails, and those at the places of a sample are alike, so there are fewer than it seems: G is drawn
+towards a multiple of the identity as far as it differs from batch to batch (Ledoit & Wolf 2004,
+https://doi.org/10.1016/S0047-259X(03)00096-4, with batches for observations).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from webapp.engine.data.batches import Batch
@@ -38,8 +44,8 @@ NO_PATH = ("require grad", "derivative", "inference tensor")  # what torch says 
 
 @dataclass(frozen=True)
 class MatrixGradients:
-    """Of a matrix: G as `gradients` (groups, outputs, outputs), float32, or of more than WIDEST outputs its diagonal
-    (groups, outputs); and its `inputs`, which those that read the same share."""
+    """Of a matrix: G, drawn towards the identity, as `gradients` (groups, outputs, outputs), float32, or of more than
+    WIDEST outputs its diagonal (groups, outputs); and its `inputs`, which those that read the same share."""
 
     matrix: WeightMatrix
     gradients: Tensor
@@ -52,8 +58,9 @@ Learn = Callable[[MatrixGradients], Mapping[str, Tensor]]
 class Learned:
     """What was learned of each matrix, by its path; read from the disk when it is asked for."""
 
-    def __init__(self, folder: Path, parts: int, own: TemporaryDirectory[str] | None = None) -> None:
-        self._own = own  # lives as long as what lies in it
+    def __init__(self, folder: Path, parts: int, temporary: bool) -> None:
+        if temporary:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._tensors: dict[str, dict[str, Any]] = {}
         for number in range(parts):
             for name, tensor in lazy_tensors(_part(folder, number)).items():
@@ -87,12 +94,11 @@ def learned(
     Matrices that no gradient reached are not asked about; factors of a layer are matrices of their own, like the sides
     of `WeightMatrix`. A process that is killed goes on from the part that it was at.
     """
-    own = TemporaryDirectory() if scratch is None else None
-    folder = Path(own.name) if own else (scratch or Path()) / "gradients"
+    folder = Path(mkdtemp()) if scratch is None else scratch / "gradients"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / DONE
     if done.exists():
-        return Learned(folder, json.loads(done.read_text(encoding="utf8"))["parts"], own)
+        return Learned(folder, json.loads(done.read_text(encoding="utf8"))["parts"], False)
     assert model.architecture is not None
     loss = DrawnLoss(model.architecture, data, seed)
     parts = 0
@@ -110,7 +116,7 @@ def learned(
     unfinished.replace(done)
     for path in folder.glob("*.pt"):
         path.unlink()
-    return Learned(folder, parts, own)
+    return Learned(folder, parts, temporary=scratch is None)
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -160,7 +166,7 @@ class _GradientWatch:
         self.part, self.matrices = part, matrices
         self.mask: Tensor | None = None
         self.inputs: dict[str, Covariance] = {}  # by the path of the first that is given them
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, _Batches] = {}
         self.first: dict[str, str] = {}
         self.seen: list[tuple[Tensor, tuple[Any, ...], str]] = []  # of this batch: inputs, and who was given them
 
@@ -181,8 +187,8 @@ class _GradientWatch:
         """G is summed over the places and divided by `count`, the drawn loss's."""
         for matrix in self.matrices:
             sums, inputs = self.sums.pop(matrix.path, None), self.inputs.get(self.first.get(matrix.path, ""))
-            if sums is not None and inputs is not None and bool(sums.isfinite().all()) and bool(sums.any()):
-                yield MatrixGradients(matrix, sums / count, inputs)
+            if sums is not None and inputs is not None and sums.usable:
+                yield MatrixGradients(matrix, sums.shrunk() / count, inputs)
 
     def _hooked(self, matrix: WeightMatrix) -> Any:
         module = self.part.module.get_submodule(matrix.path.removeprefix(self.part.prefix))
@@ -218,13 +224,43 @@ class _GradientWatch:
             rows = rows[self.mask]
         rows = rows.reshape(-1, *rows.shape[-2:]).float()
         groups, outputs = rows.shape[1:]
-        if matrix.path not in self.sums:
-            shape = (groups, outputs, outputs) if outputs <= WIDEST else (groups, outputs)
-            self.sums[matrix.path] = torch.zeros(shape)
-        sums = self.sums[matrix.path]
-        for group in range(groups):
-            x = rows[:, group]
-            if sums.dim() == 3:
-                sums[group].addmm_(x.t(), x)
-            else:
-                sums[group] += x.square().sum(0)
+        if outputs > WIDEST:
+            found = rows.square().sum(0)
+        else:
+            found = torch.stack([rows[:, group].t() @ rows[:, group] for group in range(groups)])
+        self.sums.setdefault(matrix.path, _Batches()).add(found)
+
+
+class _Batches:
+    """The sum of a covariance (groups, n, n), or its diagonal (groups, n), over batches, and how far they differ."""
+
+    def __init__(self) -> None:
+        self.count, self.total = 0, torch.empty(0)
+        self.squares = torch.empty(0)  # (groups,): of all values of a batch's, summed over the batches
+
+    def add(self, found: Tensor) -> None:
+        squares = found.flatten(1).square().sum(1)
+        if self.count:
+            self.total += found
+            self.squares += squares
+        else:
+            self.total, self.squares = found, squares
+        self.count += 1
+
+    @property
+    def usable(self) -> bool:
+        return bool(self.total.isfinite().all()) and bool(self.total.any())
+
+    def shrunk(self) -> Tensor:
+        """The sum, each group's drawn towards a multiple of the identity by what the sum is off by chance."""
+        total = self.total
+        diagonal = total if total.dim() == 2 else total.diagonal(dim1=1, dim2=2)
+        level = diagonal.mean(1)
+        squares = total.flatten(1).square().sum(1)
+        apart = squares - diagonal.shape[1] * level.square()  # |S - level I|^2
+        chance = (self.squares - squares / self.count) * self.count / max(self.count - 1, 1)
+        share = (chance / apart.clamp(min=1e-30)).clamp(0, 1)
+        share = share.view(-1, *[1] * (total.dim() - 1))
+        found = total * (1 - share)
+        (found if total.dim() == 2 else found.diagonal(dim1=1, dim2=2)).add_(share.view(-1, 1) * level[:, None])
+        return found

@@ -9,27 +9,30 @@ from typing import Any, Literal
 
 from webapp.engine.data.memory import ModelMemory
 from webapp.engine.facts import LayerFacts
-from webapp.engine.lazy import torch
+from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import ranks, whitening
 from webapp.engine.progress import ProgressPart, Report
 from webapp.engine.recipe import StepSettings, TechniqueSettings, setting
 from webapp.engine.techniques.base import LARGE, MATRICES, AtWork, Context, Need, Outcome, Skip, Technique, missed
 from webapp.engine.techniques.calibration import Covariance, KeptBlocks, WeightMatrix
 from webapp.engine.techniques.calibration.block_by_block import UNREACHED
+from webapp.engine.techniques.calibration.gradients import Learned, MatrixGradients, learned
 from webapp.engine.weights import Encoded, StoragePlan
 from webapp.engine.weights.held import KEPT_BYTES
 from webapp.engine.weights.model import Model
 from webapp.units import percent
 
-from .factor_goals import Goal, plain_goals, whitened_goals
+from .factor_goals import LOSSES, Goal, expected_losses, plain_goals, whitened_goals
 from .factorizations import Factorization, MatrixForm, Ranks, SpatialForm, Split, TuckerForm
 
 UNFACTORED = {
     "recurrent": "the operator that runs it takes whole matrices only",
     "experts": "the operator that runs the experts takes whole matrices only",
 }
+NO_GRADIENTS = "there are no gradients of this model, so all errors of its outputs count alike"
 RATIOS = (0.7, 0.4)  # that a budget may choose from
 FINER = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)  # of a large layer
+BACKWARD = 8  # batches that are gone back through, about: chunks of text, or a few dozen samples each
 SURVEY = 0.25  # of the samples, and about of the time: enough to say what each rank of each layer would lose
 
 
@@ -43,7 +46,7 @@ class LowRank(Technique):
         "models lose much accuracy without calibration data, and far less with it (method whitened)."
     )
     paper = "https://arxiv.org/abs/2403.07378"
-    version = 2
+    version = 3
     needs = frozenset({"calibration", "architecture"})
     layers = MATRICES
 
@@ -72,11 +75,12 @@ class LowRank(Technique):
             gt=0.0,
             lt=1.0,
         )
-        allocation: Literal["layer", "global"] = setting(
-            "layer",
+        allocation: Literal["auto", "layer", "global"] = setting(
+            "auto",
             "Parameter budget",
             "layer: each layer keeps this share. global: all layers that are asked for the same share keep it "
-            "together; those that would lose more get more.",
+            "together; those that would lose more get more, and some may stay whole. auto: global where the expected "
+            "loss is known, else layer.",
             show_when={"by": "ratio"},
         )
         rank: int = setting(
@@ -113,6 +117,14 @@ class LowRank(Technique):
             "the rows of a matrix. 1 x 1 convolutions are matrices in any case.",
             per_layer=True,
         )
+        counts: Literal["loss", "outputs"] = setting(
+            "loss",
+            "What counts",
+            "outputs: every error of a layer's outputs alike. loss: as much as it is expected to change the model's "
+            "answers, going by one pass backward over some of the samples; like outputs where a model cannot be gone "
+            "back through.",
+            show_when={"method": "whitened"},
+        )
         samples: int = setting(
             0,
             "Calibration samples",
@@ -145,7 +157,8 @@ class LowRank(Technique):
 
     def options(self, layer: LayerFacts, plan: StoragePlan, share: float) -> Iterable[Mapping[str, Any]]:
         if not self.refuses(plan):
-            yield from ({"method": "whitened", "ratio": ratio} for ratio in (FINER if share > LARGE else RATIOS))
+            each = {"method": "whitened", "allocation": "layer"}
+            yield from ({**each, "ratio": ratio} for ratio in (FINER if share > LARGE else RATIOS))
 
     def named(self, settings: Any) -> str:
         return f"{percent(settings.ratio, 0)} of its parameters in factors"
@@ -176,22 +189,27 @@ class LowRank(Technique):
         found = int(self.copies * at.largest) + KEPT_BYTES
         if at.settings.own.method == "plain":
             return found
-        return found + int(self.covariances * at.covariance) + at.walk(2)
+        walk = int(self.covariances * at.covariance) + at.walk(2)
+        return found + (max(walk, at.backward()) if _goes_back(at.settings.own) else walk)
 
     def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
-        return at.kept(file_bytes)
+        return at.kept(file_bytes) + (at.learned() if at.walks and _goes_back(at.settings.own) else 0)
 
     def apply(self, model: Model, settings: StepSettings, context: Context) -> list[Outcome]:
+        gradients = _gradients(model, settings, context)
         with torch.no_grad():
-            start, shared = 0.0, dict[str, Ranks | None]()
-            if any(_shared(settings.of(layer)) for layer in context.layers):
-                start, shared = SURVEY, _allocated(model, settings, context)
+            start, shared = SURVEY if gradients else 0.0, dict[str, Ranks | None]()
+            if gradients is not None:
+                shared = _allocated(_expected(gradients, settings, context.layers))
+            elif any(_surveyed(settings.of(layer)) for layer in context.layers):
+                start, shared = SURVEY, _allocated(_survey(model, settings, context))
             found: dict[str, list[Outcome]] = {}
             kept = KeptBlocks(context.scratch, model, found)
-            for goal in _goals(
-                model, settings.own, context, ProgressPart(context.report, start, 1.0), self.title, kept
-            ):
+            report = ProgressPart(context.report, start, 1.0)
+            for goal in _goals(model, settings.own, context, report, self.title, kept, gradients):
                 own = settings.of(goal.layer)
+                if gradients is None and _goes_back(settings.own):
+                    goal = replace(goal, note="; ".join(filter(None, (goal.note, NO_GRADIENTS))))
                 try:
                     found[goal.layer.name] = [_factorized(goal, own, shared)]
                 except Skip as reason:
@@ -205,25 +223,49 @@ class LowRank(Technique):
         ]
 
 
+def _gradients(model: Model, settings: StepSettings, context: Context) -> Learned | None:
+    """Of the model as the step begins, with what each rank of each layer is expected to lose."""
+    if not _goes_back(settings.own):
+        return None
+    layers = [layer for layer in context.layers if layer.kind not in UNFACTORED and layer.groups == 1]
+    data = context.calibration(settings.own.samples)
+
+    def learn(found: MatrixGradients) -> dict[str, Tensor]:
+        own, form = settings.of(found.matrix.layer), None
+        if _shared(own):
+            form = _form(found.matrix.layer, own)
+        return expected_losses(found, form if form and form.options else None)
+
+    report = ProgressPart(context.report, 0.0, SURVEY)
+    return learned(model, layers, data[:: max(1, len(data) // BACKWARD)], context.seed, context.scratch, report, learn)
+
+
 def _goals(
-    model: Model, settings: Any, context: Context, report: Report, title: str, kept: KeptBlocks | None = None
+    model: Model,
+    settings: Any,
+    context: Context,
+    report: Report,
+    title: str,
+    kept: KeptBlocks | None = None,
+    gradients: Learned | None = None,
 ) -> Iterator[Goal]:
     """Without blocks that are `kept`, a survey on some of the samples."""
     if settings.method == "plain":
         return plain_goals(model, context.layers, report, title)
     data = context.calibration(settings.samples)
-    return whitened_goals(model, context.layers, data if kept else data[:: round(1 / SURVEY)], report, title, kept)
+    some = data if kept else data[:: round(1 / SURVEY)]
+    return whitened_goals(model, context.layers, some, report, title, kept, gradients)
 
 
 def _factorized(goal: Goal, settings: Any, shared: Mapping[str, Ranks | None]) -> Outcome:
     form = _form(goal.layer, settings)
     if not form.options:
         raise Skip(_useless(form))
-    given = shared[goal.layer.name] if _shared(settings) else None
-    if _shared(settings) and given is None:
+    given = shared.get(goal.layer.name)
+    if given is None and goal.layer.name in shared:
         why = "it would lose more than others, so they made the room"
         return Outcome(goal.layer.name, _asked(settings), "left as it is", note=why)
-    split = form.split(goal.target, goal.metric)
+    split = form.split(goal.target, goal.metric, goal.outputs)
     chosen = given or _chosen(form, settings, split)
     encoded = split.encoded(chosen, goal.dtype)
     goal.keep(encoded)
@@ -258,16 +300,41 @@ def _short(form: Factorization, chosen: Ranks, share: float, settings: Any) -> s
     return f"the next higher rank holds {percent(form.values(form.options[above]) / form.size)}"
 
 
-def _allocated(model: Model, settings: StepSettings, context: Context) -> dict[str, Ranks | None]:
+Pooled = tuple[float, str, Factorization, list[float]]  # the share, the layer's name, what each rank would lose
+
+
+def _allocated(pooled: Iterable[Pooled]) -> dict[str, Ranks | None]:
     """The ranks by layer's name that lose least within the share of all that are asked for the same one.
 
     None where a layer stays whole.
     """
-    pools: dict[float, list[tuple[str, Factorization, list[float]]]] = {}
+    pools: dict[float, list[Pooled]] = {}
+    for one in pooled:
+        pools.setdefault(one[0], []).append(one)
+    found: dict[str, Ranks | None] = {}
+    for ratio, pool in pools.items():
+        forms = [form for _, _, form, _ in pool]
+        costs = [[*form.costs, form.size] for form in forms]
+        budget = ratio * sum(form.size for form in forms)
+        taken = ranks.allocate(costs, [[*losses, 0.0] for *_, losses in pool], budget)
+        for (_, name, form, _), option in zip(pool, taken, strict=True):
+            found[name] = form.options[option] if option < len(form.options) else None
+    return found
+
+
+def _expected(gradients: Learned, settings: StepSettings, layers: Iterable[LayerFacts]) -> Iterator[Pooled]:
+    for layer in layers:
+        own = settings.of(layer)
+        losses = gradients.get(layer.name, LOSSES) if _shared(own) else None
+        if losses is not None:
+            yield own.ratio, layer.name, _form(layer, own), losses.tolist()
+
+
+def _survey(model: Model, settings: StepSettings, context: Context) -> Iterator[Pooled]:
     report = ProgressPart(context.report, 0.0, SURVEY)
     for goal in _goals(model, settings.own, context, report, "Finding what each rank would lose"):
         own = settings.of(goal.layer)
-        if not _shared(own):
+        if not _surveyed(own):
             continue
         try:
             form = _form(goal.layer, own)
@@ -276,16 +343,7 @@ def _allocated(model: Model, settings: StepSettings, context: Context) -> dict[s
         if form.options:
             split = form.split(goal.target, goal.metric)
             weight = _weight(goal, split, form.options[ranks.within(form.costs, own.ratio * form.size)])
-            losses = [*(weight * lost for lost in split.losses), 0.0]
-            pools.setdefault(own.ratio, []).append((goal.layer.name, form, losses))
-    found: dict[str, Ranks | None] = {}
-    for ratio, pool in pools.items():
-        budget = ratio * sum(form.size for _, form, _ in pool)
-        costs = [[*form.costs, form.size] for _, form, _ in pool]
-        taken = ranks.allocate(costs, [losses for _, _, losses in pool], budget)
-        for (name, form, _), option in zip(pool, taken, strict=True):
-            found[name] = form.options[option] if option < len(form.options) else None
-    return found
+            yield own.ratio, goal.layer.name, form, [weight * lost for lost in split.losses]
 
 
 def _weight(goal: Goal, split: Split, trial: Ranks) -> float:
@@ -359,7 +417,18 @@ def _dimensions(form: Factorization) -> str:
     return " x ".join(map(str, form.shape))
 
 
+def _goes_back(settings: Any) -> bool:
+    return bool(settings.method == "whitened" and settings.counts == "loss")
+
+
 def _shared(settings: Any) -> bool:
+    """Whether layers share their budget, should the expected loss be known."""
+    every = settings.allocation == "global" or (settings.allocation == "auto" and _goes_back(settings))
+    return bool(settings.by == "ratio" and every)
+
+
+def _surveyed(settings: Any) -> bool:
+    """Whether they do in any case."""
     return bool(settings.by == "ratio" and settings.allocation == "global")
 
 

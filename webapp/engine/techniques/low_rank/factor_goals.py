@@ -10,7 +10,7 @@ from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import whitening
-from webapp.engine.math.whitening import InputMetric
+from webapp.engine.math.whitening import InputMetric, OutputMetric
 from webapp.engine.progress import Report, tracked
 from webapp.engine.techniques.calibration import (
     CalibrationBlock,
@@ -20,16 +20,21 @@ from webapp.engine.techniques.calibration import (
     WeightMatrix,
     calibration_blocks,
 )
+from webapp.engine.techniques.calibration.gradients import Learned, MatrixGradients
 from webapp.engine.weights import Dense, Encoded
 from webapp.engine.weights.model import Model
 
+from .factorizations import Factorization
+
 ROUNDING = 2.0**-22  # of sums in float32, beside their trace
+GRADIENTS, LOSSES = "gradients", "losses"  # what is learned of a matrix before the walk
 TRIALS = 4  # batches on which the effect of one layer's factors on its block is measured
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`target` float64 (out, in * kernel); without a `metric` every direction of the inputs counts alike.
+    """`target` float64 (out, in * kernel); without a `metric` every direction of the inputs counts alike, and without
+    `outputs` every output.
 
     `keep` puts the factors into the model; what comes after them is then seen with them in place. `effect` says how
     much they would change what the block puts out, as a share of its squares; None where nothing runs.
@@ -42,6 +47,7 @@ class Goal:
     keep: Callable[[Encoded], None]
     note: str = ""
     effect: Callable[[Encoded], float] | None = None
+    outputs: OutputMetric | None = None
 
 
 def plain_goals(model: Model, layers: Sequence[LayerFacts], report: Report, title: str) -> Iterator[Goal]:
@@ -63,8 +69,10 @@ def whitened_goals(
     report: Report,
     title: str,
     kept: KeptBlocks | None,
+    gradients: Learned | None = None,
 ) -> Iterator[Goal]:
-    """What answers best on each layer's inputs, in the metric of these inputs; layers in the order in which they run.
+    """What answers best on each layer's inputs, in the metric of these inputs and, where they are known, of the
+    gradients at its outputs; layers in the order in which they run.
 
     Where blocks are `kept` the inputs are those that the factors kept so far leave, and the answers are the original's;
     else nothing may be put into the model. Where a layer has a bias, the bias takes what is lost in the mean.
@@ -79,7 +87,27 @@ def whitened_goals(
                     key = (id(found), bias is not None)
                     if key not in inputs:
                         inputs[key] = _Inputs(found, centred=bias is not None)
-                    yield _goal(block, matrix, inputs[key], bias, trial)
+                    seen = None if gradients is None else gradients.get(matrix.path, GRADIENTS)
+                    outputs = None if seen is None else whitening.output_metric(seen)
+                    yield _goal(block, matrix, inputs[key], bias, trial, outputs)
+
+
+def expected_losses(found: MatrixGradients, form: Factorization | None) -> dict[str, Tensor]:
+    """The gradients' covariance, and what each of the form's ranks is expected to lose, in the unit of the receipt.
+
+    About the mean where a bias takes what is lost in it.
+    """
+    if found.matrix.groups > 1:
+        return {}
+    kept, outputs = {GRADIENTS: found.gradients[0]}, whitening.output_metric(found.gradients[0])
+    if form is None or outputs is None:
+        return kept
+    centred = f"{found.matrix.layer.name}.bias" in found.matrix.model.weights
+    if centred not in found.inputs.shared:
+        found.inputs.shared[centred] = _Inputs(found.inputs, centred).metric
+    metric: InputMetric = found.inputs.shared[centred]
+    losses = torch.tensor(form.expected(found.matrix.floats().double(), metric, outputs)) / found.inputs.count
+    return kept | {LOSSES: losses}
 
 
 class _BlockOutputs:
@@ -119,7 +147,12 @@ class _Inputs:
 
 
 def _goal(
-    block: CalibrationBlock, matrix: WeightMatrix, inputs: _Inputs, bias: nn.Parameter | None, trial: _BlockOutputs
+    block: CalibrationBlock,
+    matrix: WeightMatrix,
+    inputs: _Inputs,
+    bias: nn.Parameter | None,
+    trial: _BlockOutputs,
+    outputs: OutputMetric | None,
 ) -> Goal:
     weight, metric = matrix.floats().double(), inputs.metric
     target = weight if inputs.cross is None else whitening.target(weight, metric, inputs.cross)
@@ -134,7 +167,8 @@ def _goal(
             matrix.model.weights[name] = Dense(moved)
             bias.data = moved.to(bias.dtype)
 
-    return Goal(matrix.layer, matrix.encoded.dtype, target, metric, keep, metric.note, partial(trial.effect, matrix))
+    effect = partial(trial.effect, matrix)
+    return Goal(matrix.layer, matrix.encoded.dtype, target, metric, keep, metric.note, effect, outputs)
 
 
 def _bias(block: CalibrationBlock, matrix: WeightMatrix) -> nn.Parameter | None:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import factorization, ranks, tucker
-from webapp.engine.math.whitening import InputMetric
+from webapp.engine.math.whitening import InputMetric, OutputMetric
 from webapp.engine.weights import (
     Dense,
     DensePlan,
@@ -77,8 +77,16 @@ class Factorization(ABC):
         return FactoredConvPlan(plan.shape, plan.dtype, self.factor_plans(plan, chosen), self.transposed)
 
     @abstractmethod
-    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
-        """target float64 (out, in * kernel), to be met in this metric of its inputs; None: in every direction alike."""
+    def split(self, target: Tensor, metric: InputMetric | None, outputs: OutputMetric | None = None) -> Split:
+        """target float64 (out, in * kernel), to be met in this metric of its inputs; None: in every direction alike.
+
+        And in this metric of its outputs, where the form can: a chain of convolutions meets all of them alike.
+        """
+
+    def expected(self, target: Tensor, metric: InputMetric, outputs: OutputMetric) -> list[float]:
+        """Half of the squared error in both metrics that each of the options leaves."""
+        whole = float(outputs.into(target @ metric.root).square().sum())
+        return [0.5 * whole * lost for lost in self.split(target, metric, outputs).losses]
 
     def factor_plans(self, plan: StoragePlan, chosen: Ranks) -> tuple[StoragePlan, ...]:
         return tuple(DensePlan(shape, plan.dtype) for shape in self.shapes(chosen))
@@ -132,8 +140,14 @@ class MatrixForm(Factorization):
             return super().plan(plan, chosen)
         return FactoredPlan(plan.shape, plan.dtype, each if self.transposed else each[::-1])
 
-    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
-        return _MatrixSplit(self, target, metric)
+    def split(self, target: Tensor, metric: InputMetric | None, outputs: OutputMetric | None = None) -> Split:
+        return _MatrixSplit(self, target, metric, outputs)
+
+    def expected(self, target: Tensor, metric: InputMetric, outputs: OutputMetric) -> list[float]:
+        singular = factorization.singular_values(outputs.into(target) @ metric.root)
+        whole = 0.5 * float(singular.square().sum())
+        lost: list[float] = (whole * factorization.losses(singular)).tolist()
+        return [lost[rank] for (rank,) in self.options]
 
 
 class _OneRankSplit(Split):
@@ -146,14 +160,18 @@ class _OneRankSplit(Split):
 class _MatrixSplit(_OneRankSplit):
     form: MatrixForm
 
-    def __init__(self, form: MatrixForm, target: Tensor, metric: InputMetric | None) -> None:
-        self.form, self.target = form, target
-        self.basis, singular = factorization.directions(target @ metric.root if metric else target)
+    def __init__(
+        self, form: MatrixForm, target: Tensor, metric: InputMetric | None, outputs: OutputMetric | None
+    ) -> None:
+        self.form, self.outputs = form, outputs
+        self.target = outputs.into(target) if outputs else target
+        self.basis, singular = factorization.directions(self.target @ metric.root if metric else self.target)
         self.by_rank = factorization.losses(singular).tolist()
 
     def encoded(self, chosen: Ranks, dtype: torch.dtype) -> Encoded:
         left = self.basis[:, : chosen[0]]
         right = left.t() @ self.target
+        left = self.outputs.back(left) if self.outputs else left
         form, (first, second) = self.form, self.form.shapes(chosen)
         if form.pivots:
             pivots, second_values = factorization.pivoted(left)
@@ -184,7 +202,7 @@ class SpatialForm(Factorization):
         shapes = (rank, inputs, height, *[1] * len(width)), (outputs, rank, 1, *width)
         return [self.as_stored(shape) for shape in shapes]
 
-    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
+    def split(self, target: Tensor, metric: InputMetric | None, outputs: OutputMetric | None = None) -> Split:
         return _SpatialSplit(self, target, metric)
 
 
@@ -227,7 +245,7 @@ class TuckerForm(Factorization):
         shapes = (inner, inputs, *ones), (outer, inner, *kernel), (outputs, outer, *ones)
         return [self.as_stored(shape) for shape in shapes]
 
-    def split(self, target: Tensor, metric: InputMetric | None) -> Split:
+    def split(self, target: Tensor, metric: InputMetric | None, outputs: OutputMetric | None = None) -> Split:
         return _TuckerSplit(self, target, metric)
 
 
