@@ -179,6 +179,8 @@ def test_the_digits_within_half_a_point_are_smaller_than_the_presets_make_them(a
     ROWS.append(f"| digits: at most {POINTS} points lost | {found['size_bytes']:,} | | | | |")
     sizes = []
     for preset in PRESETS:
+        if any("trains" in step.settings for step in preset.recipe.steps):
+            continue  # a budget trains nothing, and does not stand against what is healed
         run = api.finished(api.run(profile.checkpoint, preset.recipe.as_dict(), digits)["id"], FINISHED_WITHIN_SECONDS)
         if run["state"] == "succeeded":
             before, after = (run[which]["metrics"]["accuracy"]["value"] for which in ("baseline", "result"))

@@ -157,6 +157,7 @@ ON_TEXT = [
     ("sparsegpt", {"sparsity": 0.5, "samples": 8}),
     ("low_rank", {"method": "whitened", "samples": 8}),
     ("distillation", {"epochs": 0.1}),
+    ("distillation", {"epochs": 0.1, "trains": "scales"}),
     ("distillation", {"epochs": 0.1, "attention_weight": 1.0}),
 ]
 
