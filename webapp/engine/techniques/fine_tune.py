@@ -23,6 +23,7 @@ class FineTune(ByTraining):
         "integers on their grid. Costs a training."
     )
     paper = "https://arxiv.org/abs/2106.09685"
+    version = 2
 
     class Settings(TrainingSettings):
         lora_rank: int = setting(
