@@ -160,7 +160,7 @@ SMOLLM2 = [
         "2:4 + 4 bits, healed",
         NO_TOOL,
         {"perplexity": 45, "cpu_s": 400},
-        [("sparsegpt", {"pattern": "2:4"}), ("gptq", {"bits": 4, **GROUPS_OF_64}), HEALED],
+        [("sparsegpt", {"pattern": "2:4"}), ("weight_quantization", {"bits": 4, **GROUPS_OF_64}, BLOCKS), HEALED],
     ),
 ]
 MINILM = [

@@ -99,7 +99,7 @@ class TrainingSettings(TechniqueSettings):
     patience: int = setting(
         5,
         "Patience",
-        "Training stops after so many evaluations (ten where they take little of its time) without improvement; 0: never.",
+        "Training stops after so many evaluations (ten where they cost little) without improvement; 0: never.",
         unit="evaluations",
         ge=0,
         le=1000,
