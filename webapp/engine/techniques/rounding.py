@@ -100,8 +100,9 @@ class RoundingSettings(TechniqueSettings):
         0,
         "Low-rank error compensation (rank)",
         "Adds to each linear layer and convolution two factors of this rank, in 4 bits, for what rounding took away. "
-        "In the same bytes 16 keeps more than half the group size does, at 2 to 4 bits; more bits for some of the "
-        "layers keep as much. GGUF and transformers.zip cannot hold it. 0: none.",
+        "With gptq 8 to 16 keep more than groups of half the size in the same bytes, at 2 and 3 bits. Without data "
+        "8 kept less of a small encoder, and more bits for some of the layers keep as much. GGUF and transformers.zip "
+        "cannot hold it. 0: none.",
         per_layer=True,
         ge=0,
         le=1024,
