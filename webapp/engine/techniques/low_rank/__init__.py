@@ -122,7 +122,8 @@ class LowRank(Technique):
             "What counts",
             "outputs: every error of a layer's outputs alike. loss: as much as it is expected to change the model's "
             "answers, going by one pass backward over some of the samples; like outputs where a model cannot be gone "
-            "back through.",
+            "back through. Language models gain most; of a small convolutional network outputs and a global budget "
+            "lost less.",
             show_when={"method": "whitened"},
         )
         samples: int = setting(
