@@ -112,26 +112,3 @@ def test_damping_rises_until_the_covariance_can_be_inverted():
     one = torch.ones(8, 8)
     assert gptq.problem(torch.randn(6, 8), one - 0.03 * torch.eye(8), 0.01, True) is not None
     assert gptq.problem(torch.randn(6, 8), torch.full((8, 8), float("nan")), 0.01, True) is None
-
-
-def test_damping_is_chosen_by_inputs_held_back():
-    """Of few samples much is chance, and wants damping; of many little is."""
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(48, 48, generator=generator)
-    few, many, held = (torch.randn(n, 48, generator=generator) @ mix for n in (60, 20000, 4000))
-    matrix, scheme = torch.randn(32, 48, generator=generator), QuantizationScheme(3, 16, search=True)
-
-    def chosen(x):
-        return gptq.chosen_damping(matrix, x.t() @ x / len(x), held.t() @ held / len(held), scheme, True)
-
-    assert chosen(few) > chosen(many)
-
-
-@pytest.mark.parametrize(("bits", "least"), [(2, 0.5), (3, 0.7), (4, 0.8), (8, 0.9)])  # few bits clip
-@pytest.mark.parametrize("group", [0, 32])
-def test_the_expected_error_is_that_of_the_codes(bits, least, group):
-    given, scheme = posed(64, 96), QuantizationScheme(bits, group, search=bits < 8)
-    grid = fit_grid(given.matrix, scheme, given.weights)
-    change = gptq.expected(given, grid) - given.matrix
-    expected, found = ((change @ given.hessian) * change).sum(), given.errors(gptq.rounded(given, grid), grid).sum()
-    assert least < float(expected / found) < 1.1

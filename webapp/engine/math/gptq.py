@@ -6,18 +6,15 @@ GPTQ: Frantar et al. 2022, https://arxiv.org/abs/2210.17323, in its form by Chol
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from webapp.engine.lazy import Tensor, torch
 
-from .grids import QuantizationScheme, fit_grid
 from .obs import FAINTEST
 from .quantizers import Grid, codes_of, dequantize, nearest_units, nearest_values, quantize
 
 BLOCK = 128  # columns whose errors reach the columns after them in one product
-DAMPINGS = (0.01, 0.05, 0.25)  # to choose from
-MOST_DAMPING = 1.0
+LEAST_DAMPING, MOST_DAMPING = 1e-4, 1.0  # where it has to be raised
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,13 @@ class RoundingProblem:
     hessian: Tensor
     order: Tensor
     factor: Tensor
+
+    @property
+    def half(self) -> Tensor:
+        """F (columns, columns) with F^T F = H^-1, columns as they are."""
+        found = torch.empty_like(self.factor)
+        found[:, self.order] = self.factor
+        return found
 
     @property
     def weights(self) -> Tensor:
@@ -61,31 +65,17 @@ def problem(matrix: Tensor, covariance: Tensor, damping: float, act_order: bool)
         factor = _factor_of_inverse(hessian[order][:, order])
         if factor is not None:
             return RoundingProblem(matrix, hessian, order, factor)
-        damping *= 10
+        damping = max(10 * damping, LEAST_DAMPING)
     return None
 
 
-def chosen_damping(matrix: Tensor, kept: Tensor, held: Tensor, scheme: QuantizationScheme, act_order: bool) -> float:
-    """Which of DAMPINGS leaves the least error on inputs held back, after rounding on the others.
-
-    kept and held (columns, columns): the covariances of both. A few rows of a matrix are enough.
-    """
-    least, best = math.inf, DAMPINGS[0]
-    for damping in DAMPINGS:
-        given = problem(matrix, kept, damping, act_order)
-        if given is not None:
-            grid = fit_grid(matrix, scheme, given.weights)
-            error = float(replace(given, hessian=held).errors(rounded(given, grid), grid).sum())
-            least, best = min((least, best), (error, damping))
-    return best
-
-
 def _factor_of_inverse(hessian: Tensor) -> Tensor | None:
-    lower, failed = torch.linalg.cholesky_ex(hessian)
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))  # flipped, it is an upper factor of H
     if failed or not bool(torch.isfinite(lower).all()):
         return None
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-    return None if failed else upper
+    identity = torch.eye(len(hessian))
+    found: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+    return found
 
 
 def rounded(given: RoundingProblem, grid: Grid, zeros: Tensor | None = None) -> Tensor:

@@ -79,7 +79,7 @@ class SampleCovariance(Covariance):
             x = x * valid[..., None, None]
         counts = torch.full((len(x),), x.shape[1]) if valid is None else valid.sum(1)
         self.count += int(counts.sum())
-        self.take(x.flatten(0, 1), None)
+        self.take(x.flatten(0, 1), None, None)
         means = x.sum(1) / counts.clamp(min=1).sqrt()[:, None, None]
         for group in range(self.groups):
             self.common_sums[group].addmm_(means[:, group].t(), means[:, group])

@@ -29,8 +29,8 @@ class Loudness(Covariance):
         super().__init__(groups, columns)
         self.sizes = torch.zeros(groups, columns)
 
-    def take(self, rows: Tensor, original: Tensor | None) -> None:
-        super().take(rows, original)
+    def take(self, rows: Tensor, original: Tensor | None, missing: Tensor | None) -> None:
+        super().take(rows, original, missing)
         self.sizes += rows.abs().sum(0)
 
 

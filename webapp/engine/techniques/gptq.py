@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.math import gptq, grids, refining
+from webapp.engine.math import admm, gptq, grids, refining
 from webapp.engine.math.compensation import Coded
+from webapp.engine.math.mismatch import made_up_for
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
@@ -18,39 +20,14 @@ from webapp.engine.weights import Dense, Encoded, Quantized, StoragePlan
 from webapp.engine.weights.model import Model
 
 from .base import MATRICES, Context, Outcome, Skip, calibration_samples
-from .calibration import Covariance, Statistic, WeightMatrix
+from .calibration import Covariance, CrossCovariance, WeightMatrix
 from .rounding import Rounding, RoundingSettings, compensated
 
-HELD_BACK = 4  # every how many batches one is held back, to choose the damping by
-USUAL = 0.01  # damping where there are too few batches to hold any back
-TRIED = 0.05  # where settings are only tried
+DESCENTS = 5  # conjugate gradient steps towards what the weights that are not zero should be
 AT_A_TIME = 1 << 14  # rows: those of a vocabulary would take several times its floats
-ROWS = 64  # of a matrix, that the damping is chosen by
 NO_HEAD = "nothing is multiplied with it, so it was rounded to nearest"
 LOOKED_UP = "it is no head too, and what is only looked up needs no calibration: weight_quantization rounds it"
 SINGULAR = "its inputs' covariance could not be inverted, so it was rounded to nearest"
-
-
-class HeldBack(Statistic):
-    """Covariances of the inputs: `kept` of most batches, `held` of those held back.
-
-    `damping` is what was chosen with them, for all matrices that read these inputs; None before that.
-    """
-
-    def __init__(self, groups: int, columns: int) -> None:
-        super().__init__(groups, columns)
-        self.kept, self.held = Covariance(groups, columns), Covariance(groups, columns)
-        self.batches = 0
-        self.damping: float | None = None
-
-    def take(self, rows: Tensor, original: Tensor | None) -> None:
-        self.batches += 1
-        (self.kept if self.batches % HELD_BACK else self.held).add(rows)
-
-    @property
-    def mean(self) -> Tensor:
-        """(groups, columns, columns), of all batches."""
-        return (self.kept.sums + self.held.sums) / max(self.count, 1)
 
 
 class Gptq(Rounding, BlockByBlock):
@@ -64,7 +41,9 @@ class Gptq(Rounding, BlockByBlock):
     )
     paper = "https://arxiv.org/abs/2210.17323"
     layers = MATRICES | {"embedding"}
-    statistic = HeldBack
+    version = 2
+    statistic = CrossCovariance
+    originals = rows_together = True
 
     without_data = "so it was rounded to nearest"
 
@@ -76,10 +55,10 @@ class Gptq(Rounding, BlockByBlock):
             per_layer=True,
         )
         damping: float = setting(
-            0.0,
+            0.1,
             "Damping",
             "Added to the diagonal of the inputs' covariance, as a share of its mean, so that a layer is not "
-            "overfitted to the samples. 0: for each layer the share with the least error on samples that are held out.",
+            "overfitted to the samples.",
             step=0.01,
             per_layer=True,
             ge=0.0,
@@ -104,32 +83,34 @@ class Gptq(Rounding, BlockByBlock):
         samples: int = calibration_samples()
 
     def compress_matrix(
-        self, matrix: WeightMatrix, statistic: HeldBack, settings: Any, context: Context
+        self, matrix: WeightMatrix, statistic: CrossCovariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        whole, old = matrix.floats(), matrix.encoded
-        zeros = whole == 0 if old.plan.pruned else None
-        damping = settings.damping or self._damping(whole, statistic, settings.scheme, settings.act_order)
-        problems = [
-            gptq.problem(rows, mean, damping, settings.act_order)
-            for rows, mean in zip(whole.chunk(matrix.groups), statistic.mean, strict=True)
-        ]
-        solved = [given for given in problems if given is not None]
-        if len(solved) < len(problems):
-            return (done := self.plainly(matrix, settings)), replace(
-                self.told(matrix, done, settings, SINGULAR), ok=False
-            )
-        weights = torch.stack([given.weights for given in solved]).mean(0)
+        return self.compress_alike([matrix], statistic, settings, context)[0]
 
-        def rounded(wanted: Tensor) -> Coded:
-            rows = wanted.chunk(matrix.groups)
-            each = [replace(given, matrix=own) for given, own in zip(solved, rows, strict=True)]
-            grid = grids.fit_grid(wanted if zeros is None else wanted.masked_fill(zeros, 0.0), settings.scheme, weights)
-            return _codes(each, grid, zeros, settings.refine)
+    def compress_alike(
+        self, matrices: Sequence[WeightMatrix], statistic: CrossCovariance, settings: Any, context: Context
+    ) -> list[tuple[Encoded, Outcome]]:
+        """Matrices that read the same are rounded as one, row below row, unless each has levels of its own."""
+        if len(matrices) > 1 and (settings.scheme.numbers == "fitted" or statistic.groups > 1):
+            return [self.compress_matrix(matrix, statistic, settings, context) for matrix in matrices]
+        posed = _posed(statistic, settings)
+        if not posed:
+            plain = [(matrix, self.plainly(matrix, settings)) for matrix in matrices]
+            return [(done, replace(self.told(each, done, settings, SINGULAR), ok=False)) for each, done in plain]
+        wanted = [_Wanted.of(matrix, posed, statistic) for matrix in matrices]
+        found = []
+        for own, coded in zip(wanted, _coded(wanted, posed, settings), strict=True):
+            matrix, old = own.matrix, own.matrix.encoded
+            base = Quantized(*coded, old.shape, old.dtype, matrix.layout, old.plan.pruned)
+            done: Encoded = base
+            if rank := self.rank(matrix, settings):
 
-        base = Quantized(*rounded(whole), old.shape, old.dtype, matrix.layout, old.plan.pruned)
-        rank = self.rank(matrix, settings)
-        done = compensated(whole, base, rank, rounded, solved[0]) if rank else base
-        return done, self.told(matrix, done, settings, "")
+                def again(rows: Tensor, own: _Wanted = own) -> Coded:
+                    return _coded([replace(own, rows=rows)], posed, settings)[0]
+
+                done = compensated(own.rows, base, rank, again, replace(posed[0], matrix=own.rows))
+            found.append((done, self.told(matrix, done, settings, "")))
+        return found
 
     def works_on(self, layer: LayerFacts, settings: Any) -> bool:
         return super().works_on(layer, settings) and (layer.kind != "embedding" or settings.tied)
@@ -191,23 +172,66 @@ class Gptq(Rounding, BlockByBlock):
         key = (self.name, settings.damping, settings.act_order)
         rows = whole.chunk(inputs.groups)
         if key not in inputs.shared:
-            damping = settings.damping or TRIED
             given = zip(rows, inputs.mean, strict=True)
-            inputs.shared[key] = [gptq.problem(own, mean, damping, settings.act_order) for own, mean in given]
+            inputs.shared[key] = [gptq.problem(own, mean, *key[1:]) for own, mean in given]
         shared = inputs.shared[key]
         if None in shared:
             return []
         return [replace(given, matrix=own) for given, own in zip(shared, rows, strict=True)]
 
-    def _damping(self, whole: Tensor, statistic: HeldBack, scheme: grids.QuantizationScheme, act_order: bool) -> float:
-        if not statistic.held.count:
-            return USUAL
-        if statistic.damping is None:
-            rows = whole[: len(whole) // statistic.groups]
-            some = rows[:: max(1, len(rows) // ROWS)]
-            kept, held = statistic.kept.mean[0], statistic.held.mean[0]
-            statistic.damping = gptq.chosen_damping(some, kept, held, scheme, act_order)
-        return statistic.damping
+
+def _posed(statistic: CrossCovariance, settings: Any) -> list[gptq.RoundingProblem]:
+    """Of each group of the matrices that read these inputs, but for their values; none where one has no inverse."""
+    key = (settings.damping, settings.act_order)
+    if key not in statistic.shared:
+        none = torch.empty(0, statistic.columns)
+        found = [gptq.problem(none, mean, *key) for mean in statistic.mean]
+        statistic.shared[key] = [] if None in found else found
+    known: list[gptq.RoundingProblem] = statistic.shared[key]
+    return known
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A matrix, the `rows` (rows, columns) that its codes shall come near to, and where they are zero."""
+
+    matrix: WeightMatrix
+    rows: Tensor
+    zeros: Tensor | None
+
+    @classmethod
+    def of(cls, matrix: WeightMatrix, posed: Sequence[gptq.RoundingProblem], statistic: CrossCovariance) -> _Wanted:
+        """What makes up for the layers before, where the original is there to compare with."""
+        whole = matrix.floats()
+        zeros = whole == 0 if matrix.encoded.plan.pruned else None
+        if not statistic.compared:
+            return cls(matrix, whole, zeros)
+        found = []
+        for group, (given, rows) in enumerate(zip(posed, whole.chunk(len(posed)), strict=True)):
+            drift = statistic.drift[group] / statistic.count
+            lack = None if statistic.lack is None else statistic.lack / statistic.count
+            target = made_up_for(rows, given.half, drift, lack)
+            found.append(target if zeros is None else admm.descended(target, given.hessian, rows, DESCENTS))
+        return cls(matrix, torch.cat(found), zeros)
+
+
+def _coded(wanted: Sequence[_Wanted], posed: Sequence[gptq.RoundingProblem], settings: Any) -> list[Coded]:
+    """Codes and grid of each of the matrices, which are one below the other for the walk over the columns."""
+    weights = torch.stack([given.weights for given in posed]).mean(0)
+    held, none = None, [torch.zeros_like(own.rows, dtype=torch.bool) for own in wanted if own.zeros is None]
+    if len(none) < len(wanted):
+        held = torch.cat([none.pop(0) if own.zeros is None else own.zeros for own in wanted])
+    rows = torch.cat([own.rows for own in wanted])
+    kept = rows if held is None else rows.masked_fill(held, 0.0)
+    ends = list(accumulate(len(own.rows) for own in wanted))
+    places = [slice(start, end) for start, end in pairwise([0, *ends])]
+    each = [grids.fit_grid(kept[place], settings.scheme, weights) for place in places]
+    grid = each[0].with_scales(*(own.scale for own in each))
+    if grid.zero_point is not None:
+        grid = grid.with_zero_points(*(own.zero_point for own in each if own.zero_point is not None))
+    parts = [replace(given, matrix=own) for given, own in zip(posed, rows.chunk(len(posed)), strict=True)]
+    codes, grid = _codes(parts, grid, held, settings.refine)
+    return [(codes[place], grid.at(place).with_scales(grid.scale[place])) for place in places]
 
 
 def _codes(problems: list[gptq.RoundingProblem], grid: Grid, zeros: Tensor | None, passes: int) -> tuple[Tensor, Grid]:

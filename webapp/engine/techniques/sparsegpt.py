@@ -7,13 +7,13 @@ from typing import Any
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.math import admm, masks, obs
+from webapp.engine.math import admm, masks, mismatch, obs
 from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded, StoragePlan
 
 from .base import LARGE, Context, Outcome
 from .calibrated_pruning import TELLS_NOTHING, CalibratedPruning, CalibratedPruningSettings
-from .calibration import Covariance, WeightMatrix
+from .calibration import Covariance, CrossCovariance, WeightMatrix
 
 SPARSITIES = (0.3, 0.5, 0.7)  # that a budget may choose from
 FINER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of a large layer
@@ -30,7 +30,9 @@ class SparseGPT(CalibratedPruning):
         "takes calibration data and a few times as long as Wanda, and keeps the most accuracy."
     )
     paper = "https://arxiv.org/abs/2301.00774"
-    statistic = Covariance
+    version = 2
+    statistic = CrossCovariance
+    originals = True
 
     class Settings(CalibratedPruningSettings):
         rounds: int = setting(
@@ -53,7 +55,7 @@ class SparseGPT(CalibratedPruning):
         )
 
     def compress_matrix(
-        self, matrix: WeightMatrix, statistic: Covariance, settings: Any, context: Context
+        self, matrix: WeightMatrix, statistic: CrossCovariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
         values, share = matrix.floats(), self.share(matrix, settings, context)
         order, run = neighbours(matrix, values.shape[1], settings)
@@ -62,8 +64,9 @@ class SparseGPT(CalibratedPruning):
         notes, found = [], torch.empty_like(groups)
         for index, count in enumerate(counts):
             pattern = obs.Pattern(count / max(groups[index].numel(), 1), run, *(settings.n_of_m or (0, 0)))
-            curve = obs.curvature(statistic.sums[index][order][:, order], settings.damping)
-            found[index] = _pruned(groups[index], curve, pattern, settings.rounds)
+            curve = _curvature(statistic, index, order, settings.damping)
+            wanted = _wanted(groups[index], curve, statistic, index, order)
+            found[index] = _pruned(wanted, curve, pattern, settings.rounds)
             notes.append(_note(curve.damping, settings.damping))
         pruned = torch.empty_like(values)
         pruned[:, order] = found.view_as(values)
@@ -103,6 +106,28 @@ def neighbours(matrix: WeightMatrix, columns: int, settings: Any) -> tuple[Tenso
     """The columns in the order in which a pattern counts them, and how many are a run: a convolution's channels."""
     run = matrix.layout.inputs(matrix.encoded.shape) if settings.n_of_m else columns
     return torch.arange(columns).view(run, -1).t().reshape(-1), run
+
+
+def _curvature(statistic: CrossCovariance, group: int, order: Tensor, damping: float) -> obs.Curvature:
+    """Worked out once for all matrices that read these inputs."""
+    key = ("curvature", group, damping, tuple(order.tolist()))
+    if key not in statistic.shared:
+        statistic.shared[key] = obs.curvature(statistic.sums[group][order][:, order], damping)
+    known: obs.Curvature = statistic.shared[key]
+    return known
+
+
+def _wanted(rows: Tensor, curve: obs.Curvature, statistic: CrossCovariance, group: int, order: Tensor) -> Tensor:
+    """The rows (in `order`) that make up for what the layers before have lost; zeros stay zero."""
+    if not statistic.compared or curve.damping is None:
+        return rows
+    key = ("half", group, tuple(order.tolist()))
+    if key not in statistic.shared:
+        statistic.shared[key] = obs.curvature(statistic.sums[group][order][:, order], mismatch.DAMPING).factor
+    lack = None if statistic.lack is None else statistic.lack[order]
+    half, drift = statistic.shared[key], statistic.drift[group][order][:, order]
+    found = mismatch.made_up_for(rows, half, drift, lack)
+    return found if bool((rows != 0).all()) else admm.descended(found, curve.hessian, rows, DESCENTS)
 
 
 def _pruned(matrix: Tensor, curve: obs.Curvature, pattern: obs.Pattern, rounds: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from greenlet import getcurrent, greenlet
 
@@ -14,6 +15,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded
 
 from .matrices import WeightMatrix, columns_of, geometry, inputs_as_rows
+from .residuals import Place, residual_places
 from .stacks import Stack
 from .statistics import Statistic
 
@@ -22,12 +24,17 @@ Kept = TypeVar("Kept", bound=Statistic)
 
 
 class Pass:
-    """One batch on its way through a module with `stops` on the way: `stop` is the one it has reached."""
+    """One batch on its way through a module with `stops` on the way: `stop` is the one it has reached.
+
+    `passed` has what came by at each of the places that are watched.
+    """
 
     def __init__(self, run: Callable[[], Tensor], stops: int) -> None:
         self.stop, self._end = -1, stops
+        self.passed: dict[Place, Tensor] = {}
         self._value = torch.empty(0)
         self._flow = greenlet(lambda: (self._end, run()))
+        _PASSED[self._flow] = self.passed
 
     def input_at(self, stop: int) -> Tensor | None:
         """What the layer there is given; None where the batch does not come by."""
@@ -43,10 +50,20 @@ class Pass:
         return found
 
 
+_PASSED: WeakKeyDictionary[greenlet, dict[Place, Tensor]] = WeakKeyDictionary()  # of every pass that is under way
+
+
 @contextmanager
-def stops(modules: Sequence[nn.Module], paths: Sequence[str]) -> Iterator[None]:
+def stops(modules: Sequence[nn.Module], paths: Sequence[str], watched: Iterable[Place] = ()) -> Iterator[None]:
     """Passes through these modules stop before each of their parts at `paths`, which are called in this order."""
     home = getcurrent()
+
+    def note(place: Place) -> Callable[[Any], None]:
+        def told(value: Any) -> None:
+            if getcurrent() is not home:
+                _PASSED[getcurrent()][place] = value
+
+        return told
 
     def pause(stop: int) -> Callable[..., None]:
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -60,6 +77,7 @@ def stops(modules: Sequence[nn.Module], paths: Sequence[str]) -> Iterator[None]:
         for module in modules
         for stop, path in enumerate(paths)
     ]
+    handles += [place.watch(module, note(place)) for module in modules for place in watched]
     try:
         yield
     finally:
@@ -127,19 +145,22 @@ class CalibrationBlock:
             return
         paths = [stage[0].path.removeprefix(self.prefix) for stage in stages]
         own = [Pass(run, len(stages)) for run in self.runs]
-        twins = [Pass(run, len(stages)) for run in self.twin_runs]
+        twins: list[Pass | None] = [*(Pass(run, len(stages)) for run in self.twin_runs)] or [None] * len(own)
         modules = [self.module] if self.twin is None else [self.module, self.twin]
-        with stops(modules, paths):
+        streams = {} if self.twin is None else residual_places(self.module, self.runs[0], paths)
+        with stops(modules, paths, set(streams.values())):
             for stop, stage in enumerate(stages):
                 made, first = self._empty(stage, make)
-                for index, here in enumerate(own):
+                stream = streams.get(paths[stop]) if len(stage) == 1 else None
+                for index, (here, twin) in enumerate(zip(own, twins, strict=True)):
                     x = here.input_at(stop)
-                    original = twins[index].input_at(stop) if twins else None
+                    original = twin.input_at(stop) if twin else None
+                    missing = twin.passed[stream] - here.passed[stream] if twin and stream else None
                     if x is not None:
                         for matrix in first:
-                            self._add(made, matrix, index, x, original)
+                            self._add(made, matrix, index, x, original, missing)
                 yield stage, made
-            self._left = [(here.end(), twins[index].end() if twins else None) for index, here in enumerate(own)]
+            self._left = [(here.end(), twin.end() if twin else None) for here, twin in zip(own, twins, strict=True)]
 
     def changed(self) -> None:
         """What came out of it was computed with other weights."""
@@ -157,8 +178,9 @@ class CalibrationBlock:
         made, first = self._empty(matrices, make)
         by_path = {matrix.path: matrix for matrix in first}
         for index in range(len(self.runs)):
-            before = dict(self._seen_by(self.twin, self.twin_runs, first, index)) if self.twin is not None else {}
-            for path, x in self._seen_by(self.module, self.runs, first, index):
+            twin = self.twin
+            before = {} if twin is None else dict(self._seen_by(twin, self.twin_runs[index], first))
+            for path, x in self._seen_by(self.module, self.runs[index], first):
                 self._add(made, by_path[path], index, x, before.get(path))
         return made
 
@@ -179,15 +201,24 @@ class CalibrationBlock:
             made[matrix.path] = shared[key]
         return made, first
 
-    def _add(self, made: dict[str, Kept], matrix: WeightMatrix, index: int, x: Tensor, original: Tensor | None) -> None:
+    def _add(
+        self,
+        made: dict[str, Kept],
+        matrix: WeightMatrix,
+        index: int,
+        x: Tensor,
+        original: Tensor | None,
+        missing: Tensor | None = None,
+    ) -> None:
         part, mask = self.part(matrix), self.masks[index]
         before = None if original is None else inputs_as_rows(part, original, matrix.groups, mask)
-        made[matrix.path].add(inputs_as_rows(part, x, matrix.groups, mask), before)
+        lack = None if missing is None else inputs_as_rows(nn.Identity(), missing, 1, mask)[:, 0]
+        made[matrix.path].add(inputs_as_rows(part, x, matrix.groups, mask), before, lack)
 
     def inputs(self, matrices: Sequence[WeightMatrix], index: int) -> list[tuple[WeightMatrix, Tensor]]:
         """What each of these matrices is given for batch `index`, in the order in which they run."""
         by_path = {matrix.path: matrix for matrix in matrices}
-        return [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, matrices, index)]
+        return [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs[index], matrices)]
 
     def outputs(self, index: int) -> Tensor:
         """What the part puts out for batch `index`, with the weights that it has now."""
@@ -205,7 +236,7 @@ class CalibrationBlock:
         """(matrix, number of its input): equal numbers are the very same tensor. From one pass over the first batch."""
         if not self._order and self.matrices:
             by_path = {matrix.path: matrix for matrix in self.matrices}
-            seen = [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs, self.matrices, 0)]
+            seen = [(by_path[path], x) for path, x in self._seen_by(self.module, self.runs[0], self.matrices)]
             numbers: list[Tensor] = []
             for matrix, x in seen:
                 index = next((i for i, other in enumerate(numbers) if other is x), len(numbers))
@@ -216,7 +247,7 @@ class CalibrationBlock:
         return self._order
 
     def _seen_by(
-        self, module: nn.Module, runs: Sequence[Callable[[], Tensor]], matrices: Sequence[WeightMatrix], index: int
+        self, module: nn.Module, run: Callable[[], Tensor], matrices: Sequence[WeightMatrix]
     ) -> list[tuple[str, Tensor]]:
         """(matrix's path, its input) for one batch; the pass ends when the last of the matrices has been reached."""
         seen: list[tuple[str, Tensor]] = []
@@ -235,7 +266,7 @@ class CalibrationBlock:
         handles = [part.register_forward_pre_hook(watch(path)) for path, part in parts]
         try:
             with torch.no_grad(), suppress(_Enough):
-                runs[index]()
+                run()
         finally:
             for handle in handles:
                 handle.remove()

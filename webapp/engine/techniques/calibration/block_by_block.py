@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -40,7 +40,11 @@ class BlockByBlock(Technique):
     statistic: ClassVar[type[Statistic]]
     at_once: ClassVar[bool] = False  # a repeating block's layers are all judged before one of them changes
     originals: ClassVar[bool] = False
+    rows_together: ClassVar[bool] = False  # matrices that read the same are compressed as one
     without_data: ClassVar[str]  # "so it was rounded to nearest"
+
+    def working_bytes(self, at: AtWork) -> int:
+        return super().working_bytes(at) + (at.walk(2) - at.walk() if self.originals and at.walks else 0)
 
     def kept_bytes(self, at: AtWork, after: ModelMemory, file_bytes: int) -> int:
         return at.kept(file_bytes)
@@ -101,22 +105,27 @@ class BlockByBlock(Technique):
             else None
         )
         for stage, statistics in together or block.staged(self.statistic):
-            for matrix in stage:
+            unseen = [matrix for matrix in stage if not statistics[matrix.path].count]
+            for matrix in unseen:
                 own = settings.of(matrix.layer)
-                if not statistics[matrix.path].count:
-                    with torch.no_grad():
-                        encoded = self.plainly(matrix, own)
-                    block.keep(matrix, encoded)
-                    done.append((matrix, self._plain(matrix, encoded, own, UNREACHED)))
-                    continue
+                with torch.no_grad():
+                    encoded = self.plainly(matrix, own)
+                block.keep(matrix, encoded)
+                done.append((matrix, self._plain(matrix, encoded, own, UNREACHED)))
+            rest = [matrix for matrix in stage if matrix not in unseen]
+            for alike in self._alike(rest, statistics, settings):
+                statistic, own = statistics[alike[0].path], settings.of(alike[0].layer)
                 try:
                     with torch.no_grad():
-                        encoded, outcome = self.compress_matrix(matrix, statistics[matrix.path], own, context)
+                        made = self.compress_alike(alike, statistic, own, context)
                 except Skip as reason:
-                    done.append((matrix, Outcome.left(matrix.layer.name, self.asked(matrix.layer, own), str(reason))))
+                    for matrix in alike:
+                        asked = self.asked(matrix.layer, own)
+                        done.append((matrix, Outcome.left(matrix.layer.name, asked, str(reason))))
                     continue
-                block.keep(matrix, encoded)
-                done.append((matrix, outcome))
+                for matrix, (encoded, outcome) in zip(alike, made, strict=True):
+                    block.keep(matrix, encoded)
+                    done.append((matrix, outcome))
         return done
 
     def trials(
@@ -131,6 +140,27 @@ class BlockByBlock(Technique):
                 yield self.compress_matrix(matrix, statistic, settings, context)[0]
             except Skip:
                 yield None
+
+    def _alike(
+        self, matrices: Sequence[WeightMatrix], statistics: Mapping[str, Statistic], settings: StepSettings
+    ) -> list[list[WeightMatrix]]:
+        """Those that `compress_alike` takes at once."""
+        found: list[list[WeightMatrix]] = []
+        for matrix in matrices:
+            own, statistic = settings.of(matrix.layer), statistics[matrix.path]
+            for other in found if self.rows_together else ():
+                if statistics[other[0].path] is statistic and settings.of(other[0].layer) == own:
+                    other.append(matrix)
+                    break
+            else:
+                found.append([matrix])
+        return found
+
+    def compress_alike(
+        self, matrices: Sequence[WeightMatrix], statistic: Any, settings: Any, context: Context
+    ) -> list[tuple[Encoded, Outcome]]:
+        """Of a stage one matrix, or with `rows_together` those that read the same inputs and have the same settings."""
+        return [self.compress_matrix(matrix, statistic, settings, context) for matrix in matrices]
 
     @abstractmethod
     def asked(self, layer: LayerFacts, settings: Any) -> str: ...

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from webapp.engine.lazy import Tensor, torch
 
+STRIP = 192  # columns of a covariance that are summed at once
+
 
 class Statistic(ABC):
     """`count` is the number of rows seen; 0 where no sample reached the layer."""
@@ -17,13 +19,16 @@ class Statistic(ABC):
     def __init__(self, groups: int, columns: int) -> None:
         self.groups, self.columns, self.count = groups, columns, 0
 
-    def add(self, rows: Tensor, original: Tensor | None = None) -> None:
-        """`original`: the same rows as the model gave them before this step began, where the calibration keeps them."""
+    def add(self, rows: Tensor, original: Tensor | None = None, missing: Tensor | None = None) -> None:
+        """`original`: the same rows as the model gave them before this step began, where the calibration keeps them.
+
+        `missing` (n, out): what the residual stream that the outputs are added to lacks of the original's.
+        """
         self.count += len(rows)
-        self.take(rows, original)
+        self.take(rows, original, missing)
 
     @abstractmethod
-    def take(self, rows: Tensor, original: Tensor | None) -> None: ...
+    def take(self, rows: Tensor, original: Tensor | None, missing: Tensor | None) -> None: ...
 
     @classmethod
     def of(cls, inputs: Covariance) -> Self:
@@ -44,7 +49,7 @@ class SquareSum(Statistic):
         super().__init__(groups, columns)
         self.sums = torch.zeros(groups, columns)
 
-    def take(self, rows: Tensor, original: Tensor | None) -> None:
+    def take(self, rows: Tensor, original: Tensor | None, missing: Tensor | None) -> None:
         self.sums += rows.square().sum(0)
 
     def fill(self, inputs: Covariance) -> None:
@@ -64,11 +69,27 @@ class Covariance(Statistic):
         self.total = torch.zeros(groups, columns)
         self.shared: dict[Any, Any] = {}
 
-    def take(self, rows: Tensor, original: Tensor | None) -> None:
+    def take(self, rows: Tensor, original: Tensor | None, missing: Tensor | None) -> None:
         self.total += rows.sum(0)
         for group in range(self.groups):
             x = rows[:, group]
-            self.sums[group].addmm_(x.t(), x)
+            for start in range(0, self.columns, STRIP):  # on and above the diagonal: two thirds of the time
+                strip = slice(start, start + STRIP)
+                self._sums[group, strip, start:].addmm_(x[:, strip].t(), x[:, start:])
+        self._mirrored = False
+
+    @property
+    def sums(self) -> Tensor:
+        if not self._mirrored:
+            for start in range(STRIP, self.columns, STRIP):
+                strip = slice(start, start + STRIP)
+                self._sums[:, strip, :start] = self._sums[:, :start, strip].transpose(1, 2)
+            self._mirrored = True
+        return self._sums
+
+    @sums.setter
+    def sums(self, sums: Tensor) -> None:
+        self._sums, self._mirrored = sums, True
 
     def fill(self, inputs: Covariance) -> None:
         self.sums, self.total = inputs.sums, inputs.total
@@ -86,24 +107,40 @@ class Covariance(Statistic):
 
 
 class CrossCovariance(Covariance):
-    """Also `cross` (groups, columns, columns): x^T x_original, of a calibration that keeps the original's activations.
+    """Also what the inputs lack of the original's, of a calibration that keeps the original's activations.
 
-    The weight that best answers on x as W did on the original's inputs is W cross^T sums^-1. `original_total` (groups,
-    columns) is the sum of the original's rows.
+    `drift` (groups, columns, columns) is x^T (x_original - x) and `lack` (columns, out) is x^T times what the residual
+    stream lacks that the outputs are added to, None where they are added to none. `compared`: whether there is an
+    original.
     """
 
     def __init__(self, groups: int, columns: int) -> None:
         super().__init__(groups, columns)
-        self.cross = torch.zeros(groups, columns, columns)
-        self.original_total = torch.zeros(groups, columns)
+        self.drift = torch.zeros(groups, columns, columns)
+        self.lack: Tensor | None = None
+        self.drift_total = torch.zeros(groups, columns)
+        self.compared = False
 
-    def take(self, rows: Tensor, original: Tensor | None) -> None:
-        super().take(rows, original)
-        original = rows if original is None else original
-        self.original_total += original.sum(0)
+    def take(self, rows: Tensor, original: Tensor | None, missing: Tensor | None) -> None:
+        super().take(rows, original, missing)
+        if original is None:
+            return
+        self.compared = True
+        drift = original - rows
+        self.drift_total += drift.sum(0)
         for group in range(self.groups):
-            self.cross[group].addmm_(rows[:, group].t(), original[:, group])
+            self.drift[group].addmm_(rows[:, group].t(), drift[:, group])
+        if missing is not None:
+            if self.lack is None:
+                self.lack = torch.zeros(self.columns, missing.shape[1])
+            self.lack.addmm_(rows[:, 0].t(), missing)
 
-    def fill(self, inputs: Covariance) -> None:
-        super().fill(inputs)
-        self.cross, self.original_total = self.sums.clone(), self.total.clone()
+    @property
+    def cross(self) -> Tensor:
+        """x^T x_original (groups, columns, columns)."""
+        return self.sums + self.drift
+
+    @property
+    def original_total(self) -> Tensor:
+        """(groups, columns): the sum of the original's rows."""
+        return self.total + self.drift_total
