@@ -17,9 +17,11 @@ def made_up_for(weight: Tensor, half: Tensor, drift: Tensor, lack: Tensor | None
     """T (m, n) = W + (W drift^T + lack^T) H^-1, for `weight` W (m, n) and a damped H = x^T x + d.
 
     `half` F (n, n) with F^T F = H^-1; drift x^T (x_original - x) (n, n), lack x^T (r_original - r) (n, m) of the
-    streams r. So |x T^T + r - x_original W^T - r_original|^2 + d |T - W|^2 is least.
+    streams r. So |x T^T + r - x_original W^T - r_original|^2 + d |T - W|^2 is least. Sums that are no numbers tell
+    nothing: T is W then.
     """
     asked = weight @ drift.t()
     if lack is not None:
         asked += lack.t()
-    return torch.addmm(weight, asked @ half.t(), half)
+    found = torch.addmm(weight, asked @ half.t(), half)
+    return found if bool(found.isfinite().all()) else weight

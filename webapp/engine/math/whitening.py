@@ -19,18 +19,11 @@ LEAST = 1e-10  # of the largest eigenvalue, where the decomposition falls back
 
 @dataclass(frozen=True)
 class InputMetric:
-    """`root` L, float64 (n, n), with L L^T = the damped covariance; lower triangular, or else `inverse` is L^-1."""
+    """`root` L, float64 (n, n), with L L^T = the damped covariance."""
 
     root: Tensor
     damping: float  # what was added to the diagonal
-    inverse: Tensor | None = None
     note: str = ""
-
-    def solve(self, answers: Tensor) -> Tensor:
-        """answers (m, n) times the inverse of the damped covariance."""
-        if self.inverse is None:
-            return torch.cholesky_solve(answers.t(), self.root).t()
-        return answers @ self.inverse.t() @ self.inverse
 
 
 @dataclass(frozen=True)
@@ -85,15 +78,4 @@ def metric(sums: Tensor, share: float = DAMPING, noise: float = 0.0) -> InputMet
     least = max(damping, LEAST * float(values[-1]))  # but for rounding none is less than the damping
     values = values.clamp(min=least).sqrt()
     note = "the covariance of its inputs has no Cholesky factor, so its eigenvalues were clamped"
-    return InputMetric(vectors * values, damping, (vectors / values).t().contiguous(), note)
-
-
-def target(weight: Tensor, found: InputMetric, cross: Tensor) -> Tensor:
-    """The matrix T (m, n) that answers best on the inputs x as `weight` does on x_original; cross is x^T x_original.
-
-    min |x T^T - x_original W^T|^2 + damping |T - W|^2: T = (W cross^T + damping W) (x^T x + damping)^-1. SVD-LLM's
-    closed-form update, and what GPTAQ calls the asymmetric calibration (https://arxiv.org/abs/2504.02692).
-    """
-    if not found.damping:
-        return weight
-    return found.solve(torch.addmm(found.damping * weight, weight, cross.t().to(weight.dtype)))
+    return InputMetric(vectors * values, damping, note)

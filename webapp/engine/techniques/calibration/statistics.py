@@ -118,6 +118,7 @@ class CrossCovariance(Covariance):
         super().__init__(groups, columns)
         self.drift = torch.zeros(groups, columns, columns)
         self.lack: Tensor | None = None
+        self.lack_total: Tensor | None = None  # (out,): the sum of what the stream lacks
         self.drift_total = torch.zeros(groups, columns)
         self.compared = False
 
@@ -131,9 +132,9 @@ class CrossCovariance(Covariance):
         for group in range(self.groups):
             self.drift[group].addmm_(rows[:, group].t(), drift[:, group])
         if missing is not None:
-            if self.lack is None:
-                self.lack = torch.zeros(self.columns, missing.shape[1])
-            self.lack.addmm_(rows[:, 0].t(), missing)
+            lack, total = rows[:, 0].t() @ missing, missing.sum(0)
+            self.lack = lack if self.lack is None else self.lack.add_(lack)
+            self.lack_total = total if self.lack_total is None else self.lack_total.add_(total)
 
     @property
     def cross(self) -> Tensor:

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from webapp.engine.data.batches import Batch
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, nn, torch
-from webapp.engine.math import whitening
+from webapp.engine.math import mismatch, obs, whitening
 from webapp.engine.math.whitening import InputMetric, OutputMetric
 from webapp.engine.progress import Report, tracked
 from webapp.engine.techniques.calibration import (
@@ -134,16 +134,39 @@ class _Inputs:
     """The means and the metric of what a layer is given, about the mean where that is left to a bias."""
 
     def __init__(self, found: Covariance, centred: bool) -> None:
-        crossed = found if isinstance(found, CrossCovariance) else None
         self.mean = found.total[0].double() / found.count
-        self.original_mean = crossed.original_total[0].double() / found.count if crossed else self.mean
-        sums, self.cross = found.sums[0].double(), crossed.cross[0].double() if crossed else None
+        sums = found.sums[0].double()
         noise = ROUNDING * float(sums.diagonal().sum()) if centred else 0.0
         if centred:
             sums.addr_(self.mean, self.mean, alpha=-found.count)
-            if self.cross is not None:
-                self.cross.addr_(self.mean, self.original_mean, alpha=-found.count)
         self.metric = whitening.metric(sums, noise=noise)
+        self.crossed = found if isinstance(found, CrossCovariance) and found.compared else None
+        if self.crossed is None:
+            return
+        share = max(mismatch.DAMPING, noise / max(float(sums.diagonal().mean()), 1e-300))
+        self.curve = obs.curvature(sums.float(), share)
+        self.drift, self.lack = self.crossed.drift[0], self.crossed.lack
+        self.drift_mean = self.crossed.drift_total[0].double() / found.count
+        total = self.crossed.lack_total
+        self.lack_mean = None if total is None else total.double() / found.count
+        if centred:
+            self.drift = torch.addr(self.drift.double(), self.mean, self.drift_mean, alpha=-found.count).float()
+            if self.lack is not None and self.lack_mean is not None:
+                self.lack = torch.addr(self.lack.double(), self.mean, self.lack_mean, alpha=-found.count).float()
+
+    def target(self, weight: Tensor) -> Tensor:
+        """What makes up for the layers before, where the original is there to compare with."""
+        if self.crossed is None or self.curve.damping is None:
+            return weight.double()
+        return mismatch.made_up_for(weight, self.curve.factor, self.drift, self.lack).double()
+
+    def shift(self, weight: Tensor, now: Tensor) -> Tensor:
+        """(out,): what a bias takes of the mean answers of `weight` on the original's inputs that `now` misses."""
+        found = (weight.double() - now.double()) @ self.mean
+        if self.crossed is not None:
+            found += weight.double() @ self.drift_mean
+            found += 0.0 if self.lack_mean is None else self.lack_mean
+        return found
 
 
 def _goal(
@@ -154,13 +177,13 @@ def _goal(
     trial: _BlockOutputs,
     outputs: OutputMetric | None,
 ) -> Goal:
-    weight, metric = matrix.floats().double(), inputs.metric
-    target = weight if inputs.cross is None else whitening.target(weight, metric, inputs.cross)
+    weight, metric = matrix.floats(), inputs.metric
+    target = inputs.target(weight)
 
     def keep(encoded: Encoded) -> None:
         block.keep(matrix, encoded)
         if bias is not None:
-            shift = weight @ inputs.original_mean - matrix.floats().double() @ inputs.mean
+            shift = inputs.shift(weight, matrix.floats())
             name = f"{matrix.layer.name}.bias"
             stored = matrix.model.weights[name].decode()
             moved = (stored.double() + shift).to(stored.dtype)
