@@ -32,6 +32,7 @@ from webapp.engine.importers.inspect import inspect_checkpoint
 from webapp.engine.progress import Silent
 from webapp.engine.recipe import Recipe
 from webapp.engine.run.stages.step import STATE
+from webapp.jobs.processes import child_environment
 from webapp.samples import CHECKPOINT, DATASET
 
 MADE = Path(tempfile.gettempdir()) / "pare-benchmarks"
@@ -135,7 +136,7 @@ def _child(job: dict[str, Any], path: Path) -> tuple[dict[str, Any], float, floa
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+        env=child_environment(os.cpu_count() or 1),  # as a worker starts it
     ) as process:
         assert process.stdout is not None
         *_, last = process.stdout

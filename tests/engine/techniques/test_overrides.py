@@ -15,6 +15,7 @@ OTHER = {
     "act_order": (False, {"bits": 2}),
     "bits": (3, {}),
     "bias_correction": (False, {}),
+    "compensation_rank": (2, {"bits": 3}),
     "by": ("rank", {"rank": 3}),
     "convolutions": ("spatial", {}),
     "damping": (0.7, {"bits": 2}),
@@ -46,8 +47,9 @@ ELSEWHERE = {
 CASES = [
     (name, key) for name, each in KNOWN.items() for key in each.Settings.per_layer() if (name, key) not in ELSEWHERE
 ]
-# AWQ scales across layers, a step does not see how the one before rounds inputs, and cutting adjusts the layers after:
-ALONE = ("awq", "static_quantization", "structured_pruning")  # their layer is compared alone
+# AWQ scales across layers, a step does not see how the one before rounds inputs or what it lost, and cutting adjusts
+# the layers after:
+ALONE = ("awq", "gptq", "sparsegpt", "static_quantization", "structured_pruning")  # their layer is compared alone
 
 
 @pytest.fixture(scope="module")

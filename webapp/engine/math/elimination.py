@@ -18,20 +18,11 @@ LARGEST_DAMPING = 1.0
 class Elimination:
     """One layer (out, columns) whose inputs leave in groups of `repeat` columns; `weight` is updated as they do."""
 
-    def __init__(
-        self, weight: Tensor, covariance: Tensor, cross: Tensor | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """covariance (columns, columns) of the layer's inputs; cross: those times the inputs that W was made for.
-
-        With `cross` the weight starts as the best for today's inputs that stays near: (W cross^T + d W)(C + d I)^-1,
-        with the damping d; where nothing has changed that is W itself. `dtype`: float64, unless a trial is content
-        with less.
-        """
+    def __init__(self, weight: Tensor, covariance: Tensor, dtype: torch.dtype | None = None) -> None:
+        """covariance (columns, columns) of the layer's inputs. `dtype`: float64, unless a trial does with less."""
         dtype = torch.float64 if dtype is None else dtype
-        self.inverse, damping = damped_inverse(covariance, dtype)
+        self.inverse, _ = damped_inverse(covariance, dtype)
         self.weight = weight.to(dtype)
-        if cross is not None:
-            self.weight = (self.weight @ cross.to(dtype).t() + damping * self.weight) @ self.inverse
 
     def costs(self, places: Tensor) -> Tensor:
         """places (channels, repeat) of columns -> (channels,): the squared error that each one's removal adds."""

@@ -31,13 +31,6 @@ class RoundingProblem:
     factor: Tensor
 
     @property
-    def half(self) -> Tensor:
-        """F (columns, columns) with F^T F = H^-1, columns as they are."""
-        found = torch.empty_like(self.factor)
-        found[:, self.order] = self.factor
-        return found
-
-    @property
     def weights(self) -> Tensor:
         """(columns,): what an error in a column costs once those after it have made up for it, 1 / U_ii^2."""
         found = torch.empty(len(self.order))

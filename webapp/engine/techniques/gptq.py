@@ -11,7 +11,6 @@ from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
 from webapp.engine.math import admm, gptq, grids, refining
 from webapp.engine.math.compensation import Coded
-from webapp.engine.math.mismatch import made_up_for
 from webapp.engine.math.quantizers import Grid
 from webapp.engine.recipe import StepSettings, setting
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
@@ -203,16 +202,12 @@ class _Wanted:
     def of(cls, matrix: WeightMatrix, posed: Sequence[gptq.RoundingProblem], statistic: CrossCovariance) -> _Wanted:
         """What makes up for the layers before, where the original is there to compare with."""
         whole = matrix.floats()
-        zeros = whole == 0 if matrix.encoded.plan.pruned else None
-        if not statistic.compared:
-            return cls(matrix, whole, zeros)
-        found = []
-        for group, (given, rows) in enumerate(zip(posed, whole.chunk(len(posed)), strict=True)):
-            drift = statistic.drift[group] / statistic.count
-            lack = None if statistic.lack is None else statistic.lack / statistic.count
-            target = made_up_for(rows, given.half, drift, lack)
-            found.append(target if zeros is None else admm.descended(target, given.hessian, rows, DESCENTS))
-        return cls(matrix, torch.cat(found), zeros)
+        target = statistic.target(whole)
+        if not matrix.encoded.plan.pruned:
+            return cls(matrix, target, None)
+        parts = zip(posed, target.chunk(len(posed)), whole.chunk(len(posed)), strict=True)
+        found = [admm.descended(rows, given.hessian, start, DESCENTS) for given, rows, start in parts]
+        return cls(matrix, torch.cat(found), whole == 0)
 
 
 def _coded(wanted: Sequence[_Wanted], posed: Sequence[gptq.RoundingProblem], settings: Any) -> list[Coded]:

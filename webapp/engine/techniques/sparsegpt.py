@@ -7,7 +7,7 @@ from typing import Any
 
 from webapp.engine.facts import LayerFacts
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.math import admm, masks, mismatch, obs
+from webapp.engine.math import admm, masks, obs
 from webapp.engine.recipe import setting
 from webapp.engine.weights import Dense, Encoded, StoragePlan
 
@@ -60,13 +60,13 @@ class SparseGPT(CalibratedPruning):
         values, share = matrix.floats(), self.share(matrix, settings, context)
         order, run = neighbours(matrix, values.shape[1], settings)
         groups = values[:, order].view(matrix.groups, -1, len(order))
+        targets = statistic.target(values)[:, order].view_as(groups)
         counts = masks.shared_out(round(share * values.numel()), matrix.groups).tolist()
         notes, found = [], torch.empty_like(groups)
         for index, count in enumerate(counts):
             pattern = obs.Pattern(count / max(groups[index].numel(), 1), run, *(settings.n_of_m or (0, 0)))
             curve = _curvature(statistic, index, order, settings.damping)
-            wanted = _wanted(groups[index], curve, statistic, index, order)
-            found[index] = _pruned(wanted, curve, pattern, settings.rounds)
+            found[index] = _pruned(groups[index], targets[index], curve, pattern, settings.rounds)
             notes.append(_note(curve.damping, settings.damping))
         pruned = torch.empty_like(values)
         pruned[:, order] = found.view_as(values)
@@ -117,31 +117,20 @@ def _curvature(statistic: CrossCovariance, group: int, order: Tensor, damping: f
     return known
 
 
-def _wanted(rows: Tensor, curve: obs.Curvature, statistic: CrossCovariance, group: int, order: Tensor) -> Tensor:
-    """The rows (in `order`) that make up for what the layers before have lost; zeros stay zero."""
-    if not statistic.compared or curve.damping is None:
-        return rows
-    key = ("half", group, tuple(order.tolist()))
-    if key not in statistic.shared:
-        statistic.shared[key] = obs.curvature(statistic.sums[group][order][:, order], mismatch.DAMPING).factor
-    lack = None if statistic.lack is None else statistic.lack[order]
-    half, drift = statistic.shared[key], statistic.drift[group][order][:, order]
-    found = mismatch.made_up_for(rows, half, drift, lack)
-    return found if bool((rows != 0).all()) else admm.descended(found, curve.hessian, rows, DESCENTS)
-
-
-def _pruned(matrix: Tensor, curve: obs.Curvature, pattern: obs.Pattern, rounds: int) -> Tensor:
-    """(rows, columns) with the zeros of `matrix` and those of the pattern."""
+def _pruned(matrix: Tensor, target: Tensor, curve: obs.Curvature, pattern: obs.Pattern, rounds: int) -> Tensor:
+    """(rows, columns) that answer as `target` does, with the zeros of `matrix` and those of the pattern."""
     alive = matrix != 0
+    if not bool(alive.all()):
+        target = admm.descended(target, curve.hessian, matrix, DESCENTS)
 
     def choose(weights: Tensor) -> Tensor:
         return pattern.largest(masks.zeros_first(weights.abs(), alive)) & alive
 
-    found = obs.prune(matrix, curve, pattern)
+    found = obs.prune(target, curve, pattern)
     if not rounds:
         return found
-    found = admm.exchanged(matrix, curve.hessian, found, choose, rounds)
-    return admm.descended(matrix, curve.hessian, found, DESCENTS)
+    found = admm.exchanged(target, curve.hessian, found, choose, rounds)
+    return admm.descended(target, curve.hessian, found, DESCENTS)
 
 
 def _note(damping: float | None, asked: float) -> str:

@@ -22,7 +22,7 @@ def seen(folder, facts, data, originals, staged):
         fresh = ((stage, block.collect(stage, CrossCovariance)) for stage in block.stages())
         for stage, statistics in block.staged(CrossCovariance) if staged else fresh:
             for matrix in stage:
-                found[matrix.path] = torch.cat([statistics[matrix.path].sums, statistics[matrix.path].cross])
+                found[matrix.path] = torch.cat([statistics[matrix.path].sums, statistics[matrix.path].drift])
                 halved(block, matrix)
     return found
 

@@ -70,7 +70,7 @@ def test_every_layer_sees_what_it_sees_in_the_whole_model(bench, tiny, tmp_path,
                 for index in range(2):
                     ((_, x),) = block.inputs([matrix], index)
                     assert torch.allclose(x, expected[matrix.path][index], atol=1e-5)
-                assert torch.allclose(kept[matrix.path].sums, kept[matrix.path].cross, rtol=1e-4, atol=1e-5)
+                assert float(kept[matrix.path].drift.abs().max()) < 1e-4  # nothing has changed yet
     assert sorted(met) == sorted(layer.name for layer in layers_of(facts))
 
 

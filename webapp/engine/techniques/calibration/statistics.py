@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Self
 
 from webapp.engine.lazy import Tensor, torch
+from webapp.engine.math import mismatch, obs
 
 STRIP = 192  # columns of a covariance that are summed at once
 
@@ -136,12 +137,17 @@ class CrossCovariance(Covariance):
             self.lack = lack if self.lack is None else self.lack.add_(lack)
             self.lack_total = total if self.lack_total is None else self.lack_total.add_(total)
 
-    @property
-    def cross(self) -> Tensor:
-        """x^T x_original (groups, columns, columns)."""
-        return self.sums + self.drift
+    def target(self, weight: Tensor) -> Tensor:
+        """(rows, columns): what makes up for the layers before, of a weight whose groups lie one below the other.
 
-    @property
-    def original_total(self) -> Tensor:
-        """(groups, columns): the sum of the original's rows."""
-        return self.total + self.drift_total
+        It is the weight itself where there is no original to compare with.
+        """
+        if not self.compared:
+            return weight
+        if "halves" not in self.shared:
+            self.shared["halves"] = [obs.curvature(sums, mismatch.DAMPING) for sums in self.sums]
+        found = [
+            rows if curve.damping is None else mismatch.made_up_for(rows, curve.factor, drift, self.lack)
+            for rows, curve, drift in zip(weight.chunk(self.groups), self.shared["halves"], self.drift, strict=True)
+        ]
+        return torch.cat(found)

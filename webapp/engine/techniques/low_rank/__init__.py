@@ -46,7 +46,7 @@ class LowRank(Technique):
         "models lose much accuracy without calibration data, and far less with it (method whitened)."
     )
     paper = "https://arxiv.org/abs/2403.07378"
-    version = 3
+    version = 4
     needs = frozenset({"calibration", "architecture"})
     layers = MATRICES
 
