@@ -14,13 +14,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.math import importance
 from webapp.engine.math.elimination import Elimination
 from webapp.engine.progress import ProgressPart, Report
-from webapp.engine.techniques.calibration import (
-    CalibrationBlock,
-    Covariance,
-    CrossCovariance,
-    WeightMatrix,
-    calibration_blocks,
-)
+from webapp.engine.techniques.calibration import CalibrationBlock, Covariance, WeightMatrix, calibration_blocks
 from webapp.engine.weights import Dense
 from webapp.engine.weights.model import Model
 
@@ -180,11 +174,7 @@ class ReadingLayers:
 
     def eliminations(self, dtype: torch.dtype | None = None) -> list[Elimination]:
         return [
-            Elimination(
-                statistic.target(matrix.floats()) if isinstance(statistic, CrossCovariance) else matrix.floats(),
-                statistic.mean[0],
-                dtype,
-            )
+            Elimination(matrix.floats(), statistic.mean[0], dtype=dtype)
             for matrix, statistic in zip(self.matrices, self.statistics, strict=True)
         ]
 
@@ -260,7 +250,7 @@ class Surgery:
             for group in self.groups:
                 self._cut(group, _most(self._before[group], counts[group]))
             return
-        for block, group, readers in self._walked(ProgressPart(self.report, 0.4, 0.9), originals=True):
+        for block, group, readers in self._walked(ProgressPart(self.report, 0.4, 0.9)):
             eliminations = readers.eliminations()
             if self.importance == "reconstruction":
                 kept = readers.eliminate(eliminations, group.width - counts[group])
@@ -286,15 +276,13 @@ class Surgery:
         moved = cut_groups(self._now.values(), {self._now[group]: kept.shape[-1]})
         self._now = dict(zip(self._now, moved, strict=True))
 
-    def _walked(
-        self, report: Report, originals: bool = False
-    ) -> Iterator[tuple[CalibrationBlock, Group, ReadingLayers]]:
+    def _walked(self, report: Report) -> Iterator[tuple[CalibrationBlock, Group, ReadingLayers]]:
         """Each group of the model with those who read it, as the groups that were cut before it leave them."""
         if not self._adjusted:
             return
         weights = {member.tensor for group in self._adjusted for member in group.of_role("reads")}
         layers = [layer for layer in self.facts.layers if layer.weight in weights]
-        for block in calibration_blocks(self.model, layers, self.data, report, "Structured pruning", originals):
+        for block in calibration_blocks(self.model, layers, self.data, report, "Structured pruning"):
             if block.repeats:
                 yield from self._staged(block)
             elif not block.name:
@@ -303,7 +291,7 @@ class Surgery:
 
     def _staged(self, block: CalibrationBlock) -> Iterator[tuple[CalibrationBlock, Group, ReadingLayers]]:
         inside = [group for group in self._adjusted if all(m.tensor.startswith(block.prefix) for m in group.members)]
-        for stage, statistics in block.staged(CrossCovariance):
+        for stage, statistics in block.staged(Covariance):
             here = {matrix.layer.weight for matrix in stage}
             for group in inside:
                 if here & {member.tensor for member in group.of_role("reads")}:
