@@ -15,7 +15,7 @@ from webapp.engine.lazy import Tensor, nn, torch
 from webapp.engine.weights import Encoded
 
 from .matrices import WeightMatrix, columns_of, geometry, inputs_as_rows
-from .residuals import Place, residual_places
+from .residuals import ResidualPlace, residual_places
 from .stacks import Stack
 from .statistics import Statistic
 
@@ -31,7 +31,7 @@ class Pass:
 
     def __init__(self, run: Callable[[], Tensor], stops: int) -> None:
         self.stop, self._end = -1, stops
-        self.passed: dict[Place, Tensor] = {}
+        self.passed: dict[ResidualPlace, Tensor] = {}
         self._value = torch.empty(0)
         self._flow = greenlet(lambda: (self._end, run()))
         _PASSED[self._flow] = self.passed
@@ -50,15 +50,17 @@ class Pass:
         return found
 
 
-_PASSED: WeakKeyDictionary[greenlet, dict[Place, Tensor]] = WeakKeyDictionary()  # of every pass that is under way
+_PASSED: WeakKeyDictionary[greenlet, dict[ResidualPlace, Tensor]] = (
+    WeakKeyDictionary()
+)  # of every pass that is under way
 
 
 @contextmanager
-def stops(modules: Sequence[nn.Module], paths: Sequence[str], watched: Iterable[Place] = ()) -> Iterator[None]:
+def stops(modules: Sequence[nn.Module], paths: Sequence[str], watched: Iterable[ResidualPlace] = ()) -> Iterator[None]:
     """Passes through these modules stop before each of their parts at `paths`, which are called in this order."""
     home = getcurrent()
 
-    def note(place: Place) -> Callable[[Any], None]:
+    def note(place: ResidualPlace) -> Callable[[Any], None]:
         def told(value: Any) -> None:
             if getcurrent() is not home:
                 _PASSED[getcurrent()][place] = value

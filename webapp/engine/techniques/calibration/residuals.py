@@ -15,7 +15,7 @@ NEAR = 1e-4  # of the largest value of a sum: as far as rounding may take it fro
 SOME = 1024  # values that are looked at first
 
 
-class Place(NamedTuple):
+class ResidualPlace(NamedTuple):
     """What the module at `path` ("": the block) is given, or what it puts `out`."""
 
     path: str
@@ -36,15 +36,15 @@ class Place(NamedTuple):
         )
 
 
-def residual_places(module: nn.Module, run: Callable[[], Tensor], paths: Iterable[str]) -> dict[str, Place]:
+def residual_places(module: nn.Module, run: Callable[[], Tensor], paths: Iterable[str]) -> dict[str, ResidualPlace]:
     """By the path of each module whose output y is added to a stream r: where r comes by, before that module runs.
 
     Told by a pass: some module is given, or the block puts out, r + y, and r came by before. Other outputs go through a
     norm, a product or a gate first, and are left out.
     """
-    seen: list[tuple[Place, Tensor]] = []
+    seen: list[tuple[ResidualPlace, Tensor]] = []
 
-    def note(place: Place) -> Callable[[Any], None]:
+    def note(place: ResidualPlace) -> Callable[[Any], None]:
         def told(value: Any) -> None:
             if isinstance(value, Tensor) and value.is_floating_point():
                 seen.append((place, value))
@@ -54,10 +54,10 @@ def residual_places(module: nn.Module, run: Callable[[], Tensor], paths: Iterabl
     with ExitStack() as stack, torch.no_grad():
         for path, _ in module.named_modules():
             for out in (False, True):
-                place = Place(path, out)
+                place = ResidualPlace(path, out)
                 stack.callback(place.watch(module, note(place)).remove)
         run()
-    found: dict[str, Place] = {}
+    found: dict[str, ResidualPlace] = {}
     for path in paths:
         at = [number for number, (place, _) in enumerate(seen) if place.path == path]
         if len(at) == 2:  # it ran once
@@ -67,7 +67,7 @@ def residual_places(module: nn.Module, run: Callable[[], Tensor], paths: Iterabl
     return found
 
 
-def _stream(seen: list[tuple[Place, Tensor]], given: int, put_out: int) -> Place | None:
+def _stream(seen: list[tuple[ResidualPlace, Tensor]], given: int, put_out: int) -> ResidualPlace | None:
     y = seen[put_out][1]
     for _, total in seen[put_out + 1 :]:
         if total.shape != y.shape or total is y:
