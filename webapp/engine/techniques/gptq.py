@@ -96,7 +96,7 @@ class Gptq(Rounding, BlockByBlock):
         if not posed:
             plain = [(matrix, self.plainly(matrix, settings)) for matrix in matrices]
             return [(done, replace(self.told(each, done, settings, SINGULAR), ok=False)) for each, done in plain]
-        wanted = [_Wanted.of(matrix, posed, statistic) for matrix in matrices]
+        wanted = [_ToRound.of(matrix, posed, statistic) for matrix in matrices]
         found = []
         for own, coded in zip(wanted, _coded(wanted, posed, settings), strict=True):
             matrix, old = own.matrix, own.matrix.encoded
@@ -104,7 +104,7 @@ class Gptq(Rounding, BlockByBlock):
             done: Encoded = base
             if rank := self.rank(matrix, settings):
 
-                def again(rows: Tensor, own: _Wanted = own) -> Coded:
+                def again(rows: Tensor, own: _ToRound = own) -> Coded:
                     return _coded([replace(own, rows=rows)], posed, settings)[0]
 
                 done = compensated(own.rows, base, rank, again, replace(posed[0], matrix=own.rows))
@@ -191,7 +191,7 @@ def _posed(statistic: CrossCovariance, settings: Any) -> list[gptq.RoundingProbl
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _ToRound:
     """A matrix, the `rows` (rows, columns) that its codes shall come near to, and where they are zero."""
 
     matrix: WeightMatrix
@@ -199,7 +199,7 @@ class _Wanted:
     zeros: Tensor | None
 
     @classmethod
-    def of(cls, matrix: WeightMatrix, posed: Sequence[gptq.RoundingProblem], statistic: CrossCovariance) -> _Wanted:
+    def of(cls, matrix: WeightMatrix, posed: Sequence[gptq.RoundingProblem], statistic: CrossCovariance) -> _ToRound:
         """What makes up for the layers before, where the original is there to compare with."""
         whole = matrix.floats()
         target = statistic.target(whole)
@@ -210,7 +210,7 @@ class _Wanted:
         return cls(matrix, torch.cat(found), whole == 0)
 
 
-def _coded(wanted: Sequence[_Wanted], posed: Sequence[gptq.RoundingProblem], settings: Any) -> list[Coded]:
+def _coded(wanted: Sequence[_ToRound], posed: Sequence[gptq.RoundingProblem], settings: Any) -> list[Coded]:
     """Codes and grid of each of the matrices, which are one below the other for the walk over the columns."""
     weights = torch.stack([given.weights for given in posed]).mean(0)
     held, none = None, [torch.zeros_like(own.rows, dtype=torch.bool) for own in wanted if own.zeros is None]
