@@ -12,8 +12,19 @@ from collections.abc import Sequence
 
 from webapp.engine.data.batches import Batch
 from webapp.engine.data.targets import counted, distributions
+from webapp.engine.errors import DatasetUnfit
 from webapp.engine.facts import BY_NUMBERS, ArchitectureSpec
 from webapp.engine.lazy import Tensor, functional, torch
+
+
+class AnswersNotFinite(DatasetUnfit):
+    """There is no distance to an original that answers with NaN."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model answers with NaN or infinity to samples of this dataset, so what a change of it costs is not "
+            "known; look at the samples, or at the checkpoint."
+        )
 
 
 class DrawnLoss:
@@ -38,22 +49,30 @@ class DrawnLoss:
         self._squares = [a + b for a, b in zip(self._squares, squares, strict=True)] if self._squares else squares
 
     def of(self, index: int, found: Sequence[Tensor]) -> Tensor:
-        """Of batch `index` with these answers."""
+        """Of batch `index` with these answers. Raises AnswersNotFinite."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         if self.looks:
             # the distance is the square itself, not half of it, and a mean over the outputs
             weights = [math.sqrt(2 / (len(found) * max(square, 1e-30))) for square in self._squares]
             drawn = [weight * _along(answer, generator) for weight, answer in zip(weights, found, strict=True)]
-            return torch.stack(drawn).sum()
+            return _finite(torch.stack(drawn).sum())
         if self.spec.task == "embedding":
             self._counts[index] = float(len(found[0]))
-            return _along(functional.normalize(found[0].flatten(1), dim=-1), generator)
+            return _finite(_along(functional.normalize(found[0].flatten(1), dim=-1), generator))
         scores = distributions(self.spec.task, found[0])
         real = counted(self.spec.task, self.data[index].inputs, scores).reshape(-1)
         self._counts[index] = float(real.sum())
         rows = scores.reshape(-1, scores.shape[-1])[real > 0]
+        if not bool(rows.detach().isfinite().all()):
+            raise AnswersNotFinite
         labels = torch.multinomial(rows.detach().softmax(-1), 1, generator=generator)[:, 0]
         return functional.cross_entropy(rows, labels, reduction="sum")
+
+
+def _finite(loss: Tensor) -> Tensor:
+    if not bool(loss.detach().isfinite()):
+        raise AnswersNotFinite
+    return loss
 
 
 def _along(answers: Tensor, generator: torch.Generator) -> Tensor:

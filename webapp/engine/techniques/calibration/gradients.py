@@ -30,7 +30,7 @@ from webapp.engine.weights.model import Model
 from webapp.engine.weights.safetensors import lazy_tensors, write_safetensors
 
 from .backward import BackwardPart, backward_parts
-from .drawn_loss import DrawnLoss
+from .drawn_loss import AnswersNotFinite, DrawnLoss
 from .matrices import WeightMatrix, columns_of, geometry, gradients_by_place, inputs_as_rows
 from .statistics import Covariance
 
@@ -89,10 +89,11 @@ def learned(
     report: Report,
     learn: Learn = covariance_alone,
 ) -> Learned | None:
-    """What `learn` made of each matrix of these layers. None where the model cannot be gone back through.
+    """What `learn` made of each matrix of these layers.
 
-    Matrices that no gradient reached are not asked about; factors of a layer are matrices of their own, like the sides
-    of `WeightMatrix`. A process that is killed goes on from the part that it was at.
+    None where the model cannot be gone back through, or answers with NaN. Matrices that no gradient reached are not
+    asked about; factors of a layer are matrices of their own, like the sides of `WeightMatrix`. A process that is
+    killed goes on from the part that it was at.
     """
     folder = Path(mkdtemp()) if scratch is None else scratch / "gradients"
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,8 @@ def learned(
             report.progress(0.5 + 0.5 * part.number / part.total, f"Gradients: {part.name or 'the model'}")
             _learn(part, loss, folder, learn)
             parts = part.total
+    except AnswersNotFinite:
+        return None
     except RuntimeError as error:
         if not any(words in str(error) for words in NO_PATH):
             raise
