@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from webapp.engine.lazy import Tensor, torch
 
+DESCENTS = 5  # conjugate gradient steps on a mask that is found
 PENALTIES = (0.3, 1.0)  # times the Hessian's diagonal: first weights change places freely, then they settle
 
 

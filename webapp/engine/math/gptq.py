@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from webapp.engine.lazy import Tensor, torch
 
-from .obs import FAINTEST
+from .obs import FAINTEST, factor_of_inverse
 from .quantizers import Grid, codes_of, dequantize, nearest_units, nearest_values, quantize
 
 BLOCK = 128  # columns whose errors reach the columns after them in one product
@@ -55,20 +55,11 @@ def problem(matrix: Tensor, covariance: Tensor, damping: float, act_order: bool)
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(len(diagonal))
     while mean > FAINTEST and damping <= MOST_DAMPING:
         hessian = covariance + torch.diag(torch.where(quiet, mean, damping * mean))
-        factor = _factor_of_inverse(hessian[order][:, order])
+        factor = factor_of_inverse(hessian[order][:, order])
         if factor is not None:
             return RoundingProblem(matrix, hessian, order, factor)
         damping = max(10 * damping, LEAST_DAMPING)
     return None
-
-
-def _factor_of_inverse(hessian: Tensor) -> Tensor | None:
-    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))  # flipped, it is an upper factor of H
-    if failed or not bool(torch.isfinite(lower).all()):
-        return None
-    identity = torch.eye(len(hessian))
-    found: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
-    return found
 
 
 def rounded(given: RoundingProblem, grid: Grid, zeros: Tensor | None = None) -> Tensor:

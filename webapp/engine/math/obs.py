@@ -51,12 +51,20 @@ def curvature(hessian: Tensor, damping: float) -> Curvature:
     identity, mean = torch.eye(len(hessian)), float(hessian.diagonal().mean())
     while FAINTEST < mean < torch.inf and damping <= MOST_DAMPING:
         damped = hessian + damping * mean * identity
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))  # flipped, it is an upper factor of H
-        if not int(failed):
-            factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+        factor = factor_of_inverse(damped)
+        if factor is not None:
             return Curvature(damped, factor, damping)
         damping = max(10 * damping, 1e-4)
     return Curvature(identity, identity, None)
+
+
+def factor_of_inverse(hessian: Tensor) -> Tensor | None:
+    """The upper U with U^T U = H^-1 of an H (columns, columns); None where it is singular, or no numbers."""
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))  # flipped, it is an upper factor of H
+    if int(failed) or not bool(torch.isfinite(lower).all()):
+        return None
+    found: Tensor = torch.linalg.solve_triangular(lower, torch.eye(len(hessian)), upper=False).flip(0, 1)
+    return found
 
 
 def prune(matrix: Tensor, curve: Curvature, pattern: Pattern) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.engine.lazy import Tensor, torch
-from webapp.engine.math import awq, gptq, grids, quantizers
+from webapp.engine.math import awq, gptq
 from webapp.engine.math.compensation import Coded
 from webapp.engine.recipe import StepSettings
 from webapp.engine.techniques.calibration.block_by_block import BlockByBlock
@@ -16,7 +16,7 @@ from webapp.engine.weights import Encoded, Quantized
 
 from .base import Context, Outcome, calibration_samples
 from .calibration import CalibrationBlock, Covariance, WeightMatrix
-from .rounding import Rounding, RoundingSettings, compensated
+from .rounding import Rounding, RoundingSettings, compensated, nearest
 
 DAMPING = 0.01  # of the metric in which low rank is fitted to the error
 UNSCALED = "no layer before it can take its scales, so it was rounded without them"
@@ -74,14 +74,12 @@ class Awq(Rounding, BlockByBlock):
     def compress_matrix(
         self, matrix: WeightMatrix, statistic: Covariance, settings: Any, context: Context
     ) -> tuple[Encoded, Outcome]:
-        values, scheme = matrix.floats(), settings.scheme
+        values = matrix.floats()
         weights = statistic.sums.diagonal(dim1=1, dim2=2).mean(0)  # (columns,)
         old, zeros = matrix.encoded, values == 0 if matrix.encoded.plan.pruned else None
 
         def rounded(wanted: Tensor) -> Coded:
-            kept = wanted if zeros is None else wanted.masked_fill(zeros, 0.0)
-            grid = grids.fit_grid(kept, scheme, weights)
-            return quantizers.quantize(kept, grid), grid
+            return nearest(wanted, zeros, settings.scheme, weights)
 
         base = Quantized(*rounded(values), old.shape, old.dtype, matrix.layout, old.plan.pruned)
         done: Encoded = base

@@ -194,15 +194,15 @@ class AtWork:
         one = samples.of(samples.rows, 1)
         held = model.outside_whole + model.block if model.block else model.whole
         held += 2 * model.states(samples) + model.passes(one) + model.backward(one) // self.blocks
-        return held + 3 * (self.covariances(True) // self.blocks)
+        return held + 3 * (self._learned_sums(True) // self.blocks)
 
     def learned(self) -> int:
         """What such a pass keeps on the disk: the states between the blocks, and the gradients' covariances."""
         states = (self.blocks + 1) * self.model.states(self.calibrating) if self.calibrating else 0
-        return self.covariances(False) + states
+        return self._learned_sums(False) + states
 
-    def covariances(self, inputs: bool) -> int:
-        """Bytes of those of the gradients at all matrices' outputs, and of their inputs."""
+    def _learned_sums(self, inputs: bool) -> int:
+        """Bytes of the covariances of the gradients at all matrices' outputs, and with `inputs` of what they read."""
         found = 0
         for layer in self.layers:
             if layer.kind in MATRICES:

@@ -22,7 +22,6 @@ from .base import MATRICES, Context, Outcome, Skip, calibration_samples
 from .calibration import Covariance, CrossCovariance, WeightMatrix
 from .rounding import Rounding, RoundingSettings, compensated
 
-DESCENTS = 5  # conjugate gradient steps towards what the weights that are not zero should be
 AT_A_TIME = 1 << 14  # rows: those of a vocabulary would take several times its floats
 NO_HEAD = "nothing is multiplied with it, so it was rounded to nearest"
 LOOKED_UP = "it is no head too, and what is only looked up needs no calibration: weight_quantization rounds it"
@@ -153,38 +152,28 @@ class Gptq(Rounding, BlockByBlock):
         """Without the walk over the columns, and with NormalFloat's levels for those that would be fitted."""
         whole, plan = matrix.floats(), matrix.encoded.plan
         for settings in choices:
-            problems = self._problems(whole, inputs, settings) if inputs is not None and inputs.count else []
-            if not problems:
+            posed = _posed(inputs, settings) if inputs is not None and inputs.count else []
+            if not posed:
                 yield self.plainly(matrix, settings)
                 continue
             scheme = settings.scheme
             if scheme.numbers == "fitted":
                 scheme = replace(scheme, numbers="normal")
+            parts = zip(posed, whole.chunk(len(posed)), strict=True)
+            problems = (replace(given, matrix=rows) for given, rows in parts)
             found = [gptq.expected(given, grids.fit_grid(given.matrix, scheme, given.weights)) for given in problems]
             values = torch.cat(found)
             if plan.pruned:
                 values = values.masked_fill_(whole == 0, 0.0)
             yield Dense(matrix.layout.weight(values, matrix.encoded.shape).contiguous())
 
-    def _problems(self, whole: Tensor, inputs: Covariance, settings: Any) -> list[gptq.RoundingProblem]:
-        """Of each group of a matrix whose settings are tried; none where a covariance cannot be inverted."""
-        key = (self.name, settings.damping, settings.act_order)
-        rows = whole.chunk(inputs.groups)
-        if key not in inputs.shared:
-            given = zip(rows, inputs.mean, strict=True)
-            inputs.shared[key] = [gptq.problem(own, mean, *key[1:]) for own, mean in given]
-        shared = inputs.shared[key]
-        if None in shared:
-            return []
-        return [replace(given, matrix=own) for given, own in zip(shared, rows, strict=True)]
 
-
-def _posed(statistic: CrossCovariance, settings: Any) -> list[gptq.RoundingProblem]:
+def _posed(statistic: Covariance, settings: Any) -> list[gptq.RoundingProblem]:
     """Of each group of the matrices that read these inputs, but for their values; none where one has no inverse."""
-    key = (settings.damping, settings.act_order)
+    key = (Gptq.name, settings.damping, settings.act_order)
     if key not in statistic.shared:
         none = torch.empty(0, statistic.columns)
-        found = [gptq.problem(none, mean, *key) for mean in statistic.mean]
+        found = [gptq.problem(none, mean, settings.damping, settings.act_order) for mean in statistic.mean]
         statistic.shared[key] = [] if None in found else found
     known: list[gptq.RoundingProblem] = statistic.shared[key]
     return known
@@ -206,7 +195,7 @@ class _ToRound:
         if not matrix.encoded.plan.pruned:
             return cls(matrix, target, None)
         parts = zip(posed, target.chunk(len(posed)), whole.chunk(len(posed)), strict=True)
-        found = [admm.descended(rows, given.hessian, start, DESCENTS) for given, rows, start in parts]
+        found = [admm.descended(rows, given.hessian, start, admm.DESCENTS) for given, rows, start in parts]
         return cls(matrix, torch.cat(found), whole == 0)
 
 

@@ -219,10 +219,11 @@ def compensated_plainly(old: Encoded, base: Encoded, layer: LayerFacts, settings
         return base
     matrix = base.layout.matrix(old.decode()).float()
     zeros = matrix == 0 if base.zeros_wanted else None
+    return compensated(matrix, base, rank, lambda wanted: nearest(wanted, zeros, settings.scheme), None)
 
-    def again(wanted: Tensor) -> Coded:
-        kept = wanted if zeros is None else wanted.masked_fill(zeros, 0.0)
-        grid = fit_grid(kept, settings.scheme)
-        return quantize(kept, grid), grid
 
-    return compensated(matrix, base, rank, again, None)
+def nearest(wanted: Tensor, zeros: Tensor | None, scheme: QuantizationScheme, weights: Tensor | None = None) -> Coded:
+    """float32 (rows, columns) rounded to nearest, to zero where `zeros` (rows, columns) is true."""
+    kept = wanted if zeros is None else wanted.masked_fill(zeros, 0.0)
+    grid = fit_grid(kept, scheme, weights)
+    return quantize(kept, grid), grid

@@ -17,7 +17,6 @@ from .calibration import Covariance, CrossCovariance, WeightMatrix
 
 SPARSITIES = (0.3, 0.5, 0.7)  # that a budget may choose from
 FINER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of a large layer
-DESCENTS = 5  # conjugate gradient steps on the mask that was found
 
 
 class SparseGPT(CalibratedPruning):
@@ -98,7 +97,7 @@ class SparseGPT(CalibratedPruning):
                 hessian = sums + settings.damping * mean * torch.eye(len(sums))
                 keep = torch.empty_like(rows, dtype=torch.bool)
                 keep[:, order] = pattern.largest((rows.abs() * hessian.diagonal().sqrt())[:, order])
-                found.append(admm.descended(rows, hessian, rows * keep, DESCENTS))
+                found.append(admm.descended(rows, hessian, rows * keep, admm.DESCENTS))
             yield Dense(matrix.shaped(torch.cat(found)), zeros_wanted=True)
 
 
@@ -121,7 +120,7 @@ def _pruned(matrix: Tensor, target: Tensor, curve: obs.Curvature, pattern: obs.P
     """(rows, columns) that answer as `target` does, with the zeros of `matrix` and those of the pattern."""
     alive = matrix != 0
     if not bool(alive.all()):
-        target = admm.descended(target, curve.hessian, matrix, DESCENTS)
+        target = admm.descended(target, curve.hessian, matrix, admm.DESCENTS)
 
     def choose(weights: Tensor) -> Tensor:
         return pattern.largest(masks.zeros_first(weights.abs(), alive)) & alive
@@ -130,7 +129,7 @@ def _pruned(matrix: Tensor, target: Tensor, curve: obs.Curvature, pattern: obs.P
     if not rounds:
         return found
     found = admm.exchanged(target, curve.hessian, found, choose, rounds)
-    return admm.descended(target, curve.hessian, found, DESCENTS)
+    return admm.descended(target, curve.hessian, found, admm.DESCENTS)
 
 
 def _note(damping: float | None, asked: float) -> str:

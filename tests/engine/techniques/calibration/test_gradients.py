@@ -111,4 +111,4 @@ def test_a_killed_process_goes_on(tmp_path):
 def test_where_nothing_goes_back_there_are_none(tmp_path, monkeypatch):
     model, layers, data = given("mlp", "classification")
     monkeypatch.setattr(DrawnLoss, "of", lambda self, index, found: found[0].detach().sum())
-    assert learned(model, layers, data, 0, tmp_path, Silent()) is None
+    assert learned(model, layers, data, 0, tmp_path, Silent(), both) is None

@@ -50,9 +50,8 @@ class Pass:
         return found
 
 
-_PASSED: WeakKeyDictionary[greenlet, dict[ResidualPlace, Tensor]] = (
-    WeakKeyDictionary()
-)  # of every pass that is under way
+# of every pass that is under way
+_PASSED: WeakKeyDictionary[greenlet, dict[ResidualPlace, Tensor]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -157,8 +156,8 @@ class CalibrationBlock:
                 for index, (here, twin) in enumerate(zip(own, twins, strict=True)):
                     x = here.input_at(stop)
                     original = twin.input_at(stop) if twin else None
-                    missing = twin.passed[stream] - here.passed[stream] if twin and stream else None
                     if x is not None:
+                        missing = twin.passed[stream] - here.passed[stream] if twin and stream else None
                         for matrix in first:
                             self._add(made, matrix, index, x, original, missing)
                 yield stage, made

@@ -112,7 +112,7 @@ class BlockByBlock(Technique):
                     encoded = self.plainly(matrix, own)
                 block.keep(matrix, encoded)
                 done.append((matrix, self._plain(matrix, encoded, own, UNREACHED)))
-            rest = [matrix for matrix in stage if matrix not in unseen]
+            rest = [matrix for matrix in stage if statistics[matrix.path].count]
             for alike in self._alike(rest, statistics, settings):
                 statistic, own = statistics[alike[0].path], settings.of(alike[0].layer)
                 try:

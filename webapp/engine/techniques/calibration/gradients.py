@@ -76,10 +76,6 @@ class Learned:
         return None if found is None else found.load()
 
 
-def covariance_alone(found: MatrixGradients) -> dict[str, Tensor]:
-    return {"gradients": found.gradients}
-
-
 def learned(
     model: Model,
     layers: Sequence[LayerFacts],
@@ -87,7 +83,7 @@ def learned(
     seed: int,
     scratch: Path | None,
     report: Report,
-    learn: Learn = covariance_alone,
+    learn: Learn,
 ) -> Learned | None:
     """What `learn` made of each matrix of these layers.
 
@@ -108,12 +104,12 @@ def learned(
             report.progress(0.5 + 0.5 * part.number / part.total, f"Gradients: {part.name or 'the model'}")
             _learn(part, loss, folder, learn)
             parts = part.total
-    except AnswersNotFinite:
-        return None
-    except RuntimeError as error:
-        if not any(words in str(error) for words in NO_PATH):
-            raise
-        return None
+    except (AnswersNotFinite, RuntimeError) as error:
+        if scratch is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, AnswersNotFinite) or any(words in str(error) for words in NO_PATH):
+            return None
+        raise
     unfinished = done.with_suffix(".unfinished")
     unfinished.write_text(json.dumps({"parts": parts}), encoding="utf8")
     unfinished.replace(done)

@@ -117,7 +117,7 @@ class CrossCovariance(Covariance):
 
     def __init__(self, groups: int, columns: int) -> None:
         super().__init__(groups, columns)
-        self.drift = torch.zeros(groups, columns, columns)
+        self.drift = torch.zeros(()).expand(groups, columns, columns)  # takes no memory until there is an original
         self.lack: Tensor | None = None
         self.lack_total: Tensor | None = None  # (out,): the sum of what the stream lacks
         self.drift_total = torch.zeros(groups, columns)
@@ -127,7 +127,8 @@ class CrossCovariance(Covariance):
         super().take(rows, original, missing)
         if original is None:
             return
-        self.compared = True
+        if not self.compared:
+            self.drift, self.compared = torch.zeros_like(self._sums), True
         drift = original - rows
         self.drift_total += drift.sum(0)
         for group in range(self.groups):
